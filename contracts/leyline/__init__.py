@@ -1,0 +1,1 @@
+"""The Leyline proto package."""

@@ -1,0 +1,47 @@
+"""Every error that Esper raises on purpose.
+
+EsperError
+├── InvalidInput         the person who called: a task, option, file or site that does not exist or does not fit
+├── LogUnavailable       the operator: the log does not answer, refuses, or its disk is full
+├── ContractViolation    a producer: bytes that are no valid event, or an event that breaks its contract
+├── IllegalTransition    a programmer: a seed was asked to make a move that its stage does not allow
+├── BlendUnavailable     a programmer or a blueprint: a blending mode without what it needs
+├── CorruptState         the operator: stored bytes do not match their digest
+└── Superseded           control flow: another incarnation owns this run now, so this trainer must stop
+
+A message names the thing, the value and the way out, because the command line prints it as it stands.
+"""
+
+from __future__ import annotations
+
+
+class EsperError(Exception):
+    """Base of all of them: catch this to catch only what Esper foresees."""
+
+
+class InvalidInput(EsperError):
+    """Something a person gave does not exist or does not fit."""
+
+
+class LogUnavailable(EsperError):
+    """The log cannot be reached or does not accept what must be written."""
+
+
+class ContractViolation(EsperError):
+    """Bytes that are not a valid event, or an event that breaks its contract."""
+
+
+class IllegalTransition(EsperError):
+    """A seed was asked for a move that its stage does not allow; nothing was changed."""
+
+
+class BlendUnavailable(EsperError):
+    """A blending mode was asked for without what it needs; nothing was changed."""
+
+
+class CorruptState(EsperError):
+    """Stored bytes do not match the digest they are kept under."""
+
+
+class Superseded(EsperError):
+    """A later incarnation of the run exists: whoever raises this must stop writing."""

@@ -1,0 +1,1 @@
+"""Karn: the catalogue of blueprints that a seed can become."""

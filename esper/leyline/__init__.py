@@ -1,0 +1,1 @@
+"""Leyline's typed edge: ids, the envelope, signing, limits, the object store."""

@@ -1,0 +1,103 @@
+"""The typed edge of the envelope: make an event of a body, read one back, and know where it belongs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from contracts.leyline.v1 import event_pb2, leyline_pb2
+from contracts.topics import BY_BODY, Topic
+from esper.errors import ContractViolation
+
+Event = event_pb2.Event
+
+SCHEMA_VERSION: Final = 1
+MAX_EVENT_BYTES: Final = 256 * 1024
+"""Larger events are refused before they are published: large bytes live in the object store."""
+
+_BODY_FIELD: Final[dict[str, str]] = {
+    field.message_type.full_name: field.name for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields
+}
+
+
+def new_event(
+    body: Any,
+    *,
+    event_id: bytes,
+    run_id: str,
+    producer: str,
+    recorded_at_ns: int,
+    causation_id: bytes = b"",
+    correlation_id: bytes = b"",
+    sequence: int = 0,
+    incarnation: int = 0,
+    timeline: int = 0,
+    global_step: int = 0,
+    epoch: int = 0,
+    priority: int = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
+) -> Event:
+    """An event around `body`, any message that is one of the bodies of `Event`.
+
+    Raises ContractViolation where `body` is not one of them.
+    """
+    event = Event(
+        event_id=event_id,
+        run_id=run_id,
+        producer=producer,
+        sequence=sequence,
+        incarnation=incarnation,
+        timeline=timeline,
+        global_step=global_step,
+        epoch=epoch,
+        recorded_at_ns=recorded_at_ns,
+        causation_id=causation_id,
+        correlation_id=correlation_id,
+        schema_version=SCHEMA_VERSION,
+        priority=priority,
+    )
+    field = _BODY_FIELD.get(body.DESCRIPTOR.full_name)
+    if field is None:
+        raise ContractViolation(f"{body.DESCRIPTOR.full_name} is not a body of Event")
+    getattr(event, field).CopyFrom(body)
+    return event
+
+
+def body_name(event: Event) -> str:
+    """The name of the body that is set, such as `seed_transitioned`; raises ContractViolation where none is."""
+    name = event.WhichOneof("body")
+    if name is None:
+        raise ContractViolation("the event has no body")
+    return name
+
+
+def body_of(event: Event) -> Any:
+    """The body itself."""
+    return getattr(event, body_name(event))
+
+
+def topic_of(event: Event) -> Topic:
+    """The topic that carries this event. HIGH and CRITICAL telemetry goes to the emergency topic's priority, not here."""
+    return BY_BODY[body_name(event)]
+
+
+def parse(payload: bytes) -> Event:
+    """The event in `payload`.
+
+    Raises ContractViolation for bytes that are no event, an event without id or body (an empty payload parses as a
+    valid message with all defaults), and a schema version that this code does not know.
+    """
+    try:
+        event = Event.FromString(payload)
+    except Exception as error:  # protobuf's DecodeError lives in different places in its implementations
+        raise ContractViolation(f"not an event: {error}") from None
+    if len(event.event_id) != 16:
+        raise ContractViolation(f"event_id has {len(event.event_id)} bytes instead of 16")
+    if event.WhichOneof("body") is None:
+        raise ContractViolation(
+            f"event {event.event_id.hex()} has no body that schema version {SCHEMA_VERSION} knows "
+            f"(it says version {event.schema_version})"
+        )
+    if event.schema_version != SCHEMA_VERSION:
+        raise ContractViolation(
+            f"event {event.event_id.hex()} has schema version {event.schema_version}; this Esper reads {SCHEMA_VERSION}"
+        )
+    return event

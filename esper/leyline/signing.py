@@ -1,0 +1,75 @@
+"""HMAC-SHA256 over the serialised event, carried in record headers with the key's id.
+
+A record is signed as a whole, so any changed bit of an event is found. During a rotation two keys are accepted for new
+events; a retired key verifies events that were recorded before it was retired, and nothing newer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from esper.errors import InvalidInput
+
+HEADER_SIGNATURE: Final = "esper-signature"
+HEADER_KEY_ID: Final = "esper-key"
+MIN_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The bytes of one event as they lay on the log, with what vouches for them."""
+
+    payload: bytes
+    key_id: str | None = None
+    signature: bytes | None = None
+
+
+def key_id(secret: bytes) -> str:
+    """The public name of a key: the first 8 hex digits of a hash of it."""
+    return hashlib.sha256(b"esper key id" + secret).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The keys of an installation: the first of `secrets` signs, all of them verify, retired ones verify old events.
+
+    `retired` maps a secret to the Unix time in nanoseconds at which it was retired. Raises InvalidInput for a secret
+    under 32 bytes or an empty ring.
+    """
+
+    secrets: tuple[bytes, ...]
+    retired: Mapping[bytes, int] = field(default_factory=dict)
+    _by_id: dict[str, tuple[bytes, int | None]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.secrets:
+            raise InvalidInput("a key ring needs at least one secret")
+        for secret in (*self.secrets, *self.retired):
+            if len(secret) < MIN_KEY_BYTES:
+                raise InvalidInput(f"a signing secret needs {MIN_KEY_BYTES} bytes; this one has {len(secret)}")
+        by_id: dict[str, tuple[bytes, int | None]] = {key_id(s): (s, at) for s, at in self.retired.items()}
+        by_id.update({key_id(s): (s, None) for s in self.secrets})
+        object.__setattr__(self, "_by_id", by_id)
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(self._by_id)})"
+
+    def sign(self, payload: bytes) -> Signed:
+        """`payload` with the signature of the first key."""
+        secret = self.secrets[0]
+        return Signed(payload, key_id(secret), hmac.digest(secret, payload, "sha256"))
+
+    def verify(self, signed: Signed, recorded_at_ns: int) -> str | None:
+        """None where the signature holds, else `missing_signature` or `invalid_signature`."""
+        if not signed.signature or not signed.key_id:
+            return "missing_signature"
+        secret, retired_at = self._by_id.get(signed.key_id, (b"", None))
+        if not secret or (retired_at is not None and recorded_at_ns >= retired_at):
+            return "invalid_signature"
+        if not hmac.compare_digest(hmac.digest(secret, signed.payload, "sha256"), signed.signature):
+            return "invalid_signature"
+        return None

@@ -1,0 +1,1 @@
+"""Nissa: metrics and alerts, folded from events."""

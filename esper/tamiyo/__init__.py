@@ -1,0 +1,1 @@
+"""Tamiyo: what to grow, where and when, as a pure function of an observation."""

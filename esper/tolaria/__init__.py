@@ -1,0 +1,1 @@
+"""Tolaria: the training loop, its hosts and tasks, checkpoints and rollback."""

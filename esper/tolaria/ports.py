@@ -1,0 +1,36 @@
+"""What the trainer needs of the outside: a log, and nothing else. `streams` gives it Kafka, `esper.testing` memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from esper.leyline.envelope import Event
+from esper.leyline.signing import Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tamiyo's answer to a state packet: its decision, and the command that follows unless it decided for nothing."""
+
+    decision: Signed
+    command: Signed | None
+
+
+class Log(Protocol):
+    """The trainer's view of the log. All calls are synchronous; only the three that say so wait."""
+
+    def publish(self, event: Event) -> None:
+        """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
+
+    def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
+        """Wait for the answer to a packet; None after `timeout_s`."""
+
+    def take_commands(self) -> list[Signed]:
+        """Commands that arrived since the last call and answer no packet that was waited for (late or from a person)."""
+
+    def shed(self) -> int:
+        """How many telemetry events were shed so far."""

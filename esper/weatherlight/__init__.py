@@ -1,0 +1,1 @@
+"""Weatherlight: starts, watches and stops the processes."""

@@ -1,0 +1,1 @@
+"""One small Faust agent a subsystem: decode, call a pure function, publish."""
