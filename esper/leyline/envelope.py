@@ -15,7 +15,9 @@ MAX_EVENT_BYTES: Final = 256 * 1024
 """Larger events are refused before they are published: large bytes live in the object store."""
 
 _BODY_FIELD: Final[dict[str, str]] = {
-    field.message_type.full_name: field.name for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    field.message_type.full_name: field.name
+    for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    if field.message_type is not None
 }
 
 
@@ -33,7 +35,7 @@ def new_event(
     timeline: int = 0,
     global_step: int = 0,
     epoch: int = 0,
-    priority: int = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
+    priority: leyline_pb2.MessagePriority = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
 ) -> Event:
     """An event around `body`, any message that is one of the bodies of `Event`.
 
@@ -63,7 +65,7 @@ def new_event(
 
 def body_name(event: Event) -> str:
     """The name of the body that is set, such as `seed_transitioned`; raises ContractViolation where none is."""
-    name = event.WhichOneof("body")
+    name: str | None = event.WhichOneof("body")
     if name is None:
         raise ContractViolation("the event has no body")
     return name
@@ -75,7 +77,7 @@ def body_of(event: Event) -> Any:
 
 
 def topic_of(event: Event) -> Topic:
-    """The topic that carries this event. HIGH and CRITICAL telemetry goes to the emergency topic's priority, not here."""
+    """The topic that carries this kind of event; the writer sends HIGH and CRITICAL telemetry to the emergency topic."""
     return BY_BODY[body_name(event)]
 
 
@@ -87,7 +89,7 @@ def parse(payload: bytes) -> Event:
     """
     try:
         event = Event.FromString(payload)
-    except Exception as error:  # protobuf's DecodeError lives in different places in its implementations
+    except Exception as error:  # noqa: BLE001 - DecodeError lives in different places in protobuf's implementations
         raise ContractViolation(f"not an event: {error}") from None
     if len(event.event_id) != 16:
         raise ContractViolation(f"event_id has {len(event.event_id)} bytes instead of 16")

@@ -1,7 +1,7 @@
 """Event ids: 16 bytes, UUIDv7 where a chain begins and UUIDv5 where an event follows from another.
 
-Layouts: RFC 9562 sections 5.5 (v5) and 5.7 (v7). An id that is derived from its cause makes a redelivered input give the
-same event again instead of a second one.
+Layouts: RFC 9562 sections 5.5 (v5) and 5.7 (v7). An id that is derived from its cause makes a redelivered input give
+the same event again instead of a second one.
 """
 
 from __future__ import annotations

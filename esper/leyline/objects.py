@@ -28,7 +28,7 @@ class ObjectStore:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
+                Path(temporary).replace(path)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
@@ -40,7 +40,7 @@ class ObjectStore:
         return f"sha256:{digest}"
 
     def get(self, reference: str) -> bytes:
-        """The bytes behind `reference`; raises InvalidInput where it is missing and CorruptState where it was changed."""
+        """The bytes behind `reference`; raises InvalidInput where they are missing, CorruptState where they changed."""
         digest = self._digest(reference)
         try:
             content = self._path(digest).read_bytes()
