@@ -77,7 +77,7 @@ def body_of(event: Event) -> Any:
 
 
 def topic_of(event: Event) -> Topic:
-    """The topic that carries this kind of event; the writer sends HIGH and CRITICAL telemetry to the emergency topic."""
+    """The topic for this kind of event; the writer sends HIGH and CRITICAL telemetry to the emergency topic."""
     return BY_BODY[body_name(event)]
 
 
