@@ -1,0 +1,117 @@
+"""Karn's catalogue: which templates exist, what each would cost at a site, and how one is built there.
+
+Cost is measured on the module itself, built on PyTorch's meta device: shapes are computed, nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, cast, get_args
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
+from esper.errors import InvalidInput
+from esper.karn import templates
+from esper.karn.blueprint import Blueprint, SeedModule, Settings, ShapeKind, SiteShape
+from esper.karn.layers import initialise
+
+_AXES: Final[dict[ShapeKind, int]] = {"vector": 1, "image": 3, "token": 2}
+_COST_BATCH: Final = 2
+
+
+def _discover() -> dict[str, Blueprint]:
+    """Every template by id, in order of ids, from the modules of `esper.karn.templates`."""
+    found: dict[str, Blueprint] = {}
+    for info in pkgutil.iter_modules(templates.__path__):
+        blueprint: Blueprint = importlib.import_module(f"{templates.__name__}.{info.name}").BLUEPRINT
+        if blueprint.blueprint_id in found:
+            raise InvalidInput(f"two templates are called {blueprint.blueprint_id}: rename {info.name}")
+        found[blueprint.blueprint_id] = blueprint
+    return dict(sorted(found.items()))
+
+
+CATALOGUE: Final[dict[str, Blueprint]] = _discover()
+
+
+def find(blueprint_id: str) -> Blueprint:
+    """The template of that id; raises InvalidInput where the catalogue has none."""
+    blueprint = CATALOGUE.get(blueprint_id)
+    if blueprint is None:
+        raise InvalidInput(f"there is no blueprint {blueprint_id!r}; the catalogue has {', '.join(CATALOGUE)}")
+    return blueprint
+
+
+def options(site: SiteDescription) -> list[BlueprintOption]:
+    """What could grow at `site`, in order of ids, with trainable parameters and forward FLOPs at the default settings."""
+    shape = site_shape(site)
+    return [
+        BlueprintOption(
+            blueprint_id=blueprint.blueprint_id,
+            parameters=cost.parameters,
+            flops_per_sample=cost.flops_per_sample,
+            risk=blueprint.risk,
+            residual=cost.residual,
+        )
+        for blueprint in CATALOGUE.values()
+        if shape.kind in blueprint.kinds
+        for cost in [_cost(blueprint.blueprint_id, shape)]
+    ]
+
+
+def build(blueprint_id: str, site: SiteDescription, parameters: Settings, generator: torch.Generator) -> SeedModule:
+    """The module of a template for `site`, on the CPU, every parameter drawn from `generator` (a CPU generator).
+
+    Settings that `parameters` leaves out take their defaults (`find(blueprint_id).resolve(parameters)` lists them all).
+    The global random state is neither read nor moved. Raises InvalidInput for an unknown template, a site shape that it
+    does not serve, and a setting that it does not have or that is out of bounds.
+    """
+    blueprint = find(blueprint_id)
+    module = _on_meta(blueprint, site_shape(site), blueprint.resolve(parameters))
+    module.to_empty(device="cpu")
+    initialise(module, generator)
+    return module
+
+
+def site_shape(site: SiteDescription) -> SiteShape:
+    """The checked shape of a site; raises InvalidInput where it is none that a seed can grow at."""
+    if site.shape_kind not in get_args(ShapeKind):
+        raise InvalidInput(f"site {site.site!r} has shape kind {site.shape_kind!r}; it must be vector, image or token")
+    kind = cast("ShapeKind", site.shape_kind)
+    shape = tuple(site.shape)
+    if len(shape) != _AXES[kind] or min(shape) < 1:
+        raise InvalidInput(f"site {site.site!r} has shape {shape}; {kind} means {_AXES[kind]} sizes of at least 1")
+    return SiteShape(kind, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a module costs: trainable parameters, and FLOPs of one sample's forward pass."""
+
+    parameters: int
+    flops_per_sample: int
+    residual: bool
+
+
+@lru_cache(maxsize=1024)
+def _cost(blueprint_id: str, site: SiteShape) -> Cost:
+    blueprint = CATALOGUE[blueprint_id]
+    module = _on_meta(blueprint, site, blueprint.resolve({}))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.empty((_COST_BATCH, *site.shape), device="meta"))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return Cost(parameters, counter.get_total_flops() // _COST_BATCH, module.residual)
+
+
+def _on_meta(blueprint: Blueprint, site: SiteShape, settings: Settings) -> SeedModule:
+    if site.kind not in blueprint.kinds:
+        raise InvalidInput(
+            f"{blueprint.blueprint_id} {blueprint.name} does not serve a {site.kind} site; "
+            f"it serves {', '.join(blueprint.kinds)}"
+        )
+    with torch.device("meta"):
+        return blueprint.make(site, settings)

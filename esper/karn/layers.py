@@ -1,0 +1,134 @@
+"""The few layers that templates are made of, and their initialisation from a generator.
+
+Axes: B batch, T tokens, F features, C channels, H height, W width. Over tokens every layer is causal: the catalogue
+cannot know the host's attention mask, and a seed that looks ahead would read the answer of a next-token task.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esper.karn.blueprint import ShapeKind
+
+
+class ZeroLinear(nn.Linear):
+    """A linear map that starts at zero."""
+
+
+class ZeroConv2d(nn.Conv2d):
+    """A convolution that starts at zero."""
+
+
+class Scaled(nn.Module):
+    """A branch times a constant: y = factor * branch(h)."""
+
+    def __init__(self, branch: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.branch = branch
+        self.factor = factor
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Shape as the branch's output."""
+        out: Tensor = self.branch(h)
+        return self.factor * out
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution (B, C, H, W) -> (B, C', H, W) that keeps height and width for odd and even kernels."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, *, groups: int = 1) -> None:
+        super().__init__(channels, out_channels, kernel, groups=groups)
+        self.margin = ((kernel - 1) // 2, kernel // 2) * 2
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Conv2d gives it)
+        """Padded with zeros on both sides, one more behind where the kernel is even."""
+        return super().forward(functional.pad(input, self.margin))
+
+
+class CausalConv(nn.Conv1d):
+    """A convolution over tokens (B, T, F) -> (B, T, F') in which a token sees itself and the kernel - 1 before it."""
+
+    def __init__(self, features: int, out_features: int, kernel: int, *, groups: int = 1) -> None:
+        super().__init__(features, out_features, kernel, groups=groups)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Conv1d gives it)
+        """Padded with zeros before the first token."""
+        padded = functional.pad(input.transpose(1, 2), (self.kernel_size[0] - 1, 0))
+        return super().forward(padded).transpose(1, 2)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel: (B, C, H, W) -> (B, C, H, W)."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.LayerNorm gives it)
+        """Each pixel with mean 0 and variance 1 over its channels, then scaled and shifted per channel."""
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+def pointwise(kind: ShapeKind, features: int, out_features: int) -> nn.Module:
+    """A linear map over features, the same at every token or pixel."""
+    return nn.Conv2d(features, out_features, 1) if kind == "image" else nn.Linear(features, out_features)
+
+
+def zero_pointwise(kind: ShapeKind, features: int, out_features: int) -> nn.Module:
+    """As `pointwise`, starting at zero: the last projection of a residual branch."""
+    return ZeroConv2d(features, out_features, 1) if kind == "image" else ZeroLinear(features, out_features)
+
+
+def local(kind: ShapeKind, features: int, out_features: int, kernel: int, *, groups: int = 1) -> nn.Module:
+    """A convolution over pixels or, causally, over tokens; over a vector, without neighbours, a map by groups."""
+    if kind == "image":
+        return SameConv2d(features, out_features, kernel, groups=groups)
+    if kind == "token":
+        return CausalConv(features, out_features, kernel, groups=groups)
+    return GroupedLinear(features, out_features, groups)
+
+
+def norm(kind: ShapeKind, features: int, epsilon: float = 1e-5) -> nn.Module:
+    """LayerNorm over the features of each vector, token or pixel."""
+    return ChannelNorm(features, eps=epsilon) if kind == "image" else nn.LayerNorm(features, eps=epsilon)
+
+
+class GroupedLinear(nn.Conv1d):
+    """A block-diagonal linear map (B, F) -> (B, F'): each group of features sees only itself."""
+
+    def __init__(self, features: int, out_features: int, groups: int) -> None:
+        super().__init__(features, out_features, 1, groups=groups)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Conv1d gives it)
+        """A convolution of length one is a linear map by groups."""
+        return super().forward(input.unsqueeze(-1)).squeeze(-1)
+
+
+def divisor(features: int, wanted: int) -> int:
+    """The largest number of groups up to `wanted` that divides `features`."""
+    return max(groups for groups in range(1, wanted + 1) if features % groups == 0)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Fill every parameter and buffer of `module`, drawing from `generator` alone and in module order.
+
+    Weights and biases of linear maps and convolutions: uniform within 1 / sqrt(fan in), PyTorch's own default; the
+    `Zero...` layers: zero; norms: scale one, shift zero; a layer with its own parameters starts at zero.
+    """
+    for layer in module.modules():
+        if isinstance(layer, ZeroLinear | ZeroConv2d):
+            _fill(layer, 0.0)
+        elif isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            bound = 1.0 / math.sqrt(layer.weight[0].numel())
+            for parameter in layer.parameters(recurse=False):
+                parameter.uniform_(-bound, bound, generator=generator)
+        elif isinstance(layer, nn.LayerNorm):
+            layer.reset_parameters()
+        else:
+            _fill(layer, 0.0)
+
+
+def _fill(layer: nn.Module, value: float) -> None:
+    for parameter in layer.parameters(recurse=False):
+        parameter.fill_(value)
