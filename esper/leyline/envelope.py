@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from contracts.topics import BY_BODY, Topic
+from contracts.topics import BY_BODY, EMERGENCY, Topic
 from esper.errors import ContractViolation
 
 Event = event_pb2.Event
@@ -77,8 +77,11 @@ def body_of(event: Event) -> Any:
 
 
 def topic_of(event: Event) -> Topic:
-    """The topic for this kind of event; the writer sends HIGH and CRITICAL telemetry to the emergency topic."""
-    return BY_BODY[body_name(event)]
+    """The topic of an event: that of its body, but the emergency topic for telemetry of HIGH or CRITICAL priority."""
+    name = body_name(event)
+    if name == "telemetry_packet" and event.priority >= leyline_pb2.MESSAGE_PRIORITY_HIGH:
+        return EMERGENCY
+    return BY_BODY[name]
 
 
 def parse(payload: bytes) -> Event:

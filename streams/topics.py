@@ -1,0 +1,91 @@
+"""Creates the topics of `contracts/topics.py` with the admin client, before anything else talks to the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from contracts.topics import BY_NAME, FOR_EVER, PARTITIONS, TOPICS, Topic
+from esper.errors import LogUnavailable
+
+MAX_REPLICAS: Final = 3
+
+
+async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> None:
+    """Every topic exists with its partitions and keeps its records long enough, whoever created it.
+
+    Topics that are missing are created; on a cluster with up to three copies. Raises LogUnavailable where no broker
+    answers within `timeout_s`, where one refuses, and where a topic that exists would break the order of a run or
+    delete its history.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=int(timeout_s * 1000))
+    try:
+        async with asyncio.timeout(timeout_s):
+            await admin.start()
+            existing = set(await admin.list_topics())
+            await _create(admin, [topic for topic in TOPICS if topic.name not in existing])
+            await _check(admin, [topic for topic in TOPICS if topic.name in existing])
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise LogUnavailable(
+            f"no log answers at {brokers}: {str(error) or type(error).__name__}; start one or correct ESPER_BROKERS"
+        ) from None
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:
+    if not topics:
+        return
+    replicas = min(MAX_REPLICAS, len((await admin.describe_cluster())["brokers"]))
+    response = await admin.create_topics(
+        [
+            NewTopic(
+                topic.name,
+                num_partitions=PARTITIONS,
+                replication_factor=replicas,
+                topic_configs={"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms)},
+            )
+            for topic in topics
+        ]
+    )
+    for name, code, *message in response.topic_errors:
+        error = for_code(code)
+        if code and error is not TopicAlreadyExistsError:  # another process may have been first
+            raise LogUnavailable(f"topic {name} cannot be created: {error.__name__} {' '.join(filter(None, message))}")
+
+
+async def _check(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:
+    if not topics:
+        return
+    for described in await admin.describe_topics([topic.name for topic in topics]):
+        count = len(described["partitions"])
+        if count != PARTITIONS:
+            raise LogUnavailable(
+                f"topic {described['topic']} has {count} partitions and Esper needs {PARTITIONS}: "
+                "delete it, or give Esper a log of its own"
+            )
+    for name, kept_ms in await _retentions(admin, [topic.name for topic in topics]):
+        wanted = BY_NAME[name].retention_ms
+        if kept_ms != FOR_EVER and (wanted == FOR_EVER or kept_ms < wanted):
+            raise LogUnavailable(
+                f"topic {name} deletes its records after {kept_ms} ms: set its retention.ms to {wanted} "
+                "so that no history is lost"
+            )
+
+
+async def _retentions(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[tuple[str, int]]:
+    responses: list[Any] = await admin.describe_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": ""}) for name in names]
+    )
+    return [
+        (name, int(entry[1]))
+        for response in responses
+        for _code, _message, _kind, name, entries in response.resources
+        for entry in entries
+        if entry[0] == "retention.ms"
+    ]
