@@ -1,1 +1,1 @@
-"""Weatherlight: starts, watches and stops the processes."""
+"""Weatherlight: one supervisor process per data folder that starts, watches and stops all the others."""

@@ -1,0 +1,188 @@
+"""A client's side of the supervisor: join a data folder, hold a lease, ask for its status. Synchronous, no threads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from esper.errors import InvalidInput, LogUnavailable
+from esper.weatherlight import endpoint
+from esper.weatherlight.status import Status
+
+JOIN_S: Final = 20.0
+READY_S: Final = 60.0
+RELEASE_S: Final = 5.0
+LOG_NAME: Final = "weatherlight.log"
+
+
+class SupervisorGone(LogUnavailable):
+    """The supervisor ended while its client still needed it."""
+
+
+class Lease:
+    """A claim on the data folder's processes: they run at least until this is released or its process ends."""
+
+    def __init__(self, connection: socket.socket, first: Status, starter: subprocess.Popen[bytes] | None) -> None:
+        self._connection = connection
+        self._pending = b""
+        self.status = first
+        self._starter = starter
+
+    @property
+    def brokers(self) -> str:
+        """The address of the log; it does not change as long as the lease holds."""
+        return self.status.brokers
+
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
+        """Wait until every process is ready; raises LogUnavailable with the cause where that fails."""
+        deadline = time.monotonic() + timeout_s
+        while self.status.state != "ready":
+            if self.status.state == "failed":
+                raise LogUnavailable(self.status.error)
+            if not self.poll(deadline - time.monotonic()) and time.monotonic() > deadline:
+                waiting = [service.name for service in self.status.services if service.state != "ready"]
+                raise LogUnavailable(
+                    f"{', '.join(waiting) or 'the processes'} of {self.status.data_dir} not ready within "
+                    f"{timeout_s:.0f} s; their logs are in {Path(self.status.data_dir) / 'run'}"
+                )
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """Take in what the supervisor said meanwhile; False where it said nothing new within `timeout_s`.
+
+        Raises SupervisorGone where it is no more.
+        """
+        if b"\n" not in self._pending:
+            readable, _, _ = select.select([self._connection], [], [], max(0.0, timeout_s))
+            if not readable:
+                return False
+            chunk = self._receive()
+            if not chunk:
+                raise SupervisorGone(f"the supervisor of {self.status.data_dir} (pid {self.status.pid}) is gone")
+            self._pending += chunk
+        *lines, self._pending = self._pending.split(b"\n")
+        if lines:
+            self.status = Status.from_json(json.loads(lines[-1]))
+        return bool(lines)
+
+    def release(self, timeout_s: float = RELEASE_S) -> bool:
+        """Give the lease back. True where it was the last one: then every process has ended when this returns."""
+        with self._connection:
+            try:
+                self._connection.sendall(endpoint.encode({"op": "release"}))
+                last = self._answer_to_release(time.monotonic() + timeout_s)
+            except OSError:
+                last = True
+        if last and self._starter is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._starter.wait(1.0)
+        return last
+
+    def _answer_to_release(self, deadline: float) -> bool:
+        """Whether this was the last lease; if it was, wait until the supervisor has ended and hung up."""
+        last = False
+        while (left_s := deadline - time.monotonic()) > 0:
+            if not select.select([self._connection], [], [], left_s)[0]:
+                break
+            chunk = self._receive()
+            if not chunk:
+                return True
+            *lines, self._pending = (self._pending + chunk).split(b"\n")
+            answers = [json.loads(line) for line in lines]
+            if any(answer.get("last") is False for answer in answers):
+                return False
+            last = last or any(answer.get("last") for answer in answers)
+        return last
+
+    def _receive(self) -> bytes:
+        try:
+            return self._connection.recv(65536)
+        except ConnectionError:
+            return b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def join(data_dir: Path, *, client: str, brokers: str | None = None, port: int = 0, broker_only: bool = False) -> Lease:
+    """A lease on the data folder's processes, started first where none run. `client` says who asks, for the status.
+
+    Raises InvalidInput where the folder's processes run with another broker or port than asked for, or where the port
+    is taken, and LogUnavailable where no supervisor answers.
+    """
+    data_dir = data_dir.resolve()
+    endpoint.run_folder(data_dir)
+    request = {"op": "lease", "client": client, "brokers": brokers, "port": port, "broker_only": broker_only}
+    deadline = time.monotonic() + JOIN_S
+    starter: subprocess.Popen[bytes] | None = None
+    while time.monotonic() < deadline:
+        connection = endpoint.connect(data_dir)
+        answer = _exchange(connection, request) if connection is not None else None
+        if connection is not None and answer is not None:
+            if "refused" in answer:
+                connection.close()
+                raise InvalidInput(str(answer["refused"]))
+            return Lease(connection, Status.from_json(answer), starter)
+        if connection is not None:
+            connection.close()
+        if starter is None or starter.poll() is not None:
+            starter = _start_supervisor(data_dir, brokers)
+        time.sleep(0.02)
+    raise LogUnavailable(
+        f"no supervisor of {data_dir} answers within {JOIN_S:.0f} s; see {endpoint.run_folder(data_dir) / LOG_NAME}"
+    )
+
+
+def status(data_dir: Path) -> Status | None:
+    """What runs for this data folder now; None where nothing does."""
+    connection = endpoint.connect(data_dir.resolve())
+    if connection is None:
+        return None
+    with connection:
+        answer = _exchange(connection, {"op": "status"})
+    return Status.from_json(answer) if answer is not None else None
+
+
+def _exchange(connection: socket.socket, request: Mapping[str, object]) -> dict[str, Any] | None:
+    """The supervisor's first answer to `request`; None where it hung up, being on its way out."""
+    connection.settimeout(5.0)
+    try:
+        connection.sendall(endpoint.encode(request))
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = connection.recv(1)  # no more than this answer: what follows belongs to the lease
+            if not byte:
+                return None
+            line += byte
+    except OSError:
+        return None
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _start_supervisor(data_dir: Path, brokers: str | None) -> subprocess.Popen[bytes]:
+    """Start it detached: in its own session, so that Ctrl-C in the client's terminal does not reach it."""
+    environment = {**os.environ, "ESPER_BROKERS": brokers or ""}
+    with (endpoint.run_folder(data_dir) / LOG_NAME).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "esper.weatherlight", "--data-dir", str(data_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment,
+        )

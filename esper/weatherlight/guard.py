@@ -1,0 +1,51 @@
+"""Run a module as a child that cannot outlive its parent: `python -m esper.weatherlight.guard MODULE [ARGUMENT ...]`.
+
+The kernel sends SIGKILL to the child when its parent dies (prctl(2), PR_SET_PDEATHSIG), so `kill -9` of a supervisor or
+of `esper run` leaves no process behind. Linux only; elsewhere the children notice their parent's end on their own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+from typing import Final
+
+PR_SET_PDEATHSIG: Final = 1
+PARENT_VARIABLE: Final = "ESPER_PARENT_PID"
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends; exits at once where the parent is gone already."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    expected = os.environ.pop(PARENT_VARIABLE, None)
+    # The parent may have died between fork and prctl; then no signal will ever come.
+    if expected is not None and os.getppid() != int(expected):
+        sys.exit(1)
+
+
+def guarded(module: str, *arguments: str) -> list[str]:
+    """The command line that runs `module` under this guard."""
+    return [sys.executable, "-m", "esper.weatherlight.guard", module, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a guarded child: one computing thread each, and few malloc arenas, to save memory."""
+    return {
+        **os.environ,
+        PARENT_VARIABLE: str(os.getpid()),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

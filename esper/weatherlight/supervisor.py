@@ -1,0 +1,251 @@
+"""The supervisor of one data folder: it serves leases, and while anyone holds one it keeps the processes running.
+
+    embedded broker ─► topics ─► decider, worker, archiver
+
+The broker's listening socket belongs to the supervisor, so a broker that is started again answers on the same port and
+clients that connect meanwhile wait in the socket's queue. With an outside broker there is no process for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from esper.errors import EsperError, InvalidInput
+from esper.weatherlight import endpoint
+from esper.weatherlight.service import Service, ServiceSpec
+from esper.weatherlight.status import State, Status
+
+FIRST_LEASE_S: Final = 10.0
+"""A supervisor that nobody asks anything of for this long after its start was started for nothing, and ends."""
+BROKER_STOP_S: Final = 1.5
+
+logger = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Serves the data folder's socket until the last lease is given back; then everything is stopped.
+
+    `outside_brokers` is the address of a broker that somebody else runs, or None for the embedded one.
+    """
+
+    def __init__(self, data_dir: Path, outside_brokers: str | None) -> None:
+        self.data_dir = data_dir
+        self.run_folder = endpoint.run_folder(data_dir)
+        self.outside_brokers = outside_brokers
+        self._state: State = "starting"
+        self._error = ""
+        self._listener: socket.socket | None = None
+        self._services: dict[str, Service] = {}
+        self._runners: list[asyncio.Task[None]] = []
+        self._leases: dict[asyncio.StreamWriter, str] = {}
+        self._leaving: list[asyncio.StreamWriter] = []
+        self._wanted: set[str] = set()
+        self._bringing_up: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        self._health_port: int | None = None
+
+    # ------------------------------------------------------------------------------------------------------- serving
+
+    async def serve(self) -> None:
+        """Serve until the last lease has ended or a signal asks for the end; then all processes are gone."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._over.set)
+        server = await asyncio.start_unix_server(self._serve_client, sock=endpoint.bind(self.data_dir))
+        loop.call_later(FIRST_LEASE_S, self._end_if_unused)
+        logger.info("supervising %s as pid %d", self.data_dir, os.getpid())
+        await self._over.wait()
+        # From here on nobody new is let in: whoever connects now finds no socket and starts the next supervisor, which
+        # waits for the lock that this process holds until it is gone.
+        endpoint.unlink(self.data_dir)
+        server.close()
+        self._set_state("stopping")
+        await self._stop_all()
+        logger.info("all processes of %s have ended", self.data_dir)
+
+    async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        leased = False
+        try:
+            while line := await reader.readline():
+                message = json.loads(line)
+                leased = leased or message["op"] == "lease"
+                if message["op"] == "release" and self._release(writer):
+                    return
+                if message["op"] == "lease":
+                    self._lease(message, writer)
+                if message["op"] == "status":
+                    self._send(writer)
+        except (ConnectionError, KeyError, TypeError, ValueError) as error:
+            logger.warning("a client's connection ended badly: %r", error)
+        self._leases.pop(writer, None)
+        writer.close()
+        if leased:
+            self._announce()
+            self._end_if_unused()
+
+    def _lease(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        """Note a client and start what it needs; one that comes too late is hung up on and asks the next supervisor."""
+        if self._over.is_set():
+            writer.close()
+            return
+        try:
+            self._check(message)
+            self._listen(int(message["port"]))
+        except InvalidInput as error:
+            writer.write(endpoint.encode({"refused": str(error)}))
+            return
+        self._leases[writer] = str(message["client"])
+        self._want({"broker"} if message["broker_only"] else {"broker", "decider", "worker", "archiver"})
+        self._announce()
+
+    def _release(self, writer: asyncio.StreamWriter) -> bool:
+        """Take a lease back. True where it was the last: its client is answered by the end of this process."""
+        self._leases.pop(writer, None)
+        self._end_if_unused()
+        last = self._over.is_set()
+        writer.write(endpoint.encode({"last": last}))
+        if last:
+            self._leaving.append(writer)
+        self._announce()
+        return last
+
+    def _check(self, message: dict[str, Any]) -> None:
+        asked = message["brokers"] or None
+        if asked != self.outside_brokers:
+            raise InvalidInput(
+                f"data folder {self.data_dir} is in use with {self.outside_brokers or 'the embedded broker'}, not with "
+                f"{asked or 'the embedded broker'}; take another --data-dir, or stop what uses it first"
+            )
+
+    def _end_if_unused(self) -> None:
+        if not self._leases:
+            self._over.set()
+
+    # ---------------------------------------------------------------------------------------------------- processes
+
+    def _listen(self, port: int) -> None:
+        """Bind the embedded broker's socket: to `port`, or to any free one where it is 0."""
+        if self.outside_brokers is not None:
+            return
+        if self._listener is not None:
+            bound = self._listener.getsockname()[1]
+            if port not in (0, bound):
+                raise InvalidInput(
+                    f"the broker of {self.data_dir} already listens on port {bound}, so it cannot listen on {port}"
+                )
+            return
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            listener.close()
+            raise InvalidInput(f"port {port} cannot be had: {error.strerror}; take another --port or none") from None
+        listener.listen(256)
+        self._listener = listener
+
+    @property
+    def brokers(self) -> str:
+        """The address of the log, empty before the first lease."""
+        if self.outside_brokers is not None:
+            return self.outside_brokers
+        return f"127.0.0.1:{self._listener.getsockname()[1]}" if self._listener is not None else ""
+
+    def _want(self, names: set[str]) -> None:
+        """Start what a new client needs beyond what runs already."""
+        missing = names - self._wanted
+        self._wanted |= names
+        if missing and self._state != "failed":
+            self._set_state("starting")
+            before = self._bringing_up
+            self._bringing_up = asyncio.create_task(self._bring_up(missing, before))
+
+    async def _bring_up(self, names: set[str], before: asyncio.Task[None] | None) -> None:
+        try:
+            if before is not None:
+                await before
+            if "broker" in names and self._listener is not None:
+                descriptor = self._listener.fileno()
+                arguments = ("--data-dir", str(self.data_dir), "--fd", str(descriptor))
+                await self._start(ServiceSpec("broker", "streams.broker", arguments, inherit=(descriptor,)))
+            agents = sorted(names - {"broker"})
+            if agents:
+                await self._create_topics()
+            arguments = ("--data-dir", str(self.data_dir), "--brokers", self.brokers)
+            await asyncio.gather(*(self._start(ServiceSpec(name, f"streams.{name}", arguments)) for name in agents))
+        except EsperError as error:
+            logger.error("%s", error)  # noqa: TRY400 - foreseen, and the child's own log has its traceback
+            self._error = str(error)
+            self._set_state("failed")
+            return
+        if self._state == "starting":
+            self._set_state("ready")
+
+    async def _create_topics(self) -> None:
+        from streams.topics import ensure_topics  # noqa: PLC0415 - brings in aiokafka
+
+        await asyncio.to_thread(ensure_topics, self.brokers)
+
+    async def _start(self, spec: ServiceSpec) -> None:
+        """Start a process and wait until it is ready; raises LogUnavailable where it does not become so."""
+        service = Service(spec, self.run_folder, self._announce)
+        self._services[spec.name] = service
+        runner = asyncio.create_task(service.run())
+        self._runners.append(runner)
+        ready = asyncio.create_task(service.ready.wait())
+        await asyncio.wait({runner, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if not service.ready.is_set():
+            ready.cancel()
+            await runner
+
+    async def _stop_all(self) -> None:
+        """End the agents side by side and the broker after them, so that they can still commit what they did."""
+        for task in (self._bringing_up, *self._runners):
+            if task is not None:
+                task.cancel()
+        broker = self._services.get("broker")
+        await asyncio.gather(*(service.stop() for service in self._services.values() if service is not broker))
+        if broker is not None:
+            await broker.stop(BROKER_STOP_S)
+        if self._listener is not None:
+            self._listener.close()
+        await asyncio.gather(*self._runners, return_exceptions=True)
+
+    # -------------------------------------------------------------------------------------------------------- status
+
+    def status(self) -> Status:
+        """Everything as it is now."""
+        services = tuple(service.status for service in self._services.values())
+        return Status(
+            state=self._state,
+            pid=os.getpid(),
+            data_dir=str(self.data_dir),
+            brokers=self.brokers,
+            embedded=self.outside_brokers is None,
+            degraded=any(service.restarts and service.state != "ready" for service in services),
+            error=self._error,
+            health_port=self._health_port,
+            services=services,
+            clients=tuple(self._leases.values()),
+        )
+
+    def _set_state(self, state: State) -> None:
+        self._state = state
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell every client what changed."""
+        for writer in self._leases:
+            self._send(writer)
+
+    def _send(self, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            writer.write(endpoint.encode(self.status().to_json()))
