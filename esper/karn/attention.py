@@ -1,7 +1,7 @@
 """Multi-head self-attention over tokens or pixels, starting at zero: the branch of every attention template.
 
-softmax(Q K^T / sqrt(d)) V, then a projection that starts at zero. Source: Vaswani et al. 2017, arXiv:1706.03762. The heads'
-width d is features // heads (at least 1), so the heads need not divide the features.
+softmax(Q K^T / sqrt(d)) V, then a projection that starts at zero. Source: Vaswani et al. 2017, arXiv:1706.03762.
+The heads' width d is features // heads (at least 1), so the heads need not divide the features.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ class PixelAttention(nn.Module):
         places = functional.adaptive_avg_pool2d(h, self.key_size).flatten(2).transpose(1, 2)
         pixels = h.flatten(2).transpose(1, 2)
         query = self.query(self.norm(pixels)).view(batch, height * width, self.heads, -1).transpose(1, 2)
-        key, value = (
-            self.key_value(self.norm(places)).view(batch, places.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )
+        both = self.key_value(self.norm(places)).view(batch, places.shape[1], 2, self.heads, -1)
+        key, value = both.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.project(mixed.transpose(1, 2).reshape(batch, height * width, -1))
         return out.transpose(1, 2).reshape(batch, channels, height, width)

@@ -47,7 +47,7 @@ def find(blueprint_id: str) -> Blueprint:
 
 
 def options(site: SiteDescription) -> list[BlueprintOption]:
-    """What could grow at `site`, in order of ids, with trainable parameters and forward FLOPs at the default settings."""
+    """What could grow at `site`, in order of ids, with trainable parameters and forward FLOPs at default settings."""
     shape = site_shape(site)
     return [
         BlueprintOption(

@@ -1,0 +1,175 @@
+"""Every template at every shape it serves: keeps the shape, learns, costs what it says, is the same every time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from contracts.leyline.v1.event_pb2 import SiteDescription
+from esper.errors import InvalidInput
+from esper.karn.blueprint import ALL_KINDS
+from esper.karn.catalogue import CATALOGUE, build, find, options
+
+SHAPES = {
+    "vector": [(4,), (1,), (32,)],
+    "image": [(2, 8, 8), (3, 5, 7), (16, 1, 1)],
+    "token": [(12, 16), (70, 6), (1, 1)],
+}
+CASES = [
+    pytest.param(blueprint_id, kind, shape, id=f"{blueprint_id}-{kind}-{'x'.join(map(str, shape))}")
+    for blueprint_id, blueprint in CATALOGUE.items()
+    for kind in blueprint.kinds
+    for shape in SHAPES[kind]
+]
+BATCH = 6
+WITHOUT_PARAMETERS = ("BP001", "BP005", "BP011")
+
+
+def site(kind, shape) -> SiteDescription:
+    return SiteDescription(site="trunk.0", seed_id="s1", shape_kind=kind, shape=shape)
+
+
+def module_for(blueprint_id, kind, shape, seed=1, **settings):
+    return build(blueprint_id, site(kind, shape), settings, torch.Generator().manual_seed(seed))
+
+
+def activation(shape, seed=2):
+    return torch.randn((BATCH, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("blueprint_id", "kind", "shape"), CASES)
+def test_forward_and_backward(blueprint_id, kind, shape):
+    module = module_for(blueprint_id, kind, shape)
+    h = activation(shape).requires_grad_()
+    s = module(h)
+    assert s.shape == h.shape
+    if module.residual:
+        assert torch.equal(s, h)
+    target = activation(shape, seed=3)
+    (s - target).square().mean().backward()
+    assert h.grad is not None
+    for gradient in [h.grad, *(parameter.grad for parameter in module.parameters())]:
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("blueprint_id", "kind"),
+    [(b.blueprint_id, k) for b in CATALOGUE.values() for k in b.kinds if b.blueprint_id not in WITHOUT_PARAMETERS],
+)
+def test_every_parameter_moves_and_the_loss_falls(blueprint_id, kind):
+    shape = SHAPES[kind][0]
+    module = module_for(blueprint_id, kind, shape)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    h, target = activation(shape), activation(shape, seed=3)
+    losses = []
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(10):
+        loss = (module(h) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    for (name, parameter), old in zip(module.named_parameters(), before, strict=True):
+        assert not torch.equal(parameter, old), name
+
+
+@pytest.mark.parametrize(("blueprint_id", "kind", "shape"), CASES)
+def test_the_same_generator_gives_the_same_bits_and_the_global_stream_is_untouched(blueprint_id, kind, shape):
+    torch.manual_seed(5)
+    untouched = torch.get_rng_state()
+    first, second = (module_for(blueprint_id, kind, shape, seed=7).state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), untouched)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_another_seed_gives_other_weights():
+    one, two = (module_for("BP009", "vector", (4,), seed=seed) for seed in (1, 2))
+    assert not torch.equal(next(one.parameters()), next(two.parameters()))
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_options_say_what_is_built(kind):
+    shape = SHAPES[kind][0]
+    found = options(site(kind, shape))
+    assert [option.blueprint_id for option in found] == [b.blueprint_id for b in CATALOGUE.values() if kind in b.kinds]
+    for option in found:
+        module = module_for(option.blueprint_id, kind, shape)
+        assert option.parameters == sum(parameter.numel() for parameter in module.parameters())
+        assert (option.parameters == 0) == (option.blueprint_id in WITHOUT_PARAMETERS)
+        assert option.residual == module.residual
+        assert option.risk == pytest.approx(find(option.blueprint_id).risk)
+
+
+def test_flops_of_a_known_module():
+    (block,) = [option for option in options(site("vector", (4,))) if option.blueprint_id == "BP009"]
+    assert block.parameters == (4 * 16 + 16) + (16 * 4 + 4)
+    assert block.flops_per_sample == 2 * (4 * 16 + 16 * 4)
+
+
+def test_editing_an_option_leaves_the_catalogue_as_it_was():
+    first = options(site("vector", (4,)))
+    first[0].blueprint_id = "changed"
+    assert options(site("vector", (4,)))[0].blueprint_id == "BP001"
+
+
+SETTING_CASES = [
+    pytest.param(b.blueprint_id, s.name, s.minimum, s.maximum, k, id=f"{b.blueprint_id}-{s.name}-{k}")
+    for b in CATALOGUE.values()
+    for s in b.settings
+    for k in b.kinds
+]
+
+
+@pytest.mark.parametrize(("blueprint_id", "name", "low", "high", "kind"), SETTING_CASES)
+def test_a_setting_changes_what_the_module_computes(blueprint_id, name, low, high, kind):
+    shape = {"vector": (16,), "image": (16, 12, 12), "token": (40, 16)}[kind]
+    outputs = []
+    for value in (low, high):
+        module = module_for(blueprint_id, kind, shape, **{name: value})
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():  # away from the start, where a residual module is the identity whatever its settings
+            for parameter in module.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        outputs.append(module(activation(shape)))
+    assert not torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("blueprint_id", [b.blueprint_id for b in CATALOGUE.values() if "token" in b.kinds])
+def test_no_token_sees_what_comes_after_it(blueprint_id):
+    module = module_for(blueprint_id, "token", (70, 6))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        h = activation((70, 6))
+        changed = h.clone()
+        changed[:, 50:] = activation((70, 6), seed=9)[:, 50:]
+        torch.testing.assert_close(module(h)[:, :50], module(changed)[:, :50], rtol=0, atol=1e-6)
+
+
+def test_attention_does_not_look_further_back_than_its_window():
+    module = module_for("BP020", "token", (70, 6), sequence_length=16)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3)
+        h = activation((70, 6))
+        changed = h.clone()
+        changed[:, 0] = 5.0
+        difference = (module(h) - module(changed)).abs().amax(dim=(0, 2))
+    assert difference[:16].min() > 0
+    assert difference[16:].max() == 0
+
+
+def test_a_shape_that_is_not_served_or_makes_no_sense_is_refused():
+    with pytest.raises(InvalidInput, match="does not serve a vector site; it serves image, token"):
+        module_for("BP023", "vector", (4,))
+    with pytest.raises(InvalidInput, match="image means 3 sizes"):
+        module_for("BP009", "image", (4,))
+    with pytest.raises(InvalidInput, match="must be vector, image or token"):
+        options(site("volume", (4,)))
+    with pytest.raises(InvalidInput, match=r"depth = 9 is outside \[1, 4\]"):
+        module_for("BP009", "vector", (4,), depth=9)
