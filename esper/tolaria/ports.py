@@ -1,7 +1,8 @@
-"""What the trainer needs of the outside: a log, and nothing else. `streams` gives it Kafka, `esper.testing` memory."""
+"""What the trainer needs of the outside: a log and two clocks. `streams` gives it Kafka, `esper.testing` memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +31,15 @@ class Log(Protocol):
         """Wait for the answer to a packet; None after `timeout_s`."""
 
     def take_commands(self) -> list[Signed]:
-        """Commands that arrived since the last call and answer no packet that was waited for (late or from a person)."""
+        """Commands that arrived since the last call and answer no packet waited for: late ones, and a person's."""
 
     def shed(self) -> int:
         """How many telemetry events were shed so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The two clocks of the outside: `monotonic` in seconds for every duration, `wall_ns` for time stamps alone."""
+
+    monotonic: Callable[[], float]
+    wall_ns: Callable[[], int]

@@ -1,0 +1,166 @@
+"""A run's complete configuration: frozen, written into the run's first event with every default, read back the same.
+
+Free of torch, so that the command line can build one without loading it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from esper.errors import InvalidInput
+from esper.kasmina.settings import SeedSettings
+
+Policy = Literal["heuristic", "random", "none"]
+RatePolicy = Literal["constant", "cosine", "warmup"]
+OptimizerKind = Literal["adamw", "sgd"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What a run does. None for `epochs`, `batch_size` or `learning_rate` means the task's own, and is never recorded.
+
+    Units: `*_epochs` epochs, `*_s` seconds, `*_bytes` bytes, `*_factor` a ratio. Raises InvalidInput for a value out of
+    its range.
+    """
+
+    task: str = "digits"
+    seed: int = 0
+    policy: Policy = "heuristic"
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    device: str = "cpu"
+    threads: int = 1
+    control_of: str = ""
+    """The run id of the grown run that this control belongs to."""
+
+    optimizer: OptimizerKind = "adamw"
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    """For sgd alone."""
+
+    rate_policy: RatePolicy = "constant"
+    rate_warmup_epochs: float = 1.0
+    """For the warmup policy: linear from a tenth of the base rate."""
+
+    new_parameter_rate: float = 0.1
+    """New parameters start at this share of their rate (R-TOL-16)."""
+
+    new_parameter_warmup_epochs: float = 1.0
+    """... and reach all of it after so many epochs. The sheet's 10 were measured to cost a seed its gain."""
+
+    seed_rate_factor: float = 1.0
+    """The rate of seeds, as a multiple of the host's."""
+
+    clip_norm: float = 10.0
+    """Largest gradient norm of each loss: the host with its live seeds, and each seed's own side pass (R-TOL-11)."""
+
+    microbatches: int = 1
+    pcgrad: bool = False
+    """Project conflicting gradients of the microbatches off each other (needs two microbatches at least)."""
+
+    decision_timeout_s: float | None = 2.0
+    """How long an epoch waits for its decision; None waits for ever, which equality tests need (ruling 2)."""
+
+    window_epochs: int = 3
+    """How long the outcome of an applied command is watched (R-TAM-46)."""
+
+    growth_budget_factor: float = 4.0
+    """Parameters that all seeds together may have, as a multiple of the host's."""
+
+    telemetry_every_steps: int = 10
+    checkpoint_every_epochs: int = 1
+    keep_checkpoints: int = 3
+    """The newest so many stay; 0 keeps all."""
+
+    fast_snapshots: int = 5
+    fast_snapshot_bytes: int = 32 * 1024 * 1024
+    divergence_factor: float = 15.0
+    """A loss above this multiple of the expected one is a divergence (R-TOL-31)."""
+
+    rollback_rate_factor: float = 0.5
+    """What a rollback after a failure does to every learning rate: the same step would fail the same way again."""
+
+    max_rollbacks: int = 3
+    """Failures without a completed epoch in between after which the run halts (R-TOL-30)."""
+
+    seeds: SeedSettings = field(default_factory=SeedSettings)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("policy", get_args(Policy)),
+            ("rate_policy", get_args(RatePolicy)),
+            ("optimizer", get_args(OptimizerKind)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InvalidInput(f"{name} {getattr(self, name)!r} is unknown; choose {', '.join(allowed)}")
+        for name in ("epochs", "batch_size", "learning_rate", "decision_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInput(f"{name} is {value}; it must be above 0")
+        for name in (
+            "threads",
+            "clip_norm",
+            "microbatches",
+            "window_epochs",
+            "telemetry_every_steps",
+            "checkpoint_every_epochs",
+            "fast_snapshots",
+            "divergence_factor",
+            "max_rollbacks",
+            "new_parameter_rate",
+            "seed_rate_factor",
+            "rollback_rate_factor",
+        ):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in (
+            "seed",
+            "weight_decay",
+            "growth_budget_factor",
+            "keep_checkpoints",
+            "rate_warmup_epochs",
+            "new_parameter_warmup_epochs",
+            "fast_snapshot_bytes",
+        ):
+            if not getattr(self, name) >= 0:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be 0 at least")
+        if self.pcgrad and self.microbatches < 2:
+            raise InvalidInput("pcgrad compares the gradients of microbatches; set microbatches to 2 at least")
+
+    def resolved(self, *, epochs: int, batch_size: int, learning_rate: float) -> RunConfig:
+        """The same with the task's defaults, given here, where nothing was chosen."""
+        return replace(
+            self,
+            epochs=epochs if self.epochs is None else self.epochs,
+            batch_size=batch_size if self.batch_size is None else self.batch_size,
+            learning_rate=learning_rate if self.learning_rate is None else self.learning_rate,
+        )
+
+    def to_json(self) -> str:
+        """Every field, in the order of their names."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunConfig:
+        """The configuration that `to_json` wrote; fields that are left out have their default.
+
+        Raises InvalidInput for text that is no JSON object, a field that does not exist, and a value out of its range.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise InvalidInput(f"the configuration is no JSON: {error}") from None
+        seeds = SeedSettings(**_known(SeedSettings, values.pop("seeds", {}), "seeds."))
+        return cls(**_known(cls, values, ""), seeds=seeds)
+
+
+def _known(owner: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """`values` as keyword arguments of the dataclass `owner`; raises InvalidInput for a name that it does not have."""
+    names = {each.name for each in fields(owner)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise InvalidInput(f"configuration field {prefix}{unknown[0]} does not exist; the fields are {sorted(names)}")
+    return values

@@ -1,0 +1,1 @@
+"""Small hosts for the built-in tasks; each names the places where seeds can grow."""

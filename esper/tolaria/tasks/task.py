@@ -1,0 +1,117 @@
+"""What a task is: a host, the places where it can grow, three disjoint sets of samples and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esper.errors import InvalidInput
+from esper.kasmina.sites import Site
+from esper.tolaria.data import Samples, split
+
+PerSample = Callable[[Tensor, Tensor], Tensor]
+"""Outputs of the host and targets, both with N samples, to one figure per sample, shape (N,)."""
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats of each sample, shape (N,), of logits (N, C) or (N, T, C); there the mean over T."""
+    losses = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
+    return losses.view(len(targets), -1).mean(dim=1)
+
+
+def share_correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of a sample's targets that have the largest logit, shape (N,), float."""
+    return (logits.argmax(dim=-1) == targets).float().view(len(targets), -1).mean(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A training job.
+
+    `make_host` draws its initial weights from torch's global random stream. `sites` name submodules of the host.
+    `train` is learnt from, `probe` is what gates, heuristics and policies may look at, and `test` is for the final
+    report alone; the three share no sample. An epoch is `steps_per_epoch` batches of `batch_size`, or all of `train`
+    where it is None (a last incomplete batch is left out). `epochs`, `batch_size` and `learning_rate` are defaults of
+    the run's configuration. `sized_host(params)` makes a static host of about so many parameters, for comparisons.
+
+    Raises InvalidInput where these do not fit each other.
+    """
+
+    name: str
+    make_host: Callable[[], nn.Module]
+    sites: tuple[Site, ...]
+    train: Samples
+    probe: Samples
+    test: Samples
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    steps_per_epoch: int | None = None
+    per_sample_loss: PerSample = cross_entropy
+    per_sample_accuracy: PerSample = share_correct
+    source: str = "python"
+    source_code: bytes = b""
+    sized_host: Callable[[int], nn.Module] | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or not self.learning_rate > 0:
+            raise InvalidInput(
+                f"task {self.name}: epochs {self.epochs} and learning rate {self.learning_rate} must be positive"
+            )
+        self.steps(self.batch_size)
+
+    def steps(self, batch_size: int) -> int:
+        """Optimiser steps in an epoch of this batch size; raises InvalidInput where there are too few samples."""
+        possible = len(self.train) // batch_size if batch_size > 0 else 0
+        steps = possible if self.steps_per_epoch is None else self.steps_per_epoch
+        if not 0 < steps <= possible:
+            raise InvalidInput(
+                f"task {self.name}: {len(self.train)} training samples do not make {max(steps, 1)} batches of "
+                f"{batch_size}; lower the batch size"
+            )
+        return steps
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The scalar that training lowers: the mean of the samples' losses."""
+        return self.per_sample_loss(outputs, targets).mean()
+
+    def to(self, device: torch.device) -> Task:
+        """The same task with its samples on `device`."""
+        return replace(self, train=self.train.to(device), probe=self.probe.to(device), test=self.test.to(device))
+
+    @classmethod
+    def from_samples(
+        cls,
+        name: str,
+        *,
+        make_host: Callable[[], nn.Module],
+        sites: tuple[Site, ...],
+        inputs: Tensor,
+        targets: Tensor,
+        epochs: int = 20,
+        batch_size: int = 32,
+        learning_rate: float = 3e-3,
+        per_sample_loss: PerSample = cross_entropy,
+        per_sample_accuracy: PerSample = share_correct,
+    ) -> Task:
+        """A task of one set of samples, split at random into 60 % training, 15 % probe and 25 % test."""
+        samples = Samples(inputs, targets)
+        probe, test = len(samples) * 15 // 100, len(samples) * 25 // 100
+        parts = split(samples, (len(samples) - probe - test, probe, test), seed=0)
+        return cls(
+            name=name,
+            make_host=make_host,
+            sites=sites,
+            train=parts[0],
+            probe=parts[1],
+            test=parts[2],
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            per_sample_loss=per_sample_loss,
+            per_sample_accuracy=per_sample_accuracy,
+        )
