@@ -11,6 +11,9 @@ FOR_EVER: Final = -1
 PARTITIONS: Final = 4
 """One number for every topic: Faust needs a source topic and its table to agree, and a run must stay on one partition."""
 
+ARCHIVER_GROUP: Final = "esper-archiver"
+"""Consumer group of the archive. The embedded log deletes nothing that this group has not committed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
