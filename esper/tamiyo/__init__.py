@@ -1,1 +1,1 @@
-"""Tamiyo: what to grow, where and when, as a pure function of an observation."""
+"""Tamiyo: decides where and when a network grows, purely from what the trainer reports. No torch, no clock."""

@@ -1,0 +1,139 @@
+"""The answer to a state packet, as events: the decision, the command that follows from it, and reports that fell due.
+
+Ids and the command's bytes depend on the packet alone. The log delivers at least once, so a packet can be answered
+twice: the second command must then be the first one byte for byte, or the trainer would take it for a replayed nonce.
+Hence a command is issued at its packet's time, which is also the trainer's own clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from contracts.leyline.v1.event_pb2 import DecisionMade, ObservationWindow
+from contracts.leyline.v1.leyline_pb2 import (
+    COMMAND_TYPE_SEED,
+    SEED_OPERATION_CULL,
+    SEED_OPERATION_FOSSILIZE,
+    SEED_OPERATION_GERMINATE,
+    AdaptationCommand,
+    CommandSeedOperation,
+    FieldReport,
+    SeedOperation,
+)
+from esper.errors import ContractViolation
+from esper.leyline import ids
+from esper.leyline.envelope import Event, new_event
+from esper.tamiyo import policies, reports
+from esper.tamiyo.choice import draw_for
+from esper.tamiyo.decide import Decision, decide
+from esper.tamiyo.policy import Policy
+
+PRODUCER: Final = "tamiyo"
+INLINE_OBSERVATION_BYTES: Final = 4096
+EXECUTION_DEADLINE_MS: Final = 2000
+
+_OPERATIONS: Final[dict[str, SeedOperation]] = {
+    "germinate": SEED_OPERATION_GERMINATE,
+    "cull": SEED_OPERATION_CULL,
+    "fossilize": SEED_OPERATION_FOSSILIZE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Events to publish in this order, after `objects` are durable in the object store."""
+
+    events: list[Event]
+    objects: list[bytes]
+
+
+def answer(event: Event, *, now_ns: int) -> Answered:
+    """The answer to an `EpochCompleted` event; `now_ns` is when decisions and reports are recorded, Unix nanoseconds.
+
+    Raises ContractViolation for any other event, and InvalidInput for a policy that does not exist.
+    """
+    if event.WhichOneof("body") != "epoch_completed":
+        raise ContractViolation(f"tamiyo answers epoch_completed events, not {event.WhichOneof('body')}")
+    state = event.epoch_completed
+    observation = state.SerializeToString(deterministic=True)
+    policy = policies.find(state.policy)
+    decision = decide(observation, policy, draw_for(state.policy_seed, event.timeline, state.state.current_epoch))
+    made = _decision_event(event, policy, decision, observation, now_ns)
+    events = [made]
+    if made.decision_made.command_id:
+        events.append(_command_event(event, policy, decision, made))
+    events += [_report_event(event, window, now_ns) for window in state.windows if window.closed]
+    return Answered(events, [observation] if len(observation) > INLINE_OBSERVATION_BYTES else [])
+
+
+def _decision_event(packet: Event, policy: Policy, decision: Decision, observation: bytes, now_ns: int) -> Event:
+    digest = hashlib.sha256(observation).digest()
+    inline = len(observation) <= INLINE_OBSERVATION_BYTES
+    acts = decision.chosen.kind != "nothing"
+    body = DecisionMade(
+        packet_id=packet.event_id,
+        policy=policy.name,
+        policy_version=policy.version,
+        policy_hash=policy.digest,
+        observation=observation if inline else b"",
+        observation_ref="" if inline else f"sha256:{digest.hex()}",
+        observation_hash=digest,
+        action_mask=bytes(decision.mask),
+        logits=decision.logits,
+        draw=decision.draw,
+        action=decision.action,
+        actions=[str(action) for action in decision.actions],
+        reason=decision.reason,
+        command_id=ids.derived_id(packet.event_id, "tamiyo.command", 0) if acts else b"",
+        risk=decision.risk,
+        risk_reasons=decision.risk_reasons,
+        value_estimate=decision.value_estimate,
+    )
+    return _follows(packet, body, ids.derived_id(packet.event_id, "tamiyo.decide", 0), packet.event_id, now_ns)
+
+
+def _command_event(packet: Event, policy: Policy, decision: Decision, made: Event) -> Event:
+    chosen = decision.chosen
+    command_id = made.decision_made.command_id
+    body = AdaptationCommand(
+        version=1,
+        command_id=ids.text(command_id),
+        command_type=COMMAND_TYPE_SEED,
+        target_seed_id=chosen.seed_id,
+        execution_deadline_ms=EXECUTION_DEADLINE_MS,
+        issued_by=PRODUCER,
+        seed_operation=CommandSeedOperation(operation=_OPERATIONS[chosen.kind], blueprint_id=chosen.blueprint_id),
+        annotations={"policy_version": f"{policy.name}-{policy.version}", "risk": f"{decision.risk:.3f}"},
+    )
+    body.issued_at.FromNanoseconds(packet.recorded_at_ns)
+    return _follows(packet, body, command_id, made.event_id, packet.recorded_at_ns)
+
+
+def _report_event(packet: Event, window: ObservationWindow, now_ns: int) -> Event:
+    body = reports.report(window, packet.run_id, packet.recorded_at_ns)
+    return _follows(packet, body, reports.report_id(window), window.command_id, now_ns)
+
+
+def _follows(
+    packet: Event,
+    body: DecisionMade | AdaptationCommand | FieldReport,
+    event_id: bytes,
+    causation_id: bytes,
+    recorded_at_ns: int,
+) -> Event:
+    """An event of Tamiyo's at the packet's place in the run."""
+    return new_event(
+        body,
+        event_id=event_id,
+        run_id=packet.run_id,
+        producer=PRODUCER,
+        recorded_at_ns=recorded_at_ns,
+        causation_id=causation_id,
+        correlation_id=packet.event_id,
+        incarnation=packet.incarnation,
+        timeline=packet.timeline,
+        global_step=packet.global_step,
+        epoch=packet.epoch,
+    )

@@ -1,0 +1,146 @@
+"""The heuristic policy: grow early, one seed at a time, where the loss pulls hardest, and only a network that needs it.
+
+A live seed is looked after first. Without one, a network that still has time and still errs gets a seed at the site
+with the strongest evidence, of the best blueprint for its shape that the budget allows. What the rules rest on was
+measured and stands in docs/log.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from contracts.leyline.v1.event_pb2 import EpochCompleted, SeedObservation, SiteDescription
+from esper.kasmina.lifecycle import ALIVE, MIXED, PROBATIONARY, name
+from esper.tamiyo.actions import Action
+from esper.tamiyo.policy import Advice, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every threshold of the policy. Shares are of the run's epochs; a z is a multiple of a standard error."""
+
+    warm_up_share: float = 0.05
+    """No growth before: until then every network errs and evidence is about the initial weights."""
+    latest_share: float = 0.55
+    """No growth after: a late seed cannot repay itself before the end."""
+    settled_epochs: int = 1
+    """Epochs that must have passed since the network's structure last changed."""
+    enough_accuracy: float = 0.95
+    """A network that is right this often on the probe set is big enough, and is left alone."""
+    benefit_z: float = 1.0
+    regression_z: float = 1.0
+    harm_z: float = 1.0
+    drift_z: float = 2.0
+
+
+SETTINGS: Final = Settings()
+
+BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
+    "image": {"BP009": 1.0, "BP013": 0.4, "BP015": 0.4},
+    "vector": {"BP009": 1.0, "BP021": 0.5, "BP008": 0.3},
+    "token": {"BP023": 1.0, "BP009": 0.9, "BP021": 0.5},
+}
+"""How good a blueprint is for a site's shape, 0 to 1; one that is not named has not shown merit and does not grow."""
+
+
+def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
+    """A logit above 0 for what is better than nothing, and the reason for each action."""
+    live = [seed for seed in state.seeds if seed.stage in ALIVE]
+    logits, reasons = [0.0] * len(actions), [""] * len(actions)
+    verdicts = {seed.seed_id: _verdict(state, seed) for seed in live}
+    obstacle = "" if any(action.kind == "germinate" for action in actions) else "no slot is free"
+    obstacle = obstacle or _obstacle(state, live)
+    pull = _pull(state)
+    kinds = {site.seed_id: site for site in state.sites}
+    for index, action in enumerate(actions):
+        if action.kind == "germinate":
+            merit = BLUEPRINT_MERIT[kinds[action.seed_id].shape_kind].get(action.blueprint_id, 0.0)
+            wanted = mask[index] and not obstacle and merit > 0.0
+            logits[index] = 1.0 + 2.0 * pull[action.seed_id] + merit if wanted else -1.0
+            reasons[index] = _why_germinate(state, kinds[action.seed_id], action, pull)
+        elif action.kind in ("cull", "fossilize"):
+            verb, sentence = verdicts[action.seed_id]
+            logits[index] = 5.0 if verb == action.kind and mask[index] else -1.0
+            reasons[index] = sentence
+    reasons[0] = "; ".join(sentence for _, sentence in verdicts.values()) or obstacle or "no blueprint fits the budget"
+    return Advice(logits, reasons, _expected_gain(state))
+
+
+def _verdict(state: EpochCompleted, seed: SeedObservation) -> tuple[str, str]:
+    """What to do with a live seed, cull, fossilize or wait, and why."""
+    where = f"{seed.seed_id} ({seed.blueprint_id}) is {name(seed.stage)}"
+    if seed.isolation_violations > 0:
+        return "cull", f"{where} and leaked into the host {seed.isolation_violations} times"
+    if seed.stage not in MIXED:
+        return "wait", f"{where} and not part of the network yet"
+    loss = state.state.validation_loss
+    drift_z = SETTINGS.regression_z if seed.stage == PROBATIONARY else SETTINGS.drift_z
+    if not loss <= seed.loss_before + drift_z * state.probe_loss_stderr:
+        return "cull", f"{where} and the probe loss is {loss:.3f}, worse than {seed.loss_before:.3f} before it"
+    if not seed.HasField("contribution"):
+        return "wait", f"{where} and its contribution is not measured yet"
+    verb, worth = _worth(seed)
+    return verb, f"{where}: {worth}"
+
+
+def _worth(seed: SeedObservation) -> tuple[str, str]:
+    """The same by the seed's measured contribution alone."""
+    worth = f"without it the probe loss would be {seed.contribution:+.4f} ± {seed.contribution_stderr:.4f}"
+    if not seed.contribution >= -SETTINGS.harm_z * seed.contribution_stderr:
+        return "cull", f"{worth}, so it harms"
+    proved = seed.contribution > SETTINGS.benefit_z * seed.contribution_stderr
+    if seed.stage == PROBATIONARY and seed.gate_ready and proved:
+        return "fossilize", f"{worth} and the loss is not above that before it, so it has proved itself"
+    return "wait", worth
+
+
+def _obstacle(state: EpochCompleted, live: Sequence[SeedObservation]) -> str:
+    """Why nothing should germinate now; empty where something should."""
+    epoch, total = state.state.current_epoch, max(1, state.epochs_total)
+    if live:
+        return f"{live[0].seed_id} has to prove itself first"
+    if epoch < max(1.0, SETTINGS.warm_up_share * total):
+        return f"epoch {epoch} of {total} is too early to judge the network"
+    if epoch > SETTINGS.latest_share * total:
+        return f"epoch {epoch} of {total} is too late for a seed to repay itself"
+    if state.epochs_since_structural_change < SETTINGS.settled_epochs:
+        return "the network has just changed"
+    if state.state.validation_accuracy >= SETTINGS.enough_accuracy:
+        return f"the network is big enough: right on {state.state.validation_accuracy:.1%} of the probe set"
+    return ""
+
+
+def _pull(state: EpochCompleted) -> dict[str, float]:
+    """How strongly the loss pulls at each site, 0 to 1: gradient norm over the strongest, halved by each cull there."""
+    norms = {row.seed_id: row.gradient_norm for row in state.evidence if math.isfinite(row.gradient_norm)}
+    strongest = max(norms.values(), default=0.0)
+    culls = {seed.seed_id: seed.culls for seed in state.seeds}
+    return {
+        site.seed_id: (norms.get(site.seed_id, 0.0) / strongest if strongest > 0.0 else 1.0)
+        * 0.5 ** culls.get(site.seed_id, 0)
+        for site in state.sites
+    }
+
+
+def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action, pull: dict[str, float]) -> str:
+    left = state.epochs_total - state.state.current_epoch
+    return (
+        f"right on {state.state.validation_accuracy:.1%} of the probe set with {left} epochs left; "
+        f"site {site.site} has the strongest evidence ({pull[site.seed_id]:.2f}) and "
+        f"{action.blueprint_id} fits its {site.shape_kind} shape for {action.parameters} parameters"
+    )
+
+
+def _expected_gain(state: EpochCompleted) -> float:
+    """The share of the probe loss that one more epoch takes off if the last ones are a guide."""
+    recent = state.probe_loss_history[-5:]
+    if len(recent) < 2 or not recent[0] > 0.0 or not recent[-1] > 0.0:
+        return 0.0
+    gain = 1.0 - (recent[-1] / recent[0]) ** (1.0 / (len(recent) - 1))
+    return gain if math.isfinite(gain) else 0.0
+
+
+HEURISTIC = Policy("heuristic", "1", greedy=True, advise=advise, settings=asdict(SETTINGS))

@@ -1,0 +1,44 @@
+"""What a policy is: a name, a version, settings, and the advice it gives; its hash names exactly what decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from contracts.leyline.v1.event_pb2 import EpochCompleted
+from esper.tamiyo.actions import Action
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A policy's opinion of every action: a logit each, and the sentence that explains it if it is taken.
+
+    `value_estimate` is the share of the probe loss that the policy expects the next epoch to take off; 0 where it has
+    no opinion.
+    """
+
+    logits: list[float]
+    reasons: list[str]
+    value_estimate: float = 0.0
+
+
+Advise = Callable[[EpochCompleted, Sequence[Action], Sequence[bool]], Advice]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A pure policy. `greedy` ones take the largest logit, the others sample with the decision's draw."""
+
+    name: str
+    version: str
+    greedy: bool
+    advise: Advise
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over name, version and settings: whoever has the same digest decides the same."""
+        content = {"name": self.name, "version": self.version, "greedy": self.greedy, "settings": dict(self.settings)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()

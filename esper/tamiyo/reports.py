@@ -1,0 +1,75 @@
+"""Field reports: what became of an applied command, from the observation window that the trainer kept over it."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from contracts.leyline.v1.event_pb2 import ObservationWindow
+from contracts.leyline.v1.leyline_pb2 import (
+    FIELD_REPORT_OUTCOME_ABORTED,
+    FIELD_REPORT_OUTCOME_NEUTRAL,
+    FIELD_REPORT_OUTCOME_REGRESSION,
+    FIELD_REPORT_OUTCOME_SUCCESS,
+    FieldReport,
+    FieldReportOutcome,
+    MitigationAction,
+)
+from esper.leyline import ids
+
+Outcome: TypeAlias = FieldReportOutcome
+
+WINDOW_EPOCHS: Final = 3
+"""How many epochs the trainer watches a command before it closes the window (policy sheet 1.9)."""
+
+
+def report_id(window: ObservationWindow) -> bytes:
+    """The report's id: one report a command, however often its window is delivered."""
+    return ids.derived_id(window.command_id, "tamiyo.report", 0)
+
+
+def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldReport:
+    """The report on a closed window. Deltas are new minus old, in the unit of the probe loss."""
+    body = FieldReport(
+        version=1,
+        report_id=ids.text(report_id(window)),
+        command_id=ids.text(window.command_id),
+        training_run_id=run_id,
+        seed_id=window.seed_id,
+        blueprint_id=window.blueprint_id,
+        outcome=outcome(window),
+        metrics={
+            "loss_delta_total": window.loss_now - window.loss_at_open,
+            "loss_delta_min": window.loss_min - window.loss_at_open,
+            "loss_delta_max": window.loss_max - window.loss_at_open,
+            "avg_hook_latency_ms": window.hook_ms_mean,
+        },
+        observation_window_epochs=window.age_epochs,
+        tamiyo_policy_version=window.policy_version,
+        follow_up_actions=_follow_up(window),
+        notes=window.ended_as,
+    )
+    body.issued_at.FromNanoseconds(issued_at_ns)
+    return body
+
+
+def outcome(window: ObservationWindow) -> Outcome:
+    """The rule of the sheet on the loss over the window, except where the seed did not live through it.
+
+    A critical event or a rollback is a regression, whatever the loss says; a cull aborts the seed.
+    """
+    if window.critical or window.ended_as == "rolled_back":
+        return FIELD_REPORT_OUTCOME_REGRESSION
+    if window.ended_as == "culled":
+        return FIELD_REPORT_OUTCOME_ABORTED
+    delta = window.loss_now - window.loss_at_open
+    if delta < 0.0:
+        return FIELD_REPORT_OUTCOME_SUCCESS
+    if delta > 0.0:
+        return FIELD_REPORT_OUTCOME_REGRESSION
+    return FIELD_REPORT_OUTCOME_NEUTRAL
+
+
+def _follow_up(window: ObservationWindow) -> list[MitigationAction]:
+    if window.critical:
+        return [MitigationAction(action_type="CONSERVATIVE_MODE", rationale="critical event")]
+    return []

@@ -1,0 +1,141 @@
+"""How risky an action is, and the evaluators that may forbid it.
+
+Risk is the probability that something goes wrong, never the confidence of a top class (R-TAM-34): the state's own risk
+and the blueprint's, taken as independent. Evaluators run in a fixed order and each can only take actions away, so a
+later one is never weaker than an earlier one (R-TAM-35). `nothing` and `cull`, the safe actions, are never taken away.
+
+Limits: policy sheet 1.6 and 1.7. Two deviations. Blueprints of risk 0.5 may grow, because 0.5 is the edge of the safe
+tier and half of that tier has it; above it they may not. And no evaluator looks at wall-clock times: a decision that
+depended on how busy the machine is could not be repeated. Slow hooks are named among the reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from contracts.leyline.v1.event_pb2 import EpochCompleted
+from esper.tamiyo.actions import Action
+
+GRADIENT: Final = (5.0, 20.0, 0.30)
+"""Training gradient norm: base, emergency and weight of the dimension; likewise the others."""
+MEMORY: Final = (0.80, 0.95, 0.25)
+STABILITY: Final = (0.10, 0.50, 0.20)
+"""Variance of the probe loss over the last epochs, about its own trend."""
+HOOK_MS: Final = 50.0
+LOSS_RISE_PAUSE: Final = 0.15
+LOSS_RISE_CAUTION: Final = 0.075
+RISK_PAUSE: Final = 0.98
+RISK_CAUTION: Final = 0.85
+BLUEPRINT_RISK: Final = 0.5
+"""The largest catalogue risk that may grow: the edge of the safe tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What the evaluators left: the narrowed mask, the risk of each action in 0..1, and why anything was taken away."""
+
+    mask: list[bool]
+    risks: list[float]
+    reasons: list[str]
+
+
+def assess(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Assessment:
+    """Judge every action; an evaluator's reason is kept where it took something away or is a warning by itself."""
+    of_state, reasons = state_risk(state)
+    risks = [action_risk(action, of_state) for action in actions]
+    narrowed = list(mask)
+    for evaluator in EVALUATORS:
+        forbids, reason = evaluator(state)
+        taken = False
+        for index, action in enumerate(actions):
+            if narrowed[index] and action.kind in ("germinate", "fossilize") and forbids(action, risks[index]):
+                narrowed[index] = False
+                taken = True
+        if taken:
+            reasons.append(reason)
+    return Assessment(narrowed, risks, reasons)
+
+
+def action_risk(action: Action, of_state: float) -> float:
+    """The probability that the action goes wrong; doing nothing carries the state's risk, a cull ends the seed's."""
+    return 1.0 - (1.0 - of_state) * (1.0 - min(max(action.risk, 0.0), 1.0))
+
+
+def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
+    """The risk of the state itself in 0..1, and a reason for every dimension that is out of bounds."""
+    hardware = state.state.hardware_context
+    total = hardware.total_memory_gb
+    used_memory = 1.0 - hardware.available_memory_gb / total if total > 0 and hardware.available_memory_gb > 0 else 0.0
+    dimensions = (
+        ("gradient norm", state.state.training_metrics.get("gradient_norm", 0.0), GRADIENT),
+        ("memory in use", used_memory, MEMORY),
+        ("probe loss variance", _variance_about_trend(state.probe_loss_history), STABILITY),
+    )
+    risk, reasons = 0.0, []
+    for name, value, (base, emergency, weight) in dimensions:
+        score = dimension_score(value, base, emergency)
+        risk += weight * score
+        if score > 0.0:
+            reasons.append(f"{name} {value:.3g} above {base:g}")
+    if state.hook_ms_before > HOOK_MS:
+        reasons.append(f"last hook took {state.hook_ms_before:.0f} ms")
+    return risk, reasons
+
+
+def dimension_score(value: float, base: float, emergency: float) -> float:
+    """0 up to `base`, linear to 1 at `emergency` (R-TAM-22); a value that is no number counts as an emergency."""
+    return 1.0 if math.isnan(value) else min(max((value - base) / (emergency - base), 0.0), 1.0)
+
+
+Forbids = Callable[[Action, float], bool]
+
+
+def _policy_risk(_state: EpochCompleted) -> tuple[Forbids, str]:
+    def forbids(action: Action, risk: float) -> bool:
+        return risk >= (RISK_CAUTION if action.kind == "germinate" else RISK_PAUSE)
+
+    return forbids, f"expected risk of {RISK_CAUTION:g} or more"
+
+
+def _conservative_mode(state: EpochCompleted) -> tuple[Forbids, str]:
+    return lambda _action, _risk: state.conservative, "conservative mode: only culls"
+
+
+def _blueprint_risk(_state: EpochCompleted) -> tuple[Forbids, str]:
+    return lambda action, _risk: action.risk > BLUEPRINT_RISK + 1e-6, f"blueprint risk above {BLUEPRINT_RISK:g}"
+
+
+def _loss_rise(state: EpochCompleted) -> tuple[Forbids, str]:
+    history = state.probe_loss_history
+    rise = history[-1] - history[-2] if len(history) > 1 else 0.0
+    beyond_noise = math.isnan(rise) or rise > 2.0 * state.probe_loss_stderr
+
+    def forbids(action: Action, _risk: float) -> bool:
+        limit = LOSS_RISE_CAUTION if action.kind == "germinate" else LOSS_RISE_PAUSE
+        return beyond_noise and not rise <= limit
+
+    return forbids, f"probe loss rose by {rise:.3f} in one epoch"
+
+
+def _isolation(state: EpochCompleted) -> tuple[Forbids, str]:
+    leaking = [seed.seed_id for seed in state.seeds if seed.isolation_violations > 0]
+    return lambda _action, _risk: bool(leaking), f"isolation violated by {', '.join(leaking)}"
+
+
+EVALUATORS: Final = (_policy_risk, _conservative_mode, _blueprint_risk, _loss_rise, _isolation)
+
+
+def _variance_about_trend(history: Sequence[float]) -> float:
+    """Variance of what a straight line through the last six losses leaves over; 0 for fewer than three."""
+    recent = history[-6:]
+    count = len(recent)
+    if count < 3:
+        return 0.0
+    middle, mean = (count - 1) / 2, math.fsum(recent) / count
+    slope = math.fsum((x - middle) * y for x, y in enumerate(recent)) / math.fsum(
+        (x - middle) ** 2 for x in range(count)
+    )
+    return math.fsum((y - mean - slope * (x - middle)) ** 2 for x, y in enumerate(recent)) / (count - 2)
