@@ -1,0 +1,71 @@
+"""The envelope at the door: what is no event of this version is refused with the reason."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.leyline.v1 import leyline_pb2
+from contracts.leyline.v1.event_pb2 import Event, Measurement, SeedTransitioned
+from esper.errors import ContractViolation
+from esper.leyline import envelope
+
+IDS = {"event_id": bytes(16), "run_id": "run", "producer": "trainer", "recorded_at_ns": 7}
+
+
+def test_an_event_is_read_back_as_it_was_made():
+    event = envelope.new_event(SeedTransitioned(seed_id="s1"), **IDS, sequence=3, incarnation=1)
+    again = envelope.parse(event.SerializeToString())
+
+    assert again == event
+    assert envelope.body_name(again) == "seed_transitioned"
+    assert envelope.body_of(again).seed_id == "s1"
+    assert envelope.topic_of(again).name == "esper.runs"
+    assert again.priority == leyline_pb2.MESSAGE_PRIORITY_NORMAL
+
+
+def test_a_body_without_fields_is_a_body_all_the_same():
+    assert envelope.body_name(envelope.new_event(SeedTransitioned(), **IDS)) == "seed_transitioned"
+
+
+def test_what_is_no_body_is_refused():
+    with pytest.raises(ContractViolation, match="Measurement is not a body"):
+        envelope.new_event(Measurement(), **IDS)
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_schema_version_is_refused(version):
+    """R-LEY-6."""
+    event = envelope.new_event(SeedTransitioned(), **IDS)
+    event.schema_version = version
+
+    with pytest.raises(ContractViolation, match=f"schema version {version}"):
+        envelope.parse(event.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (Event(), "event_id has 0 bytes"),
+        (Event(event_id=b"short"), "event_id has 5 bytes"),
+        (Event(event_id=bytes(16), schema_version=1), "no body"),
+    ],
+)
+def test_an_event_without_its_parts_is_refused(event, reason):
+    with pytest.raises(ContractViolation, match=reason):
+        envelope.parse(event.SerializeToString())
+
+
+def test_a_body_of_a_later_version_is_refused():
+    """A body with a tag that this version does not know parses as no body at all."""
+    later = Event(event_id=bytes(16), schema_version=1).SerializeToString() + b"\xa2\x3f\x00"  # field 1012, empty
+
+    with pytest.raises(ContractViolation, match="no body that schema version 1 knows"):
+        envelope.parse(later)
+
+
+@given(st.binary(max_size=100))
+def test_garbage_is_a_contract_violation_and_nothing_else(payload):
+    with pytest.raises(ContractViolation):
+        envelope.parse(payload)
