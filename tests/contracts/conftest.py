@@ -16,10 +16,21 @@ def root():
     return ROOT
 
 
-@pytest.fixture(scope="session")
-def freeze():
-    """The script beside this file, as a module."""
-    spec = importlib.util.spec_from_file_location("freeze_contracts", Path(__file__).with_name("freeze.py"))
+def load(path):
+    """The script at `path`, as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def freeze():
+    """The script that freezes the contracts."""
+    return load(ROOT / "tests/contracts/freeze.py")
+
+
+@pytest.fixture(scope="session")
+def bench():
+    """The benchmark of the contracts, whose reference messages the size limits are about."""
+    return load(ROOT / "tests/bench/contracts.py")
