@@ -55,7 +55,8 @@ def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldRe
 def outcome(window: ObservationWindow) -> Outcome:
     """The rule of the sheet on the loss over the window, except where the seed did not live through it.
 
-    A critical event or a rollback is a regression, whatever the loss says; a cull aborts the seed.
+    A critical event or a rollback is a regression, whatever the loss says, and so is a loss that is no number; a cull
+    aborts the seed.
     """
     if window.critical or window.ended_as == "rolled_back":
         return FIELD_REPORT_OUTCOME_REGRESSION
@@ -64,9 +65,7 @@ def outcome(window: ObservationWindow) -> Outcome:
     delta = window.loss_now - window.loss_at_open
     if delta < 0.0:
         return FIELD_REPORT_OUTCOME_SUCCESS
-    if delta > 0.0:
-        return FIELD_REPORT_OUTCOME_REGRESSION
-    return FIELD_REPORT_OUTCOME_NEUTRAL
+    return FIELD_REPORT_OUTCOME_NEUTRAL if delta == 0.0 else FIELD_REPORT_OUTCOME_REGRESSION
 
 
 def _follow_up(window: ObservationWindow) -> list[MitigationAction]:

@@ -19,6 +19,7 @@ from esper.leyline.envelope import new_event
 
 PACKET_ID = ids.uuid7(1_700_000_000_000_000_000, bytes(range(10)))
 PACKET_TIME_NS = 1_700_000_000_000_000_000
+RUN_ID = "k3f9x2qa"
 
 
 def make_state(*, seeds=None, evidence=None, epoch=8, total=40, accuracy=0.6, loss=1.2, policy="heuristic", **fields):
@@ -40,7 +41,7 @@ def make_state(*, seeds=None, evidence=None, epoch=8, total=40, accuracy=0.6, lo
                 validation_loss=loss,
                 training_loss=loss,
                 packet_id=ids.text(PACKET_ID),
-                training_run_id=ids.text(PACKET_ID),
+                training_run_id=RUN_ID,
                 hardware_context=HardwareContext(device_type="cpu"),
             ),
             "seeds": [SeedObservation(**{"seed_id": name, "stage": DORMANT, **seeds.get(name, {})}) for name in names],
@@ -101,7 +102,7 @@ def make_packet(state, *, event_id=PACKET_ID, timeline=1):
     return new_event(
         state,
         event_id=event_id,
-        run_id=ids.text(PACKET_ID),
+        run_id=RUN_ID,
         producer="trainer",
         recorded_at_ns=PACKET_TIME_NS,
         correlation_id=event_id,
@@ -113,16 +114,16 @@ def make_packet(state, *, event_id=PACKET_ID, timeline=1):
     )
 
 
-@pytest.fixture(name="make_state")
+@pytest.fixture(scope="session", name="make_state")
 def _make_state():
     return make_state
 
 
-@pytest.fixture(name="make_window")
+@pytest.fixture(scope="session", name="make_window")
 def _make_window():
     return make_window
 
 
-@pytest.fixture(name="make_packet")
+@pytest.fixture(scope="session", name="make_packet")
 def _make_packet():
     return make_packet
