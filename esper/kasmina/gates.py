@@ -1,0 +1,232 @@
+"""The six exit gates, each a pure function of what was measured. No torch, no clock: a verdict can be judged again.
+
+Every figure that counts is in the result with its limit, in the order in which it was checked; figures without a limit
+are there to be read. A figure that is not a number fails whatever it is compared with. A gate that fails says which
+check failed first.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from contracts.leyline.v1.event_pb2 import GateEvaluated, Measurement
+from esper.kasmina.lifecycle import G0, G1, G2, G3, G4, G5, Gate, Stage
+from esper.kasmina.settings import SeedSettings
+
+_RULES: Final[dict[str, Callable[[float, float], bool]]] = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose gate it is."""
+
+    seed_id: str
+    stage: Stage
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure; with a rule it must hold against the limit, without one it is only told."""
+
+    name: str
+    value: float
+    rule: str = ""
+    limit: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure satisfies its rule; a figure without a rule always does."""
+        return not self.rule or _RULES[self.rule](self.value, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What every gate of a seed with a module asks first, counted over its whole life."""
+
+    isolation_violations: int
+    forward_errors: int
+
+    def checks(self) -> tuple[Check, ...]:
+        """Both must be zero."""
+        return (
+            Check("isolation_violations", self.isolation_violations, "=", 0),
+            Check("forward_errors", self.forward_errors, "=", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """A paired difference of probe losses, and its standard error."""
+
+    mean: float
+    stderr: float
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What came of running a fresh module once on random activations of its site's shape."""
+
+    shape_matches: bool
+    finite: bool
+    foreign_parameters: int
+    """Parameters that it shares with the host or another seed."""
+    identity_error: float | None
+    """Largest |s(h) - h|; None for a module that does not claim to begin as the identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """How a seed did in TRAINING. `trial` is the probe loss at alpha 0 minus that with the seed at its target alpha."""
+
+    parameters: int
+    steps: int
+    nonfinite_losses: int
+    gradient_norm: float
+    output_ratio: float
+    trial: Paired
+
+
+@dataclass(frozen=True, slots=True)
+class Blended:
+    """A seed at the end of its ramp. `drift` is the probe loss now minus that before germination."""
+
+    alpha: float
+    latency_ms: float
+    output_ratio: float
+    drift: Paired
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """A seed in full effect: `contribution` is loss at alpha 0 minus loss as it is, `change` loss now minus before."""
+
+    contribution: Paired
+    change: Paired
+    loss_now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What is still in a slot that was scrubbed; clean means every figure is zero."""
+
+    modules: int
+    hooks: int
+    tensors: int
+    alpha: float
+    isolation_violations: int
+    counters: int
+
+
+def g0_sanity(subject: Subject, dry_run: DryRun) -> GateEvaluated:
+    """Leaves GERMINATED: the module fits its site, is finite, shares no parameter, and begins as it claims to."""
+    checks = [
+        Check("shape_matches", dry_run.shape_matches, "=", 1),
+        Check("finite", dry_run.finite, "=", 1),
+        Check("foreign_parameters", dry_run.foreign_parameters, "=", 0),
+    ]
+    if dry_run.identity_error is not None:
+        checks.append(Check("identity_error", dry_run.identity_error, "<=", 1e-5))
+    return _verdict(G0, subject, checks)
+
+
+def g1_gradient_health(subject: Subject, health: Health, learning: Learning, settings: SeedSettings) -> GateEvaluated:
+    """Leaves TRAINING: it learnt, stayed isolated and in proportion, and would do no harm if it were mixed in now.
+
+    A module without parameters has nothing to learn, so no gradient is asked of it.
+    """
+    checks = [
+        *health.checks(),
+        Check("training_steps", learning.steps, ">=", 1),
+        Check("nonfinite_losses", learning.nonfinite_losses, "=", 0),
+        Check("gradient_norm", learning.gradient_norm, ">" if learning.parameters else "", 0),
+        Check("output_ratio", learning.output_ratio, "<=", settings.max_output_ratio),
+        Check("trial_contribution", learning.trial.mean, ">=", -settings.harm_z * learning.trial.stderr),
+    ]
+    return _verdict(G1, subject, checks)
+
+
+def g2_stability(subject: Subject, health: Health, blended: Blended, settings: SeedSettings) -> GateEvaluated:
+    """Leaves BLENDING: the ramp is finished, the output in proportion, the kernel quick, the loss has not run off."""
+    checks = [
+        *health.checks(),
+        Check("alpha", blended.alpha, ">=", settings.min_blended_alpha),
+        Check("kernel_latency_ms", blended.latency_ms, "<=", settings.max_kernel_latency_ms),
+        Check("output_ratio", blended.output_ratio, "<=", settings.max_output_ratio),
+        Check("loss_drift", blended.drift.mean, "<=", settings.drift_z * blended.drift.stderr),
+    ]
+    return _verdict(G2, subject, checks)
+
+
+def g3_interface(
+    subject: Subject, health: Health, dry_run: DryRun, contribution: Paired, settings: SeedSettings
+) -> GateEvaluated:
+    """Leaves SHADOWING: the interface still holds, and the frozen seed does no harm against alpha 0."""
+    checks = [
+        *health.checks(),
+        Check("shape_matches", dry_run.shape_matches, "=", 1),
+        Check("finite", dry_run.finite, "=", 1),
+        Check("foreign_parameters", dry_run.foreign_parameters, "=", 0),
+        Check("contribution", contribution.mean, ">=", -settings.harm_z * contribution.stderr),
+    ]
+    return _verdict(G3, subject, checks)
+
+
+def g4_system_impact(subject: Subject, health: Health, impact: Impact, settings: SeedSettings) -> GateEvaluated:
+    """Leaves PROBATIONARY for good: the network depends on the seed, and is not worse than before it germinated.
+
+    Both are asked because the first alone passes in nearly every run, also where the run ends worse than its control:
+    it measures dependence, not benefit (measured over digits, chars and spirals).
+    """
+    checks = [
+        *health.checks(),
+        Check("contribution", impact.contribution.mean, ">", settings.benefit_z * impact.contribution.stderr),
+        Check("loss_change", impact.change.mean, "<=", settings.regression_z * impact.change.stderr),
+        Check("contribution_stderr", impact.contribution.stderr),
+        Check("loss_change_stderr", impact.change.stderr),
+        Check("loss_now", impact.loss_now),
+    ]
+    return _verdict(G4, subject, checks)
+
+
+def g5_reset(subject: Subject, leftovers: Leftovers) -> GateEvaluated:
+    """Leaves RESETTING: nothing of the last life is left in the slot."""
+    checks = [
+        Check("modules", leftovers.modules, "=", 0),
+        Check("hooks", leftovers.hooks, "=", 0),
+        Check("tensors", leftovers.tensors, "=", 0),
+        Check("alpha", leftovers.alpha, "=", 0),
+        Check("isolation_violations", leftovers.isolation_violations, "=", 0),
+        Check("counters", leftovers.counters, "=", 0),
+    ]
+    return _verdict(G5, subject, checks)
+
+
+def _verdict(gate: Gate, subject: Subject, checks: list[Check]) -> GateEvaluated:
+    failed = next((check for check in checks if not check.holds), None)
+    reason = "every check holds" if failed is None else f"{failed.name} is {failed.value:g}, not {_bound(failed)}"
+    return GateEvaluated(
+        seed_id=subject.seed_id,
+        gate=gate,
+        passed=failed is None,
+        reason=reason,
+        measurements=[
+            Measurement(name=check.name, value=check.value, limit=check.limit if check.rule else None)
+            for check in checks
+        ],
+        stage=subject.stage,
+        life=subject.life,
+    )
+
+
+def _bound(check: Check) -> str:
+    return f"{check.limit:g}" if check.rule == "=" else f"{check.rule} {check.limit:g}"

@@ -1,0 +1,187 @@
+"""A seed in the host's forward pass: one hook on its site's submodule, there only while the seed is mixed in.
+
+The hook never changes the host's activation in place. Whatever goes wrong in a seed, the host's activation passes
+through as it was, the failure is told, and training goes on (R-KAS-27).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_ERROR, TELEMETRY_LEVEL_WARNING
+from esper.errors import BlendUnavailable
+from esper.kasmina import lifecycle
+from esper.kasmina.blending import mix
+from esper.kasmina.isolation import Isolation
+from esper.kasmina.randomness import drawing_from
+from esper.kasmina.seed import Seed, Slot
+from esper.kasmina.settings import SeedSettings
+from esper.kasmina.telemetry import Outbox
+
+
+@dataclass(slots=True)
+class Pass:
+    """What the host's forward is being run for; the hooks read it.
+
+    `learner`: the seed whose side pass this is. `trial`: a seed that is mixed in at its target alpha to be measured.
+    `without`: a seed that is left out. `traceless`: seeds that are mixed in leave no trace in themselves either.
+    """
+
+    learner: Slot | None = None
+    trial: Slot | None = None
+    without: Slot | None = None
+    traceless: bool = False
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Gives h forward, bit for bit, and hands the gradient to both h and s: d(out)/dh = d(out)/ds = 1."""
+
+    @staticmethod
+    def forward(_ctx: Any, h: Tensor, _s: Tensor) -> Tensor:
+        return h.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient
+
+
+class Grafts:
+    """Puts seeds into the host's forward pass and takes them out; its parts are what all of Kasmina works with."""
+
+    def __init__(
+        self,
+        host: nn.Module,
+        settings: SeedSettings,
+        isolation: Isolation,
+        outbox: Outbox,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.host = host
+        self.settings = settings
+        self.isolation = isolation
+        self.outbox = outbox
+        self.monotonic = monotonic
+        self._pass = Pass()
+
+    def sync(self, slot: Slot) -> None:
+        """Give the slot's site a hook if its stage is mixed into the forward pass, and none otherwise."""
+        straight = slot.stage == lifecycle.TRAINING and self.settings.training_rule == "straight_through"
+        wanted = slot.stage in lifecycle.MIXED or straight
+        if wanted and slot.hook is None:
+            slot.hook = self._hook(slot)
+        elif not wanted and slot.hook is not None:
+            slot.hook.remove()
+            slot.hook = None
+
+    @contextmanager
+    def passing(self, slot: Slot | None = None, **what: Any) -> Iterator[None]:
+        """Forwards inside are for what the keywords of `Pass` say; `slot` is hooked meanwhile if it is not already."""
+        before, self._pass = self._pass, Pass(**what)
+        temporary = self._hook(slot) if slot is not None and slot.hook is None else None
+        try:
+            yield
+        finally:
+            self._pass = before
+            if temporary is not None:
+                temporary.remove()
+
+    def _hook(self, slot: Slot) -> Any:
+        module = self.host.get_submodule(slot.description.site)
+        return module.register_forward_hook(lambda site, _inputs, h: self._forward(slot, site, h))
+
+    def _forward(self, slot: Slot, site: nn.Module, h: Tensor) -> Tensor | None:
+        """The mixed activation, or None where the host's passes through unchanged."""
+        if self._pass.without is slot:
+            return None
+        seed = slot.occupant()
+        learning = self._pass.learner is slot
+        detached = slot.stage == lifecycle.TRAINING or self.settings.host_rule == "detached"
+        seed_input = h.detach() if detached else h
+        try:
+            s = self._run(slot, seed, site, seed_input)
+            if s.shape != h.shape:
+                raise ValueError(f"gives {tuple(s.shape)} for an activation of {tuple(h.shape)}")  # noqa: TRY301
+        except Exception as error:  # noqa: BLE001 - a seed is foreign code: whatever it raises, the host goes on
+            self._failed(slot, seed, "seed_forward_error", error)
+            return None
+        if detached and torch.is_grad_enabled() and self._leaks(slot, seed, s):
+            return None
+        if site.training and (learning or not self._traceless(slot)):
+            seed.output_ratio = _output_ratio(seed, h, s)
+        try:
+            return self._mix(slot, seed, seed_input, h, s)
+        except BlendUnavailable as error:
+            self._failed(slot, seed, "seed_blend_error", error)
+            return None
+
+    def _mix(self, slot: Slot, seed: Seed, seed_input: Tensor, h: Tensor, s: Tensor) -> Tensor:
+        kind = slot.description.shape_kind
+        if self._pass.learner is slot or self._pass.trial is slot:
+            target = torch.tensor(self.settings.side_pass_alpha, dtype=h.dtype, device=h.device)
+            return mix(seed.blend, seed_input, s, target, kind)
+        if slot.stage == lifecycle.TRAINING:
+            straight: Tensor = _StraightThrough.apply(h, s)  # type: ignore[no-untyped-call]
+            return straight
+        return mix(seed.blend, seed_input, s, slot.alpha_like(h), kind)
+
+    def _run(self, slot: Slot, seed: Seed, site: nn.Module, h: Tensor) -> Tensor:
+        """The seed's output on its own random stream, in the site's training mode; SHADOWING is evaluation only."""
+        training = site.training and slot.stage != lifecycle.SHADOWING
+        if seed.module.training != training:
+            seed.module.train(training)
+        traceless = self._traceless(slot)
+        own_stream: AbstractContextManager[None] = (
+            nullcontext() if self._pass.learner is slot else drawing_from(seed.stream, keep=training and not traceless)
+        )
+        started = self.monotonic()
+        with own_stream:
+            s: Tensor = functional_call(seed.module, borrowed(seed.module), (h,)) if traceless else seed.module(h)
+        seed.latencies_ms.append((self.monotonic() - started) * 1e3)
+        return s
+
+    def _traceless(self, slot: Slot) -> bool:
+        """Whether the slot's seed must come out of this pass as it went in: another's side pass, or a measurement."""
+        return self._pass.traceless or (self._pass.learner is not None and self._pass.learner is not slot)
+
+    def _leaks(self, slot: Slot, seed: Seed, s: Tensor) -> bool:
+        size = self.isolation.leaks(s, seed.module.parameters())
+        if not size:
+            return False
+        slot.violations += 1
+        reason = f"{slot.seed_id} {seed.blueprint_id} pulls on tensors that are not its own: gradient {size:g}"
+        self.outbox.tell(slot.seed_id, "violation_recorded", TELEMETRY_LEVEL_WARNING, gradient=size)
+        self.isolation.violated(slot.seed_id, reason)
+        return True
+
+    def _failed(self, slot: Slot, seed: Seed, kind: str, error: Exception) -> None:
+        seed.forward_errors += 1
+        self.outbox.tell(
+            slot.seed_id,
+            kind,
+            TELEMETRY_LEVEL_ERROR,
+            blueprint=seed.blueprint_id,
+            stage=lifecycle.name(slot.stage),
+            error=f"{type(error).__name__}: {error}"[:500],
+        )
+
+
+def borrowed(module: nn.Module) -> dict[str, Tensor]:
+    """The module's parameters without gradient and copies of its buffers: a forward on them leaves it as it was."""
+    tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
+    return tensors
+
+
+def _output_ratio(seed: Seed, h: Tensor, s: Tensor) -> Tensor:
+    """Norm of what the seed adds over the host's: of f(h) for a residual seed s = h + f(h), else of s. No axes."""
+    with torch.no_grad():
+        added = s - h if seed.residual else s
+        ratio: Tensor = torch.linalg.vector_norm(added) / torch.linalg.vector_norm(h).clamp_min(1e-12)
+    return ratio

@@ -1,0 +1,98 @@
+"""Isolation: a seed that learns by itself must not pull on anything but its own parameters.
+
+A leak is found in the autograd graph of the seed's output: whatever it reaches beside the seed's own parameters is
+foreign, however it got there (a seed input that was not detached, a shared parameter, a captured activation). Then it
+is measured: a summed absolute gradient above the tolerance is a violation. The caller throws the output of a leaking
+forward away, so the host never feels it. Source: R-KAS-15, R-KAS-24, R-KAS-25.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from contracts.leyline.v1.event_pb2 import BreakerChanged
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED
+from esper.kasmina.settings import SeedSettings
+from esper.leyline.breaker import CircuitBreaker
+
+
+def foreign_leaves(output: Tensor, own: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The leaf tensors that a backward pass from `output` would reach and that are not in `own`."""
+    allowed = {id(parameter) for parameter in own}
+    if output.grad_fn is None:
+        return [output] if output.requires_grad and id(output) not in allowed else []
+    found: dict[int, Tensor] = {}
+    seen = {output.grad_fn}
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor) and id(leaf) not in allowed:
+            found[id(leaf)] = leaf
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return list(found.values())
+
+
+def leak_size(output: Tensor, leaves: list[Tensor]) -> float:
+    """The summed absolute gradient of `output`'s sum on `leaves`; infinite where the graph was freed already.
+
+    A freed graph means that the seed kept something of an earlier backward pass: it cannot be measured, and is a leak.
+    """
+    if output.grad_fn is None:
+        return float(output.numel())
+    try:
+        gradients = torch.autograd.grad(output.sum(), leaves, retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return math.inf
+    return sum(float(gradient.abs().sum()) for gradient in gradients if gradient is not None)
+
+
+class Isolation:
+    """One breaker a seed: as many violations within the window as the settings say open it, and the seed must go."""
+
+    def __init__(self, settings: SeedSettings, monotonic: Callable[[], float]) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._opened: dict[str, BreakerChanged] = {}
+
+    def leaks(self, output: Tensor, own: Iterable[nn.Parameter]) -> float:
+        """How much `output` pulls on what is not its seed's: 0 for nothing, else the summed absolute gradient."""
+        leaves = foreign_leaves(output, own)
+        size = leak_size(output, leaves) if leaves else 0.0
+        return size if size > self._settings.leak_tolerance else 0.0
+
+    def violated(self, seed_id: str, reason: str) -> bool:
+        """Record a violation; True when it opens the breaker."""
+        breaker = self._breakers.get(seed_id)
+        if breaker is None:
+            breaker = CircuitBreaker(
+                f"gradient_isolation/{seed_id}",
+                failures=self._settings.isolation_violations,
+                window_s=self._settings.isolation_window_s,
+                reset_s=math.inf,  # it stays open until the slot is scrubbed
+                monotonic=self._monotonic,
+            )
+            self._breakers[seed_id] = breaker
+        changes = breaker.failed(reason)
+        if changes:
+            self._opened[seed_id] = changes[-1]
+        return bool(changes)
+
+    def take_opened(self) -> dict[str, BreakerChanged]:
+        """The breakers that opened since the last call, by seed, each with the fact to publish."""
+        opened, self._opened = self._opened, {}
+        return opened
+
+    def reset(self, seed_id: str) -> list[BreakerChanged]:
+        """Forget a seed's violations, because its slot was scrubbed; the fact where that closes an open breaker."""
+        breaker = self._breakers.pop(seed_id, None)
+        self._opened.pop(seed_id, None)
+        return [] if breaker is None else breaker.force(CIRCUIT_BREAKER_STATE_CLOSED, "the slot was scrubbed")

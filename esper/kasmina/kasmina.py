@@ -1,0 +1,299 @@
+"""Kasmina's one face to the trainer: seeds that grow at the sites of a host.
+
+    kasmina = Kasmina(host, describe_sites(...), SeedSettings(), build, steps_per_epoch=16, seed=1, monotonic=clock)
+    each step:   kasmina.side_pass(inputs, targets, loss_fn)   gradients of the one seed in TRAINING whose turn it is
+                 loss_fn(host(inputs), targets).backward()
+                 kasmina.after_backward()
+                 optimizer.step()
+                 facts = kasmina.advance_step()
+    each epoch:  facts = kasmina.end_epoch(probe)
+    a command:   facts = kasmina.apply(command)
+
+Facts say what has happened; whoever gets some publishes them before the next optimiser step, and where any came, asks
+`trainable()` again which parameters an optimiser must hold now. A host with dormant sites has no hook at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from google.protobuf.message import Message
+from torch import Tensor, nn
+
+from contracts.leyline.v1.event_pb2 import SeedObservation, SeedStep, SiteDescription, SiteEvidence
+from contracts.leyline.v1.leyline_pb2 import (
+    SEED_OPERATION_FOSSILIZE,
+    SEED_OPERATION_GERMINATE,
+    TELEMETRY_LEVEL_WARNING,
+    AdaptationCommand,
+)
+from esper.errors import CorruptState, InvalidInput
+from esper.kasmina import commands, gates, lifecycle, state
+from esper.kasmina.commands import CommandRefused, Request
+from esper.kasmina.evidence import gather_evidence
+from esper.kasmina.graft import Grafts
+from esper.kasmina.isolation import Isolation
+from esper.kasmina.moves import Build, Moves
+from esper.kasmina.probe import Loss
+from esper.kasmina.progress import Probing, Progress
+from esper.kasmina.seed import Slot
+from esper.kasmina.settings import SeedSettings
+from esper.kasmina.side_pass import LossFunction, SidePassResult, run_side_pass
+from esper.kasmina.sites import find_module
+from esper.kasmina.state import KasminaState
+from esper.kasmina.telemetry import Outbox
+
+_DIRECT: Final = (
+    lifecycle.TRAINING,
+    lifecycle.BLENDING,
+    lifecycle.SHADOWING,
+    lifecycle.PROBATIONARY,
+    lifecycle.FOSSILIZED,
+)
+_LEARNING: Final = frozenset(
+    {lifecycle.TRAINING, lifecycle.BLENDING, lifecycle.PROBATIONARY, lifecycle.FOSSILIZED},
+)
+
+
+class Kasmina:
+    """The seeds of one host. Not safe for several threads at once: the training loop owns it.
+
+    `build` makes modules of blueprints, `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a
+    clock that never goes back. `probe_loss` is the probe loss of the network as it stands after the last `end_epoch`.
+    """
+
+    def __init__(
+        self,
+        host: nn.Module,
+        sites: Sequence[SiteDescription],
+        settings: SeedSettings,
+        build: Build,
+        *,
+        steps_per_epoch: int,
+        seed: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        if steps_per_epoch < 1:
+            raise InvalidInput(f"steps_per_epoch is {steps_per_epoch}; it must be at least 1")
+        for site in sites:
+            find_module(host, site.site)
+        self.settings = settings
+        self.probe_loss: Loss | None = None
+        self._slots = {site.seed_id: Slot(site) for site in sites}
+        self._turn = 0
+        self._outbox = Outbox()
+        self._isolation = Isolation(settings, monotonic)
+        self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
+        self._moves = Moves(self._grafts, build, seed)
+        self._progress = Progress(self._grafts, self._moves, self._slots.values(), steps_per_epoch)
+
+    # ---------------------------------------------------------------------------------------------------- commands
+
+    def apply(self, command: AdaptationCommand) -> list[Message]:
+        """Carry out a verified seed command and return the facts.
+
+        Raises CommandRefused, with nothing changed, for a command that is not supported, not sane, or not legal now.
+        """
+        try:
+            request = commands.read(command)
+        except CommandRefused as refusal:
+            self._outbox.tell(command.target_seed_id, refusal.reason, TELEMETRY_LEVEL_WARNING, detail=refusal.detail)
+            raise
+        slot = self._slots.get(request.seed_id)
+        if slot is None:
+            raise CommandRefused(
+                "unknown_seed", f"there is no seed {request.seed_id!r}; there are {', '.join(self._slots)}"
+            )
+        if request.operation == SEED_OPERATION_GERMINATE:
+            return self._germinate(slot, request)
+        if request.operation == SEED_OPERATION_FOSSILIZE:
+            return self._fossilize(slot, request)
+        commands.check_move(slot, lifecycle.CULLED)
+        self._forget_probe(slot)
+        return self._moves.cull(slot, "cull command", request.command_id)
+
+    def _forget_probe(self, slot: Slot) -> None:
+        """A network that loses a seed which was mixed in is no longer the one that was probed."""
+        if slot.stage in lifecycle.MIXED:
+            self.probe_loss = None
+
+    def _germinate(self, slot: Slot, request: Request) -> list[Message]:
+        commands.check_germinate(slot, request)
+        facts = self._moves.germinate(slot, request, self.probe_loss)
+        if self.settings.lifecycle == "direct":
+            facts += [self._moves.move(slot, stage, "direct", request.command_id) for stage in _DIRECT]
+        return facts
+
+    def _fossilize(self, slot: Slot, request: Request) -> list[Message]:
+        commands.check_move(slot, lifecycle.FOSSILIZED)
+        impact = slot.occupant().impact
+        if impact is None or not self._progress.gate_ready(slot):
+            needed = self.settings.probation_epochs
+            raise CommandRefused("dwell_not_over", f"{slot.seed_id} must be PROBATIONARY for {needed} epoch ends first")
+        verdict = gates.g4_system_impact(slot.subject, slot.health(), impact, self.settings)
+        if not verdict.passed:
+            self._forget_probe(slot)
+            return [verdict, *self._moves.gate_failed(slot, verdict)]
+        reason = "fossilize command, G4_SYSTEM_IMPACT passed"
+        return [verdict, self._moves.move(slot, lifecycle.FOSSILIZED, reason, request.command_id)]
+
+    def teardown(self) -> list[Message]:
+        """Take Kasmina off the host: DORMANT and FOSSILIZED slots end as TERMINATED, and no hook is left anywhere."""
+        ended = [slot for slot in self._slots.values() if lifecycle.is_legal(slot.stage, lifecycle.TERMINATED)]
+        facts: list[Message] = [self._moves.move(slot, lifecycle.TERMINATED, "teardown") for slot in ended]
+        for slot in self._slots.values():
+            slot.empty()
+        return facts
+
+    # ------------------------------------------------------------------------------------------------ while training
+
+    def side_pass(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> SidePassResult | None:
+        """Set `.grad` of the one seed in TRAINING whose turn it is, and touch nothing else; None where no seed trains.
+
+        `inputs` and `targets` are the batch of this step, `loss_fn(outputs, targets)` its mean loss. The gradients of
+        the other seeds in TRAINING become None, so that an optimiser leaves them alone until their turn.
+        """
+        training = [slot for slot in self._slots.values() if slot.stage == lifecycle.TRAINING]
+        if not training or self.settings.training_rule != "side_pass":
+            return None
+        slot = training[self._turn % len(training)]
+        self._turn += 1
+        for other in training:
+            for parameter in other.occupant().module.parameters():
+                parameter.grad = None
+        return run_side_pass(slot, self._grafts, (inputs, targets), loss_fn)
+
+    def after_backward(self) -> None:
+        """Note the gradient norms of the seeds that learnt from the host's backward pass; call before clipping."""
+        straight = self.settings.training_rule == "straight_through"
+        for slot in self._slots.values():
+            if slot.seed is None or (slot.stage == lifecycle.TRAINING and not straight):
+                continue
+            gradients = [parameter.grad for parameter in slot.seed.module.parameters() if parameter.grad is not None]
+            if gradients:
+                slot.seed.gradient_norm = nn.utils.get_total_norm(gradients)
+            if slot.stage == lifecycle.TRAINING:
+                slot.seed.training_steps += 1
+
+    def advance_step(self) -> list[Message]:
+        """One optimiser step is done: ramps go on, fresh seeds begin to train, leaking ones are culled."""
+        facts = self._progress.isolate()
+        for slot in self._slots.values():
+            facts += self._progress.step(slot)
+        return facts
+
+    def end_epoch(self, probe: Callable[[], Loss]) -> list[Message]:
+        """One epoch is done: dwell, gates, patience and embargo.
+
+        `probe` evaluates the probe set on the network as it is at that moment, in evaluation mode, and lists the same
+        samples in the same order every time. It is called once, and more often only for seeds under judgement; its
+        forwards count in the budget.
+        """
+        probing = Probing(probe, self._grafts)
+        facts: list[Message] = []
+        for slot in self._slots.values():
+            facts += self._progress.end_epoch(slot, probing)
+        self.probe_loss = probing.as_is()
+        return facts
+
+    # ------------------------------------------------------------------------------------------------- what is there
+
+    def observations(self) -> list[SeedObservation]:
+        """Every slot as a policy may see it, in site order."""
+        return [self._observe(slot) for slot in self._slots.values()]
+
+    def _observe(self, slot: Slot) -> SeedObservation:
+        observation = SeedObservation(
+            seed_id=slot.seed_id,
+            stage=slot.stage,
+            stage_age_epochs=slot.stage_epochs,
+            alpha=slot.alpha,
+            life=slot.life,
+            culls=slot.culls,
+            gate_ready=self._progress.gate_ready(slot),
+            epochs_until_free=self._progress.epochs_until_free(slot),
+            isolation_violations=slot.violations,
+        )
+        if slot.seed is not None:
+            observation.blueprint_id = slot.seed.blueprint_id
+            observation.parameters = slot.seed.size
+            observation.gradient_norm = float(slot.seed.gradient_norm)
+            observation.activation_norm_ratio = float(slot.seed.output_ratio)
+            observation.loss_before = 0.0 if slot.seed.before is None else slot.seed.before.mean
+            if slot.seed.impact is not None:
+                observation.contribution = slot.seed.impact.contribution.mean
+                observation.contribution_stderr = slot.seed.impact.contribution.stderr
+        return observation
+
+    def evidence(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> list[SiteEvidence]:
+        """What one probe batch says about each site, in site order; leaves no trace."""
+        sites = [slot.description for slot in self._slots.values()]
+        return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn) if sites else []
+
+    def trainable(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that an optimiser must hold now, by seed id: those of seeds that learn."""
+        learning = {slot.seed_id: slot for slot in self._slots.values() if slot.stage in _LEARNING}
+        held = {
+            seed_id: [parameter for parameter in slot.occupant().module.parameters() if parameter.requires_grad]
+            for seed_id, slot in learning.items()
+        }
+        return {seed_id: parameters for seed_id, parameters in held.items() if parameters}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The attached modules, by seed id."""
+        return {slot.seed_id: slot.seed.module for slot in self._slots.values() if slot.seed is not None}
+
+    def summary(self) -> dict[str, int]:
+        """How many lives were germinated, fossilized and culled."""
+        slots = self._slots.values()
+        return {
+            "germinated": sum(slot.life for slot in slots),
+            "fossilized": sum(slot.fossils for slot in slots),
+            "culled": sum(slot.culls for slot in slots),
+        }
+
+    def step_samples(self) -> list[SeedStep]:
+        """The last step's figures of every seed that is there, in site order."""
+        return [
+            SeedStep(
+                seed_id=slot.seed_id,
+                stage=slot.stage,
+                alpha=slot.alpha,
+                gradient_norm=float(slot.seed.gradient_norm),
+                side_loss=slot.seed.side_loss,
+                activation_norm_ratio=float(slot.seed.output_ratio),
+            )
+            for slot in self._slots.values()
+            if slot.seed is not None
+        ]
+
+    def drain_telemetry(self) -> list[Message]:
+        """The telemetry packets since the last drain: seed and gate failures, violations, unsupported commands."""
+        return list(self._outbox.drain())
+
+    # ---------------------------------------------------------------------------------------------- saving, restoring
+
+    def state_dict(self) -> KasminaState:
+        """Everything that a restore needs, copied."""
+        tensors: dict[str, Tensor] = {}
+        slots = {seed_id: state.dump_slot(slot, tensors) for seed_id, slot in self._slots.items()}
+        if self.probe_loss is not None:
+            tensors["probe"] = self.probe_loss.per_sample.clone()
+        return {"scalars": {"version": state.VERSION, "turn": self._turn, "slots": slots}, "tensors": tensors}
+
+    def load_state_dict(self, saved: KasminaState) -> None:
+        """Put every slot into a saved state, structure included; raises CorruptState where that does not fit."""
+        scalars, tensors = saved["scalars"], saved["tensors"]
+        if scalars["version"] != state.VERSION or list(scalars["slots"]) != list(self._slots):
+            raise CorruptState(
+                f"saved seeds are version {scalars['version']} of {', '.join(scalars['slots'])}; "
+                f"this network has version {state.VERSION} of {', '.join(self._slots)}"
+            )
+        self._turn = scalars["turn"]
+        self.probe_loss = Loss.of(tensors["probe"]) if "probe" in tensors else None
+        for seed_id, slot in self._slots.items():
+            self._isolation.reset(seed_id)
+            state.load_slot(slot, scalars["slots"][seed_id], tensors, self._moves.rebuild)
+            if slot.seed is not None:
+                self._moves.settle(slot)

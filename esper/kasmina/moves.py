@@ -1,0 +1,165 @@
+"""What a move does to a slot: hook, module, alpha and gradients follow the stage, and a fact says that it happened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import torch
+from google.protobuf.message import Message
+from torch import nn
+
+from contracts.leyline.v1.event_pb2 import GateEvaluated, KernelAttached, SeedTransitioned, SiteDescription
+from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_RESIDUAL, TELEMETRY_LEVEL_CRITICAL
+from esper.errors import BlendUnavailable, InvalidInput
+from esper.kasmina import lifecycle
+from esper.kasmina.blending import blend_from
+from esper.kasmina.commands import CommandRefused, Request
+from esper.kasmina.graft import Grafts
+from esper.kasmina.lifecycle import Stage
+from esper.kasmina.probe import Loss
+from esper.kasmina.randomness import Stream, derived_seed, drawing_from
+from esper.kasmina.seed import Seed, Slot
+from esper.kasmina.sites import device_of
+
+Build = Callable[[str, SiteDescription, Mapping[str, float], torch.Generator], nn.Module]
+"""Makes the module of a blueprint for a site, with settings, from a generator: `esper.karn.catalogue.build`."""
+
+
+class Moves:
+    """Carries out moves; whoever calls decides which and when."""
+
+    def __init__(self, grafts: Grafts, build: Build, seed: int) -> None:
+        self._grafts = grafts
+        self._host = grafts.host
+        self._outbox = grafts.outbox
+        self._build = build
+        self._seed = seed
+
+    def move(self, slot: Slot, target: Stage, reason: str, command_id: bytes = b"") -> SeedTransitioned:
+        """Take the slot to `target` and return the fact; raises IllegalTransition and changes nothing if it cannot."""
+        source = slot.stage
+        slot.enter(target)
+        if target in (lifecycle.PROBATIONARY, lifecycle.FOSSILIZED):
+            slot.set_alpha(1.0)
+        if target in lifecycle.ATTACHED:
+            self.settle(slot)
+        fact = SeedTransitioned(
+            seed_id=slot.seed_id,
+            site=slot.description.site,
+            from_stage=source,
+            to_stage=target,
+            reason=reason,
+            blueprint_id="" if slot.seed is None else slot.seed.blueprint_id,
+            life=slot.life,
+            alpha=slot.alpha,
+            parameters=0 if slot.seed is None else slot.seed.size,
+            command_id=command_id,
+        )
+        if target == lifecycle.CULLED:
+            slot.culls += 1
+            slot.empty()
+        elif target == lifecycle.FOSSILIZED:
+            slot.fossils += 1
+        elif target == lifecycle.TERMINATED:
+            slot.empty()
+        return fact
+
+    def cull(self, slot: Slot, reason: str, command_id: bytes = b"") -> list[Message]:
+        """Take the seed out of the network and begin its embargo."""
+        return [
+            self.move(slot, lifecycle.CULLED, reason, command_id),
+            self.move(slot, lifecycle.EMBARGOED, reason, command_id),
+        ]
+
+    def scrub(self, slot: Slot) -> list[Message]:
+        """Clear the slot and close its isolation breaker."""
+        slot.scrub()
+        return list(self._grafts.isolation.reset(slot.seed_id))
+
+    def gate_failed(self, slot: Slot, verdict: GateEvaluated) -> list[Message]:
+        """Tell of a failed gate and cull the seed."""
+        gate = lifecycle.gate_name(verdict.gate)
+        self._outbox.tell(
+            slot.seed_id, "gate_failure", TELEMETRY_LEVEL_CRITICAL, gate=gate, reason=verdict.reason, life=slot.life
+        )
+        return self.cull(slot, f"{gate} failed: {verdict.reason}")
+
+    def germinate(self, slot: Slot, request: Request, before: Loss | None) -> list[Message]:
+        """Build the module and put it into the slot; raises CommandRefused, with nothing changed, where that fails."""
+        started = self._grafts.monotonic()
+        seed = self._new_seed(slot, request)
+        seed.before = before
+        slot.life += 1
+        slot.seed = seed
+        option = next(o for o in slot.description.options if o.blueprint_id == request.blueprint_id)
+        facts: list[Message] = [self.move(slot, lifecycle.GERMINATED, "germinate command", request.command_id)]
+        facts.append(
+            KernelAttached(
+                seed_id=slot.seed_id,
+                blueprint_id=request.blueprint_id,
+                kernel_digest=kernel_digest(seed.module),
+                form="eager",
+                parameters=request.parameters,
+                module_parameters=seed.size,
+                flops_per_sample=option.flops_per_sample,
+                attach_ms=(self._grafts.monotonic() - started) * 1e3,
+                blend_mode=seed.blend.mode,
+            )
+        )
+        return facts
+
+    def rebuild(
+        self, slot: Slot, blueprint_id: str, parameters: Mapping[str, float], life: int
+    ) -> tuple[nn.Module, Stream]:
+        """The module of a blueprint on the host's device, as it germinates in that life, and the seed's own stream."""
+        device = device_of(self._host)
+        name = f"{slot.seed_id}/{life}"
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, f"build/{name}"))
+        stream = Stream(derived_seed(self._seed, f"draws/{name}"), device)
+        with drawing_from(stream, keep=False):
+            module = self._build(blueprint_id, slot.description, parameters, generator)
+        dtype = next((p.dtype for p in self._host.parameters() if p.is_floating_point()), None)
+        return module.to(device=device, dtype=dtype), stream
+
+    def _new_seed(self, slot: Slot, request: Request) -> Seed:
+        description = slot.description
+        try:
+            blend = blend_from(request.annotations, description.blend_mode)
+            blend.check(description.shape_kind, tuple(description.shape))
+            module, stream = self.rebuild(slot, request.blueprint_id, request.parameters, slot.life + 1)
+            seed = Seed(request.blueprint_id, dict(request.parameters), module, blend, stream)
+            _check_residual(seed)
+        except BlendUnavailable as error:
+            self._outbox.tell(slot.seed_id, "blend_dependency_missing", TELEMETRY_LEVEL_CRITICAL, error=error)
+            raise CommandRefused("blend_unavailable", str(error), critical=True) from None
+        except InvalidInput as error:
+            raise CommandRefused("blueprint_refused", str(error)) from None
+        except Exception as error:
+            detail = f"{request.blueprint_id} cannot be built: {type(error).__name__}: {error}"
+            raise CommandRefused("build_failed", detail) from error
+        return seed
+
+    def settle(self, slot: Slot) -> None:
+        """Make hook and gradients what the stage says; for a slot that has a seed."""
+        stage = slot.stage
+        frozen = stage in (lifecycle.GERMINATED, lifecycle.SHADOWING) or (
+            stage == lifecycle.FOSSILIZED and self._grafts.settings.freeze_fossils
+        )
+        slot.settle(frozen=frozen)
+        self._grafts.sync(slot)
+
+
+def _check_residual(seed: Seed) -> None:
+    if seed.residual and seed.blend.mode == BLEND_MODE_RESIDUAL:
+        raise BlendUnavailable(f"RESIDUAL would add h twice: {seed.blueprint_id} is residual itself; use CONVEX")
+
+
+def kernel_digest(module: nn.Module) -> bytes:
+    """SHA-256 over names, types, shapes and bytes of the module's parameters and buffers, in name order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        content = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{content.dtype}|{tuple(content.shape)}|".encode())
+        digest.update(content.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.digest()

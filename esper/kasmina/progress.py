@@ -1,0 +1,235 @@
+"""How a seed gets on by itself: dwell, ramp, gates, patience, embargo. Commands are no part of this.
+
+Each method returns the facts of what it did, in the order in which it happened. Ruling 9 says what is measured when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from google.protobuf.message import Message
+from torch.func import functional_call
+
+from contracts.leyline.v1.event_pb2 import GateEvaluated
+from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_CRITICAL, TELEMETRY_LEVEL_ERROR
+from esper.kasmina import gates, lifecycle
+from esper.kasmina.gates import Blended, DryRun, Impact, Learning
+from esper.kasmina.graft import Grafts, borrowed
+from esper.kasmina.moves import Moves
+from esper.kasmina.probe import Loss, difference
+from esper.kasmina.randomness import Stream, drawing_from
+from esper.kasmina.seed import Slot, ramp
+from esper.kasmina.sites import device_of, evaluating
+
+
+class Probing:
+    """Probe losses of one epoch end: as the network is, without a seed, and with one tried at its target alpha."""
+
+    def __init__(self, probe: Callable[[], Loss], grafts: Grafts) -> None:
+        self._probe = probe
+        self._grafts = grafts
+        self._as_is: Loss | None = None
+
+    def as_is(self) -> Loss:
+        """The network as it stands; measured once, and again after `changed`."""
+        if self._as_is is None:
+            self._as_is = self._probe()
+        return self._as_is
+
+    def changed(self) -> None:
+        """The network is not what it was."""
+        self._as_is = None
+
+    def without(self, slot: Slot) -> Loss:
+        """With the slot's seed at alpha 0."""
+        with self._grafts.passing(without=slot):
+            return self._probe()
+
+    def trial(self, slot: Slot) -> Loss:
+        """With the slot's seed, which is not mixed in yet, at its target alpha."""
+        with self._grafts.passing(slot, trial=slot):
+            return self._probe()
+
+
+class Progress:
+    """The mechanical part of a seed's life."""
+
+    def __init__(self, grafts: Grafts, moves: Moves, slots: Iterable[Slot], steps_per_epoch: int) -> None:
+        self._host = grafts.host
+        self._settings = grafts.settings
+        self._isolation = grafts.isolation
+        self._outbox = grafts.outbox
+        self._moves = moves
+        self._slots = list(slots)
+        self._ramp_steps = self._settings.blend_epochs * steps_per_epoch
+
+    def step(self, slot: Slot) -> list[Message]:
+        """One optimiser step has passed."""
+        slot.stage_steps += 1
+        if slot.stage == lifecycle.BLENDING:
+            seed = slot.occupant()
+            seed.ramp_step += 1
+            slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
+        elif slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
+            verdict = gates.g0_sanity(slot.subject, self._dry_run(slot))
+            return self._pass_or_cull(slot, verdict, lifecycle.TRAINING)
+        return []
+
+    def isolate(self) -> list[Message]:
+        """Cull the seeds whose isolation breaker has opened."""
+        facts: list[Message] = []
+        for seed_id, change in self._isolation.take_opened().items():
+            slot = next(slot for slot in self._slots if slot.seed_id == seed_id)
+            facts.append(change)
+            self._outbox.tell(seed_id, "isolation_breaker", TELEMETRY_LEVEL_CRITICAL, reason=change.reason)
+            self._outbox.quarantined(seed_id, change.reason)
+            if lifecycle.is_legal(slot.stage, lifecycle.CULLED):
+                facts += self._moves.cull(slot, f"isolation breaker: {change.reason}")
+        return facts
+
+    def end_epoch(self, slot: Slot, probing: Probing) -> list[Message]:
+        """One more epoch in this stage is over."""
+        slot.stage_epochs += 1
+        if slot.seed is not None and slot.seed.before is None:
+            slot.seed.before = probing.as_is()  # germinated before anything had been probed
+        leave = {
+            lifecycle.TRAINING: self._leave_training,
+            lifecycle.BLENDING: self._leave_blending,
+            lifecycle.SHADOWING: self._leave_shadowing,
+            lifecycle.PROBATIONARY: self._watch_probation,
+            lifecycle.EMBARGOED: self._leave_embargo,
+            lifecycle.RESETTING: self._leave_resetting,
+        }.get(slot.stage)
+        facts = [] if leave is None else leave(slot, probing)
+        if facts:
+            probing.changed()
+        return facts
+
+    def gate_ready(self, slot: Slot) -> bool:
+        """Whether the stage's dwell is over, so that its exit gate is judged at the next occasion."""
+        settings = self._settings
+        epochs = {
+            lifecycle.TRAINING: settings.training_epochs,
+            lifecycle.BLENDING: settings.blend_epochs,
+            lifecycle.SHADOWING: settings.shadow_epochs,
+            lifecycle.PROBATIONARY: settings.probation_epochs,
+            lifecycle.RESETTING: settings.reset_epochs,
+        }.get(slot.stage)
+        if epochs is None or slot.stage_epochs < epochs or slot.stage_steps < 1:
+            return False
+        return slot.stage != lifecycle.BLENDING or slot.occupant().ramp_step >= self._ramp_steps
+
+    def epochs_until_free(self, slot: Slot) -> int:
+        """Epoch ends until a culled slot is DORMANT again; 0 for every other."""
+        settings = self._settings
+        if slot.stage == lifecycle.EMBARGOED:
+            return max(1, settings.embargo_epochs - slot.stage_epochs) + settings.reset_epochs
+        return max(1, settings.reset_epochs - slot.stage_epochs) if slot.stage == lifecycle.RESETTING else 0
+
+    def _pass_or_cull(self, slot: Slot, verdict: GateEvaluated, target: lifecycle.Stage) -> list[Message]:
+        if not verdict.passed:
+            return [verdict, *self._moves.gate_failed(slot, verdict)]
+        return [verdict, self._moves.move(slot, target, f"{lifecycle.gate_name(verdict.gate)} passed")]
+
+    def _leave_training(self, slot: Slot, probing: Probing) -> list[Message]:
+        if not self.gate_ready(slot):
+            return []
+        seed = slot.occupant()
+        learning = Learning(
+            parameters=seed.size,
+            steps=seed.training_steps,
+            nonfinite_losses=seed.nonfinite_losses,
+            gradient_norm=float(seed.gradient_norm),
+            output_ratio=float(seed.output_ratio),
+            trial=difference(probing.as_is(), probing.trial(slot)),
+        )
+        verdict = gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings)
+        return self._pass_or_cull(slot, verdict, lifecycle.BLENDING)
+
+    def _leave_blending(self, slot: Slot, probing: Probing) -> list[Message]:
+        if not self.gate_ready(slot):
+            return []
+        seed = slot.occupant()
+        assert seed.before is not None
+        blended = Blended(
+            alpha=slot.alpha,
+            latency_ms=seed.latency_ms,
+            output_ratio=float(seed.output_ratio),
+            drift=difference(probing.as_is(), seed.before),
+        )
+        verdict = gates.g2_stability(slot.subject, slot.health(), blended, self._settings)
+        return self._pass_or_cull(slot, verdict, lifecycle.SHADOWING)
+
+    def _leave_shadowing(self, slot: Slot, probing: Probing) -> list[Message]:
+        impact = self._measure(slot, probing)
+        if not self.gate_ready(slot):
+            return []
+        verdict = gates.g3_interface(
+            slot.subject, slot.health(), self._dry_run(slot), impact.contribution, self._settings
+        )
+        return self._pass_or_cull(slot, verdict, lifecycle.PROBATIONARY)
+
+    def _watch_probation(self, slot: Slot, probing: Probing) -> list[Message]:
+        if slot.stage_epochs > self._settings.probation_patience:
+            return self._moves.cull(
+                slot, f"patience spent: not fossilized in {self._settings.probation_patience} epochs"
+            )
+        self._measure(slot, probing)
+        return []
+
+    def _leave_embargo(self, slot: Slot, _probing: Probing) -> list[Message]:
+        if slot.stage_epochs < self._settings.embargo_epochs:
+            return []
+        fact = self._moves.move(slot, lifecycle.RESETTING, f"embargo of {self._settings.embargo_epochs} epochs is over")
+        return [fact, *self._moves.scrub(slot)]
+
+    def _leave_resetting(self, slot: Slot, _probing: Probing) -> list[Message]:
+        if not self.gate_ready(slot):
+            return []
+        verdict = gates.g5_reset(slot.subject, slot.leftovers())
+        if verdict.passed:
+            return [verdict, self._moves.move(slot, lifecycle.DORMANT, "G5_RESET passed")]
+        self._outbox.tell(
+            slot.seed_id, "gate_failure", TELEMETRY_LEVEL_CRITICAL, gate="G5_RESET", reason=verdict.reason
+        )
+        return [
+            verdict,
+            *self._moves.scrub(slot),
+        ]  # G5 keeps it RESETTING: scrubbed again, judged at the next epoch end
+
+    def _measure(self, slot: Slot, probing: Probing) -> Impact:
+        """The seed's counterfactual contribution and the change since before it germinated."""
+        seed = slot.occupant()
+        assert seed.before is not None
+        now = probing.as_is()
+        seed.impact = Impact(difference(probing.without(slot), now), difference(now, seed.before), now.mean)
+        return seed.impact
+
+    def _dry_run(self, slot: Slot) -> DryRun:
+        """Run the module, without a trace, on two random activations of its site's shape."""
+        seed = slot.occupant()
+        foreign = self._foreign_parameters(slot)
+        device = device_of(self._host)
+        dtype = next((p.dtype for p in seed.module.parameters()), torch.get_default_dtype())
+        try:
+            with evaluating(seed.module), drawing_from(Stream(0, device)), torch.no_grad():
+                h = torch.randn((2, *slot.description.shape), device=device, dtype=dtype)
+                s = functional_call(seed.module, borrowed(seed.module), (h,))
+        except Exception as error:  # noqa: BLE001 - a seed is foreign code: what it raises is a failed gate
+            self._outbox.tell(slot.seed_id, "seed_forward_error", TELEMETRY_LEVEL_ERROR, error=f"{error}"[:500])
+            return DryRun(shape_matches=False, finite=False, foreign_parameters=foreign, identity_error=None)
+        matches = s.shape == h.shape
+        return DryRun(
+            shape_matches=matches,
+            finite=bool(torch.isfinite(s).all()),
+            foreign_parameters=foreign,
+            identity_error=float((s - h).abs().max()) if seed.residual and matches else None,
+        )
+
+    def _foreign_parameters(self, slot: Slot) -> int:
+        others = {id(parameter) for parameter in self._host.parameters()}
+        for other in self._slots:
+            if other is not slot and other.seed is not None:
+                others.update(id(parameter) for parameter in other.seed.module.parameters())
+        return sum(id(parameter) in others for parameter in slot.occupant().module.parameters())

@@ -1,0 +1,146 @@
+"""Sites: named places inside a host after which a seed can grow. Any submodule of any host can be one.
+
+Shapes are discovered by one forward pass on one batch with temporary hooks, which leaves no trace: no gradient, no
+running statistic, no random number, no training flag changes. A site without a seed has no code in the forward path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
+from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX, BlendMode
+from esper.errors import InvalidInput
+from esper.kasmina.randomness import Stream, drawing_from
+
+ShapeKind = Literal["vector", "image", "token"]
+
+AXES: Final[dict[str, str]] = {
+    "vector": "(batch, features)",
+    "image": "(batch, channels, height, width)",
+    "token": "(batch, tokens, features)",
+}
+_DIMENSIONS: Final[dict[str, int]] = {"vector": 2, "image": 4, "token": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place that a task offers for growth: a submodule's dotted name and what its activation is.
+
+    CONVEX is the mode that is safe for a residual seed; a mode that needs more than the site can give is refused when a
+    seed germinates.
+    """
+
+    module: str
+    shape_kind: ShapeKind
+    blend_mode: BlendMode = BLEND_MODE_CONVEX
+
+
+def channel_axis(shape_kind: str) -> int:
+    """The axis of an activation that counts its channels: 1 for vector and image, 2 for token."""
+    return 2 if shape_kind == "token" else 1
+
+
+def device_of(host: nn.Module) -> torch.device:
+    """Where the host's first parameter or buffer lives; the CPU for a host that has none."""
+    for tensor in (*host.parameters(), *host.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def evaluating(host: nn.Module) -> Iterator[None]:
+    """The host in evaluation mode; afterwards every submodule has its own training flag back."""
+    flags = [(module, module.training) for module in host.modules()]
+    host.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def find_module(host: nn.Module, name: str) -> nn.Module:
+    """The host's submodule called `name`; raises InvalidInput that lists those which exist."""
+    modules: dict[str, nn.Module] = dict(host.named_modules())
+    if name not in modules:
+        known = [other for other in modules if other]
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        listed = ", ".join(known[:20]) or "no submodules"
+        raise InvalidInput(f"there is no site {name!r} in {type(host).__name__}; it has {listed}{more}")
+    return modules[name]
+
+
+def describe_sites(
+    host: nn.Module,
+    sites: Sequence[Site],
+    sample_inputs: Tensor,
+    options: Callable[[SiteDescription], list[BlueprintOption]],
+) -> list[SiteDescription]:
+    """What each site is, in the order given, with seed ids s1, s2, …; `options` says what could grow there.
+
+    Runs the host once on `sample_inputs`. Raises InvalidInput for a site that does not exist, is named twice, does not
+    run exactly once per forward pass, or does not give one tensor of the shape kind that it claims.
+    """
+    names = [site.module for site in sites]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(f"site {name!r} is named {names.count(name)} times; name each site once")
+    outputs = _record(host, names, sample_inputs)
+    order = [name for name, _ in outputs]
+    found = dict(outputs)
+    descriptions = []
+    for number, site in enumerate(sites, start=1):
+        runs = order.count(site.module)
+        if runs != 1:
+            raise InvalidInput(
+                f"site {site.module!r} runs {runs} times in a forward pass; a site must run exactly once"
+            )
+        description = SiteDescription(
+            site=site.module,
+            seed_id=f"s{number}",
+            shape_kind=site.shape_kind,
+            shape=_checked_shape(site, found[site.module]),
+            depth=order.index(site.module),
+            blend_mode=site.blend_mode,
+        )
+        description.options.extend(options(description))
+        descriptions.append(description)
+    return descriptions
+
+
+def _record(host: nn.Module, names: Sequence[str], sample_inputs: Tensor) -> list[tuple[str, Any]]:
+    """Every run of a named submodule in one forward pass, in order, with its output."""
+    seen: list[tuple[str, Any]] = []
+
+    def recorder(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _inputs, output: seen.append((name, output))
+
+    with ExitStack() as stack:
+        for name in names:
+            handle = find_module(host, name).register_forward_hook(recorder(name))
+            stack.callback(handle.remove)
+        stack.enter_context(evaluating(host))
+        stack.enter_context(drawing_from(Stream(0, device_of(host))))
+        stack.enter_context(torch.no_grad())
+        host(sample_inputs)
+    return seen
+
+
+def _checked_shape(site: Site, output: Any) -> tuple[int, ...]:
+    if site.shape_kind not in _DIMENSIONS:
+        raise InvalidInput(f"site {site.module!r} has shape kind {site.shape_kind!r}; known are {', '.join(AXES)}")
+    if not isinstance(output, Tensor):
+        raise InvalidInput(f"site {site.module!r} gives a {type(output).__name__}; a seed needs one tensor")
+    if output.dim() != _DIMENSIONS[site.shape_kind] or not output.is_floating_point():
+        raise InvalidInput(
+            f"site {site.module!r} gives {output.dtype} of shape {tuple(output.shape)}; "
+            f"{site.shape_kind} means floating point {AXES[site.shape_kind]}"
+        )
+    return tuple(output.shape[1:])
