@@ -1,4 +1,4 @@
-"""Which keys sign and verify the log: from the environment, or one of the user's own for the embedded log (ruling 25)."""
+"""Which keys sign and verify the log: from the environment, or the user's own for the embedded log (ruling 25)."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ Headers: TypeAlias = Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None
 _NESTED: Final = {"blueprint_registered": "descriptor", "bsds_issued": "bsds", "benchmark_report": "benchmark"}
 """Bodies whose blueprint id lies one message deeper. (`descriptor` is spelt so in the contract.)"""
 
+_KEY_FIELDS: Final = {"blueprint": "blueprint_id", "policy": "policy_id", "source": "topic"}
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -68,7 +70,7 @@ def _key(event: Event, keyed_by: str) -> bytes:
         name = envelope.body_name(event)
         body = envelope.body_of(event)
         holder = getattr(body, _NESTED[name]) if name in _NESTED else body
-        key = str(getattr(holder, {"blueprint": "blueprint_id", "policy": "policy_id", "source": "topic"}[keyed_by], ""))
+        key = str(getattr(holder, _KEY_FIELDS[keyed_by], ""))
     return (key or event.producer).encode()
 
 

@@ -1,0 +1,113 @@
+"""Every metric that Esper emits: nothing else may be emitted, alerted on or drawn (ruling 26).
+
+Names are the sheets' names in Prometheus form: `esper_` before them, dots as underscores, base units (seconds, bytes,
+ratios) at their end. `tolaria.training.latency_ms` is `esper_tolaria_training_latency_seconds`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+FAST: Final = (0.001, 0.002, 0.005, 0.010, 0.018, 0.025, 0.050, 0.100, 0.250, 0.500, 1.0)
+"""Seconds. 5 ms and 18 ms are the limits of a decision, 25 ms that of a publish."""
+SLOW: Final = (0.005, 0.025, 0.050, 0.100, 0.250, 0.500, 1.0, 2.5, 5.0, 12.0)
+"""Seconds. 500 ms and 12 s are the limits of a fast and a full rollback, 100 ms and 250 ms those of a delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `labels` are its label names and `buckets` the upper bounds of a histogram, in its unit."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+OONA: Final = (
+    Metric("esper_oona_publish_total", "counter", "Events that the log acknowledged", ("topic",)),
+    Metric("esper_oona_publish_dropped_total", "counter", "Telemetry events shed because the queue was full"),
+    Metric("esper_oona_publish_latency_seconds", "histogram", "From enqueued to acknowledged", (), FAST),
+    Metric("esper_oona_queue_depth", "gauge", "Events waiting for an acknowledgement", ("process",)),
+    Metric("esper_oona_queue_depth_max", "gauge", "The deepest that queue ever was"),
+    Metric("esper_oona_emergency_published_total", "counter", "Events acknowledged on the emergency topic"),
+    Metric("esper_oona_consume_total", "counter", "Records handled to the end", ("topic",)),
+    Metric("esper_oona_consume_latency_seconds", "histogram", "From written to handled", ("topic",), SLOW),
+    Metric("esper_oona_retry_total", "counter", "Attempts repeated after a handler failed", ("handler",)),
+    Metric("esper_oona_dead_letter_total", "counter", "Records given up after three attempts", ("topic",)),
+    Metric("esper_oona_log_up", "gauge", "1 while the log answers this process, else 0"),
+    Metric("esper_security_signature_fail_total", "counter", "Records with a bad signature", ("topic", "reason")),
+)
+"""Of every process that talks to the log."""
+
+TAMIYO: Final = (
+    Metric("esper_tamiyo_inference_latency_seconds", "histogram", "Time to decide, without the log", (), FAST),
+    Metric("esper_tamiyo_answer_latency_seconds", "histogram", "From packet read to answer acknowledged", (), FAST),
+)
+"""Of the decider."""
+
+NISSA: Final = (
+    Metric("esper_training_runs", "gauge", "Runs that started and did not finish"),
+    Metric("esper_tolaria_training_loss", "gauge", "Training loss of the last epoch, nats", ("run",)),
+    Metric("esper_tolaria_probe_loss", "gauge", "Probe loss of the last epoch, nats", ("run",)),
+    Metric("esper_tolaria_training_accuracy_ratio", "gauge", "Probe accuracy of the last epoch", ("run",)),
+    Metric("esper_tolaria_training_latency_seconds", "gauge", "The last epoch hook, publish to applied", ("run",)),
+    Metric("esper_tolaria_step_seconds", "gauge", "Time of the last sampled step", ("run",)),
+    Metric("esper_tolaria_samples_per_second", "gauge", "Training samples a second at the last sampled step", ("run",)),
+    Metric("esper_tolaria_gradient_norm", "gauge", "L2 of the gradient at the last sampled step", ("run",)),
+    Metric("esper_tolaria_epochs_total", "counter", "Epochs completed"),
+    Metric("esper_tolaria_seeds_active", "gauge", "Seeds between germination and the end of probation", ("run",)),
+    Metric("esper_tolaria_timeout_tamiyo_total", "counter", "Decisions that did not come in time"),
+    Metric("esper_tolaria_rollback_total", "counter", "Rollbacks", ("level",)),
+    Metric("esper_tolaria_rollback_restore_latency_seconds", "histogram", "Time of a rollback", ("level",), SLOW),
+    Metric("esper_tolaria_rollback_deadline_exceeded_total", "counter", "Rollbacks that took too long"),
+    Metric("esper_tolaria_checkpoint_bytes", "gauge", "Size of the last checkpoint", ("run",)),
+    Metric("esper_tolaria_breaker_changes_total", "counter", "Breakers that opened or closed", ("breaker", "state")),
+    Metric("esper_kasmina_isolation_violations", "gauge", "Leaks of the seeds' present lives into the host", ("run",)),
+    Metric("esper_kasmina_isolation_violations_total", "counter", "Leaks into the host that Kasmina told of"),
+    Metric("esper_kasmina_seed_transitions_total", "counter", "Stage changes", ("to",)),
+    Metric("esper_kasmina_gates_total", "counter", "Gates evaluated", ("gate", "passed")),
+    Metric("esper_kasmina_command_applied_total", "counter", "Commands applied", ("operation",)),
+    Metric("esper_kasmina_command_rejected_total", "counter", "Commands rejected", ("reason",)),
+    Metric("esper_kasmina_kernel_attach_latency_seconds", "histogram", "Time to attach a kernel", (), FAST),
+    Metric("esper_tamiyo_decisions_total", "counter", "Decisions made", ("policy",)),
+    Metric("esper_tamiyo_blueprint_risk_ratio", "gauge", "Expected risk of the last decision", ("run",)),
+    Metric("esper_tamiyo_conservative_mode", "gauge", "1 while the run is in conservative mode", ("run",)),
+    Metric("esper_field_reports_total", "counter", "Field reports", ("outcome",)),
+    Metric("esper_tezzeret_compile_retry_count", "gauge", "Repeated attempts of the last compile job"),
+    Metric("esper_telemetry_packets_total", "counter", "Telemetry packets", ("source",)),
+    Metric("esper_telemetry_events_total", "counter", "Events inside telemetry packets", ("source", "event")),
+    Metric("esper_telemetry_shed_total", "counter", "Telemetry events that writers report as shed"),
+    Metric("esper_security_violations_total", "counter", "Security violations", ("reason",)),
+    Metric("esper_emergency_signals_total", "counter", "Emergency signals", ("level",)),
+    Metric("esper_dead_letters_total", "counter", "Records on the dead-letter topic", ("source",)),
+    Metric("esper_nissa_ingest_latency_seconds", "histogram", "From written to folded", (), SLOW),
+    Metric("esper_nissa_telemetry_unknown_total", "counter", "Points of telemetry packets that this list lacks"),
+    Metric("esper_nissa_alerts_active", "gauge", "1 while the alert is active, else 0", ("rule",)),
+    Metric("esper_nissa_alerts_total", "counter", "Alerts fired", ("rule",)),
+)
+"""Of the worker, folded from events."""
+
+METRICS: Final = (*OONA, *TAMIYO, *NISSA)
+BY_NAME: Final = {metric.name: metric for metric in METRICS}
+
+_BASE_UNITS: Final = {
+    "ms": ("seconds", 1e-3),
+    "us": ("seconds", 1e-6),
+    "s": ("seconds", 1.0),
+    "percent": ("ratio", 0.01),
+}
+
+
+def prometheus_form(name: str, value: float) -> tuple[str, float]:
+    """The catalogue's form of a name and value of the sheets, such as `oona.publish.latency_ms` and 3.0."""
+    stem = "esper_" + name.replace(".", "_")
+    head, _, unit = stem.rpartition("_")
+    if unit in _BASE_UNITS:
+        base, factor = _BASE_UNITS[unit]
+        return f"{head}_{base}", value * factor
+    return stem, value

@@ -1,0 +1,161 @@
+"""What every Faust process of Esper does alike: arguments, key, topics, readiness, health, and an end in time."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import faust
+
+from esper.errors import EsperError
+from esper.leyline.signing import KeyRing
+from streams.app import make_app
+from streams.health import HealthServer
+from streams.keys import load_key_ring
+from streams.metrics import Metrics
+from streams.producer import Publisher
+from streams.settings import Settings
+from streams.topics import ensure_topics
+
+READY_S: Final = 25.0
+STOP_S: Final = 1.5
+LOG_CHECK_S: Final = 1.0
+LOG_SILENT_S: Final = 5.0
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a process gives its agents."""
+
+    app: faust.App
+    settings: Settings
+    brokers: str
+    ring: KeyRing
+    publisher: Publisher
+    metrics: Metrics
+
+
+Furnish = Callable[[Room], Awaitable[None]]
+"""Declares the agents of a process on `room.app` and warms up what they need; called before the app starts."""
+
+
+def main(name: str, description: str, furnish: Furnish, arguments: Sequence[str] | None = None) -> int:
+    """Run a process until SIGTERM or SIGINT; the exit code. A foreseen error is one line on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(prog=f"python -m streams.{name}", description=description)
+    parser.add_argument("--data-dir", type=Path, help="the data folder (default: ESPER_DATA or ./esper-data)")
+    parser.add_argument("--brokers", help="HOST:PORT of the log (default: ESPER_BROKERS)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=LOG_FORMAT)
+    try:
+        settings = Settings.load(data=options.data_dir)
+        brokers = options.brokers or settings.brokers
+        if brokers is None:
+            parser.error("no log to talk to: give --brokers HOST:PORT or set ESPER_BROKERS")
+        ring = load_key_ring(settings, brokers)
+        asyncio.run(_serve(name, settings, brokers, ring, furnish))
+    except EsperError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve(name: str, settings: Settings, brokers: str, ring: KeyRing, furnish: Furnish) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await ensure_topics(brokers)
+    settings.run_folder.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics()
+    app = make_app(f"esper-{name}", brokers, settings.data, embedded=settings.brokers is None)
+    publisher = Publisher(brokers, ring, metrics)
+    await publisher.start()
+    await furnish(Room(app, settings, brokers, ring, publisher, metrics))
+    pulse = Pulse(publisher, metrics)
+    watch = asyncio.create_task(pulse.keep())
+    app.finalize()
+    await app.start()
+    await _until_assigned(app, stop)
+    with HealthServer(name, metrics, checks={"log": pulse.trouble, "group": lambda: _unassigned(app)}) as health:
+        if not stop.is_set():
+            announce(name, settings, health.port)
+        await stop.wait()
+        _end_in_time()
+        watch.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S / 2):
+                await app.stop()
+        await publisher.stop()
+
+
+class Pulse:
+    """Whether the log answers, asked every second in the background, so that nobody who asks has to wait."""
+
+    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
+        self._publisher = publisher
+        self._metrics = metrics
+        self._answered_at = time.monotonic()
+
+    async def keep(self) -> None:
+        """Ask for ever."""
+        while True:
+            if await self._publisher.answers():
+                self._answered_at = time.monotonic()
+            self._metrics.set("esper_oona_log_up", 0.0 if self.trouble() else 1.0)
+            await asyncio.sleep(LOG_CHECK_S)
+
+    def trouble(self) -> str | None:
+        """One line where the log is silent."""
+        silent_s = time.monotonic() - self._answered_at
+        return None if silent_s < LOG_SILENT_S else f"the log is silent for {silent_s:.0f} s"
+
+
+def announce(name: str, settings: Settings, health_port: int) -> None:
+    """Say that the process is ready: a line on stdout for who started it, a file for everyone else."""
+    path = settings.run_folder / f"{name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({"pid": os.getpid(), "health_port": health_port}) + "\n")
+    temporary.replace(path)
+    sys.stdout.write(json.dumps({"ready": True, "health_port": health_port}) + "\n")
+    sys.stdout.flush()
+
+
+async def _until_assigned(app: faust.App, stop: asyncio.Event) -> None:
+    """Wait until the group has given this process its partitions (or there is nothing to wait for)."""
+    deadline = time.monotonic() + READY_S
+    while _unassigned(app) and not stop.is_set() and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+
+
+def _unassigned(app: Any) -> str | None:
+    """One line while the group gives this process no partitions.
+
+    A second process of a name may rightly get none; then this process stands by, and is not ready.
+    """
+    if app.rebalancing or not app.consumer.assignment():
+        return "no partitions are assigned"
+    return None
+
+
+def _end_in_time() -> None:
+    """Faust can wait for ever on an agent that crashed (see kafka.md, A.1-2): then the process just ends.
+
+    Nothing is lost by that: what was not committed is read again.
+    """
+    timer = threading.Timer(STOP_S, lambda: os._exit(0))
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,122 @@
+"""The one way to write to the log: an idempotent aiokafka producer that signs what it sends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+
+from contracts.topics import EMERGENCY
+from esper.errors import LogUnavailable
+from esper.leyline.envelope import Event
+from esper.leyline.signing import KeyRing
+from streams.metrics import Metrics
+from streams.records import Outgoing, headers_of, outgoing, partition_of
+
+BATCH_BYTES: Final = 64 * 1024
+
+
+def unavailable(brokers: str, doing: str, error: BaseException) -> LogUnavailable:
+    """The error for a log that does not answer or refuses, in one line."""
+    said = str(error) or type(error).__name__
+    return LogUnavailable(f"the log at {brokers} did not {doing}: {said} (`esper doctor` looks closer)")
+
+
+def make_producer(brokers: str, *, request_timeout_s: float) -> AIOKafkaProducer:
+    """A producer in the running loop: every replica acknowledges, no duplicates, no waiting for company."""
+    return AIOKafkaProducer(
+        bootstrap_servers=brokers,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        max_batch_size=BATCH_BYTES,
+        request_timeout_ms=int(request_timeout_s * 1000),
+    )
+
+
+async def send(producer: AIOKafkaProducer, ring: KeyRing, record: Outgoing) -> asyncio.Future[Any]:
+    """Sign and hand over one record; the returned future is done when the log acknowledged it."""
+    return await producer.send(  # type: ignore[no-any-return]
+        record.topic,
+        record.payload,
+        key=record.key,
+        partition=partition_of(record.key),
+        headers=headers_of(ring.sign(record.payload)),
+    )
+
+
+async def close_producer(producer: AIOKafkaProducer, timeout_s: float) -> None:
+    """Send what waits and disconnect, but give up on a log that does not take it within `timeout_s`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await producer.stop()
+    except TimeoutError:
+        # aiokafka has no public way to stop without every batch being acknowledged or expired.
+        producer._message_accumulator.fail_all(KafkaTimeoutError())  # noqa: SLF001
+        await producer._sender.close()  # noqa: SLF001
+        await producer.client.close()
+
+
+class Publisher:
+    """A producer for processes that live in one asyncio loop. A producer that broke is replaced at the next call."""
+
+    def __init__(self, brokers: str, ring: KeyRing, metrics: Metrics, *, request_timeout_s: float = 10.0) -> None:
+        self.brokers = brokers
+        self._ring = ring
+        self._metrics = metrics
+        self._request_timeout_s = request_timeout_s
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        """Connect; raises LogUnavailable where no broker answers."""
+        producer = make_producer(self.brokers, request_timeout_s=self._request_timeout_s)
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            await producer.stop()
+            raise unavailable(self.brokers, "answer", error) from None
+        self._producer = producer
+
+    async def stop(self) -> None:
+        """Send what waits and disconnect."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await close_producer(producer, timeout_s=1.0)
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Write events in this order and wait until the log has them all.
+
+        Raises LogUnavailable where it does not acknowledge; then some may be on the log and a repetition is harmless,
+        because consumers know events by their ids. Raises ContractViolation for an event that is too large.
+        """
+        records = [outgoing(event) for event in events]
+        if self._producer is None:
+            await self.start()
+        assert self._producer is not None
+        try:
+            await asyncio.gather(*[await send(self._producer, self._ring, record) for record in records])
+        except KafkaError as error:
+            await self.stop()
+            raise unavailable(self.brokers, "take what was written", error) from None
+        for record in records:
+            self._metrics.count("esper_oona_publish_total", topic=record.topic)
+            if record.topic == EMERGENCY.name:
+                self._metrics.count("esper_oona_emergency_published_total")
+
+    async def warm_up(self, topics: Sequence[str]) -> None:
+        """Learn where the partitions are, so that the first event needs no metadata request."""
+        assert self._producer is not None
+        for topic in topics:
+            await self._producer.partitions_for(topic)
+
+    async def answers(self, timeout_s: float = 1.0) -> bool:
+        """Whether the log answers a metadata request in time."""
+        if self._producer is None:
+            return False
+        try:
+            return bool(await asyncio.wait_for(self._producer.client.force_metadata_update(), timeout_s))
+        except (KafkaError, OSError, TimeoutError):
+            return False

@@ -1,0 +1,182 @@
+"""Verified reading: an `Intake` for agents that handle and retry, and `tail` for those who only look.
+
+A record passes only with a good signature; a bad one is dropped, counted, and told of by a SecurityViolation. A handler
+that fails is tried three times, then the record goes to the dead-letter topic with the cause. A fold never gives up a
+fact: it stops following that run and says so (rulings 3 and 24).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from contracts.topics import COMMANDS, EMERGENCY, REPORTS, RUNS, TELEMETRY, Topic
+from esper.errors import LogUnavailable
+from esper.leyline.envelope import Event
+from esper.leyline.signing import KeyRing
+from streams.deadletter import dead_letter, halted, violation
+from streams.metrics import Metrics
+from streams.producer import Publisher, unavailable
+from streams.records import Record, Refused, partition_of, signed_of, verified
+
+ATTEMPTS: Final = 3
+RETRY_PAUSES_S: Final = (0.05, 0.2)
+LOG_PAUSE_S: Final = 1.0
+RUN_TOPICS: Final = (RUNS, COMMANDS, REPORTS, EMERGENCY, TELEMETRY)
+MALFORMED: Final = "malformed"
+
+Handler = Callable[[Event, Record], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """How one agent takes records: verify, handle, retry, give up. `name` is what events of its own call it.
+
+    `fold=True` says that the handler folds facts into a state, so that a failing fact halts its run instead.
+    """
+
+    def __init__(
+        self, name: str, ring: KeyRing, publisher: Publisher, metrics: Metrics, handler: Handler, *, fold: bool = False
+    ) -> None:
+        self.name = name
+        self.halted: set[str] = set()
+        self._ring = ring
+        self._publisher = publisher
+        self._metrics = metrics
+        self._handler = handler
+        self._fold = fold
+
+    async def take(self, record: Record) -> None:
+        """Handle one record to its end, whatever that is; raises nothing but cancellation.
+
+        It returns only when everything that the record caused is acknowledged, so its offset may be committed then.
+        """
+        event = verified(record.signed, self._ring)
+        if isinstance(event, Refused):
+            await self._refuse(record, event)
+            return
+        if self._fold and event.run_id in self.halted and record.topic == RUNS.name:
+            return
+        cause = await self._attempt(event, record)
+        if cause is not None:
+            await self._give_up(event, record, cause)
+        self._metrics.count("esper_oona_consume_total", topic=record.topic)
+        latency_s = max(0.0, time.time() - record.timestamp_ms / 1000)
+        self._metrics.observe("esper_oona_consume_latency_seconds", latency_s, topic=record.topic)
+
+    async def _attempt(self, event: Event, record: Record) -> str | None:
+        """None once the handler succeeded, else why it failed for the last time. A log that is away is no failure."""
+        cause = ""
+        for attempt in range(ATTEMPTS):
+            try:
+                await self._with_log(lambda: self._handler(event, record))
+            except Exception as error:
+                logger.exception("%s failed at %s, attempt %d", self.name, record.place, attempt + 1)
+                cause = f"{type(error).__name__}: {error}"
+            else:
+                return None
+            if attempt < ATTEMPTS - 1:
+                self._metrics.count("esper_oona_retry_total", handler=self.name)
+                await asyncio.sleep(RETRY_PAUSES_S[attempt])
+        return cause
+
+    async def _give_up(self, event: Event, record: Record, cause: str) -> None:
+        if self._fold and record.topic == RUNS.name:
+            self.halted.add(event.run_id)
+            notice = halted(record, event, handler=self.name, cause=cause, attempts=ATTEMPTS)
+            await self._with_log(lambda: self._publisher.publish([notice]))
+            return
+        await self._dead_letter(record, cause, ATTEMPTS, event.run_id)
+
+    async def _refuse(self, record: Record, refused: Refused) -> None:
+        """A bad signature is dropped and told of; bytes that are validly signed but no event can never be handled."""
+        logger.warning("%s refused %s: %s, %s", self.name, record.place, refused.reason, refused.detail)
+        if refused.reason == MALFORMED:
+            await self._dead_letter(record, refused.detail, 1, "")
+            return
+        self._metrics.count("esper_security_signature_fail_total", topic=record.topic, reason=refused.reason)
+        event = violation(record, refused, producer=self.name)
+        await self._with_log(lambda: self._publisher.publish([event]))
+
+    async def _dead_letter(self, record: Record, cause: str, attempts: int, run_id: str) -> None:
+        self._metrics.count("esper_oona_dead_letter_total", topic=record.topic)
+        letter = dead_letter(
+            record, handler=self.name, cause=cause, attempts=attempts, producer=self.name, run_id=run_id
+        )
+        await self._with_log(lambda: self._publisher.publish([letter]))
+
+    async def _with_log(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Do it, and wait for the log as long as it takes: without it no failure could be recorded anyway."""
+        while True:
+            try:
+                await action()
+            except LogUnavailable as error:
+                logger.warning("%s waits for the log: %s", self.name, error)
+                await asyncio.sleep(LOG_PAUSE_S)
+            else:
+                return
+
+
+def record_of(message: Any) -> Record:
+    """A record as aiokafka's consumer gives it."""
+    return Record(
+        message.topic, message.partition, message.offset, message.timestamp, signed_of(message.value, message.headers)
+    )
+
+
+async def tail(
+    brokers: str,
+    ring: KeyRing,
+    run_id: str,
+    *,
+    topics: Sequence[Topic] = RUN_TOPICS,
+    follow: bool = True,
+    on_refused: Callable[[Record, Refused], None] | None = None,
+) -> AsyncIterator[Event]:
+    """The events of a run from the beginning of the log, then live until the caller stops (or to the end of now).
+
+    In the log's order within a topic; between topics as they arrive. At least once: know events by their ids. Records
+    with a bad signature are left out and given to `on_refused`. Raises LogUnavailable where no broker answers.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=brokers,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+    )
+    try:
+        await consumer.start()
+    except (KafkaError, OSError) as error:
+        await consumer.stop()
+        raise unavailable(brokers, "answer", error) from None
+    try:
+        partitions = [TopicPartition(topic.name, partition_of(run_id.encode())) for topic in topics]
+        consumer.assign(partitions)
+        ends = {} if follow else await consumer.end_offsets(partitions)
+        while follow or await _behind(consumer, ends):
+            batches = await consumer.getmany(timeout_ms=200, max_records=2_000)
+            for messages in batches.values():
+                for message in messages:
+                    record = record_of(message)
+                    event = verified(record.signed, ring)
+                    if isinstance(event, Refused):
+                        if on_refused is not None:
+                            on_refused(record, event)
+                    elif event.run_id == run_id:
+                        yield event
+    finally:
+        await consumer.stop()
+
+
+async def _behind(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+    for partition, end in ends.items():
+        if await consumer.position(partition) < end:
+            return True
+    return False

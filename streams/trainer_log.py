@@ -1,0 +1,175 @@
+"""The trainer's log on Kafka: `esper.tolaria.ports.Log` for synchronous code.
+
+Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
+`esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
+stands between a decision and the trainer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from contracts.leyline.v1 import leyline_pb2
+from contracts.topics import COMMANDS
+from esper.errors import ContractViolation, LogUnavailable
+from esper.leyline import envelope, ids
+from esper.leyline.envelope import Event, new_event
+from esper.leyline.signing import KeyRing, Signed
+from esper.tolaria.ports import Answer
+from streams.answers import Answers
+from streams.deadletter import violation
+from streams.metrics import Metrics
+from streams.producer import unavailable
+from streams.reader import record_of
+from streams.records import Record, Refused, partition_of, verified
+from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
+
+FETCH_WAIT_MS: Final = 100
+CONNECT_S: Final = 10.0
+SUMMARY_S: Final = 10.0
+"""R-OPS-5: how often the queue's state goes out as telemetry."""
+RETRY_S: Final = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+class KafkaLog:
+    """A started log for one run's trainer. Raises LogUnavailable where no broker answers within 10 s.
+
+    It returns when the end of `esper.commands` is known: no decision on anything published afterwards can be missed.
+    """
+
+    def __init__(
+        self, brokers: str, ring: KeyRing, *, run_id: str, metrics: Metrics, producer: str = "trainer"
+    ) -> None:
+        self.run_id = run_id
+        self.writer = LogWriter(brokers, ring, producer=producer, metrics=metrics)
+        self._ring = ring
+        self._metrics = metrics
+        self._name = producer
+        self._answers = Answers()
+        try:
+            self._consumer = self.writer.thread.run(self._start(brokers), CONNECT_S)
+        except (KafkaError, OSError, TimeoutError) as error:
+            self.writer.close()
+            raise unavailable(brokers, "answer", error) from None
+        self._tasks = [self.writer.thread.spawn(self._follow()), self.writer.thread.spawn(self._summarise())]
+
+    def publish(self, event: Event) -> None:
+        """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
+        if event.WhichOneof("body") == "epoch_completed":
+            self._answers.expect(event.event_id)
+        self.writer.publish(event)
+
+    def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
+        """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
+        self.writer.flush(timeout_s)
+
+    def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
+        """Wait for the answer to a packet; None after `timeout_s`."""
+        return self._answers.wait(packet_id, timeout_s)
+
+    def take_commands(self) -> list[Signed]:
+        """Commands that arrived since the last call and answer no packet that was waited for.
+
+        They are late, or from a person, or their signature does not hold: judge each before applying it.
+        """
+        return self._answers.take_loose()
+
+    def shed(self) -> int:
+        """How many telemetry events were shed so far."""
+        return self.writer.shed()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Send what waits, for at most `timeout_s`, and disconnect."""
+        for task in self._tasks:
+            task.cancel()
+        self.writer.thread.run(self._consumer.stop(), timeout_s + 5.0)
+        self.writer.close(timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Everything below runs on the background loop.
+
+    async def _start(self, brokers: str) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=brokers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # only where a position is gone; what was seen before is dropped again
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        try:
+            await consumer.start()
+            partition = TopicPartition(COMMANDS.name, partition_of(self.run_id.encode()))
+            consumer.assign([partition])
+            await consumer.seek_to_end(partition)
+            await consumer.position(partition)
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                message = await self._consumer.getone()
+            except KafkaError as error:
+                logger.warning("reading %s failed, trying again: %s", COMMANDS.name, error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._arrived(record_of(message))
+
+    def _arrived(self, record: Record) -> None:
+        event = verified(record.signed, self._ring)
+        if not isinstance(event, Refused):
+            if event.run_id == self.run_id:
+                self._answers.arrived(event, record.signed)
+            return
+        self._metrics.count("esper_security_signature_fail_total", topic=record.topic, reason=event.reason)
+        try:
+            claimed = envelope.parse(record.signed.payload)
+        except ContractViolation:
+            claimed = None
+        if claimed is not None and claimed.run_id != self.run_id:
+            return  # that run's trainer sees it too
+        if claimed is not None and envelope.body_name(claimed) == "adaptation_command":
+            self._answers.arrived_unverified(record.signed)
+            return
+        try:
+            self.writer.publish(violation(record, event, producer=self._name, run_id=self.run_id))
+        except LogUnavailable as error:  # the training loop hears of it at its next fact
+            logger.warning("%s could not be told of: %s", record.place, error)
+
+    async def _summarise(self) -> None:
+        """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
+        while True:
+            await asyncio.sleep(SUMMARY_S)
+            now_ns = time.time_ns()
+            event_id = ids.uuid7(now_ns, os.urandom(10))
+            packet = leyline_pb2.TelemetryPacket(
+                packet_id=ids.text(event_id),
+                source_subsystem="oona",
+                level=leyline_pb2.TELEMETRY_LEVEL_INFO,
+                metrics=[
+                    leyline_pb2.MetricPoint(name="oona.queue.depth", value=self.writer.depth, unit="events"),
+                    leyline_pb2.MetricPoint(name="oona.queue.depth.max", value=self.writer.deepest, unit="events"),
+                ],
+            )
+            packet.timestamp.FromNanoseconds(now_ns)
+            self.writer.publish(
+                new_event(packet, event_id=event_id, run_id=self.run_id, producer=self._name, recorded_at_ns=now_ns)
+            )
