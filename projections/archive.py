@@ -1,0 +1,184 @@
+"""The archive's one writer: takes records in, commits them with their position, swaps merged files, deletes old ones.
+
+The order of every change (shared design, archive.md section 8): write the files, sync them, sync their folder, replace
+the manifest. Killed between any two of these, the next owner finds the old manifest or the new one, deletes what
+neither lists and goes on from the offsets that it does list: nothing is lost and nothing is doubled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from esper.errors import CorruptState, InvalidInput
+from esper.leyline.signing import KeyRing
+from projections import files, manifest, parquet
+from projections.columns import INVALID, shape_of
+from projections.decode import decode
+from projections.manifest import FileEntry, Gap, Manifest, Place
+from projections.records import Record
+
+KEEP_REPLACED_S: Final = 600.0
+"""How long a replaced file stays for readers that hold an older manifest: longer than any query takes."""
+
+LOCK: Final = "lock"
+FILES: Final = "files"
+"""The folder of the Parquet files inside the archive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """What one flush did."""
+
+    rows: int
+    invalid: int
+    files: int
+
+
+class Archive:
+    """The archive folder, owned by this process until `close`.
+
+    Raises InvalidInput where another process owns it. `keys` verify every record's signature where they are given.
+    """
+
+    def __init__(self, folder: Path, keys: KeyRing | None = None) -> None:
+        self.folder = folder
+        self._keys = keys
+        (folder / FILES).mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.manifest: Manifest = manifest.load(folder)
+            self.orphans_removed: int = self._remove_orphans()
+        except BlockingIOError:
+            os.close(self._lock)
+            raise InvalidInput(f"another archiver writes {folder}: stop it, or give this one its own folder") from None
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process own the archive. Nothing is pending: every call commits before it returns."""
+        os.close(self._lock)
+
+    def append(self, records: Sequence[Record]) -> Flushed:
+        """Archive `records` and their position in one step; they must follow what is archived, partition by partition.
+
+        Offsets that are already archived are left out, so a repeated fetch does no harm; offsets that were jumped over
+        are noted as gaps. Returns when everything is durable and readable.
+        """
+        fresh, next_offsets, gaps = self._fresh(records)
+        if not fresh:
+            return Flushed(0, 0, 0)
+        generation = self.manifest.generation + 1
+        tables = decode(fresh, self._keys)
+        entries = [self._write(name, table, generation) for name, table in sorted(tables.items())]
+        files.sync_folder(self.folder / FILES)
+        self._commit(
+            replace(
+                self.manifest,
+                next_offsets=next_offsets,
+                files=self.manifest.files + tuple(entries),
+                gaps=self.manifest.gaps + tuple(gaps),
+            )
+        )
+        invalid = tables[INVALID].num_rows if INVALID in tables else 0
+        return Flushed(len(fresh), invalid, len(entries))
+
+    def swap(self, old: frozenset[str], new: FileEntry, now_s: float) -> bool:
+        """Put a merged file in the place of those that it was made of; False where the proposal does not fit.
+
+        The merged file must lie in the folder already, synced. One that does not fit is deleted.
+        """
+        try:
+            swapped = self.manifest.swapped(old, new, now_s + KEEP_REPLACED_S)
+        except CorruptState:
+            (self.folder / FILES / new.name).unlink(missing_ok=True)
+            return False
+        files.sync_folder(self.folder / FILES)
+        self._commit(replace(swapped, files=tuple(self._stamped(entry, new) for entry in swapped.files)))
+        return True
+
+    def delete_retired(self, now_s: float) -> int:
+        """Delete replaced files whose time has come; how many."""
+        due = [name for name, at_s in self.manifest.retired.items() if at_s <= now_s]
+        if due:
+            for name in due:
+                (self.folder / FILES / name).unlink(missing_ok=True)
+            kept = {name: at_s for name, at_s in self.manifest.retired.items() if at_s > now_s}
+            self._commit(replace(self.manifest, retired=kept))
+        return len(due)
+
+    def _stamped(self, entry: FileEntry, new: FileEntry) -> FileEntry:
+        return replace(entry, generation=self.manifest.generation + 1) if entry is new else entry
+
+    def _commit(self, changed: Manifest) -> None:
+        committed = replace(changed, generation=self.manifest.generation + 1)
+        manifest.save(self.folder, committed)
+        self.manifest = committed
+
+    def _fresh(self, records: Sequence[Record]) -> tuple[list[Record], Mapping[Place, int], list[Gap]]:
+        """The records that are not archived yet, the offsets after them, and what was jumped over on the way."""
+        ends = dict(self.manifest.next_offsets)
+        fresh: list[Record] = []
+        gaps: list[Gap] = []
+        for record in records:
+            place = (record.topic, record.partition)
+            end = ends.get(place, 0)
+            if record.offset < end:
+                continue
+            if record.offset > end:
+                gaps.append(Gap(*place, end, record.offset))
+            ends[place] = record.offset + 1
+            fresh.append(record)
+        return fresh, ends, gaps
+
+    def _write(self, name: str, table: Any, generation: int) -> FileEntry:
+        content = parquet.encode(table)
+        file = f"{name}-{generation:09d}.parquet"
+        files.write_synced(self.folder / FILES / file, content)
+        return FileEntry(
+            name=file,
+            table=name,
+            level=0,
+            rows=table.num_rows,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            shape=shape_of(name),
+            generation=generation,
+            offsets=_offsets(table),
+        )
+
+    def _remove_orphans(self) -> int:
+        listed = {entry.name for entry in self.manifest.files} | set(self.manifest.retired)
+        orphans = [path for path in (self.folder / FILES).iterdir() if path.name not in listed]
+        for path in orphans:
+            path.unlink()
+        return len(orphans)
+
+
+def _offsets(table: Any) -> dict[Place, tuple[int, int]]:
+    """First and next offset of every topic partition in a table of the archive."""
+    columns = ["log_topic", "log_partition"]
+    bounds = table.select([*columns, "log_offset"]).group_by(columns).aggregate([("log_offset", "min_max")])
+    return {
+        (row["log_topic"], row["log_partition"]): (
+            row["log_offset_min_max"]["min"],
+            row["log_offset_min_max"]["max"] + 1,
+        )
+        for row in bounds.to_pylist()
+    }

@@ -1,0 +1,170 @@
+"""History in SQL: an in-memory DuckDB whose views read exactly the files that the archive's manifest lists.
+
+Schemas: `log` has one view per body type with the archive's own columns (see `columns`), `empty` the same tables
+without rows, and `main` the readable views of `sql/`: `runs`, `epochs`, `decisions`, `commands`, `transitions`,
+`gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, and the fold (`fold_*`). Any number of processes may
+read at once, with or without a writer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+
+from projections import manifest, vocabulary
+from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
+from projections.manifest import FileEntry, Manifest
+from projections.verify import FILES, Damage, damaged
+
+VIEWS: Final = (
+    "runs",
+    "epochs",
+    "decisions",
+    "commands",
+    "transitions",
+    "gates",
+    "seeds",
+    "reports",
+    "checkpoints",
+    "telemetry",
+    "events",
+)
+"""The readable views that people are promised."""
+
+_HELPERS: Final = (
+    "fold_facts",
+    "fold_claims",
+    "fold_jumps",
+    "fold_changes",
+    "fold_problems",
+    "fold_stages",
+    "fold_stage_at_epoch",
+)
+"""Views of the fold, in an order in which each finds those that it reads."""
+
+_log = logging.getLogger(__name__)
+
+
+class History:
+    """A connection over one archive. `refresh` looks for a newer manifest; `execute` and `sql` do so first.
+
+    `damage` are the files that were left out because their bytes are not those that were written. Thread-bound, as
+    DuckDB connections are: use `connection.cursor()` for another thread.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self.archive = archive
+        self.manifest = Manifest(generation=-1)
+        self.damage: list[Damage] = []
+        self.connection = duckdb.connect(":memory:")
+        self._listed: dict[str, tuple[str, ...]] = {}
+        self._define_tables()
+        self._define_views()
+        self.refresh()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self.connection.close()
+
+    def execute(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Any:
+        """Run SQL over the newest manifest and return the connection, which has the rows."""
+        self.refresh()
+        return self.connection.execute(query, parameters)
+
+    def sql(self, query: str) -> Any:
+        """A DuckDB relation over the newest manifest."""
+        self.refresh()
+        return self.connection.sql(query)
+
+    def refresh(self) -> bool:
+        """Point the views at the newest manifest; False where there is no newer one.
+
+        Files whose bytes are not those that were written are left out, logged, and listed in `damage`.
+        """
+        newest = manifest.load(self.archive)
+        if newest.generation == self.manifest.generation:
+            return False
+        known = {entry.name for entry in self.manifest.files} - {damage.path.name for damage in self.damage}
+        found = damaged(self.archive, [entry for entry in newest.files if entry.name not in known])
+        for damage in found:
+            if damage not in self.damage:
+                _log.warning("%s", damage)
+        self.damage = found
+        bad = {damage.path.name for damage in found}
+        self._point([entry for entry in newest.files if entry.name not in bad])
+        self.manifest = newest
+        return True
+
+    def _point(self, entries: Iterable[FileEntry]) -> None:
+        by_table: dict[str, list[FileEntry]] = {table: [] for table in TABLES}
+        for entry in entries:
+            by_table.setdefault(entry.table, []).append(entry)
+        statements: list[str] = []
+        for table, held in by_table.items():
+            names = tuple(entry.name for entry in held)
+            if table in TABLES and self._listed.get(table) != names:
+                statements.append(f'CREATE OR REPLACE VIEW log."{table}" AS {self._reading(table, held)}')
+                self._listed[table] = names
+        if statements:
+            self.connection.execute(";\n".join(statements))
+
+    def _reading(self, table: str, entries: list[FileEntry]) -> str:
+        """SQL that reads one table: files of today's columns as they are, older shapes filled up with nulls."""
+        by_shape: dict[str, list[str]] = {}
+        for entry in entries:
+            by_shape.setdefault(entry.shape, []).append(_quoted(str(self.archive / FILES / entry.name)))
+        empty = f'SELECT * FROM empty."{table}"'  # noqa: S608  a name of ours
+        parts = [f"SELECT * FROM read_parquet([{', '.join(paths)}])" for paths in by_shape.values()]  # noqa: S608
+        if not parts:
+            return empty
+        if list(by_shape) == [shape_of(table)]:
+            return parts[0]
+        names = ", ".join(f'"{name}"' for name in duckdb_columns(table))
+        return f"SELECT {names} FROM ({' UNION ALL BY NAME '.join([empty, *parts])})"  # noqa: S608  names of ours
+
+    def _define_tables(self) -> None:
+        statements = ["SET TimeZone = 'UTC'", "CREATE SCHEMA empty", "CREATE SCHEMA log"]
+        for table in TABLES:
+            columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
+            statements.append(f'CREATE TABLE empty."{table}" ({columns})')
+        statements += [f'CREATE VIEW log."{table}" AS SELECT * FROM empty."{table}"' for table in TABLES]  # noqa: S608
+        statements.append(f"CREATE VIEW log.every AS {_every()}")
+        self.connection.execute(";\n".join(statements))
+
+    def _define_views(self) -> None:
+        statements = vocabulary.statements()
+        for name in (*_HELPERS, *VIEWS):
+            statements.append(f"CREATE VIEW {name} AS\n{read_sql(name)}")
+        self.connection.execute(";\n".join(statements))
+
+
+def read_sql(name: str) -> str:
+    """The text of `sql/<name>.sql`, without the semicolon at its end."""
+    return resources.files("projections").joinpath("sql", f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
+
+
+def _every() -> str:
+    """SQL that is the union of all body types by what they share."""
+    shared = [*LOG_COLUMNS, *(field.name for field in ENVELOPE)]
+    return " UNION ALL ".join(
+        f"""SELECT {", ".join(shared)}, '{body}' AS body FROM log."{body}\""""
+        for body in BODIES  # noqa: S608
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,160 @@
+"""The manifest: the one list of what the archive holds, and the commit of every change to it.
+
+A reader sees the files that the manifest lists and no others; so a flush, a merge and a deletion each take effect in
+one rename, and a row is never seen twice or missed. The next offset of every topic partition stands in the same file,
+which makes the archive exactly once: rows and position change together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from esper.errors import CorruptState
+from projections import files
+
+NAME: Final = "manifest.json"
+FORMAT: Final = 1
+
+Place = tuple[str, int]
+"""A topic and a partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One Parquet file: its table, its columns' shape, and which offsets `[first, next)` of which partitions it holds.
+
+    `level` is 0 as flushed and one more for every merge; `generation` is the manifest's in which the file appeared.
+    """
+
+    name: str
+    table: str
+    level: int
+    rows: int
+    size: int
+    sha256: str
+    shape: str
+    generation: int
+    offsets: Mapping[Place, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Offsets `[first, next)` that the log no longer had, or never gave out, when the archive came for them."""
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The archive at one moment. `retired` are replaced files and the Unix second from which they may be deleted."""
+
+    generation: int = 0
+    next_offsets: Mapping[Place, int] = field(default_factory=dict)
+    files: tuple[FileEntry, ...] = ()
+    retired: Mapping[str, float] = field(default_factory=dict)
+    gaps: tuple[Gap, ...] = ()
+
+    def of(self, table: str) -> list[FileEntry]:
+        """The files of one table, in the order in which they appeared."""
+        return [entry for entry in self.files if entry.table == table]
+
+    def rows(self, table: str) -> int:
+        """How many rows a table has."""
+        return sum(entry.rows for entry in self.files if entry.table == table)
+
+    def swapped(self, old: frozenset[str], new: FileEntry, delete_after_s: float) -> Manifest:
+        """With the files called `old` replaced by `new`, where the first of them stood; `old` may go at `delete_after_s`.
+
+        Raises CorruptState where one of `old` is not listed or the rows differ in number: such a merge is not one.
+        """
+        replaced = [entry for entry in self.files if entry.name in old]
+        if len(replaced) != len(old) or sum(entry.rows for entry in replaced) != new.rows:
+            raise CorruptState(f"{new.name} with {new.rows} rows does not replace {sorted(old)} of the archive")
+        entries: list[FileEntry] = []
+        for entry in self.files:
+            if entry is replaced[0]:
+                entries.append(new)
+            if entry.name not in old:
+                entries.append(entry)
+        retired = {**self.retired, **dict.fromkeys(old, delete_after_s)}
+        return replace(self, files=tuple(entries), retired=retired)
+
+
+def covered(archive: Path) -> dict[Place, int]:
+    """The next offset of every topic partition that the archive will take: everything before it is archived."""
+    return dict(load(archive).next_offsets)
+
+
+def load(archive: Path) -> Manifest:
+    """The manifest in the folder `archive`, an empty one where there is none yet.
+
+    Raises CorruptState for one that cannot be read: it is written whole, so this is a damaged disk or another format.
+    """
+    path = archive / NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return Manifest()
+    try:
+        return _from_json(json.loads(content))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptState(
+            f"the archive's manifest {path} cannot be read ({error!r}): "
+            "restore it from a copy, or delete the folder to archive the kept log again"
+        ) from None
+
+
+def save(archive: Path, manifest: Manifest) -> None:
+    """Replace the manifest in the folder `archive`; durable when this returns."""
+    files.replace(archive / NAME, json.dumps(_to_json(manifest), separators=(",", ":")).encode())
+
+
+def entry_to_json(entry: FileEntry) -> dict[str, Any]:
+    """A file entry as JSON types; offsets are `[topic, partition, first, next]`."""
+    return {
+        "name": entry.name,
+        "table": entry.table,
+        "level": entry.level,
+        "rows": entry.rows,
+        "size": entry.size,
+        "sha256": entry.sha256,
+        "shape": entry.shape,
+        "generation": entry.generation,
+        "offsets": [[*place, *bounds] for place, bounds in entry.offsets.items()],
+    }
+
+
+def entry_from_json(value: Mapping[str, Any]) -> FileEntry:
+    """The way back."""
+    offsets = {(topic, partition): (first, end) for topic, partition, first, end in value["offsets"]}
+    return FileEntry(**{**value, "offsets": offsets})
+
+
+def _to_json(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "generation": manifest.generation,
+        "next_offsets": [[*place, offset] for place, offset in manifest.next_offsets.items()],
+        "files": [entry_to_json(entry) for entry in manifest.files],
+        "retired": dict(manifest.retired),
+        "gaps": [[gap.topic, gap.partition, gap.first, gap.next] for gap in manifest.gaps],
+    }
+
+
+def _from_json(value: Mapping[str, Any]) -> Manifest:
+    if value["format"] != FORMAT:
+        raise ValueError(f"format {value['format']}; this Esper reads {FORMAT}")
+    return Manifest(
+        generation=value["generation"],
+        next_offsets={(topic, partition): offset for topic, partition, offset in value["next_offsets"]},
+        files=tuple(entry_from_json(entry) for entry in value["files"]),
+        retired=dict(value["retired"]),
+        gaps=tuple(Gap(*gap) for gap in value["gaps"]),
+    )

@@ -1,0 +1,54 @@
+"""What the fast and the plain decoder share: records grouped by body type, and the columns that say where they lay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from google.protobuf import json_format, struct_pb2
+
+from projections.columns import INVALID, arrow_schema
+from projections.records import Record
+
+
+@dataclass(slots=True)
+class Group:
+    """The records of one body type, and their bodies still encoded."""
+
+    records: list[Record] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+
+def log_columns(records: Sequence[Record]) -> list[pa.Array]:
+    """Where records lay and what they were: the columns `log_*`."""
+    headers = [record.headers for record in records]
+    ends = [0]
+    for pairs in headers:
+        ends.append(ends[-1] + len(pairs))
+    names = pa.array([pair[0] for pairs in headers for pair in pairs], pa.string())
+    values = pa.array([pair[1] for pairs in headers for pair in pairs], pa.binary())
+    header = arrow_schema(INVALID).field("log_headers").type
+    structs = pa.StructArray.from_arrays([names, values], fields=list(header.value_type))
+    return [
+        pa.array([record.topic for record in records], pa.string()),
+        pa.array([record.partition for record in records], pa.int32()),
+        pa.array([record.offset for record in records], pa.int64()),
+        pa.array([record.timestamp for record in records], pa.int64()),
+        pa.array([record.key for record in records], pa.binary()),
+        pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=header),
+        pa.array([record.value for record in records], pa.binary()),
+    ]
+
+
+def invalid_table(invalid: Sequence[tuple[Record, str]]) -> pa.Table:
+    """Records that are no event by contract, raw, each with the reason."""
+    reasons = pa.array([reason for _, reason in invalid], pa.string())
+    return pa.table([*log_columns([record for record, _ in invalid]), reasons], schema=arrow_schema(INVALID))
+
+
+def struct_json(encoded: bytes | None) -> str | None:
+    """The JSON text of a serialised `google.protobuf.Struct`, keys in order."""
+    if encoded is None:
+        return None
+    return json_format.MessageToJson(struct_pb2.Struct.FromString(encoded), indent=None, sort_keys=True)

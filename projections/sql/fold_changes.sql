@@ -1,0 +1,43 @@
+-- Every change of a seed's stage in the order of the log: its transitions, and what a jump restored it to (null: as before
+-- its first transition). `prior` is the stage that the seed was in, `cause_offset` the transition that `stage` comes from.
+WITH moved AS (
+    SELECT transition.run_id, seed_id, log_offset, transition.sequence, transition.incarnation, from_stage, to_stage
+    FROM log.seed_transitioned AS transition
+    JOIN fold_claims AS claim
+        ON claim.run_id = transition.run_id AND claim.incarnation = transition.incarnation
+        AND log_offset BETWEEN claim.from_offset AND claim.until_offset
+), repeated AS (
+    SELECT run_id, incarnation, sequence, min(log_offset) AS first_offset
+    FROM moved
+    GROUP BY ALL
+    HAVING count(*) > 1
+), once AS (
+    SELECT * FROM moved
+    WHERE NOT EXISTS (
+        FROM repeated
+        WHERE repeated.run_id = moved.run_id AND repeated.incarnation = moved.incarnation
+            AND repeated.sequence = moved.sequence AND moved.log_offset > repeated.first_offset
+    )
+), restored AS (
+    SELECT
+        jump.run_id, once.seed_id, jump.log_offset, jump.sequence,
+        max_by(once.to_stage, once.log_offset) FILTER (kept) AS stage,
+        max(once.log_offset) FILTER (kept) AS cause_offset
+    FROM fold_jumps AS jump
+    JOIN (
+        SELECT once.*, later.log_offset AS jump_offset, once.sequence <= later.to_sequence AND NOT EXISTS (
+            FROM fold_jumps AS earlier
+            WHERE earlier.run_id = once.run_id AND earlier.log_offset > once.log_offset
+                AND earlier.log_offset < later.log_offset AND earlier.to_sequence < once.sequence
+        ) AS kept
+        FROM once
+        JOIN fold_jumps AS later ON later.run_id = once.run_id AND later.log_offset > once.log_offset
+    ) AS once ON once.run_id = jump.run_id AND once.jump_offset = jump.log_offset
+    GROUP BY ALL
+), changed AS (
+    SELECT run_id, seed_id, log_offset, sequence, from_stage, to_stage AS stage, log_offset AS cause_offset FROM once
+    UNION ALL
+    SELECT run_id, seed_id, log_offset, sequence, NULL, stage, cause_offset FROM restored
+)
+SELECT *, lag(stage) OVER (PARTITION BY run_id, seed_id ORDER BY log_offset) AS prior
+FROM changed;

@@ -1,0 +1,16 @@
+-- The stage of every seed now, by the fold; `cause_offset` is the transition that put it there, null before the first.
+WITH declared AS (
+    SELECT run_id, unnest(sites).seed_id AS seed_id FROM log.run_started
+    UNION
+    SELECT run_id, seed_id FROM fold_changes
+), ends AS (
+    SELECT change.run_id, seed_id, max_by(stage, change.log_offset) AS stage,
+        max_by(cause_offset, change.log_offset) AS cause_offset
+    FROM fold_changes AS change
+    LEFT JOIN fold_problems AS problem ON problem.run_id = change.run_id
+    WHERE change.log_offset < coalesce(problem.log_offset, 9223372036854775807)
+    GROUP BY ALL
+)
+SELECT declared.run_id, declared.seed_id, coalesce(ends.stage, 1) AS stage, ends.cause_offset
+FROM declared
+LEFT JOIN ends USING (run_id, seed_id);

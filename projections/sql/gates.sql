@@ -1,0 +1,35 @@
+-- One row per gate that was evaluated, with its figures: name, value and, where there is one, limit.
+-- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
+WITH repeated AS (
+    SELECT event_id, min(log_offset) AS first_offset FROM log.gate_evaluated GROUP BY event_id HAVING count(*) > 1
+), once AS (
+    SELECT * FROM log.gate_evaluated AS fact
+    WHERE NOT EXISTS (
+        FROM repeated WHERE repeated.event_id = fact.event_id AND fact.log_offset > repeated.first_offset
+    )
+)
+SELECT
+    fact.run_id,
+    fact.epoch,
+    fact.global_step AS step,
+    fact.timeline,
+    fact.incarnation,
+    fact.sequence,
+    fact.seed_id,
+    gate_name(fact.gate) AS gate,
+    fact.passed,
+    fact.reason,
+    stage_name(fact.stage) AS stage,
+    fact.life,
+    fact.measurements,
+    NOT EXISTS (
+        FROM fold_jumps AS jump
+        WHERE jump.run_id = fact.run_id AND jump.to_sequence < fact.sequence
+            AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
+    ) AS surviving,
+    moment(fact.recorded_at_ns) AS recorded_at,
+    uuid_text(fact.event_id) AS event_id,
+    uuid_text(fact.causation_id) AS causation_id,
+    uuid_text(fact.correlation_id) AS correlation_id,
+    fact.log_offset
+FROM once AS fact;

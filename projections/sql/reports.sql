@@ -1,0 +1,30 @@
+-- One row per field report: what came of an applied command.
+WITH repeated AS (
+    SELECT event_id, min(log_offset) AS first_offset FROM log.field_report GROUP BY event_id HAVING count(*) > 1
+), once AS (
+    SELECT * FROM log.field_report AS fact
+    WHERE NOT EXISTS (
+        FROM repeated WHERE repeated.event_id = fact.event_id AND fact.log_offset > repeated.first_offset
+    )
+)
+SELECT
+    fact.run_id,
+    fact.epoch,
+    fact.global_step AS step,
+    fact.seed_id,
+    fact.blueprint_id,
+    outcome_name(fact.outcome) AS outcome,
+    fact.metrics,
+    fact.observation_window_epochs,
+    fact.tamiyo_policy_version AS policy_version,
+    fact.follow_up_actions,
+    fact.notes,
+    fact.report_id,
+    fact.command_id,
+    fact.issued_at,
+    moment(fact.recorded_at_ns) AS recorded_at,
+    uuid_text(fact.event_id) AS event_id,
+    uuid_text(fact.causation_id) AS causation_id,
+    uuid_text(fact.correlation_id) AS correlation_id,
+    fact.log_offset
+FROM once AS fact;

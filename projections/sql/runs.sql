@@ -1,0 +1,62 @@
+-- One row per run: what it was to do, how far it came, how it ended, and whether its history holds together.
+-- `status` is running until the trainer says otherwise, and stopped where the fold found a fact that cannot be true.
+WITH started AS (
+    SELECT DISTINCT ON (run_id) * FROM log.run_started ORDER BY log_offset
+), ended AS (
+    SELECT DISTINCT ON (run_id) * FROM log.run_finished AS fact
+    WHERE NOT EXISTS (
+        FROM fold_jumps AS jump
+        WHERE jump.run_id = fact.run_id
+            AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
+    )
+    ORDER BY log_offset DESC
+), reached AS (
+    SELECT fact.run_id, max(epoch) AS epoch, max(global_step) AS step, max(recorded_at_ns) AS recorded_at_ns,
+        max_by(state.validation_accuracy, log_offset) AS probe_accuracy,
+        max_by(state.validation_loss, log_offset) AS probe_loss, max_by(params, log_offset) AS params
+    FROM log.epoch_completed AS fact
+    WHERE NOT EXISTS (
+        FROM fold_jumps AS jump
+        WHERE jump.run_id = fact.run_id AND jump.to_sequence < fact.sequence
+            AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
+    )
+    GROUP BY fact.run_id
+), owner AS (
+    SELECT run_id, max(incarnation) AS incarnation FROM fold_claims GROUP BY run_id
+)
+SELECT
+    started.run_id,
+    CASE WHEN problem.problem IS NOT NULL THEN 'stopped' ELSE coalesce(ended.status, 'running') END AS status,
+    started.task,
+    started.policy,
+    started.lifecycle,
+    nullif(started.control_of, '') AS control_of,
+    nullif(started.parent_run_id, '') AS parent_run_id,
+    started.epochs AS epochs_planned,
+    coalesce(reached.epoch, 0) AS epochs_done,
+    coalesce(reached.step, 0) AS steps_done,
+    reached.probe_accuracy,
+    reached.probe_loss,
+    ended.test_accuracy,
+    ended.test_loss,
+    started.params_host,
+    coalesce(ended.params_final, reached.params) AS params_final,
+    ended.flops,
+    ended.germinated AS seeds_germinated,
+    ended.fossilized AS seeds_fossilized,
+    ended.culled AS seeds_culled,
+    ended.telemetry_shed,
+    ended.wall_s,
+    coalesce(problem.problem || ' at sequence ' || problem.sequence, nullif(ended.reason, '')) AS reason,
+    owner.incarnation,
+    moment(started.recorded_at_ns) AS started_at,
+    moment(coalesce(ended.recorded_at_ns, reached.recorded_at_ns, started.recorded_at_ns)) AS last_at,
+    started.device,
+    started.esper_version,
+    started.seeds AS random_seeds,
+    started.config_json
+FROM started
+LEFT JOIN ended USING (run_id)
+LEFT JOIN reached USING (run_id)
+LEFT JOIN owner USING (run_id)
+LEFT JOIN fold_problems AS problem USING (run_id);

@@ -1,0 +1,21 @@
+-- One row per seed slot of every run, as it stands now by the fold: its stage, and what put it there.
+SELECT
+    state.run_id,
+    state.seed_id,
+    coalesce(cause.site, declared.site) AS site,
+    stage_name(state.stage) AS stage,
+    nullif(cause.blueprint_id, '') AS blueprint_id,
+    coalesce(cause.life, 0) AS life,
+    cause.alpha,
+    cause.parameters,
+    cause.reason,
+    cause.epoch AS since_epoch,
+    cause.global_step AS since_step,
+    moment(cause.recorded_at_ns) AS since,
+    cause.sequence
+FROM fold_stages AS state
+LEFT JOIN log.seed_transitioned AS cause
+    ON cause.run_id = state.run_id AND cause.seed_id = state.seed_id AND cause.log_offset = state.cause_offset
+LEFT JOIN (
+    SELECT run_id, unnest(sites).seed_id AS seed_id, unnest(sites).site AS site FROM log.run_started
+) AS declared ON declared.run_id = state.run_id AND declared.seed_id = state.seed_id;

@@ -1,0 +1,38 @@
+-- One row per move of a seed from one stage to another, in the trainer's words.
+-- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
+WITH repeated AS (
+    SELECT event_id, min(log_offset) AS first_offset FROM log.seed_transitioned GROUP BY event_id HAVING count(*) > 1
+), once AS (
+    SELECT * FROM log.seed_transitioned AS fact
+    WHERE NOT EXISTS (
+        FROM repeated WHERE repeated.event_id = fact.event_id AND fact.log_offset > repeated.first_offset
+    )
+)
+SELECT
+    fact.run_id,
+    fact.epoch,
+    fact.global_step AS step,
+    fact.timeline,
+    fact.incarnation,
+    fact.sequence,
+    fact.seed_id,
+    fact.site,
+    stage_name(fact.from_stage) AS from_stage,
+    stage_name(fact.to_stage) AS to_stage,
+    fact.reason,
+    nullif(fact.blueprint_id, '') AS blueprint_id,
+    fact.life,
+    fact.alpha,
+    fact.parameters,
+    uuid_text(fact.command_id) AS command_id,
+    NOT EXISTS (
+        FROM fold_jumps AS jump
+        WHERE jump.run_id = fact.run_id AND jump.to_sequence < fact.sequence
+            AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
+    ) AS surviving,
+    moment(fact.recorded_at_ns) AS recorded_at,
+    uuid_text(fact.event_id) AS event_id,
+    uuid_text(fact.causation_id) AS causation_id,
+    uuid_text(fact.correlation_id) AS correlation_id,
+    fact.log_offset
+FROM once AS fact;

@@ -1,0 +1,89 @@
+"""Checksums: which files of the archive are not what was written.
+
+DuckDB does not check Parquet's page checksums (tried: 60 of 60 flipped bits were read as wrong values), so a reader
+compares every file with its SHA-256 in the manifest before the first query. What was compared once is remembered by the
+file's size, time and inode in a cache beside the manifest; without a writable folder everything is compared again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from projections.manifest import FileEntry
+
+FILES: Final = "files"
+CACHE: Final = "verified.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file that the manifest lists and that cannot be read as it was written."""
+
+    path: Path
+    table: str
+    rows: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; its {self.rows} rows of {self.table} are left out"
+
+
+def damaged(archive: Path, entries: Iterable[FileEntry], *, trust_cache: bool = True) -> list[Damage]:
+    """The damaged files among `entries`, each with what is wrong; `trust_cache=False` reads every byte again."""
+    cache = _load(archive) if trust_cache else {}
+    stamps = {entry.name: _stamp(archive / FILES / entry.name) for entry in entries}
+    unknown = [entry for entry in entries if stamps[entry.name] is None or cache.get(entry.name) != stamps[entry.name]]
+    if not unknown:
+        return []
+    with ThreadPoolExecutor(max_workers=2) as pool:  # hashing releases the interpreter
+        found = list(pool.map(lambda entry: _problem(archive / FILES / entry.name, entry), unknown))
+    sound = {entry.name: stamps[entry.name] for entry, problem in zip(unknown, found, strict=True) if problem is None}
+    if sound:
+        _save(archive, {**cache, **sound})
+    return [
+        Damage(archive / FILES / entry.name, entry.table, entry.rows, problem)
+        for entry, problem in zip(unknown, found, strict=True)
+        if problem is not None
+    ]
+
+
+def _problem(path: Path, entry: FileEntry) -> str | None:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if digest == entry.sha256 else "its bytes do not match their checksum"
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _load(archive: Path) -> dict[str, list[int] | None]:
+    try:
+        loaded: dict[str, list[int] | None] = json.loads((archive / CACHE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return loaded
+
+
+def _save(archive: Path, cache: dict[str, list[int] | None]) -> None:
+    """Best effort: losing the cache costs time, and the folder may be read-only."""
+    kept = {name: stamp for name, stamp in cache.items() if (archive / FILES / name).exists()}
+    temporary = archive / f".{CACHE}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(kept))
+        temporary.replace(archive / CACHE)
