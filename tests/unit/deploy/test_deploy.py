@@ -1,0 +1,130 @@
+"""The files of deploy/ parse, fit together, and name only what the code has (ruling 26)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from contracts.topics import TOPICS
+from esper.nissa.alerts import RULES
+from esper.nissa.catalogue import BY_NAME
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+NAME = re.compile(r"\besper_[a-z0-9_]+")
+PARTS = ("_bucket", "_sum", "_count")
+
+
+def load(name: str):
+    return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+
+
+def rules() -> list[dict]:
+    return [rule for group in load("alerts.yml")["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[dict]:
+    return json.loads((DEPLOY / "grafana/dashboards/esper.json").read_text(encoding="utf-8"))["panels"]
+
+
+def expressions() -> dict[str, str]:
+    """Every PromQL expression of the rules and the dashboard, by where it stands."""
+    drawn = {f"panel {panel['title']} {t['refId']}": t["expr"] for panel in panels() for t in panel["targets"]}
+    return {f"alert {rule['alert']}": rule["expr"] for rule in rules()} | drawn
+
+
+def metric(name: str) -> str:
+    """The metric behind a series: a histogram shows itself as three."""
+    stem = next((name.removesuffix(part) for part in PARTS if name.endswith(part)), name)
+    return stem if stem in BY_NAME and BY_NAME[stem].kind == "histogram" else name
+
+
+def emitting_code() -> str:
+    """The code that emits metrics: all of streams and Nissa, but not the list of names nor the rules about them."""
+    files = [*(ROOT / "streams").rglob("*.py"), *(ROOT / "esper/nissa").rglob("*.py")]
+    return "\n".join(
+        path.read_text(encoding="utf-8") for path in files if path.name not in {"catalogue.py", "alerts.py"}
+    )
+
+
+@pytest.mark.parametrize("where", expressions())
+def test_an_expression_names_only_metrics_that_the_code_emits(where):
+    names = {metric(name) for name in NAME.findall(expressions()[where])}
+    code = emitting_code()
+
+    assert names or expressions()[where].startswith("vector(")
+    assert [name for name in names if name not in BY_NAME] == []
+    assert [name for name in names if f'"{name}"' not in code] == []
+
+
+def labelled() -> list[tuple[str, str]]:
+    """Every expression with the text that shows its labels, such as a legend."""
+    drawn = [(target["expr"], target["legendFormat"]) for panel in panels() for target in panel["targets"]]
+    return [(rule["expr"], rule["annotations"]["summary"]) for rule in rules()] + drawn
+
+
+@pytest.mark.parametrize(("expression", "shown"), labelled())
+def test_a_legend_and_a_sum_use_only_labels_that_the_metric_has(expression, shown):
+    grouped = {label for labels in re.findall(r"by \(([a-z_, ]+)\)", expression) for label in re.split(", *", labels)}
+    used = grouped | set(re.findall(r"{{ *(?:\$labels\.)?([a-z]+) *}}", shown))
+    known = {label for name in NAME.findall(expression) for label in BY_NAME[metric(name)].labels}
+
+    assert used <= known | {"le", "process"}  # process is the scraped target's own label
+
+
+def test_every_alert_of_nissa_has_a_rule_on_the_same_measure():
+    written = {rule["alert"]: rule["expr"] for rule in rules()}
+    stems = {rule.name: rule.metric.removesuffix("_total") for rule in RULES}
+
+    assert [name for name, stem in stems.items() if stem not in written.get(name, "")] == []
+
+
+def test_every_rule_says_what_to_do():
+    assert [rule["alert"] for rule in rules() if not rule["annotations"].get("action")] == []
+
+
+def test_the_dashboard_has_named_panels_that_do_not_overlap():
+    """R-NIS-27."""
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels()}
+
+    assert len({panel["title"] for panel in panels()}) == len(panels()) == len(places) >= 6
+
+
+def test_the_console_decodes_every_topic():
+    mapped = {
+        entry["topicName"]: entry["valueProtoType"] for entry in load("console.yaml")["kafka"]["protobuf"]["mappings"]
+    }
+
+    assert mapped == {topic.name: "esper.leyline.v1.Event" for topic in TOPICS}
+
+
+def test_every_file_that_compose_mounts_is_there_and_every_port_is_local():
+    services = load("compose.yaml")["services"]
+    mounts = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+
+    assert set(services) == {"redpanda", "console", "esper", "prometheus", "grafana"}
+    assert [path for path in mounts if path.startswith(".") and not (DEPLOY / path).exists()] == []
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_compose_refuses_to_start_without_a_key():
+    assert load("compose.yaml")["services"]["esper"]["environment"]["ESPER_KEY"].startswith("${ESPER_KEY:?")
+
+
+def test_the_image_holds_all_four_packages():
+    copied = re.findall(r"^COPY (\w+) \1$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert copied == ["contracts", "esper", "projections", "streams"]
+
+
+def test_the_prometheus_files_fit_together():
+    configuration = load("prometheus.yml")
+    mounted = load("compose.yaml")["services"]["prometheus"]["volumes"]
+
+    assert configuration["rule_files"] == ["alerts.yml"]
+    assert any("alerts.yml:/etc/prometheus/alerts.yml" in volume for volume in mounted)
