@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -29,14 +30,34 @@ class SupervisorGone(LogUnavailable):
     """The supervisor ended while its client still needed it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client wants of a data folder's supervisor."""
+
+    data_dir: Path
+    client: str
+    brokers: str | None
+    port: int
+    broker_only: bool
+
+    def message(self) -> dict[str, Any]:
+        """As it goes over the socket."""
+        return {
+            "op": "lease",
+            "client": self.client,
+            "brokers": self.brokers,
+            "port": self.port,
+            "broker_only": self.broker_only,
+        }
+
+
 class Lease:
     """A claim on the data folder's processes: they run at least until this is released or its process ends."""
 
-    def __init__(self, connection: socket.socket, first: Status, starter: subprocess.Popen[bytes] | None) -> None:
-        self._connection = connection
+    def __init__(self, request: Request) -> None:
+        self._request = request
         self._pending = b""
-        self.status = first
-        self._starter = starter
+        self._connection, self.status, self._starter = _join(request)
 
     @property
     def brokers(self) -> str:
@@ -73,6 +94,15 @@ class Lease:
         if lines:
             self.status = Status.from_json(json.loads(lines[-1]))
         return bool(lines)
+
+    def renew(self) -> None:
+        """After `SupervisorGone`: join the next supervisor, or start it, with the log at the address that it had."""
+        self._connection.close()
+        if self._starter is not None:
+            self._starter.wait()
+        port = int(self.brokers.rpartition(":")[2]) if self.status.embedded else 0
+        self._pending = b""
+        self._connection, self.status, self._starter = _join(replace(self._request, port=port))
 
     def release(self, timeout_s: float = RELEASE_S) -> bool:
         """Give the lease back. True where it was the last one: then every process has ended when this returns."""
@@ -124,27 +154,29 @@ def join(data_dir: Path, *, client: str, brokers: str | None = None, port: int =
     Raises InvalidInput where the folder's processes run with another broker or port than asked for, or where the port
     is taken, and LogUnavailable where no supervisor answers.
     """
-    data_dir = data_dir.resolve()
-    endpoint.run_folder(data_dir)
-    request = {"op": "lease", "client": client, "brokers": brokers, "port": port, "broker_only": broker_only}
+    return Lease(Request(data_dir.resolve(), client, brokers, port, broker_only))
+
+
+def _join(request: Request) -> tuple[socket.socket, Status, subprocess.Popen[bytes] | None]:
+    """A connection that holds a lease, what the supervisor first said, and the process of one that was started here."""
+    endpoint.run_folder(request.data_dir)
     deadline = time.monotonic() + JOIN_S
     starter: subprocess.Popen[bytes] | None = None
     while time.monotonic() < deadline:
-        connection = endpoint.connect(data_dir)
-        answer = _exchange(connection, request) if connection is not None else None
+        connection = endpoint.connect(request.data_dir)
+        answer = _exchange(connection, request.message()) if connection is not None else None
         if connection is not None and answer is not None:
             if "refused" in answer:
                 connection.close()
                 raise InvalidInput(str(answer["refused"]))
-            return Lease(connection, Status.from_json(answer), starter)
+            return connection, Status.from_json(answer), starter
         if connection is not None:
             connection.close()
         if starter is None or starter.poll() is not None:
-            starter = _start_supervisor(data_dir, brokers)
+            starter = _start_supervisor(request.data_dir, request.brokers)
         time.sleep(0.02)
-    raise LogUnavailable(
-        f"no supervisor of {data_dir} answers within {JOIN_S:.0f} s; see {endpoint.run_folder(data_dir) / LOG_NAME}"
-    )
+    log = endpoint.run_folder(request.data_dir) / LOG_NAME
+    raise LogUnavailable(f"no supervisor of {request.data_dir} answers within {JOIN_S:.0f} s; see {log}")
 
 
 def status(data_dir: Path) -> Status | None:
@@ -176,7 +208,9 @@ def _exchange(connection: socket.socket, request: Mapping[str, object]) -> dict[
 
 def _start_supervisor(data_dir: Path, brokers: str | None) -> subprocess.Popen[bytes]:
     """Start it detached: in its own session, so that Ctrl-C in the client's terminal does not reach it."""
-    environment = {**os.environ, "ESPER_BROKERS": brokers or ""}
+    environment = {name: value for name, value in os.environ.items() if name != "ESPER_BROKERS"}
+    if brokers is not None:
+        environment["ESPER_BROKERS"] = brokers
     with (endpoint.run_folder(data_dir) / LOG_NAME).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "esper.weatherlight", "--data-dir", str(data_dir)],

@@ -192,7 +192,7 @@ class Supervisor:
     async def _create_topics(self) -> None:
         from streams.topics import ensure_topics  # noqa: PLC0415 - brings in aiokafka
 
-        await asyncio.to_thread(ensure_topics, self.brokers)
+        await ensure_topics(self.brokers)
 
     async def _start(self, spec: ServiceSpec) -> None:
         """Start a process and wait until it is ready; raises LogUnavailable where it does not become so."""

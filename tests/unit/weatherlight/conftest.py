@@ -28,7 +28,7 @@ def make_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Wait until `condition` holds; fails the test where it does not."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for is the state of another process
             await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,220 @@
+"""The commands, their options and their help. Each does its work in a module that is imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from esper import __version__
+from esper.cli import WRONG_INPUT
+from esper.cli.output import complain
+from esper.errors import EsperError
+
+HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
+
+Esper trains a network, and where it is too small a seed germinates: a small module learns beside the network, is
+blended in step by step, and stays only if it helps. Every step of that is an event on a Kafka-compatible log.
+
+\b
+The parts, by their code names:
+  Kasmina      the seeds inside the network and the stages of their lives
+  Tolaria      the training loop
+  Tamiyo       decides after every epoch what to grow, keep or remove
+  Karn         the catalogue of blueprints that a seed can be grown from
+  Leyline      the contracts: every event, its ids and its signature
+  Oona         the log: topics, producers and consumers
+  Nissa        metrics and alerts
+  Weatherlight starts, watches and stops the processes
+  Urza         the library of what was compiled from blueprints
+  Tezzeret     compiles blueprints
+  Simic        trains Tamiyo's policies from history
+
+\b
+Start with:
+  esper run                 train the default task, with growth and a control run beside it
+  esper runs                what was run so far
+  esper why last s1         why seed s1 did what it did
+"""
+
+app = typer.Typer(
+    name="esper",
+    help=HELP,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
+]
+Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
+DATA_DIR: Final = Path("esper-data")
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every foreseen error becomes one line on stderr."""
+    try:
+        result = app(list(arguments), prog_name="esper", standalone_mode=False)
+    except typer.TyperException as error:
+        complain(f"{error.format_message().replace('Value error, ', '')} (see `{_help_command(error)}`)")
+        return WRONG_INPUT
+    except EsperError as error:
+        complain(str(error))
+        return WRONG_INPUT
+    return result if isinstance(result, int) else 0
+
+
+def _help_command(error: typer.TyperException) -> str:
+    context: typer.Context | None = getattr(error, "ctx", None)
+    return f"{context.command_path if context is not None else 'esper'} --help"
+
+
+@app.callback(invoke_without_command=True)
+def esper(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Print the version where that is asked for; everything else is a command's work."""
+    if version:
+        sys.stdout.write(f"esper {__version__}\n")
+    elif context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+@app.command(epilog="Example: esper run --task digits --epochs 12 --seed 3 --policy heuristic")
+def run(  # noqa: PLR0917 - one parameter for each option of the command line
+    task: Annotated[
+        str,
+        typer.Option("--task", help="digits, chars, spirals, cifar10:FOLDER, or your own: path/to/file.py:function."),
+    ] = "digits",
+    epochs: Annotated[int | None, typer.Option("--epochs", help="How many; the task's own number by default.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random in the run.")] = 0,
+    policy: Annotated[
+        Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
+    ] = "heuristic",
+    lifecycle: Annotated[
+        Literal["full", "direct"],
+        typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
+    ] = "full",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    data_dir: DataDir = DATA_DIR,
+    *,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
+    ] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Train a task with growth, and the same without beside it; needs no other process, no network and no GPU.
+
+    With --json the last line of stdout is one JSON object, and the progress goes to stderr.
+    """
+    from esper.cli.run import RunRequest, run_command  # noqa: PLC0415
+
+    request = RunRequest(
+        data_dir=data_dir,
+        task=task,
+        epochs=epochs,
+        seed=seed,
+        policy=policy,
+        lifecycle=lifecycle,
+        device=device,
+        control=control,
+        as_json=as_json,
+    )
+    return run_command(request)
+
+
+@app.command(epilog="Example: esper runs --json")
+def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
+    """All runs of the data folder, the latest first. Needs nothing running."""
+    from esper.cli.read import runs_command  # noqa: PLC0415
+
+    runs_command(data_dir, as_json=as_json)
+
+
+@app.command(epilog="Example: esper events last --type seed_transitioned --follow")
+def events(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Only events of this type; may be given several times.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with new events until the run has finished.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The events of a run in their order; with --json one object a line. Needs nothing running."""
+    from esper.cli.read import events_command  # noqa: PLC0415
+
+    events_command(data_dir, run, types or [], follow=follow, as_json=as_json)
+
+
+@app.command(epilog="Example: esper why last s1")
+def why(
+    run: Run,
+    seed: Annotated[str, typer.Argument(help="A seed, such as s1.", metavar="SEED")],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Why a seed did what it did: packet, decision, command, what came of it, and the report. Needs nothing running."""
+    from esper.cli.read import why_command  # noqa: PLC0415
+
+    why_command(data_dir, run, seed, as_json=as_json)
+
+
+@app.command(
+    epilog="Example: esper sql \"select epoch, probe_loss from epochs where run_id = 'k3f9x2qa' order by epoch\""
+)
+def sql(
+    query: Annotated[
+        str, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="QUERY")
+    ],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the history in SQL, over the views runs, epochs, decisions, commands, transitions, gates, seeds, reports, ...
+
+    `esper sql "show tables"` names them all and `esper sql "describe epochs"` a view's columns. Needs nothing running.
+    """
+    from esper.cli.read import sql_command  # noqa: PLC0415
+
+    sql_command(data_dir, query, as_json=as_json)
+
+
+@app.command(epilog="Example: esper broker --port 9092")
+def broker(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False) -> None:
+    """Only the embedded Kafka-protocol broker, until Ctrl-C; runs on the same data folder join it."""
+    from esper.cli.up import up_command  # noqa: PLC0415
+
+    up_command(data_dir, port, broker_only=True, as_json=as_json)
+
+
+@app.command(epilog="Example: esper up --port 9092")
+def up(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False) -> None:
+    """Broker and workers that outlive a run, until Ctrl-C; runs on the same data folder join them."""
+    from esper.cli.up import up_command  # noqa: PLC0415
+
+    up_command(data_dir, port, broker_only=False, as_json=as_json)
+
+
+@app.command(epilog="Example: esper doctor --json")
+def doctor(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+    """Check what Esper needs on this machine, and say what to do where something is missing."""
+    from esper.cli.doctor import doctor_command  # noqa: PLC0415
+
+    return doctor_command(data_dir, as_json=as_json)

@@ -1,0 +1,146 @@
+"""What a person wants to know of a run while it goes and when it is over: a fold of its events, made for showing.
+
+The folds that answer questions are `esper.history` and the SQL views; this one keeps sentences and the last figures.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from contracts.leyline.v1 import leyline_pb2
+from esper.cli.describe import headline, stage
+from esper.leyline.envelope import Event, body_name, body_of
+from esper.tamiyo.reports import report_id
+
+DECISIONS_SHOWN: Final = 4
+DORMANT: Final = leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT
+_AFTERWARDS: Final = frozenset(
+    {
+        leyline_pb2.SEED_LIFECYCLE_STAGE_EMBARGOED,
+        leyline_pb2.SEED_LIFECYCLE_STAGE_RESETTING,
+        leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT,
+    }
+)
+"""Stages that a slot passes through after a life is over; they do not change what became of it."""
+
+
+@dataclass(slots=True)
+class SeedView:
+    """A seed slot as it is now."""
+
+    seed_id: str
+    site: str
+    stage: str = "DORMANT"
+    alpha: float = 0.0
+    blueprint_id: str = ""
+
+
+@dataclass(slots=True)
+class Life:
+    """One life of a slot, from germination on: what grew, how far it came and why it went no further."""
+
+    seed_id: str
+    site: str
+    life: int
+    blueprint_id: str
+    parameters: int
+    stage: str
+    reason: str
+    from_epoch: int
+    to_epoch: int
+
+
+@dataclass(slots=True)
+class RunView:
+    """One run. `apply` takes its events in the order of the log; a duplicate changes nothing."""
+
+    run_id: str
+    started: Any = None
+    finished: Any = None
+    epoch: int = 0
+    epochs_total: int = 0
+    loss: float = float("nan")
+    probe_loss: float = float("nan")
+    accuracy: float = float("nan")
+    parameters: int = 0
+    seeds: dict[str, SeedView] = field(default_factory=dict)
+    lives: list[Life] = field(default_factory=list)
+    decisions: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=DECISIONS_SHOWN))
+    events: int = 0
+    _seen: set[bytes] = field(default_factory=set)
+    _reports_due: set[bytes] = field(default_factory=set)
+
+    def apply(self, event: Event) -> bool:
+        """Take in one event; False for one that was seen before."""
+        if event.event_id in self._seen:
+            return False
+        self._seen.add(event.event_id)
+        self.events += 1
+        handler = getattr(self, f"_on_{body_name(event)}", None)
+        if handler is not None:
+            handler(event, body_of(event))
+        return True
+
+    @classmethod
+    def of(cls, run_id: str, events: Iterable[Event]) -> RunView:
+        """The view after all of `events`."""
+        view = cls(run_id)
+        for event in events:
+            view.apply(event)
+        return view
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run is over and every report that its last windows are due was seen."""
+        return self.finished is not None and self._reports_due <= self._seen
+
+    def _on_run_started(self, _event: Event, body: Any) -> None:
+        self.started = body
+        self.epochs_total = body.epochs
+        self.parameters = body.params_host
+        self.seeds = {site.seed_id: SeedView(site.seed_id, site.site) for site in body.sites}
+
+    def _on_epoch_completed(self, event: Event, body: Any) -> None:
+        self.epoch = event.epoch
+        self.loss = body.state.training_loss
+        self.probe_loss = body.state.validation_loss
+        self.accuracy = body.state.validation_accuracy
+        self.parameters = body.params or self.parameters
+        self._reports_due.update(report_id(window) for window in body.windows if window.closed)
+        for seed in body.seeds:
+            view = self.seeds.setdefault(seed.seed_id, SeedView(seed.seed_id, ""))
+            view.stage, view.alpha, view.blueprint_id = stage(seed.stage), seed.alpha, seed.blueprint_id
+
+    def _on_seed_transitioned(self, event: Event, body: Any) -> None:
+        view = self.seeds.setdefault(body.seed_id, SeedView(body.seed_id, body.site))
+        view.stage, view.alpha = stage(body.to_stage), body.alpha
+        view.blueprint_id = "" if body.to_stage == DORMANT else body.blueprint_id or view.blueprint_id
+        if body.from_stage == DORMANT:
+            self.lives.append(
+                Life(body.seed_id, body.site, body.life, body.blueprint_id, body.parameters, "", "", event.epoch, 0)
+            )
+        current = next((life for life in reversed(self.lives) if life.seed_id == body.seed_id), None)
+        if current is None or body.to_stage in _AFTERWARDS:
+            return
+        current.stage, current.reason, current.to_epoch = view.stage, body.reason, event.epoch
+        current.blueprint_id = body.blueprint_id or current.blueprint_id
+        current.parameters = body.parameters or current.parameters
+
+    def _on_kernel_attached(self, _event: Event, body: Any) -> None:
+        for life in reversed(self.lives):
+            if life.seed_id == body.seed_id:
+                life.parameters = body.module_parameters
+                return
+
+    def _on_decision_made(self, event: Event, _body: Any) -> None:
+        self.decisions.append((event.epoch or self.epoch, headline(event)))
+
+    def _on_rolled_back(self, event: Event, _body: Any) -> None:
+        self.decisions.append((event.epoch, f"rolled back: {headline(event)}"))
+
+    def _on_run_finished(self, _event: Event, body: Any) -> None:
+        self.finished = body
+        self.parameters = body.params_final or self.parameters

@@ -1,0 +1,170 @@
+"""The reading commands: they open the archive alone, so they work with nothing running and on any machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from esper.cli.causes import chain_of, walk
+from esper.cli.describe import headline, seed_of
+from esper.cli.events import Reading, event_json, types_of
+from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, complain, say, say_json, styled, table
+from esper.cli.run_ids import resolve
+from esper.errors import InvalidInput
+from esper.leyline.envelope import Event, body_name
+
+if TYPE_CHECKING:
+    from projections.history import History
+
+POLL_S: Final = 0.2
+"""How often `--follow` looks for a newer manifest; the archive writes one within a second of every event."""
+_TYPE_STYLES: Final = {
+    "decision_made": CYAN,
+    "adaptation_command": CYAN,
+    "command_applied": GREEN,
+    "command_rejected": RED,
+    "seed_transitioned": YELLOW,
+    "rolled_back": RED,
+    "field_report": GREEN,
+}
+
+
+@contextmanager
+def history_of(data_dir: Path) -> Iterator[History]:
+    """The data folder's history; raises InvalidInput where there is none."""
+    from projections import open_history  # noqa: PLC0415 - only needed here
+
+    archive = data_dir / "archive"
+    if not archive.is_dir():
+        raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
+    with open_history(archive) as history:
+        for damage in history.damage:
+            complain(str(damage))
+        yield history
+
+
+def run_ids(history: History) -> list[str]:
+    """The ids of all runs, the latest first."""
+    return [run_id for (run_id,) in history.execute("select run_id from runs order by started_at desc").fetchall()]
+
+
+def runs_command(data_dir: Path, *, as_json: bool) -> None:
+    """All runs, the latest first."""
+    with history_of(data_dir) as history:
+        columns, rows = _query(history, "select * from runs order by started_at desc")
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    if as_json:
+        say_json(found)
+        return
+    if not found:
+        say("nothing was run in this data folder yet; start with `esper run`")
+        return
+    say(table(_RUN_HEADERS, [_run_row(run) for run in found], right=(4, 5, 6)))
+
+
+_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "params", "seeds kept", "started")
+
+
+def _run_row(run: dict[str, Any]) -> tuple[Any, ...]:
+    accuracy = run["test_accuracy"]
+    germinated = run["seeds_germinated"]
+    kept = "-" if germinated is None else f"{run['seeds_fossilized']} of {germinated}"
+    started = run["started_at"]
+    return (
+        run["run_id"],
+        run["task"],
+        "control" if run["control_of"] else run["policy"],
+        run["status"],
+        f"{run['epochs_done']}/{run['epochs_planned']}",
+        "-" if accuracy is None else f"{accuracy:.4f}",
+        f"{run['params_final'] or run['params_host']:,}",
+        kept,
+        f"{started:%Y-%m-%d %H:%M:%S}" if isinstance(started, datetime) else str(started),
+    )
+
+
+def events_command(data_dir: Path, word: str, types: list[str], *, follow: bool, as_json: bool) -> None:
+    """A run's events in their order, and with `follow` those that come, until the run has finished."""
+    wanted = types_of(types)
+    with history_of(data_dir) as history:
+        run_id = resolve(word, run_ids(history))
+        reading = Reading(history, run_id, wanted)
+        for event in _events(reading, follow=follow):
+            _say_event(event, as_json=as_json)
+
+
+def _events(reading: Reading, *, follow: bool) -> Iterator[Event]:
+    yield from reading.new()
+    while follow and not reading.finished():
+        time.sleep(POLL_S)
+        yield from reading.new()
+    if follow:
+        yield from reading.new()
+
+
+def _say_event(event: Event, *, as_json: bool) -> None:
+    if as_json:
+        say_json(event_json(event))
+        return
+    name = body_name(event)
+    place = styled(f"epoch {event.epoch:>3} step {event.global_step:>6}", DIM)
+    say(f"{_clock(event)}  {place}  {_styled_name(name)}{' ' * max(1, 26 - len(name))}{headline(event)}")
+
+
+def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
+    """The causal chain of a seed as trees."""
+    with history_of(data_dir) as history:
+        run_id = resolve(word, run_ids(history))
+        events = list(Reading(history, run_id, types_of(())).new())
+    roots = chain_of(events, seed)
+    if not roots:
+        known = sorted({seed_of(event) for event in events} - {""})
+        raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
+    if as_json:
+        say_json([{"depth": depth, **event_json(event)} for depth, event in walk(roots)])
+        return
+    begin_ns = min(event.recorded_at_ns for event in events)
+    say(styled(f"seed {seed} of run {run_id}", "1"))
+    for depth, event in walk(roots):
+        if depth == 0:
+            say()
+        since = styled(f"{(event.recorded_at_ns - begin_ns) / 1e9:>9.3f} s  epoch {event.epoch:>3}", DIM)
+        branch = "   " * (depth - 1) + "└─ " if depth else ""
+        say(f"{since}  {branch}{_styled_name(body_name(event))}  {headline(event)}")
+
+
+def _those(known: list[str]) -> str:
+    return f"those that did are {', '.join(known)}" if known else "none of its seeds germinated"
+
+
+def sql_command(data_dir: Path, query: str, *, as_json: bool) -> None:
+    """A person's query; raises InvalidInput with DuckDB's own words where it is wrong."""
+    with history_of(data_dir) as history:
+        columns, rows = _query(history, query)
+    if as_json:
+        say_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        say(table(columns, rows))
+
+
+def _query(history: History, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    import duckdb  # noqa: PLC0415
+
+    try:
+        answer = history.execute(query)
+        return [column[0] for column in answer.description or ()], answer.fetchall()
+    except duckdb.Error as error:
+        first, *_ = str(error).split("\n\n")
+        raise InvalidInput(f"the query is wrong: {first}") from None
+
+
+def _clock(event: Event) -> str:
+    return f"{datetime.fromtimestamp(event.recorded_at_ns / 1e9, UTC):%H:%M:%S.%f}"[:-3]
+
+
+def _styled_name(name: str) -> str:
+    return styled(name, _TYPE_STYLES[name]) if name in _TYPE_STYLES else name

@@ -1,0 +1,243 @@
+"""`esper run`: start what is needed, train with growth and without, show it, and wait until the archive has it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from esper.cli import RUN_FAILED
+from esper.cli.events import Reading, types_of
+from esper.cli.folder import check_writable
+from esper.cli.output import complain, say, say_json
+from esper.cli.progress import RunView
+from esper.cli.read import history_of
+from esper.cli.run_ids import control_of, new_run_id
+from esper.cli.screen import Screen, make_screen
+from esper.cli.summary import Summary
+from esper.cli.tail import LogTail
+from esper.cli.trainers import Trainer, Trainers
+from esper.errors import InvalidInput, LogUnavailable
+from esper.kasmina.settings import SeedSettings
+from esper.leyline.signing import KeyRing
+from esper.tolaria.config import Policy, RunConfig
+from esper.weatherlight import client
+from projections.manifest import Place, covered
+from streams.keys import load_key_ring
+from streams.settings import Settings
+
+TICK_S: Final = 0.1
+PREPARE_S: Final = 120.0
+"""Loading a person's own data may take a while; the default task is prepared in three seconds."""
+REPORTS_S: Final = 3.0
+ARCHIVE_S: Final = 30.0
+INTERRUPTED_ARCHIVE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a person asked for on the command line."""
+
+    data_dir: Path
+    task: str
+    epochs: int | None
+    seed: int
+    policy: Policy
+    lifecycle: Literal["full", "direct"]
+    device: str
+    control: bool
+    as_json: bool
+
+    @property
+    def configs(self) -> tuple[RunConfig, RunConfig | None]:
+        """The grown run's and its control's configuration; without growth a run is its own control."""
+        grown = RunConfig(
+            task=self.task,
+            epochs=self.epochs,
+            seed=self.seed,
+            policy=self.policy,
+            device=self.device,
+            seeds=SeedSettings(lifecycle=self.lifecycle),
+        )
+        wanted = self.control and self.policy != "none"
+        return grown, replace(grown, policy="none") if wanted else None
+
+
+def run_command(request: RunRequest) -> int:
+    """Do the run and print its summary; the exit code. Raises InvalidInput and LogUnavailable in one line each."""
+    since = time.monotonic()
+    settings = Settings.load(data=request.data_dir)
+    grown_config, control_config = request.configs
+    _check_task(request.task)
+    check_writable(request.data_dir)
+    ring = load_key_ring(settings)
+    run_id = new_run_id()
+    configs = {run_id: grown_config}
+    if control_config is not None:
+        configs[control_of(run_id)] = replace(control_config, control_of=run_id)
+    with client.join(request.data_dir, client=f"esper run {run_id}", brokers=settings.brokers) as lease:
+        command = RunCommand(request, ring, lease, configs)
+        failure = command.train()
+        if failure:
+            complain(f"{failure}; what was recorded is kept: `esper events {run_id}`")
+            return RUN_FAILED
+        summary = command.summary(since)
+    # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
+    say_json(summary.to_json()) if request.as_json else say(summary.text())
+    return 0
+
+
+class RunCommand:
+    """One `esper run` between its lease and its summary."""
+
+    def __init__(
+        self, request: RunRequest, ring: KeyRing, lease: client.Lease, configs: Mapping[str, RunConfig]
+    ) -> None:
+        self._request = request
+        self._ring = ring
+        self._lease = lease
+        self._configs = configs
+        self._views = [RunView(run_id) for run_id in configs]
+        self._results: dict[str, dict[str, Any]] = {}
+
+    def train(self) -> str:
+        """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
+        title = f"esper run {self._views[0].run_id} · {self._request.task} · {self._request.policy}"
+        trainers = Trainers(
+            [
+                Trainer(name, self._request.data_dir, self._lease.brokers, run_id, config)
+                for name, (run_id, config) in zip(("grown", "control"), self._configs.items(), strict=False)
+            ]
+        )
+        with make_screen(title, self._views, quiet=self._request.as_json) as screen, trainers:
+            self._prepare(trainers, screen)
+            tail = LogTail(self._lease.brokers, self._ring, self._configs)
+            try:
+                trainers.begin()
+                self._follow(trainers, tail, screen)
+                self._settle(trainers, tail, screen)
+            except KeyboardInterrupt:
+                self._interrupted(trainers, tail, screen)
+                raise
+            finally:
+                tail.close()
+        return self._outcome(trainers.trainers)
+
+    def _prepare(self, trainers: Trainers, screen: Screen) -> None:
+        """Until the processes are ready and the trainers have loaded what they need, both at once."""
+        deadline = time.monotonic() + PREPARE_S
+        screen.note("starting the log and its workers, loading the task")
+        while not trainers.wait_prepared(TICK_S):
+            self._take_news(screen)
+            screen.refresh()
+            if time.monotonic() > deadline:
+                raise InvalidInput(f"task {self._request.task} was not loaded within {PREPARE_S:.0f} s")
+        self._lease.wait_ready()
+        log = "embedded broker" if self._lease.status.embedded else "ESPER_BROKERS"
+        screen.note(f"data {self._request.data_dir} · log {self._lease.brokers} ({log})")
+
+    def _follow(self, trainers: Trainers, tail: LogTail, screen: Screen) -> None:
+        while not trainers.done:
+            self._take_event(tail, screen)
+            self._take_news(screen)
+            screen.refresh()
+            grown, *others = trainers.trainers
+            if grown.outcome is not None and grown.outcome.error:
+                for other in others:
+                    other.stop()
+
+    def _settle(self, trainers: Trainers, tail: LogTail, screen: Screen) -> None:
+        """Until the last report is on the log, and everything on the log is in the archive."""
+        ended_well = {trainer.run_id for trainer in trainers.trainers if trainer.outcome and trainer.outcome.result}
+        deadline = time.monotonic() + REPORTS_S
+        while time.monotonic() < deadline and any(
+            view.run_id in ended_well and not view.complete for view in self._views
+        ):
+            self._take_event(tail, screen)
+            screen.refresh()
+        self._wait_for_archive(tail.ends(), time.monotonic() + ARCHIVE_S, screen)
+
+    def _wait_for_archive(self, ends: Mapping[Place, int], deadline: float, screen: Screen) -> None:
+        archive = self._request.data_dir / "archive"
+        screen.note("waiting for the archive to hold everything")
+        while True:
+            have = covered(archive)
+            missing = {place: end for place, end in ends.items() if have.get(place, 0) < end}
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                raise LogUnavailable(
+                    f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in missing}))} still; the log "
+                    f"has it and the next run archives it (see {self._request.data_dir / 'run' / 'archiver.log'})"
+                )
+            self._take_news(screen)
+            screen.refresh()
+            time.sleep(TICK_S / 2)
+
+    def _interrupted(self, trainers: Trainers, tail: LogTail, screen: Screen) -> None:
+        """End the trainers first and give the archive a moment, so that the history tells of the interruption."""
+        trainers.stop()
+        try:
+            self._wait_for_archive(tail.ends(), time.monotonic() + INTERRUPTED_ARCHIVE_S, screen)
+        except LogUnavailable:
+            return  # the log has it; the next supervisor's archiver takes it over
+
+    def _take_event(self, tail: LogTail, screen: Screen) -> None:
+        event = tail.take(TICK_S)
+        if event is None:
+            return
+        view = next(view for view in self._views if view.run_id == event.run_id)
+        if view.apply(event):
+            screen.show(view, event)
+
+    def _take_news(self, screen: Screen) -> None:
+        """What the supervisor says; where it is gone, another one is started and the run goes on."""
+        try:
+            changed = self._lease.poll()
+        except client.SupervisorGone:
+            screen.note("the supervisor is gone; starting another one")
+            self._lease.renew()
+            return
+        if changed and self._lease.status.degraded:
+            troubled = [service for service in self._lease.status.services if service.state != "ready"]
+            screen.note(", ".join(f"{s.name} {s.state} ({s.last_exit})" for s in troubled))
+
+    def _outcome(self, trainers: Sequence[Trainer]) -> str:
+        grown, *others = trainers
+        for trainer in trainers:
+            if trainer.outcome is not None and trainer.outcome.result is not None:
+                self._results[trainer.run_id] = trainer.outcome.result
+        assert grown.outcome is not None
+        if grown.outcome.error:
+            return grown.outcome.error
+        for other in others:
+            if other.outcome is not None and other.outcome.error:
+                complain(f"the control run failed: {other.outcome.error}")
+        return ""
+
+    def summary(self, since: float) -> Summary:
+        """Both runs as the archive tells them, now that it holds everything."""
+        with history_of(self._request.data_dir) as history:
+            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._configs]
+        grown, *others = views
+        return Summary(
+            grown=grown,
+            control=others[0] if others else None,
+            seed=self._request.seed,
+            hook_ms=self._results[grown.run_id]["hook_ms"],
+            wall_s=time.monotonic() - since,
+            data_dir=str(self._request.data_dir),
+        )
+
+
+def _check_task(task: str) -> None:
+    """Find out at once what can be found out without loading the task: a file that is missing."""
+    path, colon, function = task.rpartition(":")
+    if task.startswith("cifar10:") or not colon:
+        return
+    if not path.endswith(".py") or not function.isidentifier():
+        raise InvalidInput(f"task {task!r} is no path/to/file.py:function; see `esper run --help`")
+    if not Path(path).is_file():
+        raise InvalidInput(f"task file {path} does not exist")

@@ -1,0 +1,113 @@
+"""What `esper run` says at its end: how good, how big, what became of each seed and why, and what to try next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from esper.cli.output import BOLD, DIM, GREEN, RED, styled, table
+from esper.cli.progress import Life, RunView
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Both runs as the archive has them. `hook_ms` has p50 and p99; `control` is None where there was none."""
+
+    grown: RunView
+    control: RunView | None
+    seed: int
+    hook_ms: Mapping[str, float]
+    wall_s: float
+    data_dir: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object of `esper run --json`. Accuracies are on the test set, from 0 to 1."""
+        started, finished = self.grown.started, self.grown.finished
+        return {
+            "run_id": self.grown.run_id,
+            "task": started.task,
+            "seed": self.seed,
+            "epochs": self.grown.epoch,
+            "val_accuracy": finished.test_accuracy,
+            "control_val_accuracy": self._control_end.test_accuracy if self._control_end is not None else None,
+            "params_host": started.params_host,
+            "params_final": finished.params_final,
+            "seeds": {
+                "germinated": finished.germinated,
+                "fossilized": finished.fossilized,
+                "culled": finished.culled,
+            },
+            "events": self.grown.events,
+            "hook_ms": {"p50": round(self.hook_ms["p50"], 3), "p99": round(self.hook_ms["p99"], 3)},
+            "wall_s": round(self.wall_s, 3),
+        }
+
+    def text(self) -> str:
+        """The same for a person."""
+        return "\n".join(self._lines())
+
+    @property
+    def _control_end(self) -> Any:
+        """How the control run ended; None where there was none or it failed."""
+        return self.control.finished if self.control is not None else None
+
+    def _lines(self) -> Iterator[str]:
+        grown = self.grown
+        yield ""
+        yield styled(f"run {grown.run_id}: {grown.started.task}, {grown.epoch} epochs, {self.wall_s:.1f} s", BOLD)
+        yield ""
+        headers = ("", "grown", "control") if self._control_end is not None else ("", "grown")
+        yield table(headers, self._figures(), right=(1, 2))
+        yield ""
+        yield styled("seeds", DIM)
+        yield from self._seeds()
+        yield ""
+        control = f" and {self.control.events:,} of the control run" if self.control is not None else ""
+        yield f"events written   {grown.events:,}{control}, all in the archive of {self.data_dir}"
+        yield f"epoch hook       p50 {self.hook_ms['p50']:.1f} ms, p99 {self.hook_ms['p99']:.1f} ms"
+        yield ""
+        yield styled("try next", DIM)
+        yield from (f"  {command}" for command in self._next())
+
+    def _figures(self) -> Iterator[tuple[str, ...]]:
+        views = [view for view in (self.grown, self.control) if view is not None and view.finished is not None]
+        ends = [view.finished for view in views]
+        accuracies = [f"{end.test_accuracy:.4f}" for end in ends]
+        yield ("test accuracy" + self._gain(), *accuracies)
+        yield ("test loss", *(f"{end.test_loss:.4f}" for end in ends))
+        yield ("parameters", *(f"{view.parameters:,}" for view in views))
+        yield ("training FLOPs", *(f"{end.flops:.3g}" for end in ends))
+
+    def _gain(self) -> str:
+        """How many points growth won, coloured by its sign."""
+        if self._control_end is None:
+            return ""
+        points = 100.0 * (self.grown.finished.test_accuracy - self._control_end.test_accuracy)
+        return f" ({styled(f'{points:+.2f} points', GREEN if points >= 0 else RED)})"
+
+    def _seeds(self) -> Iterator[str]:
+        for life in self.grown.lives:
+            yield f"  {describe_life(life)}"
+        grew = {life.seed_id for life in self.grown.lives}
+        for seed in self.grown.seeds.values():
+            if seed.seed_id not in grew:
+                yield f"  {seed.seed_id} at {seed.site} never germinated"
+
+    def _next(self) -> Iterator[str]:
+        run_id = self.grown.run_id
+        if self.grown.lives:
+            yield f"esper why {run_id} {self.grown.lives[0].seed_id}"
+        yield f"esper events {run_id} --type decision_made"
+        yield f"esper sql \"from epochs where run_id = '{run_id}' order by epoch\""
+        yield "esper runs"
+
+
+def describe_life(life: Life) -> str:
+    """What became of a seed in one of its lives, and why."""
+    which = f" (life {life.life})" if life.life > 1 else ""
+    reason = f": {life.reason}" if life.reason else ""
+    return (
+        f"{life.seed_id}{which} at {life.site} grew {life.blueprint_id} with {life.parameters:,} parameters in epoch "
+        f"{life.from_epoch} and is {life.stage} since epoch {life.to_epoch}{reason}"
+    )

@@ -1,0 +1,111 @@
+"""Follows the events of a few runs on the log, from now on, on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from contracts.topics import COMMANDS, EMERGENCY, REPORTS, RUNS, TELEMETRY
+from esper.errors import LogUnavailable
+from esper.leyline.envelope import Event
+from esper.leyline.signing import KeyRing
+from projections.manifest import Place
+from streams.reader import record_of
+from streams.records import Refused, partition_of, verified
+
+CONNECT_S: Final = 15.0
+FOLLOWED: Final = (RUNS, COMMANDS, REPORTS)
+"""What is shown. Telemetry is for the archive."""
+WRITTEN: Final = (RUNS, COMMANDS, REPORTS, TELEMETRY, EMERGENCY)
+"""What is keyed by a run, and so lies on the run's partition."""
+
+
+class LogTail:
+    """Started at construction: every event of `run_ids` that is written afterwards comes out of `take`.
+
+    Raises LogUnavailable where no broker answers. A broker that goes away later is waited for.
+    """
+
+    def __init__(self, brokers: str, ring: KeyRing, run_ids: Iterable[str]) -> None:
+        self._brokers = brokers
+        self._ring = ring
+        self._run_ids = frozenset(run_ids)
+        self._partitions = sorted({partition_of(run_id.encode()) for run_id in self._run_ids})
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="log-tail", daemon=True)
+        self._thread.start()
+        try:
+            self._consumer = asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result(CONNECT_S)
+        except (KafkaError, OSError, TimeoutError) as error:
+            self._end_loop()
+            raise LogUnavailable(f"no log answers at {brokers}: {str(error) or type(error).__name__}") from None
+        self._following = asyncio.run_coroutine_threadsafe(self._follow(), self._loop)
+
+    def take(self, timeout_s: float) -> Event | None:
+        """The next event; None where none comes within `timeout_s`."""
+        try:
+            return self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def ends(self) -> dict[Place, int]:
+        """Where the log ends now, for every topic and partition that the runs write to: offsets of the next records."""
+        places = [TopicPartition(topic.name, number) for topic in WRITTEN for number in self._partitions]
+        future = asyncio.run_coroutine_threadsafe(self._consumer.end_offsets(places), self._loop)
+        try:
+            return {(place.topic, place.partition): offset for place, offset in future.result(CONNECT_S).items()}
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise LogUnavailable(f"the log at {self._brokers} does not say where it ends: {error!r}") from None
+
+    def close(self) -> None:
+        """Disconnect and end the thread."""
+        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(CONNECT_S)
+        self._end_loop()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _connect(self) -> AIOKafkaConsumer:
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that restarts is no news for a person
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._brokers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+        )
+        try:
+            await consumer.start()
+            places = [TopicPartition(topic.name, number) for topic in FOLLOWED for number in self._partitions]
+            consumer.assign(places)
+            await consumer.seek_to_end(*places)
+            for place in places:
+                await consumer.position(place)
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                record = record_of(await self._consumer.getone())
+            except KafkaError:
+                await asyncio.sleep(0.1)
+                continue
+            event = verified(record.signed, self._ring)
+            if not isinstance(event, Refused) and event.run_id in self._run_ids:
+                self._events.put(event)
+
+    async def _disconnect(self) -> None:
+        self._following.cancel()
+        await self._consumer.stop()

@@ -1,0 +1,106 @@
+"""The trainer's process: joins the training loop, the log, the object store, the keys and the verifier.
+
+    python -m esper.weatherlight.trainer --data-dir D --brokers HOST:PORT --run-id R --config JSON
+
+It prepares (imports torch, loads the data), prints one JSON line `{"prepared": true}`, and begins when it reads a line
+from stdin; an end of stdin instead ends it, because whoever started it has gone. Its last line of stdout is the run's
+result or its error. `esper run` starts one for the grown run and one for the control, side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from esper.errors import EsperError, InvalidInput
+from esper.leyline.objects import ObjectStore
+from esper.leyline.verifier import CommandVerifier
+from esper.tolaria.config import RunConfig
+from esper.tolaria.ports import Clock
+from streams.health import HealthServer
+from streams.keys import load_key_ring
+from streams.metrics import Metrics
+from streams.settings import Settings
+from streams.trainer_log import KafkaLog
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train one run; 0 where it completed, 1 where it failed, 2 where its input is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m esper.weatherlight.trainer")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--brokers", required=True)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--config", required=True, type=RunConfig.from_json)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    messages = _own_stdout()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = _train(options, messages)
+    except InvalidInput as error:
+        _say(messages, {"error": str(error), "wrong_input": True})
+        return 2
+    except EsperError as error:
+        _say(messages, {"error": str(error), "wrong_input": False})
+        return 1
+    _say(messages, {"result": result})
+    return 0
+
+
+def _train(options: argparse.Namespace, messages: TextIO) -> dict[str, Any]:
+    """Prepare, wait for the word, train; the result as JSON types."""
+    from esper.tolaria.tasks import load_task  # noqa: PLC0415 - torch takes two seconds; wrong options are told at once
+    from esper.tolaria.train import train  # noqa: PLC0415
+
+    config: RunConfig = options.config
+    settings = Settings.load(data=options.data_dir)
+    ring = load_key_ring(settings, options.brokers)
+    task = load_task(config.task)
+    _say(messages, {"prepared": True})
+    if not sys.stdin.readline():
+        raise InvalidInput("nobody waits for this run any more")
+    metrics = Metrics()
+    clock = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
+    with (
+        KafkaLog(options.brokers, ring, run_id=options.run_id, metrics=metrics) as log,
+        HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
+    ):
+        result = train(
+            config,
+            task,
+            log,
+            clock=clock,
+            objects=ObjectStore(settings.objects),
+            verifier=CommandVerifier(ring),
+            run_id=options.run_id,
+        )
+    return asdict(result)
+
+
+def _own_stdout() -> TextIO:
+    """The real stdout for messages alone: what a person's task prints goes to stderr, which is the trainer's log."""
+    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return messages
+
+
+def _say(messages: TextIO, message: dict[str, Any]) -> None:
+    messages.write(json.dumps(message) + "\n")
+    messages.flush()
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

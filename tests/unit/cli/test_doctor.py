@@ -1,0 +1,72 @@
+"""The doctor finds what is missing and says what to do about it."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from esper.cli.app import dispatch
+from esper.cli.doctor import examine
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch, tmp_path):
+    for name in ("ESPER_BROKERS", "ESPER_KEY", "ESPER_DATA", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def _finding(tmp_path, check):
+    return next(finding for finding in examine(tmp_path / "data") if finding.check == check)
+
+
+def test_a_fresh_machine_is_fine_and_nothing_is_made(tmp_path, capsys):
+    assert dispatch(["doctor", "--json", "--data-dir", str(tmp_path / "data")]) == 0
+    found = {each["check"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["python"]["verdict"] == "ok"
+    assert "none running" in found["processes"]["found"]
+    assert "embedded broker" in found["log address"]["found"]
+    assert "the first run makes a key" in found["signing key"]["found"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_compiler_kernels_run_eagerly(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    finding = _finding(tmp_path, "compiler")
+    assert finding.verdict == "note"
+    assert "install g++" in finding.found
+
+
+def test_an_address_that_does_not_answer_is_bad(tmp_path, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free_port = taken.getsockname()[1]
+    monkeypatch.setenv("ESPER_BROKERS", f"127.0.0.1:{free_port}")
+    monkeypatch.setenv("ESPER_KEY", "ab" * 32)
+    assert dispatch(["doctor", "--data-dir", str(tmp_path)]) == 1
+    assert f"127.0.0.1:{free_port} does not answer" in capsys.readouterr().out
+
+
+def test_an_address_that_answers_is_fine_but_needs_a_key(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("ESPER_BROKERS", f"127.0.0.1:{server.getsockname()[1]}")
+        assert _finding(tmp_path, "log address").verdict == "ok"
+        key = _finding(tmp_path, "signing key")
+        assert key.verdict == "bad"
+        assert "set ESPER_KEY" in key.found
+        monkeypatch.setenv("ESPER_KEY", "ab" * 32)
+        assert _finding(tmp_path, "signing key").verdict == "ok"
+
+
+def test_no_address_is_no_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESPER_BROKERS", "redpanda")
+    monkeypatch.setenv("ESPER_KEY", "ab" * 32)
+    assert "is no HOST:PORT" in _finding(tmp_path, "log address").found
+
+
+def test_a_folder_that_is_a_file_is_bad(tmp_path):
+    (tmp_path / "data").write_text("no folder")
+    finding = _finding(tmp_path, "data folder")
+    assert finding.verdict == "bad"
+    assert "cannot be made" in finding.found

@@ -1,0 +1,47 @@
+"""A person names a run by its id, by the beginning of it, or as the last one."""
+
+from __future__ import annotations
+
+import pytest
+
+from esper.cli.run_ids import ALPHABET, control_of, new_run_id, resolve
+from esper.errors import InvalidInput
+
+RUNS = ["k3f9x2qa-control", "k3f9x2qa", "k3aaaaaa", "b0000000", "b0000000-control"]
+
+
+@pytest.mark.parametrize(
+    ("word", "run_id"),
+    [
+        ("k3f9x2qa", "k3f9x2qa"),
+        ("k3f", "k3f9x2qa"),
+        ("k3f9x2qa-c", "k3f9x2qa-control"),
+        ("b", "b0000000"),
+        ("last", "k3f9x2qa"),
+    ],
+)
+def test_resolves(word, run_id):
+    assert resolve(word, RUNS) == run_id
+
+
+@pytest.mark.parametrize(
+    ("word", "runs", "says"),
+    [
+        ("k3", RUNS, r"'k3' begins 2 runs \(k3f9x2qa, k3aaaaaa\)"),
+        ("zzz", RUNS, "there is no run 'zzz' in this data folder; `esper runs` lists them"),
+        ("k3f9x2q1", RUNS, "did you mean k3f9x2qa"),
+        ("lst", RUNS, "did you mean last"),
+        ("last", [], "nothing was run in this data folder yet"),
+    ],
+)
+def test_says_what_is_wrong_in_one_line(word, runs, says):
+    with pytest.raises(InvalidInput, match=says) as caught:
+        resolve(word, runs)
+    assert "\n" not in str(caught.value)
+
+
+def test_new_ids_are_short_and_different():
+    ids = {new_run_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(len(run_id) == 8 and set(run_id) <= set(ALPHABET) for run_id in ids)
+    assert control_of("k3f9x2qa") == "k3f9x2qa-control"
