@@ -1,0 +1,174 @@
+"""Commands: judged, applied between two steps, and answered by a fact, whatever became of them."""
+
+from __future__ import annotations
+
+import math
+
+from google.protobuf.message import Message
+
+from contracts.leyline.v1.event_pb2 import CommandApplied, CommandRejected, DecisionMade, SecurityViolation
+from contracts.leyline.v1.leyline_pb2 import (
+    COMMAND_TYPE_CIRCUIT_BREAKER,
+    COMMAND_TYPE_OPTIMIZER,
+    COMMAND_TYPE_ROLLBACK,
+    COMMAND_TYPE_SEED,
+    MESSAGE_PRIORITY_CRITICAL,
+    SEED_OPERATION_CULL,
+    AdaptationCommand,
+)
+from contracts.topics import COMMANDS
+from esper.errors import InvalidInput
+from esper.kasmina.commands import CommandRefused
+from esper.leyline import ids
+from esper.leyline.envelope import Event, parse
+from esper.leyline.signing import Signed
+from esper.leyline.verifier import Verdict
+from esper.tolaria.effects import drain, take_effect
+from esper.tolaria.run import Chain, Run, parameters
+
+
+def apply_arrived(run: Run) -> None:
+    """Apply the commands that came since the last step. An answer among them comes too late and is rejected."""
+    for signed in run.log.take_commands():
+        apply_command(run, signed)
+
+
+def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> None:
+    """Judge one command and apply or reject it; `decision` is the decision that it follows from and was waited for.
+
+    Publishes CommandApplied and what follows from it, or CommandRejected; a duplicate leaves no trace.
+    """
+    verdict = _judge(run, signed)
+    if verdict.rejected:
+        _reject(run, verdict.command_id, verdict.outcome, verdict.detail, event=verdict.event, critical=True)
+    if verdict.event is None or verdict.command is None:
+        return
+    event, command = verdict.event, verdict.command
+    started = run.clock.monotonic()
+    try:
+        _check(run, event, command, decision)
+        facts = run.kasmina.apply(command) if command.command_type == COMMAND_TYPE_SEED else _apply_other(run, command)
+    except CommandRefused as refusal:
+        _reject(run, verdict.command_id, refusal.reason, refusal.detail, event=event, critical=refusal.critical)
+    else:
+        chain = _applied(run, event, decision, 1e3 * (run.clock.monotonic() - started))
+        take_effect(run, facts, chain)
+    drain(run)
+
+
+def _judge(run: Run, signed: Signed) -> Verdict:
+    """The verifier's verdict; where a run has none, as under test of other things, every command is accepted."""
+    if run.verifier is not None:
+        return run.verifier.verify(signed, now_ns=run.clock.wall_ns())
+    event = parse(signed.payload)
+    command = event.adaptation_command
+    return Verdict("accepted", "", ids.from_text(command.command_id), event, command)
+
+
+def _check(run: Run, event: Event, command: AdaptationCommand, decision: Event | None) -> None:
+    """Raise CommandRefused for what must not be applied now, whatever it is."""
+    if event.run_id != run.recorder.run_id:
+        raise CommandRefused("wrong_run", f"the command is for run {event.run_id}", critical=True)
+    if decision is None and event.correlation_id:
+        raise CommandRefused("late", "the epoch that this answers went on without it")
+    grows = command.command_type == COMMAND_TYPE_SEED and command.seed_operation.operation != SEED_OPERATION_CULL
+    if run.mode.on and grows:
+        raise CommandRefused("conservative_mode", "nothing grows or fossilizes in conservative mode; a cull is allowed")
+
+
+def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
+    """Carry out a command that is not about a seed; raises CommandRefused for what does not exist here."""
+    if command.command_type == COMMAND_TYPE_ROLLBACK:
+        run.rollback_asked = command
+        return []
+    if command.command_type == COMMAND_TYPE_OPTIMIZER:
+        return _adjust_optimizer(run, command)
+    if command.command_type == COMMAND_TYPE_CIRCUIT_BREAKER:
+        return _force_breaker(run, command)
+    raise CommandRefused("unsupported_command", f"command type {command.command_type} does nothing here")
+
+
+def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
+    """Set the learning rate (`lr`) or `weight_decay` of one group; one value that does not fit refuses them all."""
+    group = command.optimizer_adjustment.optimizer_id or "host"
+    values = dict(command.optimizer_adjustment.hyperparameters)
+    if group not in run.optimizer.names:
+        raise CommandRefused(
+            "unknown_group", f"there is no group {group!r}; there are {', '.join(run.optimizer.names)}"
+        )
+    for name, value in values.items():
+        if name not in ("lr", "weight_decay") or not math.isfinite(value) or value < 0 or (name == "lr" and not value):
+            raise CommandRefused("bad_hyperparameter", f"{name}={value} cannot be set; lr and weight_decay can")
+    facts: list[Message] = []
+    for name, value in values.items():
+        if name == "lr":
+            facts.append(run.rates.set_base(group, value, f"command of {command.issued_by}", run.recorder.step))
+        else:
+            facts.append(run.optimizer.set_hyperparameter(group, name, value))
+    return facts
+
+
+def _force_breaker(run: Run, command: AdaptationCommand) -> list[Message]:
+    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rates.breaker)}
+    name = command.annotations.get("breaker", "")
+    if name not in breakers:
+        raise CommandRefused("unknown_breaker", f"annotation breaker={name!r} names none of {', '.join(breakers)}")
+    payload = command.circuit_breaker
+    try:
+        return list(breakers[name].force(payload.desired_state, payload.rationale))
+    except InvalidInput as error:
+        raise CommandRefused("bad_breaker_state", str(error)) from None
+
+
+def _applied(run: Run, event: Event, decision: Event | None, apply_ms: float) -> Chain:
+    """Publish that a command was applied, open its window, and return the chain that its consequences belong to."""
+    command = event.adaptation_command
+    operation = command.seed_operation
+    made = decision.decision_made if decision is not None else DecisionMade()
+    command_id = ids.from_text(command.command_id)
+    applied = run.recorder.publish(
+        CommandApplied(
+            command_id=command_id,
+            decision_id=decision.event_id if decision is not None else b"",
+            command_type=command.command_type,
+            operation=operation.operation,
+            seed_id=command.target_seed_id,
+            blueprint_id=operation.blueprint_id,
+            parameters=operation.parameters,
+            apply_ms=apply_ms,
+            origin=command.issued_by,
+        ),
+        causation_id=event.event_id,
+        correlation_id=event.correlation_id,
+    )
+    chain = Chain(applied.event_id, event.correlation_id)
+    if command.command_type == COMMAND_TYPE_SEED:
+        seed_id = command.target_seed_id
+        module = run.kasmina.modules().get(seed_id)
+        run.chains[seed_id] = chain
+        run.windows.open(
+            command_id=command_id,
+            decision_id=applied.command_applied.decision_id,
+            seed_id=seed_id,
+            blueprint_id=operation.blueprint_id,
+            policy_version=made.policy_version,
+            epoch=run.recorder.epoch,
+            loss=run.probe_losses[-1] if run.probe_losses else math.nan,
+            parameters_added=0 if module is None else parameters(module),
+        )
+    return chain
+
+
+def _reject(run: Run, command_id: bytes, reason: str, detail: str, *, event: Event | None, critical: bool) -> None:
+    """Publish the rejection; a critical one is a security event too."""
+    body = CommandRejected(command_id=command_id, reason=reason, detail=detail, critical=critical)
+    if event is not None:
+        body.seed_id = event.adaptation_command.target_seed_id
+    run.recorder.publish(
+        body,
+        causation_id=event.event_id if event is not None else b"",
+        correlation_id=event.correlation_id if event is not None else b"",
+    )
+    if critical:
+        violation = SecurityViolation(reason=reason, topic=COMMANDS.name, detail=detail, subject_id=command_id)
+        run.recorder.publish(violation, priority=MESSAGE_PRIORITY_CRITICAL)

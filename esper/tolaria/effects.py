@@ -1,0 +1,119 @@
+"""What Kasmina or a command did takes effect: published, the optimiser brought into line, digested, acknowledged.
+
+Nothing takes effect that is not in the log (ruling 1): `take_effect` returns when the log has it, and only then may the
+next optimiser step run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.message import Message
+
+from contracts.leyline.v1.event_pb2 import BreakerChanged, SecurityViolation, SeedTransitioned
+from contracts.leyline.v1.leyline_pb2 import (
+    CIRCUIT_BREAKER_STATE_OPEN,
+    MESSAGE_PRIORITY_CRITICAL,
+    MESSAGE_PRIORITY_HIGH,
+    MESSAGE_PRIORITY_NORMAL,
+    SEED_LIFECYCLE_STAGE_CULLED,
+    SEED_LIFECYCLE_STAGE_GERMINATED,
+    TELEMETRY_LEVEL_CRITICAL,
+    TELEMETRY_LEVEL_ERROR,
+    TELEMETRY_LEVEL_WARNING,
+    MessagePriority,
+    TelemetryPacket,
+)
+from esper.tolaria.optimizer import HOST
+from esper.tolaria.run import Chain, Run
+from esper.tolaria.run_state import capture, publish_digest
+
+_PRIORITY = {
+    TELEMETRY_LEVEL_CRITICAL: MESSAGE_PRIORITY_CRITICAL,
+    TELEMETRY_LEVEL_ERROR: MESSAGE_PRIORITY_HIGH,
+    TELEMETRY_LEVEL_WARNING: MESSAGE_PRIORITY_HIGH,
+}
+
+
+def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:
+    """Publish bodies in order; each answers `chain`, or the chain of the seed that it is about."""
+    for message in messages:
+        link = chain or run.chains.get(getattr(message, "seed_id", ""))
+        run.recorder.publish(
+            message,
+            causation_id=link.applied_id if link else b"",
+            correlation_id=link.packet_id if link else b"",
+            priority=priority_of(message),
+        )
+
+
+def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = None) -> None:
+    """Publish what happened to the seeds and all that follows from it, and wait until the log has it."""
+    if not messages:
+        return
+    publish(run, messages, chain)
+    transitions = [message for message in messages if isinstance(message, SeedTransitioned)]
+    for transition in transitions:
+        _seed_moved(run, transition)
+    _follow_with_optimizer(run, chain)
+    run.regroup()
+    if transitions:
+        run.flops.structure_changed()
+        publish_digest(run, capture(run), "transition")
+    run.log.flush()
+
+
+def change_breaker(run: Run, changes: Iterable[BreakerChanged]) -> None:
+    """Publish what a breaker did; an open one puts the run into conservative mode, any other takes it out."""
+    for change in changes:
+        opened = change.to_state == CIRCUIT_BREAKER_STATE_OPEN
+        publish(run, [change, *(run.mode.enter(change.breaker) if opened else run.mode.clear(change.breaker))])
+
+
+def set_rates(run: Run) -> None:
+    """Give the optimiser the rates of the coming step; a rate that was written from outside is in the log first."""
+    undone, changes = run.rates.begin_step(run.optimizer.groups, run.recorder.step)
+    if undone:
+        publish(run, undone)
+        change_breaker(run, changes)
+        run.log.flush()
+
+
+def drain(run: Run) -> None:
+    """Publish what Kasmina has to tell beside facts; what is critical marks the windows over its seed."""
+    for message in run.kasmina.drain_telemetry():
+        publish(run, [message])
+        if isinstance(message, TelemetryPacket) and message.level == TELEMETRY_LEVEL_CRITICAL:
+            for event in message.events:
+                run.windows.critical(event.attributes.get("seed_id", ""))
+
+
+def priority_of(message: Message) -> MessagePriority:
+    """CRITICAL, WARN or ERROR, and INFO telemetry are CRITICAL, HIGH and NORMAL (R-KAS-38); the rest is NORMAL."""
+    if isinstance(message, SecurityViolation):
+        return MESSAGE_PRIORITY_CRITICAL
+    if isinstance(message, TelemetryPacket):
+        return _PRIORITY.get(message.level, MESSAGE_PRIORITY_NORMAL)
+    return MESSAGE_PRIORITY_NORMAL
+
+
+def _seed_moved(run: Run, transition: SeedTransitioned) -> None:
+    run.windows.seed_moved(transition.seed_id, transition.to_stage)
+    if transition.to_stage in (SEED_LIFECYCLE_STAGE_GERMINATED, SEED_LIFECYCLE_STAGE_CULLED):
+        run.epochs_since_structural_change = 0
+
+
+def _follow_with_optimizer(run: Run, chain: Chain | None) -> None:
+    """Let the optimiser and the learning rates follow the seeds that may learn now."""
+    before = set(run.optimizer.names)
+    step = run.recorder.step
+    factor = run.config.seed_rate_factor
+    changes = run.optimizer.sync(run.kasmina.trainable(), run.kasmina.modules())
+    for change in changes:
+        if change.change == "group_removed":
+            run.rates.remove(change.group)
+            before.discard(change.group)
+    publish(run, changes, chain)
+    for name in run.optimizer.names:
+        if name != HOST and name not in before:
+            publish(run, run.rates.add(name, factor, step), chain)

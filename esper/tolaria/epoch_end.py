@@ -1,0 +1,116 @@
+"""The end of an epoch, in the order of the control sheet: probe and gates, packet, decision, command, keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from contracts.leyline.v1.event_pb2 import DecisionTimedOut, SiteEvidence
+from esper.kasmina.probe import Loss
+from esper.leyline.envelope import Event, parse
+from esper.tolaria.commands import apply_command
+from esper.tolaria.effects import change_breaker, drain, publish, take_effect
+from esper.tolaria.evaluation import Evaluation, evaluate
+from esper.tolaria.packet import Trained, epoch_packet
+from esper.tolaria.ports import Answer
+from esper.tolaria.recovery import keep, save_checkpoint
+from esper.tolaria.run import Run
+from esper.tolaria.run_state import capture, publish_digest
+from esper.tolaria.telemetry import report_epoch
+
+EVIDENCE_SAMPLES: Final = 256
+FOR_EVER_S: Final = 86_400.0
+"""A wait "without a timeout" that every threading primitive still accepts."""
+
+
+def finish_epoch(run: Run, trained: Trained) -> None:
+    """Do all that lies between the last step of an epoch and the first of the next; `recorder.epoch` counts it."""
+    last = run.recorder.epoch == run.epochs
+    evaluation = _probe_and_gates(run)
+    run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
+    if last:
+        run.windows.end_all("run_ended")
+    evidence = _gather_evidence(run)
+    _decide(run, trained, evaluation, evidence)
+    _look_at_breakers(run)
+    flat = capture(run)
+    snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
+    if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:
+        save_checkpoint(run, snapshot, "final" if last else "epoch")
+    report_epoch(run, trained, evaluation)
+    run.log.flush()
+
+
+def _probe_and_gates(run: Run) -> Evaluation:
+    """Let Kasmina judge its seeds on the probe set; returns the evaluation of the network as it stands afterwards."""
+    seen: list[Evaluation] = []
+
+    def probe() -> Loss:
+        with run.flops.counted("probe", "probe", len(run.task.probe)):
+            seen.append(evaluate(run.host, run.task, run.task.probe))
+        return seen[-1].loss
+
+    take_effect(run, run.kasmina.end_epoch(probe))
+    drain(run)
+    # Kasmina also probes with single seeds switched off; its own probe_loss is of the network as it stands.
+    evaluation = next(each for each in seen if each.loss is run.kasmina.probe_loss)
+    run.probe_losses.append(evaluation.loss.mean)
+    run.epochs_since_structural_change += 1
+    return evaluation
+
+
+def _gather_evidence(run: Run) -> list[SiteEvidence]:
+    """One probe batch's word on every site; nobody asks for it where nothing can be decided."""
+    if run.config.policy == "none":
+        return []
+    count = min(EVIDENCE_SAMPLES, len(run.task.probe))
+    chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
+    with run.flops.counted("probe", "evidence", count):
+        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss)
+
+
+def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:
+    """The epoch hook: publish the packet, wait for the decision, apply its command; the log has it all afterwards."""
+    started = run.clock.monotonic()
+    packet_id = run.recorder.new_id()
+    body = epoch_packet(run, packet_id, trained, evaluation, evidence)
+    packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
+    answer = _await_answer(run, packet)
+    if answer is not None and answer.command is not None:
+        apply_command(run, answer.command, parse(answer.decision.payload))
+    run.log.flush()
+    run.hook_ms.append(1e3 * (run.clock.monotonic() - started))
+
+
+def _await_answer(run: Run, packet: Event) -> Answer | None:
+    """Tamiyo's answer; None for the policy that decides nothing, while its breaker is open, and after the timeout."""
+    if run.config.policy == "none":
+        return None
+    breaker = run.decider_breaker
+    change_breaker(run, breaker.poll())
+    if not breaker.allows:
+        return None
+    started = run.clock.monotonic()
+    timeout_s = run.config.decision_timeout_s
+    answer = run.log.await_answer(packet.event_id, FOR_EVER_S if timeout_s is None else timeout_s)
+    if answer is None:
+        waited_ms = 1e3 * (run.clock.monotonic() - started)
+        run.decision_timeouts += 1
+        run.recorder.publish(
+            DecisionTimedOut(packet_id=packet.event_id, waited_ms=waited_ms),
+            causation_id=packet.event_id,
+            correlation_id=packet.event_id,
+        )
+        change_breaker(run, breaker.failed(f"no decision within {timeout_s} s"))
+    else:
+        change_breaker(run, breaker.succeeded())
+    return answer
+
+
+def _look_at_breakers(run: Run) -> None:
+    """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback."""
+    change_breaker(run, run.rates.breaker.succeeded())
+    run.failures_in_a_row = 0
+    publish(run, run.mode.clear("rollback"))

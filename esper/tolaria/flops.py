@@ -1,0 +1,62 @@
+"""Floating-point operations, counted by torch and multiplied: a structure is measured once, the rest is arithmetic.
+
+`torch.utils.flop_counter` counts matrix products, convolutions and attention, as every published figure does; norms,
+activations and the optimiser are not in it. A test holds that counting does not change a bit of what is computed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from esper.tolaria.random_streams import own_random_stream
+
+Purpose = Literal["training", "side_pass", "probe"]
+
+
+class FlopMeter:
+    """What a run has spent so far, by purpose."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {"training": 0.0, "side_pass": 0.0, "probe": 0.0}
+        self._per_sample: dict[str, float] = {}
+
+    @property
+    def total(self) -> float:
+        """Training, side passes and probes together."""
+        return sum(self.spent.values())
+
+    def structure_changed(self) -> None:
+        """Measure every kind of pass anew: the network is another one."""
+        self._per_sample.clear()
+
+    @contextmanager
+    def counted(self, purpose: Purpose, kind: str, samples: int) -> Iterator[None]:
+        """Add the cost of the block, which handles `samples` samples; the first of a `kind` is measured."""
+        known = self._per_sample.get(kind)
+        if known is None:
+            with FlopCounterMode(display=False) as counter:
+                yield
+            known = self._per_sample[kind] = counter.get_total_flops() / samples
+        else:
+            yield
+        self.spent[purpose] += known * samples
+
+    def state(self) -> dict[str, float]:
+        """What was spent; a rollback does not bring it back."""
+        return dict(self.spent)
+
+
+def host_flops_per_sample(
+    host: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor
+) -> int:
+    """FLOPs of one sample's forward and backward pass; measured on a copy, so that nothing of the host changes."""
+    twin = copy.deepcopy(host)
+    with own_random_stream(inputs.device), FlopCounterMode(display=False) as counter:
+        loss(twin(inputs), targets).backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops()) // len(inputs)

@@ -1,0 +1,163 @@
+"""Gradients of a step: one backward pass, or several microbatches combined; how much each stage counts; clipping.
+
+Host and live seeds share a loss and so a gradient norm. A seed in TRAINING has a loss of its own (its side pass) and is
+clipped alone, so that nothing about it can change what the host learns (ruling 7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from contracts.leyline.v1.leyline_pb2 import (
+    SEED_LIFECYCLE_STAGE_BLENDING,
+    SEED_LIFECYCLE_STAGE_CULLED,
+    SEED_LIFECYCLE_STAGE_DORMANT,
+    SEED_LIFECYCLE_STAGE_EMBARGOED,
+    SEED_LIFECYCLE_STAGE_FOSSILIZED,
+    SEED_LIFECYCLE_STAGE_GERMINATED,
+    SEED_LIFECYCLE_STAGE_PROBATIONARY,
+    SEED_LIFECYCLE_STAGE_RESETTING,
+    SEED_LIFECYCLE_STAGE_SHADOWING,
+    SEED_LIFECYCLE_STAGE_TERMINATED,
+    SEED_LIFECYCLE_STAGE_TRAINING,
+    SeedLifecycleStage,
+)
+from esper.errors import ContractViolation
+
+Gradients = list[Tensor | None]
+"""One gradient per parameter, None where the loss does not reach it."""
+
+CONFLICT_THRESHOLD: Final = -0.5
+"""Gradients whose cosine is below this conflict."""
+
+_RAMP_STEEPNESS: Final = 2.0
+_STAGE_WEIGHT: Final[dict[int, float]] = {
+    SEED_LIFECYCLE_STAGE_DORMANT: 0.0,
+    SEED_LIFECYCLE_STAGE_GERMINATED: 0.01,
+    SEED_LIFECYCLE_STAGE_TRAINING: 0.1,
+    SEED_LIFECYCLE_STAGE_SHADOWING: 0.5,
+    SEED_LIFECYCLE_STAGE_PROBATIONARY: 1.0,
+    SEED_LIFECYCLE_STAGE_FOSSILIZED: 0.0,
+    SEED_LIFECYCLE_STAGE_CULLED: 0.0,
+    SEED_LIFECYCLE_STAGE_EMBARGOED: 0.0,
+    SEED_LIFECYCLE_STAGE_RESETTING: 0.0,
+    SEED_LIFECYCLE_STAGE_TERMINATED: 0.0,
+}
+
+
+def stage_weight(stage: SeedLifecycleStage, progress: float) -> float:
+    """How much a seed's own loss counts in this stage; `progress` is the share of the run that is over.
+
+    By ruling 7 only a seed in TRAINING has a loss of its own. The others' weights are those of the sheet (section 3.3),
+    BLENDING a sigmoid around half the run. Raises ContractViolation for a stage that does not exist.
+    """
+    if stage == SEED_LIFECYCLE_STAGE_BLENDING:
+        return 1.0 / (1.0 + math.exp(-(progress - 0.5) * _RAMP_STEEPNESS))
+    weight = _STAGE_WEIGHT.get(stage)
+    if weight is None:
+        raise ContractViolation(f"stage {stage} is none of the eleven, so it has no weight")
+    return weight
+
+
+def backward(
+    forward: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    *,
+    microbatches: int,
+    pcgrad: bool,
+    generator: torch.Generator,
+) -> tuple[Tensor, int]:
+    """Set `.grad` of the parameters to the gradient of the mean loss; returns that loss (scalar) and the conflicts.
+
+    `forward` gives the mean loss of a batch. With several microbatches their gradients are averaged, or combined by
+    `combine_pcgrad`; an uneven last microbatch counts by its size.
+    """
+    if microbatches == 1:
+        loss = forward(inputs, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), 0
+    total = torch.zeros((), device=inputs.device)
+    sources: list[Gradients] = []
+    for part_inputs, part_targets in zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True):
+        share = len(part_inputs) / len(inputs)
+        loss = share * forward(part_inputs, part_targets)
+        total = total + loss.detach()
+        sources.append(list(torch.autograd.grad(loss, parameters, allow_unused=True)))
+    combined, conflicts = combine_pcgrad(sources, generator) if pcgrad else (combine_sum(sources), 0)
+    for parameter, gradient in zip(parameters, combined, strict=True):
+        parameter.grad = gradient
+    return total, conflicts
+
+
+def combine_sum(sources: Sequence[Gradients]) -> Gradients:
+    """The sum of the sources, in float64 so that their order does not matter; None where none has a gradient."""
+    combined: Gradients = []
+    for gradients in zip(*sources, strict=True):
+        present = [gradient for gradient in gradients if gradient is not None]
+        total = torch.stack(present).double().sum(dim=0).to(present[0].dtype) if present else None
+        combined.append(total)
+    return combined
+
+
+def combine_pcgrad(sources: Sequence[Gradients], generator: torch.Generator) -> tuple[Gradients, int]:
+    """The sum of the sources after each was projected off those that it conflicts with; also the number of conflicts.
+
+    Projecting conflicting gradients (Yu et al. 2020, arXiv 2001.06782, algorithm 1), parameter by parameter: every
+    source meets the unchanged others in an order drawn from `generator`.
+    """
+    conflicts = 0
+    projected: list[Gradients] = []
+    for number, source in enumerate(sources):
+        order = torch.randperm(len(sources), generator=generator).tolist()
+        own: Gradients = list(source)
+        for other in order:
+            if other != number:
+                conflicts += project(own, sources[other])
+        projected.append(own)
+    return combine_sum(projected), conflicts
+
+
+def project(gradients: Gradients, against: Gradients) -> int:
+    """Replace, in `gradients`, what conflicts with `against` by its part orthogonal to it; returns how many did."""
+    conflicts = 0
+    for position, (own, other) in enumerate(zip(gradients, against, strict=True)):
+        if own is None or other is None:
+            continue
+        left, right = own.flatten().double(), other.flatten().double()
+        norms = float(left.norm() * right.norm())
+        if norms > 0 and float(left @ right) / norms < CONFLICT_THRESHOLD:
+            orthogonal = left - (left @ right) / (right @ right) * right
+            gradients[position] = orthogonal.view_as(own).to(own.dtype)
+            conflicts += 1
+    return conflicts
+
+
+@dataclass(frozen=True, slots=True)
+class Learners:
+    """The parameters that learn now: `joint` from the host's loss, each of `alone` from its own, with its weight."""
+
+    joint: list[nn.Parameter]
+    alone: list[tuple[list[nn.Parameter], float]]
+
+
+def clip(learners: Learners, limit: float) -> float:
+    """Scale the gradients of each loss down to a norm of `limit`; returns the joint norm before, NaN included.
+
+    Gradients of a lone seed are weighted first; where they are no numbers that seed alone skips the step.
+    """
+    for parameters, weight in learners.alone:
+        present = [parameter for parameter in parameters if parameter.grad is not None]
+        for parameter in present:
+            parameter.grad.mul_(weight)  # type: ignore[union-attr]
+        if present and not math.isfinite(float(nn.utils.clip_grad_norm_(present, limit))):
+            for parameter in present:
+                parameter.grad = None
+    return float(nn.utils.clip_grad_norm_(learners.joint, limit))

@@ -1,0 +1,153 @@
+"""The one writer of learning rates (R-TOL-13 to R-TOL-16).
+
+A group's rate is base x schedule(step) x warm-up(age of the group). Whoever else writes a rate is found at the next
+step, because every step first compares what the optimiser holds with what was written there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from contracts.leyline.v1.event_pb2 import BreakerChanged, LearningRateChanged
+from esper.errors import InvalidInput
+from esper.leyline.breaker import CircuitBreaker
+
+MIN_RATE: Final = 1e-6
+HISTORY: Final = 1_000
+TOLERANCE: Final = 1e-6
+"""Relative: two rates nearer than this are the same rate."""
+
+WARMUP_START: Final = 0.1
+
+Schedule = Callable[[int], float]
+"""Optimiser steps taken to a factor of the base rate."""
+
+
+def schedule(policy: str, *, total_steps: int, warmup_steps: int) -> Schedule:
+    """The factor of the base rate at each step.
+
+    `constant` is 1. `cosine` falls from 1 to 0 at `total_steps` and stays there, where MIN_RATE is the floor. `warmup`
+    rises linearly from a tenth to 1 over `warmup_steps` and stays there. Raises InvalidInput for another policy.
+    """
+    if policy == "constant":
+        return lambda _step: 1.0
+    if policy == "cosine":
+        return lambda step: 0.5 * (1.0 + math.cos(math.pi * min(step / total_steps, 1.0)))
+    if policy == "warmup":
+        return lambda step: rising(step, warmup_steps, WARMUP_START)
+    raise InvalidInput(f"learning rate policy {policy!r} is unknown; choose constant, cosine or warmup")
+
+
+def rising(age: int, steps: int, start: float) -> float:
+    """`start` at age 0, 1 from `steps` on, and a straight line between."""
+    return 1.0 if age >= steps else start + (1.0 - start) * age / steps
+
+
+class LearningRates:
+    """Rates of the groups `host`, `s1`, `s2`, ...; every optimiser group carries its name under the key `name`.
+
+    `breaker` counts integrity failures; `history` keeps the newest 1,000 writes as (step, group, rate).
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        *,
+        base_rate: float,
+        total_steps: int,
+        warmup_steps: int,
+        new_parameter_rate: float,
+        new_parameter_warmup_steps: int,
+        breaker: CircuitBreaker,
+    ) -> None:
+        self.policy = policy
+        self.breaker = breaker
+        self.history: deque[tuple[int, str, float]] = deque(maxlen=HISTORY)
+        self._base_rate = base_rate
+        self._schedule = schedule(policy, total_steps=total_steps, warmup_steps=warmup_steps)
+        self._new_start = new_parameter_rate
+        self._new_steps = new_parameter_warmup_steps
+        self._base: dict[str, float] = {"host": base_rate}
+        self._born: dict[str, int] = {}
+        self._written: dict[str, float] = {}
+
+    def add(self, group: str, factor: float, step: int) -> list[LearningRateChanged]:
+        """Take on the rate of a group of new parameters, `factor` times the first base rate, warming up from `step`."""
+        self._base[group] = factor * self._base_rate
+        self._born[group] = step
+        self._written.pop(group, None)
+        return [self._change(group, 0.0, self.rate(group, step), "new parameters")]
+
+    def remove(self, group: str) -> None:
+        """Forget a group that the optimiser no longer holds."""
+        for table in (self._base, self._born, self._written):
+            table.pop(group, None)
+
+    def rate(self, group: str, step: int) -> float:
+        """What the group's rate has to be at this step."""
+        factor = self._schedule(step)
+        if group in self._born:
+            factor *= rising(step - self._born[group], self._new_steps, self._new_start)
+        return max(self._base[group] * factor, MIN_RATE)
+
+    def scale(self, factor: float, reason: str, step: int) -> list[LearningRateChanged]:
+        """Multiply the rate of every group, now and for the rest of the run; new groups are not spared."""
+        self._base_rate *= factor
+        return [self.set_base(group, self._base[group] * factor, reason, step) for group in list(self._base)]
+
+    def set_base(self, group: str, base: float, reason: str, step: int) -> LearningRateChanged:
+        """Give one group another base rate; raises InvalidInput for a group that does not exist or a rate below 0."""
+        if group not in self._base or not base > 0 or not math.isfinite(base):
+            raise InvalidInput(f"no learning rate {base} for group {group!r}; the groups are {', '.join(self._base)}")
+        old = self.rate(group, step)
+        self._base[group] = base
+        return self._change(group, old, self.rate(group, step), reason)
+
+    def begin_step(
+        self, groups: Iterable[dict[str, Any]], step: int
+    ) -> tuple[list[LearningRateChanged], list[BreakerChanged]]:
+        """Write the rates of this step into the optimiser's groups.
+
+        Returns what had been tampered with and is undone now, and what that did to the breaker.
+        """
+        undone: list[LearningRateChanged] = []
+        changes: list[BreakerChanged] = []
+        for group in groups:
+            name = group["name"]
+            rate = self.rate(name, step)
+            written = self._written.get(name)
+            if written is not None:
+                if not _same(group["lr"], written):
+                    undone.append(self._change(name, group["lr"], rate, "outside write undone"))
+                    changes += self.breaker.failed(f"learning rate of {name} was written from outside")
+                elif written == rate:
+                    continue
+            group["lr"] = rate
+            self._written[name] = rate
+            self.history.append((step, name, rate))
+        return undone, changes
+
+    def state(self) -> dict[str, Any]:
+        """What a restored controller needs to go on as this one would."""
+        return {
+            "first": self._base_rate,
+            "base": dict(self._base),
+            "born": dict(self._born),
+            "written": dict(self._written),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._base_rate = state["first"]
+        self._base, self._born = dict(state["base"]), dict(state["born"])
+        self._written = dict(state["written"])
+
+    def _change(self, group: str, old: float, new: float, reason: str) -> LearningRateChanged:
+        return LearningRateChanged(group=group, old_lr=old, new_lr=new, policy=self.policy, reason=reason)
+
+
+def _same(left: float, right: float) -> bool:
+    return abs(left - right) <= max(1e-12, TOLERANCE * abs(right))

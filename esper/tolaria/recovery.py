@@ -1,0 +1,137 @@
+"""Keeping states and going back to them: fast from memory, full from a checkpoint (R-TOL-19 to R-TOL-23).
+
+Whatever fails on the fast way, the full way is tried; a broken or missing snapshot never blocks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from contracts.leyline.v1.event_pb2 import CheckpointPruned, CheckpointSaved, RolledBack
+from esper.errors import CorruptState, EsperError
+from esper.tolaria import checkpoint
+from esper.tolaria.checkpoint import Position
+from esper.tolaria.run import Run
+from esper.tolaria.run_state import capture, restore, verify, with_progress
+from esper.tolaria.snapshots import Snapshot
+from esper.tolaria.state_tree import Digest, FlatState, digest
+
+DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0}
+
+
+def keep(run: Run, flat: FlatState, found: Digest) -> Snapshot:
+    """Remember the run's state in memory."""
+    recorder = run.recorder
+    where = Position(recorder.run_id, recorder.timeline, recorder.step, recorder.epoch, recorder.sequence)
+    snapshot = Snapshot(with_progress(run, flat), found.root, where)
+    run.snapshots.add(snapshot)
+    return snapshot
+
+
+def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
+    """Store a state durably, publish that, and prune what is older than the newest few."""
+    started = run.clock.monotonic()
+    saved = checkpoint.save(run.objects, snapshot.flat, snapshot.root, snapshot.position)
+    run.checkpoints.append(saved)
+    run.recorder.publish(
+        CheckpointSaved(
+            ref=saved.ref,
+            step=saved.position.step,
+            bytes=saved.bytes,
+            state_digest=snapshot.root,
+            upto_sequence=saved.position.sequence,
+            reason=reason,
+            duration_ms=1e3 * (run.clock.monotonic() - started),
+        )
+    )
+    while 0 < run.config.keep_checkpoints < len(run.checkpoints):
+        oldest = run.checkpoints.pop(0)
+        freed = checkpoint.delete(run.objects, oldest)
+        run.recorder.publish(CheckpointPruned(ref=oldest.ref, step=oldest.position.step, bytes_freed=freed))
+
+
+def roll_back(run: Run, reason: str, level: str) -> RolledBack:
+    """Bring the newest kept state back, raise the timeline and publish what happened.
+
+    `level` is where to begin, fast or full. Raises CorruptState where no kept state can be restored.
+    """
+    from_step = run.recorder.step
+    watched = run.windows.state()
+    back = (_fast(run) if level == "fast" else None) or _full(run)
+    run.windows.load_state(watched)
+    run.windows.end_all("rolled_back")
+    run.snapshots.forget_after(back.position.step)
+    run.checkpoints = [each for each in run.checkpoints if each.position.step <= back.position.step]
+    run.recorder.timeline += 1
+    run.recorder.step, run.recorder.epoch = back.position.step, back.position.epoch
+    body = RolledBack(
+        level=back.level,
+        reason=reason,
+        from_step=from_step,
+        to_step=back.position.step,
+        to_epoch=back.position.epoch,
+        to_sequence=back.position.sequence,
+        new_timeline=run.recorder.timeline,
+        checkpoint_ref=back.checkpoint_ref,
+        state_digest=back.root,
+        prepare_ms=back.phases_ms[0],
+        commit_ms=back.phases_ms[1],
+        confirm_ms=back.phases_ms[2],
+        deadline_exceeded=sum(back.phases_ms) > DEADLINE_MS[back.level],
+    )
+    run.recorder.publish(body)
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    """How the run came back, and to where; the phases are prepare, commit and confirm."""
+
+    level: str
+    position: Position
+    root: bytes
+    phases_ms: tuple[float, float, float]
+    checkpoint_ref: str = ""
+
+
+def _fast(run: Run) -> _Restored | None:
+    """Restore the newest snapshot; None where there is none or any phase fails, so that the full way is tried."""
+    started = run.clock.monotonic()
+    snapshot = run.snapshots.newest()
+    if snapshot is None:
+        return None
+    try:
+        phases_ms = _bring_back(run, snapshot, started)
+    except (EsperError, RuntimeError, LookupError, ValueError):
+        return None
+    return _Restored("fast", snapshot.position, snapshot.root, phases_ms)
+
+
+def _full(run: Run) -> _Restored:
+    """Restore the newest checkpoint that can be read."""
+    broken = []
+    for saved in reversed(run.checkpoints):
+        started = run.clock.monotonic()
+        try:
+            snapshot = Snapshot(*checkpoint.load(run.objects, saved.ref))
+            phases_ms = _bring_back(run, snapshot, started)
+        except EsperError as error:
+            broken.append(str(error))
+        else:
+            return _Restored("full", snapshot.position, snapshot.root, phases_ms, saved.ref)
+    raise CorruptState(
+        f"no checkpoint of run {run.recorder.run_id} can be restored: {'; '.join(broken) or 'none kept'}"
+    )
+
+
+def _bring_back(run: Run, snapshot: Snapshot, started: float) -> tuple[float, float, float]:
+    """Verify a kept state, load it, confirm that the run has it now; returns how long each took, in ms."""
+    verify(snapshot.flat, snapshot.root, snapshot.position.step)
+    prepared = run.clock.monotonic()
+    restore(run, snapshot.flat)
+    committed = run.clock.monotonic()
+    if digest(capture(run)).root != snapshot.root:
+        raise CorruptState(f"the state restored for step {snapshot.position.step} does not have the digest it had")
+    confirmed = run.clock.monotonic()
+    return 1e3 * (prepared - started), 1e3 * (committed - prepared), 1e3 * (confirmed - committed)

@@ -1,0 +1,202 @@
+"""Everything that belongs to one run in this process, made once and handed to the functions that move it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from contracts.leyline.v1.event_pb2 import SiteDescription
+from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, AdaptationCommand
+from esper.errors import InvalidInput
+from esper.karn import catalogue
+from esper.kasmina.kasmina import Kasmina
+from esper.kasmina.sites import describe_sites
+from esper.leyline.breaker import CircuitBreaker
+from esper.leyline.objects import ObjectStore
+from esper.leyline.verifier import CommandVerifier
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.config import RunConfig
+from esper.tolaria.conservative import ConservativeMode
+from esper.tolaria.evaluation import Evaluation
+from esper.tolaria.flops import FlopMeter
+from esper.tolaria.gradients import Learners, stage_weight
+from esper.tolaria.guard import Guard
+from esper.tolaria.learning_rate import LearningRates
+from esper.tolaria.optimizer import GroupedOptimizer
+from esper.tolaria.ports import Clock, Log
+from esper.tolaria.random_streams import RandomStreams
+from esper.tolaria.recorder import Recorder
+from esper.tolaria.snapshots import SnapshotCache
+from esper.tolaria.tasks.task import Task
+from esper.tolaria.windows import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What a seed's later facts answer: the applied command that gave it life, and the packet where that began."""
+
+    applied_id: bytes
+    packet_id: bytes
+
+
+@dataclass(slots=True)
+class Run:
+    """The parts of a run. What a rollback brings back is named in `recovery`, and nothing else is."""
+
+    config: RunConfig
+    task: Task
+    log: Log
+    clock: Clock
+    objects: ObjectStore
+    verifier: CommandVerifier | None
+    recorder: Recorder
+    device: torch.device
+    batch_size: int
+    steps_per_epoch: int
+    epochs: int
+    host: nn.Module
+    sites: list[SiteDescription]
+    kasmina: Kasmina
+    optimizer: GroupedOptimizer
+    rates: LearningRates
+    random: RandomStreams
+    guard: Guard
+    flops: FlopMeter
+    windows: Windows
+    mode: ConservativeMode
+    decider_breaker: CircuitBreaker
+    snapshots: SnapshotCache
+    params_host: int
+    learners: Learners
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    chains: dict[str, Chain] = field(default_factory=dict)
+    probe_losses: list[float] = field(default_factory=list)
+    evaluation: Evaluation | None = None
+    """On the probe set, as of the last completed epoch."""
+    epochs_since_structural_change: int = 0
+    hook_ms: list[float] = field(default_factory=list)
+    failures_in_a_row: int = 0
+    decision_timeouts: int = 0
+    gradient_conflicts: int = 0
+    rollback_asked: AdaptationCommand | None = None
+    """A command to roll back that was accepted and waits for the loop."""
+
+    def regroup(self) -> None:
+        """Sort the parameters that learn now by the loss that they learn from; call it when the seeds changed."""
+        progress = self.recorder.epoch / self.epochs
+        stages = {seed.seed_id: seed.stage for seed in self.kasmina.observations()}
+        joint, alone = list(self.host.parameters()), []
+        for seed_id, learning in self.kasmina.trainable().items():
+            if stages[seed_id] == SEED_LIFECYCLE_STAGE_TRAINING:
+                alone.append((learning, stage_weight(stages[seed_id], progress)))
+            else:
+                joint += learning
+        self.learners = Learners(joint, alone)
+
+    @property
+    def params(self) -> int:
+        """Parameters of the host and of every attached seed."""
+        return self.params_host + sum(parameters(module) for module in self.kasmina.modules().values())
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers the module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def make_run(
+    config: RunConfig,
+    task: Task,
+    log: Log,
+    *,
+    clock: Clock,
+    objects: ObjectStore,
+    verifier: CommandVerifier | None,
+    run_id: str,
+) -> Run:
+    """The run at step 0, with nothing published yet.
+
+    `config` is made complete with the task's defaults. Draws from torch's global random stream, which is left where
+    training begins. Raises InvalidInput for a device or site that does not exist.
+    """
+    config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
+    assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
+    device = find_device(config.device)
+    task = task.to(device)
+    steps_per_epoch = task.steps(config.batch_size)
+    random = RandomStreams(config.seed, device)
+    torch.manual_seed(random.seeds["init"])
+    host = task.make_host().to(device)
+    sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], catalogue.options)
+    kasmina = Kasmina(
+        host,
+        sites,
+        config.seeds,
+        catalogue.build,
+        steps_per_epoch=steps_per_epoch,
+        seed=random.seeds["seeds"],
+        monotonic=clock.monotonic,
+    )
+    random.begin_training()
+    return Run(
+        config=config,
+        task=task,
+        log=log,
+        clock=clock,
+        objects=objects,
+        verifier=verifier,
+        recorder=Recorder(log, run_id, clock),
+        device=device,
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.epochs,
+        host=host,
+        sites=sites,
+        kasmina=kasmina,
+        optimizer=GroupedOptimizer(
+            config.optimizer,
+            list(host.parameters()),
+            rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            monotonic=clock.monotonic,
+        ),
+        rates=LearningRates(
+            config.rate_policy,
+            base_rate=config.learning_rate,
+            total_steps=config.epochs * steps_per_epoch,
+            warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
+            new_parameter_rate=config.new_parameter_rate,
+            new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
+            breaker=_breaker("learning_rate", clock),
+        ),
+        random=random,
+        guard=Guard(config.divergence_factor),
+        flops=FlopMeter(),
+        windows=Windows(config.window_epochs),
+        mode=ConservativeMode(),
+        decider_breaker=_breaker("tamiyo", clock),
+        snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
+        params_host=parameters(host),
+        learners=Learners(list(host.parameters()), []),
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; raises InvalidInput where it does not exist on this machine."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidInput(f"device {name!r} is unknown; use cpu, cuda or cuda:<number>") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f"device {name!r} is not available: this PyTorch sees no CUDA device; use cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInput(f"device {name!r} is not supported; use cpu, cuda or cuda:<number>")
+    return device
+
+
+def _breaker(name: str, clock: Clock) -> CircuitBreaker:
+    """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32)."""
+    return CircuitBreaker(name, failures=3, window_s=600.0, reset_s=30.0, successes=1, monotonic=clock.monotonic)

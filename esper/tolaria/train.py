@@ -1,0 +1,123 @@
+"""The training loop: one linear function.
+
+It waits for the log in three places only: a state change, until it is acknowledged; the end of an epoch, for the
+decision; and the end of the run. Everything else is enqueued (ruling 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from esper.errors import LogUnavailable
+from esper.leyline.objects import ObjectStore
+from esper.leyline.verifier import CommandVerifier
+from esper.tolaria.commands import apply_arrived
+from esper.tolaria.config import RunConfig
+from esper.tolaria.data import epoch_order
+from esper.tolaria.effects import drain, set_rates, take_effect
+from esper.tolaria.epoch_end import finish_epoch
+from esper.tolaria.failure import Halt, recover, rescue, roll_back_as_asked
+from esper.tolaria.gradients import backward, clip
+from esper.tolaria.packet import Trained
+from esper.tolaria.ports import Clock, Log
+from esper.tolaria.random_streams import own_random_stream
+from esper.tolaria.result import RunResult, finish
+from esper.tolaria.run import find_device, make_run
+from esper.tolaria.start import publish_start
+from esper.tolaria.tasks.task import Task
+from esper.tolaria.telemetry import sample_step
+
+
+def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
+    config: RunConfig,
+    task: Task,
+    log: Log,
+    *,
+    clock: Clock,
+    objects: ObjectStore,
+    verifier: CommandVerifier | None,
+    run_id: str,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Train one network from its first step to its last; returns what came of it.
+
+    `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
+    Without a `verifier` every command is believed, which is for tests alone. Torch's global random stream is the
+    caller's again afterwards; torch's thread count stays what the configuration says.
+
+    Raises InvalidInput for a task, site or device that does not fit, and LogUnavailable, with where the run's state is
+    kept, when the log takes no more facts.
+    """
+    began = clock.monotonic()
+    torch.set_num_threads(config.threads)
+    with own_random_stream(find_device(config.device)):
+        run = make_run(config, task, log, clock=clock, objects=objects, verifier=verifier, run_id=run_id)
+        task, config, recorder, kasmina = run.task, run.config, run.recorder, run.kasmina
+
+        def forward(inputs: Tensor, targets: Tensor) -> Tensor:
+            return task.loss(run.host(inputs), targets)
+
+        try:
+            publish_start(run)
+            while recorder.epoch < run.epochs:
+                run.host.train()
+                order = epoch_order(len(task.train), run.batch_size, run.steps_per_epoch, run.random.data)
+                epoch_began, loss_sum, norm, trouble = clock.monotonic(), 0.0, 0.0, ""
+                for indices in order.to(run.device):
+                    if should_stop():
+                        return finish(run, "interrupted", "asked to stop", clock.monotonic() - began)
+                    apply_arrived(run)
+                    if run.rollback_asked is not None:
+                        break
+                    step_began = clock.monotonic()
+                    inputs, targets = task.train.inputs[indices], task.train.targets[indices]
+                    run.optimizer.zero_grad()
+
+                    # A seed in TRAINING learns from a pass of its own; nothing of the host notices (ruling 7).
+                    with run.flops.counted("side_pass", "side_pass", run.batch_size):
+                        kasmina.side_pass(inputs, targets, task.loss)
+                    with run.flops.counted("training", "training", run.batch_size):
+                        loss, conflicts = backward(
+                            forward,
+                            inputs,
+                            targets,
+                            run.learners.joint,
+                            microbatches=config.microbatches,
+                            pcgrad=config.pcgrad,
+                            generator=run.random.aggregation,
+                        )
+                    kasmina.after_backward()
+                    norm = clip(run.learners, config.clip_norm)
+
+                    # Judged before it is taken: a step into nowhere never reaches the weights.
+                    trouble = run.guard.trouble(float(loss), norm)
+                    if trouble:
+                        break
+                    set_rates(run)
+                    run.optimizer.step()
+                    recorder.step += 1
+                    run.gradient_conflicts += conflicts
+                    loss_sum += float(loss)
+
+                    # Seeds move on; whatever changed is in the log before the next step.
+                    take_effect(run, kasmina.advance_step())
+                    drain(run)
+                    if recorder.step % config.telemetry_every_steps == 0:
+                        sample_step(run, float(loss), norm, clock.monotonic() - step_began)
+                if run.rollback_asked is not None:
+                    roll_back_as_asked(run)
+                    continue
+                if trouble:
+                    recover(run, trouble)
+                    continue
+                recorder.epoch += 1
+                duration_s = clock.monotonic() - epoch_began
+                finish_epoch(run, Trained(loss_sum / run.steps_per_epoch, norm, duration_s))
+        except Halt as halt:
+            return finish(run, "failed", str(halt), clock.monotonic() - began)
+        except LogUnavailable as error:
+            raise rescue(run, error) from error
+        return finish(run, "completed", "", clock.monotonic() - began)
