@@ -85,8 +85,8 @@ class Kasmina:
         self._outbox = Outbox()
         self._isolation = Isolation(settings, monotonic)
         self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
-        self._moves = Moves(self._grafts, build, seed)
-        self._progress = Progress(self._grafts, self._moves, self._slots.values(), steps_per_epoch)
+        self._moves = Moves(self._grafts, self._slots, build, seed)
+        self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch)
 
     # ---------------------------------------------------------------------------------------------------- commands
 

@@ -29,8 +29,9 @@ Build = Callable[[str, SiteDescription, Mapping[str, float], torch.Generator], n
 class Moves:
     """Carries out moves; whoever calls decides which and when."""
 
-    def __init__(self, grafts: Grafts, build: Build, seed: int) -> None:
+    def __init__(self, grafts: Grafts, slots: Mapping[str, Slot], build: Build, seed: int) -> None:
         self._grafts = grafts
+        self._slots = slots
         self._host = grafts.host
         self._outbox = grafts.outbox
         self._build = build
@@ -109,6 +110,14 @@ class Moves:
         )
         return facts
 
+    def shared_parameters(self, slot: Slot, module: nn.Module) -> int:
+        """How many parameters of the slot's module belong to the host or to another seed."""
+        others = {id(parameter) for parameter in self._host.parameters()}
+        for other in self._slots.values():
+            if other is not slot and other.seed is not None:
+                others.update(id(parameter) for parameter in other.seed.module.parameters())
+        return sum(id(parameter) in others for parameter in module.parameters())
+
     def rebuild(
         self, slot: Slot, blueprint_id: str, parameters: Mapping[str, float], life: int
     ) -> tuple[nn.Module, Stream]:
@@ -138,6 +147,11 @@ class Moves:
         except Exception as error:
             detail = f"{request.blueprint_id} cannot be built: {type(error).__name__}: {error}"
             raise CommandRefused("build_failed", detail) from error
+        shared = self.shared_parameters(slot, module)
+        if shared:
+            raise CommandRefused(
+                "shared_parameters", f"{request.blueprint_id} shares {shared} parameters with the network"
+            )
         return seed
 
     def settle(self, slot: Slot) -> None:

@@ -5,7 +5,7 @@ Each method returns the facts of what it did, in the order in which it happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import torch
 from google.protobuf.message import Message
@@ -55,13 +55,13 @@ class Probing:
 class Progress:
     """The mechanical part of a seed's life."""
 
-    def __init__(self, grafts: Grafts, moves: Moves, slots: Iterable[Slot], steps_per_epoch: int) -> None:
+    def __init__(self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int) -> None:
         self._host = grafts.host
         self._settings = grafts.settings
         self._isolation = grafts.isolation
         self._outbox = grafts.outbox
         self._moves = moves
-        self._slots = list(slots)
+        self._slots = slots
         self._ramp_steps = self._settings.blend_epochs * steps_per_epoch
 
     def step(self, slot: Slot) -> list[Message]:
@@ -80,7 +80,7 @@ class Progress:
         """Cull the seeds whose isolation breaker has opened."""
         facts: list[Message] = []
         for seed_id, change in self._isolation.take_opened().items():
-            slot = next(slot for slot in self._slots if slot.seed_id == seed_id)
+            slot = self._slots[seed_id]
             facts.append(change)
             self._outbox.tell(seed_id, "isolation_breaker", TELEMETRY_LEVEL_CRITICAL, reason=change.reason)
             self._outbox.quarantined(seed_id, change.reason)
@@ -209,7 +209,7 @@ class Progress:
     def _dry_run(self, slot: Slot) -> DryRun:
         """Run the module, without a trace, on two random activations of its site's shape."""
         seed = slot.occupant()
-        foreign = self._foreign_parameters(slot)
+        foreign = self._moves.shared_parameters(slot, seed.module)
         device = device_of(self._host)
         dtype = next((p.dtype for p in seed.module.parameters()), torch.get_default_dtype())
         try:
@@ -226,10 +226,3 @@ class Progress:
             foreign_parameters=foreign,
             identity_error=float((s - h).abs().max()) if seed.residual and matches else None,
         )
-
-    def _foreign_parameters(self, slot: Slot) -> int:
-        others = {id(parameter) for parameter in self._host.parameters()}
-        for other in self._slots:
-            if other is not slot and other.seed is not None:
-                others.update(id(parameter) for parameter in other.seed.module.parameters())
-        return sum(id(parameter) in others for parameter in slot.occupant().module.parameters())
