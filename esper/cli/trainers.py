@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -86,6 +87,9 @@ class Trainer:
         """Ask it to record an interruption and end."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # one that has not begun yet ends by this
 
     def end(self, deadline: float) -> None:
         """Wait for its end until `deadline` of the monotonic clock, then kill it."""
@@ -95,8 +99,6 @@ class Trainer:
             self._process.kill()
             self._process.wait()
         self._reading.join()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
 
     def _read(self) -> None:
         """Take in its messages until it has ended. Runs on a thread of its own."""
@@ -112,7 +114,9 @@ class Trainer:
 
     def _outcome(self, code: int, last: dict[str, Any]) -> Outcome:
         if "result" in last and code == 0:
-            return Outcome(last["result"])
+            result = last["result"]
+            failed = result["status"] == "failed"
+            return Outcome(result, f"the {self.name} run failed: {result['reason']}" if failed else "")
         if "error" in last:
             return Outcome(None, last["error"], bool(last["wrong_input"]))
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

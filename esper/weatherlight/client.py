@@ -98,8 +98,7 @@ class Lease:
     def renew(self) -> None:
         """After `SupervisorGone`: join the next supervisor, or start it, with the log at the address that it had."""
         self._connection.close()
-        if self._starter is not None:
-            self._starter.wait()
+        _reap(self._starter)
         port = int(self.brokers.rpartition(":")[2]) if self.status.embedded else 0
         self._pending = b""
         self._connection, self.status, self._starter = _join(replace(self._request, port=port))
@@ -112,9 +111,8 @@ class Lease:
                 last = self._answer_to_release(time.monotonic() + timeout_s)
             except OSError:
                 last = True
-        if last and self._starter is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._starter.wait(1.0)
+        if last:
+            _reap(self._starter)
         return last
 
     def _answer_to_release(self, deadline: float) -> bool:
@@ -168,6 +166,7 @@ def _join(request: Request) -> tuple[socket.socket, Status, subprocess.Popen[byt
         if connection is not None and answer is not None:
             if "refused" in answer:
                 connection.close()
+                _reap(starter)
                 raise InvalidInput(str(answer["refused"]))
             return connection, Status.from_json(answer), starter
         if connection is not None:
@@ -204,6 +203,13 @@ def _exchange(connection: socket.socket, request: Mapping[str, object]) -> dict[
         return None
     answer: dict[str, Any] = json.loads(line)
     return answer
+
+
+def _reap(starter: subprocess.Popen[bytes] | None) -> None:
+    """Take the exit code of a supervisor that has hung up and that this process started, so that no zombie stays."""
+    if starter is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            starter.wait(RELEASE_S)
 
 
 def _start_supervisor(data_dir: Path, brokers: str | None) -> subprocess.Popen[bytes]:

@@ -23,8 +23,8 @@ from esper.weatherlight import endpoint
 from esper.weatherlight.service import Service, ServiceSpec
 from esper.weatherlight.status import State, Status
 
-FIRST_LEASE_S: Final = 10.0
-"""A supervisor that nobody asks anything of for this long after its start was started for nothing, and ends."""
+FIRST_LEASE_S: Final = 3.0
+"""A supervisor without a client for this long after its start ends: its client was interrupted before it could ask."""
 BROKER_STOP_S: Final = 1.5
 
 logger = logging.getLogger(__name__)

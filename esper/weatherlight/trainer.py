@@ -3,8 +3,9 @@
     python -m esper.weatherlight.trainer --data-dir D --brokers HOST:PORT --run-id R --config JSON
 
 It prepares (imports torch, loads the data), prints one JSON line `{"prepared": true}`, and begins when it reads a line
-from stdin; an end of stdin instead ends it, because whoever started it has gone. Its last line of stdout is the run's
-result or its error. `esper run` starts one for the grown run and one for the control, side by side.
+from stdin; an end of stdin instead ends it, because whoever started it has gone. SIGTERM ends a run after its current
+step, with its last completed epoch kept. Its last line of stdout is the run's result or its error. `esper run` starts
+one for the grown run and one for the control, side by side.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
@@ -43,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     messages = _own_stdout()
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
-        result = _train(options, messages)
+        result = _train(options, messages, stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})
         return 2
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(options: argparse.Namespace, messages: TextIO) -> dict[str, Any]:
+def _train(options: argparse.Namespace, messages: TextIO, stop: threading.Event) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
     from esper.tolaria.tasks import load_task  # noqa: PLC0415 - torch takes two seconds; wrong options are told at once
     from esper.tolaria.train import train  # noqa: PLC0415
@@ -82,8 +84,9 @@ def _train(options: argparse.Namespace, messages: TextIO) -> dict[str, Any]:
             objects=ObjectStore(settings.objects),
             verifier=CommandVerifier(ring),
             run_id=options.run_id,
+            should_stop=stop.is_set,
         )
-    return asdict(result)
+    return result.to_dict()
 
 
 def _own_stdout() -> TextIO:
@@ -96,10 +99,6 @@ def _own_stdout() -> TextIO:
 def _say(messages: TextIO, message: dict[str, Any]) -> None:
     messages.write(json.dumps(message) + "\n")
     messages.flush()
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""The whole system as a person starts it, in a data and configuration folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Esper:
+    """The command, run with a data folder of its own."""
+
+    data_dir: Path
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process of the folder but the one that asks: all of Esper's name it on their command line."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            names = [Path(word) for word in process.info["cmdline"] or ()]
+            running = process.info["status"] != psutil.STATUS_ZOMBIE
+            if self.data_dir in names and running and process.pid != os.getpid():
+                found.append(process)
+        return found
+
+    def find(self, module: str) -> psutil.Process:
+        """The one process of the folder that runs `module`."""
+        (process,) = [each for each in self.processes() if module in each.cmdline()]
+        return process
+
+    @staticmethod
+    def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+        """What `condition` says once it says something true; fails the test where it never does."""
+        deadline = time.monotonic() + timeout_s
+        while not (said := condition()):
+            assert time.monotonic() < deadline, f"not within {timeout_s} s"
+            time.sleep(0.02)
+        return said
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line; the folder is named on it, so that its process is found by that."""
+        return [sys.executable, "-m", "esper.cli", *arguments, "--data-dir", str(self.data_dir)]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start it and go on."""
+        return subprocess.Popen(
+            self.command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, *arguments: str, code: int = 0, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, which must come with exit code `code`."""
+        done = subprocess.run(
+            self.command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        """The JSON in the last line of its stdout."""
+        return json.loads(self(*arguments, "--json").stdout.splitlines()[-1])
+
+    def logs(self) -> str:
+        """Everything its processes logged, for a test that fails."""
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in (self.data_dir / "run").glob("*.log"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A configuration folder of its own, for the signing key, and nothing set from outside."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        for name in ("ESPER_BROKERS", "ESPER_DATA", "ESPER_KEY", "ESPER_KEY_PREVIOUS", "ESPER_KEYS_RETIRED"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def esper(tmp_path: Path) -> Iterator[Esper]:
+    """The command; whatever a test leaves running is ended by process id, and fails the test."""
+    made = Esper(tmp_path / "data")
+    yield made
+    left = made.processes()
+    for process in left:
+        process.send_signal(signal.SIGKILL)
+    assert not left, f"left running: {left}"

@@ -1,0 +1,158 @@
+"""The supervisor: one per data folder, joined by later clients, gone with the last of them, leaving no process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from esper.errors import InvalidInput, LogUnavailable
+from esper.weatherlight import client
+
+
+def port_of(brokers: str) -> int:
+    return int(brokers.rpartition(":")[2])
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_second_client_joins_the_first_ones_broker_and_the_last_one_out_ends_it(esper):
+    with client.join(esper.data_dir, client="first", broker_only=True) as first:
+        first.wait_ready()
+        second = client.join(esper.data_dir, client="second", broker_only=True)
+        second.wait_ready()
+        assert second.brokers == first.brokers
+        assert second.status.clients == ("first", "second")
+        assert not second.release()
+        assert answers(port_of(first.brokers))
+        since = time.monotonic()
+        assert first.release()
+        assert time.monotonic() - since < 5.0
+    assert esper.processes() == []
+    assert not answers(port_of(first.brokers))
+    assert client.status(esper.data_dir) is None
+
+
+def test_clients_that_start_at_once_share_one_supervisor(esper):
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom esper.weatherlight import client\n"
+        "with client.join(Path(sys.argv[1]), client='one of many', broker_only=True) as lease:\n"
+        "    lease.wait_ready()\n    print(lease.status.pid, lease.brokers, flush=True)\n    sys.stdin.readline()\n"
+    )
+    command = [sys.executable, "-c", program, str(esper.data_dir)]
+    clients = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = {each.stdout.readline() for each in clients}
+    for each in clients:
+        each.communicate("go\n", timeout=10)
+    assert len(said) == 1
+    esper.wait_until(lambda: not esper.processes(), 5.0)
+
+
+def test_client_that_comes_while_the_supervisor_leaves_gets_the_next_one(esper):
+    for _ in range(3):
+        with client.join(esper.data_dir, client="leaving", broker_only=True) as first:
+            first.wait_ready()
+            first._connection.close()  # the lease ends without a word, as with a killed client
+            with client.join(esper.data_dir, client="coming", broker_only=True) as second:
+                second.wait_ready()
+                assert answers(port_of(second.brokers))
+    esper.wait_until(lambda: not esper.processes(), 5.0)
+
+
+def test_killed_client_gives_its_lease_back(esper):
+    process = esper.start("broker", "--json")
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    esper.wait_until(lambda: not esper.processes(), 5.0)
+
+
+def test_supervisor_whose_client_never_asked_ends(esper):
+    esper.data_dir.mkdir()
+    command = [sys.executable, "-m", "esper.weatherlight", "--data-dir", str(esper.data_dir)]
+    assert subprocess.run(command, check=True, capture_output=True, timeout=5).stdout == b""
+
+
+def test_killed_supervisor_leaves_no_process(esper):
+    process = esper.start("broker", "--json")
+    process.stdout.readline()
+    os.kill(client.status(esper.data_dir).pid, signal.SIGKILL)
+    process.communicate(timeout=5)
+    assert process.returncode == 0
+    esper.wait_until(lambda: not esper.processes(), 5.0)
+
+
+def test_killed_broker_comes_back_on_its_port(esper):
+    with client.join(esper.data_dir, client="test", broker_only=True) as lease:
+        lease.wait_ready()
+        before = esper.find("streams.broker").pid
+        os.kill(before, signal.SIGKILL)
+        esper.wait_until(lambda: lease.poll(0.1) and lease.status.services[0].restarts == 1)
+        esper.wait_until(lambda: lease.poll(0.1) or lease.status.services[0].state == "ready")
+        assert lease.status.services[0].last_exit == "killed by SIGKILL"
+        assert answers(port_of(lease.brokers))
+        assert esper.find("streams.broker").pid != before
+
+
+def test_a_lease_is_renewed_with_the_broker_at_its_old_port(esper):
+    with client.join(esper.data_dir, client="test", broker_only=True) as lease:
+        lease.wait_ready()
+        before, port = lease.status.pid, port_of(lease.brokers)
+        os.kill(before, signal.SIGKILL)
+        with pytest.raises(client.SupervisorGone):
+            esper.wait_until(lambda: lease.poll(0.1) and None)
+        lease.renew()
+        lease.wait_ready()
+        assert (lease.status.pid != before, port_of(lease.brokers)) == (True, port)
+
+
+def test_port_is_the_one_asked_for_and_one_that_is_taken_is_refused(esper):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InvalidInput, match=f"port {port} cannot be had: Address already in use"):
+            client.join(esper.data_dir, client="test", port=port, broker_only=True)
+    with client.join(esper.data_dir, client="test", port=port, broker_only=True) as lease:
+        lease.wait_ready()
+        assert lease.brokers == f"127.0.0.1:{port}"
+        with pytest.raises(InvalidInput, match=f"already listens on port {port}, so it cannot listen on {port + 1}"):
+            client.join(esper.data_dir, client="other", port=port + 1, broker_only=True)
+        with pytest.raises(InvalidInput, match="is in use with the embedded broker, not with redpanda:9092"):
+            client.join(esper.data_dir, client="other", brokers="redpanda:9092")
+    esper.wait_until(lambda: not esper.processes(), 5.0)
+
+
+def test_folder_with_a_very_long_path_works(esper):
+    deep = replace(esper, data_dir=esper.data_dir / ("long-" * 20) / ("path-" * 20))
+    with client.join(deep.data_dir, client="test", broker_only=True) as lease:
+        lease.wait_ready()
+        assert client.status(deep.data_dir).brokers == lease.brokers
+    assert deep.processes() == []
+
+
+def test_what_stops_the_broker_from_starting_is_said_in_one_line(esper):
+    (esper.data_dir).mkdir()
+    (esper.data_dir / "log").write_text("no folder")
+    with client.join(esper.data_dir, client="test", broker_only=True) as lease:
+        with pytest.raises(LogUnavailable, match=r"^broker did not start: .*log") as caught:
+            lease.wait_ready()
+        assert "\n" not in str(caught.value)
+    assert esper.processes() == []
+
+
+def test_processes_run_with_one_thread_for_computing(esper):
+    with client.join(esper.data_dir, client="test", broker_only=True) as lease:
+        lease.wait_ready()
+        assert psutil.Process(esper.find("streams.broker").pid).environ()["OMP_NUM_THREADS"] == "1"
