@@ -109,15 +109,14 @@ class KafkaLog:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=brokers,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",  # only where a position is gone; what was seen before is dropped again
+            auto_offset_reset="latest",  # not by seek_to_end, which races with the reset that an assignment begins
             fetch_max_wait_ms=FETCH_WAIT_MS,
         )
         try:
             await consumer.start()
             partition = TopicPartition(COMMANDS.name, partition_of(self.run_id.encode()))
             consumer.assign([partition])
-            await consumer.seek_to_end(partition)
-            await consumer.position(partition)
+            await consumer.position(partition)  # known from here on
         except BaseException:
             await consumer.stop()
             raise

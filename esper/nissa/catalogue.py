@@ -96,10 +96,10 @@ METRICS: Final = (*OONA, *TAMIYO, *NISSA)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {
-    "ms": ("seconds", 1e-3),
-    "us": ("seconds", 1e-6),
+    "ms": ("seconds", 1e3),
+    "us": ("seconds", 1e6),
     "s": ("seconds", 1.0),
-    "percent": ("ratio", 0.01),
+    "percent": ("ratio", 1e2),
 }
 
 
@@ -108,6 +108,6 @@ def prometheus_form(name: str, value: float) -> tuple[str, float]:
     stem = "esper_" + name.replace(".", "_")
     head, _, unit = stem.rpartition("_")
     if unit in _BASE_UNITS:
-        base, factor = _BASE_UNITS[unit]
-        return f"{head}_{base}", value * factor
+        base, units = _BASE_UNITS[unit]
+        return f"{head}_{base}", value / units
     return stem, value

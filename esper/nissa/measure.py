@@ -11,7 +11,8 @@ from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.nissa.catalogue import BY_NAME, prometheus_form
 
-MS: Final = 1e-3
+MS_PER_S: Final = 1_000.0
+"""Divided by, never multiplied with its inverse: 18 ms must be 0.018 s, the very number of the alert rule."""
 ALIVE: Final = frozenset(
     {
         leyline_pb2.SEED_LIFECYCLE_STAGE_GERMINATED,
@@ -66,20 +67,20 @@ def _epoch(body: Any) -> _Found:
         ("esper_tamiyo_conservative_mode", float(body.conservative), {}),
     ]
     if body.hook_ms_before > 0.0:  # the first epoch has none before it
-        found.append(("esper_tolaria_training_latency_seconds", body.hook_ms_before * MS, {}))
+        found.append(("esper_tolaria_training_latency_seconds", body.hook_ms_before / MS_PER_S, {}))
     return found
 
 
 def _step(body: Any) -> _Found:
     return [
-        ("esper_tolaria_step_seconds", body.step_ms * MS, {}),
+        ("esper_tolaria_step_seconds", body.step_ms / MS_PER_S, {}),
         ("esper_tolaria_samples_per_second", body.samples_per_s, {}),
         ("esper_tolaria_gradient_norm", body.gradient_norm, {}),
     ]
 
 
 def _rolled_back(body: Any) -> _Found:
-    seconds = (body.prepare_ms + body.commit_ms + body.confirm_ms) * MS
+    seconds = (body.prepare_ms + body.commit_ms + body.confirm_ms) / MS_PER_S
     found: _Found = [
         ("esper_tolaria_rollback_total", 1.0, {"level": body.level}),
         ("esper_tolaria_rollback_restore_latency_seconds", seconds, {"level": body.level}),
@@ -162,7 +163,7 @@ _MEASURES: Final[dict[str, Callable[[Any], _Found]]] = {
     "telemetry_packet": _packet,
     "decision_timed_out": _one("esper_tolaria_timeout_tamiyo_total"),
     "command_rejected": _one("esper_kasmina_command_rejected_total", "reason", lambda body: str(body.reason)),
-    "kernel_attached": lambda body: [("esper_kasmina_kernel_attach_latency_seconds", body.attach_ms * MS, {})],
+    "kernel_attached": lambda body: [("esper_kasmina_kernel_attach_latency_seconds", body.attach_ms / MS_PER_S, {})],
     "checkpoint_saved": lambda body: [("esper_tolaria_checkpoint_bytes", float(body.bytes), {})],
     "conservative_mode_changed": lambda body: [("esper_tamiyo_conservative_mode", float(body.entered), {})],
     "compile_started": lambda body: [("esper_tezzeret_compile_retry_count", max(0.0, body.attempt - 1.0), {})],

@@ -158,13 +158,14 @@ async def furnish(room: Room) -> None:
 
 async def _restore(nissa: Nissa, brokers: str, ring: KeyRing) -> None:
     """Read the emergency topic once from its beginning to its present end."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False, fetch_max_wait_ms=100)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=brokers, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100
+    )
     await consumer.start()
     try:
         partitions = [TopicPartition(EMERGENCY.name, number) for number in range(PARTITIONS)]
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning(*partitions)
         left = {partition: end for partition, end in ends.items() if end > await consumer.position(partition)}
         while left:
             for messages in (await consumer.getmany(timeout_ms=200, max_records=2_000)).values():

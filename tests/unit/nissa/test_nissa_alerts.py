@@ -1,0 +1,154 @@
+"""Alerts: each drill of the sheet fires once and clears, and nothing else moves them (R-NIS-5 to 12, R-OPS-7)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.leyline.v1 import event_pb2, leyline_pb2
+from esper.leyline.envelope import new_event
+from esper.nissa.alerts import BY_RULE, RULES, Watch, evolve_alerts, evolve_ended, evolve_restored
+from esper.nissa.measure import Sample, measure
+
+
+def packet_of(body, run_id="run-a"):
+    return new_event(body, event_id=bytes(16), run_id=run_id, producer="trainer", recorded_at_ns=0)
+
+
+def hook(milliseconds):
+    return event_pb2.EpochCompleted(hook_ms_before=milliseconds)
+
+
+def leaks(count):
+    return event_pb2.EpochCompleted(seeds=[event_pb2.SeedObservation(seed_id="s1", isolation_violations=count)])
+
+
+def depth(events):
+    point = leyline_pb2.MetricPoint(name="oona.queue.depth", value=events)
+    return leyline_pb2.TelemetryPacket(source_subsystem="oona", metrics=[point])
+
+
+def attempt(number):
+    return event_pb2.CompileStarted(job_id="j", attempt=number)
+
+
+def fold(bodies, *, watches=None, every_s=60.0, run_id="run-a"):
+    """What each body fired (+) or cleared (-), by rule name."""
+    watches, told = watches or {}, []
+    for index, body in enumerate(bodies):
+        said = []
+        for sample in measure(packet_of(body, run_id)):
+            watches, alert = evolve_alerts(watches, sample, index * every_s)
+            if alert is not None:
+                said.append(("+" if alert.active else "-") + alert.rule.name)
+        told.append(said)
+    return watches, told
+
+
+DRILLS = {
+    "training_latency_high": [hook(25.0), hook(25.0), hook(25.0), hook(10.0), hook(9.0)],
+    "kasmina_isolation_violation": [leaks(5), leaks(5)],
+    "oona_queue_depth": [depth(5000), depth(5000), depth(5000), depth(1000)],
+    "tezzeret_compile_retry_high": [attempt(3), attempt(1)],
+}
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+def test_a_drill_fires_its_alert_once_and_clears_it_once(rule):
+    _, told = fold(DRILLS[rule])
+
+    assert [word for said in told for word in said] == [f"+{rule}", f"-{rule}"]
+
+
+def test_latency_fires_at_the_third_slow_epoch_in_a_row_and_clears_at_the_first_good_one():
+    _, told = fold([hook(25), hook(17), hook(25), hook(25), hook(25), hook(30), hook(18), hook(25)])
+
+    assert told == [[], [], [], [], ["+training_latency_high"], [], ["-training_latency_high"], []]
+
+
+def test_the_queue_must_be_deep_for_two_minutes_without_a_break():
+    _, told = fold([depth(5000), depth(5000), depth(4000), depth(5000), depth(5000), depth(5000)], every_s=60.0)
+
+    assert told == [[], [], [], [], [], ["+oona_queue_depth"]]
+
+
+def test_leaks_count_within_five_minutes_only():
+    _, slow = fold([leaks(1), leaks(2), leaks(3)], every_s=301.0)
+    _, quick = fold([leaks(1), leaks(1), leaks(2), leaks(3)], every_s=60.0)
+
+    assert slow == [[], [], []]
+    assert quick == [[], [], [], ["+kasmina_isolation_violation"]]
+
+
+def test_a_total_that_begins_anew_with_another_life_of_the_seed_counts_from_zero():
+    _, told = fold([leaks(2), leaks(1)], every_s=60.0)
+
+    assert told == [[], ["+kasmina_isolation_violation"]]
+
+
+def test_events_without_the_metric_neither_reset_nor_clear():
+    noise = [event_pb2.EpochCompleted(), event_pb2.StepSampled(loss=1.0), leyline_pb2.TelemetryPacket()]
+    counting = [hook(25), *noise, hook(25), *noise, hook(25)]
+    watches, told = fold(counting)
+
+    assert told[-1] == ["+training_latency_high"]
+    _, after = fold(noise, watches=watches)
+    assert after == [[]] * len(noise)
+
+
+def test_runs_are_watched_apart():
+    watches, _ = fold([hook(25), hook(25)], run_id="run-a")
+    _, told = fold([hook(25)], watches=watches, run_id="run-b")
+
+    assert told == [[]]
+
+
+def test_an_alert_says_what_it_is_its_value_and_what_to_do():
+    for rule in RULES:
+        assert rule.description
+        assert rule.suggested_action
+        assert rule.routes
+    watches = {("training_latency_high", "run-a"): Watch(in_a_row=2)}
+
+    _, alert = evolve_alerts(watches, Sample("esper_tolaria_training_latency_seconds", 0.025, "run-a"), 0.0)
+
+    assert alert is not None
+    body = alert.body()
+    rule = BY_RULE["training_latency_high"]
+    assert (body.rule, body.value, body.threshold) == ("training_latency_high", 0.025, 0.018)
+    assert (body.description, body.suggested_action) == (rule.description, rule.suggested_action)
+
+
+def test_an_alert_of_an_earlier_process_does_not_fire_again_and_does_clear():
+    watches = evolve_restored({}, "training_latency_high", "run-a", active=True)
+
+    _, told = fold([hook(25), hook(25), hook(25), hook(10)], watches=watches)
+
+    assert told == [[], [], [], ["-training_latency_high"]]
+
+
+def test_the_end_of_a_run_clears_what_is_active_about_it_and_forgets_the_rest():
+    watches, _ = fold([hook(25)] * 3 + [leaks(1)], run_id="run-a")
+    watches, _ = fold([hook(25)] * 3, watches=watches, run_id="run-b")
+
+    watches, cleared = evolve_ended(watches, "run-a")
+
+    assert [(alert.rule.name, alert.scope, alert.active) for alert in cleared] == [
+        ("training_latency_high", "run-a", False)
+    ]
+    assert {scope for _, scope in watches} == {"run-b"}
+
+
+@given(st.lists(st.tuples(st.sampled_from(range(4)), st.floats(0, 10_000)), max_size=60))
+def test_whatever_comes_an_alert_fires_and_clears_in_turn(values):
+    watches = {}
+    last = dict.fromkeys((rule.name for rule in RULES), False)
+
+    for index, (which, value) in enumerate(values):
+        sample = Sample(RULES[which].metric, value, "run-a")
+        watches, alert = evolve_alerts(watches, sample, index * 30.0)
+        if alert is not None:
+            assert alert.active is not last[alert.rule.name]
+            last[alert.rule.name] = alert.active
+        assert watches[(RULES[which].name, "run-a")].active is last[RULES[which].name]

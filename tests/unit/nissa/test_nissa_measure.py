@@ -1,0 +1,156 @@
+"""What events measure, and that the catalogue, the rules and the emitted names are one and the same (R-OONA-24)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from contracts.leyline.v1 import event_pb2, leyline_pb2
+from esper.leyline.envelope import Event, new_event
+from esper.nissa.alerts import RULES
+from esper.nissa.catalogue import BY_NAME, METRICS, NISSA, prometheus_form
+from esper.nissa.measure import measure
+
+BY_THE_AGENT = {
+    "esper_training_runs",
+    "esper_nissa_ingest_latency_seconds",
+    "esper_nissa_alerts_active",
+    "esper_nissa_alerts_total",
+}
+"""What Nissa's agent measures of itself (shown in tests/integration/oona)."""
+
+BODIES = (
+    event_pb2.EpochCompleted(
+        state=leyline_pb2.SystemStatePacket(training_loss=1.5, validation_loss=1.25, validation_accuracy=0.5),
+        seeds=[
+            event_pb2.SeedObservation(
+                seed_id="s1", stage=leyline_pb2.SEED_LIFECYCLE_STAGE_TRAINING, isolation_violations=2
+            ),
+            event_pb2.SeedObservation(
+                seed_id="s2", stage=leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT, isolation_violations=1
+            ),
+        ],
+        hook_ms_before=4.0,
+        conservative=True,
+    ),
+    event_pb2.StepSampled(loss=1.0, gradient_norm=3.0, samples_per_s=1000.0, step_ms=8.0),
+    event_pb2.RolledBack(level="fast", prepare_ms=100, commit_ms=200, confirm_ms=50, deadline_exceeded=True),
+    event_pb2.GateEvaluated(gate=leyline_pb2.SEED_LIFECYCLE_GATE_G1_GRADIENT_HEALTH, passed=True),
+    event_pb2.SeedTransitioned(to_stage=leyline_pb2.SEED_LIFECYCLE_STAGE_BLENDING),
+    event_pb2.CommandApplied(operation=leyline_pb2.SEED_OPERATION_CULL),
+    event_pb2.CommandRejected(reason="late"),
+    event_pb2.BreakerChanged(breaker="step", to_state=leyline_pb2.CIRCUIT_BREAKER_STATE_OPEN),
+    event_pb2.DecisionMade(policy="heuristic", risk=0.25),
+    event_pb2.DecisionTimedOut(waited_ms=2000),
+    event_pb2.KernelAttached(attach_ms=2.0),
+    event_pb2.CheckpointSaved(bytes=4096),
+    event_pb2.CompileStarted(attempt=2),
+    leyline_pb2.FieldReport(outcome=leyline_pb2.FIELD_REPORT_OUTCOME_SUCCESS),
+    leyline_pb2.TelemetryPacket(
+        source_subsystem="kasmina",
+        metrics=[
+            leyline_pb2.MetricPoint(name="oona.queue.depth", value=7),
+            leyline_pb2.MetricPoint(name="unheard.of", value=1),
+        ],
+        events=[leyline_pb2.TelemetryEvent(event_id="violation_recorded")],
+    ),
+    event_pb2.TelemetryShed(count=5, total=9),
+    event_pb2.SecurityViolation(reason="invalid_signature"),
+    leyline_pb2.EmergencySignal(level=leyline_pb2.EMERGENCY_LEVEL_HALT),
+    event_pb2.DeadLettered(topic="esper.telemetry"),
+)
+
+
+def samples(body):
+    event = new_event(body, event_id=bytes(16), run_id="run-a", producer="trainer", recorded_at_ns=0)
+    return {sample.name: sample for sample in measure(event)}
+
+
+def test_every_metric_of_nissa_is_emitted_by_some_event_and_nothing_else_is():
+    emitted = {name for body in BODIES for name in samples(body)}
+
+    # The queue's depth is Oona's own metric, which Nissa hears of in telemetry.
+    assert emitted | BY_THE_AGENT == {metric.name for metric in NISSA} | {"esper_oona_queue_depth"}
+
+
+def test_every_alert_watches_a_metric_that_events_really_emit():
+    emitted = {name for body in BODIES for name in samples(body)}
+
+    assert {rule.metric for rule in RULES} <= emitted
+
+
+def test_a_sample_has_the_labels_of_its_metric():
+    for body in BODIES:
+        for sample in samples(body).values():
+            assert set(sample.labels) == set(BY_NAME[sample.name].labels), sample.name
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_names_have_their_prefix_base_unit_and_counter_suffix(metric):
+    assert re.fullmatch(r"esper_[a-z0-9_]+", metric.name)
+    assert not re.search(r"_(ms|us|percent|kb|mb|gb)(_|$)", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    assert bool(metric.buckets) == (metric.kind == "histogram")
+    assert metric.help
+
+
+def test_no_metric_is_listed_twice():
+    assert len(BY_NAME) == len(METRICS)
+
+
+def test_an_epoch_is_measured_in_base_units():
+    found = {name: sample.value for name, sample in samples(BODIES[0]).items()}
+
+    assert found["esper_tolaria_training_latency_seconds"] == pytest.approx(0.004)
+    assert found["esper_tolaria_training_accuracy_ratio"] == 0.5
+    assert found["esper_tolaria_seeds_active"] == 1
+    assert found["esper_kasmina_isolation_violations"] == 3
+    assert found["esper_tamiyo_conservative_mode"] == 1
+
+
+def test_an_epoch_that_had_no_hook_before_it_has_no_hook_time():
+    assert "esper_tolaria_training_latency_seconds" not in samples(event_pb2.EpochCompleted())
+
+
+def test_labels_are_the_contracts_names_in_short():
+    assert samples(BODIES[3])["esper_kasmina_gates_total"].labels == {"gate": "g1_gradient_health", "passed": "true"}
+    assert samples(BODIES[4])["esper_kasmina_seed_transitions_total"].labels == {"to": "blending"}
+
+
+def test_a_number_that_the_contract_does_not_know_stays_a_number():
+    body = event_pb2.SeedTransitioned.FromString(event_pb2.GateEvaluated(stage=77).SerializeToString())
+    body = event_pb2.SeedTransitioned()
+    body.MergeFromString(bytes([0x20, 77]))  # field 4, varint
+
+    assert samples(body)["esper_kasmina_seed_transitions_total"].labels == {"to": "77"}
+
+
+def test_a_command_that_is_no_seed_operation_is_counted_by_its_type():
+    body = event_pb2.CommandApplied(command_type=leyline_pb2.COMMAND_TYPE_ROLLBACK)
+
+    assert samples(body)["esper_kasmina_command_applied_total"].labels == {"operation": "rollback"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("oona.queue.depth", 7.0, ("esper_oona_queue_depth", 7.0)),
+        ("tolaria.training.latency_ms", 18.0, ("esper_tolaria_training_latency_seconds", 0.018)),
+        ("tamiyo.decide_us", 250.0, ("esper_tamiyo_decide_seconds", 0.00025)),
+        ("host.cpu.util_percent", 50.0, ("esper_host_cpu_util_ratio", 0.5)),
+    ],
+)
+def test_names_of_the_sheets_take_the_prometheus_form(name, value, expected):
+    found_name, found_value = prometheus_form(name, value)
+
+    assert found_name == expected[0]
+    assert found_value == pytest.approx(expected[1])
+
+
+def test_every_body_of_the_contract_can_be_measured():
+    for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields:
+        event = Event(event_id=bytes(16), run_id="run-a")
+        getattr(event, field.name).SetInParent()
+        for sample in measure(event):
+            assert sample.name in BY_NAME

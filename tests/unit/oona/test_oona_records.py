@@ -1,0 +1,126 @@
+"""An event on its way to a record and back: key, partition, deterministic bytes, signature headers."""
+
+from __future__ import annotations
+
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.leyline.v1 import event_pb2, leyline_pb2
+from contracts.topics import PARTITIONS
+from esper.errors import ContractViolation
+from esper.leyline.envelope import new_event
+from esper.leyline.signing import KeyRing, Signed
+from streams.records import Refused, headers_of, outgoing, partition_of, signed_of, verified
+
+RING = KeyRing((b"k" * 32,))
+
+
+def event(body, **fields):
+    defaults = {"event_id": bytes(range(16)), "run_id": "run-a", "producer": "trainer", "recorded_at_ns": 1}
+    return new_event(body, **{**defaults, **fields})
+
+
+@pytest.mark.parametrize(
+    ("body", "topic", "key"),
+    [
+        (event_pb2.RunStarted(task="digits"), "esper.runs", b"run-a"),
+        (event_pb2.DecisionMade(), "esper.commands", b"run-a"),
+        (leyline_pb2.FieldReport(), "esper.reports", b"run-a"),
+        (event_pb2.StepSampled(), "esper.telemetry", b"run-a"),
+        (event_pb2.SecurityViolation(), "esper.emergency", b"run-a"),
+        (event_pb2.ArtifactStored(blueprint_id="BP009"), "esper.blueprints", b"BP009"),
+        (leyline_pb2.BSDSIssued(bsds=leyline_pb2.BSDS(blueprint_id="BP010")), "esper.blueprints", b"BP010"),
+        (leyline_pb2.KernelPrefetchRequest(blueprint_id="BP011"), "esper.kernels", b"BP011"),
+        (event_pb2.PolicyPromoted(policy_id="p1"), "esper.policies", b"p1"),
+        (event_pb2.DeadLettered(topic="esper.runs"), "esper.deadletter", b"esper.runs"),
+    ],
+)
+def test_every_topic_is_keyed_as_the_topic_table_says(body, topic, key):
+    record = outgoing(event(body))
+
+    assert (record.topic, record.key) == (topic, key)
+
+
+def test_an_event_of_no_run_is_keyed_by_who_says_it():
+    assert outgoing(event(event_pb2.AlertFired(), run_id="", producer="nissa")).key == b"nissa"
+
+
+@pytest.mark.parametrize(
+    ("priority", "topic"),
+    [
+        (leyline_pb2.MESSAGE_PRIORITY_LOW, "esper.telemetry"),
+        (leyline_pb2.MESSAGE_PRIORITY_NORMAL, "esper.telemetry"),
+        (leyline_pb2.MESSAGE_PRIORITY_HIGH, "esper.emergency"),
+        (leyline_pb2.MESSAGE_PRIORITY_CRITICAL, "esper.emergency"),
+    ],
+)
+def test_urgent_telemetry_takes_the_emergency_topic(priority, topic):
+    assert outgoing(event(leyline_pb2.TelemetryPacket(), priority=priority)).topic == topic
+
+
+def test_the_same_event_always_has_the_same_bytes_whatever_order_its_maps_were_filled_in():
+    words = {f"metric{index}": index / 7 for index in range(50)}
+    packets = [
+        leyline_pb2.SystemStatePacket(training_metrics=dict(items))
+        for items in (words.items(), reversed(words.items()))
+    ]
+
+    first, second = (outgoing(event(event_pb2.EpochCompleted(state=packet))).payload for packet in packets)
+
+    assert first == second
+
+
+def test_an_event_above_the_limit_is_refused_before_it_is_sent():
+    body = event_pb2.DecisionMade(observation=bytes(256 * 1024))
+
+    with pytest.raises(ContractViolation, match="decision_made .* put its large part into the object store"):
+        outgoing(event(body))
+
+
+@given(st.binary(min_size=1, max_size=40))
+def test_a_key_has_the_partition_that_kafka_clients_give_it(key):
+    partitions = list(range(PARTITIONS))
+
+    assert partition_of(key) == DefaultPartitioner()(key, partitions, partitions)
+
+
+@pytest.mark.parametrize("form", [tuple, list, dict])
+def test_a_signature_survives_the_headers_of_any_client(form):
+    payload = outgoing(event(event_pb2.RunStarted())).payload
+    headers = form(headers_of(RING.sign(payload)))
+
+    assert verified(signed_of(payload, headers), RING) == event(event_pb2.RunStarted())
+
+
+@given(st.integers(min_value=0), st.integers(0, 7))
+def test_any_changed_bit_of_a_record_is_refused(position, bit):
+    payload = bytearray(outgoing(event(event_pb2.RunStarted(task="digits", config_json="{}"))).payload)
+    headers = headers_of(RING.sign(bytes(payload)))
+    payload[position % len(payload)] ^= 1 << bit
+
+    refused = verified(signed_of(bytes(payload), headers), RING)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason == "invalid_signature"
+
+
+@pytest.mark.parametrize(
+    ("signed", "reason"),
+    [
+        (Signed(outgoing(event(event_pb2.RunStarted())).payload), "missing_signature"),
+        (Signed(b"no event at all"), "missing_signature"),
+        (KeyRing((b"x" * 32,)).sign(outgoing(event(event_pb2.RunStarted())).payload), "invalid_signature"),
+        (RING.sign(b"no event at all"), "malformed"),
+    ],
+)
+def test_a_record_without_a_good_signature_or_event_says_why_it_is_refused(signed, reason):
+    refused = verified(signed, RING)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason == reason
+
+
+def test_a_record_without_a_value_is_refused():
+    assert isinstance(verified(signed_of(None, None), RING), Refused)
