@@ -1,4 +1,4 @@
-"""The topic table: which event goes where, what keys it, how long it stays. Code creates topics from this and nothing else."""
+"""The topic table: which event goes where, what keys it, how long it stays. Code creates topics from this alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DAY_MS: Final = 24 * 60 * 60 * 1000
 FOR_EVER: Final = -1
 
 PARTITIONS: Final = 4
-"""One number for every topic: Faust needs a source topic and its table to agree, and a run must stay on one partition."""
+"""One number for every topic: a run is on the same partition of each, and Faust needs its topics to agree."""
 
 ARCHIVER_GROUP: Final = "esper-archiver"
 """Consumer group of the archive. The embedded log deletes nothing that this group has not committed."""
