@@ -32,7 +32,7 @@ from esper.kasmina.seed import Slot, readable
 _SUPPORTED: Final = (SEED_OPERATION_GERMINATE, SEED_OPERATION_FOSSILIZE, SEED_OPERATION_CULL)
 
 
-class CommandRefused(EsperError):  # noqa: N818 - named like the errors of esper.errors: for what happened
+class CommandRefused(EsperError):
     """A command was not carried out and changed nothing; `reason` is one word for a machine, `detail` one line."""
 
     def __init__(self, reason: str, detail: str, *, critical: bool = False) -> None:

@@ -1,6 +1,6 @@
 """A laboratory: a small real host with batch norm and dropout, a few real seeds, and a training loop around Kasmina."""
 
-# ruff: noqa: D101, D102 - the names are the vocabulary of these tests
+# ruff: noqa: D101 - the names are the vocabulary of these tests
 
 from __future__ import annotations
 
@@ -121,10 +121,13 @@ class Lab:
         self.settings = settings or SeedSettings()
         self.sites = describe_sites(self.host, [Site(name, "vector") for name in sites], self.inputs[:4], self._options)
         self.kasmina = self.new_kasmina()
-        self.optimizer = torch.optim.AdamW(self.host.parameters(), lr=1e-2)
-        self.held: dict[str, list[nn.Parameter]] = {}
+        self.new_optimizer()
         self.facts: list = []
         self.losses: list[Tensor] = []
+
+    def new_optimizer(self) -> None:
+        self.optimizer = torch.optim.AdamW(self.host.parameters(), lr=1e-2)
+        self.held: dict[str, list[nn.Parameter]] = {}
 
     def new_kasmina(self) -> Kasmina:
         return Kasmina(
@@ -180,6 +183,9 @@ class Lab:
         del self.optimizer.param_groups[1:]
         for parameters in wanted.values():
             self.optimizer.add_param_group({"params": parameters})
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        for parameter in [parameter for parameter in self.optimizer.state if id(parameter) not in held]:
+            del self.optimizer.state[parameter]
 
     def step(self, number: int = 0) -> list:
         rows = slice(number % self.steps * self.batch, (number % self.steps + 1) * self.batch)

@@ -1,7 +1,5 @@
 """R-KAS-24, R-KAS-25: a real leak is caught, three within 30 seconds end the seed, two do not."""
 
-# ruff: noqa: D102 - forward is what a module does
-
 from __future__ import annotations
 
 import pytest

@@ -1,7 +1,5 @@
 """Sites: any submodule of any host, found by one forward that leaves no trace; a dormant site is no code at all."""
 
-# ruff: noqa: D102 - forward is what a module does
-
 from __future__ import annotations
 
 import pytest

@@ -1,0 +1,100 @@
+"""Site evidence against independent figures, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from esper.kasmina import lifecycle
+from esper.kasmina.evidence import effective_rank
+from esper.kasmina.kasmina import Kasmina
+from esper.kasmina.settings import SeedSettings
+from esper.kasmina.sites import Site, describe_sites
+
+cross_entropy = nn.functional.cross_entropy
+
+
+def test_figures_are_those_of_the_definition(lab):
+    """Gradients sample by sample, computed one forward at a time without any hook."""
+    lab.epoch()
+    first, _ = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)
+    host = lab.host.eval()
+    norms, activations, squares = [], [], 0.0
+    for x, y in zip(lab.probe_inputs, lab.probe_targets, strict=True):
+        h = host.act(host.norm(host.first(x[None]))).detach().requires_grad_()
+        loss = cross_entropy(host.last(torch.tanh(host.second(h))), y[None])
+        (gradient,) = torch.autograd.grad(loss, h)
+        norms.append(float(gradient.norm()))
+        activations.append(float(h.detach().norm()))
+        squares += float((gradient / 64).square().sum())
+    assert first.seed_id == "s1"
+    assert first.gradient_norm == pytest.approx(sum(norms) / 64, rel=1e-4)
+    assert first.activation_norm == pytest.approx(sum(activations) / 64, rel=1e-4)
+    assert first.descent == pytest.approx(squares, rel=1e-4)
+    assert first.dead_fraction == 0.0
+    assert 1.0 < first.activation_rank < 6.0
+
+
+@pytest.mark.parametrize("stage", [lifecycle.DORMANT, lifecycle.TRAINING, lifecycle.BLENDING])
+def test_evidence_leaves_no_trace(make_lab, stage):
+    lab = make_lab(SeedSettings(training_epochs=2))
+    lab.epoch()
+    if stage != lifecycle.DORMANT:
+        lab.germinate("residual")
+    lab.until(stage)
+    lab.step()
+    host = {name: tensor.clone() for name, tensor in lab.host.state_dict().items()}
+    gradients = [parameter.grad.clone() for parameter in lab.host.parameters()]
+    seeds = lab.kasmina.state_dict()
+    random_state = torch.get_rng_state()
+    flags = [module.training for module in lab.host.modules()]
+    lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)
+    assert all(torch.equal(tensor, host[name]) for name, tensor in lab.host.state_dict().items())
+    assert all(torch.equal(p.grad, g) for p, g in zip(lab.host.parameters(), gradients, strict=True))
+    after = lab.kasmina.state_dict()
+    assert after["scalars"] == seeds["scalars"]
+    assert all(torch.equal(tensor, after["tensors"][name]) for name, tensor in seeds["tensors"].items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [module.training for module in lab.host.modules()] == flags
+    assert lab.hooks() == (stage == lifecycle.BLENDING)
+
+
+def test_evidence_sees_the_seed_that_is_mixed_in(make_lab):
+    lab = make_lab(SeedSettings(lifecycle="direct"))
+    before = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)[0]
+    lab.germinate("negation")
+    after = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)[0]
+    assert after.activation_norm == pytest.approx(5 * before.activation_norm, rel=1e-4)
+
+
+def test_dead_channels_and_image_and_token_axes():
+    """Two of four channels are constant; a module that works in place behind the site does not disturb it."""
+    host = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(2), nn.Flatten(1), nn.Linear(36, 3))
+    with torch.no_grad():
+        host[0].weight[2:] = 0.0
+    x, y = torch.randn(8, 1, 5, 5), torch.arange(8) % 3
+    for module, kind in (("0", "image"), ("2", "token")):
+        sites = describe_sites(host, [Site(module, kind)], x, lambda _: [])
+        kasmina = Kasmina(host, sites, SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
+        evidence = kasmina.evidence(x, y, cross_entropy)[0]
+        assert evidence.gradient_norm > 0
+        assert evidence.dead_fraction == (0.5 if kind == "image" else 0.0)
+
+
+def _never(*_):
+    raise AssertionError("nothing germinates here")
+
+
+def test_a_host_without_sites_has_no_evidence(lab):
+    kasmina = Kasmina(lab.host, [], SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
+    assert kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy) == []
+    assert kasmina.observations() == []
+
+
+def test_effective_rank():
+    generator = torch.Generator().manual_seed(0)
+    line = torch.randn(500, 1, generator=generator, dtype=torch.float64) @ torch.ones(1, 5, dtype=torch.float64)
+    assert effective_rank(line) == pytest.approx(1.0, abs=1e-3)
+    assert effective_rank(torch.randn(5000, 5, generator=generator, dtype=torch.float64)) == pytest.approx(5, abs=0.01)
+    assert effective_rank(torch.ones(10, 3, dtype=torch.float64)) == 0.0
