@@ -125,10 +125,11 @@ class Pulse:
 
 
 def announce(name: str, settings: Settings, health_port: int) -> None:
-    """Say that the process is ready: a line on stdout for who started it, a file for everyone else."""
+    """Say that the process is ready: a line on stdout for who started it, a list of targets for Prometheus."""
     path = settings.run_folder / f"{name}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "health_port": health_port}) + "\n")
+    targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": name}}]
+    temporary.write_text(json.dumps(targets) + "\n")
     temporary.replace(path)
     sys.stdout.write(json.dumps({"ready": True, "health_port": health_port}) + "\n")
     sys.stdout.flush()

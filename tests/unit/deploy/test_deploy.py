@@ -128,3 +128,17 @@ def test_the_prometheus_files_fit_together():
 
     assert configuration["rule_files"] == ["alerts.yml"]
     assert any("alerts.yml:/etc/prometheus/alerts.yml" in volume for volume in mounted)
+
+
+def test_a_process_announces_itself_in_the_form_that_prometheus_reads(tmp_path):
+    from streams.process import announce
+    from streams.settings import Settings
+
+    settings = Settings.load(data=tmp_path)
+    settings.run_folder.mkdir()
+    announce("decider", settings, 1234)
+
+    assert load("prometheus.yml")["scrape_configs"][0]["file_sd_configs"][0]["files"] == ["/data/run/*.json"]
+    assert json.loads((tmp_path / "run" / "decider.json").read_text(encoding="utf-8")) == [
+        {"targets": ["127.0.0.1:1234"], "labels": {"process": "decider"}}
+    ]
