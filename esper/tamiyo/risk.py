@@ -68,7 +68,8 @@ def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
     """The risk of the state itself in 0..1, and a reason for every dimension that is out of bounds."""
     hardware = state.state.hardware_context
     total = hardware.total_memory_gb
-    used_memory = 1.0 - hardware.available_memory_gb / total if total > 0 and hardware.available_memory_gb > 0 else 0.0
+    of_device = hardware.device_type == "cuda" and total > 0.0  # a CPU's memory is everybody's
+    used_memory = 1.0 - hardware.available_memory_gb / total if of_device else 0.0
     dimensions = (
         ("gradient norm", state.state.training_metrics.get("gradient_norm", 0.0), GRADIENT),
         ("memory in use", used_memory, MEMORY),

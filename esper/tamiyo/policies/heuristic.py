@@ -22,7 +22,7 @@ from esper.tamiyo.policy import Advice, Policy
 class Settings:
     """Every threshold of the policy. Shares are of the run's epochs; a z is a multiple of a standard error."""
 
-    warm_up_share: float = 0.05
+    warm_up_share: float = 0.1
     """No growth before: until then every network errs and evidence is about the initial weights."""
     latest_share: float = 0.55
     """No growth after: a late seed cannot repay itself before the end."""
@@ -30,10 +30,18 @@ class Settings:
     """Epochs that must have passed since the network's structure last changed."""
     enough_accuracy: float = 0.95
     """A network that is right this often on the probe set is big enough, and is left alone."""
+    enough_projected: float = 0.002
+    """A network is left alone while the pace of its last epochs would leave less than this share of its loss."""
+    overfit_ratio: float = 0.5
+    """Below this ratio of training to probe loss a network has more capacity than its data can fill."""
     benefit_z: float = 1.0
+    """A seed has proved itself when switching it off costs more than this many standard errors, and ..."""
     regression_z: float = 1.0
-    harm_z: float = 1.0
+    """... the probe loss is not above that before it by more than this many."""
+    harm_z: float = 2.0
+    """A seed harms when switching it off gains more than this many standard errors."""
     drift_z: float = 2.0
+    """A seed is given up when the probe loss has risen by more than this many since it germinated."""
 
 
 SETTINGS: Final = Settings()
@@ -66,7 +74,7 @@ def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
             logits[index] = 5.0 if verb == action.kind and mask[index] else -1.0
             reasons[index] = sentence
     reasons[0] = "; ".join(sentence for _, sentence in verdicts.values()) or obstacle or "no blueprint fits the budget"
-    return Advice(logits, reasons, _expected_gain(state))
+    return Advice(logits, reasons, _pace(state))
 
 
 def _verdict(state: EpochCompleted, seed: SeedObservation) -> tuple[str, str]:
@@ -108,8 +116,19 @@ def _obstacle(state: EpochCompleted, live: Sequence[SeedObservation]) -> str:
         return f"epoch {epoch} of {total} is too late for a seed to repay itself"
     if state.epochs_since_structural_change < SETTINGS.settled_epochs:
         return "the network has just changed"
-    if state.state.validation_accuracy >= SETTINGS.enough_accuracy:
-        return f"the network is big enough: right on {state.state.validation_accuracy:.1%} of the probe set"
+    return _big_enough(state)
+
+
+def _big_enough(state: EpochCompleted) -> str:
+    """Why the network needs no growth; empty where it does."""
+    accuracy, training, probe = state.state.validation_accuracy, state.state.training_loss, state.state.validation_loss
+    if accuracy >= SETTINGS.enough_accuracy:
+        return f"the network is big enough: right on {accuracy:.1%} of the probe set"
+    if training < SETTINGS.overfit_ratio * probe:
+        return f"the network is big enough: its training loss {training:.3f} is far below its probe loss {probe:.3f}"
+    left = (1.0 - _pace(state)) ** (state.epochs_total - state.state.current_epoch)
+    if left < SETTINGS.enough_projected:
+        return f"the network learns fast as it is: {_pace(state):.0%} of its loss an epoch"
     return ""
 
 
@@ -134,13 +153,13 @@ def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action,
     )
 
 
-def _expected_gain(state: EpochCompleted) -> float:
-    """The share of the probe loss that one more epoch takes off if the last ones are a guide."""
+def _pace(state: EpochCompleted) -> float:
+    """The share of the probe loss that one more epoch takes off if the last ones are a guide; 0 where it rises."""
     recent = state.probe_loss_history[-5:]
     if len(recent) < 2 or not recent[0] > 0.0 or not recent[-1] > 0.0:
         return 0.0
     gain = 1.0 - (recent[-1] / recent[0]) ** (1.0 / (len(recent) - 1))
-    return gain if math.isfinite(gain) else 0.0
+    return max(0.0, gain) if math.isfinite(gain) else 0.0
 
 
 HEURISTIC = Policy("heuristic", "1", greedy=True, advise=advise, settings=asdict(SETTINGS))

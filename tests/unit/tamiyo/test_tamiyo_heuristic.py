@@ -52,7 +52,7 @@ def test_it_takes_what_the_budget_allows(make_state):
     assert chosen(make_state(params=696 + 850)) == "germinate s1 BP015"
 
 
-@pytest.mark.parametrize(("epoch", "grows"), [(1, False), (2, True), (22, True), (23, False), (40, False)])
+@pytest.mark.parametrize(("epoch", "grows"), [(3, False), (4, True), (22, True), (23, False), (40, False)])
 def test_early_but_not_at_once_and_never_late(make_state, epoch, grows):
     assert (chosen(make_state(epoch=epoch)) != "nothing") == grows
 
@@ -60,6 +60,10 @@ def test_early_but_not_at_once_and_never_late(make_state, epoch, grows):
 def test_a_network_that_is_good_enough_is_left_alone(make_state):
     assert chosen(make_state(accuracy=0.97)) == "nothing"
     assert "big enough" in reason(make_state(accuracy=0.97))
+    overfit = make_state()
+    overfit.state.training_loss = 0.5
+    assert "training loss 0.500 is far below" in reason(overfit)
+    assert "learns fast" in reason(make_state(probe_loss_history=[3.5, 2.5, 1.7, 1.2], loss=1.2))
 
 
 @pytest.mark.parametrize("stage", sorted(ALIVE))
@@ -96,7 +100,7 @@ def test_an_unproven_one_waits(make_state, unproven):
 
 
 @pytest.mark.parametrize("stage", [BLENDING, SHADOWING, PROBATIONARY])
-@pytest.mark.parametrize("harm", [{"contribution": -0.02}, {"loss_before": 1.0}, {"isolation_violations": 1}])
+@pytest.mark.parametrize("harm", [{"contribution": -0.03}, {"loss_before": 1.0}, {"isolation_violations": 1}])
 def test_a_harmful_one_is_culled(make_state, stage, harm):
     seed = {"stage": stage, "gate_ready": True, **GOOD, **harm}
     assert chosen(make_state(seeds={"s2": seed})) == "cull s2"

@@ -93,6 +93,7 @@ def test_a_risky_state_forbids_what_a_calm_one_allows(make_state):
     actions, mask = legal_actions(state)
     assessment = assess(state, actions, mask)
     assert max(assessment.risks) == pytest.approx(1 - 0.5 * 0.5)
+    state.state.hardware_context.device_type = "cuda"
     state.state.hardware_context.total_memory_gb = 10.0
     state.state.hardware_context.available_memory_gb = 0.1
     assessment = assess(state, actions, mask)
