@@ -1,1 +1,1 @@
-"""The embedded log: a Kafka-protocol broker on loopback, a process of its own."""
+"""The embedded log: a durable Kafka-protocol server for one machine, bound to loopback (README.md beside this file)."""

@@ -1,0 +1,72 @@
+"""The broker process: `python -m streams.broker --data-dir D [--port P | --fd N]`.
+
+Serves the log in D/log on 127.0.0.1. When ready it prints one line of JSON, {"host", "port", "pid"}, and nothing more;
+what the operator should know goes to stderr. SIGTERM or SIGINT stops it cleanly; it also stops when the process (on
+Linux: the thread) that started it dies. `--fd` takes over a listening socket, so that a restart keeps the port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Final
+
+from esper.errors import EsperError
+from streams.broker.server import Broker, listening_socket
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def main() -> int:
+    """Runs until told to stop; 0 after a clean stop, 1 after a one-line error."""
+    parser = argparse.ArgumentParser(prog="python -m streams.broker", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data-dir", type=Path, required=True, help="the data folder; the log is its sub-folder log/")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
+    where.add_argument("--fd", type=int, help="descriptor of a socket that listens already")
+    options = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s broker: %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    try:
+        sock = listening_socket(options.port) if options.fd is None else socket.socket(fileno=options.fd)
+        _die_with_parent()
+        asyncio.run(_serve(options.data_dir / "log", sock))
+    except (EsperError, OSError, sqlite3.Error) as error:
+        print(f"esper broker: {error}", file=sys.stderr)  # noqa: T201 - a process talks to its starter
+        return 1
+    return 0
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+async def _serve(folder: Path, sock: socket.socket) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    broker = Broker(folder)
+    try:
+        await broker.start(sock)
+        gc.freeze()  # what is alive now stays: no collection need look at it again
+        host, port = sock.getsockname()[:2]
+        print(json.dumps({"host": host, "port": port, "pid": os.getpid()}), flush=True)  # noqa: T201 - the ready line
+        await stop.wait()
+    finally:
+        await broker.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

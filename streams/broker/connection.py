@@ -1,0 +1,166 @@
+"""One client connection: frames in, answers out, strictly in order.
+
+Most requests are answered inside `data_received`, without a task: that is what keeps a round trip short. A request
+that has to wait (a fetch with nothing to read, a join) holds back those behind it, as in Kafka, and is cancelled when
+the client goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections.abc import Awaitable
+from typing import Any, Final, cast
+
+from kio.schema.errors import ErrorCode
+
+from streams.broker.apis import API_VERSIONS, APIS, PRODUCE, Answer, Api, advertised, request_schema, response_schema
+from streams.broker.codec import read_message, read_string, write_message
+from streams.broker.core import Caller, Core
+from streams.broker.errors import Malformed
+
+_LOG: Final = logging.getLogger(__name__)
+MAX_CONNECTIONS: Final = 256
+MAX_PRODUCE_BYTES: Final = 64 * 1024 * 1024
+"""One batch of 1 MiB for each of 64 partitions; all other requests are small."""
+MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+_PIPELINE_BYTES: Final = 4 * 1024 * 1024
+"""Bytes read ahead while a request waits; then the client has to wait, too."""
+_SIZE_AND_KEY: Final = struct.Struct(">ih")
+_HEADER: Final = struct.Struct(">hhi")
+
+
+class Connection(asyncio.Protocol):
+    """The protocol object of one connection; `peers` holds all that are open."""
+
+    def __init__(self, core: Core, peers: set[Connection]) -> None:
+        self._core = core
+        self._peers = peers
+        self._buffer = bytearray()
+        self._waiting: asyncio.Task[None] | None = None
+        self._writable = True
+        self._transport: asyncio.Transport | None = None
+        self._host = ""
+        self._reached = ("", 0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Lets the client in, or closes at once when there are too many."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._host = str(transport.get_extra_info("peername")[0])
+        self._reached = tuple(transport.get_extra_info("sockname")[:2])
+        if len(self._peers) >= MAX_CONNECTIONS:
+            _LOG.warning("%d connections are open: one more from %s is refused", MAX_CONNECTIONS, self._host)
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        self._peers.add(self)
+        self._core.counters.connections += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Ends what the client waited for."""
+        self._peers.discard(self)
+        self._transport = None
+        self._buffer.clear()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def pause_writing(self) -> None:
+        """The client does not read: nothing more is worked on for it."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._writable = True
+        self._pump()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what came and works on every whole request in it."""
+        self._buffer += data
+        self._pump()
+
+    def close(self) -> None:
+        """Cuts the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _pump(self) -> None:
+        try:
+            while self._transport is not None and self._waiting is None and self._writable:
+                frame = self._next_frame()
+                if frame is None:
+                    break
+                self._serve(frame)
+        except Malformed as malformed:
+            self._core.counters.malformed += 1
+            _LOG.warning("%s sent what is no request (%s): connection closed", self._host, malformed)
+            self.close()
+        except Exception:  # noqa: BLE001 - a request must not end the broker, whatever is wrong with it or us
+            self._give_up()
+        self._balance()
+
+    def _give_up(self) -> None:
+        _LOG.exception("a request of %s failed: connection closed", self._host)
+        self.close()
+
+    def _balance(self) -> None:
+        """Reads on, unless requests pile up behind one that waits."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        held = self._waiting is not None or not self._writable
+        if held and len(self._buffer) > _PIPELINE_BYTES:
+            self._transport.pause_reading()
+        elif not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def _next_frame(self) -> bytes | None:
+        if len(self._buffer) < _SIZE_AND_KEY.size:
+            return None
+        size, key = _SIZE_AND_KEY.unpack_from(self._buffer)
+        limit = MAX_PRODUCE_BYTES if key == PRODUCE else MAX_REQUEST_BYTES
+        if not _HEADER.size <= size <= limit:
+            raise Malformed(f"a request of {size} bytes: {_HEADER.size} to {limit} are possible")
+        if len(self._buffer) < 4 + size:
+            return None
+        with memoryview(self._buffer) as view:
+            frame = bytes(view[4 : 4 + size])
+        del self._buffer[: 4 + size]
+        return frame
+
+    def _serve(self, frame: bytes) -> None:
+        key, version, correlation_id = _HEADER.unpack_from(frame)
+        api = APIS.get(key)
+        self._core.counters.requests += 1
+        if api is None or not api.read_from <= version <= api.last:
+            self._refuse(key, version, correlation_id)
+            return
+        try:
+            client_id, position = read_string(frame, _HEADER.size)
+        except (struct.error, UnicodeDecodeError) as error:
+            raise Malformed(f"header: {error}") from error
+        caller = Caller(client_id or "", self._host, self._reached, version)
+        request = None if key == API_VERSIONS else read_message(request_schema(key, version), frame, position)
+        answer = api.handle(self._core, caller, request)
+        if isinstance(answer, Awaitable):
+            task = self._finish(answer, api, version, correlation_id)
+            self._waiting = asyncio.get_running_loop().create_task(task)
+        else:
+            self._send(answer, api, version, correlation_id)
+
+    def _refuse(self, key: int, version: int, correlation_id: int) -> None:
+        """A client that speaks a newer ApiVersions learns what there is; any other unknown request ends it."""
+        if key != API_VERSIONS or version < 0:
+            raise Malformed(f"API {key} version {version}: not advertised")
+        answer: dict[str, Any] = {"error_code": ErrorCode.unsupported_version, "api_keys": advertised()}
+        self._send(answer, APIS[key], 0, correlation_id)
+
+    async def _finish(self, answer: Awaitable[Answer], api: Api, version: int, correlation_id: int) -> None:
+        try:
+            self._send(await answer, api, version, correlation_id)
+        except Exception:  # noqa: BLE001 - as in _pump
+            self._give_up()
+        self._waiting = None
+        self._pump()
+
+    def _send(self, answer: Answer, api: Api, version: int, correlation_id: int) -> None:
+        if answer is not None and self._transport is not None:
+            self._transport.write(write_message(response_schema(api.key, version), correlation_id, answer))

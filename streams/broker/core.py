@@ -1,0 +1,108 @@
+"""What every handler works on: the store, the groups, the counters."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from streams.broker.errors import Refused
+from streams.broker.groups import Group
+from streams.broker.partition import Partition
+from streams.broker.store import Store
+
+_LOG: Final = logging.getLogger(__name__)
+NODE_ID: Final = 1
+CLUSTER_ID: Final = "esper-embedded-log"
+MAX_GROUP_ID: Final = 249
+_COMPLAIN_EVERY_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the client's own name, its address, the address that it reached us under, the version it speaks."""
+
+    client_id: str
+    host: str
+    reached: tuple[str, int]
+    version: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start."""
+
+    connections: int = 0
+    requests: int = 0
+    malformed: int = 0
+    batches: int = 0
+    records: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    duplicates: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStats:
+    """One partition as it stands: offsets, bytes on disk, damaged segment files."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    bytes: int
+    damaged: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Core:
+    """The broker without its connections.
+
+    `sync` waits until what a partition holds is on the disk (`flusher.py`).
+    """
+
+    store: Store
+    sync: Callable[[Partition], Awaitable[None]]
+    counters: Counters = field(default_factory=Counters)
+    groups: dict[str, Group] = field(default_factory=dict)
+    _complained: float = float("-inf")
+
+    def group(self, group_id: str) -> Group:
+        """The group, made on first use.
+
+        Raises:
+            Refused: the id is empty or too long.
+        """
+        if not 0 < len(group_id) <= MAX_GROUP_ID:
+            raise Refused(ErrorCode.invalid_group_id, f"group id {group_id[:32]!r}: 1 to {MAX_GROUP_ID} characters")
+        group = self.groups.get(group_id)
+        if group is None:
+            generation = self.store.registry.generation(group_id)
+            group = self.groups[group_id] = Group(group_id, generation, self._save_generation)
+        return group
+
+    def _save_generation(self, group_id: str, generation: int) -> None:
+        try:
+            self.store.registry.set_generation(group_id, generation)
+        except sqlite3.Error as error:  # the group works without; only a restart would count from an older one
+            self.complain(Refused(ErrorCode.kafka_storage_error, f"group {group_id}: generation not stored: {error}"))
+
+    def complain(self, refused: Refused) -> None:
+        """Tells the operator about a disk that refuses; at most every ten seconds, as producers try again."""
+        self.counters.refused += 1
+        if refused.code is ErrorCode.kafka_storage_error and time.monotonic() - self._complained > _COMPLAIN_EVERY_S:
+            self._complained = time.monotonic()
+            _LOG.error("%s", refused.why)
+
+    def partition_stats(self) -> list[PartitionStats]:
+        """All partitions, for metrics and health."""
+        return [
+            PartitionStats(topic.row.name, number, p.start, p.end, p.size, tuple(p.damaged))
+            for topic, number, p in self.store.partitions()
+        ]

@@ -1,0 +1,150 @@
+"""Consumer groups on the wire: join, sync, heartbeat, leave, and the admin's view of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from streams.broker.codec import Fields
+from streams.broker.core import Caller, Core
+from streams.broker.errors import Refused
+from streams.broker.groups import Group, JoinRequest, MemberIdRequired, State
+
+_ID_FIRST_SINCE: Final = 4
+"""From this version of JoinGroup on, a new member is told its id first and joins with it (KIP-394)."""
+
+_MANY_LEAVE_SINCE: Final = 3
+
+
+async def join(core: Core, caller: Caller, request: Any) -> Fields:
+    """Waits for the rebalance and answers the member's place in the new generation."""
+    session_s = request.session_timeout.total_seconds()
+    asks = JoinRequest(
+        member_id=request.member_id,
+        client_id=caller.client_id or "member",
+        host=caller.host,
+        session_s=session_s,
+        rebalance_s=request.rebalance_timeout.total_seconds() if caller.version else session_s,
+        protocol_type=request.protocol_type,
+        protocols={protocol.name: protocol.metadata for protocol in request.protocols},
+        id_required=caller.version >= _ID_FIRST_SINCE,
+    )
+    try:
+        joined = await core.group(request.group_id).join(asks)
+    except Refused as refused:
+        member_id = refused.member_id if isinstance(refused, MemberIdRequired) else request.member_id
+        none = {"generation_id": -1, "protocol_name": "", "leader": "", "members": ()}
+        return {"error_code": refused.code, "member_id": member_id} | none
+    return {
+        "error_code": ErrorCode.none,
+        "generation_id": joined.generation,
+        "protocol_name": joined.protocol,
+        "leader": joined.leader,
+        "member_id": joined.member_id,
+        "members": [{"member_id": name, "metadata": says} for name, says in joined.members.items()],
+    }
+
+
+async def sync(core: Core, _caller: Caller, request: Any) -> Fields:
+    """Waits for the leader's assignment."""
+    assignments = {each.member_id: each.assignment for each in request.assignments}
+    try:
+        assignment = await core.group(request.group_id).sync(request.member_id, request.generation_id, assignments)
+    except Refused as refused:
+        return {"error_code": refused.code, "assignment": b""}
+    return {"error_code": ErrorCode.none, "assignment": assignment}
+
+
+def heartbeat(core: Core, _caller: Caller, request: Any) -> Fields:
+    """Keeps the member in, or tells it to join again."""
+    try:
+        core.group(request.group_id).heartbeat(request.member_id, request.generation_id)
+    except Refused as refused:
+        return {"error_code": refused.code}
+    return {"error_code": ErrorCode.none}
+
+
+def leave(core: Core, caller: Caller, request: Any) -> Fields:
+    """Takes members out."""
+    several = caller.version >= _MANY_LEAVE_SINCE
+    leaving = [member.member_id for member in request.members] if several else [request.member_id]
+    codes = [_leave(core, request.group_id, member_id) for member_id in leaving]
+    if not several:
+        return {"error_code": codes[0]}
+    members = [
+        {"member_id": member.member_id, "group_instance_id": member.group_instance_id, "error_code": code}
+        for member, code in zip(request.members, codes, strict=True)
+    ]
+    return {"error_code": ErrorCode.none, "members": members}
+
+
+def _leave(core: Core, group_id: str, member_id: str) -> ErrorCode:
+    try:
+        core.group(group_id).leave(member_id)
+    except Refused as refused:
+        return refused.code
+    return ErrorCode.none
+
+
+def list_groups(core: Core, _caller: Caller, _request: Any) -> Fields:
+    """All groups with members or positions."""
+    known = core.store.registry.group_ids() | {g.id for g in core.groups.values() if g.members}
+    groups = [{"group_id": group, "protocol_type": _protocol_type(core, group)} for group in sorted(known)]
+    return {"error_code": ErrorCode.none, "groups": groups}
+
+
+def _protocol_type(core: Core, group_id: str) -> str:
+    group = core.groups.get(group_id)
+    return group.protocol_type if group else ""
+
+
+def describe(core: Core, _caller: Caller, request: Any) -> Fields:
+    """Members and assignments of each group asked for; an unknown one is "Dead", as in Kafka."""
+    known = core.store.registry.group_ids()
+    return {"groups": [_described(core, group_id, known) for group_id in request.groups]}
+
+
+def _described(core: Core, group_id: str, known: set[str]) -> Fields:
+    group = core.groups.get(group_id)
+    if group is None or not (group.members or group_id in known):
+        state = State.EMPTY.value if group_id in known else "Dead"
+        none = {"protocol_type": "", "protocol_data": "", "members": ()}
+        return {"error_code": ErrorCode.none, "group_id": group_id, "group_state": state} | none
+    return {
+        "error_code": ErrorCode.none,
+        "group_id": group_id,
+        "group_state": group.state.value,
+        "protocol_type": group.protocol_type,
+        "protocol_data": group.protocol,
+        "members": _members(group),
+    }
+
+
+def _members(group: Group) -> list[Fields]:
+    return [
+        {
+            "member_id": member.id,
+            "client_id": member.says.client_id,
+            "client_host": f"/{member.says.host}",
+            "member_metadata": member.says.protocols.get(group.protocol, b""),
+            "member_assignment": member.assignment,
+        }
+        for member in group.members.values()
+    ]
+
+
+def delete(core: Core, _caller: Caller, request: Any) -> Fields:
+    """Forgets groups that have no members, with their positions."""
+    return {"results": [{"group_id": group, "error_code": _delete(core, group)} for group in request.groups_names]}
+
+
+def _delete(core: Core, group_id: str) -> ErrorCode:
+    group = core.groups.get(group_id)
+    if group is not None and group.members:
+        return ErrorCode.non_empty_group
+    if group_id not in core.store.registry.group_ids():
+        return ErrorCode.group_id_not_found
+    core.store.registry.drop_group(group_id)
+    core.groups.pop(group_id, None)
+    return ErrorCode.none

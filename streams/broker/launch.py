@@ -1,0 +1,109 @@
+"""Starting the broker as a process, and stopping it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from esper.errors import LogUnavailable
+
+START_TIMEOUT_S: Final = 30.0
+"""Recovery after a crash checks at most one segment per partition."""
+STOP_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerProcess:
+    """A broker that is ready: `address` is what Kafka clients take as bootstrap server."""
+
+    port: int
+    pid: int
+    process: subprocess.Popen[str]
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.port}"
+
+    def stop(self) -> int:
+        """Stops it cleanly, or kills it after five seconds; its exit status."""
+        self.process.terminate()
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+        finally:
+            self._close()
+
+    def kill(self) -> int:
+        """Kills it as a crash would (SIGKILL); its exit status."""
+        self.process.kill()
+        try:
+            return self.process.wait()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> BrokerProcess:
+    """Starts a broker on `data_dir` and waits until it serves.
+
+    Args:
+        data_dir: the data folder; the log is in `log/`, what the broker says in `log/broker.log`.
+        fd: a listening socket for it to take over, which the caller keeps.
+        port: a port on loopback, 0 for a free one; not with `fd`.
+
+    The broker dies with the thread that calls this: call it from one that lives as long as the broker should.
+
+    Raises:
+        LogUnavailable: it did not start; the message is its own.
+    """
+    where = ["--port", str(port)] if fd is None else ["--fd", str(fd)]
+    said = data_dir / "log" / "broker.log"
+    try:
+        said.parent.mkdir(parents=True, exist_ok=True)
+        stderr = said.open("ab")
+    except OSError as error:
+        raise LogUnavailable(f"{said.parent}: {error.strerror}: choose a folder that can be written") from error
+    with stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streams.broker", "--data-dir", str(data_dir), *where],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            pass_fds=() if fd is None else (fd,),
+            text=True,
+        )
+    line = _ready_line(process)
+    if not line:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        raise LogUnavailable(_last_line(said))
+    ready = json.loads(line)
+    return BrokerProcess(ready["port"], ready["pid"], process)
+
+
+def _ready_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    deadline = time.monotonic() + START_TIMEOUT_S
+    ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+    return process.stdout.readline() if ready else ""
+
+
+def _last_line(said: Path) -> str:
+    with said.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+    return lines[-1].removeprefix("esper broker: ") if lines else f"the broker did not start; see {said}"

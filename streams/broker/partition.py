@@ -1,0 +1,205 @@
+"""One partition: segments in a folder, the offsets that they hold, and who is waiting for more."""
+
+from __future__ import annotations
+
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from streams.broker.batch import Batch
+from streams.broker.errors import Refused
+from streams.broker.index import Index, Sidecar
+from streams.broker.producers import Producers
+from streams.broker.segment import Segment, scan, segment_path
+from streams.broker.tail import TailMark
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """What recovery needs to know besides the folder: was this stop the machine's, where does the log start."""
+
+    machine_died: bool
+    log_start: int
+    now_ms: int
+
+
+class Partition:
+    """An append-only log of record batches.
+
+    `start` is the first offset readers may have, `end` the one after the last record, `next_offset` the one that the
+    next record gets (greater than `end` only after a machine died and took records with it).
+    """
+
+    def __init__(self, folder: Path, name: str, state: PartitionState) -> None:
+        self.folder = folder
+        self.name = name
+        self.start = state.log_start
+        self.producers = Producers()
+        self.waiters: set[Callable[[], None]] = set()
+        self.failure = ""
+        self.synced_to = 0
+        self._sealed: list[int] = []
+        self._dirty = False
+        self._tail = TailMark(folder / "tail")
+        self._segments = self._load(state.now_ms)
+        self._tail.recover(self.end, machine_died=state.machine_died)
+        self.start = max(self.start, self._segments[0].base_offset)
+        self.synced_to = self.next_offset
+
+    def _load(self, now_ms: int) -> list[Segment]:
+        paths = sorted(self.folder.glob("*.log")) or [segment_path(self.folder, self._tail.next_offset)]
+        closed = [self._closed_segment(path, int(after.stem), now_ms) for path, after in pairwise(paths)]
+        return [*closed, self._active_segment(paths[-1], now_ms)]
+
+    def _closed_segment(self, path: Path, next_base: int, now_ms: int) -> Segment:
+        size = path.stat().st_size
+        sidecar = Sidecar.load(path.with_suffix(".index"))
+        if sidecar is not None and sidecar.index.size == size:
+            self.producers = Producers.restored(sidecar.producers)
+            return Segment(path, sidecar.index, verified=False, active=False)
+        index = scan(path, int(path.stem), self.producers, now_ms)
+        segment = Segment(path, index, verified=True, active=False)
+        if sidecar is not None:
+            segment.end_at(max(size, sidecar.index.size), sidecar.index.next_offset)
+        elif index.size < size:
+            segment.end_at(size, next_base)
+        segment.report_damage()
+        segment.seal(self.producers)
+        return segment
+
+    def _active_segment(self, path: Path, now_ms: int) -> Segment:
+        path.touch()
+        index = scan(path, int(path.stem), self.producers, now_ms)
+        size = path.stat().st_size
+        if index.size < size:
+            _LOG.warning("%s: %d unfinished bytes at the end cut off", path, size - index.size)
+            os.truncate(path, index.size)
+        segment = Segment(path, index, verified=True, active=True)
+        segment.report_damage()
+        return segment
+
+    @property
+    def end(self) -> int:
+        """The offset after the last record."""
+        return self._segments[-1].index.next_offset
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that the next record gets."""
+        return max(self._tail.next_offset, self.end)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(segment.index.size for segment in self._segments)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Segment files in which bytes are lost."""
+        return [str(segment.path) for segment in self._segments if segment.index.holes]
+
+    def append(self, records: bytes, batch: Batch, now_ms: int, segment_bytes: int) -> int:
+        """Stores a checked batch, or finds that it is stored already; its base offset.
+
+        Raises:
+            Refused: its sequence does not fit, or the disk does not take it; the log is as it was.
+        """
+        if self.failure:
+            raise Refused(ErrorCode.kafka_storage_error, self.failure)
+        known = self.producers.duplicate_of(batch)
+        if known is not None:
+            return known
+        base_offset = self.next_offset
+        try:
+            self._tail.reserve(base_offset + batch.records)
+            if self._segments[-1].index.size + batch.size > segment_bytes and self._segments[-1].index.size:
+                self._roll(base_offset)
+            self._segments[-1].append(records, batch, base_offset)
+        except OSError as error:
+            why = f"{self.folder}: {error.strerror}: a batch of {batch.size} bytes is refused until there is room"
+            raise Refused(ErrorCode.kafka_storage_error, why) from error
+        self._dirty = True
+        with suppress(OSError):  # the batch is stored: refusing it now would have it stored twice
+            self._tail.advance(base_offset + batch.records)
+        self.producers.record(batch, base_offset, now_ms)
+        for wake in tuple(self.waiters):
+            wake()
+        return base_offset
+
+    def _roll(self, base_offset: int) -> None:
+        after = Segment(segment_path(self.folder, base_offset), Index(base_offset), verified=True, active=True)
+        folder = os.open(self.folder, os.O_RDONLY)  # a new file is on the disk when its folder is
+        self._sealed += [self._segments[-1].seal(self.producers), folder]
+        self._segments.append(after)
+        self._dirty = True
+
+    def read(self, offset: int, max_bytes: int) -> bytes:
+        """Whole batches from `offset` on; b"" when there is nothing yet.
+
+        Raises:
+            Refused: `offset` is below the start, or was never given.
+        """
+        if not self.start <= offset <= self.next_offset:
+            why = f"{self.name}: offset {offset} is not in {self.start} to {self.next_offset}"
+            raise Refused(ErrorCode.offset_out_of_range, why)
+        if offset >= self.end:
+            return b""
+        for segment in self._segments[self._holder(offset) :]:
+            data = segment.read(offset, max_bytes)
+            if data:
+                return data
+        return b""
+
+    def _holder(self, offset: int) -> int:
+        return max(0, bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1)
+
+    def blocks_since(self, timestamp_ms: int) -> Iterator[bytes]:
+        """Stretches of batches, in order, that each hold a batch written at `timestamp_ms` or later."""
+        for segment in self._segments[self._holder(self.start) :]:
+            index = segment.index
+            for entry, latest in enumerate(index.latest):
+                if latest >= timestamp_ms:
+                    yield segment.read(index.offsets[entry], 1)
+
+    def delete_before(self, offset: int) -> None:
+        """Moves the start up to `offset` (the caller has made that durable) and drops what lies wholly below."""
+        self.start = max(self.start, offset)
+        if self.start >= self.end and self._segments[-1].index.size:
+            self._roll(self.next_offset)
+        while len(self._segments) > 1 and self._segments[1].base_offset <= self.start:
+            self._segments.pop(0).delete()
+
+    def expired_before(self, oldest_ms: int) -> int:
+        """The offset up to which everything was written before `oldest_ms`, in whole segments."""
+        offset = self.start
+        for segment in self._segments:
+            if segment.index.size == 0 or segment.index.max_timestamp >= oldest_ms:
+                break
+            offset = max(offset, segment.index.next_offset)
+        return offset
+
+    def unsynced(self) -> list[int]:
+        """Descriptors to sync and then close, which are the caller's; none when all is on the disk."""
+        if not self._dirty:
+            return []
+        self._dirty = False
+        sealed, self._sealed = self._sealed, []
+        return [*sealed, os.dup(self._segments[-1].fd)]
+
+    def close(self) -> None:
+        """Puts everything on the disk and lets go of the files."""
+        for fd in self.unsynced():
+            os.fdatasync(fd)
+            os.close(fd)
+        os.close(self._segments[-1].fd)
+        self._tail.close()
