@@ -48,8 +48,10 @@ LOG_COLUMNS: Final[dict[str, str]] = {
     "log_key": "BLOB",
     "log_headers": 'STRUCT("key" VARCHAR, "value" BLOB)[]',
     "log_raw": "BLOB",
+    "log_body": "VARCHAR",
 }
-"""Where a record lay and what it was, in DuckDB's types; `log_raw` are the serialised event's bytes."""
+"""Where a record lay and what it was, in DuckDB's types; `log_raw` are the serialised event's bytes, `log_body` the
+table's name, so that files of several tables can be read in one scan."""
 
 ENVELOPE: Final[tuple[Field, ...]] = tuple(
     field for field in event_pb2.Event.DESCRIPTOR.fields if field.containing_oneof is None
@@ -133,6 +135,7 @@ def arrow_schema(table: str) -> Any:
         pa.field("log_key", pa.binary()),
         pa.field("log_headers", pa.list_(pa.field("item", header, nullable=False)), nullable=False),
         pa.field("log_raw", pa.binary()),
+        pa.field("log_body", pa.string(), nullable=False),
     ]
     if table == INVALID:
         return pa.schema([*log, pa.field("reason", pa.string(), nullable=False)])

@@ -154,7 +154,7 @@ def _with_ptars(name: str, group: Group) -> pa.Table:
     for index, own in enumerate(BODIES[name].fields):
         if own.message_type is not None and own.message_type.full_name == STRUCT:
             columns[index] = _json_column(columns[index])
-    return pa.table([*log_columns(group.records), *envelope.columns, *columns], schema=arrow_schema(name))
+    return pa.table([*log_columns(name, group.records), *envelope.columns, *columns], schema=arrow_schema(name))
 
 
 def _json_column(encoded: pa.Array) -> pa.Array:

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 import duckdb
 
+from contracts.topics import RUNS
 from projections import manifest, vocabulary
 from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
 from projections.manifest import FileEntry, Manifest
@@ -37,16 +38,16 @@ VIEWS: Final = (
 )
 """The readable views that people are promised."""
 
-_HELPERS: Final = (
-    "fold_facts",
-    "fold_claims",
-    "fold_jumps",
-    "fold_changes",
-    "fold_problems",
-    "fold_stages",
-    "fold_stage_at_epoch",
-)
+_SMALL: Final = {"fold_claims": ("run_started", "run_resumed"), "fold_jumps": ("rolled_back",)}
+"""Parts of the fold that are a few rows a run and that most views need: kept as tables, made anew when what they are
+made of changes. `fold_jumps` also reads `fold_claims`."""
+
+_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch")
 """Views of the fold, in an order in which each finds those that it reads."""
+
+_SHARED: Final = (*LOG_COLUMNS, *(field.name for field in ENVELOPE))
+_UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
+"""Views over many tables at once: every event, and the facts of runs."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,25 +111,31 @@ class History:
         return True
 
     def _point(self, entries: Iterable[FileEntry]) -> None:
+        """Make the views of `log` read `entries`, and the small tables follow."""
         by_table: dict[str, list[FileEntry]] = {table: [] for table in TABLES}
         for entry in entries:
-            by_table.setdefault(entry.table, []).append(entry)
-        statements: list[str] = []
-        for table, held in by_table.items():
-            names = tuple(entry.name for entry in held)
-            if table in TABLES and self._listed.get(table) != names:
-                statements.append(f'CREATE OR REPLACE VIEW log."{table}" AS {self._reading(table, held)}')
-                self._listed[table] = names
+            if entry.table in by_table:  # a newer Esper may archive bodies that this one does not know
+                by_table[entry.table].append(entry)
+        listed = {table: tuple(entry.name for entry in held) for table, held in by_table.items()}
+        changed = {table for table in TABLES if self._listed.get(table) != listed[table]}
+        statements = [_view(table, self._reading(table, by_table[table])) for table in TABLES if table in changed]
+        for union, tables in _UNIONS.items():
+            if changed & tables:
+                files = [entry for table in TABLES if table in tables for entry in by_table[table]]
+                statements.append(_view(union, self._reading_shared(files)))
+        stale = [name for name, sources in _SMALL.items() if changed & {*sources, "run_started", "run_resumed"}]
+        statements += [f"CREATE OR REPLACE TABLE {name} AS {read_sql(name)}" for name in stale]
         if statements:
             self.connection.execute(";\n".join(statements))
+        self._listed = listed
 
     def _reading(self, table: str, entries: list[FileEntry]) -> str:
         """SQL that reads one table: files of today's columns as they are, older shapes filled up with nulls."""
-        by_shape: dict[str, list[str]] = {}
+        by_shape: dict[str, list[FileEntry]] = {}
         for entry in entries:
-            by_shape.setdefault(entry.shape, []).append(_quoted(str(self.archive / FILES / entry.name)))
+            by_shape.setdefault(entry.shape, []).append(entry)
         empty = f'SELECT * FROM empty."{table}"'  # noqa: S608  a name of ours
-        parts = [f"SELECT * FROM read_parquet([{', '.join(paths)}])" for paths in by_shape.values()]  # noqa: S608
+        parts = [f"SELECT * FROM {self._scan(held)}" for held in by_shape.values()]  # noqa: S608  files of ours
         if not parts:
             return empty
         if list(by_shape) == [shape_of(table)]:
@@ -136,20 +143,31 @@ class History:
         names = ", ".join(f'"{name}"' for name in duckdb_columns(table))
         return f"SELECT {names} FROM ({' UNION ALL BY NAME '.join([empty, *parts])})"  # noqa: S608  names of ours
 
+    def _reading_shared(self, entries: list[FileEntry]) -> str:
+        """SQL that reads what all tables share from files of many: one scan, whatever else they hold."""
+        source = self._scan(entries) if entries else 'empty."run_started"'
+        return f"SELECT {', '.join(_SHARED)} FROM {source}"  # noqa: S608  names of ours
+
+    def _scan(self, entries: list[FileEntry]) -> str:
+        return f"read_parquet([{', '.join(_quoted(self.archive / FILES / entry.name) for entry in entries)}])"
+
     def _define_tables(self) -> None:
-        statements = ["SET TimeZone = 'UTC'", "CREATE SCHEMA empty", "CREATE SCHEMA log"]
+        statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true"]
+        statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
         for table in TABLES:
             columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
             statements.append(f'CREATE TABLE empty."{table}" ({columns})')
-        statements += [f'CREATE VIEW log."{table}" AS SELECT * FROM empty."{table}"' for table in TABLES]  # noqa: S608
-        statements.append(f"CREATE VIEW log.every AS {_every()}")
         self.connection.execute(";\n".join(statements))
+        self.connection.execute(";\n".join(vocabulary.statements()))
+        self._point([])
 
     def _define_views(self) -> None:
-        statements = vocabulary.statements()
-        for name in (*_HELPERS, *VIEWS):
-            statements.append(f"CREATE VIEW {name} AS\n{read_sql(name)}")
-        self.connection.execute(";\n".join(statements))
+        self.connection.execute(";\n".join(f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)))
+
+
+def open_history(archive: Path) -> History:
+    """The history in the folder `archive`: every view is there, without rows where nothing is archived yet."""
+    return History(archive)
 
 
 def read_sql(name: str) -> str:
@@ -157,14 +175,9 @@ def read_sql(name: str) -> str:
     return resources.files("projections").joinpath("sql", f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
 
 
-def _every() -> str:
-    """SQL that is the union of all body types by what they share."""
-    shared = [*LOG_COLUMNS, *(field.name for field in ENVELOPE)]
-    return " UNION ALL ".join(
-        f"""SELECT {", ".join(shared)}, '{body}' AS body FROM log."{body}\""""
-        for body in BODIES  # noqa: S608
-    )
+def _view(name: str, query: str) -> str:
+    return f'CREATE OR REPLACE VIEW log."{name}" AS {query}'
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

@@ -70,7 +70,7 @@ class Manifest:
         return sum(entry.rows for entry in self.files if entry.table == table)
 
     def swapped(self, old: frozenset[str], new: FileEntry, delete_after_s: float) -> Manifest:
-        """With the files called `old` replaced by `new`, where the first of them stood; `old` may go at `delete_after_s`.
+        """With `new` where the first of the files called `old` stood, and those to be deleted at `delete_after_s`.
 
         Raises CorruptState where one of `old` is not listed or the rows differ in number: such a merge is not one.
         """

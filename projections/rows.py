@@ -20,7 +20,7 @@ class Group:
     bodies: list[bytes] = field(default_factory=list)
 
 
-def log_columns(records: Sequence[Record]) -> list[pa.Array]:
+def log_columns(table: str, records: Sequence[Record]) -> list[pa.Array]:
     """Where records lay and what they were: the columns `log_*`."""
     headers = [record.headers for record in records]
     ends = [0]
@@ -38,13 +38,14 @@ def log_columns(records: Sequence[Record]) -> list[pa.Array]:
         pa.array([record.key for record in records], pa.binary()),
         pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=header),
         pa.array([record.value for record in records], pa.binary()),
+        pa.repeat(table, len(records)),
     ]
 
 
 def invalid_table(invalid: Sequence[tuple[Record, str]]) -> pa.Table:
     """Records that are no event by contract, raw, each with the reason."""
     reasons = pa.array([reason for _, reason in invalid], pa.string())
-    return pa.table([*log_columns([record for record, _ in invalid]), reasons], schema=arrow_schema(INVALID))
+    return pa.table([*log_columns(INVALID, [record for record, _ in invalid]), reasons], schema=arrow_schema(INVALID))
 
 
 def struct_json(encoded: bytes | None) -> str | None:

@@ -2,7 +2,7 @@
 -- union of the tables `log.<body>`, which have the columns of the bodies.
 SELECT
     run_id,
-    body,
+    log_body AS body,
     producer,
     sequence,
     incarnation,

@@ -1,12 +1,13 @@
 -- The first fact of a run that cannot be true, if any: there the fold stops that run and says so. Void facts (of an
 -- incarnation that another one superseded, or of a claim that lost) and identical repetitions are no problem.
-WITH placed AS (
-    SELECT fact.*, claim.incarnation AS owner, claim.from_offset, claim.accepted
-    FROM fold_facts AS fact
+WITH placed AS MATERIALIZED (
+    SELECT fact.run_id, fact.log_offset, fact.sequence, fact.incarnation, fact.event_id, fact.log_body AS body,
+        claim.incarnation AS owner, claim.from_offset, claim.accepted
+    FROM log.facts AS fact
     LEFT JOIN fold_claims AS claim
         ON claim.run_id = fact.run_id
         AND fact.log_offset >= claim.from_offset AND fact.log_offset < claim.until_offset
-), live AS (
+), live AS MATERIALIZED (
     SELECT *, max(sequence) OVER (
         PARTITION BY run_id, incarnation ORDER BY log_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS reached
