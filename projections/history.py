@@ -38,9 +38,9 @@ VIEWS: Final = (
 )
 """The readable views that people are promised."""
 
-_SMALL: Final = {"fold_claims": ("run_started", "run_resumed"), "fold_jumps": ("rolled_back",)}
+_SMALL: Final = {"fold_claims": (), "fold_jumps": ("rolled_back",), "fold_seeds": ()}
 """Parts of the fold that are a few rows a run and that most views need: kept as tables, made anew when what they are
-made of changes. `fold_jumps` also reads `fold_claims`."""
+made of changes: the claims of runs, and the tables named here."""
 
 _FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch")
 """Views of the fold, in an order in which each finds those that it reads."""

@@ -1,1 +1,8 @@
 """What a run's events add up to: a pure fold that knows no clock, no network and no torch."""
+
+from __future__ import annotations
+
+from esper.history.fold import evolve, replay
+from esper.history.state import Problem, RunState, SeedState, stages_by_epoch, state_at_step
+
+__all__ = ["Problem", "RunState", "SeedState", "evolve", "replay", "stages_by_epoch", "state_at_step"]

@@ -54,6 +54,7 @@ WITH placed AS MATERIALIZED (
     FROM fold_changes AS change
     WHERE from_stage IS NOT NULL AND (
         from_stage <> coalesce(prior, CASE from_stage WHEN 0 THEN 0 ELSE 1 END)
+        OR NOT EXISTS (FROM fold_seeds AS seed WHERE seed.run_id = change.run_id AND seed.seed_id = change.seed_id)
         OR NOT EXISTS (
             FROM legal_moves AS move WHERE move.from_stage = change.from_stage AND move.to_stage = change.stage
         )

@@ -19,7 +19,7 @@ WITH epoch_facts AS (
 SELECT epoch_facts.run_id, epoch_facts.sequence, epoch, global_step AS step, seed.seed_id,
     coalesce(change.stage, 1) AS stage
 FROM epoch_facts
-JOIN (SELECT run_id, seed_id FROM fold_stages) AS seed ON seed.run_id = epoch_facts.run_id
+JOIN fold_seeds AS seed ON seed.run_id = epoch_facts.run_id
 ASOF LEFT JOIN fold_changes AS change
     ON change.run_id = epoch_facts.run_id AND change.seed_id = seed.seed_id
     AND change.log_offset <= epoch_facts.log_offset;

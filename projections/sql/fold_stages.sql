@@ -1,9 +1,5 @@
 -- The stage of every seed now, by the fold; `cause_offset` is the transition that put it there, null before the first.
-WITH declared AS (
-    SELECT run_id, unnest(sites).seed_id AS seed_id FROM log.run_started
-    UNION
-    SELECT run_id, seed_id FROM fold_changes
-), ends AS (
+WITH ends AS (
     SELECT change.run_id, seed_id, max_by(stage, change.log_offset) AS stage,
         max_by(cause_offset, change.log_offset) AS cause_offset
     FROM fold_changes AS change
@@ -11,6 +7,6 @@ WITH declared AS (
     WHERE change.log_offset < coalesce(problem.log_offset, 9223372036854775807)
     GROUP BY ALL
 )
-SELECT declared.run_id, declared.seed_id, coalesce(ends.stage, 1) AS stage, ends.cause_offset
-FROM declared
+SELECT declared.run_id, declared.seed_id, declared.site, coalesce(ends.stage, 1) AS stage, ends.cause_offset
+FROM fold_seeds AS declared
 LEFT JOIN ends USING (run_id, seed_id);

@@ -2,7 +2,7 @@
 SELECT
     state.run_id,
     state.seed_id,
-    coalesce(cause.site, declared.site) AS site,
+    state.site,
     stage_name(state.stage) AS stage,
     nullif(cause.blueprint_id, '') AS blueprint_id,
     coalesce(cause.life, 0) AS life,
@@ -15,7 +15,4 @@ SELECT
     cause.sequence
 FROM fold_stages AS state
 LEFT JOIN log.seed_transitioned AS cause
-    ON cause.run_id = state.run_id AND cause.seed_id = state.seed_id AND cause.log_offset = state.cause_offset
-LEFT JOIN (
-    SELECT run_id, unnest(sites).seed_id AS seed_id, unnest(sites).site AS site FROM log.run_started
-) AS declared ON declared.run_id = state.run_id AND declared.seed_id = state.seed_id;
+    ON cause.run_id = state.run_id AND cause.seed_id = state.seed_id AND cause.log_offset = state.cause_offset;

@@ -1,0 +1,151 @@
+"""The fold: `evolve(state, event)` and `replay(events)`, pure, deterministic, equal to the SQL in `projections/sql`.
+
+The rules (ruling 3), in the order in which a fact meets them:
+
+1. Only the facts of `esper.runs` count; anything else leaves the state as it is.
+2. A stopped run stays stopped.
+3. A fact of an incarnation that another one superseded is void, whatever its offset. So is a claim to an incarnation
+   that was claimed before: of two claims the lower offset wins.
+4. A claim (the run's start, or a resume by a higher incarnation) must follow a fact that is on the path; whatever lies
+   behind that fact is void.
+5. Any other fact has the next sequence. A lower one with a known id is a repetition, which is skipped.
+6. A rollback restores the world after a fact that is on the path.
+7. A seed that the run declared moves from the stage it is in, by a move that the lifecycle has.
+
+A fact that breaks one of these stops the fold of that run, and `RunState.problem` says so; it is never left out
+silently. Facts must come in the order of the log; how they are mixed with other topics does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from contracts.topics import BY_BODY, RUNS
+from esper.history import facts
+from esper.history.state import Mark, Problem, ProblemKind, RunState, World, marks
+from esper.kasmina import lifecycle
+from esper.leyline.envelope import Event
+
+_CLAIMS: Final = ("run_started", "run_resumed")
+
+
+def replay(events: Iterable[Event], state: RunState | None = None) -> RunState:
+    """The state after `events` of one run, which come in the order of the log."""
+    folded = state or RunState()
+    for event in events:
+        folded = evolve(folded, event)
+    return folded
+
+
+def evolve(state: RunState, event: Event) -> RunState:  # noqa: PLR0911  one line a rule, in their order
+    """The state after one more event. Never raises for what is on the log: a wrong fact sets `problem`."""
+    name = event.WhichOneof("body")
+    if name is None or BY_BODY[name] is not RUNS or state.problem is not None:
+        return state
+    if event.incarnation < state.incarnation:
+        return replace(state, void=state.void + 1)
+    if name in _CLAIMS and (event.incarnation > state.incarnation or state.path is None):
+        return _claimed(state, event, name)
+    if state.path is None:
+        return _stopped(state, event, "not_started", f"{name} comes before the run's start")
+    if event.incarnation > state.incarnation:
+        return _stopped(state, event, "unclaimed", f"{name} is of incarnation {event.incarnation}, which never claimed")
+    if name in _CLAIMS and state.ledger.id_of(event.sequence) != event.event_id:
+        return replace(state, void=state.void + 1)
+    return _followed(state, event, name)
+
+
+def _claimed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR0911  as above
+    """The run's start, or the claim of a higher incarnation."""
+    if name == "run_started":
+        if state.path is not None:
+            return _stopped(state, event, "bad_claim", "the run was started before")
+        if event.incarnation == 0:
+            return _stopped(state, event, "not_started", "the start is of no incarnation")
+        if event.sequence != 1:
+            return _stopped(state, event, "gap", f"the run starts with sequence {event.sequence} instead of 1")
+        return _accepted(facts.started(state, event), event, name, previous=None)
+    if state.path is None:
+        return _stopped(state, event, "not_started", "it is resumed before it was started")
+    accepted = event.run_resumed.accepted_sequence
+    target = _on_path(state, accepted)
+    if target is None or event.sequence != accepted + 1:
+        return _stopped(state, event, "bad_claim", f"incarnation {event.incarnation} goes on from sequence {accepted}")
+    resumed = replace(
+        state,
+        incarnation=event.incarnation,
+        status="running",
+        reason="",
+        world=target.world,
+        ledger=state.ledger.cut(accepted),
+    )
+    return _accepted(resumed, event, name, previous=target)
+
+
+def _followed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR0911  as above
+    """A fact of the incarnation that owns the run."""
+    if event.sequence <= state.sequence:
+        if state.ledger.id_of(event.sequence) == event.event_id:
+            return replace(state, duplicates=state.duplicates + 1)
+        return _stopped(state, event, "conflict", f"{name} is the second fact with this sequence")
+    if event.sequence > state.sequence + 1:
+        return _stopped(state, event, "gap", f"the fact before {name} is missing: the last one was {state.sequence}")
+    if name == "rolled_back":
+        return _rolled_back(state, event)
+    if name == "seed_transitioned" and (reason := _illegal(state.world, event)):
+        return _stopped(state, event, "illegal_transition", reason)
+    apply: Callable[[RunState, Event], RunState] | None = facts.APPLY.get(name)
+    if apply is None:
+        return _stopped(state, event, "unknown_fact", f"this fold does not know {name}")
+    return _accepted(apply(state, event), event, name, previous=state.path)
+
+
+def _rolled_back(state: RunState, event: Event) -> RunState:
+    body = event.rolled_back
+    target = _on_path(state, body.to_sequence)
+    if target is None:
+        return _stopped(state, event, "bad_rollback", f"sequence {body.to_sequence} is not part of this timeline")
+    world = replace(target.world, step=body.to_step, epoch=body.to_epoch)
+    restored = replace(state, world=world, timeline=body.new_timeline)
+    return _accepted(restored, event, "rolled_back", previous=target, moves_clock=False)
+
+
+def _accepted(state: RunState, event: Event, name: str, *, previous: Mark | None, moves_clock: bool = True) -> RunState:
+    """`state` with the fact on its path, and the run's clock at the fact's."""
+    world = state.world
+    if moves_clock and (world.step, world.epoch) != (event.global_step, event.epoch):
+        world = replace(world, step=event.global_step, epoch=event.epoch)
+    return replace(
+        state,
+        sequence=event.sequence,
+        world=world,
+        path=Mark(event.sequence, name, world, previous),
+        ledger=state.ledger.appended(event.event_id),
+    )
+
+
+def _on_path(state: RunState, sequence: int) -> Mark | None:
+    for mark in marks(state):
+        if mark.sequence <= sequence:
+            return mark if mark.sequence == sequence else None
+    return None
+
+
+def _illegal(world: World, event: Event) -> str | None:
+    """Why a transition cannot be, or None. A seed's first may come from UNKNOWN: the creation of its slot."""
+    body: Any = event.seed_transitioned
+    seed = world.seeds.get(body.seed_id)
+    if seed is None:
+        return f"{body.seed_id!r} is no seed of this run"
+    if body.from_stage != seed.stage and (seed.moved or body.from_stage != lifecycle.UNKNOWN):
+        return f"{body.seed_id} leaves stage {body.from_stage} and is in {seed.stage}"
+    if not lifecycle.is_legal(body.from_stage, body.to_stage):
+        return f"{body.seed_id} cannot go from stage {body.from_stage} to {body.to_stage}"
+    return None
+
+
+def _stopped(state: RunState, event: Event, kind: ProblemKind, detail: str) -> RunState:
+    problem = Problem(kind, event.sequence, detail)
+    return replace(state, run_id=state.run_id or event.run_id, status="stopped", problem=problem)

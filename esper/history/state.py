@@ -1,0 +1,142 @@
+"""What the fold of a run's facts knows: the run, its seeds, and the way it took to get there.
+
+A run's history is a tree: every fact follows the one before it, except that a rollback follows the fact whose state it
+restores and a resume the last fact that it accepts. The **path** is the way from the newest fact back to the first; it
+is the surviving timeline. Facts that are not on it happened, and count no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from esper.history.ledger import Ledger
+from esper.kasmina.lifecycle import DORMANT, Stage
+
+ProblemKind: TypeAlias = Literal[
+    "not_started", "gap", "conflict", "unclaimed", "bad_claim", "bad_rollback", "illegal_transition", "unknown_fact"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the fold of a run stopped, and at which fact.
+
+    ==================  ============================================================================================
+    not_started         a fact of a run whose start is not on the log
+    gap                 a sequence was left out: a fact is missing
+    conflict            two different facts have one sequence
+    unclaimed           a fact of an incarnation that never claimed the run
+    bad_claim           a resume that accepts a fact which is not on the path, or does not follow the one it accepts
+    bad_rollback        a rollback to a fact that is not on the path
+    illegal_transition  a seed's move that its stage does not allow, or of a seed that the run did not declare
+    unknown_fact        a fact that this fold does not know
+    ==================  ============================================================================================
+    """
+
+    kind: ProblemKind
+    sequence: int
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} at sequence {self.sequence}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedState:
+    """A seed slot. `alpha`, `parameters` and `stage_age_epochs` are as last reported, `since_*` is the stage's begin."""
+
+    seed_id: str
+    site: str = ""
+    stage: Stage = DORMANT
+    blueprint_id: str = ""
+    alpha: float = 0.0
+    life: int = 0
+    parameters: int = 0
+    form: str = ""
+    stage_age_epochs: int = 0
+    since_sequence: int = 0
+    since_step: int = 0
+    since_epoch: int = 0
+    moved: bool = False  # whether any transition was seen yet
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a rollback restores: the network, its optimiser and how far training is."""
+
+    step: int = 0
+    epoch: int = 0
+    seeds: Mapping[str, SeedState] = field(default_factory=dict)
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    params: int = 0
+    probe_loss: float | None = None
+    probe_accuracy: float | None = None
+    windows: Mapping[bytes, str] = field(default_factory=dict)  # open observation windows: command id -> seed id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mark:
+    """A fact on the path and the world after it."""
+
+    sequence: int
+    body: str
+    world: World
+    previous: Mark | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunState:
+    """A run as its facts tell it. `world` and what lies behind `path` is the surviving timeline.
+
+    `status` is running until the trainer finished the run. Where `problem` is set, the fold stopped there: everything
+    is as of the fact before, and later facts are not looked at.
+    """
+
+    run_id: str = ""
+    task: str = ""
+    policy: str = ""
+    status: str = "unstarted"
+    reason: str = ""
+    sequence: int = 0
+    incarnation: int = 0
+    timeline: int = 0
+    world: World = World()
+    path: Mark | None = field(default=None, repr=False)
+    ledger: Ledger = field(default_factory=Ledger, repr=False)
+    breakers: Mapping[str, int] = field(default_factory=dict)
+    conservative: bool = False
+    checkpoints: Mapping[str, int] = field(default_factory=dict)  # reference -> step, those that are kept
+    last_decision_id: bytes = b""
+    last_command_id: bytes = b""
+    problem: Problem | None = None
+    duplicates: int = 0
+    void: int = 0
+
+    @property
+    def seeds(self) -> Mapping[str, SeedState]:
+        """The seeds as they are now, by id."""
+        return self.world.seeds
+
+
+def marks(state: RunState) -> Iterator[Mark]:
+    """The path from the newest fact back to the first."""
+    mark = state.path
+    while mark is not None:
+        yield mark
+        mark = mark.previous
+
+
+def state_at_step(state: RunState, step: int) -> World | None:
+    """The world when `step` optimiser steps were taken, on the surviving timeline; None before the run began."""
+    return next((mark.world for mark in marks(state) if mark.world.step <= step), None)
+
+
+def stages_by_epoch(state: RunState) -> dict[int, dict[str, Stage]]:
+    """Every seed's stage at the end of every completed epoch of the surviving timeline, by the fact's sequence."""
+    return {
+        mark.sequence: {seed_id: seed.stage for seed_id, seed in mark.world.seeds.items()}
+        for mark in marks(state)
+        if mark.body == "epoch_completed"
+    }
