@@ -153,6 +153,8 @@ class RunConfig:
             values = json.loads(text)
         except ValueError as error:
             raise InvalidInput(f"the configuration is no JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise InvalidInput(f"the configuration is no JSON object but a {type(values).__name__}")
         seeds = SeedSettings(**_known(SeedSettings, values.pop("seeds", {}), "seeds."))
         return cls(**_known(cls, values, ""), seeds=seeds)
 

@@ -15,7 +15,7 @@ from esper.tolaria.effects import change_breaker, drain, publish, take_effect
 from esper.tolaria.evaluation import Evaluation, evaluate
 from esper.tolaria.packet import Trained, epoch_packet
 from esper.tolaria.ports import Answer
-from esper.tolaria.recovery import keep, save_checkpoint
+from esper.tolaria.recovery import CAUTION, keep, save_checkpoint
 from esper.tolaria.run import Run
 from esper.tolaria.run_state import capture, publish_digest
 from esper.tolaria.telemetry import report_epoch
@@ -113,4 +113,4 @@ def _look_at_breakers(run: Run) -> None:
     """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback."""
     change_breaker(run, run.rates.breaker.succeeded())
     run.failures_in_a_row = 0
-    publish(run, run.mode.clear("rollback"))
+    publish(run, run.mode.clear(CAUTION))

@@ -14,7 +14,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.errors import LogUnavailable
 from esper.tolaria import checkpoint
 from esper.tolaria.effects import publish
-from esper.tolaria.recovery import roll_back
+from esper.tolaria.recovery import CAUTION, roll_back
 from esper.tolaria.run import Run
 
 LEVELS: Final = ("fast", "full")
@@ -38,7 +38,7 @@ def recover(run: Run, trouble: str) -> None:
     roll_back(run, trouble, LEVELS[0] if failures == 1 else LEVELS[1])
     if halting:
         raise Halt(f"{trouble} at step {step}, for the {failures}. time without a completed epoch (epoch {epoch + 1})")
-    publish(run, run.mode.enter("rollback"))
+    publish(run, run.mode.enter(CAUTION))
     if run.config.rollback_rate_factor != 1.0:
         publish(run, run.rates.scale(run.config.rollback_rate_factor, f"rollback: {trouble}", run.recorder.step))
     run.log.flush()

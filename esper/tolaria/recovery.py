@@ -12,10 +12,14 @@ from contracts.leyline.v1.event_pb2 import CheckpointPruned, CheckpointSaved, Ro
 from esper.errors import CorruptState, EsperError
 from esper.tolaria import checkpoint
 from esper.tolaria.checkpoint import Position
+from esper.tolaria.effects import publish
 from esper.tolaria.run import Run
 from esper.tolaria.run_state import capture, restore, verify, with_progress
 from esper.tolaria.snapshots import Snapshot
 from esper.tolaria.state_tree import Digest, FlatState, digest
+
+CAUTION: Final = "rollback"
+"""Why a run is in conservative mode until it has completed an epoch again."""
 
 DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0}
 
@@ -81,6 +85,8 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
         deadline_exceeded=sum(back.phases_ms) > DEADLINE_MS[back.level],
     )
     run.recorder.publish(body)
+    if body.deadline_exceeded:
+        publish(run, run.mode.enter(CAUTION))
     return body
 
 

@@ -1,0 +1,62 @@
+"""A configuration is recorded whole and read back the same; what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+
+from esper.errors import InvalidInput
+from esper.kasmina.settings import SeedSettings
+from esper.tolaria.config import RunConfig
+
+
+def test_json_holds_every_default_and_reads_back_equal() -> None:
+    config = RunConfig(task="chars", decision_timeout_s=None, seeds=SeedSettings(blend_epochs=7))
+    written = json.loads(config.to_json())
+    assert set(written) == {field.name for field in fields(RunConfig)}
+    assert set(written["seeds"]) == {field.name for field in fields(SeedSettings)}
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+def test_fields_left_out_have_their_defaults() -> None:
+    assert RunConfig.from_json('{"seed": 3}') == RunConfig(seed=3)
+
+
+def test_resolving_keeps_what_was_chosen() -> None:
+    resolved = RunConfig(epochs=7).resolved(epochs=40, batch_size=50, learning_rate=0.1)
+    assert (resolved.epochs, resolved.batch_size, resolved.learning_rate) == (7, 50, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "clever"}, "policy 'clever' is unknown; choose heuristic, random, none"),
+        ({"rate_policy": "step"}, "rate_policy 'step' is unknown; choose constant, cosine, warmup"),
+        ({"optimizer": "lion"}, "optimizer 'lion' is unknown"),
+        ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"decision_timeout_s": -1.0}, "decision_timeout_s is -1.0; it must be above 0"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0; it must be above 0"),
+        ({"seed": -1}, "seed is -1; it must be 0 at least"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"pcgrad": True}, "pcgrad compares the gradients of microbatches"),
+    ],
+)
+def test_a_value_out_of_range_is_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        RunConfig(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "no JSON object"),
+        ('{"learning": 1}', "configuration field learning does not exist"),
+        ('{"seeds": {"depth": 1}}', r"configuration field seeds\.depth does not exist"),
+    ],
+)
+def test_text_that_is_no_configuration_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        RunConfig.from_json(text)

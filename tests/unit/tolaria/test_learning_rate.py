@@ -1,0 +1,122 @@
+"""One writer of learning rates: schedules, warm-up of new parameters, and what happens to another writer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN
+from esper.errors import InvalidInput
+from esper.leyline.breaker import CircuitBreaker
+from esper.testing import FakeClock
+from esper.tolaria.learning_rate import HISTORY, MIN_RATE, LearningRates, schedule
+
+
+def make_rates(policy: str = "constant", *, total: int = 100, new_steps: int = 10) -> LearningRates:
+    return LearningRates(
+        policy,
+        base_rate=0.1,
+        total_steps=total,
+        warmup_steps=10,
+        new_parameter_rate=0.1,
+        new_parameter_warmup_steps=new_steps,
+        breaker=CircuitBreaker("learning_rate", failures=3, monotonic=FakeClock().clock.monotonic),
+    )
+
+
+def groups(*names: str) -> list[dict[str, object]]:
+    return [{"name": name, "lr": 5.0} for name in names]
+
+
+def test_cosine_is_defined_after_its_end() -> None:
+    factor = schedule("cosine", total_steps=100, warmup_steps=0)
+    assert factor(0) == 1.0
+    assert factor(50) == pytest.approx(0.5)
+    assert factor(100) == factor(101) == factor(10_000) == pytest.approx(0.0)
+    rates = make_rates("cosine")
+    assert rates.rate("host", 500) == MIN_RATE
+
+
+def test_warmup_rises_linearly_from_a_tenth() -> None:
+    factor = schedule("warmup", total_steps=100, warmup_steps=10)
+    assert [factor(step) for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.55, 1.0, 1.0])
+
+
+def test_an_unknown_policy_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="'exotic' is unknown; choose constant, cosine or warmup"):
+        make_rates("exotic")
+
+
+def test_new_parameters_start_at_a_tenth_and_warm_up() -> None:
+    rates = make_rates()
+    fact = rates.add("s1", 2.0, step=40)[0]
+    assert (fact.group, fact.old_lr, fact.new_lr) == ("s1", 0.0, pytest.approx(0.02))
+    assert rates.rate("s1", 40) == pytest.approx(0.02)
+    assert rates.rate("s1", 45) == pytest.approx(0.11)
+    assert rates.rate("s1", 50) == pytest.approx(0.2)
+    assert rates.rate("host", 40) == pytest.approx(0.1)
+
+
+def test_the_rates_are_written_into_the_optimiser() -> None:
+    rates, held = make_rates(), groups("host")
+    assert rates.begin_step(held, 0) == ([], [])
+    assert held[0]["lr"] == pytest.approx(0.1)
+
+
+def test_an_outside_write_is_found_at_the_next_step_and_undone() -> None:
+    rates, held = make_rates(), groups("host")
+    rates.begin_step(held, 0)
+    held[0]["lr"] = 0.1 * (1 + 2e-6)
+    undone, changes = rates.begin_step(held, 1)
+    assert [(fact.reason, fact.old_lr) for fact in undone] == [("outside write undone", pytest.approx(0.1, rel=1e-5))]
+    assert changes == []
+    assert held[0]["lr"] == 0.1
+    held[0]["lr"] = 0.1 * (1 + 1e-8)
+    assert rates.begin_step(held, 2) == ([], [])
+
+
+def test_the_third_outside_write_opens_the_breaker() -> None:
+    rates, held = make_rates(), groups("host")
+    rates.begin_step(held, 0)
+    opened = []
+    for step in range(1, 4):
+        held[0]["lr"] = 1.0
+        opened += rates.begin_step(held, step)[1]
+    assert [(change.breaker, change.to_state, change.failures) for change in opened] == [
+        ("learning_rate", CIRCUIT_BREAKER_STATE_OPEN, 3)
+    ]
+
+
+def test_history_keeps_the_newest_thousand_writes() -> None:
+    rates, held = make_rates("cosine", total=5_000), groups("host")
+    for step in range(1_500):
+        rates.begin_step(held, step)
+    assert len(rates.history) == HISTORY
+    assert rates.history[-1] == (1_499, "host", rates.rate("host", 1_499))
+
+
+def test_scaling_holds_for_groups_that_come_later() -> None:
+    rates = make_rates()
+    facts = rates.scale(0.5, "rollback", 0)
+    assert [(fact.old_lr, fact.new_lr) for fact in facts] == [(pytest.approx(0.1), pytest.approx(0.05))]
+    rates.add("s1", 1.0, step=0)
+    assert rates.rate("s1", 50) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("group", "base"), [("s9", 0.1), ("host", -0.1), ("host", math.nan), ("host", math.inf)])
+def test_a_rate_that_cannot_be_set_is_refused(group: str, base: float) -> None:
+    with pytest.raises(InvalidInput, match="no learning rate"):
+        make_rates().set_base(group, base, "test", 0)
+
+
+def test_restored_state_goes_on_the_same_way() -> None:
+    rates = make_rates("cosine")
+    rates.add("s1", 2.0, step=3)
+    rates.begin_step(groups("host", "s1"), 4)
+    other = make_rates("cosine")
+    other.load_state(rates.state())
+    assert all(other.rate(name, step) == rates.rate(name, step) for name in ("host", "s1") for step in (4, 9, 60))
+    rates.remove("s1")
+    assert "s1" in other.state()["base"]
+    assert "s1" not in rates.state()["base"]
