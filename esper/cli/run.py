@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
 from esper.cli.events import Reading, types_of
@@ -24,7 +25,7 @@ from esper.kasmina.settings import SeedSettings
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
-from projections.manifest import Place, covered
+from projections.manifest import covered
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -77,8 +78,11 @@ def run_command(request: RunRequest) -> int:
     configs = {run_id: grown_config}
     if control_config is not None:
         configs[control_of(run_id)] = replace(control_config, control_of=run_id)
-    with client.join(request.data_dir, client=f"esper run {run_id}", brokers=settings.brokers) as lease:
-        command = RunCommand(request, ring, lease, configs)
+    with (
+        _start_trainers(request.data_dir, configs) as trainers,  # they prepare while the log starts
+        client.join(request.data_dir, client=f"esper run {run_id}", brokers=settings.brokers) as lease,
+    ):
+        command = RunCommand(request, ring, lease, trainers)
         failure = command.train()
         if failure:
             complain(f"{failure}; what was recorded is kept: `esper events {run_id}`")
@@ -92,44 +96,40 @@ def run_command(request: RunRequest) -> int:
 class RunCommand:
     """One `esper run` between its lease and its summary."""
 
-    def __init__(
-        self, request: RunRequest, ring: KeyRing, lease: client.Lease, configs: Mapping[str, RunConfig]
-    ) -> None:
+    def __init__(self, request: RunRequest, ring: KeyRing, lease: client.Lease, trainers: Trainers) -> None:
         self._request = request
         self._ring = ring
         self._lease = lease
-        self._configs = configs
-        self._views = [RunView(run_id) for run_id in configs]
-        self._results: dict[str, dict[str, Any]] = {}
+        self._trainers = trainers
+        self._run_ids = [trainer.run_id for trainer in trainers.trainers]
+        self._views = [RunView(run_id) for run_id in self._run_ids]
+        self._hook_ms: Mapping[str, float] = {}
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
-        title = f"esper run {self._views[0].run_id} · {self._request.task} · {self._request.policy}"
-        trainers = Trainers(
-            [
-                Trainer(name, self._request.data_dir, self._lease.brokers, run_id, config)
-                for name, (run_id, config) in zip(("grown", "control"), self._configs.items(), strict=False)
-            ]
-        )
-        with make_screen(title, self._views, quiet=self._request.as_json) as screen, trainers:
-            self._prepare(trainers, screen)
-            tail = LogTail(self._lease.brokers, self._ring, self._configs)
+        title = f"esper run {self._run_ids[0]} · {self._request.task} · {self._request.policy}"
+        with make_screen(title, self._views, quiet=self._request.as_json) as screen:
+            self._prepare(screen)
+            tail = LogTail(self._lease.brokers, self._ring, self._run_ids)
             try:
-                trainers.begin()
-                self._follow(trainers, tail, screen)
-                self._settle(trainers, tail, screen)
-            except KeyboardInterrupt:
-                self._interrupted(trainers, tail, screen)
+                self._trainers.begin(self._lease.brokers)
+                self._follow(tail, screen)
+                self._settle(tail, screen)
+            except BaseException:
+                # The trainers end first and the archive has a moment, so that the history tells of their end.
+                self._trainers.stop()
+                with contextlib.suppress(LogUnavailable):  # what the archive lacks is on the log for the next archiver
+                    self._wait_for_archive(INTERRUPTED_ARCHIVE_S, tail, screen)
                 raise
             finally:
                 tail.close()
-        return self._outcome(trainers.trainers)
+        return self._outcome()
 
-    def _prepare(self, trainers: Trainers, screen: Screen) -> None:
+    def _prepare(self, screen: Screen) -> None:
         """Until the processes are ready and the trainers have loaded what they need, both at once."""
         deadline = time.monotonic() + PREPARE_S
         screen.note("starting the log and its workers, loading the task")
-        while not trainers.wait_prepared(TICK_S):
+        while not self._trainers.wait_prepared(TICK_S):
             self._take_news(screen)
             screen.refresh()
             if time.monotonic() > deadline:
@@ -138,30 +138,32 @@ class RunCommand:
         log = "embedded broker" if self._lease.status.embedded else "ESPER_BROKERS"
         screen.note(f"data {self._request.data_dir} · log {self._lease.brokers} ({log})")
 
-    def _follow(self, trainers: Trainers, tail: LogTail, screen: Screen) -> None:
-        while not trainers.done:
+    def _follow(self, tail: LogTail, screen: Screen) -> None:
+        grown, *others = self._trainers.trainers
+        while not self._trainers.done:
             self._take_event(tail, screen)
             self._take_news(screen)
             screen.refresh()
-            grown, *others = trainers.trainers
             if grown.outcome is not None and grown.outcome.error:
                 for other in others:
                     other.stop()
 
-    def _settle(self, trainers: Trainers, tail: LogTail, screen: Screen) -> None:
+    def _settle(self, tail: LogTail, screen: Screen) -> None:
         """Until the last report is on the log, and everything on the log is in the archive."""
-        ended_well = {trainer.run_id for trainer in trainers.trainers if trainer.outcome and trainer.outcome.result}
+        trainers = self._trainers.trainers
+        ended = {trainer.run_id for trainer in trainers if trainer.outcome and trainer.outcome.result}
+        views = [view for view in self._views if view.run_id in ended]
         deadline = time.monotonic() + REPORTS_S
-        while time.monotonic() < deadline and any(
-            view.run_id in ended_well and not view.complete for view in self._views
-        ):
+        while time.monotonic() < deadline and not all(view.complete for view in views):
             self._take_event(tail, screen)
             screen.refresh()
-        self._wait_for_archive(tail.ends(), time.monotonic() + ARCHIVE_S, screen)
+        self._wait_for_archive(ARCHIVE_S, tail, screen)
 
-    def _wait_for_archive(self, ends: Mapping[Place, int], deadline: float, screen: Screen) -> None:
+    def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
         archive = self._request.data_dir / "archive"
+        deadline = time.monotonic() + timeout_s
         screen.note("waiting for the archive to hold everything")
+        ends = tail.ends(timeout_s)
         while True:
             have = covered(archive)
             missing = {place: end for place, end in ends.items() if have.get(place, 0) < end}
@@ -175,14 +177,6 @@ class RunCommand:
             self._take_news(screen)
             screen.refresh()
             time.sleep(TICK_S / 2)
-
-    def _interrupted(self, trainers: Trainers, tail: LogTail, screen: Screen) -> None:
-        """End the trainers first and give the archive a moment, so that the history tells of the interruption."""
-        trainers.stop()
-        try:
-            self._wait_for_archive(tail.ends(), time.monotonic() + INTERRUPTED_ARCHIVE_S, screen)
-        except LogUnavailable:
-            return  # the log has it; the next supervisor's archiver takes it over
 
     def _take_event(self, tail: LogTail, screen: Screen) -> None:
         event = tail.take(TICK_S)
@@ -200,18 +194,18 @@ class RunCommand:
             screen.note("the supervisor is gone; starting another one")
             self._lease.renew()
             return
+        if self._lease.status.state == "failed":
+            self._lease.wait_ready()  # says why
         if changed and self._lease.status.degraded:
             troubled = [service for service in self._lease.status.services if service.state != "ready"]
             screen.note(", ".join(f"{s.name} {s.state} ({s.last_exit})" for s in troubled))
 
-    def _outcome(self, trainers: Sequence[Trainer]) -> str:
-        grown, *others = trainers
-        for trainer in trainers:
-            if trainer.outcome is not None and trainer.outcome.result is not None:
-                self._results[trainer.run_id] = trainer.outcome.result
+    def _outcome(self) -> str:
+        grown, *others = self._trainers.trainers
         assert grown.outcome is not None
-        if grown.outcome.error:
+        if grown.outcome.error or grown.outcome.result is None:
             return grown.outcome.error
+        self._hook_ms = grown.outcome.result["hook_ms"]
         for other in others:
             if other.outcome is not None and other.outcome.error:
                 complain(f"the control run failed: {other.outcome.error}")
@@ -220,16 +214,21 @@ class RunCommand:
     def summary(self, since: float) -> Summary:
         """Both runs as the archive tells them, now that it holds everything."""
         with history_of(self._request.data_dir) as history:
-            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._configs]
+            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._run_ids]
         grown, *others = views
         return Summary(
             grown=grown,
             control=others[0] if others else None,
             seed=self._request.seed,
-            hook_ms=self._results[grown.run_id]["hook_ms"],
+            hook_ms=self._hook_ms,
             wall_s=time.monotonic() - since,
             data_dir=str(self._request.data_dir),
         )
+
+
+def _start_trainers(data_dir: Path, configs: Mapping[str, RunConfig]) -> Trainers:
+    names = ("grown", "control")
+    return Trainers([Trainer(name, data_dir, *config) for name, config in zip(names, configs.items(), strict=False)])
 
 
 def _check_task(task: str) -> None:

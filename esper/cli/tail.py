@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -21,6 +22,7 @@ from streams.reader import record_of
 from streams.records import Refused, partition_of, verified
 
 CONNECT_S: Final = 15.0
+CLOSE_S: Final = 0.5
 FOLLOWED: Final = (RUNS, COMMANDS, REPORTS)
 """What is shown. Telemetry is for the archive."""
 WRITTEN: Final = (RUNS, COMMANDS, REPORTS, TELEMETRY, EMERGENCY)
@@ -56,18 +58,22 @@ class LogTail:
         except queue.Empty:
             return None
 
-    def ends(self) -> dict[Place, int]:
-        """Where the log ends now, for every topic and partition that the runs write to: offsets of the next records."""
-        places = [TopicPartition(topic.name, number) for topic in WRITTEN for number in self._partitions]
-        future = asyncio.run_coroutine_threadsafe(self._consumer.end_offsets(places), self._loop)
+    def ends(self, timeout_s: float) -> dict[Place, int]:
+        """Where the log ends now, for every topic and partition that the runs write to: offsets of the next records.
+
+        Raises LogUnavailable where the log does not say so within `timeout_s`.
+        """
+        future = asyncio.run_coroutine_threadsafe(self._ends(), self._loop)
         try:
-            return {(place.topic, place.partition): offset for place, offset in future.result(CONNECT_S).items()}
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise LogUnavailable(f"the log at {self._brokers} does not say where it ends: {error!r}") from None
+            return future.result(timeout_s)
+        except TimeoutError:
+            future.cancel()
+            raise LogUnavailable(f"the log at {self._brokers} does not say where it ends") from None
 
     def close(self) -> None:
-        """Disconnect and end the thread."""
-        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(CONNECT_S)
+        """Disconnect and end the thread; a log that does not answer is left without a word."""
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(CLOSE_S)
         self._end_loop()
 
     def _end_loop(self) -> None:
@@ -105,6 +111,16 @@ class LogTail:
             event = verified(record.signed, self._ring)
             if not isinstance(event, Refused) and event.run_id in self._run_ids:
                 self._events.put(event)
+
+    async def _ends(self) -> dict[Place, int]:
+        places = [TopicPartition(topic.name, number) for topic in WRITTEN for number in self._partitions]
+        while True:
+            try:
+                ends = await self._consumer.end_offsets(places)
+            except (KafkaError, OSError):
+                await asyncio.sleep(0.1)  # the broker is being started again
+            else:
+                return {(place.topic, place.partition): offset for place, offset in ends.items()}
 
     async def _disconnect(self) -> None:
         self._following.cancel()

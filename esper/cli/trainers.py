@@ -35,7 +35,7 @@ class Outcome:
 class Trainer:
     """One trainer process. It prepares at once and trains when `begin` is called."""
 
-    def __init__(self, name: str, data_dir: Path, brokers: str, run_id: str, config: RunConfig) -> None:
+    def __init__(self, name: str, data_dir: Path, run_id: str, config: RunConfig) -> None:
         self.name = name
         self.run_id = run_id
         self.outcome: Outcome | None = None
@@ -45,8 +45,6 @@ class Trainer:
         arguments = (
             "--data-dir",
             str(data_dir),
-            "--brokers",
-            brokers,
             "--run-id",
             run_id,
             "--config",
@@ -74,11 +72,11 @@ class Trainer:
         """Whether it has ended; then `outcome` is set."""
         return self.outcome is not None
 
-    def begin(self) -> None:
-        """Let it train."""
+    def begin(self, brokers: str) -> None:
+        """Let it train, on the log at this address."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(b"begin\n")
+            self._process.stdin.write(brokers.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             return  # it has ended, and its outcome says why
@@ -138,10 +136,10 @@ class Trainers:
                 raise InvalidInput(trainer.outcome.error)
         return ready
 
-    def begin(self) -> None:
-        """Let all of them train."""
+    def begin(self, brokers: str) -> None:
+        """Let all of them train, on the log at this address."""
         for trainer in self.trainers:
-            trainer.begin()
+            trainer.begin(brokers)
 
     @property
     def done(self) -> bool:

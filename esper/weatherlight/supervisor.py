@@ -20,8 +20,13 @@ from typing import Any, Final
 
 from esper.errors import EsperError, InvalidInput
 from esper.weatherlight import endpoint
+from esper.weatherlight.reporting import keep_house, report, serve_health
 from esper.weatherlight.service import Service, ServiceSpec
 from esper.weatherlight.status import State, Status
+from streams.keys import load_key_ring
+from streams.metrics import Metrics
+from streams.settings import Settings
+from streams.topics import ensure_topics
 
 FIRST_LEASE_S: Final = 3.0
 """A supervisor without a client for this long after its start ends: its client was interrupted before it could ask."""
@@ -50,6 +55,7 @@ class Supervisor:
         self._wanted: set[str] = set()
         self._bringing_up: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        self._metrics = Metrics()
         self._health_port: int | None = None
 
     # ------------------------------------------------------------------------------------------------------- serving
@@ -61,8 +67,11 @@ class Supervisor:
             loop.add_signal_handler(number, self._over.set)
         server = await asyncio.start_unix_server(self._serve_client, sock=endpoint.bind(self.data_dir))
         loop.call_later(FIRST_LEASE_S, self._end_if_unused)
+        self._runners.append(asyncio.create_task(keep_house(self.run_folder)))
         logger.info("supervising %s as pid %d", self.data_dir, os.getpid())
-        await self._over.wait()
+        with serve_health(self.status, self._metrics) as health:
+            self._health_port = health.port
+            await self._over.wait()
         # From here on nobody new is let in: whoever connects now finds no socket and starts the next supervisor, which
         # waits for the lock that this process holds until it is gone.
         endpoint.unlink(self.data_dir)
@@ -178,9 +187,12 @@ class Supervisor:
                 await self._start(ServiceSpec("broker", "streams.broker", arguments, inherit=(descriptor,)))
             agents = sorted(names - {"broker"})
             if agents:
-                await self._create_topics()
+                await ensure_topics(self.brokers)
             arguments = ("--data-dir", str(self.data_dir), "--brokers", self.brokers)
             await asyncio.gather(*(self._start(ServiceSpec(name, f"streams.{name}", arguments)) for name in agents))
+            if agents:
+                ring = load_key_ring(Settings.load(data=self.data_dir), self.brokers)
+                self._runners.append(asyncio.create_task(report(self.status, self.brokers, ring, self._metrics)))
         except EsperError as error:
             logger.error("%s", error)  # noqa: TRY400 - foreseen, and the child's own log has its traceback
             self._error = str(error)
@@ -188,11 +200,6 @@ class Supervisor:
             return
         if self._state == "starting":
             self._set_state("ready")
-
-    async def _create_topics(self) -> None:
-        from streams.topics import ensure_topics  # noqa: PLC0415 - brings in aiokafka
-
-        await ensure_topics(self.brokers)
 
     async def _start(self, spec: ServiceSpec) -> None:
         """Start a process and wait until it is ready; raises LogUnavailable where it does not become so."""

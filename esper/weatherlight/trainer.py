@@ -1,11 +1,11 @@
 """The trainer's process: joins the training loop, the log, the object store, the keys and the verifier.
 
-    python -m esper.weatherlight.trainer --data-dir D --brokers HOST:PORT --run-id R --config JSON
+    echo HOST:PORT | python -m esper.weatherlight.trainer --data-dir D --run-id R --config JSON
 
-It prepares (imports torch, loads the data), prints one JSON line `{"prepared": true}`, and begins when it reads a line
-from stdin; an end of stdin instead ends it, because whoever started it has gone. SIGTERM ends a run after its current
-step, with its last completed epoch kept. Its last line of stdout is the run's result or its error. `esper run` starts
-one for the grown run and one for the control, side by side.
+It prepares (imports torch, loads the data), prints one JSON line `{"prepared": true}`, and begins when it reads the
+log's address from stdin: so it prepares while the log starts. An end of stdin instead ends it, because whoever started
+it has gone. SIGTERM ends a run after its current step, with its last completed epoch kept. The last line of stdout is
+the run's result or its error. `esper run` starts one for the grown run and one for the control, side by side.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train one run; 0 where it completed, 1 where it failed, 2 where its input is wrong."""
     parser = argparse.ArgumentParser(prog="python -m esper.weatherlight.trainer")
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--brokers", required=True)
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--config", required=True, type=RunConfig.from_json)
     options = parser.parse_args(arguments)
@@ -65,15 +64,16 @@ def _train(options: argparse.Namespace, messages: TextIO, stop: threading.Event)
 
     config: RunConfig = options.config
     settings = Settings.load(data=options.data_dir)
-    ring = load_key_ring(settings, options.brokers)
     task = load_task(config.task)
     _say(messages, {"prepared": True})
-    if not sys.stdin.readline():
+    brokers = sys.stdin.readline().strip()
+    if not brokers:
         raise InvalidInput("nobody waits for this run any more")
+    ring = load_key_ring(settings, brokers)
     metrics = Metrics()
     clock = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
     with (
-        KafkaLog(options.brokers, ring, run_id=options.run_id, metrics=metrics) as log,
+        KafkaLog(brokers, ring, run_id=options.run_id, metrics=metrics) as log,
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
     ):
         result = train(

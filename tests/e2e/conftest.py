@@ -86,12 +86,24 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+def _kill_what_is_left(made: Esper) -> None:
+    left = made.processes()
+    for process in left:
+        process.send_signal(signal.SIGKILL)
+    assert not left, f"left running: {left}"
+
+
 @pytest.fixture
 def esper(tmp_path: Path) -> Iterator[Esper]:
     """The command; whatever a test leaves running is ended by process id, and fails the test."""
     made = Esper(tmp_path / "data")
     yield made
-    left = made.processes()
-    for process in left:
-        process.send_signal(signal.SIGKILL)
-    assert not left, f"left running: {left}"
+    _kill_what_is_left(made)
+
+
+@pytest.fixture(scope="module")
+def shared_esper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Esper]:
+    """The same with one data folder for all tests of a module."""
+    made = Esper(tmp_path_factory.mktemp("shared") / "data")
+    yield made
+    _kill_what_is_left(made)

@@ -1,0 +1,50 @@
+"""Ctrl-C ends everything within five seconds, whenever it comes, and the history says so."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+
+def _interrupt(esper, process) -> str:
+    since = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    took_s = time.monotonic() - since
+    assert process.returncode == 130, stderr
+    assert esper.processes() == []
+    assert took_s < 5.0
+    return stderr
+
+
+@pytest.mark.parametrize("after_s", [0.2, 0.8, 1.5, 3.0])
+def test_while_it_starts(esper, after_s):
+    process = esper.start("run", "--epochs", "50")
+    time.sleep(after_s)
+    esper.wait_until(lambda: process.poll() is not None or esper.processes())
+    since = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    esper.wait_until(lambda: not esper.processes(), 5.0 - (time.monotonic() - since))
+    assert process.returncode in (130, -signal.SIGINT)  # the latter while Python itself still starts
+
+
+def test_in_the_middle_of_a_run(esper):
+    process = esper.start("run", "--epochs", "200")
+    seen = ""
+    while "epoch 2/200" not in seen:
+        seen = process.stdout.readline()
+        assert seen, process.stderr.read()
+    assert "Traceback" not in _interrupt(esper, process)
+    (grown,) = [run for run in esper.json("runs") if run["control_of"] is None]
+    assert grown["status"] == "interrupted"
+    assert grown["epochs_done"] >= 2
+
+
+def test_up_ends_with_all_its_processes(esper):
+    process = esper.start("up", "--json")
+    assert process.stdout.readline()
+    assert len(esper.processes()) == 6  # the command, the supervisor and its four
+    _interrupt(esper, process)

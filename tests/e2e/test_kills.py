@@ -1,0 +1,151 @@
+"""`kill -9` at random moments: nothing acknowledged is lost, nothing counts twice, and all but the trainer come back."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from contracts.topics import RUNS
+from esper.cli.events import Reading, types_of
+from esper.history import replay
+from esper.kasmina.lifecycle import name as stage_name
+from projections import manifest, open_history
+
+EPOCHS = 40
+SUPERVISED = ("broker", "decider", "worker", "archiver")
+KILLS = 3
+SOAKS = [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 17)]
+"""With the one that always runs, 17 runs of three kills each: fifty of every process."""
+
+
+class Running:
+    """An `esper run` whose progress is read as it comes."""
+
+    def __init__(self, esper, *arguments: str) -> None:
+        self.process = esper.start("run", "--no-control", "--json", *arguments)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+
+    def said(self, text: str) -> bool:
+        """Whether a line of its progress has `text` in it; fails the test where it has ended without."""
+        if any(text in line for line in self.lines):
+            return True
+        assert self.process.poll() is None, self.lines
+        return False
+
+    def end(self, timeout_s: float = 120.0) -> int:
+        """Its exit code, once it has ended and everything that it said is in `lines`."""
+        code = self.process.wait(timeout_s)
+        self._reader.join()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+
+def _kill_at_random(esper, running: Running, chooser: random.Random) -> None:
+    """Kill each of the supervised processes three times, in any order and at any moment, down or coming up."""
+    victims = [name for name in SUPERVISED for _ in range(KILLS)]
+    chooser.shuffle(victims)
+    for victim in victims:
+        time.sleep(chooser.uniform(0.0, 1.0))
+        found = esper.wait_until(lambda name=victim: [p for p in esper.processes() if f"streams.{name}" in p.cmdline()])
+        os.kill(found[0].pid, signal.SIGKILL)
+        esper.wait_until(lambda pid=found[0].pid: pid not in {p.pid for p in esper.processes()})
+        assert running.process.poll() is None, "the run ended before all kills were done"
+
+
+def _assert_whole(esper, run_id: str) -> None:
+    """The archive holds every fact of a run once, and its three readers agree."""
+    with open_history(esper.data_dir / "archive") as history:
+        events = list(Reading(history, run_id, types_of(())).new())
+        rows = history.execute("select seed_id, stage from seeds where run_id = ? order by 1", [run_id]).fetchall()
+        (duplicates,) = history.execute(
+            "select count(*) - count(distinct sequence) from events where run_id = ? and topic = ?", [run_id, RUNS.name]
+        ).fetchone()
+    facts = [event for event in events if event.sequence]
+    assert [fact.sequence for fact in facts] == list(range(1, len(facts) + 1))
+    assert duplicates == 0
+    assert manifest.load(esper.data_dir / "archive").gaps == ()
+    state = replay(facts)
+    assert state.problem is None
+    folded = [(seed.seed_id, stage_name(seed.stage)) for seed in state.seeds.values()]
+    assert sorted(folded) == rows
+    live = next(fact.epoch_completed for fact in reversed(facts) if fact.WhichOneof("body") == "epoch_completed")
+    assert sorted((seed.seed_id, stage_name(seed.stage)) for seed in live.seeds) == rows
+
+
+def _assert_answered(esper, run_id: str, epochs: int) -> None:
+    """Every packet has one decision, or the fact that it came too late."""
+    query = (
+        f"select e.epoch, count(distinct d.event_id) + count(distinct t.event_id) as answers, "
+        f"count(distinct d.event_id) as decisions from log.epoch_completed e "
+        f"left join log.decision_made d on d.packet_id = e.event_id "
+        f"left join log.decision_timed_out t on t.packet_id = e.event_id "
+        f"where e.run_id = '{run_id}' group by e.epoch order by e.epoch"
+    )
+    rows = esper.json("sql", query)
+    assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
+    assert all(row["answers"] >= 1 and row["decisions"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("soak", [0, *SOAKS])
+def test_a_run_survives_the_death_of_every_supervised_process(esper, soak):
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"kills drawn with seed {seed}, soak {soak}")
+    running = Running(esper, "--epochs", str(EPOCHS))
+    esper.wait_until(lambda: running.said("epoch 1/"), 60.0)
+    _kill_at_random(esper, running, random.Random(seed))
+    assert running.end() == 0, (running.lines, esper.logs())
+    (run,) = esper.json("runs")
+    assert (run["status"], run["epochs_done"]) == ("completed", EPOCHS)
+    _assert_whole(esper, run["run_id"])
+    _assert_answered(esper, run["run_id"], EPOCHS)
+
+
+@pytest.mark.parametrize("soak", [0, *SOAKS])
+def test_a_dead_trainers_history_is_readable(esper, soak):
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"kills drawn with seed {seed}, soak {soak}")
+    chooser = random.Random(seed)
+    up = esper.start("up", "--json")  # spares every run the start of the log
+    up.stdout.readline()
+    for _ in range(KILLS):
+        running = Running(esper, "--epochs", "400")
+        esper.wait_until(lambda running=running: running.said("epoch 1/"), 60.0)
+        time.sleep(chooser.uniform(0.0, 2.0))
+        os.kill(esper.find("esper.weatherlight.trainer").pid, signal.SIGKILL)
+        assert running.end(30.0) == 1
+        assert "was killed by SIGKILL" in running.lines[-1]
+        assert "what was recorded is kept: `esper events" in running.lines[-1]
+        run = esper.json("runs")[0]
+        seen = max(
+            int(line.split("epoch ")[1].split("/")[0]) for line in running.lines if "epoch " in line and "/" in line
+        )
+        assert run["epochs_done"] >= seen
+        assert esper("events", run["run_id"], "--type", "epoch_completed").stdout.count("\n") == run["epochs_done"]
+        _assert_whole(esper, run["run_id"])
+    up.send_signal(signal.SIGINT)
+    up.communicate(timeout=10)
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(esper):
+    both = [Running(esper, "--epochs", "6", "--seed", "5") for _ in range(2)]
+    assert [running.end() for running in both] == [0, 0]
+    runs = esper.json("runs")
+    assert len({run["run_id"] for run in runs}) == 2
+    for run in runs:
+        _assert_whole(esper, run["run_id"])
+    rows = esper.json("sql", "select distinct hex(root) as root from log.state_digested where occasion = 'final'")
+    timeouts = esper.json("sql", "select count(*) as n from log.decision_timed_out")[0]["n"]
+    assert len(rows) == 1 or timeouts > 0
+    assert len({run["test_accuracy"] for run in runs}) == 1 or timeouts > 0

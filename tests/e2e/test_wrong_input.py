@@ -1,0 +1,116 @@
+"""Whatever is wrong is one line on stderr and exit code 2, and leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+USER_TASK = """
+from collections import OrderedDict
+
+import torch
+from torch import nn
+from esper.tolaria.tasks import Site, Task
+
+def task(site="body"):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(400, 8, generator=generator)
+    return Task.from_samples(
+        "mine",
+        make_host=lambda: nn.Sequential(OrderedDict(body=nn.Linear(8, 8), head=nn.Linear(8, 2))),
+        sites=(Site(site, "vector"),),
+        inputs=inputs, targets=(inputs.sum(dim=1) > 0).long(), epochs=2,
+    )
+
+def missing_site():
+    return task("bdy")
+
+def broken():
+    raise RuntimeError("no such file: data.csv")
+"""
+
+
+@pytest.fixture
+def user_task(tmp_path) -> str:
+    path = tmp_path / "mine.py"
+    path.write_text(USER_TASK)
+    return str(path)
+
+
+def _refused(esper, *arguments: str) -> str:
+    done = esper(*arguments, code=2)
+    assert done.stderr.splitlines()[-1].startswith("esper: ")
+    said = [
+        line for line in done.stderr.splitlines() if line.startswith("esper: ") and "made a signing key" not in line
+    ]
+    assert len(said) == 1
+    assert "Traceback" not in done.stderr
+    return said[0]
+
+
+def test_unknown_task(esper):
+    assert "task 'digit' is unknown; choose digits" in _refused(esper, "run", "--task", "digit")
+
+
+def test_missing_data(esper, tmp_path):
+    said = _refused(esper, "run", "--task", f"cifar10:{tmp_path / 'nowhere'}")
+    assert str(tmp_path / "nowhere") in said
+
+
+def test_site_that_does_not_exist(esper, user_task):
+    said = _refused(esper, "run", "--task", f"{user_task}:missing_site")
+    assert "bdy" in said
+    assert "body" in said  # those that do exist
+
+
+def test_user_task_that_fails(esper, user_task):
+    assert "no such file: data.csv" in _refused(esper, "run", "--task", f"{user_task}:broken")
+
+
+def test_user_task_that_works(esper, user_task):
+    result = esper.json("run", "--task", f"{user_task}:task", "--no-control")
+    assert (result["task"], result["epochs"]) == ("mine", 2)
+
+
+def test_device_that_does_not_exist(esper):
+    assert "device 'tpu'" in _refused(esper, "run", "--device", "tpu")
+
+
+@pytest.mark.parametrize("command", ["broker", "up"])
+def test_port_in_use(esper, command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} cannot be had: Address already in use" in _refused(esper, command, "--port", str(port))
+
+
+def test_outside_broker_that_does_not_answer(esper, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("ESPER_BROKERS", f"127.0.0.1:{port}")
+    assert "ESPER_KEY" in _refused(esper, "run")
+    monkeypatch.setenv("ESPER_KEY", "ab" * 32)
+    assert f"no log answers at 127.0.0.1:{port}" in _refused(esper, "run")
+
+
+def test_full_disk(esper, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs rights that this machine does not give")
+    try:
+        assert "is full: 2 MB are free" in _refused(replace(esper, data_dir=small / "data"), "run")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_that_cannot_be_written(esper, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot be made" in _refused(esper, "run")
