@@ -94,6 +94,8 @@ class Learning:
     gradient_norm: float
     output_ratio: float
     trial: Paired
+    loss: float
+    """Probe loss without the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Blended:
     latency_ms: float
     output_ratio: float
     drift: Paired
+    loss_before: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,8 @@ def g1_gradient_health(subject: Subject, health: Health, learning: Learning, set
         Check("nonfinite_losses", learning.nonfinite_losses, "=", 0),
         Check("gradient_norm", learning.gradient_norm, ">" if learning.parameters else "", 0),
         Check("output_ratio", learning.output_ratio, "<=", settings.max_output_ratio),
-        Check("trial_contribution", learning.trial.mean, ">=", -settings.harm_z * learning.trial.stderr),
+        Check("trial_contribution", learning.trial.mean, ">=", -_harm(learning.trial, learning.loss, settings)),
+        Check("trial_stderr", learning.trial.stderr),
     ]
     return _verdict(G1, subject, checks)
 
@@ -162,13 +166,19 @@ def g2_stability(subject: Subject, health: Health, blended: Blended, settings: S
         Check("alpha", blended.alpha, ">=", settings.min_blended_alpha),
         Check("kernel_latency_ms", blended.latency_ms, "<=", settings.max_kernel_latency_ms),
         Check("output_ratio", blended.output_ratio, "<=", settings.max_output_ratio),
-        Check("loss_drift", blended.drift.mean, "<=", settings.drift_z * blended.drift.stderr),
+        Check(
+            "loss_drift",
+            blended.drift.mean,
+            "<=",
+            max(settings.drift_z * blended.drift.stderr, settings.harm_share * blended.loss_before),
+        ),
+        Check("loss_drift_stderr", blended.drift.stderr),
     ]
     return _verdict(G2, subject, checks)
 
 
 def g3_interface(
-    subject: Subject, health: Health, dry_run: DryRun, contribution: Paired, settings: SeedSettings
+    subject: Subject, health: Health, dry_run: DryRun, impact: Impact, settings: SeedSettings
 ) -> GateEvaluated:
     """Leaves SHADOWING: the interface still holds, and the frozen seed does no harm against alpha 0."""
     checks = [
@@ -176,7 +186,8 @@ def g3_interface(
         Check("shape_matches", dry_run.shape_matches, "=", 1),
         Check("finite", dry_run.finite, "=", 1),
         Check("foreign_parameters", dry_run.foreign_parameters, "=", 0),
-        Check("contribution", contribution.mean, ">=", -settings.harm_z * contribution.stderr),
+        Check("contribution", impact.contribution.mean, ">=", -_harm(impact.contribution, impact.loss_now, settings)),
+        Check("contribution_stderr", impact.contribution.stderr),
     ]
     return _verdict(G3, subject, checks)
 
@@ -209,6 +220,11 @@ def g5_reset(subject: Subject, leftovers: Leftovers) -> GateEvaluated:
         Check("counters", leftovers.counters, "=", 0),
     ]
     return _verdict(G5, subject, checks)
+
+
+def _harm(difference: Paired, loss: float, settings: SeedSettings) -> float:
+    """How much worse the probe loss may be before that counts as harm."""
+    return max(settings.harm_z * difference.stderr, settings.harm_share * loss)
 
 
 def _verdict(gate: Gate, subject: Subject, checks: list[Check]) -> GateEvaluated:

@@ -143,6 +143,7 @@ class Progress:
             gradient_norm=float(seed.gradient_norm),
             output_ratio=float(seed.output_ratio),
             trial=difference(probing.as_is(), probing.trial(slot)),
+            loss=probing.as_is().mean,
         )
         verdict = gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings)
         return self._pass_or_cull(slot, verdict, lifecycle.BLENDING)
@@ -157,6 +158,7 @@ class Progress:
             latency_ms=seed.latency_ms,
             output_ratio=float(seed.output_ratio),
             drift=difference(probing.as_is(), seed.before),
+            loss_before=seed.before.mean,
         )
         verdict = gates.g2_stability(slot.subject, slot.health(), blended, self._settings)
         return self._pass_or_cull(slot, verdict, lifecycle.SHADOWING)
@@ -165,9 +167,7 @@ class Progress:
         impact = self._measure(slot, probing)
         if not self.gate_ready(slot):
             return []
-        verdict = gates.g3_interface(
-            slot.subject, slot.health(), self._dry_run(slot), impact.contribution, self._settings
-        )
+        verdict = gates.g3_interface(slot.subject, slot.health(), self._dry_run(slot), impact, self._settings)
         return self._pass_or_cull(slot, verdict, lifecycle.PROBATIONARY)
 
     def _watch_probation(self, slot: Slot, probing: Probing) -> list[Message]:

@@ -36,7 +36,9 @@ class Outbox:
             self._dropped[seed_id] = self._dropped.get(seed_id, 0) + 1
             return
         words = {key: str(value) for key, value in attributes.items()}
-        queue.append(TelemetryEvent(event_id=kind, description=kind, level=level, attributes=words | {"seed": seed_id}))
+        queue.append(
+            TelemetryEvent(event_id=kind, description=kind, level=level, attributes=words | {"seed_id": seed_id})
+        )
 
     def quarantined(self, seed_id: str, why: str) -> None:
         """The seed's next packet reports it unhealthy."""
@@ -54,7 +56,7 @@ class Outbox:
         events = self._pending[seed_id]
         dropped = self._dropped.get(seed_id, 0)
         if dropped:
-            words = {"seed": seed_id, "dropped": str(dropped)}
+            words = {"seed_id": seed_id, "dropped": str(dropped)}
             events.append(
                 TelemetryEvent(
                     event_id="seed_queue_dropped",
@@ -73,7 +75,7 @@ class Outbox:
         if seed_id in self._unhealthy:
             packet.system_health.CopyFrom(
                 SystemHealth(
-                    status=HEALTH_STATUS_UNHEALTHY, summary=self._unhealthy[seed_id], indicators={"seed": seed_id}
+                    status=HEALTH_STATUS_UNHEALTHY, summary=self._unhealthy[seed_id], indicators={"seed_id": seed_id}
                 )
             )
         return packet

@@ -19,11 +19,11 @@ SICK = {
 }
 FITS = DryRun(shape_matches=True, finite=True, foreign_parameters=0, identity_error=0.0)
 LEARNT = Learning(
-    parameters=10, steps=8, nonfinite_losses=0, gradient_norm=0.1, output_ratio=0.4, trial=Paired(0.01, 0.02)
+    parameters=10, steps=8, nonfinite_losses=0, gradient_norm=0.1, output_ratio=0.4, trial=Paired(0.01, 0.02), loss=0.5
 )
-BLENDED = Blended(alpha=1.0, latency_ms=9.9, output_ratio=0.4, drift=Paired(0.05, 0.02))
+BLENDED = Blended(alpha=1.0, latency_ms=9.9, output_ratio=0.4, drift=Paired(0.05, 0.02), loss_before=0.5)
 IMPACT = Impact(contribution=Paired(0.03, 0.02), change=Paired(0.01, 0.02), loss_now=0.5)
-NEUTRAL = Paired(0.0, 0.01)
+NEUTRAL = Impact(contribution=Paired(0.0, 0.01), change=Paired(0.0, 0.01), loss_now=0.5)
 CLEAN = Leftovers(modules=0, hooks=0, tensors=0, alpha=0.0, isolation_violations=0, counters=0)
 
 
@@ -43,8 +43,8 @@ def judge_g2(blended, health=WELL):
     return gates.g2_stability(subject(lifecycle.BLENDING), health, blended, SETTINGS)
 
 
-def judge_g3(dry_run=FITS, contribution=NEUTRAL, health=WELL):
-    return gates.g3_interface(subject(lifecycle.SHADOWING), health, dry_run, contribution, SETTINGS)
+def judge_g3(dry_run=FITS, impact=NEUTRAL, health=WELL):
+    return gates.g3_interface(subject(lifecycle.SHADOWING), health, dry_run, impact, SETTINGS)
 
 
 def judge_g4(impact, health=WELL):
@@ -95,7 +95,7 @@ FAILING = [
     ("shape_matches", judge_g3(replace(FITS, shape_matches=False))),
     ("finite", judge_g3(replace(FITS, finite=False))),
     ("foreign_parameters", judge_g3(replace(FITS, foreign_parameters=2))),
-    ("contribution", judge_g3(contribution=Paired(-0.03, 0.01))),
+    ("contribution", judge_g3(impact=replace(NEUTRAL, contribution=Paired(-0.03, 0.01)))),
     *((name, judge_g4(IMPACT, health)) for name, health in SICK.items()),
     ("contribution", judge_g4(replace(IMPACT, contribution=Paired(0.02, 0.02)))),
     ("loss_change", judge_g4(replace(IMPACT, change=Paired(0.021, 0.02)))),
@@ -121,6 +121,13 @@ def test_acceptance_asks_for_both_dependence_and_no_regression():
     better_without_help = Impact(contribution=Paired(0.0, 0.01), change=Paired(-0.5, 0.01), loss_now=0.1)
     assert not judge_g4(depends_but_worse).passed
     assert not judge_g4(better_without_help).passed
+
+
+def test_harm_counts_from_2_standard_errors_or_5_percent_of_the_loss():
+    """Both must be passed: a harm of next to nothing is none, however sure, and an unsure one is none either."""
+    for mean, stderr, passes in ((-0.024, 0.001, True), (-0.026, 0.001, False), (-0.039, 0.02, True)):
+        assert judge_g1(replace(LEARNT, trial=Paired(mean, stderr))).passed == passes
+        assert judge_g3(impact=replace(NEUTRAL, contribution=Paired(mean, stderr))).passed == passes
 
 
 def test_the_limits_of_acceptance_are_standard_errors():
