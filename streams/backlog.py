@@ -73,8 +73,8 @@ class Backlog:
         """Why an event was given up, if one was."""
         return self._failure
 
-    def put(self, entry: Entry, timeout_s: float, *, sheddable: bool = True) -> bool | None:
-        """Add an entry; None where it was shed, else whether the sender sleeps and must be woken.
+    def put(self, entry: Entry, timeout_s: float, *, sheddable: bool = True) -> bool:
+        """Add an entry; False where it was shed.
 
         A fact waits up to `timeout_s` for room. Raises TimeoutError after that; nothing was added then. Telemetry that
         is not `sheddable` (the report of what was shed) is added even to a full queue.
@@ -83,18 +83,16 @@ class Backlog:
         with self._changed:
             if lane is Lane.TELEMETRY and sheddable and self._outstanding[lane] >= self._limits[lane]:
                 self.shed += 1
-                return None
+                return False
             if lane is Lane.FACTS and not self._changed.wait_for(self._has_room, timeout_s):
                 raise TimeoutError
             self._waiting[lane].append(entry)
             self._outstanding[lane] += 1
             self.deepest = max(self.deepest, self.depth)
-            kept = lane is not Lane.TELEMETRY
-            wake, self._asleep[kept] = self._asleep[kept], False
-            return wake
+            return True
 
     def take(self, *, kept: bool) -> Entry | None:
-        """The next entry to send, of the kept lanes or of telemetry; None (the sender then sleeps) where none waits."""
+        """The next entry to send, of the kept lanes or of telemetry; None where none waits: the sender may sleep."""
         lanes = (Lane.EMERGENCY, Lane.FACTS) if kept else (Lane.TELEMETRY,)
         with self._changed:
             for lane in lanes:
@@ -102,6 +100,12 @@ class Backlog:
                     return self._waiting[lane].popleft()
             self._asleep[kept] = True
             return None
+
+    def rouse(self, *, kept: bool) -> bool:
+        """Whether that sender sleeps and must be woken; from now on it counts as awake."""
+        with self._changed:
+            asleep, self._asleep[kept] = self._asleep[kept], False
+            return asleep
 
     def done(self, entry: Entry, failure: BaseException | None = None) -> None:
         """The log acknowledged an entry, or it was given up for `failure`."""

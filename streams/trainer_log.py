@@ -75,6 +75,7 @@ class KafkaLog:
 
     def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
         """Wait for the answer to a packet; None after `timeout_s`."""
+        self.writer.nudge()
         return self._answers.wait(packet_id, timeout_s)
 
     def take_commands(self) -> list[Signed]:

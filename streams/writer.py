@@ -32,6 +32,10 @@ UNAVAILABLE_AFTER_S: Final = 30.0
 """Without the log for this long, whoever writes facts stops (ruling 23)."""
 EXPIRE_S: Final = 40.0
 """aiokafka gives an unacknowledged batch up after this; later than the writer itself, so no fact is lost in silence."""
+TICK_S: Final = 0.05
+"""How long telemetry gathers before it is sent, and facts that nobody waits for."""
+NUDGE_AT: Final = 256
+YIELD_EVERY: Final = 32
 WATCH_S: Final = 1.0
 LOG_CHECK_S: Final = 2.0
 CONNECT_S: Final = 10.0
@@ -71,6 +75,8 @@ class LogWriter:
     def publish(self, event: Event) -> None:
         """Enqueue an event; it takes at most 50 µs unless it is a fact and the queue is full.
 
+        Emergencies are sent at once, and facts as soon as somebody waits for them (`flush`) or after 50 ms.
+
         Raises LogUnavailable where the log took nothing for 30 s or gave a fact up, and ContractViolation for an event
         that is too large.
         """
@@ -79,20 +85,26 @@ class LogWriter:
         if lane is not Lane.TELEMETRY and self._backlog.failure is not None:
             raise unavailable(self.brokers, "take a fact", self._backlog.failure)
         self._last_run_id = event.run_id
+        if lane is Lane.EMERGENCY or self._backlog.kept >= NUDGE_AT:
+            self.nudge()
         try:
-            wake = self._backlog.put(Entry(record, lane, time.monotonic()), UNAVAILABLE_AFTER_S)
+            added = self._backlog.put(Entry(record, lane, time.monotonic()), UNAVAILABLE_AFTER_S)
         except TimeoutError:
             raise self._not_acknowledged(UNAVAILABLE_AFTER_S) from None
-        if wake:
-            self.thread.call_soon((self._wake_telemetry if lane is Lane.TELEMETRY else self._wake_kept).set)
-        elif wake is None:
+        if not added:
             self.metrics.count("esper_oona_publish_dropped_total")
+
+    def nudge(self) -> None:
+        """Have facts sent now instead of within 50 ms. Waking the thread costs a system call, enqueueing none."""
+        if self._backlog.rouse(kept=True):
+            self.thread.call_soon(self._wake.set)
 
     def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Wait until every fact and emergency published so far is acknowledged.
 
         Raises LogUnavailable after `timeout_s`, or as soon as one was given up.
         """
+        self.nudge()
         if not self._backlog.wait_until_kept(timeout_s):
             raise self._not_acknowledged(timeout_s)
         if self._backlog.failure is not None:
@@ -121,6 +133,7 @@ class LogWriter:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what waits, for at most `timeout_s`, and end the thread. Call `flush` first where it matters."""
+        self.nudge()
         self._backlog.wait_until_kept(timeout_s)
         self.thread.run(self._stop(timeout_s), timeout_s + 5.0)
         self.thread.stop()
@@ -142,7 +155,7 @@ class LogWriter:
     # Everything below runs on the background loop.
 
     async def _start(self) -> AIOKafkaProducer:
-        self._wake_kept, self._wake_telemetry = asyncio.Event(), asyncio.Event()
+        self._wake = asyncio.Event()
         producer = make_producer(self.brokers, request_timeout_s=EXPIRE_S)
         try:
             await producer.start()
@@ -151,26 +164,26 @@ class LogWriter:
             raise
         self._log_answered_at = time.monotonic()
         self._tasks = [
-            asyncio.create_task(self._pump(producer, self._wake_kept, kept=True)),
-            asyncio.create_task(self._pump(producer, self._wake_telemetry, kept=False)),
+            asyncio.create_task(self._pump(producer, kept=True)),
+            asyncio.create_task(self._pump(producer, kept=False)),
             asyncio.create_task(self._watch(producer)),
         ]
         return producer
 
     async def _stop(self, timeout_s: float) -> None:
         self._report_shed()
-        await asyncio.sleep(0.01)  # the pumps hand over what still waits
+        await asyncio.sleep(2 * TICK_S)  # the pumps hand over what still waits
         for task in self._tasks:
             task.cancel()
         await close_producer(self._producer, timeout_s)
 
-    async def _pump(self, producer: AIOKafkaProducer, wake: asyncio.Event, *, kept: bool) -> None:
+    async def _pump(self, producer: AIOKafkaProducer, *, kept: bool) -> None:
         """Send one lane's entries in their order, for ever. Two pumps, so that telemetry never stands before a fact."""
+        sent = 0
         while True:
             entry = self._backlog.take(kept=kept)
             if entry is None:
-                await wake.wait()
-                wake.clear()
+                await self._pause(kept=kept)
                 continue
             try:
                 future = await send(producer, self._ring, entry.outgoing)
@@ -178,6 +191,19 @@ class LogWriter:
                 self._backlog.done(entry, error)
             else:
                 future.add_done_callback(partial(self._acknowledged, entry))
+            sent += 1
+            if sent % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+    async def _pause(self, *, kept: bool) -> None:
+        """Sleep for a tick; facts can be woken, telemetry gathers."""
+        if not kept:
+            await asyncio.sleep(TICK_S)
+            return
+        timer = asyncio.get_running_loop().call_later(TICK_S, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+        self._wake.clear()
 
     def _acknowledged(self, entry: Entry, future: asyncio.Future[Any]) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
@@ -218,5 +244,4 @@ class LogWriter:
             recorded_at_ns=time.time_ns(),
         )
         self._shed_reported = total
-        if self._backlog.put(Entry(outgoing(event), Lane.TELEMETRY, time.monotonic()), 0.0, sheddable=False):
-            self._wake_telemetry.set()
+        self._backlog.put(Entry(outgoing(event), Lane.TELEMETRY, time.monotonic()), 0.0, sheddable=False)

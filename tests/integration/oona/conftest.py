@@ -58,6 +58,8 @@ def own_log(tmp_path):
 
 
 class OwnLog:
+    """A broker that can be frozen, killed and started again on its port."""
+
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.process = start_broker(data_dir)
@@ -145,9 +147,7 @@ class Events:
             event_pb2.EpochCompleted(
                 **{
                     "state": state,
-                    "seeds": [
-                        event_pb2.SeedObservation(seed_id="s1", stage=leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT)
-                    ],
+                    "seeds": [event_pb2.SeedObservation(seed_id="s1", stage=leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT)],
                     "evidence": [event_pb2.SiteEvidence(seed_id="s1", gradient_norm=0.9)],
                     "sites": [site],
                     "probe_loss_history": [1.4, 1.3, 1.2],

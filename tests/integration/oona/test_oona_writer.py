@@ -62,7 +62,10 @@ def test_everything_goes_to_its_topic_and_is_counted(writer, events, log, ring, 
     while writer.depth and time.monotonic() < deadline:
         time.sleep(0.01)
 
-    found = [(record.topic, body_name(event)) for record, event in records(log.address, ring, run_id, RUNS, EMERGENCY, TELEMETRY)]
+    found = [
+        (record.topic, body_name(event))
+        for record, event in records(log.address, ring, run_id, RUNS, EMERGENCY, TELEMETRY)
+    ]
 
     assert found == [
         ("esper.runs", "state_digested"),
@@ -138,7 +141,7 @@ def test_flush_says_in_one_line_that_the_log_does_not_answer_and_recovers_when_i
     with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics) as writer:
         with own_log.frozen():
             writer.publish(events.fact())
-            with pytest.raises(LogUnavailable, match="left 1 events unacknowledged for 0.3 s") as raised:
+            with pytest.raises(LogUnavailable, match=r"left 1 events unacknowledged for 0\.3 s") as raised:
                 writer.flush(timeout_s=0.3)
             assert "\n" not in str(raised.value)
             assert own_log.address in str(raised.value)

@@ -33,25 +33,25 @@ def test_emergencies_overtake_every_fact_that_waits():
 def test_telemetry_is_shed_into_a_full_queue_and_counted_until_something_is_acknowledged():
     backlog = Backlog(sheddable_limit=2)
     first = entry(Lane.TELEMETRY)
-    assert backlog.put(first, 0.0) is not None
-    assert backlog.put(entry(Lane.TELEMETRY), 0.0) is not None
+    assert backlog.put(first, 0.0)
+    assert backlog.put(entry(Lane.TELEMETRY), 0.0)
 
-    assert backlog.put(entry(Lane.TELEMETRY), 0.0) is None
+    assert not backlog.put(entry(Lane.TELEMETRY), 0.0)
     assert backlog.shed == 1
     assert len(list(drain(backlog, kept=False))) == 2
-    assert backlog.put(entry(Lane.TELEMETRY), 0.0) is None, "sent is not acknowledged"
+    assert not backlog.put(entry(Lane.TELEMETRY), 0.0), "sent is not acknowledged"
     backlog.done(first)
-    assert backlog.put(entry(Lane.TELEMETRY), 0.0) is not None
+    assert backlog.put(entry(Lane.TELEMETRY), 0.0)
     assert backlog.shed == 2
 
 
 def test_a_full_queue_of_telemetry_stops_no_fact_and_a_full_queue_of_facts_no_emergency():
     backlog = Backlog(kept_limit=1, sheddable_limit=1)
     for lane in (Lane.TELEMETRY, Lane.FACTS):
-        assert backlog.put(entry(lane), 0.0) is not None
+        assert backlog.put(entry(lane), 0.0)
 
     for _ in range(100):
-        assert backlog.put(entry(Lane.EMERGENCY), 0.0) is not None
+        assert backlog.put(entry(Lane.EMERGENCY), 0.0)
     assert backlog.shed == 0
 
 
@@ -105,11 +105,12 @@ def test_given_up_telemetry_is_no_failure():
 
 def test_only_a_sleeping_sender_is_woken_and_only_once():
     backlog = Backlog()
+    assert not backlog.rouse(kept=True), "it has not found the queue empty yet"
     assert backlog.take(kept=True) is None
 
-    assert backlog.put(entry(Lane.FACTS), 0.0) is True
-    assert backlog.put(entry(Lane.EMERGENCY), 0.0) is False
-    assert backlog.put(entry(Lane.TELEMETRY), 0.0) is False, "its own sender does not sleep"
+    assert not backlog.rouse(kept=False), "the other sender does not sleep"
+    assert backlog.rouse(kept=True)
+    assert not backlog.rouse(kept=True)
 
 
 def test_the_depth_counts_what_is_not_acknowledged_and_remembers_its_maximum():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import os
 import stat
 
 import pytest
@@ -55,7 +54,7 @@ def test_processes_that_start_at_once_agree_on_one_key():
         key_ids = list(pool.map(_load_in_a_process, [barrier] * 4))
 
     assert len(set(key_ids)) == 1
-    assert os.listdir(key_file().parent) == [key_file().name]
+    assert list(key_file().parent.iterdir()) == [key_file()]
 
 
 @pytest.mark.parametrize("brokers", ["redpanda:9092", "10.0.0.5:9092", "127.0.0.1:9092,kafka.example:9092"])
@@ -124,7 +123,7 @@ def test_a_key_file_that_others_can_read_is_refused_with_the_way_out():
     load_key_ring(Settings.load(), EMBEDDED)
     key_file().chmod(0o644)
 
-    with pytest.raises(InvalidInput, match="mode 0644.*chmod 600"):
+    with pytest.raises(InvalidInput, match=r"mode 0644.*chmod 600"):
         load_key_ring(Settings.load(), EMBEDDED)
 
 

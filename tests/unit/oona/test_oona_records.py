@@ -75,7 +75,7 @@ def test_the_same_event_always_has_the_same_bytes_whatever_order_its_maps_were_f
 def test_an_event_above_the_limit_is_refused_before_it_is_sent():
     body = event_pb2.DecisionMade(observation=bytes(256 * 1024))
 
-    with pytest.raises(ContractViolation, match="decision_made .* put its large part into the object store"):
+    with pytest.raises(ContractViolation, match=r"decision_made .* put its large part into the object store"):
         outgoing(event(body))
 
 
