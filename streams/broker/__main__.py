@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -40,6 +41,7 @@ def main() -> int:
     try:
         sock = listening_socket(options.port) if options.fd is None else socket.socket(fileno=options.fd)
         _die_with_parent()
+        _allow_open_files()
         asyncio.run(_serve(options.data_dir / "log", sock))
     except (EsperError, OSError, sqlite3.Error) as error:
         print(f"esper broker: {error}", file=sys.stderr)  # noqa: T201 - a process talks to its starter
@@ -50,6 +52,12 @@ def main() -> int:
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _allow_open_files() -> None:
+    """Takes all the descriptors that the system grants: two per partition and one per client are needed."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(folder: Path, sock: socket.socket) -> None:

@@ -80,12 +80,12 @@ def intact(data: Buffer, position: int, batch: Batch) -> bool:
 def walk(data: bytes, position: int, offset: int) -> int:
     """The position in `data` of the batch that holds `offset` or, if none does, of the first after it.
 
-    `position` must be where a batch begins. Answers `len(data)` or less than a header before it when there is none.
+    `position` must be where a batch begins. Stops at bytes that are no batch, and at the end of `data`.
     """
     limit = len(data) - _WALK.size
     while position <= limit:
         base, length, delta = _WALK.unpack_from(data, position)
-        if base + delta >= offset:
+        if base + delta >= offset or length < HEADER_BYTES - PREFIX_BYTES:
             break
         position += PREFIX_BYTES + length
     return position

@@ -74,7 +74,7 @@ class Core:
     _complained: float = float("-inf")
 
     def group(self, group_id: str) -> Group:
-        """The group, made on first use.
+        """The group; one that nobody has joined yet is made afresh and kept by `join` alone.
 
         Raises:
             Refused: the id is empty or too long.
@@ -84,7 +84,7 @@ class Core:
         group = self.groups.get(group_id)
         if group is None:
             generation = self.store.registry.generation(group_id)
-            group = self.groups[group_id] = Group(group_id, generation, self._save_generation)
+            group = Group(group_id, generation, self._save_generation)
         return group
 
     def _save_generation(self, group_id: str, generation: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kio.schema.errors import ErrorCode
 
 
-class Refused(Exception):  # noqa: N818 - reads as what happened: `raise Refused(code, why)`
+class Refused(Exception):
     """A request, or one part of it, is answered with `code`; nothing was changed."""
 
     def __init__(self, code: ErrorCode, why: str) -> None:
@@ -14,5 +14,5 @@ class Refused(Exception):  # noqa: N818 - reads as what happened: `raise Refused
         self.why = why
 
 
-class Malformed(Exception):  # noqa: N818 - as above
+class Malformed(Exception):
     """Bytes that are no request of an advertised version: the connection that sent them is closed."""

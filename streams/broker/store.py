@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,8 @@ from streams.broker.partition import Partition, PartitionState
 from streams.broker.registry import Registry, TopicRow
 
 _LOG: Final = logging.getLogger(__name__)
+MAX_PARTITIONS: Final = 2_000
+"""Of all topics together; each has two files open."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -60,10 +63,12 @@ class Store:
             for path in (folder, self._topics_folder, self._deleted):
                 path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder / "lock")
+            self._machine_died = self._note_start()
+            self.registry = Registry(folder / "meta.db")
         except OSError as error:
             raise LogUnavailable(f"{folder}: {error.strerror}: choose a folder that can be written") from error
-        self._machine_died = self._note_start()
-        self.registry = Registry(folder / "meta.db")
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"{folder / 'meta.db'}: {error}: restore it or move the folder away") from error
         self._empty_deleted()
         self.topics = {row.name: self._open(row) for row in self.registry.topics() if self._exists(row)}
 
@@ -118,14 +123,24 @@ class Store:
         """Creates a topic, or adds the partitions that `row` has more.
 
         Raises:
+            Refused: there would be too many partitions.
             OSError, sqlite3.Error: the disk refuses; the topic is as it was.
         """
         opened = self.topics.get(row.name)
         first = len(opened.partitions) if opened else 0
-        added = [self._open_partition(row.name, number) for number in range(first, row.partitions)]
-        for folder in (self._topics_folder / row.name, self._topics_folder):
-            _sync_folder(folder)
-        self.registry.put_topic(row)
+        if sum(len(topic.partitions) for topic in self.topics.values()) + row.partitions - first > MAX_PARTITIONS:
+            why = f"{row.name}: more than {MAX_PARTITIONS} partitions in all: delete topics that are not needed"
+            raise Refused(ErrorCode.invalid_partitions, why)
+        added: list[Partition] = []
+        try:
+            added += (self._open_partition(row.name, number) for number in range(first, row.partitions))
+            for folder in (self._topics_folder / row.name, self._topics_folder):
+                _sync_folder(folder)
+            self.registry.put_topic(row)
+        except (OSError, sqlite3.Error):
+            for partition in added:
+                partition.close()
+            raise
         self.topics[row.name] = Topic(row, parsed(row.configs), [*(opened.partitions if opened else ()), *added])
 
     def delete(self, name: str) -> None:

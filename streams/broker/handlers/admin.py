@@ -15,9 +15,8 @@ from streams.broker.configs import DEFAULTS, parsed
 from streams.broker.core import NODE_ID, Caller, Core
 from streams.broker.errors import Refused
 from streams.broker.registry import TopicRow
+from streams.broker.store import MAX_PARTITIONS
 
-MAX_PARTITIONS: Final = 1_000
-"""Of one topic; each has an open file."""
 _NAME: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _TOPIC: Final = 2
 _BROKER: Final = 4

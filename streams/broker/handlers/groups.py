@@ -31,7 +31,8 @@ async def join(core: Core, caller: Caller, request: Any) -> Fields:
         id_required=caller.version >= _ID_FIRST_SINCE,
     )
     try:
-        joined = await core.group(request.group_id).join(asks)
+        group = core.group(request.group_id)
+        joined = await core.groups.setdefault(group.id, group).join(asks)
     except Refused as refused:
         member_id = refused.member_id if isinstance(refused, MemberIdRequired) else request.member_id
         none = {"generation_id": -1, "protocol_name": "", "leader": "", "members": ()}

@@ -1,0 +1,239 @@
+"""A partition keeps what it was given, through restarts, torn writes and damaged bytes."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from streams.broker.batch import header
+from streams.broker.errors import Refused
+from streams.broker.tail import RESERVE
+
+
+def fill(log, count, size=300):
+    """`count` batches of one record, numbered."""
+    for number in range(count):
+        log.append(b"%06d" % number + b"x" * size)
+
+
+def flip(path, position):
+    """Changes one byte, as a bad disk does."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_records_come_back_in_order_from_every_offset(log):
+    """Across segment borders, too."""
+    fill(log, 60)
+    assert len(log.segments()) > 3
+    for offset in range(60):
+        assert (offset, b"%06d" % offset + b"x" * 300) in log.read(offset)
+    assert [offset for offset, _ in log.read_all()] == list(range(60))
+
+
+def test_a_fetch_brings_at_least_one_batch_and_else_at_most_what_was_asked(log):
+    for _ in range(4):
+        log.append(*[b"y" * 100] * 5)
+    one = len(log.partition.read(0, 1))
+    assert one > 500
+    assert len(log.partition.read(0, one + 10)) <= one + 10 or len(log.segments()) == 1
+    assert log.partition.read(20, 1) == b""
+
+
+def test_offsets_outside_are_refused(log):
+    fill(log, 3)
+    for offset in (-1, 4, 1000):
+        with pytest.raises(Refused) as refused:
+            log.partition.read(offset, 100)
+        assert refused.value.code is ErrorCode.offset_out_of_range
+
+
+def test_a_process_crash_loses_nothing_and_gives_no_offset_twice(log):
+    fill(log, 40)
+    log.crash()
+    assert [offset for offset, _ in log.read_all()] == list(range(40))
+    assert log.append(b"after") == 40
+
+
+@pytest.mark.parametrize("cut", [1, 30, 61, 200])
+def test_an_unfinished_batch_is_cut_off_and_its_offset_not_given_again(log, cut):
+    """The process died inside a write, or the machine kept only a part of it."""
+    fill(log, 5)
+
+    def tear(folder):
+        path = sorted(folder.glob("*.log"))[-1]
+        os.truncate(path, path.stat().st_size - cut)
+
+    log.crash(damage=tear)
+    assert [offset for offset, _ in log.read_all()] == [0, 1, 2, 3]
+    assert log.partition.end == 4
+    assert log.append(b"after") == 5
+    assert [offset for offset, _ in log.read_all()] == [0, 1, 2, 3, 5]
+
+
+def test_whole_batches_lost_at_the_end_are_not_given_again(log):
+    """A tail that ends cleanly but too early: only the tail mark knows."""
+    fill(log, 5)
+    size = log.segments()[-1].stat().st_size
+
+    log.crash(damage=lambda _: os.truncate(log.segments()[-1], size // 5 * 3))
+    assert log.partition.end == 3
+    assert log.append(b"after") == 5
+
+
+def test_after_the_machine_died_offsets_go_on_beyond_the_reservation(log):
+    """Half a second of records may be gone that readers have seen: none of their offsets may come back."""
+    fill(log, 5)
+    mark = log.folder / "tail"
+    stale = bytearray(mark.read_bytes())
+
+    def lose(_):
+        os.truncate(log.segments()[-1], 0)
+        mark.write_bytes(stale)
+
+    log.crash(machine_died=True, damage=lose)
+    assert log.partition.end == 0
+    assert log.append(b"after") >= RESERVE
+    assert len(log.read_all()) == 1
+
+
+def test_a_damaged_tail_mark_gives_no_offset_twice(log):
+    fill(log, 5)
+    log.crash(damage=lambda folder: (folder / "tail").write_bytes(b"garbage"))
+    assert log.append(b"after") > 5
+    assert len(log.read_all()) == 6
+
+
+def test_a_reader_ahead_of_the_lost_tail_simply_waits(log):
+    """Its position is legal, and the next record reaches it."""
+    fill(log, 5)
+    log.crash(damage=lambda _: os.truncate(log.segments()[-1], 0))
+    assert log.partition.end == 0
+    assert log.partition.read(5, 100) == b""
+    log.append(b"after")
+    assert log.read(5) == [(5, b"after")]
+
+
+def test_a_closed_segment_is_not_read_at_the_start(log):
+    """Its index comes from the sidecar: garbage of the same size inside the segment goes unnoticed until read."""
+    fill(log, 40)
+    first = log.segments()[0]
+    log.crash(damage=lambda _: first.write_bytes(b"\xff" * first.stat().st_size))
+    assert log.partition.damaged == []
+    assert log.partition.end == 40
+
+
+def test_a_damaged_closed_segment_is_named_and_the_rest_is_readable(log, caplog):
+    """A flipped byte in the second of many segments."""
+    fill(log, 60)
+    second, third = log.segments()[1:3]
+    first_offset, next_segment = int(second.stem), int(third.stem)
+    log.crash(damage=lambda _: flip(second, 100))
+    damaged = log.partition.read(first_offset, 10**6)
+    assert header(damaged).base_offset == first_offset
+    with pytest.raises(AssertionError, match="client would refuse"):
+        log.read(first_offset)
+    assert log.read(first_offset + 1)[0][0] == first_offset + 1
+    assert log.read(next_segment)[0][0] == next_segment
+    assert log.read(first_offset - 1)[0][0] <= first_offset - 1
+    assert log.partition.damaged == [str(second)]
+    assert str(second) in caplog.text
+    assert f"offsets {first_offset} to {first_offset} are lost" in caplog.text
+
+
+def test_a_shortened_closed_segment_is_named_and_the_rest_is_readable(log, caplog):
+    fill(log, 60)
+    second, third = log.segments()[1:3]
+    log.crash(damage=lambda _: os.truncate(second, 1000))
+    assert str(second) in caplog.text
+    assert log.read(int(second.stem))[0][0] == int(second.stem)
+    with pytest.raises(AssertionError, match="client would refuse"):
+        log.read(int(third.stem) - 1)
+    assert log.read(int(third.stem))[0][0] == int(third.stem)
+
+
+def test_damage_inside_the_active_segment_costs_only_the_damaged_batch(log, caplog):
+    """What follows is intact and acknowledged: cutting it off would lose it."""
+    fill(log, 5)
+    size = log.segments()[-1].stat().st_size // 5
+    log.crash(damage=lambda _: flip(log.segments()[-1], size * 2 + 10))  # in the length of batch 2
+    assert "offsets 2 to 2 are lost" in caplog.text
+    assert [offset for offset, _ in log.read(0)] == [0, 1]
+    assert [offset for offset, _ in log.read(3)] == [3, 4]
+    assert log.append(b"after") == 5
+
+
+@pytest.mark.parametrize("harm", ["missing", "garbled", "empty"])
+def test_a_sidecar_is_made_again(log, harm):
+    fill(log, 60)
+
+    def spoil(folder):
+        for sidecar in folder.glob("*.index"):
+            if harm == "missing":
+                sidecar.unlink()
+            elif harm == "garbled":
+                flip(sidecar, sidecar.stat().st_size // 2)
+            else:
+                sidecar.write_bytes(b"")
+
+    before = sorted(path.name for path in log.folder.glob("*.index"))
+    log.crash(damage=spoil)
+    assert [offset for offset, _ in log.read_all()] == list(range(60))
+    assert sorted(path.name for path in log.folder.glob("*.index")) == before
+
+
+def test_a_producer_is_known_across_segments_and_restarts(log):
+    """A batch sent again is answered with its old offset, from the sidecar's snapshot and from the scan."""
+    for sequence in range(40):
+        log.append(b"z" * 400, producer=(7, 0, sequence))
+    assert len(log.segments()) > 2
+    log.crash()
+    for sequence in range(35, 40):
+        assert log.append(b"z" * 400, producer=(7, 0, sequence)) == sequence
+    assert log.partition.end == 40
+    assert log.append(b"new", producer=(7, 0, 40)) == 40
+
+
+def test_deleting_drops_whole_segments_and_survives(log):
+    fill(log, 60)
+    bases = [int(path.stem) for path in log.segments()]
+    log.partition.delete_before(bases[2] + 1)
+    assert [int(path.stem) for path in log.segments()] == bases[2:]
+    assert log.partition.start == bases[2] + 1
+    with pytest.raises(Refused):
+        log.partition.read(bases[2], 100)
+    log.partition.delete_before(60)
+    assert log.partition.size == 0
+    log.crash()
+    assert (log.partition.start, log.partition.end, log.append(b"after")) == (60, 60, 60)
+
+
+def test_a_full_disk_refuses_and_leaves_the_log_as_it_was(log, monkeypatch):
+    """The write stops half way, as it does when the last block is taken."""
+    fill(log, 3)
+    before = log.segments()[-1].read_bytes()
+    real = os.pwritev
+
+    def half(fd, buffers, offset):
+        data = b"".join(bytes(each) for each in buffers)
+        return real(fd, [data[: len(data) // 2]], offset)
+
+    with monkeypatch.context() as patched, pytest.raises(Refused, match="No space left") as refused:
+        patched.setattr(os, "pwritev", half)
+        log.append(b"too much")
+    assert refused.value.code is ErrorCode.kafka_storage_error
+    assert log.segments()[-1].read_bytes() == before
+    assert log.append(b"room again") == 3
+    log.crash()
+    assert [offset for offset, _ in log.read_all()] == [0, 1, 2, 3]
+
+
+def test_segments_follow_each_other_without_gaps(log):
+    fill(log, 60)
+    log.crash()
+    for (_, before), (base, _) in pairwise((seg.base_offset, seg.index.next_offset) for seg in log.partition._segments):
+        assert before == base
