@@ -112,6 +112,14 @@ def test_every_file_that_compose_mounts_is_there_and_every_port_is_local():
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
+def test_the_log_of_compose_is_durable():
+    """Redpanda's dev-container mode skips fsync and creates topics by itself, with other settings than ours."""
+    command = load("compose.yaml")["services"]["redpanda"]["command"]
+
+    assert command[:2] == ["redpanda", "start"]
+    assert [flag for flag in command if "dev-container" in flag or "fsync" in flag] == []
+
+
 def test_compose_refuses_to_start_without_a_key():
     assert load("compose.yaml")["services"]["esper"]["environment"]["ESPER_KEY"].startswith("${ESPER_KEY:?")
 
