@@ -1,7 +1,7 @@
 """What tests and experiments run a trainer on: a log in memory with Tamiyo in process, a standing clock, and builders.
 
-Nothing here is a mock: `MemoryLog` implements `Log` and answers with the same pure function as the decider does. Free of
-torch.
+Nothing here is a mock: `MemoryLog` implements `Log` and answers with the same pure function as the decider does. Free
+of torch.
 """
 
 from __future__ import annotations

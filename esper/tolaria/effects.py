@@ -36,7 +36,10 @@ _PRIORITY = {
 
 
 def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:
-    """Publish bodies in order; each answers `chain`, or the chain of the seed that it is about."""
+    """Publish bodies in order; each answers `chain`, or the chain of the seed that it is about.
+
+    A breaker that opens puts the run into conservative mode, any other change of it takes the run out again.
+    """
     for message in messages:
         link = chain or run.chains.get(getattr(message, "seed_id", ""))
         run.recorder.publish(
@@ -45,6 +48,9 @@ def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -
             correlation_id=link.packet_id if link else b"",
             priority=priority_of(message),
         )
+        if isinstance(message, BreakerChanged):
+            opened = message.to_state == CIRCUIT_BREAKER_STATE_OPEN
+            publish(run, run.mode.enter(message.breaker) if opened else run.mode.clear(message.breaker), chain)
 
 
 def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = None) -> None:
@@ -63,19 +69,12 @@ def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = Non
     run.log.flush()
 
 
-def change_breaker(run: Run, changes: Iterable[BreakerChanged]) -> None:
-    """Publish what a breaker did; an open one puts the run into conservative mode, any other takes it out."""
-    for change in changes:
-        opened = change.to_state == CIRCUIT_BREAKER_STATE_OPEN
-        publish(run, [change, *(run.mode.enter(change.breaker) if opened else run.mode.clear(change.breaker))])
-
-
 def set_rates(run: Run) -> None:
     """Give the optimiser the rates of the coming step; a rate that was written from outside is in the log first."""
     undone, changes = run.rates.begin_step(run.optimizer.groups, run.recorder.step)
     if undone:
         publish(run, undone)
-        change_breaker(run, changes)
+        publish(run, changes)
         run.log.flush()
 
 

@@ -11,7 +11,7 @@ from contracts.leyline.v1.event_pb2 import DecisionTimedOut, SiteEvidence
 from esper.kasmina.probe import Loss
 from esper.leyline.envelope import Event, parse
 from esper.tolaria.commands import apply_command
-from esper.tolaria.effects import change_breaker, drain, publish, take_effect
+from esper.tolaria.effects import drain, publish, take_effect
 from esper.tolaria.evaluation import Evaluation, evaluate
 from esper.tolaria.packet import Trained, epoch_packet
 from esper.tolaria.ports import Answer
@@ -74,6 +74,7 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
 def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:
     """The epoch hook: publish the packet, wait for the decision, apply its command; the log has it all afterwards."""
     started = run.clock.monotonic()
+    publish(run, run.decider_breaker.poll())
     packet_id = run.recorder.new_id()
     body = epoch_packet(run, packet_id, trained, evaluation, evidence)
     packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
@@ -86,11 +87,8 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
 
 def _await_answer(run: Run, packet: Event) -> Answer | None:
     """Tamiyo's answer; None for the policy that decides nothing, while its breaker is open, and after the timeout."""
-    if run.config.policy == "none":
-        return None
     breaker = run.decider_breaker
-    change_breaker(run, breaker.poll())
-    if not breaker.allows:
+    if run.config.policy == "none" or not breaker.allows:
         return None
     started = run.clock.monotonic()
     timeout_s = run.config.decision_timeout_s
@@ -103,14 +101,14 @@ def _await_answer(run: Run, packet: Event) -> Answer | None:
             causation_id=packet.event_id,
             correlation_id=packet.event_id,
         )
-        change_breaker(run, breaker.failed(f"no decision within {timeout_s} s"))
+        publish(run, breaker.failed(f"no decision within {timeout_s} s"))
     else:
-        change_breaker(run, breaker.succeeded())
+        publish(run, breaker.succeeded())
     return answer
 
 
 def _look_at_breakers(run: Run) -> None:
     """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback."""
-    change_breaker(run, run.rates.breaker.succeeded())
+    publish(run, run.rates.breaker.succeeded())
     run.failures_in_a_row = 0
     publish(run, run.mode.clear(CAUTION))

@@ -20,7 +20,7 @@ from esper.tolaria.run import Run
 LEVELS: Final = ("fast", "full")
 
 
-class Halt(Exception):  # noqa: N818 (an end that the loop foresees, not an error)
+class Halt(Exception):
     """The run failed too often in a row; its last good state is back in place."""
 
 

@@ -42,8 +42,8 @@ def make_task(**changes: object) -> Task:
 class Faulty:
     """The cross-entropy, except that the training steps named in `faults` get what it says; probes never do.
 
-    Steps are counted by calls with gradient, so the repetition of one after a rollback is another call, and a fault that
-    is listed once strikes once. The very first call is the trainer's measurement of FLOPs.
+    Steps are counted by calls with gradient, so the repetition of one after a rollback is another call, and a fault
+    that is listed once strikes once. The very first call is the trainer's measurement of FLOPs.
     """
 
     def __init__(self, faults: dict[int, float]) -> None:

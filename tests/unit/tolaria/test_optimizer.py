@@ -125,7 +125,9 @@ def test_restored_state_goes_on_bit_for_bit(kind: str) -> None:
     for _ in range(3):
         learn(optimizer, host, seed)
         learn(other, host_twin, seed_twin)
-    pairs = zip([*host.parameters(), *seed.parameters()], [*host_twin.parameters(), *seed_twin.parameters()], strict=True)
+    pairs = zip(
+        [*host.parameters(), *seed.parameters()], [*host_twin.parameters(), *seed_twin.parameters()], strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 

@@ -12,10 +12,10 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.errors import CorruptState
 from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
+from esper.tolaria.config import RunConfig
 from esper.tolaria.recovery import keep, roll_back, save_checkpoint
 from esper.tolaria.run import make_run
 from esper.tolaria.run_state import capture
-from esper.tolaria.config import RunConfig
 from esper.tolaria.start import publish_start
 from esper.tolaria.state_tree import digest
 
@@ -102,7 +102,7 @@ def test_a_corrupt_checkpoint_is_passed_over_for_the_one_before(bench, tiny_task
 def test_with_nothing_left_to_restore_it_says_so(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task())
     bench.objects.delete(run.checkpoints[0].ref)
-    with pytest.raises(CorruptState, match="no checkpoint of run run can be restored: object sha256:.* is not in"):
+    with pytest.raises(CorruptState, match=r"no checkpoint of run run can be restored: object sha256:.* is not in"):
         roll_back(run, "test", "full")
 
 
@@ -189,7 +189,7 @@ def germinate(bench, seed_id: str) -> None:
 def test_a_rollback_takes_seeds_back_with_the_network(
     bench, second_bench, tiny_task, level: str, undone_after: int
 ) -> None:
-    """R-TOL-23: a seed of the lost stretch is gone, an older one is as it was, in TRAINING or BLENDING, rates and all."""
+    """R-TOL-23: a seed of the lost stretch is gone, an older one is as it was, in TRAINING or BLENDING."""
 
     def script(each, *, disturbed: bool):
         calls = iter(range(1000))

@@ -95,7 +95,7 @@ def test_a_changed_byte_is_corrupt_and_a_missing_object_is_named(tmp_path: Path)
 @pytest.mark.parametrize("content", [b"no json", b"{}", b'{"format": 99}', b"[]"])
 def test_an_object_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     objects = ObjectStore(tmp_path)
-    with pytest.raises(CorruptState, match="no checkpoint|format 99"):
+    with pytest.raises(CorruptState, match=r"no checkpoint|format 99"):
         checkpoint.load(objects, objects.put(content))
 
 

@@ -1,4 +1,4 @@
-"""Tasks: their sets are disjoint and reproducible, their hosts have the sizes that were measured, errors say the way out."""
+"""Tasks: disjoint, reproducible sets, hosts of the sizes that were measured, and errors that say the way out."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_errors_in_ones_own_file_are_one_line(tmp_path: Path, function: str, mes
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(InvalidInput, match="nowhere.py is no file"):
+    with pytest.raises(InvalidInput, match=r"nowhere.py is no file"):
         load_task("nowhere.py:task")
 
 

@@ -130,7 +130,10 @@ def test_the_first_fact_says_everything_about_the_run(bench, tiny_task) -> None:
     assert len(set(started.seeds.values())) == len(STREAMS)
     assert (started.control_of, started.lifecycle, started.policy) == ("grown", "full", "none")
     assert (started.train_samples, started.probe_samples, started.test_samples) == (64, 48, 48)
-    assert [(site.site, site.seed_id, list(site.shape)) for site in started.sites] == [("1", "s1", [6]), ("4", "s2", [6])]
+    assert [(site.site, site.seed_id, list(site.shape)) for site in started.sites] == [
+        ("1", "s1", [6]),
+        ("4", "s2", [6]),
+    ]
     torch.manual_seed(stream_seeds(9)["init"])
     assert started.weights_digest == digest(flatten(tiny_task().make_host().state_dict())).root
     # Forward and backward of the three linear layers; the first needs no gradient of its input.
@@ -280,7 +283,9 @@ def test_steps_are_sampled_as_often_as_asked(bench, tiny_task) -> None:
 
 
 def test_microbatches_train_the_same_network_to_rounding(bench, second_bench, tiny_task) -> None:
-    task = tiny_task(make_host=lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), sites=(Site("1", "vector"),))
+    task = tiny_task(
+        make_host=lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), sites=(Site("1", "vector"),)
+    )
     results = [bench.run(task), second_bench.run(task, microbatches=4)]
     assert results[0].test_loss == pytest.approx(results[1].test_loss, rel=1e-4)
     assert bench.digests() != second_bench.digests()
