@@ -1,25 +1,28 @@
 -- The stage of every seed at the end of every epoch of the surviving timeline, by the fold.
-WITH epoch_facts AS (
+WITH once AS (
     SELECT DISTINCT ON (fact.run_id, fact.incarnation, fact.sequence)
         fact.run_id, fact.log_offset, fact.sequence, fact.epoch, fact.global_step
     FROM log.epoch_completed AS fact
     JOIN fold_claims AS claim
         ON claim.run_id = fact.run_id AND claim.incarnation = fact.incarnation
         AND fact.log_offset BETWEEN claim.from_offset AND claim.until_offset
-    LEFT JOIN fold_problems AS problem ON problem.run_id = fact.run_id
-    WHERE fact.log_offset < coalesce(problem.log_offset, 9223372036854775807)
+    ORDER BY fact.log_offset
+), surviving AS (
+    SELECT once.*
+    FROM once
+    LEFT JOIN fold_problems AS problem ON problem.run_id = once.run_id
+    WHERE once.log_offset < coalesce(problem.log_offset, 9223372036854775807)
         AND NOT EXISTS (
             FROM fold_jumps AS jump
-            WHERE jump.run_id = fact.run_id AND jump.log_offset > fact.log_offset
-                AND jump.to_sequence < fact.sequence
+            WHERE jump.run_id = once.run_id AND jump.log_offset > once.log_offset
+                AND jump.to_sequence < once.sequence
                 AND jump.log_offset < coalesce(problem.log_offset, 9223372036854775807)
         )
-    ORDER BY fact.log_offset
 )
-SELECT epoch_facts.run_id, epoch_facts.sequence, epoch, global_step AS step, seed.seed_id,
+SELECT surviving.run_id, surviving.sequence, epoch, global_step AS step, seed.seed_id,
     coalesce(change.stage, 1) AS stage
-FROM epoch_facts
-JOIN fold_seeds AS seed ON seed.run_id = epoch_facts.run_id
+FROM surviving
+JOIN fold_seeds AS seed ON seed.run_id = surviving.run_id
 ASOF LEFT JOIN fold_changes AS change
-    ON change.run_id = epoch_facts.run_id AND change.seed_id = seed.seed_id
-    AND change.log_offset <= epoch_facts.log_offset;
+    ON change.run_id = surviving.run_id AND change.seed_id = seed.seed_id
+    AND change.log_offset <= surviving.log_offset;

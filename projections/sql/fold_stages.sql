@@ -1,7 +1,7 @@
 -- The stage of every seed now, by the fold; `cause_offset` is the transition that put it there, null before the first.
 WITH ends AS (
-    SELECT change.run_id, seed_id, max_by(stage, change.log_offset) AS stage,
-        max_by(cause_offset, change.log_offset) AS cause_offset
+    SELECT change.run_id, seed_id, arg_max_null(stage, change.log_offset) AS stage,
+        arg_max_null(cause_offset, change.log_offset) AS cause_offset
     FROM fold_changes AS change
     LEFT JOIN fold_problems AS problem ON problem.run_id = change.run_id
     WHERE change.log_offset < coalesce(problem.log_offset, 9223372036854775807)

@@ -1,0 +1,190 @@
+"""Made-up histories for tests and benchmarks: events as trainers would write them, right and wrong, as records of a log.
+
+`Trainers` plays what can happen to a run: several incarnations that write at once, claims that race, rollbacks, facts that
+arrive twice, go missing or make no sense. It knows nothing of any fold, so both folds can be tested against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from contracts.leyline.v1 import event_pb2 as pb
+from contracts.leyline.v1 import leyline_pb2
+from contracts.topics import BY_BODY, PARTITIONS
+from esper.kasmina.lifecycle import DORMANT, STAGES, Stage, targets
+from esper.leyline import ids
+from esper.leyline.envelope import Event, body_name, new_event
+from projections.records import StoredRecord
+
+SEEDS: Final = ("s1", "s2", "s3")
+RECORDED_AT_NS: Final = 1_760_000_000_000_000_000
+
+
+@dataclass(slots=True)
+class Trainer:
+    """One process that believes to own the run: what it would write next."""
+
+    incarnation: int
+    sequence: int = 0
+    timeline: int = 1
+    step: int = 0
+    epoch: int = 0
+    stages: dict[str, Stage] = field(default_factory=lambda: dict.fromkeys(SEEDS, DORMANT))
+    lives: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
+    past: list[tuple[int, int, int, dict[str, Stage]]] = field(default_factory=list)
+
+    def copy(self, incarnation: int, upto: int) -> Trainer:
+        """A trainer that takes over after the fact at place `upto` of this one's past."""
+        past = self.past[: upto + 1]
+        sequence, step, epoch, stages = past[-1]
+        return Trainer(incarnation, sequence, self.timeline, step, epoch, dict(stages), dict(self.lives), list(past))
+
+
+class Trainers:
+    """The trainers of one run and everything that they wrote, in the order of the log."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.events: list[Event] = []
+        self.trainers = [Trainer(incarnation=1)]
+        sites = [pb.SiteDescription(site=f"layers.{place}", seed_id=seed) for place, seed in enumerate(SEEDS)]
+        self.publish(self.trainers[0], pb.RunStarted(task="spirals", policy="random", sites=sites, params_host=1_000))
+
+    def publish(self, trainer: Trainer, body: Any, *, skip: int = 0) -> Event:
+        """Append a fact of `trainer` and remember where it stands; `skip` leaves sequences out (or repeats them)."""
+        trainer.sequence += 1 + skip
+        event = new_event(
+            body,
+            event_id=ids.derived_id(self.run_id.encode(), "trainers", len(self.events)),
+            run_id=self.run_id,
+            producer="trainer",
+            recorded_at_ns=RECORDED_AT_NS + len(self.events) * 1_000_000,
+            sequence=trainer.sequence,
+            incarnation=trainer.incarnation,
+            timeline=trainer.timeline,
+            global_step=trainer.step,
+            epoch=trainer.epoch,
+        )
+        self.events.append(event)
+        trainer.past.append((trainer.sequence, trainer.step, trainer.epoch, dict(trainer.stages)))
+        return event
+
+    def train(self, who: int, steps: int = 5) -> None:
+        """A trainer takes steps and notes a new learning rate."""
+        trainer = self._trainer(who)
+        trainer.step += steps
+        self.publish(trainer, pb.LearningRateChanged(group="host", old_lr=0.1, new_lr=0.1 / trainer.step))
+
+    def move(self, who: int, seed: int, choice: int) -> None:
+        """A trainer moves a seed by one of the moves that it believes to be legal."""
+        trainer = self._trainer(who)
+        seed_id = SEEDS[seed % len(SEEDS)]
+        stage = trainer.stages[seed_id]
+        ways = targets(stage)
+        if ways:
+            self._transition(trainer, seed_id, stage, ways[choice % len(ways)])
+
+    def force(self, who: int, seed: int, choice: int) -> None:
+        """A trainer moves a seed from any stage to any other, mostly illegally."""
+        source, target = STAGES[choice % len(STAGES)], STAGES[(choice // len(STAGES)) % len(STAGES)]
+        self._transition(self._trainer(who), (*SEEDS, "s9")[seed % (len(SEEDS) + 1)], source, target)
+
+    def complete_epoch(self, who: int) -> None:
+        """A trainer completes an epoch."""
+        trainer = self._trainer(who)
+        trainer.epoch += 1
+        trainer.step += 10
+        seeds = [pb.SeedObservation(seed_id=seed, stage=stage) for seed, stage in trainer.stages.items()]
+        state = leyline_pb2.SystemStatePacket(version=1, current_epoch=trainer.epoch, validation_loss=1 / trainer.epoch)
+        self.publish(trainer, pb.EpochCompleted(state=state, seeds=seeds, params=1_000))
+
+    def roll_back(self, who: int, back: int, *, astray: bool = False) -> None:
+        """A trainer goes back to an earlier fact of its past; `astray` names one that is not there."""
+        trainer = self._trainer(who)
+        place = max(len(trainer.past) - 1 - back % len(trainer.past), 0)
+        sequence, step, epoch, stages = trainer.past[place]
+        from_step, trainer.step, trainer.epoch = trainer.step, step, epoch
+        trainer.timeline += 1
+        trainer.stages = dict(stages)
+        del trainer.past[place + 1 :]
+        self.publish(
+            trainer,
+            pb.RolledBack(
+                level="fast",
+                from_step=from_step,
+                to_step=step,
+                to_epoch=epoch,
+                to_sequence=back if astray else sequence,
+                new_timeline=trainer.timeline,
+            ),
+        )
+
+    def resume(self, who: int, back: int, *, astray: bool = False) -> None:
+        """A new trainer takes the run over from some fact of another's past, which may still be writing."""
+        old = self._trainer(who)
+        upto = max(len(old.past) - 1 - back % max(len(old.past), 1), 0)
+        new = old.copy(old.incarnation + 1, upto)
+        self.trainers.append(new)
+        accepted = back if astray else new.sequence
+        self.publish(new, pb.RunResumed(accepted_sequence=accepted, from_step=new.step, reason="test"))
+
+    def finish(self, who: int) -> None:
+        """A trainer finishes the run."""
+        self.publish(self._trainer(who), pb.RunFinished(status="completed"))
+
+    def repeat(self, which: int) -> None:
+        """The log gets an event a second time, byte for byte."""
+        self.events.append(self.events[which % len(self.events)])
+
+    def lose(self, who: int) -> None:
+        """A sequence is left out."""
+        self.publish(self._trainer(who), pb.OptimizerChanged(change="reset"), skip=1)
+
+    def clash(self, who: int, back: int) -> None:
+        """A second fact with a sequence that was used."""
+        trainer = self._trainer(who)
+        sequence = trainer.sequence
+        self.publish(trainer, pb.OptimizerChanged(change="reset"), skip=-1 - back % max(sequence, 1))
+        trainer.sequence = sequence
+
+    def decide(self) -> None:
+        """An event of another topic, which no fold of facts may heed."""
+        decision = new_event(
+            pb.DecisionMade(actions=["nothing"], policy="random"),
+            event_id=ids.derived_id(self.run_id.encode(), "decide", len(self.events)),
+            run_id=self.run_id,
+            producer="tamiyo",
+            recorded_at_ns=RECORDED_AT_NS,
+        )
+        self.events.append(decision)
+
+    def _transition(self, trainer: Trainer, seed_id: str, source: Stage, target: Stage) -> None:
+        trainer.stages[seed_id] = target
+        body = pb.SeedTransitioned(seed_id=seed_id, from_stage=source, to_stage=target, reason="test", alpha=0.5)
+        self.publish(trainer, body)
+
+    def _trainer(self, who: int) -> Trainer:
+        return self.trainers[who % len(self.trainers)]
+
+
+@dataclass(slots=True)
+class LogOfRecords:
+    """Gives events their places: a partition per run, offsets that count up."""
+
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    headers: tuple[tuple[str, bytes | None], ...] = (("esper-key", b"test"), ("esper-signature", bytes(32)))
+
+    def place(self, events: Iterable[Event]) -> list[StoredRecord]:
+        """The events as records, in the order given."""
+        return [
+            self.place_one(event.run_id, BY_BODY[body_name(event)].name, event.SerializeToString()) for event in events
+        ]
+
+    def place_one(self, run_id: str, topic: str, value: bytes | None) -> StoredRecord:
+        """Any bytes as a record of `topic`."""
+        place = (topic, sum(run_id.encode()) % PARTITIONS)
+        offset = self.ends.get(place, 0)
+        self.ends[place] = offset + 1
+        return StoredRecord(*place, offset, RECORDED_AT_NS // 1_000_000 + offset, run_id.encode(), value, self.headers)

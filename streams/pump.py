@@ -1,0 +1,180 @@
+"""From the log into the archive: fetch, flush, commit, merge, until told to stop.
+
+One thread owns the archive and does one thing after the other (flush, swap, delete), so the loop never waits for a disk
+and no two changes of the manifest can meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
+from aiokafka.errors import KafkaError
+
+from projections.archive import Archive, Flushed
+from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
+from streams.metrics import Metrics
+
+FLUSH_S: Final = 0.2
+"""From a record's arrival to its flush: what is left of a second is for the disk, and for a reader to look."""
+FLUSH_RECORDS: Final = 20_000
+BUFFER_RECORDS: Final = 60_000
+"""With so many fetched and not yet flushed nothing more is fetched."""
+POLL_MS: Final = 50
+COMMIT_S: Final = 0.5
+COMPACT_S: Final = 5.0
+DELETE_S: Final = 30.0
+STALLED_S: Final = 10.0
+
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+
+class Pump:
+    """Moves records from a consumer to an archive until `stop` is set."""
+
+    def __init__(self, archive: Archive, consumer: AIOKafkaConsumer, metrics: Metrics, stop: asyncio.Event) -> None:
+        self._archive = archive
+        self._consumer = consumer
+        self._metrics = metrics
+        self._stop = stop
+        self._owner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="archive")
+        self._committed: dict[TopicPartition, int] = {}
+        self._committed_at = 0.0
+        self._waiting_since: float | None = None
+        self._damaged: set[str] = set()
+
+    async def run(self) -> None:
+        """Archive until stopped, then what was fetched already. Raises OSError where the archive cannot be written."""
+        keeping = asyncio.create_task(self._keep_house())
+        buffer: list[Any] = []
+        flush: asyncio.Task[None] | None = None
+        try:
+            while not self._stop.is_set():
+                if len(buffer) < BUFFER_RECORDS:
+                    fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=5_000)
+                    for records in fetched.values():
+                        buffer.extend(records)
+                elif flush is not None:
+                    await flush
+                flush = _unless_over(flush)
+                if buffer and self._waiting_since is None:
+                    self._waiting_since = time.monotonic()
+                if flush is None and self._due(len(buffer)):
+                    self._waiting_since = None
+                    flush, buffer = asyncio.create_task(self._flush(buffer)), []
+                if keeping.done():
+                    keeping.result()
+            if flush is not None:
+                await flush
+            await self._flush(buffer)
+            await self._commit(final=True)
+        finally:
+            keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeping
+            self._owner.shutdown(wait=True)
+
+    def trouble(self) -> str | None:
+        """One line where fetched records wait too long to be archived."""
+        since = self._waiting_since
+        waited_s = 0.0 if since is None else time.monotonic() - since
+        return None if waited_s < STALLED_S else f"records wait for the archive for {waited_s:.0f} s"
+
+    def _due(self, buffered: int) -> bool:
+        since = self._waiting_since
+        return since is not None and (buffered >= FLUSH_RECORDS or time.monotonic() - since >= FLUSH_S)
+
+    async def _flush(self, records: Sequence[Any]) -> None:
+        if not records:
+            return
+        started = time.monotonic()
+        done: Flushed = await self._own(lambda: self._archive.append(records))
+        self._metrics.count("esper_archive_records_total", done.rows)
+        if done.invalid:
+            self._metrics.count("esper_archive_invalid_total", done.invalid)
+            logger.warning("%d records are no valid event and were kept raw in the table invalid", done.invalid)
+        self._metrics.observe("esper_archive_flush_seconds", time.monotonic() - started)
+        self._metrics.set("esper_archive_files", len(self._archive.manifest.files))
+        await self._commit()
+
+    async def _commit(self, *, final: bool = False) -> None:
+        """Tell the log what it may delete. Losing this costs nothing: the manifest is the position that counts."""
+        if not final and time.monotonic() - self._committed_at < COMMIT_S:
+            return
+        self._committed_at = time.monotonic()
+        ends = {TopicPartition(*place): end for place, end in self._archive.manifest.next_offsets.items()}
+        changed = {place: end for place, end in ends.items() if self._committed.get(place) != end}
+        if not changed:
+            return
+        try:
+            async with asyncio.timeout(0.5 if final else 5.0):
+                await self._consumer.commit({place: OffsetAndMetadata(end, "") for place, end in changed.items()})
+        except (KafkaError, TimeoutError) as error:
+            logger.warning("the log does not take the archive's position: %r", error)
+        else:
+            self._committed = ends
+
+    async def _keep_house(self) -> None:
+        """Merge small files and delete replaced ones, for ever."""
+        deleted_at = 0.0
+        while True:
+            await asyncio.sleep(COMPACT_S)
+            jobs = plan(self._archive.manifest, self._damaged)
+            if jobs:
+                await self._compact([job_to_line(job) for job in jobs])
+            if time.monotonic() - deleted_at >= DELETE_S:
+                deleted_at = time.monotonic()
+                await self._own(lambda: self._archive.delete_retired(time.time()))
+
+    async def _compact(self, jobs: Sequence[str]) -> None:
+        """Have a child merge, and put its proposals into effect. A child that dies costs one attempt."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "projections.compaction",
+            str(self._archive.folder),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**24,
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write("".join(jobs).encode())
+            child.stdin.write_eof()
+            async for line in child.stdout:
+                await self._take(proposal_from_line(line.decode()))
+            if await child.wait():
+                logger.warning("the compactor ended with %d", child.returncode)
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+
+    async def _take(self, proposal: Proposal) -> None:
+        for name in proposal.damaged:
+            logger.warning("%s in %s is damaged: it stays as it is", name, self._archive.folder)
+            self._damaged.add(name)
+        merged = proposal.merged
+        if merged is not None:
+            await self._own(lambda: self._archive.swap(proposal.inputs, merged, time.time()))
+            self._metrics.count("esper_archive_merges_total")
+
+    async def _own(self, action: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._owner, action)
+
+
+def _unless_over(flush: asyncio.Task[None] | None) -> asyncio.Task[None] | None:
+    """None once a flush is over; raises what it raised."""
+    if flush is None or not flush.done():
+        return flush
+    flush.result()
+    return None
