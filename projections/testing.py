@@ -1,7 +1,7 @@
-"""Made-up histories for tests and benchmarks: events as trainers would write them, right and wrong, as records of a log.
+"""Made-up histories for tests and benchmarks: events as trainers write them, right and wrong, as records of a log.
 
-`Trainers` plays what can happen to a run: several incarnations that write at once, claims that race, rollbacks, facts that
-arrive twice, go missing or make no sense. It knows nothing of any fold, so both folds can be tested against it.
+`Trainers` plays what can happen to a run: several incarnations that write at once, claims that race, rollbacks, facts
+that arrive twice, go missing or make no sense. It knows nothing of any fold, so both folds can be tested against it.
 """
 
 from __future__ import annotations

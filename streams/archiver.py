@@ -104,8 +104,8 @@ async def connect(brokers: str, archive: Archive) -> AIOKafkaConsumer:
         if ends[place] < wanted:
             await consumer.stop()
             raise InvalidInput(
-                f"{archive.folder} holds {place.topic}/{place.partition} up to offset {wanted} and the log at {brokers} "
-                f"ends at {ends[place]}: it is another log, so give it another data folder"
+                f"{archive.folder} holds {place.topic}/{place.partition} up to offset {wanted} and the log at "
+                f"{brokers} ends at {ends[place]}: it is another log, so give it another data folder"
             )
         consumer.seek(place, wanted)
     return consumer

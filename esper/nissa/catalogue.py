@@ -92,7 +92,16 @@ NISSA: Final = (
 )
 """Of the worker, folded from events."""
 
-METRICS: Final = (*OONA, *TAMIYO, *NISSA)
+ARCHIVE: Final = (
+    Metric("esper_archive_records_total", "counter", "Records archived"),
+    Metric("esper_archive_invalid_total", "counter", "Records that are no valid event, kept raw with the reason"),
+    Metric("esper_archive_merges_total", "counter", "Merges of small files put into effect"),
+    Metric("esper_archive_files", "gauge", "Files that the manifest lists"),
+    Metric("esper_archive_flush_seconds", "histogram", "From flush begun to durable and readable", (), SLOW),
+)
+"""Of the archiver."""
+
+METRICS: Final = (*OONA, *TAMIYO, *NISSA, *ARCHIVE)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {
