@@ -203,6 +203,8 @@ class RunCommand:
     def _outcome(self) -> str:
         grown, *others = self._trainers.trainers
         assert grown.outcome is not None
+        if grown.outcome.wrong_input:
+            raise InvalidInput(grown.outcome.error)
         if grown.outcome.error or grown.outcome.result is None:
             return grown.outcome.error
         self._hook_ms = grown.outcome.result["hook_ms"]

@@ -59,11 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace, messages: TextIO, stop: threading.Event) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
-    from esper.tolaria.tasks import load_task  # noqa: PLC0415 - torch takes two seconds; wrong options are told at once
+    from esper.tolaria.run import find_device  # noqa: PLC0415 - torch takes two seconds; wrong options are told first
+    from esper.tolaria.tasks import load_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
 
     config: RunConfig = options.config
     settings = Settings.load(data=options.data_dir)
+    find_device(config.device)
     task = load_task(config.task)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()

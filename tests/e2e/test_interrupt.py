@@ -34,7 +34,7 @@ def test_while_it_starts(esper, after_s):
 def test_in_the_middle_of_a_run(esper):
     process = esper.start("run", "--epochs", "200")
     seen = ""
-    while "epoch 2/200" not in seen:
+    while not seen.startswith("grown    epoch 2/200"):
         seen = process.stdout.readline()
         assert seen, process.stderr.read()
     assert "Traceback" not in _interrupt(esper, process)

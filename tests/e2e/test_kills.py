@@ -1,4 +1,7 @@
-"""`kill -9` at random moments: nothing acknowledged is lost, nothing counts twice, and all but the trainer come back."""
+"""`kill -9` at random moments: nothing acknowledged is lost, nothing counts twice, all but the trainer come back.
+
+The moments follow pytest-randomly's seed, which pytest prints: `pytest --randomly-seed=N` draws them again.
+"""
 
 from __future__ import annotations
 
@@ -100,11 +103,10 @@ def _assert_answered(esper, run_id: str, epochs: int) -> None:
 
 @pytest.mark.parametrize("soak", [0, *SOAKS])
 def test_a_run_survives_the_death_of_every_supervised_process(esper, soak):
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"kills drawn with seed {seed}, soak {soak}")
+    chooser = random.Random(f"{random.random()} {soak}")
     running = Running(esper, "--epochs", str(EPOCHS))
     esper.wait_until(lambda: running.said("epoch 1/"), 60.0)
-    _kill_at_random(esper, running, random.Random(seed))
+    _kill_at_random(esper, running, chooser)
     assert running.end() == 0, (running.lines, esper.logs())
     (run,) = esper.json("runs")
     assert (run["status"], run["epochs_done"]) == ("completed", EPOCHS)
@@ -114,9 +116,7 @@ def test_a_run_survives_the_death_of_every_supervised_process(esper, soak):
 
 @pytest.mark.parametrize("soak", [0, *SOAKS])
 def test_a_dead_trainers_history_is_readable(esper, soak):
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"kills drawn with seed {seed}, soak {soak}")
-    chooser = random.Random(seed)
+    chooser = random.Random(f"{random.random()} {soak}")
     up = esper.start("up", "--json")  # spares every run the start of the log
     up.stdout.readline()
     for _ in range(KILLS):
@@ -145,7 +145,11 @@ def test_two_runs_at_once_do_not_disturb_each_other(esper):
     assert len({run["run_id"] for run in runs}) == 2
     for run in runs:
         _assert_whole(esper, run["run_id"])
-    rows = esper.json("sql", "select distinct hex(root) as root from log.state_digested where occasion = 'final'")
-    timeouts = esper.json("sql", "select count(*) as n from log.decision_timed_out")[0]["n"]
-    assert len(rows) == 1 or timeouts > 0
-    assert len({run["test_accuracy"] for run in runs}) == 1 or timeouts > 0
+    # Of one seed, so they are the same to the bit, as far as no decision came too late on a busy machine.
+    query = (
+        "select global_step, occasion, count(distinct root) as roots, count(*) as digests from log.state_digested "
+        "where global_step <= (select coalesce(min(global_step), 1e9) from log.decision_timed_out) group by all"
+    )
+    digests = esper.json("sql", query)
+    assert {digest["occasion"] for digest in digests} >= {"start", "epoch"}
+    assert all((digest["roots"], digest["digests"]) == (1, 2) for digest in digests), digests

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -71,9 +72,11 @@ def test_user_task_that_fails(esper, user_task):
     assert "no such file: data.csv" in _refused(esper, "run", "--task", f"{user_task}:broken")
 
 
-def test_user_task_that_works(esper, user_task):
-    result = esper.json("run", "--task", f"{user_task}:task", "--no-control")
-    assert (result["task"], result["epochs"]) == ("mine", 2)
+def test_task_of_the_readme_works(esper, tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (tmp_path / "wine.py").write_text(readme.split("```python\n")[1].split("```")[0])
+    result = esper.json("run", "--task", f"{tmp_path / 'wine.py'}:wine", "--no-control", "--epochs", "2")
+    assert (result["task"], result["epochs"]) == ("wine", 2)
 
 
 def test_device_that_does_not_exist(esper):
