@@ -46,7 +46,7 @@ def message(entity):
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_what_kio_writes_is_read_back(key, version, data):
-    """kio is the reference for every version that is advertised."""
+    """The reference for every version that is advertised is kio's own writer."""
     entity = request_schema(key, version)
     sent = data.draw(message(entity))
     buffer = io.BytesIO()

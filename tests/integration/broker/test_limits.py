@@ -1,0 +1,275 @@
+"""What a client cannot do to the broker: ask too much, say nonsense, hold it up."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import resource
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streams.broker.apis import APIS
+from streams.broker.connection import MAX_CONNECTIONS, MAX_REQUEST_BYTES
+from streams.broker.launch import start_broker
+
+
+def test_a_long_poll_waits_a_tenth_of_a_second_whatever_is_asked(raw):
+    raw.create("t")
+    began = time.monotonic()
+    answer = raw.fetch("t", 0, wait_s=30.0)
+    waited = time.monotonic() - began
+    assert answer.error_code == 0
+    assert 0.09 <= waited < 1.0
+
+
+def test_a_write_wakes_a_waiting_reader(host, broker, raw, batch_of):
+    """Long before the tenth of a second is over, on average."""
+    raw.create("t")
+    writer = host.connect(broker)
+    taken = []
+    for number in range(20):
+        raw.send(raw.fetch_request("t", number, wait_s=30.0))
+        time.sleep(0.01)
+        began = time.monotonic()
+        writer.produce("t", batch_of(b"now"))
+        assert raw.answer(1, 11).responses[0].partitions[0].records
+        taken.append(time.monotonic() - began)
+    assert sorted(taken)[10] < 0.05
+
+
+def test_min_bytes_are_waited_for(raw, batch_of):
+    raw.create("t")
+    raw.produce("t", batch_of(b"small"))
+    began = time.monotonic()
+    answer = raw.fetch("t", 0, wait_s=30.0, min_bytes=10_000)
+    assert answer.records
+    assert time.monotonic() - began >= 0.09
+
+
+def test_requests_behind_a_long_poll_are_answered_in_order(raw, batch_of):
+    raw.create("t")
+    raw.send(raw.fetch_request("t", 0, wait_s=30.0) + raw.frame(18, 0, b"", 99))
+    assert int.from_bytes(raw.receive()[:4], "big") == 7
+    assert int.from_bytes(raw.receive()[:4], "big") == 99
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_wait_leaves_nothing_behind(host, broker, raw):
+    """Fifty times: afterwards the broker has no more descriptors open than before."""
+    raw.create("t")
+    descriptors = Path(f"/proc/{broker.pid}/fd")
+    raw.fetch("t", 0)
+    before = len(list(descriptors.iterdir()))
+    for _ in range(50):
+        client = host.connect(broker)
+        client.send(client.fetch_request("t", 0, wait_s=30.0))
+        client.close()
+    until = time.monotonic() + 5
+    while len(list(descriptors.iterdir())) > before and time.monotonic() < until:
+        time.sleep(0.02)
+    assert len(list(descriptors.iterdir())) <= before
+    assert raw.alive()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        struct.pack(">i", -1) + bytes(8),
+        struct.pack(">i", 3) + bytes(8),
+        struct.pack(">ihhi", MAX_REQUEST_BYTES + 1, 3, 8, 1),
+        struct.pack(">ihhi", 2**31 - 1, 0, 8, 1),
+        struct.pack(">ihhih", 10, 3, 8, 1, 5000),
+        struct.pack(">ihhihi", 14, 3, 8, 1, -1, 2**31 - 1),
+        struct.pack(">ihhih", 10, 0, 2, 1, -1),
+        struct.pack(">ihhih", 10, 999, 0, 1, -1),
+        struct.pack(">ihhih", 10, 1, 18, 1, -1),
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40),
+    ],
+    ids=[
+        "negative-size",
+        "tiny",
+        "too-large",
+        "two-gibibytes",
+        "client-id-beyond-the-end",
+        "two-billion-topics",
+        "ancient-produce",
+        "unknown-api",
+        "newer-fetch",
+        "http",
+        "tls",
+    ],
+)
+def test_nonsense_ends_the_connection_and_nothing_else(host, broker, raw, nonsense):
+    client = host.connect(broker)
+    client.send(nonsense)
+    assert client.receive() == b""
+    assert raw.alive()
+
+
+def test_a_newer_client_learns_what_is_spoken(raw):
+    raw.send(raw.frame(18, 99, b""))
+    answer = raw.answer(18, 0)
+    assert answer.error_code.name == "unsupported_version"
+    assert {api.api_key for api in answer.api_keys} == set(APIS)
+
+
+def test_there_is_a_limit_of_connections(host, broker, raw):
+    clients = [host.connect(broker) for _ in range(MAX_CONNECTIONS - 1)]
+    assert clients[-1].alive()
+    beyond = host.connect(broker)
+    assert beyond.receive() == b""
+    clients[0].close()
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        again = host.connect(broker)
+        try:
+            if again.alive():
+                break
+        except (AssertionError, OSError):
+            time.sleep(0.02)
+    assert again.alive()
+    assert raw.alive()
+
+
+@pytest.mark.parametrize(
+    ("harm", "code"),
+    [
+        (lambda records: records[:-1], "corrupt_message"),
+        (lambda records: records[:30], "corrupt_message"),
+        (lambda records: records[:0], "corrupt_message"),
+        (lambda records: records[:80] + b"\xff" + records[81:], "corrupt_message"),
+        (lambda records: records[:16] + b"\x01" + records[17:], "unsupported_for_message_format"),
+        (lambda records: records + records, "invalid_record"),
+    ],
+    ids=["shortened", "half-a-header", "empty", "flipped", "older-format", "two-batches"],
+)
+def test_a_bad_batch_is_refused_and_changes_nothing(raw, batch_of, harm, code):
+    raw.create("t")
+    answer = raw.produce("t", harm(batch_of(b"v" * 100)))
+    assert (answer.error_code.name, answer.base_offset) == (code, -1)
+    assert answer.error_message
+    assert raw.fetch("t", 0).high_watermark == 0
+
+
+def test_what_the_broker_has_not_is_refused_by_name(raw, batch_of):
+    raw.create("t")
+    transactional = raw.ask(22, 1, transactional_id="tx", transaction_timeout=dt.timedelta(seconds=1))
+    assert transactional.error_code.name == "invalid_request"
+    coordinator = raw.ask(10, 2, key="tx", key_type=1)
+    assert (coordinator.error_code.name, coordinator.error_message) == (
+        "invalid_request",
+        "this broker has no transactions",
+    )
+    topic = {"name": "c", "num_partitions": 1, "replication_factor": 1, "assignments": ()}
+    compacted = topic | {"configs": [{"name": "cleanup.policy", "value": "compact"}]}
+    answer = raw.ask(19, 4, topics=[compacted], timeout=dt.timedelta(seconds=1), validate_only=False)
+    assert answer.topics[0].error_message == "cleanup.policy=compact: this broker only deletes"
+    unknown = raw.produce("nowhere", batch_of(b"v"))
+    assert unknown.error_code.name == "unknown_topic_or_partition"
+
+
+def limit_files(broker, size):
+    """No file of the process may grow beyond `size` bytes: to the writer it is a full disk."""
+    soft, hard = resource.prlimit(broker.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (size if size is not None else hard, hard))
+    return soft
+
+
+def test_a_full_disk_is_refused_and_nothing_is_damaged(host, broker, raw, batch_of):
+    raw.create("t")
+    written = [raw.produce("t", batch_of(b"x" * 50_000)).base_offset for _ in range(3)]
+    assert written == [0, 1, 2]
+    limit_files(broker, 170_000)
+    for _ in range(3):
+        refused = raw.produce("t", batch_of(b"y" * 50_000))
+        assert (refused.error_code.name, refused.base_offset) == ("kafka_storage_error", -1)
+    assert "is refused until there is room" in refused.error_message
+    assert raw.fetch("t", 2).high_watermark == 3
+    limit_files(broker, None)
+    assert raw.produce("t", batch_of(b"z")).base_offset == 3
+    broker.kill()
+    again = host.connect(host.start())
+    assert again.fetch("t", 0).high_watermark == 4
+    assert host.said().count("is refused until there is room") == 1, "said once, not once per attempt"
+
+
+def test_a_full_disk_refuses_commits_and_topics_too(broker, raw):
+    """SQLite's file cannot grow: the answer is an error, the broker lives on."""
+    raw.create("t")
+    limit_files(broker, 1)
+    position = {"partition_index": 0, "committed_offset": 1, "committed_metadata": "n" * 4000}
+    topics = [{"name": "t", "partitions": [position]}]
+    ask = {"group_id": "g", "generation_id_or_member_epoch": -1, "member_id": "", "topics": topics}
+    assert raw.ask(8, 7, **ask).topics[0].partitions[0].error_code.name == "kafka_storage_error"
+    topic = {"name": "u", "num_partitions": 1, "replication_factor": 1, "assignments": (), "configs": ()}
+    made = raw.ask(19, 4, topics=[topic], timeout=dt.timedelta(seconds=1), validate_only=False)
+    assert made.topics[0].error_code.name == "kafka_storage_error"
+    limit_files(broker, None)
+    assert raw.ask(8, 7, **ask).topics[0].partitions[0].error_code == 0
+    raw.create("u")
+
+
+def test_a_really_full_disk(tmp_path, batch_of, host):
+    """A file system of one mebibyte, where mounting one is permitted."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        broker = start_broker(tmp_path)
+        raw = host.connect(broker)
+        raw.create("t")
+        codes = [raw.produce("t", batch_of(b"x" * 100_000)).error_code.name for _ in range(12)]
+        stored = codes.count("none")
+        assert codes == ["none"] * stored + ["kafka_storage_error"] * (12 - stored)
+        assert 0 < stored < 12
+        assert raw.fetch("t", stored - 1).records
+        broker.kill()
+        broker = start_broker(tmp_path)
+        assert host.connect(broker).fetch("t", 0).high_watermark == stored
+        broker.stop()
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    key=st.sampled_from(sorted(APIS)) | st.integers(-1, 80),
+    version=st.integers(-1, 12),
+    body=st.binary(max_size=200),
+    lie=st.sampled_from([0, 0, 0, 0, 1, -1, 1000]),
+)
+def test_no_bytes_crash_the_broker(host, broker, raw, key, version, body, lie):
+    """Whatever follows a plausible header: an answer, a closed connection, or patience for the rest."""
+    client = host.connect(broker)
+    frame = bytearray(client.frame(key, version, body))
+    struct.pack_into(">i", frame, 0, len(frame) - 4 + lie)
+    client.send(bytes(frame))
+    client.socket.settimeout(0.02)
+    with contextlib.suppress(TimeoutError):
+        client.receive()
+    client.close()
+    assert raw.alive()
+    assert "Traceback" not in host.said()
+
+
+def test_no_request_fails_inside_the_broker(host, broker, raw):
+    """Every version of every API, bodies of patterns: what is wrong is found while reading, not in a handler."""
+    for key, api in APIS.items():
+        for version in range(api.read_from, api.last + 1):
+            for body in (b"", b"\0" * 64, b"\xff" * 64, b"\0\1" * 40, b"\0\0\0\1" * 20):
+                client = host.connect(broker)
+                client.send(client.frame(key, version, body))
+                client.socket.settimeout(0.2)
+                with contextlib.suppress(TimeoutError):
+                    client.receive()
+                client.close()
+    assert raw.alive()
+    assert "Traceback" not in host.said()
