@@ -41,7 +41,9 @@ class RunConfig:
     momentum: float = 0.9
     """For sgd alone."""
 
-    rate_policy: RatePolicy = "constant"
+    rate_policy: RatePolicy = "cosine"
+    """Cosine to the end of the run: a constant rate leaves the last weights so noisy that a table sees little else."""
+
     rate_warmup_epochs: float = 1.0
     """For the warmup policy: linear from a tenth of the base rate."""
 

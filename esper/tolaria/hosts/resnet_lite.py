@@ -1,4 +1,4 @@
-"""A three-block residual network with GroupNorm: the host of `digits` and `cifar10`.
+"""Residual networks with GroupNorm, with three blocks or with the places for them: hosts of `digits` and `cifar10`.
 
 GroupNorm instead of BatchNorm: no running statistics, so a forward pass leaves no trace in the host.
 """
@@ -54,6 +54,31 @@ class ResNetLite(nn.Module):
         hidden = self.blocks(functional.relu(self.norm(self.stem(images))))
         logits: Tensor = self.head(hidden.mean(dim=(2, 3)))
         return logits
+
+
+class BlocklessResNet(nn.Module):
+    """Images (B, C, H, W), float in 0..1, to logits (B, classes): a residual network whose blocks are yet to grow.
+
+    A stem, empty places for three blocks (`blocks.<i>`, the sites), and a linear head over 2 by 2 pooled activations.
+    """
+
+    def __init__(self, image_channels: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(image_channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(1, channels)
+        self.blocks = nn.Sequential(*(nn.Identity() for _ in range(3)))
+        self.head = nn.Linear(4 * channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, C, H, W)."""
+        hidden = self.blocks(functional.relu(self.norm(self.stem(images))))
+        logits: Tensor = self.head(functional.adaptive_avg_pool2d(hidden, 2).flatten(1))
+        return logits
+
+
+def blockless_channels(params: int, *, image_channels: int, classes: int) -> int:
+    """Channels of the BlocklessResNet whose parameter count is nearest to `params`, 1 at least."""
+    return max(1, round((params - classes) / (9 * image_channels + 2 + 4 * classes)))
 
 
 def resnet_widths(params: int, *, image_channels: int, classes: int) -> tuple[int, int]:

@@ -12,14 +12,14 @@ from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.cifar10 import cifar10
-from esper.tolaria.tasks.digits import digits
+from esper.tolaria.tasks.digits import digits, digits_wide
 from esper.tolaria.tasks.spirals import spirals
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.tasks.user_file import user_task
 
 BUILTIN: Final[dict[str, Callable[[], Task]]] = {
-    "digits": lambda: digits(2),
-    "digits-wide": lambda: digits(8),
+    "digits": digits,
+    "digits-wide": digits_wide,
     "chars": lambda: chars(32, 1),
     "chars-narrow": lambda: chars(16, 2),
     "chars-wide": lambda: chars(64, 2),

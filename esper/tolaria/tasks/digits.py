@@ -7,41 +7,61 @@ and 60 MB. A test holds this equal to `sklearn.datasets.load_digits`.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from esper.errors import InvalidInput
 from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts.resnet_lite import ResNetLite, resnet_widths
+from esper.tolaria.hosts.resnet_lite import BlocklessResNet, ResNetLite, blockless_channels, resnet_widths
 from esper.tolaria.tasks.task import Task
 
 CLASSES: Final = 10
+CHANNELS: Final = 4
 SPLIT: Final = (1000, 200, 597)
 SPLIT_SEED: Final = 20_250_101
 
 
-def digits(width: int) -> Task:
-    """The task with a host of this width: 2 (696 parameters) leaves room to grow, 8 (9,762) is big enough."""
+def digits() -> Task:
+    """The task with a host that misses its blocks: a stem of 4 channels and a head, 214 parameters.
+
+    What limits it is depth: a residual block more is worth 5 points of accuracy at every learning rate tried, while a
+    complete network of a like size (three blocks, 2 channels) is limited by its width, which no seed can change.
+    """
+
+    def sized_host(params: int) -> BlocklessResNet:
+        return BlocklessResNet(1, blockless_channels(params, image_channels=1, classes=CLASSES), CLASSES)
+
+    return _task(lambda: BlocklessResNet(1, CHANNELS, CLASSES), sized_host, learning_rate=2e-2)
+
+
+def digits_wide() -> Task:
+    """The task with a host that is big enough: three blocks of 8 and 16 channels, 9,762 parameters."""
 
     def sized_host(params: int) -> ResNetLite:
         narrow, wide = resnet_widths(params, image_channels=1, classes=CLASSES)
         return ResNetLite(1, narrow, CLASSES, wide)
 
+    return _task(lambda: ResNetLite(1, 8, CLASSES), sized_host, learning_rate=1e-2)
+
+
+def _task(make_host: Callable[[], nn.Module], sized_host: Callable[[int], nn.Module], learning_rate: float) -> Task:
     train, probe, test = split(load_images(), SPLIT, SPLIT_SEED)
     return Task(
         name="digits",
-        make_host=lambda: ResNetLite(1, width, CLASSES),
+        make_host=make_host,
         sites=tuple(Site(f"blocks.{block}", "image") for block in range(3)),
         train=train,
         probe=probe,
         test=test,
         epochs=40,
         batch_size=50,
-        learning_rate=1e-2,
+        learning_rate=learning_rate,
         source="builtin:digits",
         sized_host=sized_host,
     )

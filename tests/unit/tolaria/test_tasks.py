@@ -27,7 +27,7 @@ def size(host: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("name", "params", "sizes"),
     [
-        ("digits", 696, (1000, 200, 597)),
+        ("digits", 214, (1000, 200, 597)),
         ("digits-wide", 9_762, (1000, 200, 597)),
         ("spirals", 62, (600, 400, 2000)),
         ("spirals-wide", 186, (600, 400, 2000)),
