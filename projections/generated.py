@@ -1,0 +1,235 @@
+"""A long, lawful history made up for benchmarks: many runs, 27 types of events, 150 bytes at the mean.
+
+The mix follows the fixture of the shared measurements: a third step samples, a third metric points, and per epoch one
+state packet, decision, command, outcome, gate, move, digest and now and then the rest. Every run folds without a
+problem. Deterministic in `seed`; ids are random, as real ones are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from contracts.leyline.v1 import event_pb2 as pb
+from contracts.leyline.v1 import leyline_pb2 as leyline
+from contracts.topics import BY_BODY, PARTITIONS
+from esper.kasmina.lifecycle import CULLED, DORMANT, GERMINATED, PROBATIONARY, Stage, exit_gate, targets
+from projections.records import StoredRecord
+
+EPOCHS: Final = 50
+STEPS: Final = 100
+SEEDS: Final = ("s1", "s2", "s3")
+START_NS: Final = 1_760_000_000_000_000_000
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run while it is made up."""
+
+    number: int
+    chance: random.Random
+    sequence: int = 0
+    step: int = 0
+    epoch: int = 0
+    now_ns: int = START_NS
+    stages: dict[str, Stage] = field(default_factory=lambda: dict.fromkeys(SEEDS, DORMANT))
+    blueprints: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """Ids of runs sort by their age."""
+        return f"01{self.number:010d}"
+
+    def event(self, producer: str, *, fact: bool, cause: bytes = b"", chain: bytes = b"", **body: Any) -> pb.Event:
+        """The next event."""
+        if fact:
+            self.sequence += 1
+        self.now_ns += 3_000_000
+        return pb.Event(
+            event_id=self.chance.randbytes(16),
+            run_id=self.run_id,
+            producer=producer,
+            sequence=self.sequence if fact else 0,
+            incarnation=1,
+            timeline=1,
+            global_step=self.step,
+            epoch=self.epoch,
+            recorded_at_ns=self.now_ns,
+            causation_id=cause,
+            correlation_id=chain,
+            schema_version=1,
+            priority=leyline.MESSAGE_PRIORITY_NORMAL,
+            **body,
+        )
+
+
+def history(events: int, *, seed: int = 0) -> Iterator[pb.Event]:
+    """At least `events` events of as many whole runs as that takes, one run after the other."""
+    made, number = 0, 0
+    while made < events:
+        for event in _run(_Run(number, random.Random(f"{seed}/{number}"))):
+            made += 1
+            yield event
+        number += 1
+
+
+def records(events: Iterator[pb.Event]) -> Iterator[StoredRecord]:
+    """The events at places of a log, with headers like signed ones."""
+    ends: dict[tuple[str, int], int] = {}
+    signatures = random.Random(1)
+    for event in events:
+        topic = BY_BODY[event.WhichOneof("body") or ""].name
+        key = event.run_id.encode()
+        place = (topic, sum(key) % PARTITIONS)
+        offset = ends.get(place, 0)
+        ends[place] = offset + 1
+        headers = (("esper-key", b"0123abcd"), ("esper-signature", signatures.randbytes(32)))
+        timestamp_ms = event.recorded_at_ns // 1_000_000
+        yield StoredRecord(*place, offset, timestamp_ms, key, event.SerializeToString(), headers)
+
+
+def _run(run: _Run) -> Iterator[pb.Event]:
+    sites = [
+        pb.SiteDescription(site=f"blocks.{place}", seed_id=seed, shape_kind="image", shape=[16, 8, 8], depth=place)
+        for place, seed in enumerate(SEEDS)
+    ]
+    started = pb.RunStarted(task="digits", policy="heuristic", sites=sites, epochs=EPOCHS, steps_per_epoch=STEPS)
+    yield run.event("trainer", fact=True, run_started=started)
+    for _ in range(EPOCHS):
+        yield from _training(run)
+        yield from _boundary(run)
+        yield from _now_and_then(run)
+    accuracy = 0.9 + 0.09 * run.chance.random()
+    finished = pb.RunFinished(status="completed", test_accuracy=accuracy, params_final=20_000, germinated=3)
+    yield run.event("trainer", fact=True, run_finished=finished)
+
+
+def _training(run: _Run) -> Iterator[pb.Event]:
+    """An epoch's telemetry."""
+    chance = run.chance
+    for _ in range(8):
+        run.step += STEPS // 8
+        seeds = [pb.SeedStep(seed_id=seed, stage=stage, alpha=chance.random()) for seed, stage in run.stages.items()]
+        sample = pb.StepSampled(
+            loss=chance.random(), gradient_norm=chance.random(), step_ms=chance.random(), seeds=seeds
+        )
+        yield run.event("trainer", fact=False, step_sampled=sample)
+        points = [
+            leyline.MetricPoint(name="tolaria.epoch_hook.latency_ms", value=18 * chance.random(), unit="ms"),
+            leyline.MetricPoint(name="kasmina.seed.alpha", value=chance.random(), attributes={"seed_id": "s1"}),
+        ]
+        packet = leyline.TelemetryPacket(source_subsystem="tolaria", level=leyline.TELEMETRY_LEVEL_INFO, metrics=points)
+        yield run.event("trainer", fact=False, telemetry_packet=packet)
+
+
+def _boundary(run: _Run) -> Iterator[pb.Event]:
+    """The end of an epoch: state packet, decision, command, what came of it."""
+    chance = run.chance
+    run.epoch += 1
+    loss = 1.0 / run.epoch + 0.01 * chance.random()
+    observed = [pb.SeedObservation(seed_id=seed, stage=stage, alpha=0.5) for seed, stage in run.stages.items()]
+    state = leyline.SystemStatePacket(
+        version=1, current_epoch=run.epoch, validation_accuracy=1 - loss / 2, validation_loss=loss, training_loss=loss
+    )
+    packet = run.event(
+        "trainer",
+        fact=True,
+        epoch_completed=pb.EpochCompleted(state=state, seeds=observed, params=20_000, policy="heuristic"),
+    )
+    yield packet
+    seed_id = SEEDS[run.epoch % len(SEEDS)]
+    stage = run.stages[seed_id]
+    ways = [target for target in targets(stage) if stage != DORMANT or target == GERMINATED]
+    target = ways[-1 if stage == PROBATIONARY and chance.random() < 0.5 else 0] if ways else DORMANT
+    command_id = chance.randbytes(16)
+    decision = run.event(
+        "tamiyo",
+        fact=False,
+        cause=packet.event_id,
+        chain=packet.event_id,
+        decision_made=pb.DecisionMade(
+            packet_id=packet.event_id,
+            policy="heuristic",
+            actions=["nothing", f"germinate {seed_id} BP009", f"cull {seed_id}"],
+            logits=[chance.random() for _ in range(3)],
+            action=1,
+            draw=chance.random(),
+            command_id=command_id,
+            latency_ms=chance.random(),
+            reason="the probe loss has not moved",
+        ),
+    )
+    yield decision
+    yield from _command(run, decision, command_id, seed_id, target if ways else None)
+
+
+def _command(
+    run: _Run, decision: pb.Event, command_id: bytes, seed_id: str, target: Stage | None
+) -> Iterator[pb.Event]:
+    chain = decision.correlation_id
+    command = leyline.AdaptationCommand(
+        version=1,
+        command_id=command_id.hex(),
+        command_type=leyline.COMMAND_TYPE_SEED,
+        target_seed_id=seed_id,
+        issued_by="tamiyo",
+        seed_operation=leyline.CommandSeedOperation(operation=leyline.SEED_OPERATION_GERMINATE, blueprint_id="BP009"),
+    )
+    command.issued_at.FromNanoseconds(run.now_ns)
+    request = run.event("tamiyo", fact=False, cause=decision.event_id, chain=chain, adaptation_command=command)
+    yield request
+    about: dict[str, Any] = {"fact": True, "cause": request.event_id, "chain": chain}
+    if target is None:
+        refused = pb.CommandRejected(command_id=command_id, reason="illegal_transition", seed_id=seed_id)
+        yield run.event("trainer", **about, command_rejected=refused)
+        return
+    applied = pb.CommandApplied(command_id=command_id, seed_id=seed_id, blueprint_id="BP009", apply_ms=1.0)
+    yield run.event("trainer", **about, command_applied=applied)
+    stage = run.stages[seed_id]
+    if (gate := exit_gate(stage)) is not None:
+        figures = [pb.Measurement(name="probe_loss", value=run.chance.random(), limit=0.5)]
+        evaluated = pb.GateEvaluated(
+            seed_id=seed_id, gate=gate, passed=target != CULLED, stage=stage, measurements=figures
+        )
+        yield run.event("trainer", **about, gate_evaluated=evaluated)
+    if target == GERMINATED:
+        attached = pb.KernelAttached(seed_id=seed_id, blueprint_id="BP009", form="eager", module_parameters=512)
+        yield run.event("trainer", **about, kernel_attached=attached)
+    moved = pb.SeedTransitioned(
+        seed_id=seed_id, site="blocks.0", from_stage=stage, to_stage=target, reason="generated", blueprint_id="BP009"
+    )
+    run.stages[seed_id] = target
+    yield run.event("trainer", **about, seed_transitioned=moved)
+
+
+def _now_and_then(run: _Run) -> Iterator[pb.Event]:
+    """What does not happen every epoch; the numbers are how many epochs lie between."""
+    chance = run.chance
+    digest = pb.StateDigested(root=chance.randbytes(32), tensors=40, occasion="epoch")
+    yield run.event("trainer", fact=True, state_digested=digest)
+    facts: list[tuple[int, dict[str, Any]]] = [
+        (2, {"learning_rate_changed": pb.LearningRateChanged(group="host", old_lr=0.1, new_lr=0.09, policy="cosine")}),
+        (3, {"optimizer_changed": pb.OptimizerChanged(change="group_added", optimizer="adamw", group="s1")}),
+        (5, {"checkpoint_saved": pb.CheckpointSaved(ref=f"sha256:{run.step:064x}", step=run.step, bytes=10_000)}),
+        (5, {"checkpoint_pruned": pb.CheckpointPruned(ref=f"sha256:{run.step - 3_000:064x}", step=run.step)}),
+        (20, {"decision_timed_out": pb.DecisionTimedOut(waited_ms=2_000)}),
+        (25, {"breaker_changed": pb.BreakerChanged(breaker="isolation", failures=3, reason="violations")}),
+        (25, {"conservative_mode_changed": pb.ConservativeModeChanged(entered=True, reason="breaker")}),
+        (25, {"kernel_swapped": pb.KernelSwapped(seed_id="s1", from_form="eager", to_form="compiled")}),
+    ]
+    others: list[tuple[int, dict[str, Any]]] = [
+        (2, {"field_report": leyline.FieldReport(seed_id="s1", metrics={"loss": -0.1, "accuracy": 0.02})}),
+        (20, {"telemetry_shed": pb.TelemetryShed(count=3, total=9, reason="queue full")}),
+        (25, {"alert_fired": pb.AlertFired(rule="slow_hook", value=20, threshold=18)}),
+        (25, {"alert_cleared": pb.AlertCleared(rule="slow_hook", value=10)}),
+        (50, {"security_violation": pb.SecurityViolation(reason="nonce_replayed", topic="esper.commands")}),
+        (50, {"emergency_signal": leyline.EmergencySignal(version=1, reason="drill", origin="nissa")}),
+    ]
+    for every, body in facts:
+        if run.epoch % every == 0:
+            yield run.event("trainer", fact=True, **body)
+    for every, body in others:
+        if run.epoch % every == 0:
+            yield run.event("nissa", fact=False, **body)
