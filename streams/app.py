@@ -40,11 +40,24 @@ def membership(name: str, data_dir: Path, *, embedded: bool) -> Membership:
     return Membership(session_s=6.0, instance_id=f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:12]}")
 
 
-class PromptConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
-    """aiokafka's consumer, with a long poll that does not hold up a busy partition."""
+class PatchedConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
+    """aiokafka's consumer as Faust needs it: a long poll that does not hold up a busy partition, and no lost records.
+
+    After a rebalance Faust throws away what it had fetched and goes back to the committed offsets. For a partition
+    without one, or with offset 0, aiokafka goes nowhere: the records are lost (seen after a broker crash within the
+    first commit interval). Going back to the beginning is what `auto_offset_reset="earliest"` means there.
+    """
 
     def __init__(self, *topics: str, **settings: Any) -> None:
         super().__init__(*topics, **{**settings, "fetch_max_wait_ms": FETCH_WAIT_MS})
+
+    async def seek_to_committed(self, *partitions: Any) -> dict[Any, int | None]:
+        """As aiokafka's, but a partition of which nothing is committed begins at its beginning."""
+        committed: dict[Any, int | None] = await super().seek_to_committed(*partitions)
+        new = [partition for partition, offset in committed.items() if not offset]
+        if new:
+            await self.seek_to_beginning(*new)
+        return committed
 
 
 def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool) -> faust.App:
@@ -53,7 +66,7 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool) -> faus
     At least once, no web server, no tables, no topics of its own.
     """
     # Faust looks the class up at its start and offers no other way to set what it passes to it.
-    aiokafka.AIOKafkaConsumer = PromptConsumer
+    aiokafka.AIOKafkaConsumer = PatchedConsumer
     member = membership(name, data_dir, embedded=embedded)
     # Faust formats the path with its configuration, so braces in it must be doubled.
     folder = str(data_dir / "run" / f"{name}.faust").replace("{", "{{").replace("}", "}}")

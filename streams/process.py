@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import logging
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ import faust
 
 from esper.errors import EsperError
 from esper.leyline.signing import KeyRing
+from streams import logs
 from streams.app import make_app
 from streams.health import HealthServer
 from streams.keys import load_key_ring
@@ -35,9 +35,6 @@ STOP_S: Final = 1.5
 LOG_CHECK_S: Final = 1.0
 SWITCH_S: Final = 0.0005
 LOG_SILENT_S: Final = 5.0
-LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ def main(name: str, description: str, furnish: Furnish, arguments: Sequence[str]
     parser.add_argument("--data-dir", type=Path, help="the data folder (default: ESPER_DATA or ./esper-data)")
     parser.add_argument("--brokers", help="HOST:PORT of the log (default: ESPER_BROKERS)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=LOG_FORMAT)
+    logs.configure()
     try:
         settings = Settings.load(data=options.data_dir)
         brokers = options.brokers or settings.brokers
@@ -94,6 +91,7 @@ async def _serve(name: str, settings: Settings, brokers: str, ring: KeyRing, fur
     await _until_assigned(app, stop)
     _settle()
     with HealthServer(name, metrics, checks={"log": pulse.trouble, "group": lambda: _unassigned(app)}) as health:
+        logs.ready()
         if not stop.is_set():
             announce(name, settings, health.port)
         await stop.wait()

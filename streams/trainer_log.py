@@ -165,11 +165,14 @@ class KafkaLog:
                 source_subsystem="oona",
                 level=leyline_pb2.TELEMETRY_LEVEL_INFO,
                 metrics=[
-                    leyline_pb2.MetricPoint(name="oona.queue.depth", value=self.writer.depth, unit="events"),
-                    leyline_pb2.MetricPoint(name="oona.queue.depth.max", value=self.writer.deepest, unit="events"),
+                    self._point("oona.queue.depth", self.writer.depth),
+                    self._point("oona.queue.depth.max", self.writer.deepest),
                 ],
             )
             packet.timestamp.FromNanoseconds(now_ns)
             self.writer.publish(
                 new_event(packet, event_id=event_id, run_id=self.run_id, producer=self._name, recorded_at_ns=now_ns)
             )
+
+    def _point(self, name: str, value: float) -> leyline_pb2.MetricPoint:
+        return leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": self._name})

@@ -220,7 +220,7 @@ class LogWriter:
     async def _watch(self, producer: AIOKafkaProducer) -> None:
         """Keep the gauges, report what was shed, and ask the log for a sign of life while nothing is written."""
         while True:
-            self.metrics.set("esper_oona_queue_depth", self.depth, process=self._name)
+            self.metrics.set("esper_oona_queue_depth", self.depth, writer=self._name)
             self.metrics.set("esper_oona_queue_depth_max", self.deepest)
             self._report_shed()
             silent_s = time.monotonic() - self._log_answered_at

@@ -32,7 +32,7 @@ OONA: Final = (
     Metric("esper_oona_publish_total", "counter", "Events that the log acknowledged", ("topic",)),
     Metric("esper_oona_publish_dropped_total", "counter", "Telemetry events shed because the queue was full"),
     Metric("esper_oona_publish_latency_seconds", "histogram", "From enqueued to acknowledged", (), FAST),
-    Metric("esper_oona_queue_depth", "gauge", "Events waiting for an acknowledgement", ("process",)),
+    Metric("esper_oona_queue_depth", "gauge", "Events waiting for an acknowledgement", ("writer",)),
     Metric("esper_oona_queue_depth_max", "gauge", "The deepest that queue ever was"),
     Metric("esper_oona_emergency_published_total", "counter", "Events acknowledged on the emergency topic"),
     Metric("esper_oona_consume_total", "counter", "Records handled to the end", ("topic",)),

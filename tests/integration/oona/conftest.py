@@ -13,16 +13,21 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
+from contracts.topics import DEADLETTER, PARTITIONS
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
 from streams.broker.launch import start_broker
 from streams.metrics import Metrics
 from streams.producer import Publisher
-from streams.reader import tail
+from streams.reader import record_of, tail
+from streams.records import Refused, verified
 from streams.topics import ensure_topics
 from streams.writer import LogWriter
 
@@ -131,7 +136,7 @@ class Events:
     def emergency(self):
         return self.make(leyline_pb2.EmergencySignal(reason="test"), priority=leyline_pb2.MESSAGE_PRIORITY_CRITICAL)
 
-    def epoch(self, *, policy="heuristic", epoch=3, **fields):
+    def epoch(self, *, policy="heuristic", epoch=10, **fields):
         """A state packet that the heuristic answers with a germination."""
         option = event_pb2.BlueprintOption(blueprint_id="BP009", parameters=170, flops_per_sample=2_000, residual=True)
         site = event_pb2.SiteDescription(site="body", seed_id="s1", shape_kind="vector", shape=[8], options=[option])
@@ -258,9 +263,19 @@ class Process:
         return code
 
 
+@pytest.fixture(scope="module")
+def start_process():
+    """Starts processes that live as long as the tests of a file."""
+    yield from _starter()
+
+
 @pytest.fixture
 def processes():
-    """Starts processes and leaves none behind."""
+    """Starts processes that a test may kill, and leaves none behind."""
+    yield from _starter()
+
+
+def _starter():
     started = []
 
     def start(*arguments, **options):
@@ -271,3 +286,64 @@ def processes():
     for process in started:
         if process.popen.poll() is None:
             process.kill()
+
+
+@pytest.fixture
+def run_module(tmp_path):
+    """Runs a module of `streams` to its end: its exit code and what it said on stderr."""
+
+    def run(module, *arguments, env=None):
+        environment = env or {**os.environ, "ESPER_KEY": KEY}
+        environment["XDG_CONFIG_HOME"] = str(tmp_path)
+        ended = subprocess.run(
+            [sys.executable, "-m", f"streams.{module}", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return ended.returncode, ended.stderr
+
+    return run
+
+
+@pytest.fixture
+def scrape():
+    """What a process answers on `/health`, and its samples by name (the last of each)."""
+
+    def both(process):
+        base = f"http://127.0.0.1:{process.ready['health_port']}"
+        families = text_string_to_metric_families(httpx.get(f"{base}/metrics").text)
+        samples = {sample.name: sample.value for family in families for sample in family.samples}
+        return httpx.get(f"{base}/health"), samples
+
+    return both
+
+
+@pytest.fixture
+def whole_topic(log, ring):
+    """All events of a topic whose signatures hold, whatever their keys."""
+
+    async def read_all(topic, *, address=log.address):
+        consumer = AIOKafkaConsumer(bootstrap_servers=address, enable_auto_commit=False, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            partitions = [TopicPartition(topic.name, number) for number in range(PARTITIONS)]
+            consumer.assign(partitions)
+            found = []
+            for partition, end in (await consumer.end_offsets(partitions)).items():
+                while await consumer.position(partition) < end:
+                    batch = await consumer.getmany(partition, timeout_ms=200)
+                    found += [verified(record_of(message).signed, ring) for message in batch.get(partition, [])]
+            return [event for event in found if not isinstance(event, Refused)]
+        finally:
+            await consumer.stop()
+
+    return read_all
+
+
+@pytest.fixture
+def dead_letters(whole_topic):
+    """The bodies of all dead letters."""
+    return lambda: [event.dead_lettered for event in asyncio.run(whole_topic(DEADLETTER))]

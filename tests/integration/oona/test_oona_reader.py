@@ -8,13 +8,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from contracts.topics import DEADLETTER, EMERGENCY, PARTITIONS, RUNS
+from contracts.topics import DEADLETTER, EMERGENCY, RUNS
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import body_name
 from esper.leyline.signing import KeyRing
 from streams.metrics import Metrics
 from streams.reader import Intake, record_of, tail
-from streams.records import headers_of, outgoing, partition_of, verified
+from streams.records import headers_of, outgoing, partition_of
 
 
 async def put(address, record, headers):
@@ -38,23 +38,6 @@ async def at(address, topic, partition, offset):
         consumer.assign([place])
         consumer.seek(place, offset)
         return record_of(await asyncio.wait_for(consumer.getone(), 10.0))
-    finally:
-        await consumer.stop()
-
-
-async def everything(address, ring, topic):
-    """All events of a topic whose signatures hold."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=address, enable_auto_commit=False, auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(topic.name, number) for number in range(PARTITIONS)]
-        consumer.assign(partitions)
-        found = []
-        for partition, end in (await consumer.end_offsets(partitions)).items():
-            while await consumer.position(partition) < end:
-                batch = await consumer.getmany(partition, timeout_ms=200)
-                found += [verified(record_of(message).signed, ring) for message in batch.get(partition, [])]
-        return [event for event in found if hasattr(event, "event_id")]
     finally:
         await consumer.stop()
 
@@ -107,7 +90,7 @@ async def test_a_good_record_is_handled_once_and_counted(log, ring, events, take
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("kind", ["unsigned", "stranger", "tampered"])
-async def test_a_bad_signature_is_dropped_counted_and_told_of_once(log, ring, events, take, metrics, kind):
+async def test_a_bad_signature_is_dropped_counted_and_told_of_once(log, ring, events, take, metrics, kind, whole_topic):
     record, headers = signed(ring, events.fact())
     if kind == "unsigned":
         headers = []
@@ -125,7 +108,7 @@ async def test_a_bad_signature_is_dropped_counted_and_told_of_once(log, ring, ev
     assert metrics.value("esper_security_signature_fail_total", topic="esper.runs", reason=reason) == 1
     told = [
         event
-        for event in await everything(log.address, ring, EMERGENCY)
+        for event in await whole_topic(EMERGENCY)
         if body_name(event) == "security_violation" and on_log.place in event.security_violation.detail
     ]
     assert {event.event_id for event in told} == {told[0].event_id}, "two consumers tell of it under one id"
@@ -148,7 +131,7 @@ async def test_a_handler_that_fails_twice_is_tried_a_third_time(log, ring, event
 
 @pytest.mark.asyncio
 async def test_after_three_attempts_a_record_is_a_dead_letter_with_its_cause_and_its_bytes(
-    log, ring, events, take, metrics
+    log, ring, events, take, metrics, whole_topic
 ):
     record = await put(log.address, *signed(ring, events.telemetry()))
     handler = Recorder(failures=99)
@@ -160,7 +143,7 @@ async def test_after_three_attempts_a_record_is_a_dead_letter_with_its_cause_and
     assert metrics.value("esper_oona_dead_letter_total", topic="esper.telemetry") == 1
     letters = [
         event
-        for event in await everything(log.address, ring, DEADLETTER)
+        for event in await whole_topic(DEADLETTER)
         if (event.dead_lettered.partition, event.dead_lettered.offset) == (record.partition, record.offset)
         and event.dead_lettered.topic == record.topic
     ]
@@ -172,20 +155,20 @@ async def test_after_three_attempts_a_record_is_a_dead_letter_with_its_cause_and
 
 
 @pytest.mark.asyncio
-async def test_signed_bytes_that_are_no_event_are_a_dead_letter_at_once(log, ring, events, take):
+async def test_signed_bytes_that_are_no_event_are_a_dead_letter_at_once(log, ring, events, take, whole_topic):
     record, _ = signed(ring, events.fact())
     nonsense = b"\xff\xff not protobuf"
     on_log = await put(log.address, type(record)(record.topic, record.key, nonsense), headers_of(ring.sign(nonsense)))
 
     await take(on_log, Recorder())
 
-    letters = await everything(log.address, ring, DEADLETTER)
+    letters = await whole_topic(DEADLETTER)
     assert any(letter.dead_lettered.record == nonsense and letter.dead_lettered.attempts == 1 for letter in letters)
 
 
 @pytest.mark.asyncio
 async def test_a_fold_halts_its_run_at_a_failing_fact_and_says_so_but_never_dead_letters_it(
-    log, ring, events, take, metrics, publishing
+    log, ring, events, take, metrics, publishing, whole_topic
 ):
     first = await put(log.address, *signed(ring, events.fact()))
     second = await put(log.address, *signed(ring, events.fact()))
@@ -199,7 +182,7 @@ async def test_a_fold_halts_its_run_at_a_failing_fact_and_says_so_but_never_dead
     assert intake.halted == {events.run_id}
     assert [record for _, record in handler.handled] == [packet], "only the run's facts are no longer followed"
     assert metrics.value("esper_oona_dead_letter_total", topic="esper.runs") == 0
-    said = [event for event in await everything(log.address, ring, EMERGENCY) if event.run_id == events.run_id]
+    said = [event for event in await whole_topic(EMERGENCY) if event.run_id == events.run_id]
     assert [body_name(event) for event in said] == ["telemetry_packet"]
     description = said[0].telemetry_packet.events[0].description
     assert first.place in description

@@ -47,7 +47,7 @@ def test_health_answers_within_100_ms(metrics):
 
 def test_metrics_are_what_prometheus_reads_and_every_name_is_espers(metrics):
     metrics.count("esper_oona_publish_total", 3, topic="esper.runs")
-    metrics.set("esper_oona_queue_depth", 5, process="trainer")
+    metrics.set("esper_oona_queue_depth", 5, writer="trainer")
     metrics.observe("esper_oona_publish_latency_seconds", 0.002)
     with HealthServer("trainer", metrics, checks={}) as server:
         answer = httpx.get(f"http://127.0.0.1:{server.port}/metrics")
@@ -59,7 +59,7 @@ def test_metrics_are_what_prometheus_reads_and_every_name_is_espers(metrics):
     }
     assert answer.headers["content-type"].startswith("text/plain")
     assert samples[("esper_oona_publish_total", (("topic", "esper.runs"),))] == 3
-    assert samples[("esper_oona_queue_depth", (("process", "trainer"),))] == 5
+    assert samples[("esper_oona_queue_depth", (("writer", "trainer"),))] == 5
     assert samples[("esper_oona_publish_latency_seconds_bucket", (("le", "0.002"),))] == 1
     assert all(name.startswith("esper_") for name, _ in samples)
     assert ("esper_process_resident_memory_bytes", ()) in samples
