@@ -308,17 +308,25 @@ def run_module(tmp_path):
     return run
 
 
+class Scraper:
+    """Reads what a process answers on its health port."""
+
+    def __call__(self, process):
+        """Its `/health`, and its samples by name (the last of each)."""
+        families = text_string_to_metric_families(self.text(process))
+        samples = {sample.name: sample.value for family in families for sample in family.samples}
+        return self._get(process, "health"), samples
+
+    def text(self, process) -> str:
+        return self._get(process, "metrics").text
+
+    def _get(self, process, page):
+        return httpx.get(f"http://127.0.0.1:{process.ready['health_port']}/{page}")
+
+
 @pytest.fixture
 def scrape():
-    """What a process answers on `/health`, and its samples by name (the last of each)."""
-
-    def both(process):
-        base = f"http://127.0.0.1:{process.ready['health_port']}"
-        families = text_string_to_metric_families(httpx.get(f"{base}/metrics").text)
-        samples = {sample.name: sample.value for family in families for sample in family.samples}
-        return httpx.get(f"{base}/health"), samples
-
-    return both
+    return Scraper()
 
 
 @pytest.fixture

@@ -1,0 +1,289 @@
+"""The decider's process: it answers, again with the same ids after a crash, and never falls over a bad packet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+
+import pytest
+
+from contracts.leyline.v1 import event_pb2, leyline_pb2
+from contracts.topics import COMMANDS, RUNS
+from esper.leyline import envelope, ids
+from esper.leyline.envelope import body_name, new_event
+from esper.leyline.objects import ObjectStore
+from esper.leyline.signing import KeyRing
+from streams.metrics import Metrics
+from streams.trainer_log import KafkaLog
+
+
+@pytest.fixture(scope="module")
+def decider(log, data_dir, start_process):
+    return start_process("decider", data_dir, log.address)
+
+
+@pytest.fixture
+def trainer_log(log, ring, run_id, metrics):
+    with KafkaLog(log.address, ring, run_id=run_id, metrics=metrics) as trainer_log:
+        yield trainer_log
+
+
+def test_it_answers_with_a_decision_and_the_command_that_follows(decider, trainer_log, events, ring):
+    packet = events.epoch()
+    trainer_log.publish(packet)
+
+    answer = trainer_log.await_answer(packet.event_id, 10.0)
+
+    assert answer is not None
+    made = envelope.parse(answer.decision.payload)
+    assert made.event_id == ids.derived_id(packet.event_id, "tamiyo.decide", 0)
+    assert made.causation_id == packet.event_id
+    assert made.decision_made.packet_id == packet.event_id
+    assert answer.command is not None
+    command = envelope.parse(answer.command.payload)
+    assert command.event_id == made.decision_made.command_id
+    assert command.causation_id == made.event_id
+    assert command.correlation_id == packet.event_id
+    assert command.adaptation_command.seed_operation.operation == leyline_pb2.SEED_OPERATION_GERMINATE
+    for signed in (answer.decision, answer.command):
+        assert ring.verify(signed, time.time_ns()) is None
+    assert trainer_log.take_commands() == []
+
+
+def test_a_decision_for_nothing_has_no_command(decider, trainer_log, events):
+    packet = events.epoch(policy="none")
+    trainer_log.publish(packet)
+
+    answer = trainer_log.await_answer(packet.event_id, 10.0)
+
+    assert answer is not None
+    assert answer.command is None
+
+
+def test_packets_are_answered_in_their_order(decider, trainer_log, events, read_until):
+    packets = [events.epoch(epoch=number) for number in range(6, 21)]
+    for packet in packets:
+        trainer_log.publish(packet)
+    for packet in packets:
+        assert trainer_log.await_answer(packet.event_id, 10.0) is not None
+
+    found = read_until(lambda found: len(found) == 30, topics=(COMMANDS,))
+
+    assert [event.decision_made.packet_id for event in found if body_name(event) == "decision_made"] == [
+        packet.event_id for packet in packets
+    ]
+    assert [body_name(event) for event in found] == ["decision_made", "adaptation_command"] * 15
+
+
+def test_a_large_observation_is_in_the_object_store_when_the_decision_arrives(decider, trainer_log, events, data_dir):
+    packet = events.epoch(probe_loss_history=[1.0] * 5_000)
+    trainer_log.publish(packet)
+
+    answer = trainer_log.await_answer(packet.event_id, 10.0)
+
+    assert answer is not None
+    made = envelope.parse(answer.decision.payload).decision_made
+    assert made.observation == b""
+    content = ObjectStore(data_dir / "objects").get(made.observation_ref)
+    assert content == packet.epoch_completed.SerializeToString(deterministic=True)
+    assert made.observation_hash == hashlib.sha256(content).digest()
+
+
+def test_an_answer_that_comes_after_the_wait_is_handed_on_as_a_late_command(decider, trainer_log, events):
+    packet = events.epoch()
+    trainer_log.publish(packet)
+
+    assert trainer_log.await_answer(packet.event_id, 0.0) is None
+    deadline = time.monotonic() + 10
+    late = []
+    while not late and time.monotonic() < deadline:
+        late = trainer_log.take_commands()
+        time.sleep(0.01)
+
+    assert [envelope.parse(signed.payload).correlation_id for signed in late] == [packet.event_id]
+
+
+def test_a_packet_that_cannot_be_answered_is_a_dead_letter_with_its_cause_and_the_next_one_is_answered(
+    decider, trainer_log, events, log, ring, dead_letters
+):
+    bad, good = events.epoch(policy="astrology"), events.epoch()
+    trainer_log.publish(bad)
+    trainer_log.publish(good)
+
+    assert trainer_log.await_answer(good.event_id, 10.0) is not None
+    letters = [letter for letter in dead_letters() if letter.record == bad.SerializeToString(deterministic=True)]
+    assert len(letters) == 1
+    assert (letters[0].topic, letters[0].handler, letters[0].attempts) == ("esper.runs", "tamiyo", 3)
+    assert "there is no policy 'astrology'" in letters[0].cause
+
+
+def test_an_unsigned_packet_is_not_answered(decider, log, run_id, events, metrics, trainer_log):
+    with KafkaLog(log.address, KeyRing((b"f" * 32,)), run_id=run_id, metrics=metrics) as forger:
+        forged = events.epoch()
+        forger.publish(forged)
+        forger.flush()
+    honest = events.epoch()
+    trainer_log.publish(honest)
+
+    assert trainer_log.await_answer(honest.event_id, 10.0) is not None
+    assert trainer_log.await_answer(forged.event_id, 0.0) is None
+
+
+def test_a_forged_decision_is_no_answer_but_a_forged_command_is_handed_on_to_be_rejected(
+    log, trainer_log, events, run_id, metrics, read_until, ring
+):
+    packet = events.epoch(policy="nobody answers this here")
+    decision = new_event(
+        event_pb2.DecisionMade(packet_id=packet.event_id),
+        event_id=ids.derived_id(packet.event_id, "tamiyo.decide"),
+        run_id=run_id,
+        producer="tamiyo",
+        recorded_at_ns=time.time_ns(),
+    )
+    command = events.make(leyline_pb2.AdaptationCommand(command_id=ids.text(bytes(16)), issued_by="mallory"))
+    with KafkaLog(log.address, KeyRing((b"f" * 32,)), run_id=run_id, metrics=Metrics()) as forger:
+        forger.publish(decision)
+        forger.publish(command)
+        forger.flush()
+
+    assert trainer_log.await_answer(packet.event_id, 0.5) is None
+    handed_on = trainer_log.take_commands()
+    assert [envelope.parse(signed.payload).event_id for signed in handed_on] == [command.event_id]
+    assert ring.verify(handed_on[0], time.time_ns()) == "invalid_signature"
+    assert metrics.value("esper_security_signature_fail_total", topic="esper.commands", reason="invalid_signature") == 2
+    trainer_log.flush()
+    told = read_until(lambda found: any(body_name(event) == "security_violation" for event in found))
+    assert told[-1].security_violation.topic == "esper.commands"
+
+
+def test_a_person_can_command_a_run(trainer_log, writer, events):
+    command = events.make(leyline_pb2.AdaptationCommand(command_id=ids.text(bytes(16)), issued_by="ada"))
+    writer.publish(command)
+    writer.flush()
+    deadline = time.monotonic() + 5
+    taken = []
+    while not taken and time.monotonic() < deadline:
+        taken = trainer_log.take_commands()
+
+    assert [envelope.parse(signed.payload) for signed in taken] == [command]
+
+
+def test_another_runs_commands_are_not_mine(trainer_log, log, ring, events, writer):
+    stranger = type(events)("someone-else")
+    writer.publish(stranger.make(leyline_pb2.AdaptationCommand(command_id=ids.text(bytes(16)))))
+    writer.flush()
+    time.sleep(0.2)
+
+    assert trainer_log.take_commands() == []
+
+
+def test_after_a_kill_the_pending_packet_is_answered_and_answered_ones_keep_their_ids_and_commands(
+    own_log, ring, run_id, events, processes, read
+):
+    decider = processes("decider", own_log.data_dir, own_log.address)
+    with KafkaLog(own_log.address, ring, run_id=run_id, metrics=Metrics()) as trainer_log:
+        answered = [events.epoch(epoch=number) for number in range(6, 11)]
+        for packet in answered:
+            trainer_log.publish(packet)
+            assert trainer_log.await_answer(packet.event_id, 10.0) is not None
+        decider.kill()
+        pending = events.epoch(epoch=11)
+        trainer_log.publish(pending)
+        trainer_log.flush()
+        decider.start()
+
+        assert trainer_log.await_answer(pending.event_id, 15.0) is not None
+        assert trainer_log.take_commands() == [], "a redelivered command is not taken for a late one"
+    found = read(address=own_log.address, topics=(COMMANDS,))
+
+    decisions = [event for event in found if body_name(event) == "decision_made"]
+    assert len(decisions) > 6, "the kill came before the offsets were committed: some packets were answered twice"
+    expected = {ids.derived_id(packet.event_id, "tamiyo.decide", 0) for packet in (*answered, pending)}
+    assert {event.event_id for event in decisions} == expected
+    commands = {}
+    for event in found:
+        if body_name(event) == "adaptation_command":
+            commands.setdefault(event.event_id, set()).add(event.SerializeToString(deterministic=True))
+    assert len(commands) == 6
+    assert all(len(bodies) == 1 for bodies in commands.values()), "byte for byte the same"
+
+
+def test_a_broker_that_is_killed_while_a_packet_waits_comes_back_to_an_answer(own_log, ring, run_id, events, processes):
+    processes("decider", own_log.data_dir, own_log.address)
+    with KafkaLog(own_log.address, ring, run_id=run_id, metrics=Metrics()) as trainer_log:
+        for number in range(1, 4):
+            packet = events.epoch(epoch=number)
+            if number == 2:
+                own_log.crash()
+            trainer_log.publish(packet)
+            if number == 2:
+                own_log.restart()
+            assert trainer_log.await_answer(packet.event_id, 20.0) is not None
+
+
+def test_it_is_healthy_and_exports_what_it_did(decider, trainer_log, events, scrape):
+    packet = events.epoch()
+    trainer_log.publish(packet)
+    assert trainer_log.await_answer(packet.event_id, 10.0) is not None
+
+    health, samples = scrape(decider)
+
+    assert health.status_code == 200
+    assert health.json()["checks"] == {"log": "ok", "group": "ok"}
+    assert samples["esper_tamiyo_inference_latency_seconds_count"] >= 1
+    assert samples["esper_oona_log_up"] == 1
+    assert all(name.startswith("esper_") for name in samples)
+
+
+def test_it_is_unhealthy_while_the_log_is_away(own_log, processes, scrape):
+    decider = processes("decider", own_log.data_dir, own_log.address)
+    own_log.crash()
+    deadline = time.monotonic() + 15
+    while (health := scrape(decider)[0]).status_code == 200 and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+    assert health.status_code == 503
+    assert "silent" in health.json()["checks"]["log"]
+    code, seconds = decider.terminate()
+    assert code == 0
+    assert seconds < 2.5, "it ends in time without the log, too"
+
+
+def test_it_ends_within_two_seconds_of_sigterm_and_says_where_it_is_while_it_runs(own_log, processes):
+    decider = processes("decider", own_log.data_dir, own_log.address)
+    targets = json.loads((own_log.data_dir / "run" / "decider.json").read_text())
+
+    code, seconds = decider.terminate()
+
+    assert targets[0]["targets"] == [f"127.0.0.1:{decider.ready['health_port']}"], "what Prometheus scrapes"
+    assert code == 0
+    assert seconds < 2.0
+
+
+def test_without_a_key_an_outside_log_is_refused_in_one_line(tmp_path, run_module):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")}
+    code, said = run_module("decider", "--data-dir", str(tmp_path), "--brokers", "redpanda:9092", env=environment)
+
+    assert code == 1
+    assert said.count("\n") == 1
+    assert said.startswith("decider: the log at redpanda:9092 needs a signing key")
+
+
+def test_without_a_log_it_says_so_in_one_line(tmp_path, run_module):
+    code, said = run_module("decider", "--data-dir", str(tmp_path), "--brokers", "127.0.0.1:1")
+
+    assert code == 1
+    assert said.startswith("decider: no log answers at 127.0.0.1:1")
+    assert said.count("\n") == 1
+
+
+def test_facts_that_are_no_packets_are_read_over(decider, trainer_log, events, read):
+    for _ in range(50):
+        trainer_log.publish(events.fact())
+    packet = events.epoch()
+    trainer_log.publish(packet)
+
+    assert trainer_log.await_answer(packet.event_id, 10.0) is not None
+    assert len(read(topics=(RUNS,))) == 51
