@@ -55,8 +55,8 @@ class SeedSettings:
     harm_z: float = 2.0
     """G1 and G3 fail where the seed makes the probe loss worse by more than this many standard errors."""
     harm_share: float = 0.05
-    """G1, G2 and G3 let harm below this share of the probe loss pass, however significant: a residual seed moves all
-    samples by so little that 2 standard errors were 0.006 of 0.65 nats, and culled seeds that later gained 0.2."""
+    """G1, G2 and G3 let harm below this share of the probe loss pass, however significant it is: a residual seed moves
+    every sample by so little that 2 standard errors were measured at 0.004 of a loss of 0.85."""
     drift_z: float = 3.0
     """G2 fails where the probe loss has risen since germination by more than this many standard errors."""
     benefit_z: float = 1.0

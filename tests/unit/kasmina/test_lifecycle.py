@@ -80,6 +80,24 @@ def test_readme_shows_the_table_as_it_is():
     assert f"```mermaid\n{lifecycle.diagram()}\n```" in readme
 
 
+def test_kasmina_imports_no_policy_and_no_compiler():
+    """R-KAS-46: it executes; Tamiyo decides and Tezzeret compiles. Modules come through the injected `build`."""
+    folder = Path(esper.kasmina.__path__[0])
+    for path in folder.glob("*.py"):
+        words = path.read_text()
+        for stranger in (
+            "esper.tamiyo",
+            "esper.simic",
+            "esper.tezzeret",
+            "esper.karn",
+            "torch.compile",
+            "torch._dynamo",
+        ):
+            assert f"import {stranger}" not in words, path
+            assert f"from {stranger}" not in words, path
+            assert f"{stranger}(" not in words, path
+
+
 def test_lifecycle_gates_and_settings_need_no_torch():
     """Folds of the log use them in processes that never load it."""
     modules = "esper.kasmina.lifecycle, esper.kasmina.gates, esper.kasmina.settings"
