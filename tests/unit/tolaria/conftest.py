@@ -72,6 +72,7 @@ class Bench:
         self, task: Task | None = None, should_stop: Callable[[], bool] = lambda: False, **config: object
     ) -> RunResult:
         settings: dict[str, object] = {"task": "tiny", "policy": "none", "decision_timeout_s": None}
+        settings["rate_policy"] = "constant"  # so that a test can say the rate at any step
         return train(
             RunConfig(**(settings | config)),  # type: ignore[arg-type]
             task or make_task(),

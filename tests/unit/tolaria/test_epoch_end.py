@@ -14,6 +14,7 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.effects import set_rates
 from esper.tolaria.epoch_end import FOR_EVER_S
 from esper.tolaria.run import make_run
+from esper.tolaria.tasks import Site
 
 
 def test_the_packet_holds_what_a_policy_may_know(bench, tiny_task) -> None:
@@ -138,7 +139,7 @@ def test_windows_are_reported_closed_once_and_answered_by_a_report(bench, tiny_t
 
 def test_an_outside_write_to_the_rate_is_undone_before_the_step(bench, tiny_task) -> None:
     run = make_run(
-        RunConfig(task="tiny", policy="none"),
+        RunConfig(task="tiny", policy="none", rate_policy="constant"),
         tiny_task(),
         bench.log,
         clock=bench.clock.clock,
@@ -163,12 +164,9 @@ def test_growth_reaches_a_fossil_and_the_optimiser_follows(bench, tiny_task) -> 
         epochs=30,
         make_host=lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)),
         learning_rate=2e-2,
+        sites=(Site("1", "vector"),),
     )
-    from dataclasses import replace
-
-    from esper.tolaria.tasks import Site
-
-    result = bench.run(replace(task, sites=(Site("1", "vector"),)), policy="heuristic", seed=1)
+    result = bench.run(task, policy="heuristic", seed=1)
     assert result.seeds["germinated"] >= 1
     added = [body.group for body in bench.log.bodies("optimizer_changed") if body.change == "group_added"]
     removed = [body.group for body in bench.log.bodies("optimizer_changed") if body.change == "group_removed"]

@@ -23,7 +23,7 @@ from esper.tolaria.state_tree import digest
 def started_run(bench, task, **config):
     """A run at step 0 whose first state is kept."""
     run = make_run(
-        RunConfig(task="tiny", policy="none", **config),
+        RunConfig(task="tiny", policy="none", rate_policy="constant", **config),
         task,
         bench.log,
         clock=bench.clock.clock,
