@@ -101,7 +101,23 @@ ARCHIVE: Final = (
 )
 """Of the archiver."""
 
-METRICS: Final = (*OONA, *TAMIYO, *NISSA, *ARCHIVE)
+BROKER: Final = (
+    Metric("esper_broker_connections", "gauge", "Clients connected to the embedded log"),
+    Metric("esper_broker_requests_total", "counter", "Requests read"),
+    Metric("esper_broker_malformed_total", "counter", "Connections closed because they sent no request"),
+    Metric("esper_broker_refused_total", "counter", "Batches and commits refused, a full disk among the reasons"),
+    Metric("esper_broker_records_total", "counter", "Records stored"),
+    Metric("esper_broker_duplicates_total", "counter", "Batches that came again and were not stored again"),
+    Metric("esper_broker_received_bytes_total", "counter", "Bytes of the batches stored"),
+    Metric("esper_broker_sent_bytes_total", "counter", "Bytes of the batches fetched"),
+    Metric("esper_broker_damaged_segments", "gauge", "Segment files in which bytes are lost"),
+    Metric("esper_broker_log_bytes", "gauge", "Size of a partition on the disk", ("topic", "partition")),
+    Metric("esper_broker_log_start_offset", "gauge", "First offset that can be read", ("topic", "partition")),
+    Metric("esper_broker_log_end_offset", "gauge", "Offset after the last record", ("topic", "partition")),
+)
+"""Of the embedded broker."""
+
+METRICS: Final = (*OONA, *TAMIYO, *NISSA, *ARCHIVE, *BROKER)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {

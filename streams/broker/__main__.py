@@ -1,8 +1,9 @@
 """The broker process: `python -m streams.broker --data-dir D [--port P | --fd N]`.
 
-Serves the log in D/log on 127.0.0.1. When ready it prints one line of JSON, {"host", "port", "pid"}, and nothing more;
-what the operator should know goes to stderr. SIGTERM or SIGINT stops it cleanly; it also stops when the process (on
-Linux: the thread) that started it dies. `--fd` takes over a listening socket, so that a restart keeps the port.
+Serves the log in D/log on 127.0.0.1. When ready it prints one line of JSON, {"host", "port", "pid", "health_port"}, and
+nothing more; what the operator should know goes to stderr. SIGTERM or SIGINT stops it cleanly; it also stops when the
+process (on Linux: the thread) that started it dies. `--fd` takes over a listening socket, so that a restart keeps the
+port.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> int:
         sock = listening_socket(options.port) if options.fd is None else socket.socket(fileno=options.fd)
         _die_with_parent()
         _allow_open_files()
-        asyncio.run(_serve(options.data_dir / "log", sock))
+        asyncio.run(_serve(options.data_dir, sock))
     except (EsperError, OSError, sqlite3.Error) as error:
         print(f"esper broker: {error}", file=sys.stderr)  # noqa: T201 - a process talks to its starter
         return 1
@@ -60,17 +61,19 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(folder: Path, sock: socket.socket) -> None:
+async def _serve(data_dir: Path, sock: socket.socket) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    broker = Broker(folder)
+    broker = Broker(data_dir / "log")
     try:
         await broker.start(sock)
         gc.freeze()  # what is alive now stays: no collection need look at it again
         host, port = sock.getsockname()[:2]
-        print(json.dumps({"host": host, "port": port, "pid": os.getpid()}), flush=True)  # noqa: T201 - the ready line
+        broker.health.announce(data_dir / "run")
+        ready = {"host": host, "port": port, "pid": os.getpid(), "health_port": broker.health.port}
+        print(json.dumps(ready), flush=True)  # noqa: T201 - the ready line
         await stop.wait()
     finally:
         await broker.stop()

@@ -55,10 +55,12 @@ class Connection(asyncio.Protocol):
             return
         self._peers.add(self)
         self._core.counters.connections += 1
+        self._core.counters.open_connections = len(self._peers)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Ends what the client waited for."""
         self._peers.discard(self)
+        self._core.counters.open_connections = len(self._peers)
         self._transport = None
         self._buffer.clear()
         if self._waiting is not None:

@@ -38,6 +38,7 @@ class Counters:
     """Totals since the start."""
 
     connections: int = 0
+    open_connections: int = 0
     requests: int = 0
     malformed: int = 0
     batches: int = 0

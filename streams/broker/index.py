@@ -38,12 +38,14 @@ class Hole(NamedTuple):
 class Index:
     """Sparse positions of a segment of `size` bytes; entry i is the batch at `positions[i]`, first offset `offsets[i]`.
 
-    `latest[i]` is the greatest timestamp (ms) of the batches from entry i to the next entry.
+    `latest[i]` is the greatest timestamp (ms) of the batches from entry i to the next entry. `first_timestamp` is known
+    of segments that this process has written or scanned, and -1 of others.
     """
 
     next_offset: int
     size: int = 0
     max_timestamp: int = -1
+    first_timestamp: int = -1
     offsets: array[int] = field(default_factory=lambda: array("q"))
     positions: array[int] = field(default_factory=lambda: array("q"))
     latest: array[int] = field(default_factory=lambda: array("q"))
@@ -58,6 +60,8 @@ class Index:
             self.latest.append(batch.max_timestamp)
         elif batch.max_timestamp > self.latest[-1]:
             self.latest[-1] = batch.max_timestamp
+        if self.size == 0:
+            self.first_timestamp = batch.max_timestamp
         self.max_timestamp = max(self.max_timestamp, batch.max_timestamp)
         self.size += batch.size
         self.next_offset = base_offset + batch.last_offset_delta + 1

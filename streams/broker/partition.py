@@ -179,6 +179,12 @@ class Partition:
         while len(self._segments) > 1 and self._segments[1].base_offset <= self.start:
             self._segments.pop(0).delete()
 
+    def roll_if_begun_before(self, oldest_ms: int) -> None:
+        """Closes the active segment when its first records are older than that: only whole segments can expire."""
+        index = self._segments[-1].index
+        if index.size and index.first_timestamp < oldest_ms:
+            self._roll(self.next_offset)
+
     def expired_before(self, oldest_ms: int) -> int:
         """The offset up to which everything was written before `oldest_ms`, in whole segments."""
         offset = self.start

@@ -15,6 +15,7 @@ from esper.errors import InvalidInput
 from streams.broker.connection import Connection
 from streams.broker.core import Core
 from streams.broker.flusher import Flusher
+from streams.broker.health import Health
 from streams.broker.store import Store, now_ms
 
 _LOG: Final = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def check_loopback(sock: socket.socket) -> None:
 
 
 class Broker:
-    """A running broker. `core` carries the counters (`core.counters`, `core.partition_stats()`)."""
+    """A running broker. `core` has the counters and sizes, `health` serves them."""
 
     def __init__(self, folder: Path) -> None:
         """Opens the data folder; nothing listens yet.
@@ -62,18 +63,15 @@ class Broker:
         """
         self._flusher = Flusher()
         self.core = Core(Store(folder), self._flusher.sync)
+        self.health = Health(self.core)
         self._peers: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._clockwork: list[asyncio.Task[None]] = []
 
-    @property
-    def open_connections(self) -> int:
-        """Clients connected now."""
-        return len(self._peers)
-
     async def start(self, sock: socket.socket) -> None:
         """Serves clients of an already listening socket."""
         check_loopback(sock)
+        await self.health.start()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self.core, self._peers), sock=sock)
         self._clockwork = [
@@ -93,6 +91,7 @@ class Broker:
         """Cuts all connections, puts everything on the disk and lets go of the folder."""
         if self._server is not None:
             self._server.close()
+        self.health.stop()
         for peer in tuple(self._peers):
             peer.close()
         for task in self._clockwork:

@@ -26,6 +26,8 @@ from streams.broker.registry import Registry, TopicRow
 _LOG: Final = logging.getLogger(__name__)
 MAX_PARTITIONS: Final = 2_000
 """Of all topics together; each has two files open."""
+SEGMENTS_IN_RETENTION: Final = 4
+"""A segment spans at most this part of its topic's retention, so records leave at most so much too late."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -177,7 +179,10 @@ class Store:
         for topic, number, partition in self.partitions():
             partition.producers.expire(at_ms)
             position = archived.get((topic.row.name, number))
-            if topic.config.retention_ms < 0 or position is None:
+            if topic.config.retention_ms < 0:
+                continue
+            partition.roll_if_begun_before(at_ms - topic.config.retention_ms // SEGMENTS_IN_RETENTION)
+            if position is None:
                 continue
             offset = min(partition.expired_before(at_ms - topic.config.retention_ms), position.next_offset)
             if offset > partition.start:

@@ -25,6 +25,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from streams.broker.launch import BrokerProcess, start_broker
 
 Rate = tuple[float, float]
@@ -177,14 +179,15 @@ def quantiles(values: list[float]) -> str:
     return f"p50 {statistics.median(ordered):.2f} ms, p99 {ordered[int(len(ordered) * 0.99)]:.2f} ms"
 
 
-def measure(broker: BrokerProcess, values: Sequence[bytes], round_trips: int, *, always: bool) -> None:
-    """One column of the table, printed as rows."""
+def measure(broker: BrokerProcess, values: Sequence[bytes], raw: Rate, round_trips: int, *, always: bool) -> None:
+    """One column of the table, printed as rows; `raw` is the yardstick."""
     label = "always" if always else "interval"
-    raw = RAW[1]
-    new = lambda what: topic(broker, f"{label}-{what}", always=always)  # noqa: E731 - three names, one line
+
+    def new(what: str) -> str:
+        return topic(broker, f"{label}-{what}", always=always)
 
     def show(what: str, measured: Rate) -> None:
-        ratio = f"{measured[1] / raw:6.2f} of raw"
+        ratio = f"{measured[1] / raw[1]:6.2f} of raw"
         say(f"{label:9} {what:42} {measured[0]:>10,.0f} msg/s {measured[1]:7.1f} MB/s  {ratio}")
 
     for what, options in (
@@ -208,12 +211,8 @@ def measure(broker: BrokerProcess, values: Sequence[bytes], round_trips: int, *,
         say(f"{label:9} round trip, one message every {gap_ms:2} ms (n={count}):  {quantiles(taken)}")
 
 
-RAW: Rate = (0.0, 0.0)
-
-
 def main() -> None:
     """Prints the table."""
-    global RAW  # noqa: PLW0603 - the yardstick of every row
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=200_000, help="per bulk row (default 200,000: 40 MB)")
     parser.add_argument("--round-trips", type=int, default=1_000, help="at 2 ms; a fifth of it at 20 ms")
@@ -221,18 +220,16 @@ def main() -> None:
     values = payloads(options.messages)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        RAW = raw_write(values, folder)
-        say(f"raw file writes of 64 KiB, one fdatasync at the end: {RAW[1]:,.0f} MB/s")
+        raw = raw_write(values, folder)
+        say(f"raw file writes of 64 KiB, one fdatasync at the end: {raw[1]:,.0f} MB/s")
         say(f"fdatasync after 4 KiB: {quantiles(fdatasync_ms(folder))}")
         broker = start_broker(folder)
         try:
             for always in (False, True):
-                measure(broker, values, options.round_trips, always=always)
+                measure(broker, values, raw, options.round_trips, always=always)
             process = psutil.Process(broker.pid)
             used = process.cpu_times()
-            say(
-                f"broker: {process.memory_info().rss / 2**20:.0f} MiB RSS, {used.user + used.system:.1f} CPU-s in all"
-            )
+            say(f"broker: {process.memory_info().rss / 2**20:.0f} MiB RSS, {used.user + used.system:.1f} CPU-s in all")
         finally:
             broker.stop()
 

@@ -52,6 +52,20 @@ def test_min_bytes_are_waited_for(raw, batch_of):
     assert time.monotonic() - began >= 0.09
 
 
+def test_a_reader_that_waits_learns_of_its_topics_end(host, broker, raw):
+    raw.create("t")
+    raw.send(raw.fetch_request("t", 0, wait_s=30.0))
+    time.sleep(0.02)
+    deleted = host.connect(broker).ask(20, 3, topic_names=["t"], timeout=dt.timedelta(seconds=1))
+    assert deleted.responses[0].error_code == 0
+    assert raw.answer(1, 11).responses[0].partitions[0].error_code.name == "unknown_topic_or_partition"
+
+
+def test_a_topic_may_ask_for_the_disk_before_every_acknowledgement(raw, batch_of):
+    raw.create("t", flush_messages="1")
+    assert [raw.produce("t", batch_of(b"v")).base_offset for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
 def test_requests_behind_a_long_poll_are_answered_in_order(raw, batch_of):
     raw.create("t")
     raw.send(raw.fetch_request("t", 0, wait_s=30.0) + raw.frame(18, 0, b"", 99))

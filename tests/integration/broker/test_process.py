@@ -25,7 +25,7 @@ def run(*arguments, **options):
 def test_it_says_where_it_is_and_ends_cleanly(tmp_path):
     process = subprocess.Popen([*COMMAND, "--data-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True)
     ready = json.loads(process.stdout.readline())
-    assert ready.keys() == {"host", "port", "pid"}
+    assert ready.keys() == {"host", "port", "pid", "health_port"}
     assert (ready["host"], ready["pid"]) == ("127.0.0.1", process.pid)
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=10)

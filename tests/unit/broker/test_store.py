@@ -87,6 +87,20 @@ def test_nothing_is_deleted_that_the_archive_has_not_committed(store, batch_of):
     assert (partition.start, partition.end, partition.size) == (20, 20, 0)
 
 
+def test_a_segment_is_closed_when_it_spans_a_quarter_of_the_retention(store, batch_of):
+    """So that a topic with little traffic expires, too, and not only when a segment is full."""
+    store.create(TopicRow("quiet", 1, {"retention.ms": str(DAY_MS)}))
+    partition = store.partition("quiet", 0)
+    for hour in range(36):
+        records = batch_of(b"x", timestamp=hour * DAY_MS // 24)
+        partition.append(records, checked(records, 10_000), 0, 10**6)
+        store.retain(hour * DAY_MS // 24)
+    store.registry.commit(ARCHIVER_GROUP, {("quiet", 0): Committed(36, None)})
+    store.retain(36 * DAY_MS // 24)
+    assert 6 <= partition.start <= 12
+    assert partition.end == 36
+
+
 def test_what_is_young_or_kept_for_ever_stays(store, batch_of):
     young = fill(store, batch_of, 10, timestamp=8 * DAY_MS)
     store.create(TopicRow("kept", 1, {"segment.bytes": "1024", "retention.ms": "-1"}))

@@ -1,0 +1,65 @@
+"""What the broker says of itself, to people and to Prometheus."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from esper.nissa.catalogue import BROKER
+
+
+@pytest.fixture
+def get(host, broker):
+    (target,) = json.loads((host.data_dir / "run" / "broker.json").read_text())
+    assert target["labels"] == {"process": "broker"}
+    address = target["targets"][0]
+
+    def get(path):
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    get.address = address
+    return get
+
+
+def test_health(get, raw):
+    page = json.loads(get("/health"))
+    assert (page["process"], page["status"], page["checks"]) == ("broker", "ok", {"disk": "ok"})
+    assert page["figures"] == {"connections": 1, "damaged_segments": 0}
+
+
+def test_metrics_are_those_of_the_catalogue(get, raw, batch_of):
+    """All of them, and no other."""
+    raw.create("t")
+    raw.produce("t", batch_of(b"a", b"b", producer=(1, 0, 0)))
+    raw.produce("t", batch_of(b"a", b"b", producer=(1, 0, 0)))
+    raw.fetch("t", 0)
+    samples = {
+        sample.name: sample
+        for family in text_string_to_metric_families(get("/metrics"))
+        for sample in family.samples
+        if sample.name.startswith("esper_broker") and not sample.name.endswith("_created")
+    }
+    assert samples.keys() == {metric.name for metric in BROKER}
+    assert samples["esper_broker_records_total"].value == 2
+    assert samples["esper_broker_duplicates_total"].value == 1
+    assert samples["esper_broker_log_end_offset"].value == 2
+    assert samples["esper_broker_log_bytes"].labels == {"topic": "t", "partition": "0"}
+    assert samples["esper_broker_sent_bytes_total"].value == samples["esper_broker_log_bytes"].value > 0
+
+
+def test_other_paths_are_404_and_nonsense_is_harmless(get, raw):
+    with pytest.raises(urllib.error.HTTPError, match="404") as missing:
+        get("/secrets")
+    missing.value.close()
+    host, _, port = get.address.partition(":")
+    for nonsense in (b"\0" * 100, b"GET\r\n\r\n", b"x" * 100_000):
+        with socket.create_connection((host, int(port)), timeout=5) as client:
+            client.sendall(nonsense)
+    assert json.loads(get("/health"))["status"] == "ok"
+    assert raw.alive()
