@@ -17,6 +17,7 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -56,8 +57,8 @@ class Job:
 
 def run(job: Job) -> dict[str, Any]:
     """Train one arm and return what it came to."""
-    from esper.tolaria.tasks import load_task  # noqa: PLC0415 (torch is loaded in the children alone)
-    from esper.tolaria.train import train  # noqa: PLC0415
+    from esper.tolaria.tasks import load_task
+    from esper.tolaria.train import train
 
     config = job.config()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +153,9 @@ def section(task: str, rows: Sequence[dict[str, Any]]) -> list[str]:
         own = [row for row in rows if row["arm"] == arm]
         gains = [100 * (row["accuracy"] - control[row["seed"]]["accuracy"]) for row in own]
         drops = [row["loss"] - control[row["seed"]]["loss"] for row in own]
-        paired = ("–",) * 4 if arm == "control" else (signed(gains), f"{min(gains):+.2f}", signed(drops, 3), f"{max(drops):+.3f}")
+        paired = ("–",) * 4
+        if arm != "control":
+            paired = (signed(gains), f"{min(gains):+.2f}", signed(drops, 3), f"{max(drops):+.3f}")
         lines.append(
             f"| {arm} | {100 * mean(own, 'accuracy'):.2f} | {paired[0]} | {paired[1]} | {mean(own, 'loss'):.4f} "
             f"| {paired[2]} | {paired[3]} | {mean(own, 'params'):,.0f} | {mean(own, 'flops') / 1e9:,.2f} "
@@ -163,13 +166,23 @@ def section(task: str, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def fates(grown: Sequence[dict[str, Any]]) -> list[str]:
     """What became of the seeds of the grown arm."""
-    germinated, fossilized, culled = (sum(row[word] for row in grown) for word in ("germinated", "fossilized", "culled"))
+    germinated, fossilized, culled = (
+        sum(row[word] for row in grown) for word in ("germinated", "fossilized", "culled")
+    )
     if not germinated:
         return [f"No seed germinated in {len(grown)} runs."]
-    kept = [f"{slot} {fate['blueprint']}" for row in grown for slot, fate in sorted(row["fates"].items()) if fate["stage"] == "FOSSILIZED"]
-    counts = ", ".join(f"{what} ×{kept.count(what)}" for what in sorted(set(kept), key=lambda w: (-kept.count(w), w)))
+    kept = Counter(
+        f"{slot} {fate['blueprint']}"
+        for row in grown
+        for slot, fate in row["fates"].items()
+        if fate["stage"] == "FOSSILIZED"
+    )
     share = 100 * fossilized / germinated
-    return [f"Seeds: {germinated} germinated, {fossilized} fossilised ({share:.0f} %), {culled} culled. Fossils: {counts or 'none'}."]
+    counts = ", ".join(f"{what} in {count}" for what, count in sorted(kept.items(), key=lambda item: (-item[1], item)))
+    return [
+        f"Seeds: {germinated} germinated, {fossilized} fossilised ({share:.0f} %), {culled} culled.",
+        f"Fossils by slot, blueprint and runs: {counts or 'none'}.",
+    ]
 
 
 def signed(differences: Sequence[float], digits: int = 2) -> str:
