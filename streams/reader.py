@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -139,7 +139,7 @@ async def tail(
     topics: Sequence[Topic] = RUN_TOPICS,
     follow: bool = True,
     on_refused: Callable[[Record, Refused], None] | None = None,
-) -> AsyncIterator[Event]:
+) -> AsyncGenerator[Event, None]:
     """The events of a run from the beginning of the log, then live until the caller stops (or to the end of now).
 
     In the log's order within a topic; between topics as they arrive. At least once: know events by their ids. Records
