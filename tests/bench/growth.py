@@ -132,8 +132,8 @@ def report(rows: Sequence[dict[str, Any]], command: str) -> str:
         f"Made by `{command}`; every row of every run is in `results.jsonl` beside this page.",
         "",
         f"Seeds 0 to {seeds - 1}, one thread each, two runs at a time. Differences are paired by seed, ± is the 95 %",
-        "interval of their mean, *worst* is the worst single pair. Accuracy in points on the test set, which nothing but",
-        "this report looks at; loss in nats. FLOPs count training, side passes and probes; seconds are wall time.",
+        "interval of their mean, *worst* is the worst single pair. Accuracy in points on the test set, which nothing",
+        "but this report looks at; loss in nats. FLOPs count training, side passes and probes; seconds are wall time.",
         "",
     ]
     return "\n".join(head + [line for task in tasks for line in section(task, [r for r in rows if r["task"] == task])])
@@ -145,15 +145,14 @@ def section(task: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         f"## {task}",
         "",
-        "| arm | accuracy % | minus control, points | worst | test loss | minus control | worst | parameters "
-        "| GFLOPs | seconds |",
+        "| arm | accuracy % | minus control | worst | test loss | minus control | worst | parameters | GFLOPs | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms(task):
         own = [row for row in rows if row["arm"] == arm]
         gains = [100 * (row["accuracy"] - control[row["seed"]]["accuracy"]) for row in own]
         drops = [row["loss"] - control[row["seed"]]["loss"] for row in own]
-        paired = ("–",) * 4
+        paired = ("",) * 4
         if arm != "control":
             paired = (signed(gains), f"{min(gains):+.2f}", signed(drops, 3), f"{max(drops):+.3f}")
         lines.append(
