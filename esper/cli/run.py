@@ -19,7 +19,7 @@ from esper.cli.run_ids import control_of, new_run_id
 from esper.cli.screen import Screen, make_screen
 from esper.cli.summary import Summary
 from esper.cli.tail import LogTail
-from esper.cli.trainers import Trainer, Trainers
+from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput, LogUnavailable
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.signing import KeyRing
@@ -75,11 +75,11 @@ def run_command(request: RunRequest) -> int:
     check_writable(request.data_dir)
     ring = load_key_ring(settings)
     run_id = new_run_id()
-    configs = {run_id: grown_config}
+    configs, names = {run_id: grown_config}, {run_id: "grown", control_of(run_id): "control"}
     if control_config is not None:
         configs[control_of(run_id)] = replace(control_config, control_of=run_id)
     with (
-        _start_trainers(request.data_dir, configs) as trainers,  # they prepare while the log starts
+        Trainers(request.data_dir, names, configs) as trainers,  # they prepare while the log starts
         client.join(request.data_dir, client=f"esper run {run_id}", brokers=settings.brokers) as lease,
     ):
         command = RunCommand(request, ring, lease, trainers)
@@ -87,8 +87,8 @@ def run_command(request: RunRequest) -> int:
         if failure:
             complain(f"{failure}; what was recorded is kept: `esper events {run_id}`")
             return RUN_FAILED
-        summary = command.summary(since)
     # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
+    summary = command.summary(since)
     say_json(summary.to_json()) if request.as_json else say(summary.text())
     return 0
 
@@ -139,14 +139,13 @@ class RunCommand:
         screen.note(f"data {self._request.data_dir} · log {self._lease.brokers} ({log})")
 
     def _follow(self, tail: LogTail, screen: Screen) -> None:
-        grown, *others = self._trainers.trainers
+        grown = self._trainers.trainers[0]
         while not self._trainers.done:
             self._take_event(tail, screen)
             self._take_news(screen)
             screen.refresh()
             if grown.outcome is not None and grown.outcome.error:
-                for other in others:
-                    other.stop()
+                self._trainers.ask_to_stop()
 
     def _settle(self, tail: LogTail, screen: Screen) -> None:
         """Until the last report is on the log, and everything on the log is in the archive."""
@@ -226,11 +225,6 @@ class RunCommand:
             wall_s=time.monotonic() - since,
             data_dir=str(self._request.data_dir),
         )
-
-
-def _start_trainers(data_dir: Path, configs: Mapping[str, RunConfig]) -> Trainers:
-    names = ("grown", "control")
-    return Trainers([Trainer(name, data_dir, *config) for name, config in zip(names, configs.items(), strict=False)])
 
 
 def _check_task(task: str) -> None:

@@ -1,14 +1,15 @@
-"""The trainer processes that `esper run` starts: prepared side by side, begun together, ended without leftovers."""
+"""The trainers of one `esper run`: prepared side by side, begun together, ended without leftovers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,8 @@ from typing import Any, Final, Self
 
 from esper.errors import InvalidInput
 from esper.tolaria.config import RunConfig
-from esper.weatherlight.endpoint import run_folder
 from esper.weatherlight.guard import child_environment, guarded
+from esper.weatherlight.nursery import Order, log_path, order_text
 
 STOP_S: Final = 1.5
 """From SIGTERM, on which a trainer records that it was interrupted, to SIGKILL."""
@@ -33,99 +34,87 @@ class Outcome:
 
 
 class Trainer:
-    """One trainer process. It prepares at once and trains when `begin` is called."""
+    """One trainer, as heard over its pipes. `name` is what people call its run."""
 
-    def __init__(self, name: str, data_dir: Path, run_id: str, config: RunConfig) -> None:
+    def __init__(self, name: str, run_id: str, log: Path) -> None:
         self.name = name
         self.run_id = run_id
         self.outcome: Outcome | None = None
         self.prepared = threading.Event()
         """Set once it is ready to begin, and also when it ended before that."""
-        self.log_path = run_folder(data_dir) / f"trainer-{run_id}.log"
-        arguments = (
-            "--data-dir",
-            str(data_dir),
-            "--run-id",
-            run_id,
-            "--config",
-            config.to_json(),
-        )
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                guarded("esper.weatherlight.trainer", *arguments),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
-                env=child_environment(),
-            )
-        self._reading = threading.Thread(target=self._read, name=f"{name}-output", daemon=True)
+        self._log = log
+        self.control_fd, self._control = os.pipe()
+        self._messages, self.messages_fd = os.pipe()
+        self._reading = threading.Thread(target=self._read, name=f"{name}-messages", daemon=True)
+
+    def started(self) -> None:
+        """Its process has its ends of the pipes: listen."""
+        os.close(self.control_fd)
+        os.close(self.messages_fd)
         self._reading.start()
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended; then `outcome` is set."""
-        return self.outcome is not None
 
     def begin(self, brokers: str) -> None:
         """Let it train, on the log at this address."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(brokers.encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return  # it has ended, and its outcome says why
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and its outcome says why
+            os.write(self._control, brokers.encode() + b"\n")
 
-    def stop(self) -> None:
-        """Ask it to record an interruption and end."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()  # one that has not begun yet ends by this
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended, given so much time; then `outcome` is set."""
+        self._reading.join(max(0.0, timeout_s))
+        return not self._reading.is_alive()
 
-    def end(self, deadline: float) -> None:
-        """Wait for its end until `deadline` of the monotonic clock, then kill it."""
-        try:
-            self._process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._reading.join()
+    def close(self) -> None:
+        """Give back the pipe; a trainer that has not begun yet ends by this."""
+        os.close(self._control)
 
     def _read(self) -> None:
         """Take in its messages until it has ended. Runs on a thread of its own."""
         said: dict[str, Any] = {}
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            said = json.loads(line)
-            if "prepared" in said:
-                self.prepared.set()
-        self._process.stdout.close()
-        self.outcome = self._outcome(self._process.wait(), said)
+        with os.fdopen(self._messages) as messages:
+            for line in messages:
+                said.update(json.loads(line))
+                if "prepared" in said:
+                    self.prepared.set()
+        self.outcome = self._outcome(said)
         self.prepared.set()
 
-    def _outcome(self, code: int, last: dict[str, Any]) -> Outcome:
-        if "result" in last and code == 0:
-            result = last["result"]
+    def _outcome(self, said: Mapping[str, Any]) -> Outcome:
+        if "result" in said:
+            result = said["result"]
             failed = result["status"] == "failed"
             return Outcome(result, f"the {self.name} run failed: {result['reason']}" if failed else "")
-        if "error" in last:
-            return Outcome(None, last["error"], bool(last["wrong_input"]))
+        if "error" in said:
+            return Outcome(None, said["error"], bool(said["wrong_input"]))
+        code = said.get("exit", -signal.SIGKILL)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return Outcome(None, f"the {self.name} run's trainer (pid {self.pid}) {how}; see {self.log_path}")
+        return Outcome(None, f"the trainer of the {self.name} run {how}; see {self._log}")
 
 
 class Trainers:
-    """All trainers of one command; leaving the context ends those that still run."""
+    """All trainers of one command, forked by one nursery; leaving the context ends those that still run.
 
-    def __init__(self, trainers: Sequence[Trainer]) -> None:
-        self.trainers = tuple(trainers)
+    `runs` are configurations by run id, in the order of `names`.
+    """
+
+    def __init__(self, data_dir: Path, names: Mapping[str, str], runs: Mapping[str, RunConfig]) -> None:
+        self.trainers = tuple(Trainer(names[run_id], run_id, log_path(data_dir, run_id)) for run_id in runs)
+        orders = [
+            Order(each.run_id, config.to_json(), each.control_fd, each.messages_fd)
+            for each, config in zip(self.trainers, runs.values(), strict=True)
+        ]
+        arguments = ("--data-dir", str(data_dir), "--trainers", order_text(orders))
+        with log_path(data_dir, self.trainers[0].run_id).open("ab") as log:
+            self._nursery = subprocess.Popen(
+                guarded("esper.weatherlight.nursery", *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[fd for order in orders for fd in (order.control_fd, order.messages_fd)],
+                start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
+                env=child_environment(),
+            )
+        for trainer in self.trainers:
+            trainer.started()
 
     def wait_prepared(self, timeout_s: float) -> bool:
         """Whether every trainer is ready to begin, or over; raises InvalidInput where one found its input wrong."""
@@ -144,15 +133,22 @@ class Trainers:
     @property
     def done(self) -> bool:
         """Whether all have ended."""
-        return all(trainer.done for trainer in self.trainers)
+        return all(trainer.outcome is not None for trainer in self.trainers)
+
+    def ask_to_stop(self) -> None:
+        """Have every trainer that still runs record that it was interrupted, and end."""
+        if self._nursery.poll() is None:
+            self._nursery.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """End all of them: SIGTERM, and SIGKILL after a deadline that they share."""
-        for trainer in self.trainers:
-            trainer.stop()
+        self.ask_to_stop()
         deadline = time.monotonic() + STOP_S
+        if not all(trainer.wait(deadline - time.monotonic()) for trainer in self.trainers):
+            self._nursery.kill()  # and the kernel kills its children
+        self._nursery.wait()
         for trainer in self.trainers:
-            trainer.end(deadline)
+            trainer.wait(STOP_S)
 
     def __enter__(self) -> Self:
         return self
@@ -161,3 +157,5 @@ class Trainers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        for trainer in self.trainers:
+            trainer.close()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +45,16 @@ def user_task(tmp_path) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def up(shared_esper) -> Iterator[Any]:
+    """A data folder whose log and workers run already, so that a run that is refused costs no more than its refusal."""
+    process = shared_esper.start("up", "--json")
+    process.stdout.readline()
+    yield shared_esper
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+
+
 def _refused(esper, *arguments: str) -> str:
     done = esper(*arguments, code=2)
     assert done.stderr.splitlines()[-1].startswith("esper: ")
@@ -53,34 +66,34 @@ def _refused(esper, *arguments: str) -> str:
     return said[0]
 
 
-def test_unknown_task(esper):
-    assert "task 'digit' is unknown; choose digits" in _refused(esper, "run", "--task", "digit")
+def test_unknown_task(up):
+    assert "task 'digit' is unknown; choose digits" in _refused(up, "run", "--task", "digit")
 
 
-def test_missing_data(esper, tmp_path):
-    said = _refused(esper, "run", "--task", f"cifar10:{tmp_path / 'nowhere'}")
+def test_missing_data(up, tmp_path):
+    said = _refused(up, "run", "--task", f"cifar10:{tmp_path / 'nowhere'}")
     assert str(tmp_path / "nowhere") in said
 
 
-def test_site_that_does_not_exist(esper, user_task):
-    said = _refused(esper, "run", "--task", f"{user_task}:missing_site")
+def test_site_that_does_not_exist(up, user_task):
+    said = _refused(up, "run", "--task", f"{user_task}:missing_site")
     assert "bdy" in said
     assert "body" in said  # those that do exist
 
 
-def test_user_task_that_fails(esper, user_task):
-    assert "no such file: data.csv" in _refused(esper, "run", "--task", f"{user_task}:broken")
+def test_user_task_that_fails(up, user_task):
+    assert "no such file: data.csv" in _refused(up, "run", "--task", f"{user_task}:broken")
 
 
-def test_task_of_the_readme_works(esper, tmp_path):
+def test_task_of_the_readme_works(up, tmp_path):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (tmp_path / "wine.py").write_text(readme.split("```python\n")[1].split("```")[0])
-    result = esper.json("run", "--task", f"{tmp_path / 'wine.py'}:wine", "--no-control", "--epochs", "2")
+    result = up.json("run", "--task", f"{tmp_path / 'wine.py'}:wine", "--no-control", "--epochs", "2")
     assert (result["task"], result["epochs"]) == ("wine", 2)
 
 
-def test_device_that_does_not_exist(esper):
-    assert "device 'tpu'" in _refused(esper, "run", "--device", "tpu")
+def test_device_that_does_not_exist(up):
+    assert "device 'tpu'" in _refused(up, "run", "--device", "tpu")
 
 
 @pytest.mark.parametrize("command", ["broker", "up"])

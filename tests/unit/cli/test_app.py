@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -97,13 +97,11 @@ def test_version(capsys):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["runs", "--help"], ["runs", "--data-dir", "no-such-folder"]])
 def test_starts_within_half_a_second_without_torch(arguments):
-    """The best of three, as another process may have the core."""
+    """Counted in processor time, which does not depend on what else the machine does."""
     program = (
         "import sys\nfrom esper.cli.app import dispatch\ndispatch(sys.argv[1:])\nassert 'torch' not in sys.modules"
     )
-    took = []
-    for _ in range(3):
-        since = time.monotonic()
-        subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True)
-        took.append(time.monotonic() - since)
-    assert min(took) < 0.5
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 0.5

@@ -1,0 +1,85 @@
+"""What `esper run` costs: wall time, and the memory of all its processes together. `--help` for options.
+
+Fixture: the default task with its control run, a data folder of its own, nothing else of Esper running. Memory is PSS
+(`/proc/PID/smaps_rollup`: shared pages are shared out among those that use them), summed over the command, the
+supervisor and all their children, sampled every 0.2 s; the peak is of the sum. Limits (architecture): at most 60 s on
+two cores, at most 1 GiB, 700 MiB aimed at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+SAMPLE_S = 0.2
+_PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    parser.add_argument("arguments", nargs="*", help="options of `esper run`, after --")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), options.arguments)
+    if options.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+        return
+    for name, value in figures.items():
+        sys.stdout.write(f"{name:<34}{value:>12.3f}\n")
+
+
+def measure(data_dir: Path, arguments: list[str]) -> dict[str, float]:
+    """The figures, in the units of their names; memory is also given by process at the moment of the peak."""
+    command = [sys.executable, "-m", "esper.cli", "run", "--json", "--data-dir", str(data_dir), *arguments]
+    began, cpu_began = time.monotonic(), sum(psutil.cpu_times()[:3])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    peak: Counter[str] = Counter()
+    while process.poll() is None:
+        now = memory_of(data_dir)
+        peak = max(peak, now, key=lambda sample: sample.total())
+        time.sleep(SAMPLE_S)
+    wall_s = time.monotonic() - began
+    stdout, _ = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"esper run ended with exit code {process.returncode}")
+    result = json.loads(stdout.splitlines()[-1])
+    return {
+        "wall_s": wall_s,
+        "machine_cpu_s": sum(psutil.cpu_times()[:3]) - cpu_began,
+        "epochs": result["epochs"],
+        "hook_ms_p50": result["hook_ms"]["p50"],
+        "hook_ms_p99": result["hook_ms"]["p99"],
+        "peak_pss_mib": peak.total() / 1024,
+        **{f"peak_pss_mib.{name}": kib / 1024 for name, kib in sorted(peak.items())},
+    }
+
+
+def memory_of(data_dir: Path) -> Counter[str]:
+    """PSS in KiB of every process of the data folder, by its module."""
+    found: Counter[str] = Counter()
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if str(data_dir) not in words:
+                continue
+            pss = _PSS.search(Path(f"/proc/{process.pid}/smaps_rollup").read_text())
+        except (psutil.Error, OSError):
+            continue  # it has just ended
+        modules = [word for word in words if word.startswith(("esper.", "streams.", "projections."))]
+        found[modules[-1] if modules else "other"] += int(pss[1]) if pss else 0
+    return found
+
+
+if __name__ == "__main__":
+    main()
