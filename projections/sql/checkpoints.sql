@@ -1,12 +1,13 @@
 -- One row per checkpoint that was saved, and when it was pruned, if it was.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
-WITH repeated AS (
-    SELECT event_id, min(log_offset) AS first_offset FROM log.checkpoint_saved GROUP BY event_id HAVING count(*) > 1
-), once AS (
-    SELECT * FROM log.checkpoint_saved AS fact
-    WHERE NOT EXISTS (
-        FROM repeated WHERE repeated.event_id = fact.event_id AND fact.log_offset > repeated.first_offset
-    )
+WITH once AS (
+    SELECT *
+    FROM log.checkpoint_saved
+    JOIN (
+        SELECT run_id, log_partition, min(log_offset) AS log_offset
+        FROM log.checkpoint_saved
+        GROUP BY run_id, log_partition, event_id
+    ) AS first USING (run_id, log_partition, log_offset)
 )
 SELECT
     run_id,

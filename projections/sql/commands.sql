@@ -1,11 +1,12 @@
 -- One row per command, a decision's or a person's, with what the trainer made of it: applied, rejected, or null so far.
-WITH repeated AS (
-    SELECT event_id, min(log_offset) AS first_offset FROM log.adaptation_command GROUP BY event_id HAVING count(*) > 1
-), once AS (
-    SELECT * FROM log.adaptation_command AS request
-    WHERE NOT EXISTS (
-        FROM repeated WHERE repeated.event_id = request.event_id AND request.log_offset > repeated.first_offset
-    )
+WITH once AS (
+    SELECT *
+    FROM log.adaptation_command
+    JOIN (
+        SELECT run_id, log_partition, min(log_offset) AS log_offset
+        FROM log.adaptation_command
+        GROUP BY run_id, log_partition, event_id
+    ) AS first USING (run_id, log_partition, log_offset)
 ), applied AS (
     SELECT run_id, command_id, min(global_step) AS step, min(recorded_at_ns) AS recorded_at_ns
     FROM log.command_applied GROUP BY ALL

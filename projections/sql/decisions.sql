@@ -1,11 +1,12 @@
 -- One row per decision on a state packet: what was chosen among what, and why.
-WITH repeated AS (
-    SELECT event_id, min(log_offset) AS first_offset FROM log.decision_made GROUP BY event_id HAVING count(*) > 1
-), once AS (
-    SELECT * FROM log.decision_made AS fact
-    WHERE NOT EXISTS (
-        FROM repeated WHERE repeated.event_id = fact.event_id AND fact.log_offset > repeated.first_offset
-    )
+WITH once AS (
+    SELECT *
+    FROM log.decision_made
+    JOIN (
+        SELECT run_id, log_partition, min(log_offset) AS log_offset
+        FROM log.decision_made
+        GROUP BY run_id, log_partition, event_id
+    ) AS first USING (run_id, log_partition, log_offset)
 )
 SELECT
     fact.run_id,

@@ -11,6 +11,7 @@ WITH claimed AS (
     FROM claimed
 )
 SELECT
+    row_number() OVER (ORDER BY run_id, log_offset)::INTEGER AS claim,
     run_id, incarnation, sequence, accepted, starts,
     log_offset AS from_offset,
     lead(log_offset, 1, 9223372036854775807) OVER (PARTITION BY run_id ORDER BY log_offset) AS until_offset,

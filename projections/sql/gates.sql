@@ -1,12 +1,13 @@
 -- One row per gate that was evaluated, with its figures: name, value and, where there is one, limit.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
-WITH repeated AS (
-    SELECT event_id, min(log_offset) AS first_offset FROM log.gate_evaluated GROUP BY event_id HAVING count(*) > 1
-), once AS (
-    SELECT * FROM log.gate_evaluated AS fact
-    WHERE NOT EXISTS (
-        FROM repeated WHERE repeated.event_id = fact.event_id AND fact.log_offset > repeated.first_offset
-    )
+WITH once AS (
+    SELECT *
+    FROM log.gate_evaluated
+    JOIN (
+        SELECT run_id, log_partition, min(log_offset) AS log_offset
+        FROM log.gate_evaluated
+        GROUP BY run_id, log_partition, event_id
+    ) AS first USING (run_id, log_partition, log_offset)
 )
 SELECT
     fact.run_id,

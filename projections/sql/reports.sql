@@ -1,11 +1,12 @@
 -- One row per field report: what came of an applied command.
-WITH repeated AS (
-    SELECT event_id, min(log_offset) AS first_offset FROM log.field_report GROUP BY event_id HAVING count(*) > 1
-), once AS (
-    SELECT * FROM log.field_report AS fact
-    WHERE NOT EXISTS (
-        FROM repeated WHERE repeated.event_id = fact.event_id AND fact.log_offset > repeated.first_offset
-    )
+WITH once AS (
+    SELECT *
+    FROM log.field_report
+    JOIN (
+        SELECT run_id, log_partition, min(log_offset) AS log_offset
+        FROM log.field_report
+        GROUP BY run_id, log_partition, event_id
+    ) AS first USING (run_id, log_partition, log_offset)
 )
 SELECT
     fact.run_id,
