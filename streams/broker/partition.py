@@ -66,7 +66,9 @@ class Partition:
         sidecar = Sidecar.load(path.with_suffix(".index"))
         if sidecar is not None and sidecar.index.size == size:
             self.producers = Producers.restored(sidecar.producers)
-            return Segment(path, sidecar.index, verified=False, active=False)
+            known = Segment(path, sidecar.index, verified=False, active=False)
+            known.report_damage()
+            return known
         index = scan(path, int(path.stem), self.producers, now_ms)
         segment = Segment(path, index, verified=True, active=False)
         if sidecar is not None:

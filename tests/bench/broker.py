@@ -107,8 +107,8 @@ def librdkafka_consume(broker: BrokerProcess, name: str, values: Sequence[bytes]
     return rate(values, taken)
 
 
-async def aiokafka_bulk(broker: BrokerProcess, name: str, values: Sequence[bytes]) -> tuple[Rate, Rate]:
-    """Produce with batches of 64 KiB and 5 ms linger, then consume with getmany(5000)."""
+async def aiokafka_produce(broker: BrokerProcess, name: str, values: Sequence[bytes]) -> Rate:
+    """Batches of 64 KiB, 5 ms linger, idempotent."""
     producer = AIOKafkaProducer(
         bootstrap_servers=broker.address, linger_ms=5, max_batch_size=65536, enable_idempotence=True
     )
@@ -118,6 +118,11 @@ async def aiokafka_bulk(broker: BrokerProcess, name: str, values: Sequence[bytes
     await asyncio.gather(*futures)
     produced = rate(values, time.perf_counter() - began)
     await producer.stop()
+    return produced
+
+
+async def aiokafka_consume(broker: BrokerProcess, name: str, values: Sequence[bytes]) -> Rate:
+    """getmany(5000) from the start."""
     consumer = AIOKafkaConsumer(bootstrap_servers=broker.address, auto_offset_reset="earliest", fetch_max_wait_ms=100)
     await consumer.start()
     consumer.assign([TopicPartition(name, 0)])
@@ -126,7 +131,7 @@ async def aiokafka_bulk(broker: BrokerProcess, name: str, values: Sequence[bytes
         seen += sum(len(found) for found in (await consumer.getmany(timeout_ms=1000, max_records=5000)).values())
     consumed = rate(values, time.perf_counter() - began)
     await consumer.stop()
-    return produced, consumed
+    return consumed
 
 
 async def aiokafka_acknowledged(broker: BrokerProcess, name: str, values: Sequence[bytes], *, at_once: int) -> Rate:
@@ -179,6 +184,12 @@ def quantiles(values: list[float]) -> str:
     return f"p50 {statistics.median(ordered):.2f} ms, p99 {ordered[int(len(ordered) * 0.99)]:.2f} ms"
 
 
+def cpu_s(broker: BrokerProcess) -> float:
+    """Seconds of processor time that the broker has used: what a busy machine does not distort."""
+    used = psutil.Process(broker.pid).cpu_times()
+    return used.user + used.system
+
+
 def measure(broker: BrokerProcess, values: Sequence[bytes], raw: Rate, round_trips: int, *, always: bool) -> None:
     """One column of the table, printed as rows; `raw` is the yardstick."""
     label = "always" if always else "interval"
@@ -186,8 +197,14 @@ def measure(broker: BrokerProcess, values: Sequence[bytes], raw: Rate, round_tri
     def new(what: str) -> str:
         return topic(broker, f"{label}-{what}", always=always)
 
-    def show(what: str, measured: Rate) -> None:
-        ratio = f"{measured[1] / raw[1]:6.2f} of raw"
+    spent = cpu_s(broker)
+
+    def show(what: str, measured: Rate, messages: int = len(values)) -> None:
+        nonlocal spent
+        now = cpu_s(broker)
+        cost = f"{(now - spent) / messages * 1e6:6.2f} us/msg of broker CPU"
+        spent = now
+        ratio = f"{measured[1] / raw[1]:5.2f} of raw, {cost}"
         say(f"{label:9} {what:42} {measured[0]:>10,.0f} msg/s {measured[1]:7.1f} MB/s  {ratio}")
 
     for what, options in (
@@ -197,14 +214,14 @@ def measure(broker: BrokerProcess, values: Sequence[bytes], raw: Rate, round_tri
     ):
         show(f"librdkafka produce, {what}", librdkafka_produce(broker, new(f"rd-{what}"), values, dict(options)))
     show("librdkafka consume", librdkafka_consume(broker, f"{label}-rd-plain", values))
-    produced, consumed = asyncio.run(aiokafka_bulk(broker, new("aio"), values))
-    show("aiokafka produce, 64 KiB batches", produced)
-    show("aiokafka getmany", consumed)
+    name = new("aio")
+    show("aiokafka produce, 64 KiB batches", asyncio.run(aiokafka_produce(broker, name, values)))
+    show("aiokafka getmany", asyncio.run(aiokafka_consume(broker, name, values)))
     few = values[: len(values) // 50]
     one = asyncio.run(aiokafka_acknowledged(broker, new("one"), few, at_once=1))
-    show("aiokafka send_and_wait, one by one", one)
+    show("aiokafka send_and_wait, one by one", one, len(few))
     many = asyncio.run(aiokafka_acknowledged(broker, new("many"), values[: len(values) // 4], at_once=64))
-    show("aiokafka send_and_wait, 64 tasks", many)
+    show("aiokafka send_and_wait, 64 tasks", many, len(values) // 4)
     for gap_ms in (2, 20):
         count = round_trips if gap_ms == 2 else round_trips // 5
         taken = asyncio.run(round_trips_ms(broker, new(f"rtt-{gap_ms}"), count, gap_ms / 1000))
@@ -228,8 +245,7 @@ def main() -> None:
             for always in (False, True):
                 measure(broker, values, raw, options.round_trips, always=always)
             process = psutil.Process(broker.pid)
-            used = process.cpu_times()
-            say(f"broker: {process.memory_info().rss / 2**20:.0f} MiB RSS, {used.user + used.system:.1f} CPU-s in all")
+            say(f"broker: {process.memory_info().rss / 2**20:.0f} MiB RSS, {cpu_s(broker):.1f} CPU-s in all")
         finally:
             broker.stop()
 

@@ -154,6 +154,9 @@ def test_a_shortened_closed_segment_is_named_and_the_rest_is_readable(log, caplo
     with pytest.raises(AssertionError, match="client would refuse"):
         log.read(int(third.stem) - 1)
     assert log.read(int(third.stem))[0][0] == int(third.stem)
+    caplog.clear()
+    log.crash()
+    assert str(second) in caplog.text, "every start names the damage"
 
 
 def test_damage_inside_the_active_segment_costs_only_the_damaged_batch(log, caplog):
