@@ -8,6 +8,7 @@ stands between a decision and the trainer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -56,6 +57,7 @@ class KafkaLog:
         self._metrics = metrics
         self._name = producer
         self._answers = Answers()
+        self._closed = False
         try:
             self._consumer = self.writer.thread.run(self._start(brokers), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
@@ -91,9 +93,13 @@ class KafkaLog:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what waits, for at most `timeout_s`, and disconnect."""
+        if self._closed:
+            return
+        self._closed = True
         for task in self._tasks:
             task.cancel()
-        self.writer.thread.run(self._consumer.stop(), timeout_s + 5.0)
+        with contextlib.suppress(TimeoutError):
+            self.writer.thread.run(self._consumer.stop(), timeout_s)
         self.writer.close(timeout_s)
 
     def __enter__(self) -> Self:

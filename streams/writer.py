@@ -8,6 +8,7 @@ Source: rulings 1, 2 and 23.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from functools import partial
@@ -39,6 +40,7 @@ YIELD_EVERY: Final = 32
 WATCH_S: Final = 1.0
 LOG_CHECK_S: Final = 2.0
 CONNECT_S: Final = 10.0
+CLOSE_S: Final = 1.0
 
 
 class LogWriter:
@@ -66,6 +68,7 @@ class LogWriter:
         self._shed_reported = 0
         self._last_run_id = ""
         self._log_answered_at = 0.0
+        self._closed = False
         try:
             self._producer = self.thread.run(self._start(), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
@@ -133,9 +136,13 @@ class LogWriter:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what waits, for at most `timeout_s`, and end the thread. Call `flush` first where it matters."""
+        if self._closed:
+            return
+        self._closed = True
         self.nudge()
         self._backlog.wait_until_kept(timeout_s)
-        self.thread.run(self._stop(timeout_s), timeout_s + 5.0)
+        with contextlib.suppress(TimeoutError):  # a log that is gone; the thread's end cancels what still waits for it
+            self.thread.run(self._stop(timeout_s), timeout_s + CLOSE_S)
         self.thread.stop()
 
     def __enter__(self) -> Self:

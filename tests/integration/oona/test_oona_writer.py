@@ -14,9 +14,11 @@ from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import EMERGENCY, RUNS, TELEMETRY
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import body_name
+from esper.nissa.measure import measure
 from streams.metrics import Metrics
 from streams.reader import record_of
 from streams.records import partition_of, verified
+from streams.trainer_log import KafkaLog
 from streams.writer import LogWriter
 
 
@@ -199,3 +201,44 @@ def test_a_silent_log_is_trouble_until_it_answers_again(own_log, ring, metrics):
         while writer.trouble() is not None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert writer.trouble() is None
+
+
+def test_a_fact_that_finds_no_room_for_thirty_seconds_stops_the_writer_in_one_line(
+    own_log, ring, events, metrics, monkeypatch
+):
+    monkeypatch.setattr("streams.writer.UNAVAILABLE_AFTER_S", 0.3)
+    with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics, kept_limit=5) as writer:
+        with own_log.frozen():
+            for _ in range(5):
+                writer.publish(events.fact())
+            with pytest.raises(
+                LogUnavailable, match=r"left 5 events unacknowledged for 0\.3 s.*disk not full"
+            ) as raised:
+                writer.publish(events.fact())
+            writer.publish(events.emergency())
+            assert writer.depth == 6, "an emergency is never kept out"
+        writer.flush()
+    assert "\n" not in str(raised.value)
+
+
+def test_the_queues_state_goes_out_as_telemetry_that_nissa_understands(
+    log, ring, run_id, metrics, monkeypatch, read_until
+):
+    monkeypatch.setattr("streams.trainer_log.SUMMARY_S", 0.1)
+    with KafkaLog(log.address, ring, run_id=run_id, metrics=metrics):
+        found = read_until(lambda found: len(found) == 2, topics=(TELEMETRY,))
+
+    samples = {sample.name: sample for event in found for sample in measure(event)}
+    assert samples["esper_oona_queue_depth"].labels == {"writer": "trainer"}
+    assert samples["esper_oona_queue_depth"].scope == run_id
+    assert "esper_nissa_telemetry_unknown_total" not in samples
+
+
+def test_closing_twice_is_closing_once(log, ring, run_id):
+    trainer_log = KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics())
+    trainer_log.close()
+    started = time.monotonic()
+    trainer_log.close()
+    trainer_log.writer.close()
+
+    assert time.monotonic() - started < 0.5
