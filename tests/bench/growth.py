@@ -131,8 +131,8 @@ def report(rows: Sequence[dict[str, Any]], command: str) -> str:
         "",
         f"Made by `{command}`; every row of every run is in `results.jsonl` beside this page.",
         "",
-        f"Seeds 0 to {seeds - 1}, one thread each, two runs at a time. Differences are paired by seed, ± is the 95 %",
-        "interval of their mean, *worst* is the worst single pair. Accuracy in points on the test set, which nothing",
+        f"Seeds 0 to {seeds - 1}, one thread each, two runs at a time. *Gain* and *change* are against the control of the same",
+        "seed, ± is the 95 % interval of their mean, *worst* is the worst single pair. Accuracy in points on the test set, which nothing",
         "but this report looks at; loss in nats. FLOPs count training, side passes and probes; seconds are wall time.",
         "",
     ]
@@ -145,7 +145,7 @@ def section(task: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         f"## {task}",
         "",
-        "| arm | accuracy % | minus control | worst | test loss | minus control | worst | parameters | GFLOPs | seconds |",
+        "| arm | accuracy % | gain | worst | test loss | change | worst | parameters | GFLOPs | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for arm in arms(task):
