@@ -31,7 +31,7 @@ def spirals(width: int) -> Task:
         test=test,
         epochs=150,
         batch_size=50,
-        learning_rate=1e-2,
+        learning_rate=2e-2,
         source="builtin:spirals",
         sized_host=lambda params: MLP(2, mlp_widths(params, inputs=2, classes=2, depth=LAYERS), 2),
     )
