@@ -32,6 +32,8 @@ class Settings:
     """A network that is right this often on the probe set is big enough, and is left alone."""
     enough_projected: float = 0.002
     """A network is left alone while the pace of its last epochs would leave less than this share of its loss."""
+    alike: float = 0.85
+    """Sites whose evidence is at least this share of the strongest count as equal."""
     overfit_ratio: float = 0.5
     """Below this ratio of training to probe loss a network has more capacity than its data can fill."""
     benefit_z: float = 1.0
@@ -62,13 +64,14 @@ def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
     obstacle = "" if any(action.kind == "germinate" for action in actions) else "no slot is free"
     obstacle = obstacle or _obstacle(state, live)
     pull = _pull(state)
-    kinds = {site.seed_id: site for site in state.sites}
+    sites = {site.seed_id: site for site in state.sites}
     for index, action in enumerate(actions):
         if action.kind == "germinate":
-            merit = BLUEPRINT_MERIT[kinds[action.seed_id].shape_kind].get(action.blueprint_id, 0.0)
-            wanted = mask[index] and not obstacle and merit > 0.0
-            logits[index] = 1.0 + 2.0 * pull[action.seed_id] + merit if wanted else -1.0
-            reasons[index] = _why_germinate(state, kinds[action.seed_id], action, pull)
+            site = sites[action.seed_id]
+            merit = BLUEPRINT_MERIT.get(site.shape_kind, {}).get(action.blueprint_id, 0.0)
+            score = 1.0 + 2.0 * pull[action.seed_id] + 0.1 * _place(state, site) + merit
+            logits[index] = score if mask[index] and not obstacle and merit > 0.0 else -1.0
+            reasons[index] = _why_germinate(state, site, action, pull)
         elif action.kind in ("cull", "fossilize"):
             verb, sentence = verdicts[action.seed_id]
             logits[index] = 5.0 if verb == action.kind and mask[index] else -1.0
@@ -133,15 +136,33 @@ def _big_enough(state: EpochCompleted) -> str:
 
 
 def _pull(state: EpochCompleted) -> dict[str, float]:
-    """How strongly the loss pulls at each site, 0 to 1: gradient norm over the strongest, halved by each cull there."""
-    norms = {row.seed_id: row.gradient_norm for row in state.evidence if math.isfinite(row.gradient_norm)}
-    strongest = max(norms.values(), default=0.0)
+    """How strongly the loss pulls at each site, 0 to 1 of the strongest, halved by every cull there.
+
+    The measure is |gradient| * |activation|: the change of the loss for a relative change of the activation, which does
+    not depend on the scale that a layer happens to work at. Sites within `alike` of the strongest count as equal.
+    """
+    products = {row.seed_id: row.gradient_norm * row.activation_norm for row in state.evidence}
+    strongest = max((value for value in products.values() if math.isfinite(value)), default=0.0)
+    shares = {seed_id: value / strongest if strongest > 0.0 else 1.0 for seed_id, value in products.items()}
     culls = {seed.seed_id: seed.culls for seed in state.seeds}
     return {
-        site.seed_id: (norms.get(site.seed_id, 0.0) / strongest if strongest > 0.0 else 1.0)
-        * 0.5 ** culls.get(site.seed_id, 0)
+        site.seed_id: _levelled(shares.get(site.seed_id, 0.0)) * 0.5 ** culls.get(site.seed_id, 0)
         for site in state.sites
     }
+
+
+def _levelled(share: float) -> float:
+    return 1.0 if share >= SETTINGS.alike else max(0.0, share) if math.isfinite(share) else 0.0
+
+
+def _place(state: EpochCompleted, site: SiteDescription) -> float:
+    """Which of two sites with equal evidence comes first, 0 to 1.
+
+    Over tokens the later one: a block on top of a residual stream keeps what the blocks below it have learnt. Elsewhere
+    the earlier one: what it adds reaches every layer after it.
+    """
+    deepest = max(1, *(other.depth for other in state.sites))
+    return site.depth / deepest if site.shape_kind == "token" else 1.0 - site.depth / deepest
 
 
 def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action, pull: dict[str, float]) -> str:

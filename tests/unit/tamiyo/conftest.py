@@ -22,7 +22,9 @@ PACKET_TIME_NS = 1_700_000_000_000_000_000
 RUN_ID = "k3f9x2qa"
 
 
-def make_state(*, seeds=None, evidence=None, epoch=8, total=40, accuracy=0.6, loss=1.2, policy="heuristic", **fields):
+def make_state(
+    *, kind="image", seeds=None, evidence=None, epoch=8, total=40, accuracy=0.6, loss=1.2, policy="heuristic", **fields
+):
     """A digits-like state after `epoch` of `total` epochs; `seeds` and `evidence` map seed ids to changed fields."""
     seeds, evidence = seeds or {}, evidence or {}
     names = ["s1", "s2", "s3"]
@@ -46,14 +48,21 @@ def make_state(*, seeds=None, evidence=None, epoch=8, total=40, accuracy=0.6, lo
             ),
             "seeds": [SeedObservation(**{"seed_id": name, "stage": DORMANT, **seeds.get(name, {})}) for name in names],
             "evidence": [
-                SiteEvidence(**{"seed_id": name, "gradient_norm": gradient[name], **evidence.get(name, {})})
+                SiteEvidence(
+                    **{
+                        "seed_id": name,
+                        "gradient_norm": gradient[name],
+                        "activation_norm": 10.0,
+                        **evidence.get(name, {}),
+                    }
+                )
                 for name in names
             ],
             "sites": [
                 SiteDescription(
                     site=f"blocks.{index}",
                     seed_id=name,
-                    shape_kind="image",
+                    shape_kind=kind,
                     shape=(2, 8, 8),
                     depth=index,
                     options=options,

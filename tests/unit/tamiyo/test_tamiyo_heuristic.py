@@ -42,6 +42,17 @@ def test_it_grows_at_the_site_with_the_strongest_gradient(make_state):
     assert chosen(make_state(evidence={"s3": {"gradient_norm": 2.0}})) == "germinate s3 BP009"
 
 
+def test_the_scale_that_a_layer_works_at_does_not_matter(make_state):
+    scaled = {"s3": {"gradient_norm": 1.2, "activation_norm": 5.0}}
+    assert chosen(make_state(evidence=scaled)) == "germinate s1 BP009"
+
+
+@pytest.mark.parametrize(("kind", "first"), [("image", "s1"), ("vector", "s1"), ("token", "s3")])
+def test_between_equal_sites_the_earlier_one_feeds_all_and_the_later_token_block_disturbs_none(make_state, kind, first):
+    equal = {name: {"gradient_norm": 0.9 + 0.02 * index} for index, name in enumerate(("s1", "s2", "s3"))}
+    assert chosen(make_state(kind=kind, evidence=equal)) == f"germinate {first} BP009"
+
+
 def test_a_site_that_failed_before_loses_pull(make_state):
     assert chosen(make_state(seeds={"s1": {"culls": 1}})) == "germinate s2 BP009"
 
