@@ -81,6 +81,12 @@ class Index:
         entry = bisect_right(self.offsets, offset) - 1
         return self.positions[entry] if entry >= 0 else 0
 
+    def block(self, offset: int) -> tuple[int, int, int]:
+        """The stretch between two entries that holds `offset`: its start, the first offset in it, its end."""
+        entry = max(0, bisect_right(self.offsets, offset) - 1)
+        end = self.positions[entry + 1] if entry + 1 < len(self.positions) else self.size
+        return self.positions[entry], self.offsets[entry], end
+
     def boundary(self, start: int, max_bytes: int) -> int:
         """Where to stop reading from `start`: the last known batch end within `max_bytes`, or the first one after."""
         limit = min([hole.start for hole in self.holes if hole.start > start], default=self.size)

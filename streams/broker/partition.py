@@ -124,7 +124,9 @@ class Partition:
         base_offset = self.next_offset
         try:
             self._tail.reserve(base_offset + batch.records)
-            if self._segments[-1].index.size + batch.size > segment_bytes and self._segments[-1].index.size:
+            active = self._segments[-1].index
+            full = active.size + batch.size > segment_bytes and active.size
+            if full or base_offset != active.next_offset:  # no gap inside a segment: see `scan`
                 self._roll(base_offset)
             self._segments[-1].append(records, batch, base_offset)
         except OSError as error:
@@ -191,7 +193,7 @@ class Partition:
         """The offset up to which everything was written before `oldest_ms`, in whole segments."""
         offset = self.start
         for segment in self._segments:
-            if segment.index.size == 0 or segment.index.max_timestamp >= oldest_ms:
+            if segment.index.size and segment.index.max_timestamp >= oldest_ms:
                 break
             offset = max(offset, segment.index.next_offset)
         return offset

@@ -17,6 +17,8 @@ _LOG: Final = logging.getLogger(__name__)
 _EPOCH_AND_MAGIC: Final = b"\0\0\0\0\2"
 """Leader epoch 0 and format 2 as this broker stores them: what a batch is recognised by behind damaged bytes."""
 _EPOCH_AT: Final = 12
+_MAX_LOST: Final = 1 << 32
+"""No hole in a segment can have held more records than this."""
 _REMEMBERED_ENDS: Final = 128
 
 
@@ -28,8 +30,9 @@ def segment_path(folder: Path, base_offset: int) -> Path:
 def scan(path: Path, base_offset: int, producers: Producers, now_ms: int) -> Index:
     """Reads a whole segment, checks every batch and answers what is good.
 
-    Damaged bytes with good batches behind them become holes. Where nothing good follows, the index ends, short of
-    the file's size. `producers` learns every good batch.
+    Offsets follow each other without gaps in a segment, which protects the base offset: the checksum does not cover it.
+    Damaged bytes with good batches behind them become holes. Where nothing good follows, the index ends, short of the
+    file's size. `producers` learns every good batch.
     """
     index = Index(base_offset)
     size = path.stat().st_size
@@ -37,8 +40,8 @@ def scan(path: Path, base_offset: int, producers: Producers, now_ms: int) -> Ind
         return index
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
         while index.size < size:
-            batch = _good_batch(data, index.size, index.next_offset)
-            if batch is None:
+            batch = _intact_batch(data, index.size)
+            if batch is None or batch.base_offset != index.next_offset:
                 end = _next_good(data, index.size + 1, index.next_offset)
                 if end is None:
                     break
@@ -49,18 +52,21 @@ def scan(path: Path, base_offset: int, producers: Producers, now_ms: int) -> Ind
     return index
 
 
-def _good_batch(data: mmap.mmap, position: int, at_least: int) -> Batch | None:
+def _intact_batch(data: mmap.mmap | bytes, position: int) -> Batch | None:
     if len(data) - position < HEADER_BYTES:
         return None
     batch = header(data, position)
-    return batch if batch.base_offset >= at_least and intact(data, position, batch) else None
+    return batch if intact(data, position, batch) else None
 
 
 def _next_good(data: mmap.mmap, position: int, at_least: int) -> int | None:
+    """Where the next intact batch begins whose offset is plausible."""
     found = data.find(_EPOCH_AND_MAGIC, position + _EPOCH_AT)
     while found >= 0:
-        if _good_batch(data, found - _EPOCH_AT, at_least) is not None:
-            return found - _EPOCH_AT
+        start = found - _EPOCH_AT
+        batch = _intact_batch(data, start)
+        if batch is not None and at_least <= batch.base_offset <= at_least + _MAX_LOST:
+            return start
         found = data.find(_EPOCH_AND_MAGIC, found + 1)
     return None
 
@@ -106,15 +112,12 @@ class Segment:
         hole = self.index.hole_at(offset)
         if hole is not None:
             return poison(offset, hole.following)
-        start = self._find(offset)
-        stop = self.index.boundary(start, max_bytes)
-        if start >= stop:
-            return b""
-        data = self._read_bytes(start, stop)
-        if stop > self._verified_to and not self._verify(data, start):
+        if self._verified_to < self.index.size and not self._verify(offset, max_bytes):
             self._rescan()
             return self.read(offset, max_bytes)
-        return data
+        start = self._find(offset)
+        stop = self.index.boundary(start, max_bytes)
+        return self._read_bytes(start, stop) if start < stop else b""
 
     def _find(self, offset: int) -> int:
         start = self._ends.get(offset)
@@ -133,18 +136,22 @@ class Segment:
         finally:
             os.close(fd)
 
-    def _verify(self, data: bytes, start: int) -> bool:
-        """Checks what no checksum has been computed of since this process started."""
+    def _verify(self, offset: int, max_bytes: int) -> bool:
+        """Checks what a read would touch and nobody has looked at since this process started."""
+        start, expected, block_end = self.index.block(offset)
+        stop = self.index.boundary(block_end, max_bytes)
+        if stop <= self._verified_to:
+            return True
+        data = self._read_bytes(start, stop)
         position = 0
-        while position < len(data):
-            if len(data) - position < HEADER_BYTES:
-                return False
-            batch = header(data, position)
-            if not intact(data, position, batch):
+        while position < stop - start:
+            batch = _intact_batch(data, position)
+            if batch is None or batch.base_offset != expected:
                 return False
             position += batch.size
+            expected = batch.next_offset
         if start <= self._verified_to:
-            self._verified_to = start + len(data)
+            self._verified_to = stop
         return True
 
     def _rescan(self) -> None:

@@ -83,5 +83,11 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture
+def log_in() -> type[Log]:
+    """Opens a log in a folder; the caller closes its partition."""
+    return Log
+
+
+@pytest.fixture
 def batch_of() -> Callable[..., bytes]:
     return make_batch

@@ -1,0 +1,71 @@
+"""Random histories, random damage: what is read is what was written, what is lost is said, no offset comes twice."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+
+def damage(source, folder):
+    """Cuts, flips or zeroes bytes of one segment; how many batches of at least 80 bytes that can touch."""
+    path = source.choice(sorted(folder.glob("*.log")))
+    size = path.stat().st_size
+    if size == 0:
+        return 0
+    data = bytearray(path.read_bytes())
+    start = source.randrange(size)
+    length = source.randint(1, 200)
+    kind = source.choice(["cut", "flip", "zero"])
+    if kind == "cut":
+        os.truncate(path, start)
+        return size
+    if kind == "flip":
+        data[start] ^= 1 << source.randrange(8)
+    else:
+        data[start : start + length] = bytes(len(data[start : start + length]))
+    path.write_bytes(data)
+    return 2 + length // 80
+
+
+def survey(log, written):
+    """Everything that can be read, and how many offsets a client would refuse."""
+    found, refused, offset = {}, 0, log.partition.start
+    while offset < log.partition.end:
+        try:
+            fetched = [(o, value) for o, value in log.read(offset) if o >= offset]
+        except AssertionError:
+            refused += 1
+            offset += 1
+            continue
+        assert fetched, f"nothing at {offset}, below the end"
+        for o, value in fetched:
+            assert value == written[o], f"offset {o} holds another record"
+        found |= dict(fetched)
+        offset = fetched[-1][0] + 1
+    return found, refused
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(2_000, marks=pytest.mark.soak)])
+def test_random_damage(tmp_path, log_in, count):
+    for seed in range(count):
+        source = random.Random(seed)
+        log = log_in(tmp_path / str(seed))
+        written = {}
+        for _ in range(source.randint(1, 60)):
+            value = source.randbytes(source.randint(1, 900))
+            written[log.append(value)] = value
+            if source.random() < 0.05:
+                log.crash()
+        touched = []
+        log.crash(damage=lambda folder, source=source, touched=touched: touched.append(damage(source, folder)))
+        found, refused = survey(log, written)
+        lost = written.keys() - found.keys()
+        assert len(lost) <= touched[0]
+        inside = {offset for offset in lost if offset < max(found, default=-1)}
+        assert refused >= len(inside), "a loss inside the log must not be silent"
+        following = log.append(b"after")
+        assert following > max(written)
+        assert log.read(following)[-1] == (following, b"after")
+        log.partition.close()
