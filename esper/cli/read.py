@@ -63,28 +63,34 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     if not found:
         say("nothing was run in this data folder yet; start with `esper run`")
         return
-    say(table(_RUN_HEADERS, [_run_row(run) for run in found], right=(4, 5, 6)))
+    controls = {run["control_of"]: run["test_accuracy"] for run in found if run["control_of"]}
+    known = {run["run_id"] for run in found}
+    shown = [run for run in found if run["control_of"] not in known]
+    say(table(_RUN_HEADERS, [_run_row(run, controls.get(run["run_id"])) for run in shown], right=(4, 5, 6, 7)))
 
 
-_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "params", "seeds kept", "started")
+_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "started")
+"""A control run is a column of the run that it belongs to; `kept` is how many germinated seeds fossilised."""
 
 
-def _run_row(run: dict[str, Any]) -> tuple[Any, ...]:
-    accuracy = run["test_accuracy"]
+def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, ...]:
     germinated = run["seeds_germinated"]
-    kept = "-" if germinated is None else f"{run['seeds_fossilized']} of {germinated}"
-    started = run["started_at"]
     return (
         run["run_id"],
         run["task"],
-        "control" if run["control_of"] else run["policy"],
+        run["policy"],
         run["status"],
         f"{run['epochs_done']}/{run['epochs_planned']}",
-        "-" if accuracy is None else f"{accuracy:.4f}",
+        _accuracy(run["test_accuracy"]),
+        _accuracy(control_accuracy),
         f"{run['params_final'] or run['params_host']:,}",
-        kept,
-        f"{started:%Y-%m-%d %H:%M:%S}" if isinstance(started, datetime) else str(started),
+        "-" if germinated is None else f"{run['seeds_fossilized']} of {germinated}",
+        f"{run['started_at']:%Y-%m-%d %H:%M}",
     )
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def events_command(data_dir: Path, word: str, types: list[str], *, follow: bool, as_json: bool) -> None:

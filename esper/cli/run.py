@@ -120,6 +120,9 @@ class RunCommand:
                 self._trainers.stop()
                 with contextlib.suppress(LogUnavailable):  # what the archive lacks is on the log for the next archiver
                     self._wait_for_archive(INTERRUPTED_ARCHIVE_S, tail, screen)
+                complain(
+                    f"run {self._run_ids[0]} ends early; what was recorded is kept: `esper events {self._run_ids[0]}`"
+                )
                 raise
             finally:
                 tail.close()

@@ -154,15 +154,20 @@ class Panel:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
 
-        grid = Table.grid(padding=(0, 2))
+        grid = Table.grid(padding=(0, 2), expand=True)
+        for _ in range(2):
+            grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        for _ in range(4):
+            grid.add_column(no_wrap=True, justify="right")
         for view, name in zip(self._views, ("grown", "control"), strict=False):
-            bar = ProgressBar(total=max(view.epochs_total, 1), completed=view.epoch, width=30)
-            figures = (
-                (f"loss {view.loss:.4f}", f"probe {view.probe_loss:.4f}", f"accuracy {view.accuracy:.4f}")
-                if not math.isnan(view.loss)
-                else ("", "", "")
+            bar = ProgressBar(total=max(view.epochs_total, 1), completed=view.epoch)
+            known = not math.isnan(view.loss)
+            figures = (f"loss {view.loss:.3f}", f"probe {view.probe_loss:.3f}", f"right {view.accuracy:.1%}")
+            size = f"{view.parameters:,} params" if view.parameters else ""
+            grid.add_row(
+                name, f"{view.epoch}/{view.epochs_total or '?'}", bar, *(figures if known else ("",) * 3), size
             )
-            grid.add_row(name, bar, f"{view.epoch}/{view.epochs_total or '?'}", *figures, f"{view.parameters:,} params")
         return grid
 
     @staticmethod
@@ -171,7 +176,7 @@ class Panel:
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         for header in ("seed", "site", "stage", "blueprint", "alpha", ""):
             table.add_column(header)
         for seed in view.seeds.values():
