@@ -78,11 +78,21 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     packet_id = run.recorder.new_id()
     body = epoch_packet(run, packet_id, trained, evaluation, evidence)
     packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
+    assembled = run.clock.monotonic()
     answer = _await_answer(run, packet)
+    decided = run.clock.monotonic()
     if answer is not None and answer.command is not None:
         apply_command(run, answer.command, parse(answer.decision.payload))
+    applied = run.clock.monotonic()
     run.log.flush()
-    run.hook_ms.append(1e3 * (run.clock.monotonic() - started))
+    acknowledged = run.clock.monotonic()
+    run.hook_ms.append(1e3 * (acknowledged - started))
+    run.hook_parts_ms = {
+        "assembly": 1e3 * (assembled - started),
+        "decision": 1e3 * (decided - assembled),
+        "command": 1e3 * (applied - decided),
+        "acknowledgement": 1e3 * (acknowledged - applied),
+    }
 
 
 def _await_answer(run: Run, packet: Event) -> Answer | None:

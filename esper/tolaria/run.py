@@ -19,7 +19,6 @@ from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.config import RunConfig
 from esper.tolaria.conservative import ConservativeMode
-from esper.tolaria.evaluation import Evaluation
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import Guard
@@ -73,10 +72,10 @@ class Run:
     checkpoints: list[Checkpoint] = field(default_factory=list)
     chains: dict[str, Chain] = field(default_factory=dict)
     probe_losses: list[float] = field(default_factory=list)
-    evaluation: Evaluation | None = None
-    """On the probe set, as of the last completed epoch."""
     epochs_since_structural_change: int = 0
     hook_ms: list[float] = field(default_factory=list)
+    hook_parts_ms: dict[str, float] = field(default_factory=dict)
+    """What the last epoch's hook spent its time on (R-TOL-1); they sum to the last of `hook_ms`."""
     failures_in_a_row: int = 0
     decision_timeouts: int = 0
     gradient_conflicts: int = 0

@@ -43,6 +43,7 @@ def report_epoch(run: Run, trained: Trained, evaluation: Evaluation) -> None:
         "tolaria.rollback.evictions_total": (run.snapshots.evictions, ""),
         "tolaria.grad_agg.microbatches_total": (run.config.microbatches, ""),
         "tolaria.grad_agg.conflicts": (run.gradient_conflicts, ""),
+        **{f"tolaria.epoch_hook.{part}_ms": (spent, "ms") for part, spent in run.hook_parts_ms.items()},
     }
     packet = TelemetryPacket(
         packet_id=ids.text(run.recorder.new_id()),

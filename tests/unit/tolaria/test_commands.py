@@ -25,17 +25,12 @@ def script(steps: dict[int, Callable[[], None]]) -> Callable[[], bool]:
     return watch
 
 
-def residual(bench, seed_id: str = "s1") -> str:
-    site = next(site for site in bench.log.bodies("run_started")[0].sites if site.seed_id == seed_id)
-    return next(option.blueprint_id for option in site.options if option.residual)
-
-
-def germination(bench, run_id: str = "run", blueprint: str = "") -> Event:
+def germination(bench, run_id: str = "run", blueprint: str = "BP009") -> Event:
     return seed_command(
         run_id,
         leyline.SEED_OPERATION_GERMINATE,
         "s1",
-        blueprint or residual(bench),
+        blueprint,
         clock=bench.clock.clock,
     )
 
@@ -192,9 +187,7 @@ def test_in_conservative_mode_nothing_grows_and_culling_is_allowed(bench) -> Non
         bench.log.send(signed(event))
 
     def grow_elsewhere() -> None:
-        event = seed_command(
-            "run", leyline.SEED_OPERATION_GERMINATE, "s2", residual(bench, "s2"), clock=bench.clock.clock
-        )
+        event = seed_command("run", leyline.SEED_OPERATION_GERMINATE, "s2", "BP009", clock=bench.clock.clock)
         bench.log.send(signed(event))
 
     opened, closed = leyline.CIRCUIT_BREAKER_STATE_OPEN, leyline.CIRCUIT_BREAKER_STATE_CLOSED

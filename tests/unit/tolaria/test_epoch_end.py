@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.leyline.envelope import body_name
+from esper.testing import seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.effects import set_rates
 from esper.tolaria.epoch_end import FOR_EVER_S
@@ -120,6 +122,43 @@ def test_a_wall_clock_jump_changes_no_timeout(bench, tiny_task) -> None:
     bench.run(tiny_task(), watch)
     assert all(body.duration_s == 0.0 for body in bench.log.bodies("epoch_completed"))
     assert bench.log.bodies("run_finished")[0].wall_s == 0.0
+
+
+def test_the_hooks_parts_are_measured_apart_and_sum_to_it(bench, tiny_task) -> None:
+    """R-TOL-1, with a clock that moves by a second at every reading."""
+    readings = iter(range(10**6))
+    bench.clock.clock = type(bench.clock.clock)(lambda: float(next(readings)), bench.clock.clock.wall_ns)
+    bench.run(tiny_task(epochs=2), policy="heuristic")
+    points = {point.name: point.value for point in bench.log.bodies("telemetry_packet")[-1].metrics}
+    names = ("assembly", "decision", "command", "acknowledgement")
+    parts = [points[f"tolaria.epoch_hook.{name}_ms"] for name in names]
+    assert all(part > 0 for part in parts)
+    assert sum(parts) == pytest.approx(points["tolaria.epoch_hook.latency_ms"])
+
+
+def test_thirty_two_seeds_live_at_once(bench, tiny_task) -> None:
+    """R-TOL-40: the trainer sets no number of seeds."""
+    layers = [layer for _ in range(32) for layer in (nn.Linear(4, 4), nn.Tanh())]
+    task = tiny_task(
+        make_host=lambda: nn.Sequential(*copy.deepcopy(layers), nn.Linear(4, 3)),
+        sites=tuple(Site(str(2 * number + 1), "vector") for number in range(32)),
+        epochs=3,
+    )
+    calls = iter(range(1000))
+
+    def watch() -> bool:
+        if next(calls) == 0:
+            for site in bench.log.bodies("run_started")[0].sites:
+                germinate = leyline.SEED_OPERATION_GERMINATE
+                event = seed_command("run", germinate, site.seed_id, "BP009", clock=bench.clock.clock)
+                bench.log.send(signed(event))
+        return False
+
+    result = bench.run(task, watch)
+    assert result.seeds["germinated"] == 32
+    assert len(bench.log.bodies("epoch_completed")[0].state.seed_states) == 32
+    trained = {each.group for each in bench.log.bodies("optimizer_changed") if each.change == "group_added"}
+    assert len(trained) == 32
 
 
 def test_windows_are_reported_closed_once_and_answered_by_a_report(bench, tiny_task) -> None:

@@ -178,9 +178,7 @@ def test_a_rollback_by_command_goes_back_to_the_epochs_start(bench, second_bench
 
 
 def germinate(bench, seed_id: str) -> None:
-    site = next(site for site in bench.log.bodies("run_started")[0].sites if site.seed_id == seed_id)
-    blueprint = next(option.blueprint_id for option in site.options if option.residual)
-    event = seed_command("run", leyline.SEED_OPERATION_GERMINATE, seed_id, blueprint, clock=bench.clock.clock)
+    event = seed_command("run", leyline.SEED_OPERATION_GERMINATE, seed_id, "BP009", clock=bench.clock.clock)
     bench.log.send(signed(event))
 
 
