@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from esper.tolaria.config import RunConfig
 from esper.weatherlight import trainer
 from esper.weatherlight.endpoint import run_folder
 from esper.weatherlight.guard import die_with_parent
@@ -103,7 +102,7 @@ def _become_trainer(data_dir: Path, order: Order, orders: list[Order]) -> NoRetu
             if other is not order:
                 os.close(other.messages_fd)
         with os.fdopen(order.messages_fd, "w") as messages:
-            code = trainer.run(data_dir, order.run_id, RunConfig.from_json(order.config), messages)
+            code = trainer.run(data_dir, order.run_id, order.config, messages)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

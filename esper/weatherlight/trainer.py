@@ -3,11 +3,14 @@
 It prepares (loads the data and the model's code), says `{"prepared": true}`, and begins when it reads the log's address
 from stdin: so it prepares while the log starts. An end of stdin instead ends it, because whoever started it has gone.
 SIGTERM ends a run after its current step, with its last completed epoch kept. Its last message is the run's result or
-its error. `esper run` has the nursery fork one for the grown run and one for the control, side by side.
+its error. `esper run` has the nursery fork one for the grown run and one for the control, side by side; by hand:
+
+    echo HOST:PORT | python -m esper.weatherlight.trainer --data-dir D --run-id R --config '{"task": "digits"}'
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import signal
@@ -30,16 +33,26 @@ from streams.settings import Settings
 from streams.trainer_log import KafkaLog
 
 
-def run(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO) -> int:
+def main() -> int:
+    """A trainer by hand: its messages go to stdout."""
+    parser = argparse.ArgumentParser(prog="python -m esper.weatherlight.trainer")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--config", default="{}", help="a RunConfig in JSON; what it leaves out has its default")
+    options = parser.parse_args()
+    return run(options.data_dir, options.run_id, options.config, sys.stdout)
+
+
+def run(data_dir: Path, run_id: str, config: str, messages: TextIO) -> int:
     """Train one run; the exit code: 0 where it came to a result, 1 where it failed, 2 where its input is wrong.
 
-    `messages` takes one JSON object a line.
+    `config` is a `RunConfig` in JSON. `messages` takes one JSON object a line.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
-        result = _train(data_dir, run_id, config, messages, stop)
+        result = _train(data_dir, run_id, RunConfig.from_json(config), messages, stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})
         return 2
@@ -90,3 +103,7 @@ def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, sto
 def _say(messages: TextIO, message: dict[str, Any]) -> None:
     messages.write(json.dumps(message) + "\n")
     messages.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
