@@ -133,11 +133,9 @@ def _boundary(run: _Run) -> Iterator[pb.Event]:
     state = leyline.SystemStatePacket(
         version=1, current_epoch=run.epoch, validation_accuracy=1 - loss / 2, validation_loss=loss, training_loss=loss
     )
-    packet = run.event(
-        "trainer",
-        fact=True,
-        epoch_completed=pb.EpochCompleted(state=state, seeds=observed, params=20_000, policy="heuristic"),
-    )
+    hook_ms = 18 * chance.random()
+    completed = pb.EpochCompleted(state=state, seeds=observed, params=20_000, hook_ms_before=hook_ms)
+    packet = run.event("trainer", fact=True, epoch_completed=completed)
     yield packet
     seed_id = SEEDS[run.epoch % len(SEEDS)]
     stage = run.stages[seed_id]

@@ -136,7 +136,8 @@ class Trainers:
 
     def repeat(self, which: int) -> None:
         """The log gets an event a second time, byte for byte."""
-        self.events.append(self.events[which % len(self.events)])
+        if self.events:
+            self.events.append(self.events[which % len(self.events)])
 
     def lose(self, who: int) -> None:
         """A sequence is left out."""
@@ -148,6 +149,15 @@ class Trainers:
         sequence = trainer.sequence
         self.publish(trainer, pb.OptimizerChanged(change="reset"), skip=-1 - back % max(sequence, 1))
         trainer.sequence = sequence
+
+    def intrude(self, ahead: int) -> None:
+        """A process that never claimed the run writes a fact of its own incarnation."""
+        stranger = Trainer(max(each.incarnation for each in self.trainers) + 1 + ahead, self.trainers[-1].sequence)
+        self.publish(stranger, pb.OptimizerChanged(change="reset"))
+
+    def forget_start(self) -> None:
+        """The log lost the run's first fact."""
+        self.events = [event for event in self.events if event.WhichOneof("body") != "run_started"]
 
     def decide(self) -> None:
         """An event of another topic, which no fold of facts may heed."""

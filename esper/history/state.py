@@ -45,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class SeedState:
-    """A seed slot. `alpha`, `parameters` and `stage_age_epochs` are as last reported, `since_*` is the stage's begin."""
+    """A seed slot; `alpha`, `parameters` and `stage_age_epochs` are as last reported, `since_*` says when it moved."""
 
     seed_id: str
     site: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ WRONG: st.SearchStrategy[Act] = st.one_of(
     st.builds(lambda a: lambda t: t.lose(a), who),
     st.builds(lambda a, b: lambda t: t.clash(a, b), who, small),
     st.builds(lambda a: lambda t: t.finish(a), who),
+    st.builds(lambda a: lambda t: t.intrude(a), st.integers(0, 2)),
+    st.just(lambda t: t.forget_start()),
 )
 HISTORIES = st.lists(
     st.tuples(st.lists(HARMLESS, max_size=40), st.lists(WRONG, max_size=2), st.lists(HARMLESS, max_size=15)),
@@ -49,11 +52,16 @@ def fold_in_python(runs: list[Trainers]) -> dict[str, RunState]:
     return {trainers.run_id: replay(trainers.events) for trainers in runs}
 
 
-def check(acts: list[tuple[list[Act], list[Act], list[Act]]], chunk: int) -> None:
+def played(acts: list[tuple[list[Act], list[Act], list[Act]]]) -> list[Trainers]:
+    """One run for each list of acts."""
     runs = [Trainers(f"run-{place}") for place in range(len(acts))]
     for trainers, parts in zip(runs, acts, strict=True):
         for act in (act for part in parts for act in part):
             act(trainers)
+    return runs
+
+
+def check(runs: list[Trainers], chunk: int) -> None:
     states = fold_in_python(runs)
     records = LogOfRecords().place(event for trainers in runs for event in trainers.events)
     with tempfile.TemporaryDirectory() as folder, Archive(Path(folder)) as archive:
@@ -64,25 +72,83 @@ def check(acts: list[tuple[list[Act], list[Act], list[Act]]], chunk: int) -> Non
             then = history.execute("SELECT run_id, sequence, seed_id, stage FROM fold_stage_at_epoch").fetchall()
             problems = history.execute("SELECT run_id, problem, sequence FROM fold_problems").fetchall()
 
-    assert {
-        (run, state.problem.kind, state.problem.sequence) for run, state in states.items() if state.problem
-    } == set(problems)
-    assert {(run, seed.seed_id, seed.stage) for run, state in states.items() for seed in state.seeds.values()} == set(now)
-    assert {
-        (run, sequence, seed_id, stage)
-        for run, state in states.items()
-        for sequence, stages in stages_by_epoch(state).items()
-        for seed_id, stage in stages.items()
-    } == set(then)
+    assert problems_of(states) == set(problems)
+    assert stages_of(states) == set(now)
+    assert stages_then(states) == set(then)
     assert len(now) == len(set(now))
     assert len(then) == len(set(then))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=QUIET)
+def problems_of(states: dict[str, RunState]) -> set[tuple[str, str, int]]:
+    found = ((run, state.problem) for run, state in states.items())
+    return {(run, problem.kind, problem.sequence) for run, problem in found if problem is not None}
+
+
+def stages_of(states: dict[str, RunState]) -> set[tuple[str, str, int]]:
+    return {(run, seed_id, seed.stage) for run, state in states.items() for seed_id, seed in state.seeds.items()}
+
+
+def stages_then(states: dict[str, RunState]) -> set[tuple[str, int, str, int]]:
+    return {
+        (run, sequence, seed_id, stage)
+        for run, state in states.items()
+        for sequence, stages in stages_by_epoch(state).items()
+        for seed_id, stage in stages.items()
+    }
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=QUIET)
 @given(acts=HISTORIES, chunk=st.sampled_from([7, 50, 1_000]))
 def test_folds_agree(acts, chunk):
     """On legal and illegal histories with repetitions, zombies, racing claims, rollbacks and resumes among them."""
-    check(acts, chunk)
+    check(played(acts), chunk)
+
+
+def at_random(seed: int) -> Trainers:
+    """A run of up to 60 acts: without shrinking, and so many more of them in the same time."""
+    chance = random.Random(seed)
+    run = Trainers(f"run-{seed}")
+
+    def who() -> int:
+        return chance.randrange(4)
+
+    harmless: list[Callable[[], None]] = [
+        *[lambda: run.move(who(), chance.randrange(3), chance.randrange(5))] * 4,
+        lambda: run.complete_epoch(who()),
+        lambda: run.train(who()),
+        lambda: run.repeat(chance.randrange(200)),
+        lambda: run.roll_back(who(), chance.randrange(12)),
+        lambda: run.resume(who(), chance.randrange(12)),
+        run.decide,
+    ]
+    wrong: list[Callable[[], None]] = [
+        lambda: run.force(who(), chance.randrange(4), chance.randrange(144)),
+        lambda: run.roll_back(who(), chance.randrange(40), astray=True),
+        lambda: run.resume(who(), chance.randrange(40), astray=True),
+        lambda: run.lose(who()),
+        lambda: run.clash(who(), chance.randrange(12)),
+        lambda: run.intrude(chance.randrange(3)),
+        lambda: run.finish(who()),
+        run.forget_start,
+    ]
+    before, after = chance.randrange(45), chance.randrange(15)
+    acts = [*chance.choices(harmless, k=before), *chance.choices(wrong, k=chance.randrange(2))]
+    for act in [*acts, *chance.choices(harmless, k=after)]:
+        act()
+    return run
+
+
+@pytest.mark.parametrize("first", [0, 10_000])
+def test_folds_agree_on_many(first):
+    """Every kind of problem is among them."""
+    runs = [at_random(seed) for seed in range(first, first + 250)]
+
+    check(runs, chunk=2_000)
+
+    kinds = {state.problem.kind for state in fold_in_python(runs).values() if state.problem}
+    assert kinds == {
+        "not_started", "gap", "conflict", "unclaimed", "bad_claim", "bad_rollback", "illegal_transition"
+    }  # fmt: skip
 
 
 @pytest.mark.soak
@@ -91,4 +157,4 @@ def test_folds_agree(acts, chunk):
 @given(acts=HISTORIES, chunk=st.sampled_from([7, 50, 1_000]))
 def test_folds_agree_at_length(acts, chunk):
     """The same, on very many more."""
-    check(acts, chunk)
+    check(played(acts), chunk)

@@ -1,0 +1,155 @@
+"""Records become columns, every one of them, and both decoders agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from contracts.leyline.v1 import event_pb2
+from esper.leyline.signing import KeyRing
+from projections import columns, decode, decode_python, parquet
+from projections.decode import decode as decode_records
+from projections.rows import Group
+from projections.twin import Parts
+
+BODIES = sorted(columns.BODIES)
+
+
+def sorted_maps(value: Any) -> Any:
+    """Maps in the order of their keys: only that may differ between the decoders."""
+    if isinstance(value, list):
+        inner = [sorted_maps(item) for item in value]
+        return sorted(inner, key=repr) if inner and isinstance(inner[0], tuple) else inner
+    if isinstance(value, dict):
+        return {key: sorted_maps(item) for key, item in value.items()}
+    return value
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_both_decoders_agree(body, any_record):
+    """On random messages of every type, unknown enum numbers and absent parts included."""
+    records = [any_record(body, offset) for offset in range(8)]
+    group = Group(records, [getattr(Parts.FromString(record.value), body) for record in records])
+
+    fast, plain = decode_records(records)[body], decode_python.table(body, group)
+
+    assert plain.schema.equals(fast.schema)
+    assert sorted_maps(plain.to_pylist()) == sorted_maps(fast.to_pylist())
+
+
+@pytest.mark.parametrize("table", columns.TABLES)
+def test_a_file_has_the_declared_columns(table, any_record, tmp_path: Path):
+    """What DuckDB finds in a file is what the empty view promises."""
+    record = any_record(table if table in columns.BODIES else "run_started", 1)
+    if table == columns.INVALID:
+        record = replace(record, value=b"")
+    path = tmp_path / "file.parquet"
+    path.write_bytes(parquet.encode(decode_records([record])[table]))
+    connection = duckdb.connect()
+    declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.duckdb_columns(table).items())
+    connection.execute(f"CREATE TABLE declared ({declared})")
+
+    promised = connection.execute("DESCRIBE declared").fetchall()
+    found = connection.execute(f"DESCRIBE SELECT * FROM read_parquet('{path}')").fetchall()
+
+    assert [row[:2] for row in promised] == [row[:2] for row in found]
+
+
+def test_fields_that_clash_get_a_prefix():
+    """An emergency signal has a run id of its own."""
+    assert "body_run_id" in columns.duckdb_columns("emergency_signal")
+
+
+def spoilt(any_record, **changes):
+    record = any_record("run_resumed", 1)
+    event = event_pb2.Event.FromString(record.value)
+    for name, value in changes.items():
+        setattr(event, name, value)
+    return replace(record, value=event.SerializeToString())
+
+
+def without_body(any_record):
+    record = any_record("run_resumed", 1)
+    event = event_pb2.Event.FromString(record.value)
+    event.ClearField("run_resumed")
+    return replace(record, value=event.SerializeToString())
+
+
+def with_torn_body(any_record):
+    """The envelope parses and the body does not: a string that claims more bytes than there are."""
+    record = any_record("run_resumed", 1)
+    event = event_pb2.Event.FromString(record.value)
+    event.ClearField("run_resumed")
+    return replace(record, value=event.SerializeToString() + b"\xaa\x01\x04\x1a\x09ab")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda any_record: replace(any_record("run_resumed", 1), value=None), "no value"),
+        (lambda any_record: replace(any_record("run_resumed", 1), value=b""), "no value"),
+        (lambda any_record: replace(any_record("run_resumed", 1), value=b"\xff\xff"), "not an event"),
+        (lambda any_record: spoilt(any_record, event_id=b""), "event_id has 0 bytes instead of 16"),
+        (lambda any_record: spoilt(any_record, schema_version=2), "schema version 2"),
+        (without_body, "no body"),
+        (with_torn_body, "not a run_resumed"),
+        (lambda any_record: replace(any_record("run_resumed", 1), topic="esper.telemetry"), "belongs on esper.runs"),
+    ],
+)
+def test_what_is_no_event_is_kept_with_the_reason(make, reason, any_record):
+    """Beside a good one, which is not harmed."""
+    good, bad = any_record("run_resumed", 7), make(any_record)
+
+    tables = decode_records([bad, good])
+
+    assert {name: table.num_rows for name, table in tables.items()} == {"invalid": 1, "run_resumed": 1}
+    row = tables["invalid"].to_pylist()[0]
+    assert reason in row["reason"]
+    assert (bad.value, bad.offset, bad.key) == (row["log_raw"], row["log_offset"], row["log_key"])
+    assert tables["run_resumed"]["log_offset"].to_pylist() == [7]
+
+
+def test_signatures_are_verified(any_record):
+    """Signed by a key of the ring: an event. By another, not at all, or changed since: kept, and not believed."""
+    ring, other = KeyRing((bytes(32),)), KeyRing((b"x" * 32,))
+    plain = any_record("run_resumed", 1)
+
+    def signed_by(keys: KeyRing, offset: int):
+        signed = keys.sign(plain.value)
+        headers = (("esper-key", signed.key_id.encode()), ("esper-signature", signed.signature))
+        return replace(plain, offset=offset, headers=headers)
+
+    bare = replace(plain, offset=3, headers=())
+    changed = replace(signed_by(ring, 4), value=plain.value + b"\x12\x01x")
+
+    tables = decode_records([signed_by(ring, 1), signed_by(other, 2), bare, changed], ring)
+
+    assert tables["run_resumed"]["log_offset"].to_pylist() == [1]
+    assert tables["invalid"]["log_offset"].to_pylist() == [2, 3, 4]
+    assert tables["invalid"]["reason"].to_pylist() == ["invalid_signature", "missing_signature", "invalid_signature"]
+
+
+def test_what_ptars_refuses_is_decoded_in_python(any_record, monkeypatch):
+    """A defect of the fast decoder costs time and no event."""
+
+    def refuse(_name, _group):
+        raise ValueError("not today")
+
+    records = [any_record("seed_transitioned", offset) for offset in range(5)]
+    expected = decode_records(records)["seed_transitioned"]
+    monkeypatch.setattr(decode, "_with_ptars", refuse)
+
+    assert decode_records(records)["seed_transitioned"].to_pylist() == expected.to_pylist()
+
+
+def test_large_batches_keep_their_order(any_record):
+    """Records are decoded in chunks and come out as they went in."""
+    records = [any_record("state_digested", offset) for offset in range(25_000)]
+
+    table = decode_records(records)["state_digested"]
+
+    assert table["log_offset"].to_pylist() == list(range(25_000))
