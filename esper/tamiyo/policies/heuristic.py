@@ -33,7 +33,9 @@ class Settings:
     enough_projected: float = 0.002
     """A network is left alone while the pace of its last epochs would leave less than this share of its loss."""
     alike: float = 0.85
-    """Sites whose evidence is at least this share of the strongest count as equal."""
+    """Sites whose evidence is at least this share of the strongest count as equal; ..."""
+    alike_tokens: float = 0.7
+    """... over tokens, where the evidence tells less: it was highest at an embedding, the place that gained least."""
     overfit_ratio: float = 0.5
     """Below this ratio of training to probe loss a network has more capacity than its data can fill."""
     benefit_z: float = 1.0
@@ -139,20 +141,23 @@ def _pull(state: EpochCompleted) -> dict[str, float]:
     """How strongly the loss pulls at each site, 0 to 1 of the strongest, halved by every cull there.
 
     The measure is |gradient| * |activation|: the change of the loss for a relative change of the activation, which does
-    not depend on the scale that a layer happens to work at. Sites within `alike` of the strongest count as equal.
+    not depend on the scale that a layer happens to work at. Sites that are nearly as strong count as equal.
     """
     products = {row.seed_id: row.gradient_norm * row.activation_norm for row in state.evidence}
     strongest = max((value for value in products.values() if math.isfinite(value)), default=0.0)
     shares = {seed_id: value / strongest if strongest > 0.0 else 1.0 for seed_id, value in products.items()}
     culls = {seed.seed_id: seed.culls for seed in state.seeds}
     return {
-        site.seed_id: _levelled(shares.get(site.seed_id, 0.0)) * 0.5 ** culls.get(site.seed_id, 0)
+        site.seed_id: _levelled(shares.get(site.seed_id, 0.0), site) * 0.5 ** culls.get(site.seed_id, 0)
         for site in state.sites
     }
 
 
-def _levelled(share: float) -> float:
-    return 1.0 if share >= SETTINGS.alike else max(0.0, share) if math.isfinite(share) else 0.0
+def _levelled(share: float, site: SiteDescription) -> float:
+    alike = SETTINGS.alike_tokens if site.shape_kind == "token" else SETTINGS.alike
+    if not math.isfinite(share):
+        return 0.0
+    return 1.0 if share >= alike else max(0.0, share)
 
 
 def _place(state: EpochCompleted, site: SiteDescription) -> float:
