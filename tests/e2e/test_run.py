@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import pytest
 
+from streams.broker.launch import start_broker
+
 FIELDS = {
     "run_id",
     "task",
@@ -161,3 +163,28 @@ def test_plain_run_prints_lines_and_a_summary(esper):
     for part in ("test accuracy", "parameters", "training FLOPs", "seeds", "events written", "epoch hook", "try next"):
         assert part in text
     assert "points" not in text
+
+
+def test_follow_goes_with_a_run_to_its_end(esper):
+    process = esper.start("run", "--epochs", "4", "--no-control", "--task", "spirals")
+    esper.wait_until(lambda: process.stdout.readline().startswith("grown    epoch 1/"))
+    lines = esper("events", "last", "--follow", "--json").stdout.splitlines()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    facts = [event for event in map(json.loads, lines) if event.get("sequence")]
+    assert [fact["sequence"] for fact in facts] == list(range(1, len(facts) + 1))
+    assert facts[-1]["type"] == "run_finished"
+
+
+def test_outside_broker_needs_its_address_and_key_alone(esper, tmp_path, monkeypatch):
+    outside = start_broker(tmp_path / "elsewhere")
+    try:
+        monkeypatch.setenv("ESPER_BROKERS", outside.address)
+        monkeypatch.setenv("ESPER_KEY", "cd" * 32)
+        result = esper.json("run", "--epochs", "1", "--no-control", "--task", "spirals")
+    finally:
+        outside.stop()
+    assert not (esper.data_dir / "log").exists()
+    monkeypatch.delenv("ESPER_BROKERS")
+    (run,) = esper.json("runs")
+    assert (run["run_id"], run["status"]) == (result["run_id"], "completed")
