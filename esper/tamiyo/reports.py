@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, TypeAlias
 
 from contracts.leyline.v1.event_pb2 import ObservationWindow
@@ -18,8 +19,12 @@ from esper.leyline import ids
 
 Outcome: TypeAlias = FieldReportOutcome
 
-WINDOW_EPOCHS: Final = 3
-"""How many epochs the trainer watches a command before it closes the window (policy sheet 1.9)."""
+_BY_ENDING: Final = {
+    "fossilized": FIELD_REPORT_OUTCOME_SUCCESS,
+    "culled": FIELD_REPORT_OUTCOME_REGRESSION,
+    "rolled_back": FIELD_REPORT_OUTCOME_ABORTED,
+}
+"""The verdict on a seed is the report's, too: docs/contracts.md, "Outcomes and blending"."""
 
 
 def report_id(window: ObservationWindow) -> bytes:
@@ -53,15 +58,17 @@ def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldRe
 
 
 def outcome(window: ObservationWindow) -> Outcome:
-    """The rule of the sheet on the loss over the window, except where the seed did not live through it.
+    """How the seed ended, where it did; else whether the probe loss fell over the window.
 
-    A critical event or a rollback is a regression, whatever the loss says, and so is a loss that is no number; a cull
-    aborts the seed.
+    A critical event is a regression, whatever else is so, and so is a loss that is no number any more. Where no loss
+    was known at the start, as before the first epoch's end, there is nothing to compare.
     """
-    if window.critical or window.ended_as == "rolled_back":
+    if window.critical:
         return FIELD_REPORT_OUTCOME_REGRESSION
-    if window.ended_as == "culled":
-        return FIELD_REPORT_OUTCOME_ABORTED
+    if window.ended_as in _BY_ENDING:
+        return _BY_ENDING[window.ended_as]
+    if math.isnan(window.loss_at_open):
+        return FIELD_REPORT_OUTCOME_NEUTRAL
     delta = window.loss_now - window.loss_at_open
     if delta < 0.0:
         return FIELD_REPORT_OUTCOME_SUCCESS

@@ -36,6 +36,8 @@ class Settings:
     """Sites whose evidence is at least this share of the strongest count as equal; ..."""
     alike_tokens: float = 0.7
     """... over tokens, where the evidence tells less: it was highest at an embedding, the place that gained least."""
+    least_pull: float = 0.2
+    """No growth at a site with less of the strongest site's evidence, culls counted."""
     overfit_ratio: float = 0.5
     """Below this ratio of training to probe loss a network has more capacity than its data can fill."""
     benefit_z: float = 1.0
@@ -72,13 +74,18 @@ def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
             site = sites[action.seed_id]
             merit = BLUEPRINT_MERIT.get(site.shape_kind, {}).get(action.blueprint_id, 0.0)
             score = 1.0 + 2.0 * pull[action.seed_id] + 0.1 * _place(state, site) + merit
-            logits[index] = score if mask[index] and not obstacle and merit > 0.0 else -1.0
+            fits = mask[index] and merit > 0.0 and pull[action.seed_id] >= SETTINGS.least_pull
+            logits[index] = score if fits and not obstacle else -1.0
             reasons[index] = _why_germinate(state, site, action, pull)
         elif action.kind in ("cull", "fossilize"):
             verb, sentence = verdicts[action.seed_id]
             logits[index] = 5.0 if verb == action.kind and mask[index] else -1.0
             reasons[index] = sentence
-    reasons[0] = "; ".join(sentence for _, sentence in verdicts.values()) or obstacle or "no blueprint fits the budget"
+    reasons[0] = (
+        "; ".join(sentence for _, sentence in verdicts.values())
+        or obstacle
+        or "no free site has both strong evidence and a blueprint that fits the budget"
+    )
     return Advice(logits, reasons, _pace(state))
 
 

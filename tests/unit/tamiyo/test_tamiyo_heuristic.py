@@ -57,6 +57,14 @@ def test_a_site_that_failed_before_loses_pull(make_state):
     assert chosen(make_state(seeds={"s1": {"culls": 1}})) == "germinate s2 BP009"
 
 
+def test_a_weak_site_is_left_alone(make_state):
+    occupied = {"s1": {"stage": FOSSILIZED}}
+    weak = {"s2": {"gradient_norm": 0.1}, "s3": {"gradient_norm": 0.1}}
+    assert chosen(make_state(seeds=occupied)) == "germinate s2 BP009"
+    assert chosen(make_state(seeds=occupied, evidence=weak)) == "nothing"
+    assert "no free site" in reason(make_state(seeds=occupied, evidence=weak))
+
+
 def test_it_takes_what_the_budget_allows(make_state):
     assert chosen(make_state(params_budget=100)) == "germinate s1 BP015"
     assert chosen(make_state(params_budget=20)) == "nothing"
