@@ -1,6 +1,6 @@
 """The archive's one writer: takes records in, commits them with their position, swaps merged files, deletes old ones.
 
-The order of every change (shared design, archive.md section 8): write the files, sync them, sync their folder, replace
+The order of every change: write the files, sync them, sync their folder, replace
 the manifest. Killed between any two of these, the next owner finds the old manifest or the new one, deletes what
 neither lists and goes on from the offsets that it does list: nothing is lost and nothing is doubled.
 """

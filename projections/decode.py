@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from contracts.topics import BY_BODY
 from esper.leyline.envelope import SCHEMA_VERSION
-from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed
+from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing
 from projections import decode_python
 from projections.columns import BODIES, INVALID, STRUCT, arrow_schema
 from projections.records import Record
@@ -115,7 +115,7 @@ def _unsigned(record: Record, value: bytes, keys: KeyRing, recorded_at_ns: int) 
     headers = dict(record.headers)
     key_id = headers.get(HEADER_KEY_ID)
     name = key_id.decode("utf-8", "replace") if key_id else None
-    return keys.verify(Signed(value, name, headers.get(HEADER_SIGNATURE)), recorded_at_ns)
+    return keys.check(value, name, headers.get(HEADER_SIGNATURE), recorded_at_ns)
 
 
 def _columns(name: str, group: Group) -> tuple[pa.Table, list[tuple[Record, str]]]:

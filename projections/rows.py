@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 
 import pyarrow as pa
 from google.protobuf import json_format, struct_pb2
@@ -23,11 +24,10 @@ class Group:
 def log_columns(table: str, records: Sequence[Record]) -> list[pa.Array]:
     """Where records lay and what they were: the columns `log_*`."""
     headers = [record.headers for record in records]
-    ends = [0]
-    for pairs in headers:
-        ends.append(ends[-1] + len(pairs))
-    names = pa.array([pair[0] for pairs in headers for pair in pairs], pa.string())
-    values = pa.array([pair[1] for pairs in headers for pair in pairs], pa.binary())
+    ends = [0, *accumulate(map(len, headers))]
+    pairs = list(chain.from_iterable(headers))
+    names = pa.array([pair[0] for pair in pairs], pa.string())
+    values = pa.array([pair[1] for pair in pairs], pa.binary())
     header = arrow_schema(INVALID).field("log_headers").type
     structs = pa.StructArray.from_arrays([names, values], fields=list(header.value_type))
     return [

@@ -83,11 +83,15 @@ class KeyRing:
 
     def verify(self, signed: Signed, recorded_at_ns: int) -> str | None:
         """None where the signature holds, else `missing_signature` or `invalid_signature`."""
-        if not signed.signature or not signed.key_id:
+        return self.check(signed.payload, signed.key_id, signed.signature, recorded_at_ns)
+
+    def check(self, payload: bytes, key_id: str | None, signature: bytes | None, recorded_at_ns: int) -> str | None:
+        """The same for the parts of a `Signed`, for those who have many."""
+        if not signature or not key_id:
             return "missing_signature"
-        mac, retired_at = self._by_id.get(signed.key_id, (None, None))
+        mac, retired_at = self._by_id.get(key_id, (None, None))
         if mac is None or (retired_at is not None and recorded_at_ns >= retired_at):
             return "invalid_signature"
-        if not hmac.compare_digest(mac.of(signed.payload), signed.signature):
+        if not hmac.compare_digest(mac.of(payload), signature):
             return "invalid_signature"
         return None
