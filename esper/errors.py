@@ -6,8 +6,7 @@ EsperError
 ├── ContractViolation    a producer: bytes that are no valid event, or an event that breaks its contract
 ├── IllegalTransition    a programmer: a seed was asked to make a move that its stage does not allow
 ├── BlendUnavailable     a programmer or a blueprint: a blending mode without what it needs
-├── CorruptState         the operator: stored bytes do not match their digest
-└── Superseded           control flow: another incarnation owns this run now, so this trainer must stop
+└── CorruptState         the operator: stored bytes do not match their digest
 
 A message names the thing, the value and the way out, because the command line prints it as it stands.
 """
@@ -41,7 +40,3 @@ class BlendUnavailable(EsperError):
 
 class CorruptState(EsperError):
     """Stored bytes do not match the digest they are kept under."""
-
-
-class Superseded(EsperError):
-    """A later incarnation of the run exists: whoever raises this must stop writing."""

@@ -165,7 +165,7 @@ def _unassigned(app: Any) -> str | None:
 
 
 def _end_in_time() -> None:
-    """Faust can wait for ever on an agent that crashed (see kafka.md, A.1-2): then the process just ends.
+    """Faust can wait for ever on an agent that crashed, as when its broker is killed: then the process just ends.
 
     Nothing is lost by that: what was not committed is read again.
     """

@@ -95,8 +95,8 @@ def system_limits() -> SystemLimits:
     return SystemLimits(**SYSTEM)
 
 
-def check_memory_budgets(shares: Mapping[str, float] = MEMORY) -> None:
-    """Raise InvalidInput where the seven base shares ask for more than all memory (R-LEY-14); called at start-up."""
+def check_memory_budgets(shares: Mapping[str, float]) -> None:
+    """Raise InvalidInput where the seven base shares ask for more than all memory: no run starts then (R-LEY-14)."""
     total = sum(shares[name] for name in MEMORY_BASE)
     if total > 1.0 + 1e-9:
         raise InvalidInput(f"the memory shares {', '.join(MEMORY_BASE)} sum to {total:.3f}; lower them to 1.0 at most")

@@ -104,14 +104,18 @@ class CommandVerifier:
         self.outcomes[verdict.outcome] += 1
         return verdict
 
-    def expire(self, *, now_ns: int) -> int:
-        """Forget the nonces whose time is over and return how many are left; call it where no traffic does."""
+    @property
+    def remembered(self) -> int:
+        """How many nonces the ledger holds."""
+        return len(self._ledger)
+
+    def expire(self, *, now_ns: int) -> None:
+        """Forget the nonces whose time is over; call it now and then, because without traffic nothing else does."""
         while self._ledger:
             nonce = next(iter(self._ledger))
             if self._ledger[nonce][1] > now_ns:
                 break
             del self._ledger[nonce]
-        return len(self._ledger)
 
     def _judge(self, signed: Signed, now_ns: int) -> Verdict:
         self.expire(now_ns=now_ns)

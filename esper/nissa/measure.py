@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
 from esper.leyline import envelope
+from esper.leyline.enums import unknown_values
 from esper.leyline.envelope import Event
 from esper.nissa.catalogue import BY_NAME, prometheus_form
 
@@ -41,7 +42,10 @@ def measure(event: Event) -> list[Sample]:
     """The samples in an event; none for a body that measures nothing."""
     name = envelope.body_name(event)
     scope = event.run_id or event.producer
-    return [
+    strangers = [
+        Sample("esper_leyline_enum_invalid_total", 1.0, scope, {"enum": enum}) for enum, _ in unknown_values(event)
+    ]
+    return strangers + [
         Sample(metric, value, scope, {"run": scope} if "run" in BY_NAME[metric].labels else labels)
         for metric, value, labels in _MEASURES.get(name, _nothing)(getattr(event, name))
     ]
@@ -144,11 +148,9 @@ def _one(name: str, label: str = "", of: Callable[[Any], str] = str) -> Callable
 
 
 def _short(enum: Any, value: int) -> str:
-    """`training` for SEED_LIFECYCLE_STAGE_TRAINING; a number that this contract does not know stays a number."""
-    if value not in enum.values():
-        return str(value)
+    """`training` for SEED_LIFECYCLE_STAGE_TRAINING; a number that this contract does not know is 0, unknown."""
     prefix = "_".join(enum.Name(0).split("_")[:-1]) + "_"
-    return str(enum.Name(value)).removeprefix(prefix).lower()
+    return str(enum.Name(value if value in enum.values() else 0)).removeprefix(prefix).lower()
 
 
 _MEASURES: Final[dict[str, Callable[[Any], _Found]]] = {

@@ -6,7 +6,7 @@ import math
 
 from google.protobuf.message import Message
 
-from contracts.leyline.v1.event_pb2 import CommandApplied, CommandRejected, DecisionMade, SecurityViolation
+from contracts.leyline.v1.event_pb2 import CommandApplied, CommandRejected, SecurityViolation
 from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
@@ -24,7 +24,7 @@ from esper.leyline.envelope import Event, parse
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import Verdict
 from esper.tolaria.effects import drain, take_effect
-from esper.tolaria.run import Chain, Run, parameters
+from esper.tolaria.run import Chain, Run
 
 
 def apply_arrived(run: Run) -> None:
@@ -44,6 +44,7 @@ def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> No
     if verdict.event is None or verdict.command is None:
         return
     event, command = verdict.event, verdict.command
+    blueprint_id, params = _blueprint(run, command), run.params
     started = run.clock.monotonic()
     try:
         _check(run, event, command, decision)
@@ -52,6 +53,9 @@ def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> No
         _reject(run, verdict.command_id, refusal.reason, refusal.detail, event=event, critical=refusal.critical)
     else:
         chain = _applied(run, event, decision, 1e3 * (run.clock.monotonic() - started))
+        if command.command_type == COMMAND_TYPE_SEED:
+            run.chains[command.target_seed_id] = chain
+            _watch(run, command, decision, blueprint_id=blueprint_id, parameters_added=run.params - params)
         take_effect(run, facts, chain)
     drain(run)
 
@@ -121,14 +125,12 @@ def _force_breaker(run: Run, command: AdaptationCommand) -> list[Message]:
 
 
 def _applied(run: Run, event: Event, decision: Event | None, apply_ms: float) -> Chain:
-    """Publish that a command was applied, open its window, and return the chain that its consequences belong to."""
+    """Publish that a command was applied, and return the chain that its consequences belong to."""
     command = event.adaptation_command
     operation = command.seed_operation
-    made = decision.decision_made if decision is not None else DecisionMade()
-    command_id = ids.from_text(command.command_id)
     applied = run.recorder.publish(
         CommandApplied(
-            command_id=command_id,
+            command_id=ids.from_text(command.command_id),
             decision_id=decision.event_id if decision is not None else b"",
             command_type=command.command_type,
             operation=operation.operation,
@@ -141,22 +143,34 @@ def _applied(run: Run, event: Event, decision: Event | None, apply_ms: float) ->
         causation_id=event.event_id,
         correlation_id=event.correlation_id,
     )
-    chain = Chain(applied.event_id, event.correlation_id)
-    if command.command_type == COMMAND_TYPE_SEED:
-        seed_id = command.target_seed_id
-        module = run.kasmina.modules().get(seed_id)
-        run.chains[seed_id] = chain
-        run.windows.open(
-            command_id=command_id,
-            decision_id=applied.command_applied.decision_id,
-            seed_id=seed_id,
-            blueprint_id=operation.blueprint_id,
-            policy_version=made.policy_version,
-            epoch=run.recorder.epoch,
-            loss=run.probe_losses[-1] if run.probe_losses else math.nan,
-            parameters_added=0 if module is None else parameters(module),
-        )
-    return chain
+    return Chain(applied.event_id, event.correlation_id)
+
+
+def _blueprint(run: Run, command: AdaptationCommand) -> str:
+    """What a seed command is about: the blueprint that it names, or the one that grows there (a cull names none)."""
+    growing = {seed.seed_id: seed.blueprint_id for seed in run.kasmina.observations()}
+    return command.seed_operation.blueprint_id or growing.get(command.target_seed_id, "")
+
+
+def _watch(
+    run: Run,
+    command: AdaptationCommand,
+    decision: Event | None,
+    *,
+    blueprint_id: str,
+    parameters_added: int,
+) -> None:
+    """Open the window of a seed command that was just applied."""
+    run.windows.open(
+        command_id=ids.from_text(command.command_id),
+        decision_id=decision.event_id if decision is not None else b"",
+        seed_id=command.target_seed_id,
+        blueprint_id=blueprint_id,
+        policy_version=decision.decision_made.policy_version if decision is not None else "",
+        epoch=run.recorder.epoch,
+        loss=run.probe_losses[-1] if run.probe_losses else math.nan,
+        parameters_added=parameters_added,
+    )
 
 
 def _reject(run: Run, command_id: bytes, reason: str, detail: str, *, event: Event | None, critical: bool) -> None:

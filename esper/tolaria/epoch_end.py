@@ -35,6 +35,8 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     evidence = _gather_evidence(run)
     _decide(run, trained, evaluation, evidence)
     _look_at_breakers(run)
+    if run.verifier is not None:
+        run.verifier.expire(now_ns=run.clock.wall_ns())
     flat = capture(run)
     snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
     if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:

@@ -13,6 +13,7 @@ from esper.errors import InvalidInput
 from esper.karn import catalogue
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.sites import describe_sites
+from esper.leyline import limits
 from esper.leyline.breaker import CircuitBreaker
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
@@ -118,8 +119,9 @@ def make_run(
     """The run at step 0, with nothing published yet.
 
     `config` is made complete with the task's defaults. Draws from torch's global random stream, which is left where
-    training begins. Raises InvalidInput for a device or site that does not exist.
+    training begins. Raises InvalidInput for a device or site that does not exist, and for memory shares above 1.
     """
+    limits.check_memory_budgets(limits.MEMORY)
     config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     device = find_device(config.device)

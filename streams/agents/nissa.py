@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, PARTITIONS, REPORTS, RUNS, TELEMETRY
 from esper.leyline import ids
+from esper.leyline.enums import unknown_values
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing
 from esper.nissa.alerts import RULES, Alert, Watches, evolve_alerts, evolve_ended, evolve_restored
@@ -65,6 +66,10 @@ class Nissa:
         self._count_runs(event)
         for sample in samples:
             self._emit(sample)
+        strangers = unknown_values(event)
+        if strangers:
+            words = ", ".join(f"{enum} {number}" for enum, number in strangers)
+            logger.warning("event %s has values that these contracts lack: %s", event.event_id.hex(), words)
         for alert in alerts:
             self._tell(alert)
         self._metrics.observe("esper_nissa_ingest_latency_seconds", max(0.0, time.time() - record.timestamp_ms / 1000))

@@ -116,7 +116,7 @@ def test_one_bad_figure_fails_and_is_named(figure, verdict):
 
 
 def test_acceptance_asks_for_both_dependence_and_no_regression():
-    """Either half alone is not enough: growth.md, 'Acceptance rules'."""
+    """Either half alone is not enough: `g4_system_impact` says why."""
     depends_but_worse = Impact(contribution=Paired(1.0, 0.01), change=Paired(0.1, 0.01), loss_now=1.0)
     better_without_help = Impact(contribution=Paired(0.0, 0.01), change=Paired(-0.5, 0.01), loss_now=0.1)
     assert not judge_g4(depends_but_worse).passed

@@ -30,7 +30,7 @@ def test_every_field_of_the_three_messages_has_a_value():
 
 
 def test_the_base_shares_fill_the_memory_and_no_more():
-    limits.check_memory_budgets()
+    limits.check_memory_budgets(limits.MEMORY)
 
     assert sum(limits.MEMORY[name] for name in limits.MEMORY_BASE) == pytest.approx(1.0)
     with pytest.raises(InvalidInput, match=r"1\.010"):

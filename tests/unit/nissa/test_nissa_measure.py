@@ -37,7 +37,7 @@ BODIES = (
     event_pb2.StepSampled(loss=1.0, gradient_norm=3.0, samples_per_s=1000.0, step_ms=8.0),
     event_pb2.RolledBack(level="fast", prepare_ms=100, commit_ms=200, confirm_ms=50, deadline_exceeded=True),
     event_pb2.GateEvaluated(gate=leyline_pb2.SEED_LIFECYCLE_GATE_G1_GRADIENT_HEALTH, passed=True),
-    event_pb2.SeedTransitioned(to_stage=leyline_pb2.SEED_LIFECYCLE_STAGE_BLENDING),
+    event_pb2.SeedTransitioned(to_stage=leyline_pb2.SEED_LIFECYCLE_STAGE_BLENDING, from_stage=77),
     event_pb2.CommandApplied(operation=leyline_pb2.SEED_OPERATION_CULL),
     event_pb2.CommandRejected(reason="late"),
     event_pb2.BreakerChanged(breaker="step", to_state=leyline_pb2.CIRCUIT_BREAKER_STATE_OPEN),
@@ -51,6 +51,8 @@ BODIES = (
         source_subsystem="kasmina",
         metrics=[
             leyline_pb2.MetricPoint(name="oona.queue.depth", value=7),
+            leyline_pb2.MetricPoint(name="kasmina.nonce_ledger.size", value=2),
+            leyline_pb2.MetricPoint(name="kasmina.nonce_ledger.evictions", value=0),
             leyline_pb2.MetricPoint(name="unheard.of", value=1),
         ],
         events=[leyline_pb2.TelemetryEvent(event_id="violation_recorded")],
@@ -118,12 +120,13 @@ def test_labels_are_the_contracts_names_in_short():
     assert samples(BODIES[4])["esper_kasmina_seed_transitions_total"].labels == {"to": "blending"}
 
 
-def test_a_number_that_the_contract_does_not_know_stays_a_number():
-    body = event_pb2.SeedTransitioned.FromString(event_pb2.GateEvaluated(stage=77).SerializeToString())
-    body = event_pb2.SeedTransitioned()
-    body.MergeFromString(bytes([0x20, 77]))  # field 4, varint
+def test_a_value_that_the_contract_does_not_know_is_unknown_and_counted_once():
+    """R-LEY-20."""
+    found = samples(event_pb2.SeedTransitioned(to_stage=77))
 
-    assert samples(body)["esper_kasmina_seed_transitions_total"].labels == {"to": "77"}
+    assert found["esper_kasmina_seed_transitions_total"].labels == {"to": "unknown"}
+    assert found["esper_leyline_enum_invalid_total"].labels == {"enum": "SeedLifecycleStage"}
+    assert found["esper_leyline_enum_invalid_total"].value == 1
 
 
 def test_a_command_that_is_no_seed_operation_is_counted_by_its_type():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
+from esper.kasmina.settings import SeedSettings
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import KeyRing, Signed
 from esper.testing import command_event, seed_command, signed
@@ -219,3 +220,35 @@ def test_a_breaker_that_does_not_exist_is_named(bench) -> None:
         "unknown_breaker",
         "annotation breaker='fuse' names none of tamiyo, learning_rate",
     )
+
+
+def test_a_command_that_names_no_blueprint_is_watched_under_the_one_that_grew(bench) -> None:
+    def cull() -> None:
+        event = seed_command("run", leyline.SEED_OPERATION_CULL, "s1", clock=bench.clock.clock)
+        bench.log.send(signed(event))
+
+    bench.run(should_stop=script({2: lambda: bench.log.send(signed(germination(bench))), 6: cull}))
+    windows = [window for body in bench.log.bodies("epoch_completed") for window in body.windows if window.closed]
+
+    assert [(window.blueprint_id, window.ended_as) for window in windows] == [("BP009", "culled")] * 2
+    assert windows[0].parameters_added > 0
+    assert windows[1].parameters_added == -windows[0].parameters_added
+
+
+def test_a_fossilized_seed_ends_the_window_over_it(bench) -> None:
+    seeds = SeedSettings(lifecycle="direct")
+    bench.run(should_stop=script({2: lambda: bench.log.send(signed(germination(bench)))}), seeds=seeds)
+    closed = [window for body in bench.log.bodies("epoch_completed") for window in body.windows if window.closed]
+
+    assert [(window.blueprint_id, window.ended_as) for window in closed] == [("BP009", "fossilized")]
+
+
+def test_nonces_are_forgotten_at_an_epochs_end_without_any_traffic(bench) -> None:
+    """R-SEC-8; what is remembered, and what had to make room, is in the epoch's telemetry."""
+    wait = {2: lambda: bench.log.send(signed(germination(bench))), 9: lambda: bench.clock.advance(301.0)}
+    bench.run(should_stop=script(wait))
+    points = [point for body in bench.log.bodies("telemetry_packet") for point in body.metrics]
+    sizes = [point.value for point in points if point.name == "kasmina.nonce_ledger.size"]
+
+    assert sizes == [1, 1, 0, 0]
+    assert {point.value for point in points if point.name == "kasmina.nonce_ledger.evictions"} == {0}

@@ -12,6 +12,7 @@ from torch import nn
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.errors import InvalidInput, LogUnavailable
+from esper.leyline import limits
 from esper.leyline.envelope import body_name
 from esper.testing import seed_command, signed
 from esper.tolaria import checkpoint
@@ -271,6 +272,14 @@ def test_a_device_that_is_not_there_is_refused(bench, device: str) -> None:
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(InvalidInput, match=f"device '{device}' is"):
         bench.run(device=device)
+
+
+def test_no_run_starts_where_more_than_all_memory_is_promised(bench, monkeypatch) -> None:
+    """R-LEY-14."""
+    monkeypatch.setattr(limits, "MEMORY", {**limits.MEMORY, "model": 0.41})
+    with pytest.raises(InvalidInput, match=r"sum to 1\.010"):
+        bench.run()
+    assert bench.log.events == []
 
 
 def test_steps_are_sampled_as_often_as_asked(bench, tiny_task) -> None:
