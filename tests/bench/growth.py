@@ -20,7 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,14 @@ class Job:
 
     def config(self) -> RunConfig:
         task = f"{self.task}@{self.params}" if self.arm == "static" else self.task
-        policy = "heuristic" if self.arm in ("grown", "direct") else "none"
-        lifecycle = "direct" if self.arm == "direct" else "full"
-        config = RunConfig(task=task, seed=self.seed, policy=policy, decision_timeout_s=None, threads=1)
-        return replace(config, seeds=replace(SeedSettings(), lifecycle=lifecycle))
+        grows = self.arm in ("grown", "direct")
+        return RunConfig(
+            task=task,
+            seed=self.seed,
+            policy="heuristic" if grows else "none",
+            decision_timeout_s=None,
+            seeds=SeedSettings(lifecycle="direct" if self.arm == "direct" else "full"),
+        )
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -132,9 +136,9 @@ def report(rows: Sequence[dict[str, Any]], command: str) -> str:
         f"Made by `{command}`; every row of every run is in `results.jsonl` beside this page.",
         "",
         f"Seeds {seeds[0]} to {seeds[-1]}, which no setting was chosen on; one thread each, two runs at a time.",
-        "*Gain* and *change* are against the control of the same seed, ± is the 95 % interval of their mean, *worst* is",
-        "the worst single pair. Accuracy in points on the test set, which nothing but this report looks at; loss in nats.",
-        "FLOPs count training, side passes and probes; seconds are wall time.",
+        "*Gain* and *change* are against the control of the same seed, ± is the 95 % interval of their mean,",
+        "*worst* is the worst single pair. Accuracy in points on the test set, which nothing but this report looks at;",
+        "loss in nats. FLOPs count training, side passes and probes; seconds are wall time.",
         "",
     ]
     return "\n".join(head + [line for task in tasks for line in section(task, [r for r in rows if r["task"] == task])])
