@@ -30,7 +30,7 @@ class Outbox:
         self._packets = 0
 
     def tell(self, seed_id: str, kind: str, level: TelemetryLevel, **attributes: object) -> None:
-        """Queue an event of one of the sheet's names; beyond 64 a seed it is dropped and counted."""
+        """Queue an event of one of the original's names; beyond 64 a seed it is dropped and counted."""
         queue = self._pending.setdefault(seed_id, [])
         if len(queue) >= MAX_PENDING:
             self._dropped[seed_id] = self._dropped.get(seed_id, 0) + 1
@@ -46,6 +46,8 @@ class Outbox:
 
     def drain(self) -> list[TelemetryPacket]:
         """The packets since the last drain, in order of seeds; each has the highest level of its events."""
+        if not self._pending:
+            return []
         packets = [self._packet(seed_id) for seed_id in sorted(self._pending)]
         self._pending.clear()
         self._dropped.clear()

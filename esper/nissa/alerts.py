@@ -1,7 +1,7 @@
 """Alerts as a pure fold of samples: each fires once, stays active, and clears on the first good sample.
 
 A sample of another metric, or an event without the metric, changes nothing (R-NIS-9). Times come with the samples.
-Source: R-NIS-5 to R-NIS-12; the thresholds are the sheet's in base units.
+Source: R-NIS-5 to R-NIS-12; the thresholds are theirs in base units.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every metric that Esper emits: nothing else may be emitted, alerted on or drawn (ruling 26).
 
-Names are the sheets' names in Prometheus form: `esper_` before them, dots as underscores, base units (seconds, bytes,
+Names are the original's in Prometheus form: `esper_` before them, dots as underscores, base units (seconds, bytes,
 ratios) at their end. `tolaria.training.latency_ms` is `esper_tolaria_training_latency_seconds`.
 """
 
@@ -132,7 +132,7 @@ _BASE_UNITS: Final = {
 
 
 def prometheus_form(name: str, value: float) -> tuple[str, float]:
-    """The catalogue's form of a name and value of the sheets, such as `oona.publish.latency_ms` and 3.0."""
+    """The catalogue's form of one of the original's names and its value, such as `oona.publish.latency_ms` and 3.0."""
     stem = "esper_" + name.replace(".", "_")
     head, _, unit = stem.rpartition("_")
     if unit in _BASE_UNITS:

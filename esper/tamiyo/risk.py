@@ -4,7 +4,7 @@ Risk is the probability that something goes wrong, never the confidence of a top
 and the blueprint's, taken as independent. Evaluators run in a fixed order and each can only take actions away, so a
 later one is never weaker than an earlier one (R-TAM-35). `nothing` and `cull`, the safe actions, are never taken away.
 
-Limits: policy sheet 1.6 and 1.7. Two deviations. Blueprints of risk 0.5 may grow, because 0.5 is the edge of the safe
+Limits are the original's, with two deviations. Blueprints of risk 0.5 may grow, because 0.5 is the edge of the safe
 tier and half of that tier has it; above it they may not. And no evaluator looks at wall-clock times: a decision that
 depended on how busy the machine is could not be repeated. Slow hooks are named among the reasons.
 """

@@ -1,4 +1,4 @@
-"""The end of an epoch, in the order of the control sheet: probe and gates, packet, decision, command, keeping."""
+"""The end of an epoch, always in this order: probe and gates, packet, decision, command, keeping."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def sample_step(run: Run, loss: float, gradient_norm: float, step_s: float) -> N
 
 
 def report_epoch(run: Run, trained: Trained, evaluation: Evaluation) -> None:
-    """Publish the figures of an epoch under the names of the control sheet (section 3.10)."""
+    """Publish the figures of an epoch under the original's names."""
     values = {
         "tolaria.training.loss": (trained.loss, ""),
         "tolaria.training.accuracy": (evaluation.accuracy, "ratio"),

@@ -2,7 +2,7 @@
 
 Fixture: a convolution of 16 channels over 64 images of 8 by 8 and a linear head; the seed is Karn's BP009 (residual
 3x3 block) behind the convolution; one thread. Each figure is the smallest of 200 calls, because all above that is the
-machine's doing. Limits are the sheet's (R-KAS-22, R-KAS-35, R-KAS-36); a row without one is there to be read.
+machine's doing. Limits: R-KAS-22, R-KAS-35, R-KAS-36; a row without one is there to be read.
 """
 
 from __future__ import annotations

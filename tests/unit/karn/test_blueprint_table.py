@@ -1,4 +1,4 @@
-"""The facts of every template are those of the catalogue's table (blueprint sheet 1.2), and requests are checked."""
+"""The facts of every template are those of the original's catalogue, and requests are checked."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def test_loss_before_is_that_of_the_last_epoch_end(make_lab):
 
 
 def test_alpha_ramps_from_0_to_1_and_never_falls():
-    """R-KAS-17, at the sheet's 20 steps and at other lengths."""
+    """R-KAS-17, at the default's 20 steps and at other lengths."""
     for total in (1, 4, 20, 48):
         values = [ramp(step, total, 0.1) for step in range(total + 3)]
         assert values[0] == 0.0

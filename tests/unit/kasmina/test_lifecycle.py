@@ -15,7 +15,7 @@ from esper.errors import IllegalTransition
 from esper.kasmina import lifecycle
 from esper.kasmina.seed import Slot
 
-# Written out by hand from the sheet's table 1.2 and ruling 5, so that the code's table is not its own witness.
+# Written out by hand from the original's table and ruling 5, so that the code's table is not its own witness.
 LEGAL = {
     (0, 1): None,
     (1, 2): None,

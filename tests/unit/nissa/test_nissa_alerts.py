@@ -1,4 +1,4 @@
-"""Alerts: each drill of the sheet fires once and clears, and nothing else moves them (R-NIS-5 to 12, R-OPS-7)."""
+"""Alerts: each drill fires once and clears, and nothing else moves them (R-NIS-5 to 12, R-OPS-7)."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_a_command_that_is_no_seed_operation_is_counted_by_its_type():
         ("host.cpu.util_percent", 50.0, ("esper_host_cpu_util_ratio", 0.5)),
     ],
 )
-def test_names_of_the_sheets_take_the_prometheus_form(name, value, expected):
+def test_the_originals_names_take_the_prometheus_form(name, value, expected):
     found_name, found_value = prometheus_form(name, value)
 
     assert found_name == expected[0]

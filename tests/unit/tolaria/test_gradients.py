@@ -18,7 +18,7 @@ EXPECTED = {"GERMINATED": 0.01, "TRAINING": 0.1, "SHADOWING": 0.5, "PROBATIONARY
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_stage_has_the_weight_of_the_sheet(name: str) -> None:
+def test_every_stage_has_the_weight_of_the_original(name: str) -> None:
     short = name.removeprefix("SEED_LIFECYCLE_STAGE_")
     weight = stage_weight(STAGES[name], progress=0.5)
     assert weight == (0.5 if short == "BLENDING" else EXPECTED.get(short, 0.0))
