@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -18,6 +20,7 @@ RED: Final = "31"
 GREEN: Final = "32"
 YELLOW: Final = "33"
 CYAN: Final = "36"
+NARROWEST: Final = 30
 _STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -29,6 +32,13 @@ def colours_wanted() -> bool:
 def styled(text: str, *codes: str) -> str:
     """`text` in a style on a terminal, as it is elsewhere."""
     return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if codes and colours_wanted() else text
+
+
+def say_hanging(prefix: str, text: str) -> None:
+    """`text` behind `prefix`: one line where it is read by programs, wrapped beside the prefix on a terminal."""
+    room = shutil.get_terminal_size().columns - _width(prefix)
+    lines = textwrap.wrap(text, room) if sys.stdout.isatty() and room >= NARROWEST else [text]
+    say(prefix + f"\n{' ' * _width(prefix)}".join(lines))
 
 
 def say(text: str = "") -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.cli.causes import chain_of, walk
 from esper.cli.describe import headline, seed_of
 from esper.cli.events import Reading, event_json, types_of
-from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, complain, say, say_json, styled, table
+from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, complain, say, say_hanging, say_json, styled, table
 from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event, body_name
@@ -118,7 +118,7 @@ def _say_event(event: Event, *, as_json: bool) -> None:
         return
     name = body_name(event)
     place = styled(f"epoch {event.epoch:>3} step {event.global_step:>6}", DIM)
-    say(f"{_clock(event)}  {place}  {_styled_name(name)}{' ' * max(1, 26 - len(name))}{headline(event)}")
+    say_hanging(f"{_clock(event)}  {place}  {_styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
 
 
 def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
@@ -140,7 +140,7 @@ def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
             say()
         since = styled(f"{(event.recorded_at_ns - begin_ns) / 1e9:>9.3f} s  epoch {event.epoch:>3}", DIM)
         branch = "   " * (depth - 1) + "└─ " if depth else ""
-        say(f"{since}  {branch}{_styled_name(body_name(event))}  {headline(event)}")
+        say_hanging(f"{since}  {branch}{_styled_name(body_name(event))}  ", headline(event))
 
 
 def _those(known: list[str]) -> str:

@@ -67,9 +67,9 @@ def _watch(lease: client.Lease, *, as_json: bool) -> None:
 
 
 def _say_changes(before: Status, now: Status) -> None:
-    known = {service.name: service for service in before.services}
+    known = {service.name: (service.state, service.restarts) for service in before.services}
     for service in now.services:
-        if service != known.get(service.name):
+        if (service.state, service.restarts) != known.get(service.name):
             why = f" after {service.last_exit}" if service.last_exit else ""
             say(f"{time.strftime('%H:%M:%S')}  {service.name} {service.state}, restarts {service.restarts}{why}")
     for joined in sorted(set(now.clients) - set(before.clients)):

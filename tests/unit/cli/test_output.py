@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from esper.cli.output import cell, complain, say_json, table
+from esper.cli.output import cell, complain, say_hanging, say_json, table
 
 
 def test_columns_line_up_whatever_their_style():
@@ -42,3 +42,14 @@ def test_json_has_hex_for_bytes_and_iso_for_times(capsys):
 def test_complaints_are_one_line_on_stderr(capsys):
     complain("first\nsecond")
     assert capsys.readouterr().err == "esper: first second\n"
+
+
+def test_long_text_hangs_beside_its_prefix_on_a_terminal_alone(capsys, monkeypatch):
+    say_hanging("0.1 s  \x1b[36mgate\x1b[0m  ", "word " * 12)
+    assert capsys.readouterr().out.count("\n") == 1
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    say_hanging("0.1 s  \x1b[36mgate\x1b[0m  ", "word " * 12)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("word word word")
+    assert second.startswith(" " * 13 + "word")
