@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final, Literal
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,6 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper.tolaria.random_streams import own_random_stream
 
 Purpose = Literal["training", "side_pass", "probe"]
+
+_NOTHING: Final = nullcontext()
+"""Every step enters one twice, so it is made once."""
 
 
 class FlopMeter:
@@ -35,16 +38,19 @@ class FlopMeter:
         """Measure every kind of pass anew: the network is another one."""
         self._per_sample.clear()
 
-    @contextmanager
-    def counted(self, purpose: Purpose, kind: str, samples: int) -> Iterator[None]:
+    def counted(self, purpose: Purpose, kind: str, samples: int) -> AbstractContextManager[None]:
         """Add the cost of the block, which handles `samples` samples; the first of a `kind` is measured."""
         known = self._per_sample.get(kind)
         if known is None:
-            with FlopCounterMode(display=False) as counter:
-                yield
-            known = self._per_sample[kind] = counter.get_total_flops() / samples
-        else:
+            return self._measured(purpose, kind, samples)
+        self.spent[purpose] += known * samples
+        return _NOTHING
+
+    @contextmanager
+    def _measured(self, purpose: Purpose, kind: str, samples: int) -> Iterator[None]:
+        with FlopCounterMode(display=False) as counter:
             yield
+        known = self._per_sample[kind] = counter.get_total_flops() / samples
         self.spent[purpose] += known * samples
 
     def state(self) -> dict[str, float]:

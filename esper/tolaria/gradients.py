@@ -54,7 +54,7 @@ _STAGE_WEIGHT: Final[dict[int, float]] = {
 def stage_weight(stage: SeedLifecycleStage, progress: float) -> float:
     """How much a seed's own loss counts in this stage; `progress` is the share of the run that is over.
 
-    By ruling 7 only a seed in TRAINING has a loss of its own. The others' weights are those of the sheet (section 3.3),
+    By ruling 7 only a seed in TRAINING has a loss of its own. The others' weights are the original's,
     BLENDING a sigmoid around half the run. Raises ContractViolation for a stage that does not exist.
     """
     if stage == SEED_LIFECYCLE_STAGE_BLENDING:
@@ -157,7 +157,18 @@ def clip(learners: Learners, limit: float) -> float:
         present = [parameter for parameter in parameters if parameter.grad is not None]
         for parameter in present:
             parameter.grad.mul_(weight)  # type: ignore[union-attr]
-        if present and not math.isfinite(float(nn.utils.clip_grad_norm_(present, limit))):
+        if present and not math.isfinite(_clip(present, limit)):
             for parameter in present:
                 parameter.grad = None
-    return float(nn.utils.clip_grad_norm_(learners.joint, limit))
+    return _clip(learners.joint, limit)
+
+
+def _clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
+    """What `clip_grad_norm_` does, to the bit; but it also multiplies by one what is short enough."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    total = nn.utils.get_total_norm(gradients)
+    norm = float(total)
+    # Torch's factor is limit / (norm + 1e-6) in float32; near the limit, and for NaN, it is left to say what it is.
+    if not norm + 1e-6 < 0.999 * limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, total)
+    return norm

@@ -120,7 +120,7 @@ class LearningRates:
             rate = self.rate(name, step)
             written = self._written.get(name)
             if written is not None:
-                if not _same(group["lr"], written):
+                if group["lr"] != written and not _same(group["lr"], written):
                     undone.append(self._change(name, group["lr"], rate, "outside write undone"))
                     changes += self.breaker.failed(f"learning rate of {name} was written from outside")
                 elif written == rate:

@@ -53,8 +53,10 @@ class GroupedOptimizer:
         return [group["name"] for group in self.groups]
 
     def zero_grad(self) -> None:
-        """Leave no parameter with a gradient."""
-        self.torch.zero_grad(set_to_none=True)
+        """Leave no parameter with a gradient; torch's own does this at the price of a dozen calls more."""
+        for group in self.torch.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def step(self) -> None:
         """Update every parameter that has a gradient and belongs to a group that may learn now."""

@@ -80,7 +80,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
                     with run.flops.counted("side_pass", "side_pass", run.batch_size):
                         kasmina.side_pass(inputs, targets, task.loss)
                     with run.flops.counted("training", "training", run.batch_size):
-                        loss, conflicts = backward(
+                        batch_loss, conflicts = backward(
                             forward,
                             inputs,
                             targets,
@@ -93,20 +93,21 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
                     norm = clip(run.learners, config.clip_norm)
 
                     # Judged before it is taken: a step into nowhere never reaches the weights.
-                    trouble = run.guard.trouble(float(loss), norm)
+                    loss = float(batch_loss)
+                    trouble = run.guard.trouble(loss, norm)
                     if trouble:
                         break
                     set_rates(run)
                     run.optimizer.step()
                     recorder.step += 1
                     run.gradient_conflicts += conflicts
-                    loss_sum += float(loss)
+                    loss_sum += loss
 
                     # Seeds move on; whatever changed is in the log before the next step.
                     take_effect(run, kasmina.advance_step())
                     drain(run)
                     if recorder.step % config.telemetry_every_steps == 0:
-                        sample_step(run, float(loss), norm, clock.monotonic() - step_began)
+                        sample_step(run, loss, norm, clock.monotonic() - step_began)
                 if run.rollback_asked is not None:
                     roll_back_as_asked(run)
                     continue

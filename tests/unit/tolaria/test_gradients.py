@@ -147,3 +147,17 @@ def test_a_lone_seed_with_broken_gradients_skips_the_step_alone() -> None:
     assert math.isfinite(clip(Learners(host, [(broken, 0.1)]), 10.0))
     assert all(each.grad is None for each in broken)
     assert all(each.grad is not None for each in host)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9, 0.5, 0.9985, 0.999, 1.0 - 1e-6, 1.0, 1.0 + 1e-6, 7.0, math.inf, math.nan])
+@pytest.mark.parametrize("limit", [1e-4, 1.0, 10.0])
+def test_clipping_is_torchs_own_to_the_bit(size: float, limit: float) -> None:
+    """It leaves out a multiplication by one, and nothing else."""
+    torch.manual_seed(2)
+    direction = torch.randn(64)
+    ours, theirs = nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(64))
+    ours.grad = size * limit * direction / direction.norm()
+    theirs.grad = ours.grad.clone()
+    expected = float(nn.utils.clip_grad_norm_([theirs], limit))
+    assert clip(Learners([ours], []), limit) == pytest.approx(expected, rel=0, nan_ok=True)
+    assert torch.equal(ours.grad.nan_to_num(1.5), theirs.grad.nan_to_num(1.5))
