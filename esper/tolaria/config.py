@@ -51,8 +51,8 @@ class RunConfig:
     """New parameters start at this share of their rate (R-TOL-16)."""
 
     new_parameter_warmup_epochs: float = 1.0
-    """... and reach all of it after so many epochs. On digits 0, 1 and 10 (the original's figure) differ by less than 0.3
-    points of accuracy; a run of 8 epochs would be over before a warm-up of 10."""
+    """... and reach all of it after so many epochs. On digits 0, 1 and 10 (the original's figure) differ by less than
+    0.3 points of accuracy; a run of 8 epochs would be over before a warm-up of 10."""
 
     seed_rate_factor: float = 1.0
     """The rate of seeds, as a multiple of the host's."""
