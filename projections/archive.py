@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.signing import KeyRing
@@ -23,6 +27,7 @@ from projections.columns import INVALID, shape_of
 from projections.decode import decode
 from projections.manifest import FileEntry, Gap, Manifest, Place
 from projections.records import Record
+from projections.regularity import Regularity
 
 KEEP_REPLACED_S: Final = 600.0
 """How long a replaced file stays for readers that hold an older manifest: longer than any query takes."""
@@ -30,6 +35,8 @@ KEEP_REPLACED_S: Final = 600.0
 LOCK: Final = "lock"
 FILES: Final = "files"
 """The folder of the Parquet files inside the archive."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ class Archive:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.manifest: Manifest = manifest.load(folder)
             self.orphans_removed: int = self._remove_orphans()
+            self._regularity = Regularity(self._runs())
         except BlockingIOError:
             os.close(self._lock)
             raise InvalidInput(f"another archiver writes {folder}: stop it, or give this one its own folder") from None
@@ -85,7 +93,7 @@ class Archive:
         if not fresh:
             return Flushed(0, 0, 0)
         generation = self.manifest.generation + 1
-        tables = decode(fresh, self._keys)
+        tables = decode(fresh, self._keys, self._regularity)
         entries = [self._write(name, table, generation) for name, table in sorted(tables.items())]
         files.sync_folder(self.folder / FILES)
         self._commit(
@@ -162,6 +170,15 @@ class Archive:
             generation=generation,
             offsets=_offsets(table),
         )
+
+    def _runs(self) -> set[str] | None:
+        """The runs whose start is archived already, None where a file that would tell is damaged."""
+        paths = [self.folder / FILES / entry.name for entry in self.manifest.of("run_started")]
+        try:
+            return {run for path in paths for run in pq.read_table(path, columns=["run_id"])["run_id"].to_pylist()}
+        except (OSError, pa.ArrowException) as error:
+            _log.warning("the archive's list of runs is damaged (%s): no new fact is taken for regular", error)
+            return None
 
     def _remove_orphans(self) -> int:
         listed = {entry.name for entry in self.manifest.files} | set(self.manifest.retired)

@@ -49,9 +49,10 @@ LOG_COLUMNS: Final[dict[str, str]] = {
     "log_headers": 'STRUCT("key" VARCHAR, "value" BLOB)[]',
     "log_raw": "BLOB",
     "log_body": "VARCHAR",
+    "log_regular": "BOOLEAN",
 }
 """Where a record lay and what it was, in DuckDB's types; `log_raw` are the serialised event's bytes, `log_body` the
-table's name, so that files of several tables can be read in one scan."""
+table's name, so that files of several tables can be read in one scan, `log_regular` the hint of `regularity`."""
 
 ENVELOPE: Final[tuple[Field, ...]] = tuple(
     field for field in event_pb2.Event.DESCRIPTOR.fields if field.containing_oneof is None
@@ -136,6 +137,7 @@ def arrow_schema(table: str) -> Any:
         pa.field("log_headers", pa.list_(pa.field("item", header, nullable=False)), nullable=False),
         pa.field("log_raw", pa.binary()),
         pa.field("log_body", pa.string(), nullable=False),
+        pa.field("log_regular", pa.bool_()),
     ]
     if table == INVALID:
         return pa.schema([*log, pa.field("reason", pa.string(), nullable=False)])

@@ -18,12 +18,13 @@ import pyarrow as pa
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 
-from contracts.topics import BY_BODY
+from contracts.topics import BY_BODY, RUNS
 from esper.leyline.envelope import SCHEMA_VERSION
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing
 from projections import decode_python
 from projections.columns import BODIES, INVALID, STRUCT, arrow_schema
 from projections.records import Record
+from projections.regularity import Regularity
 from projections.rows import Group, invalid_table, log_columns, struct_json
 from projections.twin import ENVELOPE_TWIN, Parts, twin_of
 
@@ -35,29 +36,38 @@ _handlers = ptars.HandlerPool([ENVELOPE_TWIN.file], ptars.PtarsConfig(timestamp_
 _TOPIC_OF: Final = {body: topic.name for body, topic in BY_BODY.items()}
 
 
-def decode(records: Sequence[Record], keys: KeyRing | None = None) -> dict[str, pa.Table]:
+def decode(
+    records: Sequence[Record], keys: KeyRing | None = None, regularity: Regularity | None = None
+) -> dict[str, pa.Table]:
     """`records` as one table per body type that occurs, plus `invalid`; every record is in exactly one of them.
 
-    With `keys` every signature is verified. Rows keep the order of `records`.
+    With `keys` every signature is verified. `regularity` remembers the records before these. Rows keep the order of
+    `records`.
     """
+    regularity = regularity or Regularity()
     tables: dict[str, list[pa.Table]] = {}
     for start in range(0, len(records), CHUNK):
-        for name, table in _decode_chunk(records[start : start + CHUNK], keys).items():
+        for name, table in _decode_chunk(records[start : start + CHUNK], keys, regularity).items():
             tables.setdefault(name, []).append(table)
     return {name: pa.concat_tables(parts) for name, parts in tables.items()}
 
 
-def _decode_chunk(records: Sequence[Record], keys: KeyRing | None) -> dict[str, pa.Table]:
+def _decode_chunk(records: Sequence[Record], keys: KeyRing | None, regularity: Regularity) -> dict[str, pa.Table]:
     was_enabled = gc.isenabled()
     gc.disable()  # a chunk makes many objects and no cycles: collecting in the middle costs up to a quarter of the time
     try:
-        groups, invalid = _split(records, keys)
+        groups, invalid = _split(records, keys, regularity)
         tables: dict[str, pa.Table] = {}
+        fact_refused = False
         for name, group in groups.items():
             table, refused = _columns(name, group)
             invalid += refused
+            fact_refused = fact_refused or (bool(refused) and name in RUNS.bodies)
             if table.num_rows:
                 tables[name] = table
+        if fact_refused:  # then what followed it in its run was taken for regular and is not
+            regularity.forget()
+            tables = {name: _irregular(table) if name in RUNS.bodies else table for name, table in tables.items()}
         if invalid:
             tables[INVALID] = invalid_table(invalid)
         return tables
@@ -66,10 +76,17 @@ def _decode_chunk(records: Sequence[Record], keys: KeyRing | None) -> dict[str, 
             gc.enable()
 
 
-def _split(records: Iterable[Record], keys: KeyRing | None) -> tuple[dict[str, Group], list[tuple[Record, str]]]:
+def _irregular(table: pa.Table) -> pa.Table:
+    place = table.schema.get_field_index("log_regular")
+    return table.set_column(place, table.schema.field(place), pa.array([False] * table.num_rows, pa.bool_()))
+
+
+def _split(
+    records: Iterable[Record], keys: KeyRing | None, regularity: Regularity
+) -> tuple[dict[str, Group], list[tuple[Record, str]]]:
     groups: dict[str, Group] = {}
     invalid: list[tuple[Record, str]] = []
-    parse = Parts.FromString
+    parse, facts = Parts.FromString, RUNS.name
     for record in records:
         value = record.value
         if not value:
@@ -97,6 +114,7 @@ def _split(records: Iterable[Record], keys: KeyRing | None) -> tuple[dict[str, G
             group = groups[body] = Group()
         group.records.append(record)
         group.bodies.append(getattr(parts, body))
+        group.regular.append(regularity.take(parts, body, record.partition) if record.topic == facts else None)
     return groups, invalid
 
 
@@ -135,7 +153,7 @@ def _sift(name: str, group: Group) -> tuple[Group, list[tuple[Record, str]]]:
     """The records whose body protobuf can read, and the others with the reason."""
     parse = message_factory.GetMessageClass(BODIES[name]).FromString
     sound, refused = Group(), []
-    for record, body in zip(group.records, group.bodies, strict=True):
+    for record, body, regular in zip(group.records, group.bodies, group.regular, strict=True):
         try:
             parse(body)
         except DecodeError as error:
@@ -143,6 +161,7 @@ def _sift(name: str, group: Group) -> tuple[Group, list[tuple[Record, str]]]:
         else:
             sound.records.append(record)
             sound.bodies.append(body)
+            sound.regular.append(regular)
     return sound, refused
 
 
@@ -154,7 +173,9 @@ def _with_ptars(name: str, group: Group) -> pa.Table:
     for index, own in enumerate(BODIES[name].fields):
         if own.message_type is not None and own.message_type.full_name == STRUCT:
             columns[index] = _json_column(columns[index])
-    return pa.table([*log_columns(name, group.records), *envelope.columns, *columns], schema=arrow_schema(name))
+    return pa.table(
+        [*log_columns(name, group.records, group.regular), *envelope.columns, *columns], schema=arrow_schema(name)
+    )
 
 
 def _json_column(encoded: pa.Array) -> pa.Array:

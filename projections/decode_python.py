@@ -31,7 +31,7 @@ def table(name: str, group: Group) -> pa.Table:
     columns = _columns(ENVELOPE_TWIN, envelopes) + body
     types = schema.types[len(schema.types) - len(columns) :]
     arrays = [pa.array(values, type_) for values, type_ in zip(columns, types, strict=True)]
-    return pa.table([*log_columns(name, group.records), *arrays], schema=schema)
+    return pa.table([*log_columns(name, group.records, group.regular), *arrays], schema=schema)
 
 
 def _columns(descriptor: Descriptor, encoded: list[Any]) -> list[list[Any]]:

@@ -15,13 +15,14 @@ from projections.records import Record
 
 @dataclass(slots=True)
 class Group:
-    """The records of one body type, and their bodies still encoded."""
+    """The records of one body type, their bodies still encoded, and whether each is a regular fact (None: no fact)."""
 
     records: list[Record] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    regular: list[bool | None] = field(default_factory=list)
 
 
-def log_columns(table: str, records: Sequence[Record]) -> list[pa.Array]:
+def log_columns(table: str, records: Sequence[Record], regular: Sequence[bool | None]) -> list[pa.Array]:
     """Where records lay and what they were: the columns `log_*`."""
     headers = [record.headers for record in records]
     ends = [0, *accumulate(map(len, headers))]
@@ -39,13 +40,15 @@ def log_columns(table: str, records: Sequence[Record]) -> list[pa.Array]:
         pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=header),
         pa.array([record.value for record in records], pa.binary()),
         pa.repeat(table, len(records)),
+        pa.array(regular, pa.bool_()),
     ]
 
 
 def invalid_table(invalid: Sequence[tuple[Record, str]]) -> pa.Table:
     """Records that are no event by contract, raw, each with the reason."""
     reasons = pa.array([reason for _, reason in invalid], pa.string())
-    return pa.table([*log_columns(INVALID, [record for record, _ in invalid]), reasons], schema=arrow_schema(INVALID))
+    columns = log_columns(INVALID, [record for record, _ in invalid], [None] * len(invalid))
+    return pa.table([*columns, reasons], schema=arrow_schema(INVALID))
 
 
 def struct_json(encoded: bytes | None) -> str | None:

@@ -1,13 +1,13 @@
 -- One row per checkpoint that was saved, and when it was pruned, if it was.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
 WITH once AS (
-    SELECT *
-    FROM log.checkpoint_saved
-    JOIN (
-        SELECT run_id, log_partition, min(log_offset) AS log_offset
-        FROM log.checkpoint_saved
-        GROUP BY run_id, log_partition, event_id
-    ) AS first USING (run_id, log_partition, log_offset)
+    SELECT * FROM log.checkpoint_saved WHERE log_regular
+    UNION ALL
+    SELECT fact.*
+    FROM log.checkpoint_saved AS fact
+    WHERE run_id IN (SELECT run_id FROM log.checkpoint_saved WHERE NOT log_regular)
+    QUALIFY NOT log_regular
+        AND row_number() OVER (PARTITION BY run_id, event_id ORDER BY log_regular DESC, log_offset) = 1
 )
 SELECT
     run_id,

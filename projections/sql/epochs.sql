@@ -1,13 +1,13 @@
 -- One row per epoch that a run completed.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
 WITH once AS (
-    SELECT *
-    FROM log.epoch_completed
-    JOIN (
-        SELECT run_id, log_partition, min(log_offset) AS log_offset
-        FROM log.epoch_completed
-        GROUP BY run_id, log_partition, event_id
-    ) AS first USING (run_id, log_partition, log_offset)
+    SELECT * FROM log.epoch_completed WHERE log_regular
+    UNION ALL
+    SELECT fact.*
+    FROM log.epoch_completed AS fact
+    WHERE run_id IN (SELECT run_id FROM log.epoch_completed WHERE NOT log_regular)
+    QUALIFY NOT log_regular
+        AND row_number() OVER (PARTITION BY run_id, event_id ORDER BY log_regular DESC, log_offset) = 1
 )
 SELECT
     fact.run_id,

@@ -1,23 +1,17 @@
 -- Every change of a seed's stage in the order of the log: its transitions, and what a jump restored it to (null: as before
 -- its first transition). `prior` is the stage that the seed was in, `cause_offset` the transition that `stage` comes from.
-WITH moved AS (
-    SELECT transition.run_id, seed_id, log_offset, transition.sequence, transition.incarnation, from_stage, to_stage
+WITH once AS MATERIALIZED (
+    SELECT run_id, seed_id, log_offset, sequence, from_stage, to_stage FROM log.seed_transitioned WHERE log_regular
+    UNION ALL
+    SELECT transition.run_id, seed_id, log_offset, transition.sequence, from_stage, to_stage
     FROM log.seed_transitioned AS transition
     JOIN fold_claims AS claim
         ON claim.run_id = transition.run_id AND claim.incarnation = transition.incarnation
         AND log_offset BETWEEN claim.from_offset AND claim.until_offset
-), repeated AS (
-    SELECT run_id, incarnation, sequence, min(log_offset) AS first_offset
-    FROM moved
-    GROUP BY ALL
-    HAVING count(*) > 1
-), once AS (
-    SELECT * FROM moved
-    WHERE NOT EXISTS (
-        FROM repeated
-        WHERE repeated.run_id = moved.run_id AND repeated.incarnation = moved.incarnation
-            AND repeated.sequence = moved.sequence AND moved.log_offset > repeated.first_offset
-    )
+    WHERE transition.run_id IN (SELECT run_id FROM log.seed_transitioned WHERE NOT log_regular)
+    QUALIFY NOT log_regular AND row_number() OVER (
+        PARTITION BY transition.run_id, transition.incarnation, transition.sequence ORDER BY log_regular DESC, log_offset
+    ) = 1
 ), restored AS (
     SELECT
         jump.run_id, once.seed_id, jump.log_offset, jump.sequence,

@@ -1,32 +1,24 @@
 -- The first fact of a run that cannot be true, if any: there the fold stops that run and says so. Void facts (of an
 -- incarnation that another one superseded, or of a claim that lost) and identical repetitions are no problem.
-WITH placed AS MATERIALIZED (
-    SELECT fact.run_id, fact.log_offset, fact.sequence, fact.incarnation, fact.log_body AS body,
+-- Runs whose facts are all regular and that never jumped have at most an illegal transition (see `regularity.py`).
+WITH suspect AS MATERIALIZED (
+    SELECT run_id FROM log.facts WHERE NOT log_regular
+    UNION
+    SELECT run_id FROM fold_jumps
+), placed AS MATERIALIZED (
+    SELECT fact.run_id, fact.log_offset, fact.sequence, fact.incarnation, fact.event_id, fact.log_body AS body,
         claim.claim, claim.incarnation AS owner, claim.from_offset
     FROM log.facts AS fact
     LEFT JOIN fold_claims AS claim
         ON claim.run_id = fact.run_id
         AND fact.log_offset >= claim.from_offset AND fact.log_offset < claim.until_offset
+    WHERE fact.run_id IN (FROM suspect)
 ), live AS MATERIALIZED (
-    SELECT run_id, claim, log_offset, sequence
-    FROM placed
-    WHERE incarnation = owner AND (log_offset = from_offset OR body NOT IN ('run_started', 'run_resumed'))
-), suspect AS MATERIALIZED (
-    -- Whole numbers alone keep this window cheap; the dear one below looks at the claims that stand out, mostly none.
-    SELECT DISTINCT claim
-    FROM (SELECT claim, sequence, lag(sequence) OVER (PARTITION BY claim ORDER BY log_offset) AS before FROM live)
-    WHERE sequence <> before + 1
-), reaching AS (
     SELECT *, max(sequence) OVER (
         PARTITION BY claim ORDER BY log_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS reached
-    FROM live
-    WHERE claim IN (FROM suspect)
-), odd AS (
-    SELECT reaching.*, fact.event_id
-    FROM reaching
-    JOIN log.facts AS fact USING (run_id, log_offset)
-    WHERE reaching.sequence <> reached + 1
+    FROM placed
+    WHERE incarnation = owner AND (log_offset = from_offset OR body NOT IN ('run_started', 'run_resumed'))
 ), found AS (
     SELECT run_id, log_offset, sequence, 1 AS rank, 'not_started' AS problem
     FROM placed WHERE owner IS NULL
@@ -42,13 +34,12 @@ WITH placed AS MATERIALIZED (
     FROM fold_claims WHERE NOT first AND (starts OR sequence <> accepted + 1)
     UNION ALL
     SELECT run_id, log_offset, sequence, 2, CASE WHEN sequence > reached + 1 THEN 'gap' ELSE 'conflict' END
-    FROM odd
-    WHERE sequence > reached + 1 OR NOT EXISTS (
+    FROM live AS odd
+    WHERE sequence > reached + 1 OR (sequence <= reached AND NOT EXISTS (
         FROM live AS original
-        JOIN log.facts AS fact USING (run_id, log_offset)
         WHERE original.claim = odd.claim AND original.sequence = odd.sequence
-            AND original.log_offset < odd.log_offset AND fact.event_id = odd.event_id
-    )
+            AND original.event_id = odd.event_id AND original.log_offset < odd.log_offset
+    ))
     UNION ALL
     SELECT run_id, log_offset, sequence, 3, CASE WHEN is_claim THEN 'bad_claim' ELSE 'bad_rollback' END
     FROM fold_jumps AS jump

@@ -1,12 +1,16 @@
 -- The stage of every seed at the end of every epoch of the surviving timeline, by the fold.
 WITH once AS (
-    SELECT DISTINCT ON (fact.run_id, fact.incarnation, fact.sequence)
-        fact.run_id, fact.log_offset, fact.sequence, fact.epoch, fact.global_step
+    SELECT run_id, log_offset, sequence, epoch, global_step FROM log.epoch_completed WHERE log_regular
+    UNION ALL
+    SELECT fact.run_id, log_offset, fact.sequence, epoch, global_step
     FROM log.epoch_completed AS fact
     JOIN fold_claims AS claim
         ON claim.run_id = fact.run_id AND claim.incarnation = fact.incarnation
-        AND fact.log_offset BETWEEN claim.from_offset AND claim.until_offset
-    ORDER BY fact.log_offset
+        AND log_offset BETWEEN claim.from_offset AND claim.until_offset
+    WHERE fact.run_id IN (SELECT run_id FROM log.epoch_completed WHERE NOT log_regular)
+    QUALIFY NOT log_regular AND row_number() OVER (
+        PARTITION BY fact.run_id, fact.incarnation, fact.sequence ORDER BY log_regular DESC, log_offset
+    ) = 1
 ), surviving AS (
     SELECT once.*
     FROM once

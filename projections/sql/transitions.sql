@@ -1,13 +1,13 @@
 -- One row per move of a seed from one stage to another, in the trainer's words.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
 WITH once AS (
-    SELECT *
-    FROM log.seed_transitioned
-    JOIN (
-        SELECT run_id, log_partition, min(log_offset) AS log_offset
-        FROM log.seed_transitioned
-        GROUP BY run_id, log_partition, event_id
-    ) AS first USING (run_id, log_partition, log_offset)
+    SELECT * FROM log.seed_transitioned WHERE log_regular
+    UNION ALL
+    SELECT fact.*
+    FROM log.seed_transitioned AS fact
+    WHERE run_id IN (SELECT run_id FROM log.seed_transitioned WHERE NOT log_regular)
+    QUALIFY NOT log_regular
+        AND row_number() OVER (PARTITION BY run_id, event_id ORDER BY log_regular DESC, log_offset) = 1
 )
 SELECT
     fact.run_id,

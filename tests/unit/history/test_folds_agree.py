@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from esper.history import RunState, replay, stages_by_epoch
 from projections import open_history
 from projections.archive import Archive
+from projections.records import StoredRecord
 from projections.testing import LogOfRecords, Trainers
 
 Act = Callable[[Trainers], None]
@@ -64,9 +65,8 @@ def played(acts: list[tuple[list[Act], list[Act], list[Act]]]) -> list[Trainers]
 def check(runs: list[Trainers], chunk: int) -> None:
     states = fold_in_python(runs)
     records = LogOfRecords().place(event for trainers in runs for event in trainers.events)
-    with tempfile.TemporaryDirectory() as folder, Archive(Path(folder)) as archive:
-        for start in range(0, len(records), chunk):
-            archive.append(records[start : start + chunk])
+    with tempfile.TemporaryDirectory() as folder:
+        archive_with_restarts(Path(folder), records, chunk)
         with open_history(Path(folder)) as history:
             now = history.execute("SELECT run_id, seed_id, stage FROM fold_stages").fetchall()
             then = history.execute("SELECT run_id, sequence, seed_id, stage FROM fold_stage_at_epoch").fetchall()
@@ -77,6 +77,15 @@ def check(runs: list[Trainers], chunk: int) -> None:
     assert stages_then(states) == set(then)
     assert len(now) == len(set(now))
     assert len(then) == len(set(then))
+
+
+def archive_with_restarts(folder: Path, records: list[StoredRecord], chunk: int) -> None:
+    """Every third flush by another owner, which does not remember how far runs had come."""
+    starts = range(0, len(records), chunk)
+    for place in range(0, len(starts), 3):
+        with Archive(folder) as archive:
+            for start in starts[place : place + 3]:
+                archive.append(records[start : start + chunk])
 
 
 def problems_of(states: dict[str, RunState]) -> set[tuple[str, str, int]]:
