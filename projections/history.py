@@ -66,8 +66,8 @@ class History:
         self.connection = duckdb.connect(":memory:")
         self._listed: dict[str, tuple[str, ...]] = {}
         self._define_tables()
-        self._define_views()
         self.refresh()
+        self._define_views()
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +159,6 @@ class History:
             statements.append(f'CREATE TABLE empty."{table}" ({columns})')
         self.connection.execute(";\n".join(statements))
         self.connection.execute(";\n".join(vocabulary.statements()))
-        self._point([])
 
     def _define_views(self) -> None:
         self.connection.execute(";\n".join(f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)))
