@@ -35,6 +35,8 @@ KEEP_REPLACED_S: Final = 600.0
 LOCK: Final = "lock"
 FILES: Final = "files"
 """The folder of the Parquet files inside the archive."""
+FIRST: Final = "-000000001"
+"""How the files of an archive's first flush end, the only ones that may lie there before there is a manifest."""
 
 _log = logging.getLogger(__name__)
 
@@ -181,8 +183,14 @@ class Archive:
             return None
 
     def _remove_orphans(self) -> int:
+        """Delete what a killed flush or merge left behind. Raises CorruptState where the manifest itself has gone."""
         listed = {entry.name for entry in self.manifest.files} | set(self.manifest.retired)
         orphans = [path for path in (self.folder / FILES).iterdir() if path.name not in listed]
+        if self.manifest.generation == 0 and any(not path.stem.endswith(FIRST) for path in orphans):
+            raise CorruptState(
+                f"{self.folder} holds {len(orphans)} files and no {manifest.NAME} that lists them: restore it from a "
+                "copy, or move the folder away to archive the kept log again"
+            )
         for path in orphans:
             path.unlink()
         return len(orphans)

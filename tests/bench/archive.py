@@ -4,8 +4,8 @@
 
 Fixture: generated histories (`projections.generated`, 27 event types, 150 bytes at the mean), an embedded broker and
 one archiver process with its compactor, producer and reader on the same machine: on a busy one read the row in
-processor time. Queries run warm, best of five, over an archive that is fully merged; `--events 10000000` takes 2 GB of disk and
-half an hour to make.
+processor time. Queries run warm, best of five, over an archive that is fully merged; `--events 10000000` takes 2 GB of
+disk and half an hour to make.
 """
 
 from __future__ import annotations

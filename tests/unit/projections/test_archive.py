@@ -98,6 +98,22 @@ def test_a_kill_between_files_and_manifest_changes_nothing(tmp_path: Path, any_r
     assert rows(tmp_path) == [(0, 0), (0, 1)]
 
 
+def test_a_lost_manifest_costs_no_file(tmp_path: Path, any_record):
+    """Without it every file would look like an orphan; only those of a first flush that was killed are."""
+    with Archive(tmp_path) as archive:
+        archive.append([any_record("run_resumed", 0)])
+    (tmp_path / "manifest.json").rename(tmp_path / "elsewhere")
+    with Archive(tmp_path) as archive:
+        assert archive.orphans_removed == 1
+        archive.append([any_record("run_resumed", 0)])
+        archive.append([any_record("run_resumed", 1)])
+    (tmp_path / "manifest.json").unlink()
+
+    with pytest.raises(CorruptState, match=r"holds 2 files and no manifest\.json"):
+        Archive(tmp_path)
+    assert len(list((tmp_path / "files").iterdir())) == 2
+
+
 def test_replaced_files_stay_for_ten_minutes(tmp_path: Path, any_record):
     with Archive(tmp_path) as archive:
         archive.append([any_record("run_resumed", 0)])
