@@ -1,6 +1,6 @@
 """Throughput and round trips of the embedded log, beside raw file writes and the price of fdatasync.
 
-    python tests/bench/broker.py [--messages 200000] [--round-trips 1000]
+    python -m tests.bench.broker [--messages 200000] [--round-trips 1000]
 
 One broker process, one client process, one partition, payloads of 100 to 300 random bytes (mean 200). "interval" syncs
 every half second (the default), "always" before every acknowledgement (topic config flush.messages=1). Client,
@@ -25,9 +25,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from streams.broker.launch import BrokerProcess, start_broker
+from tests.bench.table import Row
 
 Rate = tuple[float, float]
 """Messages and MB a second."""
@@ -226,6 +225,35 @@ def measure(broker: BrokerProcess, values: Sequence[bytes], raw: Rate, round_tri
         count = round_trips if gap_ms == 2 else round_trips // 5
         taken = asyncio.run(round_trips_ms(broker, new(f"rtt-{gap_ms}"), count, gap_ms / 1000))
         say(f"{label:9} round trip, one message every {gap_ms:2} ms (n={count}):  {quantiles(taken)}")
+
+
+def rows(*, full: bool = False) -> list[Row]:
+    """Bulk throughput beside raw file writes, synced every half second."""
+    values = payloads(200_000 if full else 50_000)
+    with tempfile.TemporaryDirectory() as folder:
+        raw = raw_write(values, Path(folder))
+        broker = start_broker(Path(folder))
+        try:
+            name = topic(broker, "bulk", always=False)
+            name_aio = topic(broker, "bulk-aio", always=False)
+            rates = {
+                "librdkafka produce": librdkafka_produce(broker, name, values, {"enable.idempotence": True}),
+                "librdkafka consume": librdkafka_consume(broker, name, values),
+                "aiokafka produce": asyncio.run(aiokafka_produce(broker, name_aio, values)),
+                "aiokafka consume": asyncio.run(aiokafka_consume(broker, name_aio, values)),
+            }
+        finally:
+            broker.stop()
+    fixture = f"{len(values):,} messages of 200 B"
+    return [
+        Row("raw file writes", raw[1], "MB/s", f"{fixture}, 64 KiB a write, one fdatasync"),
+        *(
+            Row(
+                f"broker: {what}", each[1], "MB/s", f"{fixture}, {each[0]:,.0f} a second, {each[1] / raw[1]:.2f} of raw"
+            )
+            for what, each in rates.items()
+        ),
+    ]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How large the messages are and how long they take: python tests/bench/contracts.py, about five seconds.
+"""How large the messages are and how long they take: `python -m tests.bench.contracts`, about five seconds.
 
 Reference fixtures: a state packet with five metrics and one metric a seed, a command with three annotations, a field
 report with five deltas and one follow-up, a telemetry packet with two metrics and one event; ids of 16 bytes in the
@@ -13,15 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from esper.leyline import envelope, limits
 from esper.leyline.signing import KeyRing
 from esper.leyline.verifier import CommandVerifier
+from tests.bench.table import Row
 
 NOW_NS = 1_750_000_000_123_456_789
 UUID = "0197a3f0-5c1e-7d2a-9b4f-3c2d1e0f9a8b"
@@ -173,6 +171,21 @@ def allocations(call: Callable[[], object]) -> float:
     for index in range(len(kept)):
         kept[index] = call()
     return (sys.getallocatedblocks() - before) / len(kept)
+
+
+def rows(*, full: bool = False) -> list[Row]:  # as quick as it can be
+    """The architecture's rows: 95th percentiles, of the slowest of the events and of the command."""
+    took = {name: percentiles_us(wrap(make()).SerializeToString)[1] for name, make in BODIES.items()}
+    command_us = took.pop("adaptation command")
+    slowest = max(took, key=lambda name: took[name])
+    fixture = f"{CALLS:,} calls, p95"
+    event_limit = float(limits.PERFORMANCE["protobuf_serialization_us"])
+    return [
+        Row(
+            "serialise an event", took[slowest], "µs", f"{slowest}, the slowest of {len(took)}; {fixture}", event_limit
+        ),
+        Row("serialise a command", command_us, "µs", fixture, float(limits.SERIALIZE_COMMAND_US)),
+    ]
 
 
 def main() -> None:

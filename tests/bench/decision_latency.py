@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
@@ -27,9 +28,32 @@ from streams.broker.launch import start_broker
 from streams.metrics import Metrics
 from streams.topics import ensure_topics
 from streams.trainer_log import KafkaLog
+from tests.bench.table import Row
 
 RUN_ID = "bench"
 KEY = "be" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked of the log; the command line's options say what each means."""
+
+    decisions: int = 1_000
+    steps: int = 5
+    seeds: int = 3
+    pause_ms: float = 10.0
+
+
+def rows(*, full: bool = False) -> list[Row]:
+    """The architecture's row, as its median and its slowest hundredth."""
+    load = Load() if full else Load(decisions=300)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), load)
+    fixture = f"embedded broker, decider's process, {load.decisions:,} decisions, none left out"
+    return [
+        Row(f"state published → decision in the trainer, {part}", figures[f"decision_{part}_ms"], "ms", fixture, limit)
+        for part, limit in (("p50", 5.0), ("p99", 18.0))
+    ]
 
 
 def main() -> None:
@@ -42,7 +66,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), options)
+        load = Load(options.decisions, options.steps, options.seeds, options.pause_ms)
+        figures = measure(Path(folder), load)
     if options.json:
         sys.stdout.write(json.dumps(figures) + "\n")
         return
@@ -50,7 +75,7 @@ def main() -> None:
         sys.stdout.write(f"{name:<28}{value:>12.3f}\n")
 
 
-def measure(data_dir: Path, options: argparse.Namespace) -> dict[str, float]:
+def measure(data_dir: Path, load: Load) -> dict[str, float]:
     """The figures, in the units of their names."""
     broker = start_broker(data_dir)
     asyncio.run(ensure_topics(broker.address))
@@ -63,28 +88,28 @@ def measure(data_dir: Path, options: argparse.Namespace) -> dict[str, float]:
         assert decider.stdout is not None
         assert decider.stdout.readline()
         with KafkaLog(broker.address, KeyRing((bytes.fromhex(KEY),)), run_id=RUN_ID, metrics=Metrics()) as log:
-            return _run(log, options)
+            return _run(log, load)
     finally:
         decider.terminate()
         decider.wait()
         broker.stop()
 
 
-def _run(log: KafkaLog, options: argparse.Namespace) -> dict[str, float]:
+def _run(log: KafkaLog, load: Load) -> dict[str, float]:
     log.publish(_event(event_pb2.RunStarted(task="bench"), 1))
     log.flush()
     answers: list[float] = []
     enqueues: list[float] = []
-    for number in range(options.decisions):
-        steps = [_event(event_pb2.StepSampled(loss=1.0, step_ms=8.0), 0) for _ in range(options.steps)]
+    for number in range(load.decisions):
+        steps = [_event(event_pb2.StepSampled(loss=1.0, step_ms=8.0), 0) for _ in range(load.steps)]
         enqueues += [_timed_publish(log, step) for step in steps]
-        packet = _event(_packet(number % 40, options.seeds), number + 2)
+        packet = _event(_packet(number % 40, load.seeds), number + 2)
         started = time.perf_counter()
         enqueues.append(_timed_publish(log, packet))
         answer = log.await_answer(packet.event_id, timeout_s=60.0)
         answers.append((time.perf_counter() - started) * 1e3)
         assert answer is not None, f"packet {number} was not answered within a minute"
-        time.sleep(options.pause_ms / 1e3)
+        time.sleep(load.pause_ms / 1e3)
     cuts = statistics.quantiles(answers, n=100, method="inclusive")
     enqueue_cuts = statistics.quantiles(enqueues, n=100, method="inclusive")
     return {

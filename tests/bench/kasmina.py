@@ -1,4 +1,4 @@
-"""What seeds cost: python tests/bench/kasmina.py, about ten seconds.
+"""What seeds cost: `python -m tests.bench.kasmina`, about ten seconds.
 
 Fixture: a convolution of 16 channels over 64 images of 8 by 8 and a linear head; the seed is Karn's BP009 (residual
 3x3 block) behind the convolution; one thread. Each figure is the smallest of 200 calls, because all above that is the
@@ -11,9 +11,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from torch import nn
@@ -25,9 +22,10 @@ from esper.kasmina.isolation import foreign_leaves
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import Site, describe_sites
+from tests.bench.table import HEADER, Row, failed, line
 
-Row = tuple[str, float, float | None]
 CALLS = 200
+FIXTURE = "BP009 behind a convolution of 16 channels, 64 images of 8 by 8"
 loss_fn = nn.functional.cross_entropy
 
 
@@ -74,21 +72,34 @@ def blending(seed_us: float) -> Iterator[Row]:
     """Each mode's mix on the fixture's activation, and how much longer than CONVEX it makes a seed's forward."""
     h, s, alpha = torch.randn(64, 16, 8, 8), torch.randn(64, 16, 8, 8), torch.tensor(0.3)
     convex = fastest_us(lambda: mix(Blend(), h, s, alpha, "image"))
-    yield "mix CONVEX, us", convex, None
+    yield seed("mix CONVEX", convex)
     modes = {"RESIDUAL": (Blend(mode=leyline.BLEND_MODE_RESIDUAL), 5.0)}
     modes["CHANNEL"] = (Blend(mode=leyline.BLEND_MODE_CHANNEL, channel=(0.5,) * 16), 15.0)
     for name, (blend, limit) in modes.items():
         took = fastest_us(lambda blend=blend: mix(blend, h, s, alpha, "image"))  # type: ignore[misc]
-        yield f"{name} over CONVEX, % of the seed's forward", 100 * (took - convex) / (seed_us + convex), limit
+        yield seed(f"{name} over CONVEX, of the seed's forward", 100 * (took - convex) / (seed_us + convex), limit, "%")
     h, s = torch.randn(64, 10), torch.randn(64, 10)
     convex = fastest_us(lambda: mix(Blend(), h, s, alpha, "vector"))
     gated = Blend(mode=leyline.BLEND_MODE_CONFIDENCE, logits=True)
     took = fastest_us(lambda: mix(gated, h, s, alpha, "vector"))
-    yield "CONFIDENCE over CONVEX at 64 x 10 logits, % of the seed's forward", 100 * (took - convex) / seed_us, 5.0
+    yield seed(
+        "CONFIDENCE over CONVEX at 64 x 10 logits, of the seed's forward", 100 * (took - convex) / seed_us, 5.0, "%"
+    )
 
 
-def rows() -> Iterator[Row]:
+def seed(what: str, measured: float, limit: float | None = None, unit: str = "µs") -> Row:
+    """A figure on the one fixture of this benchmark."""
+    return Row(f"seeds: {what}", measured, unit, FIXTURE, limit)
+
+
+def rows(*, full: bool = False) -> list[Row]:  # as quick as it can be
     """Every figure with its limit."""
+    torch.set_num_threads(1)
+    return list(measured())
+
+
+def measured() -> Iterator[Row]:
+    """The figures one by one."""
     fixture = Fixture()
     host, inputs, targets = fixture.host, fixture.inputs, fixture.targets
     bare = fastest_us(lambda: host(inputs))
@@ -97,8 +108,8 @@ def rows() -> Iterator[Row]:
     activation = host[0](inputs).detach()
     alone = fastest_us(lambda: module(activation))
     grown = fastest_us(lambda: host(inputs))
-    yield "seed's module alone, us", alone, None
-    yield "forward overhead of a mixed seed beside its module, us", grown - bare - alone, 800.0
+    yield seed("seed's module alone", alone)
+    yield seed("forward overhead of a mixed seed beside its module", grown - bare - alone, 800.0)
     kasmina.teardown()
     yield from blending(alone)
 
@@ -106,32 +117,28 @@ def rows() -> Iterator[Row]:
         host.zero_grad()
         torch.autograd.backward(loss_fn(host(inputs), targets))
 
-    yield "host's forward and backward, us", fastest_us(train), None
+    yield seed("host's forward and backward", fastest_us(train))
     kasmina = fixture.kasmina("full")
-    yield "side pass, us", fastest_us(lambda: kasmina.side_pass(inputs, targets, loss_fn)), None
+    yield seed("side pass", fastest_us(lambda: kasmina.side_pass(inputs, targets, loss_fn)))
     output, own = module(activation), list(module.parameters())
-    yield "isolation check of one forward, us", fastest_us(lambda: foreign_leaves(output, own)), 100.0
-    yield "site evidence, us", fastest_us(lambda: kasmina.evidence(inputs, targets, loss_fn)), None
-    yield "observations, us", fastest_us(kasmina.observations), 500.0
-    yield "advance_step, us", fastest_us(kasmina.advance_step), None
+    yield seed("isolation check of one forward", fastest_us(lambda: foreign_leaves(output, own)), 100.0)
+    yield seed("site evidence", fastest_us(lambda: kasmina.evidence(inputs, targets, loss_fn)))
+    yield seed("observations", fastest_us(kasmina.observations), 500.0)
+    yield seed("advance_step", fastest_us(kasmina.advance_step))
     culls = []
     for _ in range(50):
         fresh = fixture.kasmina("full")
         began = time.perf_counter()
         fresh.apply(command(leyline.SEED_OPERATION_CULL))
         culls.append((time.perf_counter() - began) * 1e6)
-    yield "one stage transition (half of a cull's two), us", min(culls) / 2, 300.0
+    yield seed("one stage transition (half of a cull's two)", min(culls) / 2, 300.0)
 
 
 def main() -> int:
     """Print the table; 1 where a limit is missed."""
-    torch.set_num_threads(1)
-    missed = 0
-    for name, value, limit in rows():
-        verdict = "" if limit is None else f"limit {limit:g} {'ok' if value <= limit else 'MISSED'}"
-        missed += verdict.endswith("MISSED")
-        print(f"{name:68}{value:10.1f}  {verdict}")  # noqa: T201 - a bench prints
-    return int(missed > 0)
+    found = rows()
+    sys.stdout.write("\n".join([HEADER, *map(line, found), ""]))
+    return int(failed(found))
 
 
 if __name__ == "__main__":

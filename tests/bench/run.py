@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.bench.table import Row
+
 SAMPLE_S = 0.2
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
@@ -38,6 +40,19 @@ def main() -> None:
         return
     for name, value in figures.items():
         sys.stdout.write(f"{name:<34}{value:>12.3f}\n")
+
+
+def rows(*, full: bool = False) -> list[Row]:  # a shorter one would measure something else
+    """The architecture's rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), [])
+    fixture = f"default task and control run, {figures['epochs']:.0f} epochs, {psutil.cpu_count()} cores"
+    return [
+        Row("`esper run`, start to exit", figures["wall_s"], "s", f"{fixture}, installed already", 60.0),
+        Row("peak memory of it, all processes", figures["peak_pss_mib"], "MiB PSS", f"{fixture}; 700 aimed at", 1024.0),
+        Row("epoch hook, p50", figures["hook_ms_p50"], "ms", fixture),
+        Row("epoch hook, p99", figures["hook_ms_p99"], "ms", fixture),
+    ]
 
 
 def measure(data_dir: Path, arguments: list[str]) -> dict[str, float]:

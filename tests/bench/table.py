@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,3 +67,9 @@ def figure(value: float, unit: str) -> str:
 def failed(rows: Iterable[Row]) -> bool:
     """Whether any row has failed."""
     return any(row.verdict == "FAILED" for row in rows)
+
+
+def rows_of(bench: str, *, full: bool) -> list[Row]:
+    """What the benchmark of this name measures; here, because a fresh process can import it from here."""
+    rows: list[Row] = importlib.import_module(f"tests.bench.{bench}").rows(full=full)
+    return rows
