@@ -65,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed(rows))
 
 
+def rows(*, full: bool = False) -> list[Row]:
+    """With the command line's defaults, or less traffic; ten million events are the command line's alone."""
+    traffic = live(300_000, 20.0) if full else live(100_000, 5.0)
+    return [*traffic, *queried(1_000_000, None)]
+
+
 def live(drain: int, seconds: float) -> list[Row]:
     """What needs a broker: draining, steady traffic, a burst."""
     with tempfile.TemporaryDirectory() as folder:

@@ -59,7 +59,7 @@ class PlainLoop:
             else:
                 optimizer.zero_grad()
             loss = loss_of(host(inputs[batch]), targets[batch])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if self._thrifty:
                 clip(learners, CLIP_NORM)
             else:

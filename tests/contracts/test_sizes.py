@@ -1,6 +1,6 @@
 """Messages stay small (R-LEY-7 to R-LEY-9, R-LEY-11, with a limit for each): what one grows by, every history grows by.
 
-Times are measured by tests/bench/contracts.py; here only what does not depend on how busy the machine is.
+Times are measured by tests.bench.contracts; here only what does not depend on how busy the machine is.
 """
 
 from __future__ import annotations

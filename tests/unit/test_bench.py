@@ -1,0 +1,69 @@
+"""The benchmarks judge as they say: limits, broken figures, hooks that should not be there, loops that compare."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from torch import nn
+
+from esper.testing import MemoryLog
+from tests.bench import overhead
+from tests.bench.table import Row, failed, line
+
+
+@pytest.mark.parametrize(
+    ("measured", "limit", "at_least", "verdict"),
+    [
+        (50.0, 50.0, False, "ok"),
+        (50.1, 50.0, False, "FAILED"),
+        (50.0, 50.0, True, "ok"),
+        (49.9, 50.0, True, "FAILED"),
+        (1e9, None, False, ""),
+        (math.nan, None, False, "FAILED"),
+        (math.nan, 50.0, True, "FAILED"),
+    ],
+)
+def test_a_limit_is_kept_up_to_itself_and_a_figure_that_is_missing_has_failed(measured, limit, at_least, verdict):
+    row = Row("wait", measured, "ms", "none", limit, at_least=at_least)
+
+    assert row.verdict == verdict
+    assert failed([Row("other", 1.0, "ms", "none", 2.0), row]) == (verdict == "FAILED")
+    assert json.loads(json.dumps(row.to_dict(), allow_nan=False))["verdict"] == verdict
+
+
+def test_a_row_says_limit_figure_fixture_and_verdict():
+    row = Row("events", 123_456.7, "events/s", "one process", 1e5, at_least=True)
+
+    assert line(row) == "| events | ≥ 100,000 events/s | 123,457 events/s | one process | ok |"
+
+
+def test_the_bound_of_a_slowdown_is_that_of_students_t():
+    """The t of 4 values at 97.5 % is 3.1824; their logarithms are 0.01 and 0.03 twice, 0.0115 their deviation."""
+    mean, bound = overhead.mean_and_bound([math.exp(0.01), math.exp(0.03)] * 2)
+
+    assert mean == pytest.approx(100 * math.expm1(0.02))
+    assert bound == pytest.approx(100 * math.expm1(0.02 + 3.1824 * 0.011547 / 2), rel=1e-4)
+
+
+def test_code_on_a_host_is_found():
+    def host() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+
+    hooked, replaced, wrapped = host(), host(), host()
+    hooked[0].register_forward_hook(lambda *_: None)
+    replaced[1] = nn.ReLU()
+    wrapped[0].forward = wrapped[0].forward
+
+    assert overhead.foreign_code(host(), host()) == 0
+    assert all(overhead.foreign_code(each, host()) > 0 for each in (hooked, replaced, wrapped))
+
+
+def test_the_two_loops_take_turns_and_learn_the_same():
+    found = overhead.compare("spirals", MemoryLog(), pairs=5)
+
+    assert found.pairs == 5
+    assert 0 < found.plain_step_us < 1e6
+    assert found.bound >= found.mean
+    assert overhead.foreign_code(found.host, overhead.load_task("spirals").make_host()) == 0
