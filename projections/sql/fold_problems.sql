@@ -46,6 +46,7 @@ WITH suspect AS MATERIALIZED (
     WHERE NOT EXISTS (
         FROM live AS target
         WHERE target.run_id = jump.run_id AND target.sequence = jump.to_sequence AND target.log_offset < jump.log_offset
+            AND (target.reached IS NULL OR target.sequence = target.reached + 1)  -- a repetition is no fact to go back to
             AND NOT EXISTS (
                 FROM fold_jumps AS earlier
                 WHERE earlier.run_id = target.run_id AND earlier.log_offset > target.log_offset
