@@ -12,8 +12,10 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.kasmina.kasmina import Kasmina
 from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
+from esper.tolaria.commands import apply_command
 from esper.tolaria.config import RunConfig
-from esper.tolaria.effects import drain
+from esper.tolaria.effects import drain, take_effect
+from esper.tolaria.gradients import stage_weight
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.run import Run, make_run
 
@@ -160,6 +162,19 @@ def test_the_source_of_a_task_of_ones_own_is_kept_with_the_run(bench, tiny_task)
 
     assert bench.log.bodies("run_started")[0].task_source == f"file:{digest}"
     assert bench.objects.get(f"sha256:{digest}") == code
+
+
+def test_a_seed_in_training_is_weighed_and_clipped_by_itself(bench, run) -> None:
+    event = seed_command("run", leyline.SEED_OPERATION_GERMINATE, "s1", "BP009", clock=bench.clock.clock)
+    apply_command(run, signed(event))
+    assert run.learners.alone == []
+    take_effect(run, run.kasmina.advance_step())
+    seed = list(run.kasmina.modules()["s1"].parameters())
+    ((learning, weight),) = run.learners.alone
+
+    assert [id(parameter) for parameter in learning] == [id(parameter) for parameter in seed]
+    assert weight == stage_weight(leyline.SEED_LIFECYCLE_STAGE_TRAINING, 0.0)
+    assert len(run.learners.joint) == len(list(run.host.parameters()))
 
 
 def test_a_seed_in_blending_learns_from_the_loss_of_the_whole_network(bench, tiny_task, monkeypatch) -> None:
