@@ -144,6 +144,20 @@ def test_a_seed_that_adds_nothing_fails_g4(make_lab):
     assert lab.kasmina.probe_loss is None
 
 
+def test_the_probe_loss_is_of_the_network_as_a_failed_gate_left_it(make_lab):
+    """G2 looks at the network with the seed and then takes the seed out: the next decision must not see the former."""
+    lab = make_lab(SeedSettings(**LENIENT))
+    lab.germinate("moody")
+    lab.until(lifecycle.BLENDING)
+    module = lab.kasmina.modules()["s1"]
+    module.angry = True
+    lab.step()
+    module.angry = False
+    lab.until(lifecycle.EMBARGOED)
+    assert ("G2_STABILITY", False) in lab.gates()
+    assert lab.kasmina.probe_loss.mean == lab.probe().mean
+
+
 def test_patience_is_spent(make_lab):
     lab = grown(make_lab, probation_patience=2)
     lab.until(lifecycle.PROBATIONARY, epochs=12)
