@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -74,7 +75,8 @@ def _run_started(body: Any) -> str:
 
 def _run_finished(body: Any) -> str:
     why = f" ({body.reason})" if body.reason else ""
-    return f"{body.status}{why}: test accuracy {body.test_accuracy:.4f}, {body.params_final:,} parameters"
+    accuracy = "" if math.isnan(body.test_accuracy) else f"test accuracy {body.test_accuracy:.4f}, "
+    return f"{body.status}{why}: {accuracy}{body.params_final:,} parameters"
 
 
 def _epoch_completed(body: Any) -> str:

@@ -50,7 +50,8 @@ class Summary:
     @property
     def _control_end(self) -> Any:
         """How the control run ended; None where there was none or it failed."""
-        return self.control.finished if self.control is not None else None
+        end = self.control.finished if self.control is not None else None
+        return end if end is not None and end.status != "failed" else None
 
     def _lines(self) -> Iterator[str]:
         grown = self.grown
@@ -71,7 +72,7 @@ class Summary:
         yield from (f"  {command}" for command in self._next())
 
     def _figures(self) -> Iterator[tuple[str, ...]]:
-        views = [view for view in (self.grown, self.control) if view is not None and view.finished is not None]
+        views = [self.grown, *([self.control] if self.control is not None and self._control_end is not None else [])]
         ends = [view.finished for view in views]
         accuracies = [f"{end.test_accuracy:.4f}" for end in ends]
         yield ("test accuracy" + self._gain(), *accuracies)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from contracts.leyline.v1.event_pb2 import RunFinished
+from esper.errors import LogUnavailable
 from esper.kasmina.lifecycle import name as stage_name
 from esper.tolaria.evaluation import evaluate
 from esper.tolaria.run import Run
@@ -48,24 +51,7 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
     """Look at the test set, publish RunFinished, wait until the log has it, and return the result."""
     test = evaluate(run.host, run.task, run.task.test)
     seeds = run.kasmina.summary()
-    run.recorder.publish(
-        RunFinished(
-            status=status,
-            reason=reason,
-            test_accuracy=test.accuracy,
-            test_loss=test.loss.mean,
-            params_final=run.params,
-            flops=run.flops.total,
-            side_pass_flops=run.flops.spent["side_pass"],
-            probe_flops=run.flops.spent["probe"],
-            germinated=seeds["germinated"],
-            fossilized=seeds["fossilized"],
-            culled=seeds["culled"],
-            telemetry_shed=run.log.shed(),
-            wall_s=wall_s,
-        )
-    )
-    run.log.flush()
+    _publish_end(run, status, reason, wall_s, test_accuracy=test.accuracy, test_loss=test.loss.mean)
     return RunResult(
         run_id=run.recorder.run_id,
         status=status,
@@ -88,3 +74,38 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
             if seed.life
         },
     )
+
+
+def abandon(run: Run, error: Exception, wall_s: float) -> None:
+    """Publish that the run failed of `error`, which the caller raises on: a model that raises is tested no more.
+
+    Does nothing where the run has not said yet that it started.
+    """
+    if not run.recorder.published:
+        return
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    with contextlib.suppress(LogUnavailable):  # `error` is what a person has to know
+        _publish_end(run, "failed", reason, wall_s, test_accuracy=math.nan, test_loss=math.nan)
+
+
+def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accuracy: float, test_loss: float) -> None:
+    """The run's last fact, and wait until the log has it."""
+    seeds = run.kasmina.summary()
+    run.recorder.publish(
+        RunFinished(
+            status=status,
+            reason=reason,
+            test_accuracy=test_accuracy,
+            test_loss=test_loss,
+            params_final=run.params,
+            flops=run.flops.total,
+            side_pass_flops=run.flops.spent["side_pass"],
+            probe_flops=run.flops.spent["probe"],
+            germinated=seeds["germinated"],
+            fossilized=seeds["fossilized"],
+            culled=seeds["culled"],
+            telemetry_shed=run.log.shed(),
+            wall_s=wall_s,
+        )
+    )
+    run.log.flush()

@@ -24,7 +24,7 @@ from esper.tolaria.gradients import backward, clip
 from esper.tolaria.packet import Trained
 from esper.tolaria.ports import Clock, Log
 from esper.tolaria.random_streams import own_random_stream
-from esper.tolaria.result import RunResult, finish
+from esper.tolaria.result import RunResult, abandon, finish
 from esper.tolaria.run import find_device, make_run
 from esper.tolaria.start import publish_start
 from esper.tolaria.tasks.task import Task
@@ -49,7 +49,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
     caller's again afterwards; torch's thread count stays what the configuration says.
 
     Raises InvalidInput for a task, site or device that does not fit, and LogUnavailable, with where the run's state is
-    kept, when the log takes no more facts.
+    kept, when the log takes no more facts. Whatever the model raises is raised on, once the history has it.
     """
     began = clock.monotonic()
     torch.set_num_threads(config.threads)
@@ -121,4 +121,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
             return finish(run, "failed", str(halt), clock.monotonic() - began)
         except LogUnavailable as error:
             raise rescue(run, error) from error
+        except Exception as error:  # of a person's model or data, anything
+            abandon(run, error, clock.monotonic() - began)
+            raise
         return finish(run, "completed", "", clock.monotonic() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 
@@ -258,6 +259,30 @@ def test_a_log_that_takes_nothing_ends_the_run_with_the_state_kept(bench, tiny_t
         bench.run(tiny_task(epochs=50), close_later)
     _, _, position = checkpoint.load(bench.objects, str(caught.value).rpartition(" ")[2])
     assert position.step == 8  # the newest state whose facts the log has
+
+
+def test_what_a_model_raises_is_raised_on_once_the_history_has_it(bench, tiny_task) -> None:
+    class Breaks(nn.Linear):
+        calls = 0
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            Breaks.calls += 1
+            if Breaks.calls == 20:
+                raise RuntimeError("out of ideas\nand a second line")
+            return super().forward(inputs)
+
+    with pytest.raises(RuntimeError, match="out of ideas"):
+        bench.run(tiny_task(make_host=lambda: Breaks(4, 3), sites=()))
+    (end,) = bench.log.bodies("run_finished")
+    assert (end.status, end.reason) == ("failed", "RuntimeError: out of ideas")
+    assert math.isnan(end.test_accuracy)
+    assert math.isnan(end.test_loss)
+
+
+def test_a_model_that_raises_at_once_leaves_no_history(bench, tiny_task) -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        bench.run(tiny_task(make_host=lambda: nn.Linear(5, 3), sites=()))
+    assert bench.log.events == []
 
 
 def test_a_site_that_does_not_exist_lists_those_that_do(bench, tiny_task) -> None:
