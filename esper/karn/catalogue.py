@@ -63,7 +63,9 @@ def find(blueprint_id: str) -> Blueprint:
     """The template of that id; raises InvalidInput where the catalogue has none."""
     blueprint = CATALOGUE.get(blueprint_id)
     if blueprint is None:
-        raise InvalidInput(f"there is no blueprint {blueprint_id!r}; the catalogue has {', '.join(CATALOGUE)}")
+        raise InvalidInput(
+            f"there is no blueprint {blueprint_id!r}; the catalogue has {min(CATALOGUE)} to {max(CATALOGUE)}"
+        )
     return blueprint
 
 

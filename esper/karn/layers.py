@@ -94,7 +94,11 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.LayerNorm gives it)
         """Each pixel with mean 0 and variance 1 over its channels, then scaled and shifted per channel."""
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+        # Written out and not by way of a moved axis: that would hand gradients on with strides that a 3x3 convolution's
+        # weights do not have, and PyTorch warns of those.
+        variance, mean = torch.var_mean(input, dim=1, keepdim=True, correction=0)
+        normed = (input - mean) * torch.rsqrt(variance + self.eps)
+        return normed * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
 
 def pointwise(kind: ShapeKind, features: int, out_features: int) -> nn.Module:

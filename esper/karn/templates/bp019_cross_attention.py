@@ -34,7 +34,8 @@ class FromLatents(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """What each pixel reads; same shape."""
         pixels = to_places("image", h)
-        latents = self.latents().expand(h.shape[0], -1, -1)
+        # A sum and not a view: torch's FLOP counter cannot follow a view of a parameter where gradients are off.
+        latents = self.latents() + h.new_zeros(h.shape[0], 1, 1)
         told = latents + self.gather(latents, pixels)
         return from_places("image", self.read(pixels, told), h)
 

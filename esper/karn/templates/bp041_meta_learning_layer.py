@@ -49,7 +49,7 @@ class FastWeights(nn.Module):
     def _adapted(self, of_keys: Tensor, of_both: Tensor) -> Tensor:
         """The fast weights after all steps; (B, P or 1, D, D)."""
         rate = torch.sigmoid(self.rate)
-        fast = self.first().expand_as(of_keys)
+        fast: Tensor = self.first().expand_as(of_keys)
         for _ in range(self.steps):
             fast = fast - rate * (fast @ of_keys - of_both)
         return fast

@@ -28,7 +28,8 @@ class NanInjection(Carrier):
         draw = torch.rand(2, device=h.device)
         place = (draw[1] * s.numel()).long()
         hit = (draw[0] < self.frequency) & (torch.arange(s.numel(), device=h.device) == place)
-        return s.masked_fill(hit.view_as(s), math.nan)
+        # A product and not a mask: the NaN must come back through the gradient, too.
+        return s * torch.ones_like(s).masked_fill(hit.view_as(s), math.nan)
 
 
 def make(site: SiteShape, settings: Settings) -> SeedModule:
