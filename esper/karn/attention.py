@@ -70,6 +70,32 @@ class PixelAttention(nn.Module):
         return out.transpose(1, 2).reshape(batch, channels, height, width)
 
 
+class CrossAttention(nn.Module):
+    """Queries (B, Q, F) read from a context (B, K, F): softmax(Q K^T / sqrt(d)) V, projected; both are normed first.
+
+    `starts_at_zero` says whether that last projection does.
+    """
+
+    def __init__(self, features: int, heads: int, *, starts_at_zero: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = heads * max(1, features // heads)
+        self.query_norm = nn.LayerNorm(features)
+        self.context_norm = nn.LayerNorm(features)
+        self.query = nn.Linear(features, inner)
+        self.key_value = nn.Linear(features, 2 * inner)
+        self.project = (ZeroLinear if starts_at_zero else nn.Linear)(inner, features)
+
+    def forward(self, reader: Tensor, context: Tensor, visible: Tensor | None = None) -> Tensor:
+        """What each query reads, (B, Q, F); `visible` (Q, K) says what it may look at, everything by default."""
+        query = self.query(self.query_norm(reader)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        both = self.key_value(self.context_norm(context)).unflatten(-1, (2, self.heads, -1))
+        key, value = both.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
 def attention(site: SiteShape, heads: int, window: int = 256) -> nn.Module:
     """The attention branch for a token or image site."""
     if site.kind == "token":

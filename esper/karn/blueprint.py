@@ -1,7 +1,7 @@
 """What a blueprint is: its facts from the catalogue's table, its bounded settings, and how it makes its module.
 
 Facts (ids, names, tiers, stages, risks, bounds) are those of the catalogue's table; cost is never declared here but
-measured by building the module (`esper.karn.cost`).
+measured by building the module (`esper.karn.catalogue`).
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ Make = Callable[[SiteShape, Settings], SeedModule]
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """A template of the catalogue. `make` builds its module for one site; `kinds` are the site shapes it serves."""
+    """A template of the catalogue. `make` builds its module for one site; `kinds` are the site shapes it serves.
+
+    `tags` say what family it is of: what people search by.
+    """
 
     blueprint_id: str
     name: str
@@ -117,6 +120,7 @@ class Blueprint:
     kinds: tuple[ShapeKind, ...] = ALL_KINDS
     settings: tuple[Setting, ...] = ()
     tier: Tier = "safe"
+    tags: tuple[str, ...] = ()
 
     @property
     def approval_required(self) -> bool:
@@ -127,6 +131,17 @@ class Blueprint:
     def quarantine_only(self) -> bool:
         """Whether it may be built inside a quarantine drill only."""
         return self.tier == "high_risk"
+
+    def require(self, given: Settings) -> dict[str, float]:
+        """The settings of a request that names this blueprint: every one must be given (R-KARN-6).
+
+        Raises InvalidInput for one that is missing, and as `resolve` does.
+        """
+        missing = [setting for setting in self.settings if setting.name not in given]
+        if missing:
+            wanted = ", ".join(f"{s.name} in [{s.minimum:g}, {s.maximum:g}]" for s in missing)
+            raise InvalidInput(f"{self.blueprint_id} {self.name} also needs {wanted}")
+        return self.resolve(given)
 
     def resolve(self, given: Settings) -> dict[str, float]:
         """The complete settings: what is given, checked, and the default of everything else.

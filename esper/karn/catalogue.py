@@ -1,5 +1,8 @@
 """Karn's catalogue: which templates exist, what each would cost at a site, and how one is built there.
 
+All 50 are known; what is offered and built is another matter. A caller without a clearance reaches the 35 safe ones,
+and a site offers `DEFAULT_POOL` of them unless asked for others.
+
 Cost is measured on the module itself, built on PyTorch's meta device: shapes are computed, nothing is allocated.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, cast, get_args
@@ -17,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from esper.errors import InvalidInput
 from esper.karn import templates
+from esper.karn.approval import UNCLEARED, Clearance
 from esper.karn.blueprint import Blueprint, SeedModule, Settings, ShapeKind, SiteShape
 from esper.karn.layers import initialise
 
@@ -37,18 +42,45 @@ def _discover() -> dict[str, Blueprint]:
 
 CATALOGUE: Final[dict[str, Blueprint]] = _discover()
 
+SAFE_POOL: Final = tuple(blueprint_id for blueprint_id, blueprint in CATALOGUE.items() if blueprint.tier == "safe")
+"""The templates that need no clearance."""
+
+CONSERVATIVE_POOL: Final = SAFE_POOL[:10]
+"""The first ten of them: what is served when something is wrong (R-KARN-10)."""
+
+DEFAULT_POOL: Final = (
+    *("BP001", "BP002", "BP003", "BP005", "BP008", "BP009", "BP011", "BP012", "BP013", "BP014"),
+    *("BP015", "BP016", "BP018", "BP020", "BP021", "BP022", "BP023"),
+)
+"""What a site offers by default: one or two of each family that has shown what it does, cheap ones first.
+
+Every option travels in every state packet (22 bytes each) and is an action that a policy must weigh, so the pool is
+small. Merits were measured within it (docs/log.md); a run that wants others names them.
+"""
+
 
 def find(blueprint_id: str) -> Blueprint:
     """The template of that id; raises InvalidInput where the catalogue has none."""
     blueprint = CATALOGUE.get(blueprint_id)
     if blueprint is None:
-        raise InvalidInput(f"there is no blueprint {blueprint_id!r}; the catalogue has {', '.join(CATALOGUE)}")
+        raise InvalidInput(
+            f"there is no blueprint {blueprint_id!r}; the catalogue has {min(CATALOGUE)} to {max(CATALOGUE)}"
+        )
     return blueprint
 
 
-def options(site: SiteDescription) -> list[BlueprintOption]:
-    """What could grow at `site`, in order of ids, with trainable parameters and forward FLOPs at default settings."""
+def options(
+    site: SiteDescription, *, pool: Collection[str] = DEFAULT_POOL, clearance: Clearance = UNCLEARED
+) -> list[BlueprintOption]:
+    """What could grow at `site`, in order of ids, with trainable parameters and forward FLOPs at default settings.
+
+    Of `pool`, those that serve the site's shape. Raises InvalidInput for a template that does not exist or that the
+    clearance does not cover: experimental ones and stressors are never offered by default.
+    """
     shape = site_shape(site)
+    wanted = [find(blueprint_id) for blueprint_id in sorted(set(pool))]
+    for blueprint in wanted:
+        clearance.check(blueprint)
     return [
         BlueprintOption(
             blueprint_id=blueprint.blueprint_id,
@@ -57,20 +89,29 @@ def options(site: SiteDescription) -> list[BlueprintOption]:
             risk=blueprint.risk,
             residual=cost.residual,
         )
-        for blueprint in CATALOGUE.values()
+        for blueprint in wanted
         if shape.kind in blueprint.kinds
-        for cost in [_cost(blueprint.blueprint_id, shape)]
+        for cost in [measure(blueprint.blueprint_id, shape)]
     ]
 
 
-def build(blueprint_id: str, site: SiteDescription, parameters: Settings, generator: torch.Generator) -> SeedModule:
+def build(
+    blueprint_id: str,
+    site: SiteDescription,
+    parameters: Settings,
+    generator: torch.Generator,
+    *,
+    clearance: Clearance = UNCLEARED,
+) -> SeedModule:
     """The module of a template for `site`, on the CPU, every parameter drawn from `generator` (a CPU generator).
 
     Settings that `parameters` leaves out take their defaults (`find(blueprint_id).resolve(parameters)` lists them all).
-    The global random state is neither read nor moved. Raises InvalidInput for an unknown template, a site shape that it
-    does not serve, and a setting that it does not have or that is out of bounds.
+    The global random state is neither read nor moved. Raises InvalidInput for an unknown template, one that the
+    clearance does not cover, a site shape that it does not serve, and a setting that it does not have or that is out
+    of bounds.
     """
     blueprint = find(blueprint_id)
+    clearance.check(blueprint)
     module = _on_meta(blueprint, site_shape(site), blueprint.resolve(parameters))
     module.to_empty(device="cpu")
     initialise(module, generator)
@@ -98,8 +139,13 @@ class Cost:
 
 
 @lru_cache(maxsize=1024)
-def _cost(blueprint_id: str, site: SiteShape) -> Cost:
-    blueprint = CATALOGUE[blueprint_id]
+def measure(blueprint_id: str, site: SiteShape) -> Cost:
+    """The cost of a template at its default settings, measured on a module that holds no memory.
+
+    FLOPs are those of matrix products, convolutions and attention, as PyTorch counts them: a multiply-add is two, and
+    what works element by element is none. Raises InvalidInput for a template that does not exist or serve the shape.
+    """
+    blueprint = find(blueprint_id)
     module = _on_meta(blueprint, site, blueprint.resolve({}))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.empty((_COST_BATCH, *site.shape), device="meta"))

@@ -7,12 +7,38 @@ cannot know the host's attention mask, and a seed that looks ahead would read th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.karn.blueprint import ShapeKind
+
+
+class OwnStart(nn.Module, ABC):
+    """A layer that fills its own parameters and buffers; `initialise` asks it to."""
+
+    @abstractmethod
+    def start(self, generator: torch.Generator) -> None:
+        """Fill everything that this layer itself holds, drawing from `generator` alone."""
+
+
+class Table(OwnStart):
+    """A learned tensor that starts uniform within `bound`: memories, embeddings, stacked weights of experts."""
+
+    def __init__(self, *shape: int, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+        self.values = nn.Parameter(torch.empty(shape))
+
+    def start(self, generator: torch.Generator) -> None:
+        """Uniform within the bound."""
+        self.values.uniform_(-self.bound, self.bound, generator=generator)
+
+    def forward(self) -> Tensor:
+        """The tensor itself."""
+        return self.values
 
 
 class ZeroLinear(nn.Linear):
@@ -40,9 +66,10 @@ class Scaled(nn.Module):
 class SameConv2d(nn.Conv2d):
     """A convolution (B, C, H, W) -> (B, C', H, W) that keeps height and width for odd and even kernels."""
 
-    def __init__(self, channels: int, out_channels: int, kernel: int, *, groups: int = 1) -> None:
-        super().__init__(channels, out_channels, kernel, groups=groups)
-        self.margin = ((kernel - 1) // 2, kernel // 2) * 2
+    def __init__(self, channels: int, out_channels: int, kernel: int, *, groups: int = 1, dilation: int = 1) -> None:
+        super().__init__(channels, out_channels, kernel, groups=groups, dilation=dilation)
+        reach = dilation * (kernel - 1)
+        self.margin = (reach // 2, reach - reach // 2) * 2
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Conv2d gives it)
         """Padded with zeros on both sides, one more behind where the kernel is even."""
@@ -50,14 +77,15 @@ class SameConv2d(nn.Conv2d):
 
 
 class CausalConv(nn.Conv1d):
-    """A convolution over tokens (B, T, F) -> (B, T, F') in which a token sees itself and the kernel - 1 before it."""
+    """A convolution over tokens (B, T, F) -> (B, T, F') where a token sees itself and dilation * (kernel - 1) back."""
 
-    def __init__(self, features: int, out_features: int, kernel: int, *, groups: int = 1) -> None:
-        super().__init__(features, out_features, kernel, groups=groups)
+    def __init__(self, features: int, out_features: int, kernel: int, *, groups: int = 1, dilation: int = 1) -> None:
+        super().__init__(features, out_features, kernel, groups=groups, dilation=dilation)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Conv1d gives it)
         """Padded with zeros before the first token."""
-        padded = functional.pad(input.transpose(1, 2), (self.kernel_size[0] - 1, 0))
+        reach = self.dilation[0] * (self.kernel_size[0] - 1)
+        padded = functional.pad(input.transpose(1, 2), (reach, 0))
         return super().forward(padded).transpose(1, 2)
 
 
@@ -66,7 +94,11 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.LayerNorm gives it)
         """Each pixel with mean 0 and variance 1 over its channels, then scaled and shifted per channel."""
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+        # Written out and not by way of a moved axis: that would hand gradients on with strides that a 3x3 convolution's
+        # weights do not have, and PyTorch warns of those.
+        variance, mean = torch.var_mean(input, dim=1, keepdim=True, correction=0)
+        normed = (input - mean) * torch.rsqrt(variance + self.eps)
+        return normed * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
 
 def pointwise(kind: ShapeKind, features: int, out_features: int) -> nn.Module:
@@ -79,12 +111,14 @@ def zero_pointwise(kind: ShapeKind, features: int, out_features: int) -> nn.Modu
     return ZeroConv2d(features, out_features, 1) if kind == "image" else ZeroLinear(features, out_features)
 
 
-def local(kind: ShapeKind, features: int, out_features: int, kernel: int, *, groups: int = 1) -> nn.Module:
+def local(
+    kind: ShapeKind, features: int, out_features: int, kernel: int, *, groups: int = 1, dilation: int = 1
+) -> nn.Module:
     """A convolution over pixels or, causally, over tokens; over a vector, without neighbours, a map by groups."""
     if kind == "image":
-        return SameConv2d(features, out_features, kernel, groups=groups)
+        return SameConv2d(features, out_features, kernel, groups=groups, dilation=dilation)
     if kind == "token":
-        return CausalConv(features, out_features, kernel, groups=groups)
+        return CausalConv(features, out_features, kernel, groups=groups, dilation=dilation)
     return GroupedLinear(features, out_features, groups)
 
 
@@ -114,10 +148,13 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Fill every parameter and buffer of `module`, drawing from `generator` alone and in module order.
 
     Weights and biases of linear maps and convolutions: uniform within 1 / sqrt(fan in), PyTorch's own default; the
-    `Zero...` layers: zero; norms: scale one, shift zero; a layer with its own parameters starts at zero.
+    `Zero...` layers: zero; norms: scale one, shift zero; an `OwnStart` as it says; whatever else holds parameters or
+    buffers of its own starts at zero.
     """
     for layer in module.modules():
-        if isinstance(layer, ZeroLinear | ZeroConv2d):
+        if isinstance(layer, OwnStart):
+            layer.start(generator)
+        elif isinstance(layer, ZeroLinear | ZeroConv2d):
             _fill(layer, 0.0)
         elif isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             bound = 1.0 / math.sqrt(layer.weight[0].numel())
@@ -130,5 +167,5 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def _fill(layer: nn.Module, value: float) -> None:
-    for parameter in layer.parameters(recurse=False):
-        parameter.fill_(value)
+    for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+        tensor.fill_(value)

@@ -1,8 +1,9 @@
 """A circuit breaker as a pure state machine: closed, open, half-open.
 
 `failures` failures within `window_s` open it. After `reset_s` it is half-open: the next calls are trials, `successes`
-of them in a row close it and a single failure opens it again. Every change comes back as the `BreakerChanged` body that
-the caller must publish; nothing else tells of it. Source: R-KAS-26.
+of them in a row close it and a single failure opens it again. With `in_a_row` a success wipes out the failures before
+it, so that only an unbroken row of them opens it. Every change comes back as the `BreakerChanged` body that the caller
+must publish; nothing else tells of it. Source: R-KAS-26, R-KARN-12.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class CircuitBreaker:
         window_s: float = 60.0,
         reset_s: float = 30.0,
         successes: int = 3,
+        in_a_row: bool = False,
         monotonic: Callable[[], float],
     ) -> None:
         if failures < 1 or successes < 1 or window_s <= 0 or reset_s < 0:
@@ -47,6 +49,7 @@ class CircuitBreaker:
         self._window_s = window_s
         self._reset_s = reset_s
         self._successes_needed = successes
+        self._in_a_row = in_a_row
         self._monotonic = monotonic
         self._state = CIRCUIT_BREAKER_STATE_CLOSED
         self._failed_at: deque[float] = deque(maxlen=failures)
@@ -82,8 +85,10 @@ class CircuitBreaker:
         return changes
 
     def succeeded(self) -> list[BreakerChanged]:
-        """Record a success: it counts while half-open only, because failures are counted by window, not in a row."""
+        """Record a success: it counts while half-open, and otherwise only where failures are counted in a row."""
         changes = self.poll()
+        if self._in_a_row and self._state == CIRCUIT_BREAKER_STATE_CLOSED:
+            self._failed_at.clear()
         if self._state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
             self._trials_passed += 1
             if self._trials_passed >= self._successes_needed:

@@ -27,6 +27,7 @@ BLUEPRINT = Blueprint(
     name="identity_passthrough",
     stage=0,
     risk=0.0,
+    tags=("identity",),
     make=make,
     description="s = h",
 )

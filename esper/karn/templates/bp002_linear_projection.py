@@ -20,6 +20,7 @@ BLUEPRINT = Blueprint(
     stage=0,
     risk=0.1,
     settings=(Setting("scale", 0.5, 2.0, default=1.0),),
+    tags=("linear",),
     make=make,
     description="h + scale * (W h + b)",
 )

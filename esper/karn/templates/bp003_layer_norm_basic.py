@@ -35,6 +35,7 @@ BLUEPRINT = Blueprint(
     stage=0,
     risk=0.1,
     settings=(Setting("epsilon", 1e-6, 1e-3, default=1e-5),),
+    tags=("norm",),
     make=make,
     description="LayerNorm over features",
 )

@@ -26,6 +26,7 @@ BLUEPRINT = Blueprint(
     name="relu_activation",
     stage=0,
     risk=0.1,
+    tags=("activation",),
     make=make,
     description="max(h, 0)",
 )

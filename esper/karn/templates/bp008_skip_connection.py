@@ -22,6 +22,7 @@ BLUEPRINT = Blueprint(
     name="skip_connection",
     stage=1,
     risk=0.2,
+    tags=("residual",),
     make=make,
     description="h + W relu(norm(h))",
 )

@@ -35,6 +35,7 @@ BLUEPRINT = Blueprint(
     stage=1,
     risk=0.3,
     settings=(Setting("depth", 1, 4, default=1, integer=True),),
+    tags=("residual",),
     make=make,
     description="h + W2 gelu(W1 h), four times wider inside",
 )

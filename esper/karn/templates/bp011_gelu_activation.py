@@ -29,6 +29,7 @@ BLUEPRINT = Blueprint(
     name="gelu_activation",
     stage=1,
     risk=0.2,
+    tags=("activation",),
     make=make,
     description="h * Phi(h)",
 )

@@ -39,6 +39,7 @@ BLUEPRINT = Blueprint(
     stage=1,
     risk=0.3,
     settings=(Setting("scale", 0.8, 1.2, default=1.0),),
+    tags=("scaling",),
     make=make,
     description="h * (1 + scale * gamma)",
 )

@@ -34,6 +34,7 @@ BLUEPRINT = Blueprint(
     stage=1,
     risk=0.4,
     settings=(Setting("groups", 2, 8, default=2, integer=True),),
+    tags=("conv",),
     make=make,
     description="h + W gelu(G h), G by groups",
 )

@@ -44,6 +44,7 @@ BLUEPRINT = Blueprint(
     stage=1,
     risk=0.4,
     settings=(Setting("gate_bias", -3.0, 3.0, default=-1.0),),
+    tags=("gating",),
     make=make,
     description="h + gate(h) * u(h)",
 )

@@ -31,6 +31,7 @@ BLUEPRINT = Blueprint(
     risk=0.4,
     kinds=("image", "token"),
     settings=(Setting("kernel", 3, 7, default=3, integer=True),),
+    tags=("conv",),
     make=make,
     description="h + W gelu(D h), D per channel",
 )

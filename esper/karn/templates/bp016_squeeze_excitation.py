@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from esper.karn.blueprint import Blueprint, SeedModule, Setting, Settings, ShapeKind, SiteShape
 from esper.karn.layers import pointwise, zero_pointwise
+from esper.karn.places import squeeze
 
 
 class SqueezeExcitation(SeedModule):
@@ -32,16 +33,8 @@ class SqueezeExcitation(SeedModule):
 
     def forward(self, h: Tensor) -> Tensor:
         """The rescaled activation; same shape."""
-        factor: Tensor = 2.0 * torch.sigmoid(self.excite(self._squeeze(h)))
+        factor: Tensor = 2.0 * torch.sigmoid(self.excite(squeeze(self.kind, h)))
         return h * factor
-
-    def _squeeze(self, h: Tensor) -> Tensor:
-        if self.kind == "image":
-            return h.mean(dim=(2, 3), keepdim=True)
-        if self.kind == "token":
-            seen = torch.arange(1, h.shape[1] + 1, device=h.device, dtype=h.dtype).unsqueeze(-1)
-            return h.cumsum(dim=1) / seen
-        return h
 
 
 def make(site: SiteShape, settings: Settings) -> SeedModule:
@@ -55,6 +48,7 @@ BLUEPRINT = Blueprint(
     stage=2,
     risk=0.4,
     settings=(Setting("reduction", 4, 16, default=4, integer=True),),
+    tags=("attention", "channel"),
     make=make,
     description="h * 2 sigmoid(W2 silu(W1 squeeze(h)))",
 )

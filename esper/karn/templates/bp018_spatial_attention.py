@@ -46,6 +46,7 @@ BLUEPRINT = Blueprint(
     risk=0.4,
     kinds=("image", "token"),
     settings=(Setting("radius", 1, 3, default=1, integer=True),),
+    tags=("attention", "spatial"),
     make=make,
     description="h * 2 sigmoid(K [mean, max over channels])",
 )

@@ -22,6 +22,7 @@ BLUEPRINT = Blueprint(
     risk=0.5,
     kinds=("image", "token"),
     settings=(Setting("sequence_length", 16, 256, default=64, integer=True),),
+    tags=("attention",),
     make=make,
     description="h + W attention(norm(h)), one head",
 )

@@ -41,6 +41,7 @@ BLUEPRINT = Blueprint(
     stage=2,
     risk=0.5,
     settings=(Setting("hidden_multiple", 2.0, 6.0, default=2.0),),
+    tags=("mlp",),
     make=make,
     description="h + W (gelu(A n) * B n)",
 )

@@ -21,6 +21,7 @@ BLUEPRINT = Blueprint(
     risk=0.5,
     kinds=("image", "token"),
     settings=(Setting("heads", 4, 6, default=4, integer=True),),
+    tags=("attention",),
     make=make,
     description="h + W attention(norm(h)), four heads",
 )

@@ -40,6 +40,7 @@ BLUEPRINT = Blueprint(
     risk=0.5,
     kinds=("image", "token"),
     settings=(Setting("layers", 1, 6, default=1, integer=True),),
+    tags=("transformer", "attention"),
     make=make,
     description="pre-norm attention and MLP, both residual",
 )

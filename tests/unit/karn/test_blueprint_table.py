@@ -13,22 +13,68 @@ TABLE = {
     "BP001": ("identity_passthrough", 0, 0.0, {}),
     "BP002": ("linear_projection", 0, 0.1, {"scale": (0.5, 2.0)}),
     "BP003": ("layer_norm_basic", 0, 0.1, {"epsilon": (1e-6, 1e-3)}),
+    "BP004": ("dropout_light", 0, 0.2, {"dropout": (0.0, 0.4)}),
     "BP005": ("relu_activation", 0, 0.1, {}),
+    "BP006": ("batch_norm_1d", 0, 0.2, {"momentum": (0.5, 0.99)}),
+    "BP007": ("pooling_max", 0, 0.2, {"kernel": (2, 5)}),
     "BP008": ("skip_connection", 1, 0.2, {}),
     "BP009": ("residual_block", 1, 0.3, {"depth": (1, 4)}),
+    "BP010": ("concat_fusion", 1, 0.3, {"branches": (2, 4)}),
     "BP011": ("gelu_activation", 1, 0.2, {}),
     "BP012": ("layer_scaling", 1, 0.3, {"scale": (0.8, 1.2)}),
     "BP013": ("grouped_conv", 1, 0.4, {"groups": (2, 8)}),
     "BP014": ("highway_gate", 1, 0.4, {"gate_bias": (-3, 3)}),
     "BP015": ("depthwise_separable", 2, 0.4, {"kernel": (3, 7)}),
     "BP016": ("squeeze_excitation", 2, 0.4, {"reduction": (4, 16)}),
+    "BP017": ("channel_attention", 2, 0.4, {"heads": (1, 4)}),
     "BP018": ("spatial_attention", 2, 0.4, {"radius": (1, 3)}),
+    "BP019": ("cross_attention", 2, 0.5, {"heads": (2, 4)}),
     "BP020": ("attention_single_head", 2, 0.5, {"sequence_length": (16, 256)}),
     "BP021": ("feedforward_gated", 2, 0.5, {"hidden_multiple": (2, 6)}),
     "BP022": ("multi_head_attention_4", 3, 0.5, {"heads": (4, 6)}),
     "BP023": ("transformer_block", 3, 0.5, {"layers": (1, 6)}),
+    "BP024": ("conv_transformer", 3, 0.5, {"kernel": (3, 11)}),
+    "BP025": ("dynamic_conv", 3, 0.5, {"experts": (2, 8)}),
+    "BP026": ("adaptive_pooling", 3, 0.5, {"output_size": (4, 16)}),
+    "BP027": ("feature_pyramid", 3, 0.5, {"levels": (3, 5)}),
+    "BP028": ("dense_connection", 3, 0.5, {"growth_rate": (8, 48)}),
+    "BP029": ("multi_head_attention_8", 4, 0.5, {"heads": (8, 10)}),
+    "BP030": ("graph_attention", 4, 0.5, {"hops": (1, 3)}),
+    "BP031": ("temporal_conv", 4, 0.5, {"dilation": (1, 5)}),
+    "BP032": ("dilated_conv", 4, 0.5, {"dilation": (1, 8)}),
+    "BP033": ("deformable_conv", 4, 0.5, {"offset_groups": (1, 4)}),
+    "BP034": ("non_local_block", 4, 0.5, {"window": (4, 16)}),
+    "BP035": ("learned_positional", 4, 0.5, {"frequency": (0.1, 1.0)}),
+    "BP036": ("mixture_of_experts_4", 5, 0.7, {"experts": (4, 8), "capacity": (1.0, 2.0)}),
+    "BP037": ("hierarchical_attention", 5, 0.7, {"levels": (2, 4)}),
+    "BP038": ("memory_augmented", 5, 0.8, {"memory_slots": (32, 128)}),
+    "BP039": ("neural_ode_block", 5, 0.8, {"steps": (1, 10)}),
+    "BP040": ("differentiable_nas", 5, 0.8, {"temperature": (0.5, 2.0)}),
+    "BP041": ("meta_learning_layer", 5, 0.8, {"adapt_steps": (1, 5)}),
+    "BP042": ("recursive_processing", 5, 0.8, {"depth": (2, 6)}),
+    "BP043": ("exploding_gradient", 6, 0.9, {"scale": (5, 20)}),
+    "BP044": ("vanishing_gradient", 6, 0.9, {"decay": (0.0, 0.1)}),
+    "BP045": ("nan_injection", 6, 1.0, {"frequency": (0.01, 0.1)}),
+    "BP046": ("infinite_loop", 6, 1.0, {"iterations": (1000, 10000)}),
+    "BP047": ("memory_leak", 6, 1.0, {"growth_rate": (1.0, 5.0)}),
+    "BP048": ("deadlock_pattern", 6, 1.0, {"threads": (2, 16)}),
+    "BP049": ("race_condition", 6, 0.9, {"window_ns": (10, 1000)}),
+    "BP050": ("adversarial_noise", 6, 0.9, {"epsilon": (0.1, 1.0)}),
 }
-FRACTIONAL = {"scale", "epsilon", "gate_bias", "hidden_multiple"}
+FRACTIONAL = {
+    *(
+        "scale",
+        "epsilon",
+        "dropout",
+        "momentum",
+        "gate_bias",
+        "hidden_multiple",
+        "frequency",
+        "capacity",
+        "temperature",
+    ),
+    *("decay", "window_ns"),
+}
 
 
 def test_the_catalogue_is_the_table_in_order_of_ids():
@@ -45,12 +91,19 @@ def test_the_catalogue_is_the_table_in_order_of_ids():
     assert list(CATALOGUE) == sorted(CATALOGUE)
 
 
-def test_all_are_safe_and_need_no_approval():
+def test_tiers_go_by_id_and_risk_by_tier():
+    """R-KARN-1, 2, 4, 5: 35 safe, 7 that need an approval, 8 for the quarantine."""
+    bands = {"safe": (0.0, 0.5), "experimental": (0.5, 0.8), "high_risk": (0.8, 1.0)}
+    tiers = []
     for blueprint in CATALOGUE.values():
-        assert blueprint.tier == "safe"
-        assert blueprint.risk <= 0.5
-        assert not blueprint.approval_required
-        assert not blueprint.quarantine_only
+        low, high = bands[blueprint.tier]
+        assert low <= blueprint.risk <= high
+        assert blueprint.approval_required == (blueprint.tier != "safe")
+        assert blueprint.quarantine_only == (blueprint.tier == "high_risk")
+        tiers.append(blueprint.tier)
+    assert list(CATALOGUE) == [f"BP{number:03d}" for number in range(1, 51)]
+    assert tiers == ["safe"] * 35 + ["experimental"] * 7 + ["high_risk"] * 8
+    assert sum(len(blueprint.settings) for blueprint in CATALOGUE.values()) == 47
 
 
 def test_defaults_are_inside_the_bounds_and_whole_where_they_must_be():
@@ -59,7 +112,9 @@ def test_defaults_are_inside_the_bounds_and_whole_where_they_must_be():
         assert set(resolved) == {setting.name for setting in blueprint.settings}
         for setting in blueprint.settings:
             assert setting.minimum <= resolved[setting.name] <= setting.maximum
-            assert setting.integer == (setting.name not in FRACTIONAL)
+            assert setting.integer == (setting.name not in FRACTIONAL and blueprint.blueprint_id != "BP047"), (
+                setting.name
+            )
 
 
 @pytest.mark.parametrize("blueprint_id", [name for name, row in TABLE.items() if row[3]])
@@ -97,3 +152,16 @@ def test_an_unknown_setting_and_an_unknown_blueprint_are_named():
         find("BP009").resolve({"width": 2})
     with pytest.raises(InvalidInput, match="no blueprint 'BP999'"):
         find("BP999")
+
+
+def test_a_request_by_name_must_give_every_setting():
+    assert find("BP036").require({"experts": 4, "capacity": 2.0}) == {"experts": 4, "capacity": 2.0}
+    with pytest.raises(InvalidInput, match=r"BP036 mixture_of_experts_4 also needs capacity in \[1, 2\]"):
+        find("BP036").require({"experts": 4})
+
+
+def test_every_template_has_tags_and_says_what_it_does():
+    for blueprint in CATALOGUE.values():
+        assert blueprint.tags
+        assert blueprint.description
+        assert ("stressor" in blueprint.tags) == blueprint.quarantine_only

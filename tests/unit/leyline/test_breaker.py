@@ -53,6 +53,24 @@ def test_it_opens_at_the_third_failure_within_the_window(breaker):
     assert (change.reason, change.failures) == ("c", 3)
 
 
+def test_a_success_between_failures_counts_only_where_they_must_come_in_a_row(clock):
+    strict, loose = (
+        CircuitBreaker("test", failures=3, window_s=30, in_a_row=in_a_row, monotonic=clock)
+        for in_a_row in (True, False)
+    )
+    for breaker in (strict, loose):
+        for _ in range(3):
+            breaker.failed("boom")
+            breaker.succeeded()
+
+    assert strict.allows
+    assert not loose.allows
+
+    trip(strict)
+
+    assert not strict.allows
+
+
 def test_failures_spread_wider_than_the_window_do_not_open_it(breaker, clock):
     for _ in range(10):
         clock.now += 16
