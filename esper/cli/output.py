@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -54,8 +56,35 @@ def complain(message: str) -> None:
 
 def say_json(value: Any) -> None:
     """One JSON document on one line."""
-    sys.stdout.write(json.dumps(value, default=plain, separators=(", ", ": ")) + "\n")
+    sys.stdout.write(_json(value) + "\n")
     sys.stdout.flush()
+
+
+def say_json_rows(rows: Iterable[Any]) -> None:
+    """One JSON list on one line, written as its items come."""
+    sys.stdout.write("[")
+    for i, row in enumerate(rows):
+        sys.stdout.write(", " * (i > 0) + _json(row))
+    sys.stdout.write("]\n")
+    sys.stdout.flush()
+
+
+def _json(value: Any) -> str:
+    """JSON as every parser takes it: what is no finite number is null (RFC 8259 has no NaN)."""
+    try:
+        return json.dumps(value, default=plain, separators=(", ", ": "), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), default=plain, separators=(", ", ": "))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 def plain(value: Any) -> Any:
@@ -95,15 +124,41 @@ def _width(text: str) -> int:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()) -> str:
     """Rows in aligned columns under their headers, `right` naming the columns that end at their right edge."""
-    texts = [[cell(value) for value in row] for row in rows]
-    widths = [max(len(header), *(_width(row[i]) for row in texts), 0) for i, header in enumerate(headers)]
-    to_the_right = set(right)
+    texts = _texts(rows)
+    widths = _widths(texts, [len(header) for header in headers])
+    return "\n".join([styled(_line(headers, widths, set(right)), DIM), *_lines(texts, widths, set(right))])
 
-    def line(values: Sequence[str]) -> str:
-        padded = (
-            " " * (width - _width(value)) + value if i in to_the_right else value + " " * (width - _width(value))
-            for i, (value, width) in enumerate(zip(values, widths, strict=True))
-        )
-        return "  ".join(padded).rstrip()
 
-    return "\n".join([styled(line(headers), DIM), *(line(row) for row in texts)])
+def say_table(headers: Sequence[str], blocks: Iterable[Sequence[Sequence[Any]]]) -> None:
+    """Rows that come in blocks under their headers; a later block's columns are as wide as those before, or wider."""
+    widths = [len(header) for header in headers]
+    first = True
+    for block in blocks:
+        texts = _texts(block)
+        widths = _widths(texts, widths)
+        if first:
+            say(styled(_line(headers, widths), DIM))
+        first = False
+        say("\n".join(_lines(texts, widths)))
+    if first:
+        say(styled(_line(headers, widths), DIM))
+
+
+def _texts(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
+    return [[cell(value) for value in row] for row in rows]
+
+
+def _widths(texts: list[list[str]], least: Sequence[int]) -> list[int]:
+    return [max(width, *(_width(row[i]) for row in texts), 0) for i, width in enumerate(least)]
+
+
+def _lines(texts: list[list[str]], widths: Sequence[int], right: AbstractSet[int] = frozenset()) -> list[str]:
+    return [_line(row, widths, right) for row in texts]
+
+
+def _line(values: Sequence[str], widths: Sequence[int], right: AbstractSet[int] = frozenset()) -> str:
+    padded = (
+        " " * (width - _width(value)) + value if i in right else value + " " * (width - _width(value))
+        for i, (value, width) in enumerate(zip(values, widths, strict=True))
+    )
+    return "  ".join(padded).rstrip()

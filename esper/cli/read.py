@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.cli.causes import chain_of, walk
 from esper.cli.describe import headline, seed_of
 from esper.cli.events import Reading, event_json, types_of
-from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, complain, say, say_hanging, say_json, styled, table
+from esper.cli.output import (
+    CYAN,
+    DIM,
+    GREEN,
+    RED,
+    YELLOW,
+    complain,
+    say,
+    say_hanging,
+    say_json,
+    say_json_rows,
+    say_table,
+    styled,
+    table,
+)
 from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event, body_name
@@ -22,6 +36,8 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.2
 """How often `--follow` looks for a newer manifest; the archive writes one within a second of every event."""
+BLOCK: Final = 2_000
+"""Rows of an answer that are held, aligned and shown at once."""
 _TYPE_STYLES: Final = {
     "decision_made": CYAN,
     "adaptation_command": CYAN,
@@ -40,6 +56,8 @@ def history_of(data_dir: Path) -> Iterator[History]:
 
     archive = data_dir / "archive"
     if not archive.is_dir():
+        if (data_dir / "log").is_dir():
+            raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
     with open_history(archive) as history:
         for damage in history.damage:
@@ -126,7 +144,7 @@ def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
     with history_of(data_dir) as history:
         run_id = resolve(word, run_ids(history))
         events = list(Reading(history, run_id, types_of(())).new())
-    roots = chain_of(events, seed)
+    roots = chain_of(events, seed) if seed else []
     if not roots:
         known = sorted({seed_of(event) for event in events} - {""})
         raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
@@ -148,21 +166,57 @@ def _those(known: list[str]) -> str:
 
 
 def sql_command(data_dir: Path, query: str, *, as_json: bool) -> None:
-    """A person's query; raises InvalidInput with DuckDB's own words where it is wrong."""
+    """A person's query, its rows shown as they come; raises InvalidInput where it is wrong or would write."""
     with history_of(data_dir) as history:
-        columns, rows = _query(history, query)
-    if as_json:
-        say_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        say(table(columns, rows))
+        _check_reads(history, query)
+        columns, blocks = _blocks(history, query)
+        if as_json:
+            say_json_rows(dict(zip(columns, row, strict=True)) for block in blocks for row in block)
+        else:
+            say_table(columns, blocks)
+
+
+def _check_reads(history: History, query: str) -> None:
+    """Raise InvalidInput where `query` is not one statement that reads: a history is not changed by asking it."""
+    import duckdb  # noqa: PLC0415
+
+    with _wrong_query():
+        statements = history.connection.extract_statements(query)
+    if len(statements) != 1:
+        raise InvalidInput(f'the query has {len(statements)} statements; ask one, such as `esper sql "from runs"`')
+    kind = duckdb.StatementType
+    # DuckDB makes several statements of a PIVOT.
+    if statements[0].type not in {kind.SELECT, kind.EXPLAIN, kind.PRAGMA, kind.CALL, kind.MULTI}:
+        raise InvalidInput(
+            f"`esper sql` only reads, and {statements[0].type.name} does more; to keep an answer, use `--json > FILE`"
+        )
 
 
 def _query(history: History, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    columns, blocks = _blocks(history, query)
+    return columns, [row for block in blocks for row in block]
+
+
+def _blocks(history: History, query: str) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
+    """The answer's columns, and its rows in blocks: an answer may be larger than the memory."""
+    with _wrong_query():
+        answer = history.execute(query)
+
+    def blocks() -> Iterator[list[tuple[Any, ...]]]:
+        with _wrong_query():
+            while rows := answer.fetchmany(BLOCK):
+                yield rows
+
+    return [column[0] for column in answer.description or ()], blocks()
+
+
+@contextmanager
+def _wrong_query() -> Iterator[None]:
+    """DuckDB's errors as InvalidInput, in its own words."""
     import duckdb  # noqa: PLC0415
 
     try:
-        answer = history.execute(query)
-        return [column[0] for column in answer.description or ()], answer.fetchall()
+        yield
     except duckdb.Error as error:
         first, *_ = str(error).split("\n\n")
         raise InvalidInput(f"the query is wrong: {first}") from None

@@ -37,7 +37,7 @@ def resolve(word: str, run_ids: Sequence[str]) -> str:
     grown = [run_id for run_id in run_ids if not run_id.endswith(CONTROL_SUFFIX)]
     if word == "last":
         return (grown or run_ids)[0]
-    matches = [run_id for run_id in run_ids if run_id.startswith(word)]
+    matches = [run_id for run_id in run_ids if word and run_id.startswith(word)]
     matches = [run_id for run_id in matches if run_id in grown or run_id.removesuffix(CONTROL_SUFFIX) not in matches]
     if len(matches) == 1:
         return matches[0]

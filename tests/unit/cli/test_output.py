@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from esper.cli.output import cell, complain, say_hanging, say_json, table
+from esper.cli.output import cell, complain, say_hanging, say_json, say_json_rows, table
 
 
 def test_columns_line_up_whatever_their_style():
@@ -36,6 +36,15 @@ def test_json_has_hex_for_bytes_and_iso_for_times(capsys):
     assert json.loads(capsys.readouterr().out) == [
         *("01", "2026-01-02T03:04:05+00:00", 2.0, 1.5),
         "00000000-0000-0000-0000-000000000001",
+    ]
+
+
+def test_json_has_null_where_a_figure_is_not_finite(capsys):
+    say_json({"loss": float("nan"), "windows": [(1.5, float("inf"))]})
+    say_json_rows({"loss": loss} for loss in (0.5, float("-inf")))
+    assert capsys.readouterr().out.splitlines() == [
+        '{"loss": null, "windows": [[1.5, null]]}',
+        '[{"loss": 0.5}, {"loss": null}]',
     ]
 
 

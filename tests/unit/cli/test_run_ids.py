@@ -27,6 +27,7 @@ def test_resolves(word, run_id):
 @pytest.mark.parametrize(
     ("word", "runs", "says"),
     [
+        ("", ["k3f9x2qa"], "there is no run ''"),
         ("k3", RUNS, r"'k3' begins 2 runs \(k3f9x2qa, k3aaaaaa\)"),
         ("zzz", RUNS, "there is no run 'zzz' in this data folder; `esper runs` lists them"),
         ("k3f9x2q1", RUNS, "did you mean k3f9x2qa"),

@@ -1,0 +1,78 @@
+"""`esper sql` answers one reading query, however large the answer, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+import pytest
+
+from esper.cli import read
+from esper.cli.app import dispatch
+
+
+@pytest.fixture
+def sql(tmp_path):
+    """Asks a history in which nothing happened; the exit code."""
+    (tmp_path / "archive").mkdir()
+    return lambda *arguments: dispatch(["sql", *arguments, "--data-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("", "the query has 0 statements"),
+        (";", "the query has 0 statements"),
+        ("select 1; select 2", "the query has 2 statements"),
+        ("copy (select 1) to '{folder}/x.csv'", "`esper sql` only reads, and COPY does more"),
+        ("attach '{folder}/x.db' as x", "`esper sql` only reads, and ATTACH does more"),
+        ("export database '{folder}/x'", "`esper sql` only reads, and EXPORT does more"),
+        ("drop view epochs", "`esper sql` only reads, and DROP does more"),
+        ("selec", "the query is wrong: Parser Error"),
+        ("from nowhere", "the query is wrong: Catalog Error"),
+        ("select cast(if(range = 5000, 'x', '1') as int) from range(9000)", "the query is wrong: Conversion Error"),
+    ],
+)
+def test_refuses_in_one_line(sql, tmp_path, capsys, query, says):
+    assert sql(query.format(folder=tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+@pytest.mark.parametrize("query", ["show tables", "describe epochs", "explain select 1", "pivot (select 1 a) on a"])
+def test_whatever_reads_is_answered(sql, capsys, query):
+    assert sql(query) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_no_rows_are_the_header_or_an_empty_list(sql, capsys):
+    assert sql("select 1 as one where false") == 0
+    assert sql("select 1 as one where false", "--json") == 0
+    assert capsys.readouterr().out == "one\n[]\n"
+
+
+def test_rows_of_every_block_come_once_and_in_line(sql, capsys):
+    rows = 2 * read.BLOCK + 1
+    query = f"select range as n, 'x' as x from range({rows})"
+    assert sql(query) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["n", "x"]
+    assert {line.index("x") for line in (header, *lines)} == {header.index("x")}
+    assert [line.split() for line in lines] == [[str(n), "x"] for n in range(rows)]
+    assert sql(query, "--json") == 0
+    assert [row["n"] for row in json.loads(capsys.readouterr().out)] == list(range(rows))
+
+
+def test_an_answer_larger_than_the_memory_begins_at_once(tmp_path):
+    (tmp_path / "archive").mkdir()
+    with read.history_of(tmp_path) as history:
+        _, blocks = read._blocks(history, "select range from range(1_000_000_000_000)")
+        assert [len(block) for block in islice(blocks, 2)] == [read.BLOCK, read.BLOCK]
+
+
+def test_a_log_without_its_archive_is_told_from_no_history(tmp_path, capsys):
+    (tmp_path / "log").mkdir()
+    assert dispatch(["runs", "--data-dir", str(tmp_path)]) == 2
+    assert "has a log and no archive; `esper up` or the next run makes it" in capsys.readouterr().err
