@@ -85,7 +85,7 @@ def run_command(request: RunRequest) -> int:
         command = RunCommand(request, ring, lease, trainers)
         failure = command.train()
         if failure:
-            complain(f"{failure}; what was recorded is kept: `esper events {run_id}`")
+            complain(failure + command.kept)
             return RUN_FAILED
     # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
     summary = command.summary(since)
@@ -120,13 +120,17 @@ class RunCommand:
                 self._trainers.stop()
                 with contextlib.suppress(LogUnavailable):  # what the archive lacks is on the log for the next archiver
                     self._wait_for_archive(INTERRUPTED_ARCHIVE_S, tail, screen)
-                complain(
-                    f"run {self._run_ids[0]} ends early; what was recorded is kept: `esper events {self._run_ids[0]}`"
-                )
+                complain(f"run {self._run_ids[0]} ends early{self.kept}")
                 raise
             finally:
                 tail.close()
         return self._outcome()
+
+    @property
+    def kept(self) -> str:
+        """Where to read what the grown run wrote; empty where it wrote nothing."""
+        run_id = self._run_ids[0]
+        return f"; what was recorded is kept: `esper events {run_id}`" if self._views[0].events else ""
 
     def _prepare(self, screen: Screen) -> None:
         """Until the processes are ready and the trainers have loaded what they need, both at once."""

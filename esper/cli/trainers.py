@@ -64,8 +64,10 @@ class Trainer:
         return not self._reading.is_alive()
 
     def close(self) -> None:
-        """Give back the pipe; a trainer that has not begun yet ends by this."""
+        """Give back the pipe; a trainer that has not begun yet ends by this. A log that says nothing is removed."""
         os.close(self._control)
+        if not _has_text(self._log):
+            self._log.unlink(missing_ok=True)
 
     def _read(self) -> None:
         """Take in its messages until it has ended. Runs on a thread of its own."""
@@ -87,7 +89,8 @@ class Trainer:
             return Outcome(None, said["error"], bool(said["wrong_input"]))
         code = said.get("exit", -signal.SIGKILL)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return Outcome(None, f"the trainer of the {self.name} run {how}; see {self._log}")
+        see = f"; see {self._log}" if _has_text(self._log) else ""
+        return Outcome(None, f"the trainer of the {self.name} run {how}{see}")
 
 
 class Trainers:
@@ -159,3 +162,7 @@ class Trainers:
         self.stop()
         for trainer in self.trainers:
             trainer.close()
+
+
+def _has_text(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0

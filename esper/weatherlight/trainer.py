@@ -15,6 +15,7 @@ import json
 import logging
 import signal
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -61,7 +62,7 @@ def run(data_dir: Path, run_id: str, config: str, messages: TextIO) -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - of a person's model, anything; its log has the traceback
         traceback.print_exc()
-        _say(messages, {"error": f"{type(error).__name__}: {error}", "wrong_input": False})
+        _say(messages, {"error": _told(error), "wrong_input": False})
         return 1
     _say(messages, {"result": result})
     return 0
@@ -98,6 +99,18 @@ def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, sto
             should_stop=stop.is_set,
         )
     return result.to_dict()
+
+
+def _told(error: Exception) -> str:
+    """What was raised and where, in one line: the deepest line of a person's own code, or else the deepest at all."""
+    root = Path(__file__).parents[2]
+    ours = [str(root / room) for room in ("esper", "streams", "projections", "contracts")]
+    libraries = [sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "<"]
+    frames = list(traceback.extract_tb(error.__traceback__))
+    own = [frame for frame in frames if not frame.filename.startswith((*ours, *libraries))]
+    place = (own or frames)[-1]
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{what} ({place.filename}, line {place.lineno}, in {place.name})"
 
 
 def _say(messages: TextIO, message: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 USER_TASK = """
 from collections import OrderedDict
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -32,6 +33,21 @@ def task(site="body"):
 
 def missing_site():
     return task("bdy")
+
+class Breaks(nn.Linear):
+    calls = 0
+
+    def forward(self, inputs):
+        Breaks.calls += 1
+        if Breaks.calls > 12:
+            raise RuntimeError("out of ideas")
+        return super().forward(inputs)
+
+def breaks():
+    return replace(task(), make_host=lambda: Breaks(8, 2), sites=())
+
+def breaks_at_once():
+    return replace(task(), make_host=lambda: nn.Linear(7, 2), sites=())
 """
 
 
@@ -76,6 +92,24 @@ def test_site_that_does_not_exist(up, user_task):
     said = _refused(up, "run", "--task", f"{user_task}:missing_site")
     assert "bdy" in said
     assert "body" in said  # those that do exist
+
+
+def test_what_a_model_raises_is_said_with_its_place_and_kept(up, user_task):
+    said = up("run", "--no-control", "--task", f"{user_task}:breaks", code=1).stderr.splitlines()[-1]
+    assert f"RuntimeError: out of ideas ({user_task}, line 28, in forward); what was recorded is kept" in said
+    (run,) = [run for run in up.json("runs") if run["task"] == "mine"]
+    assert (run["status"], run["test_accuracy"]) == ("failed", None)
+    assert run["reason"] == "RuntimeError: out of ideas"
+
+
+def test_a_run_that_never_began_leaves_nothing_to_read(up, user_task):
+    before = {path.name for path in (up.data_dir / "run").iterdir()}
+    said = up("run", "--no-control", "--task", f"{user_task}:breaks_at_once", code=1).stderr.splitlines()[-1]
+    assert "mat1 and mat2 shapes cannot be multiplied" in said
+    assert "esper events" not in said
+    up("run", "--no-control", "--task", f"{user_task}:missing_site", code=2)
+    (log,) = {path.name for path in (up.data_dir / "run").iterdir()} - before
+    assert "Traceback" in (up.data_dir / "run" / log).read_text()
 
 
 def test_task_of_the_readme_works(up, tmp_path):

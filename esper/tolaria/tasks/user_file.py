@@ -34,14 +34,17 @@ def user_task(reference: str) -> Task:
     )  # as `python path/to/file.py` does, so that it can import its neighbours
     try:
         spec.loader.exec_module(module)
-        made = getattr(module, function)()
+        make = vars(module).get(function)
+        made = make() if callable(make) else None
     except EsperError:
         raise
-    except Exception as error:  # a person's code may raise anything, and each is an error of that code
+    except (Exception, SystemExit) as error:  # a person's code may raise anything, and each is an error of that code
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InvalidInput(f"task {reference}: {path} failed with {what}") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
+    if not callable(make):
+        raise InvalidInput(f"task {reference}: {path} defines no function {function}")
     if not isinstance(made, Task):
         raise InvalidInput(f"task {reference}: {function}() returned {type(made).__name__}; return an esper Task")
     return replace(made, source=f"file:{digest}", source_code=code)

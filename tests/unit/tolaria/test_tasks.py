@@ -190,6 +190,9 @@ def nothing():
 
 def broken():
     raise KeyError("no such column")
+
+def leaves():
+    raise SystemExit(3)
 """
 
 
@@ -207,7 +210,9 @@ def test_a_file_of_ones_own_makes_a_task(tmp_path: Path) -> None:
     [
         ("nothing", "nothing\\(\\) returned int; return an esper Task"),
         ("broken", "failed with KeyError: 'no such column'"),
-        ("absent", "failed with AttributeError: .*has no attribute 'absent'"),
+        ("leaves", "failed with SystemExit: 3"),
+        ("absent", "own.py defines no function absent$"),
+        ("torch", "own.py defines no function torch$"),
     ],
 )
 def test_errors_in_ones_own_file_are_one_line(tmp_path: Path, function: str, message: str) -> None:
