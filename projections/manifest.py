@@ -106,7 +106,7 @@ def load(archive: Path) -> Manifest:
         return _from_json(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptState(
-            f"the archive's manifest {path} cannot be read ({error!r}): "
+            f"the archive's manifest {path} cannot be read ({type(error).__name__}: {error}): "
             "restore it from a copy, or delete the folder to archive the kept log again"
         ) from None
 

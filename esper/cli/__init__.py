@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,9 @@ INTERRUPTED: Final = 130
 def main() -> NoReturn:
     """Run this process's command line and exit: 0 done, 1 failed, 2 wrong input (one line says what), 130 Ctrl-C."""
     signal.signal(signal.SIGTERM, _as_interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # in a locale that cannot write a sign, ? stands for it
     try:
         from esper.cli.app import dispatch  # noqa: PLC0415 - Ctrl-C during the imports ends the process quietly too
 

@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from esper.errors import InvalidInput
+from esper.errors import InvalidInput, LogUnavailable
 
 LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 """A small run writes about 20 MB; with less than this left a disk is as good as full."""
+
+FULL_BYTES: Final = 2**20
+"""Below this nothing that Esper writes can be counted on to fit."""
 
 
 def check_writable(data_dir: Path) -> None:
@@ -28,4 +31,13 @@ def check_writable(data_dir: Path) -> None:
         raise InvalidInput(
             f"the disk of data folder {data_dir} is full: {free // 2**20} MB are free and "
             f"{LEAST_FREE_BYTES // 2**20} MB are needed; make room or take another --data-dir"
+        )
+
+
+def check_room(data_dir: Path) -> None:
+    """Raises LogUnavailable where the disk has filled up, for whoever waits for something to be written."""
+    if shutil.disk_usage(data_dir).free < FULL_BYTES:
+        raise LogUnavailable(
+            f"the disk of data folder {data_dir} is full, so the archive lacks the end still; make room, and the next "
+            "run or `esper up` archives what the log has"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ POLL_S: Final = 0.2
 """How often `--follow` looks for a newer manifest; the archive writes one within a second of every event."""
 BLOCK: Final = 2_000
 """Rows of an answer that are held, aligned and shown at once."""
+logging.getLogger("projections").addHandler(logging.NullHandler())  # `history_of` complains of what it warns of
 _TYPE_STYLES: Final = {
     "decision_made": CYAN,
     "adaptation_command": CYAN,

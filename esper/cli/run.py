@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
 from esper.cli.events import Reading, types_of
-from esper.cli.folder import check_writable
+from esper.cli.folder import check_room, check_writable
 from esper.cli.output import complain, say, say_json
 from esper.cli.progress import RunView
 from esper.cli.read import history_of
@@ -163,7 +163,13 @@ class RunCommand:
         while time.monotonic() < deadline and not all(view.complete for view in views):
             self._take_event(tail, screen)
             screen.refresh()
-        self._wait_for_archive(ARCHIVE_S, tail, screen)
+        try:
+            self._wait_for_archive(ARCHIVE_S, tail, screen)
+        except LogUnavailable as error:
+            failed = trainers[0].outcome is not None and trainers[0].outcome.error
+            if not failed:
+                raise
+            complain(str(error))  # and why the run itself failed is the last word
 
     def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
         archive = self._request.data_dir / "archive"
@@ -175,6 +181,7 @@ class RunCommand:
             missing = {place: end for place, end in ends.items() if have.get(place, 0) < end}
             if not missing:
                 return
+            check_room(self._request.data_dir)
             if time.monotonic() > deadline:
                 raise LogUnavailable(
                     f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in missing}))} still; the log "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,18 +136,39 @@ def test_outside_broker_that_does_not_answer(esper, monkeypatch):
     assert f"no log answers at 127.0.0.1:{port}" in _refused(esper, "run")
 
 
-def test_full_disk(esper, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs rights that this machine does not give")
-    try:
-        assert "is full: 2 MB are free" in _refused(replace(esper, data_dir=small / "data"), "run")
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system of the size that is asked for."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    def mount(size: str) -> Path:
+        options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
+        if subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode != 0:
+            pytest.skip("mounting a small file system needs rights that this machine does not give")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk(esper, small_disk):
+    assert "is full: 2 MB are free" in _refused(replace(esper, data_dir=small_disk("2m") / "data"), "run")
+
+
+def test_disk_that_fills_up_is_said_to_be_full(esper, small_disk):
+    disk = small_disk("272m")
+    esper = replace(esper, data_dir=disk / "data")
+    process = esper.start("run", "--epochs", "500", "--no-control")
+    esper.wait_until(lambda: list(disk.glob("data/archive/files/epoch_completed-*")))
+    with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
+        while fill.write(bytes(2**20)):
+            pass
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in {1, 2}
+    assert f"the disk of data folder {esper.data_dir} is full" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from itertools import islice
 
 import pytest
 
 from esper.cli import read
 from esper.cli.app import dispatch
+from projections.archive import Archive
+from projections.testing import LogOfRecords, Trainers
 
 
 @pytest.fixture
@@ -70,6 +75,25 @@ def test_an_answer_larger_than_the_memory_begins_at_once(tmp_path):
     with read.history_of(tmp_path) as history:
         _, blocks = read._blocks(history, "select range from range(1_000_000_000_000)")
         assert [len(block) for block in islice(blocks, 2)] == [read.BLOCK, read.BLOCK]
+
+
+def test_a_damaged_file_is_complained_of_once(tmp_path):
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(Trainers("k3f9x2qa").events))
+    (path,) = (tmp_path / "archive" / "files").glob("run_started-*.parquet")
+    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    command = [sys.executable, "-m", "esper.cli", "runs", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.count("left out") == 1
+
+
+def test_a_locale_without_a_sign_gets_a_question_mark(tmp_path):
+    (tmp_path / "archive").mkdir()
+    query = "select 'a · b' as sign"
+    command = [sys.executable, "-m", "esper.cli", "sql", query, "--data-dir", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "sign\na ? b\n"
 
 
 def test_a_log_without_its_archive_is_told_from_no_history(tmp_path, capsys):

@@ -181,12 +181,13 @@ def test_facts_come_back_in_order(opened):
     assert len(sequences) > 100
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 99}', b'{"format": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 99}', b'{"format": 1}', b"x" * 9_000 + b"\xff"])
 def test_a_manifest_that_cannot_be_read_is_named(content, tmp_path: Path):
     (tmp_path / "manifest.json").write_bytes(content)
 
-    with pytest.raises(CorruptState, match=r"manifest\.json cannot be read"):
+    with pytest.raises(CorruptState, match=r"manifest\.json cannot be read") as caught:
         manifest.load(tmp_path)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
 
 
 def test_a_manifest_survives_the_disk(tmp_path: Path, any_record):
