@@ -183,7 +183,7 @@ def foreign_code(host: nn.Module, untouched: nn.Module) -> int:
 
 def rows(*, full: bool = False, task: str = "digits") -> list[Row]:
     """The architecture's rows: the two slowdowns, and that a dormant site has no code."""
-    pairs = 1_000 if full else 100
+    pairs = 400 if full else 100
     dormant = compare(task, MemoryLog(), pairs)
     thrifty = compare(task, MemoryLog(), pairs, thrifty=True)
     with kafka_log(RUN_ID) as log:
@@ -202,7 +202,7 @@ def rows(*, full: bool = False, task: str = "digits") -> list[Row]:
 def main() -> int:
     """Print the rows; 1 where a limit was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="1,000 pairs of blocks instead of 100")
+    parser.add_argument("--full", action="store_true", help="400 pairs of blocks instead of 100")
     parser.add_argument("--task", default="digits", help="a task by name (default: digits)")
     options = parser.parse_args()
     found = rows(full=options.full, task=options.task)
