@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.2
 """How often `--follow` looks for a newer manifest; the archive writes one within a second of every event."""
+SILENT_AFTER: Final = timedelta(minutes=10)
+"""Longer than most epochs take: a running run that has completed none for so long is shown as silent."""
 BLOCK: Final = 2_000
 """Rows of an answer that are held, aligned and shown at once."""
 logging.getLogger("projections").addHandler(logging.NullHandler())  # `history_of` complains of what it warns of
@@ -99,7 +102,7 @@ def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, 
         run["run_id"],
         run["task"],
         run["policy"],
-        run["status"],
+        _status(run, datetime.now(UTC)),
         f"{run['epochs_done']}/{run['epochs_planned']}",
         _accuracy(run["test_accuracy"]),
         _accuracy(control_accuracy),
@@ -107,6 +110,13 @@ def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, 
         "-" if germinated is None else f"{run['seeds_fossilized']} of {germinated}",
         f"{run['started_at']:%Y-%m-%d %H:%M}",
     )
+
+
+def _status(run: dict[str, Any], now: datetime) -> str:
+    """How a run is; one whose trainer was killed says nothing any more, and nobody else can say that it is over."""
+    last = run["last_at"].replace(tzinfo=UTC)
+    silent = run["status"] == "running" and now - last > SILENT_AFTER
+    return f"silent since {last:%H:%M}" if silent else str(run["status"])
 
 
 def _accuracy(value: float | None) -> str:
@@ -169,7 +179,7 @@ def _those(known: list[str]) -> str:
 
 def sql_command(data_dir: Path, query: str, *, as_json: bool) -> None:
     """A person's query, its rows shown as they come; raises InvalidInput where it is wrong or would write."""
-    with history_of(data_dir) as history:
+    with history_of(data_dir) as history, _ended_by_signals():
         _check_reads(history, query)
         columns, blocks = _blocks(history, query)
         if as_json:
@@ -210,6 +220,20 @@ def _blocks(history: History, query: str) -> tuple[list[str], Iterator[list[tupl
                 yield rows
 
     return [column[0] for column in answer.description or ()], blocks()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C ends the process as it stands: DuckDB may not look for it before a long query is over.
+
+    Nothing is lost by that, because nothing is written.
+    """
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from itertools import islice
 
+import psutil
 import pytest
 
 from esper.cli import read
@@ -75,6 +78,29 @@ def test_an_answer_larger_than_the_memory_begins_at_once(tmp_path):
     with read.history_of(tmp_path) as history:
         _, blocks = read._blocks(history, "select range from range(1_000_000_000_000)")
         assert [len(block) for block in islice(blocks, 2)] == [read.BLOCK, read.BLOCK]
+
+
+def test_ctrl_c_ends_a_long_query_quietly(tmp_path):
+    (tmp_path / "archive").mkdir()
+    query = "select max(a.range + b.range) from range(1000000) a, range(10000000) b"
+    command = [sys.executable, "-m", "esper.cli", "sql", query, "--data-dir", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while psutil.Process(process.pid).cpu_times().user < 2.0 and process.poll() is None:
+            time.sleep(0.02)  # it opens the history in a quarter of that
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=5)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (-signal.SIGINT, "")
+
+
+def test_a_run_that_says_nothing_any_more_is_silent(tmp_path, capsys):
+    events = Trainers("k3f9x2qa").events
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(events))
+    assert dispatch(["runs", "--data-dir", str(tmp_path)]) == 0
+    assert "silent since 08:53" in capsys.readouterr().out
 
 
 def test_a_damaged_file_is_complained_of_once(tmp_path):
