@@ -1,0 +1,86 @@
+"""The forge's process: requests on the log become artifacts, once; a bad one stops nobody; it ends when told."""
+
+from __future__ import annotations
+
+import httpx
+import psutil
+
+from esper.leyline.envelope import body_name, body_of
+
+
+def test_requests_become_artifacts_once_and_a_bad_one_is_parked(house):
+    good, job = house.ask("BP009", {"depth": 1.0})
+    bad, _ = house.ask("BP999")
+    house.publish(bad, good)
+    house.start()
+    found = house.until("kernel_catalog_update")
+    kept = house.stored_once(job)
+
+    line = [body_name(event) for event in found if body_of(event).blueprint_id == "BP009"]
+    assert line == [
+        "compile_requested",
+        "compile_started",
+        "compile_finished",
+        "artifact_stored",
+        "kernel_catalog_update",
+    ]
+    told = {body_name(event): body_of(event) for event in house.until("compile_parked")}
+    assert (told["compile_failed"].attempt, told["compile_failed"].will_retry) == (1, False)
+    assert "there is no blueprint 'BP999'" in told["compile_parked"].reason
+    assert kept.report.form == "eager"
+    assert not kept.report.eager_fallback
+    assert [each.batch for each in kept.report.prewarm] == [16, 64]
+
+    health = httpx.get(f"http://127.0.0.1:{house.health_port}/health").json()
+    assert (health["status"], health["figures"]["jobs_open"]) == ("ok", 0.0)
+    before = len(house.read())
+    house.publish(good)  # asked for again
+    assert house.terminate()[0] == 0
+    house.start()
+    assert len(house.read()) == before + 1
+    assert list(house.work.iterdir()) == []
+    metrics = httpx.get(f"http://127.0.0.1:{house.health_port}/metrics").text
+    assert "esper_tezzeret_jobs_open 0.0" in metrics
+    objects = {"sha256:" + path.parent.name + path.name for path in house.objects.root.glob("*/*")}
+    assert objects == {kept.ref, kept.weights_ref}
+
+
+def test_sigterm_ends_it_and_its_child_in_time(house, when):
+    asked, job = house.ask()
+    house.publish(asked)
+    house.start()
+    house.until("compile_started")
+    forge = psutil.Process(house.forge.pid)
+    when(forge.children)
+    (running,) = forge.children()
+
+    code, seconds = house.terminate()
+
+    assert (code, seconds < 2.5) == (0, True)
+    assert not running.is_running()
+    house.start()
+    house.until("kernel_catalog_update")
+    assert house.names().count("compile_started") == 1
+    house.stored_once(job)
+
+
+def test_a_killed_forge_takes_its_child_along(house, when):
+    asked, _ = house.ask()
+    house.publish(asked)
+    house.start()
+    forge = psutil.Process(house.forge.pid)
+    when(forge.children)
+    (running,) = forge.children()
+
+    house.kill()
+
+    when(lambda: not running.is_running() or running.status() == psutil.STATUS_ZOMBIE, timeout_s=5.0)
+
+
+def test_a_folder_has_one_forge(house):
+    house.start()
+    second = house.spawn()
+
+    assert second.wait(20) == 1
+    second.stdout.close()
+    assert "another forge works in" in (house.data_dir / "forge.stderr").read_text()
