@@ -84,7 +84,9 @@ def job_id_of(
     blueprint_id: str, kind: str, shape: Iterable[int], parameters: Mapping[str, float], pipeline: str
 ) -> str:
     """The id of the job that makes exactly this: the same on every machine and at every asking."""
-    content = [blueprint_id, kind, list(shape), dict(parameters), pipeline]
+    # The log carries doubles: 1 and 1.0 are one setting.
+    settings = {name: float(value) for name, value in parameters.items()}
+    content = [blueprint_id, kind, list(shape), settings, pipeline]
     return ids.text(ids.derived_id(json.dumps(content, sort_keys=True).encode(), "tezzeret.job"))
 
 

@@ -14,7 +14,7 @@ import time
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from contracts.topics import BLUEPRINTS, PARTITIONS, TELEMETRY
+from contracts.topics import BLUEPRINTS, PARTITIONS
 from esper.leyline.envelope import body_name, body_of
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
@@ -151,9 +151,9 @@ class House:
                 return found
         raise AssertionError(f"{name} did not come: {[body_name(event) for event in self.read()]}")
 
-    def warnings(self):
-        packets = [event.telemetry_packet for event in self.read(TELEMETRY)]
-        return [event for packet in packets for event in packet.events]
+    def stored(self):
+        """The objects that are there whole."""
+        return {f"sha256:{path.parent.name}{path.name}" for path in self.objects.root.glob("*/[0-9a-f]*")}
 
     # ------------------------------------------------------------------------------------------------------------ jobs
 

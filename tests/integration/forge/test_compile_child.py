@@ -1,4 +1,4 @@
-"""One attempt in a child: its limits hold, a compiler that does not work gives an eager kernel, one that works is used."""
+"""One attempt in a child: its limits hold, without a compiler the kernel is eager, with one it is measured."""
 
 from __future__ import annotations
 

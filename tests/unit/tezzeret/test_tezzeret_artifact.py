@@ -103,7 +103,9 @@ def test_the_guard_digest_does_not_depend_on_the_order_of_keys():
     turned = dict(reversed(guard.items()))
 
     assert artifact.guard_digest([guard]) == artifact.guard_digest([turned])
-    assert artifact.guard_digest([guard]) == "ade8c96c075cf4538c2ccbb997f04e4e36ed3eac4982ea55ddc3092e152cf811"
+    assert f"sha256:{artifact.guard_digest([guard])}" == (
+        "sha256:ade8c96c075cf4538c2ccbb997f04e4e36ed3eac4982ea55ddc3092e152cf811"
+    )
     assert artifact.guard_digest([guard]) != artifact.guard_digest([{**guard, "dtype": "float64"}])
 
 

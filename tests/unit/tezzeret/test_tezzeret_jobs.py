@@ -20,7 +20,7 @@ NOW_MS = 1_000
 def test_the_same_kernel_is_the_same_job_and_any_other_is_not():
     job = job_id_of("BP009", "vector", [8], {"depth": 1.0}, "standard")
 
-    assert job_id_of("BP009", "vector", (8,), {"depth": 1.0}, "standard") == job
+    assert job_id_of("BP009", "vector", (8,), {"depth": 1}, "standard") == job
     others = {
         job_id_of("BP010", "vector", [8], {"depth": 1.0}, "standard"),
         job_id_of("BP009", "token", [8], {"depth": 1.0}, "standard"),
