@@ -138,7 +138,9 @@ def _out_of_memory(order: Order) -> Failure:
 
 def _limit_memory(limit_bytes: int) -> None:
     """Writable private memory, not address space: a CUDA build of torch maps far more than it ever uses."""
-    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+    outer = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = limit_bytes if outer == resource.RLIM_INFINITY else min(limit_bytes, outer)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

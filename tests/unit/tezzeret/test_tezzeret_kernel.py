@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -147,3 +148,12 @@ def test_a_scan_asks_for_nothing_that_would_be_refused():
     assert len(requests(site, tiers=tiers, catalogue=templates)) == 1
     assert len(requests(site, tiers=tiers, catalogue=templates, approved=["BP099"])) == 2
     assert len(requests(site, catalogue=templates, approved=["BP099"])) == 1
+
+
+def test_nobody_else_compiles():
+    """R-TEZ-21."""
+    root = Path(kernel.__file__).parents[2]
+    files = [path for room in ("esper", "streams", "projections") for path in (root / room).rglob("*.py")]
+    compiling = {str(path.relative_to(root)) for path in files if "torch.compile(" in path.read_text(encoding="utf-8")}
+
+    assert compiling == {"esper/tezzeret/kernel.py"}
