@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import sys
@@ -27,14 +26,13 @@ from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
+from streams.readiness import Pulse, announce
 from streams.settings import Settings
 from streams.topics import ensure_topics
 
 READY_S: Final = 25.0
 STOP_S: Final = 1.5
-LOG_CHECK_S: Final = 1.0
 SWITCH_S: Final = 0.0005
-LOG_SILENT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,39 +110,6 @@ def _settle() -> None:
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_S)
-
-
-class Pulse:
-    """Whether the log answers, asked every second in the background, so that nobody who asks has to wait."""
-
-    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
-        self._publisher = publisher
-        self._metrics = metrics
-        self._answered_at = time.monotonic()
-
-    async def keep(self) -> None:
-        """Ask for ever."""
-        while True:
-            if await self._publisher.answers():
-                self._answered_at = time.monotonic()
-            self._metrics.set("esper_oona_log_up", 0.0 if self.trouble() else 1.0)
-            await asyncio.sleep(LOG_CHECK_S)
-
-    def trouble(self) -> str | None:
-        """One line where the log is silent."""
-        silent_s = time.monotonic() - self._answered_at
-        return None if silent_s < LOG_SILENT_S else f"the log is silent for {silent_s:.0f} s"
-
-
-def announce(name: str, settings: Settings, health_port: int) -> None:
-    """Say that the process is ready: a line on stdout for who started it, a list of targets for Prometheus."""
-    path = settings.run_folder / f"{name}.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": name}}]
-    temporary.write_text(json.dumps(targets) + "\n")
-    temporary.replace(path)
-    sys.stdout.write(json.dumps({"ready": True, "health_port": health_port}) + "\n")
-    sys.stdout.flush()
 
 
 async def _until_assigned(app: faust.App, stop: asyncio.Event) -> None:

@@ -16,6 +16,9 @@ FAST: Final = (0.001, 0.002, 0.005, 0.010, 0.018, 0.025, 0.050, 0.100, 0.250, 0.
 SLOW: Final = (0.005, 0.025, 0.050, 0.100, 0.250, 0.500, 1.0, 2.5, 5.0, 12.0)
 """Seconds. 500 ms and 12 s are the limits of a fast and a full rollback, 100 ms and 250 ms those of a delivery."""
 
+COMPILE: Final = (5.0, 10.0, 30.0, 65.0, 120.0, 250.0, 500.0, 960.0)
+"""Seconds. 10, 65, 250 and 960 are the limits of the pipelines."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -49,6 +52,16 @@ TAMIYO: Final = (
     Metric("esper_tamiyo_answer_latency_seconds", "histogram", "From packet read to answer acknowledged", (), FAST),
 )
 """Of the decider."""
+
+TEZZERET: Final = (
+    Metric("esper_tezzeret_jobs_total", "counter", "Attempts that ended", ("outcome",)),
+    Metric("esper_tezzeret_jobs_open", "gauge", "Compile jobs that still need something"),
+    Metric("esper_tezzeret_compilation_duration_seconds", "histogram", "An attempt's child", ("strategy",), COMPILE),
+    Metric("esper_tezzeret_compilation_eager_fallback_total", "counter", "Kernels that could not be compiled"),
+    Metric("esper_tezzeret_breaker_state", "gauge", "1 closed, 2 open, 3 half-open", ("breaker",)),
+    Metric("esper_tezzeret_mode_conservative", "gauge", "1 while the forge is in conservative mode"),
+)
+"""Of the forge."""
 
 NISSA: Final = (
     Metric("esper_training_runs", "gauge", "Runs that started and did not finish"),
@@ -120,7 +133,7 @@ BROKER: Final = (
 )
 """Of the embedded broker."""
 
-METRICS: Final = (*OONA, *TAMIYO, *NISSA, *ARCHIVE, *BROKER)
+METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *NISSA, *ARCHIVE, *BROKER)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {

@@ -12,8 +12,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOP_FLOOR = ("esper.cli", "esper.weatherlight")
 BENCH = "esper.testing"  # builders and a real clock for tests and experiments; nothing that ships may lean on it
+CHILD = "esper.tezzeret.child"  # a process of its own that measures kernels: the clock that it hands on is there
 PURE = ("esper.leyline", "esper.history", "esper.errors", "esper.kasmina.lifecycle")
-TORCH_FREE = ("esper.leyline", "esper.history", "esper.tamiyo", "esper.kasmina.lifecycle", "esper.nissa", "projections")
+FORGE = tuple(
+    f"esper.tezzeret.{name}" for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines"]
+)
+TORCH_FREE = (
+    "esper.leyline",
+    "esper.history",
+    "esper.tamiyo",
+    "esper.kasmina.lifecycle",
+    "esper.nissa",
+    "projections",
+    "streams.forge",
+    *FORGE,
+)
 
 OURS = ("contracts", "esper", "projections", "streams")
 KAFKA = ("aiokafka", "confluent_kafka", "faust", "kio", "mode")
@@ -25,6 +38,7 @@ TORCH = ("torch", "torch_geometric")
 ROOMS = {
     "contracts": (("contracts",), (*KAFKA, *NETWORK, *CLOCKS, *TORCH, "duckdb", "pyarrow")),
     "esper": (("contracts", "esper"), (*KAFKA, *NETWORK, *CLOCKS, "duckdb")),
+    CHILD: (("contracts", "esper"), (*KAFKA, *NETWORK, "duckdb")),
     "esper.testing": (("contracts", "esper"), (*KAFKA, *NETWORK, *TORCH, "duckdb")),
     "projections": (("contracts", "projections", *PURE), (*KAFKA, *TORCH)),
     "streams": (("contracts", "esper", "projections", "streams"), ()),
@@ -47,7 +61,7 @@ def within(module: str, rooms: tuple[str, ...]) -> bool:
 
 
 def room_of(module: str) -> str:
-    special = (room for room in (*TOP_FLOOR, BENCH) if within(module, (room,)))
+    special = (room for room in (*TOP_FLOOR, BENCH, CHILD) if within(module, (room,)))
     return next(special, module.split(".", maxsplit=1)[0])
 
 
@@ -110,6 +124,9 @@ def test_every_module_keeps_to_its_room():
         ("esper.kasmina.kasmina", "from aiokafka import AIOKafkaProducer"),
         ("esper.history.fold", "def f():\n    import duckdb"),
         ("esper.tolaria.train", "import time"),
+        ("esper.tezzeret.kernel", "import time"),
+        ("esper.tezzeret.jobs", "import asyncio"),
+        ("esper.tezzeret.child", "import aiokafka"),
         ("esper.tolaria.train", "from time import monotonic"),
         ("esper.tolaria.train", "from datetime import datetime\ndatetime.now()"),
         ("esper.tolaria.train", "from esper.cli import main"),
@@ -132,6 +149,7 @@ def test_a_module_in_the_wrong_room_is_found(module, source):
         ("esper.cli.run", "import streams.writer, projections, esper.tolaria"),
         ("projections.history", "from esper.history.fold import evolve\nfrom esper.kasmina import lifecycle"),
         ("streams.decider", "import faust\nfrom esper.tamiyo.answer import answer"),
+        ("esper.tezzeret.child", "import time\nfrom esper.karn.catalogue import build"),
         ("esper.tolaria.train", "import torch\nfrom contracts.leyline.v1 import event_pb2"),
     ],
 )

@@ -139,7 +139,7 @@ def test_the_prometheus_files_fit_together():
 
 
 def test_a_process_announces_itself_in_the_form_that_prometheus_reads(tmp_path):
-    from streams.process import announce
+    from streams.readiness import announce
     from streams.settings import Settings
 
     settings = Settings.load(data=tmp_path)

@@ -1,0 +1,160 @@
+"""What the forge says on the log. Every id is derived from the job and its attempt, so saying it twice says it once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from contracts.leyline.v1 import leyline_pb2
+from contracts.leyline.v1.event_pb2 import (
+    ArtifactStored,
+    BreakerChanged,
+    CompileFailed,
+    CompileFinished,
+    CompileParked,
+    CompileRequested,
+    CompileStarted,
+)
+from contracts.leyline.v1.leyline_pb2 import KernelCatalogUpdate
+from esper.leyline import ids
+from esper.leyline.envelope import Event, new_event
+from esper.tezzeret.artifact import Artifact
+from esper.tezzeret.jobs import Job, request_id
+
+PRODUCER: Final = "tezzeret"
+REASON_CHARACTERS: Final = 500
+
+
+def requested(
+    body: CompileRequested,
+    now_ns: int,
+    *,
+    producer: str,
+    priority: leyline_pb2.MessagePriority = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
+    attempts_made: int = 0,
+) -> Event:
+    """A request for a kernel. `attempts_made` is that of a parked job which is asked for again."""
+    return new_event(
+        body,
+        event_id=request_id(body.job_id, attempts_made),
+        run_id="",
+        producer=producer,
+        recorded_at_ns=now_ns,
+        priority=priority,
+    )
+
+
+def started(job: Job, attempt: int, pipeline: str, now_ns: int) -> Event:
+    """An attempt begins."""
+    body = CompileStarted(job_id=job.job_id, blueprint_id=job.blueprint_id, attempt=attempt, pipeline=pipeline)
+    return _event(job, body, "started", attempt, now_ns)
+
+
+def finished(job: Job, artifact: Artifact, now_ns: int) -> Event:
+    """An attempt succeeded and its artifact is in the object store."""
+    report = artifact.report
+    body = CompileFinished(
+        job_id=job.job_id,
+        blueprint_id=job.blueprint_id,
+        artifact_ref=artifact.ref,
+        form=report.form,
+        compile_ms=report.compile_ms,
+        eager_us=report.eager_us,
+        compiled_us=report.compiled_us,
+        prewarm_p50_ms=artifact.prewarm_p50_ms,
+        prewarm_p95_ms=artifact.prewarm_p95_ms,
+        attempt=report.attempt,
+    )
+    return _event(job, body, "finished", report.attempt, now_ns)
+
+
+def published(job: Job, artifact: Artifact, version: int, now_ns: int) -> list[Event]:
+    """What tells everyone of a finished job's artifact: stored, then the catalogue's news; as far as still missing."""
+    report = artifact.report
+    stored = ArtifactStored(
+        blueprint_id=job.blueprint_id,
+        artifact_ref=artifact.ref,
+        artifact_version=version,
+        checksum=artifact.checksum,
+        guard_digest=report.guard_digest,
+        bytes=artifact.bytes,
+        form=report.form,
+    )
+    catalogued = KernelCatalogUpdate(
+        blueprint_id=job.blueprint_id,
+        artifact_ref=artifact.ref,
+        checksum=artifact.checksum,
+        guard_digest=report.guard_digest,
+        compile_ms=report.compile_ms,
+        prewarm_ms=artifact.prewarm_p50_ms,
+    )
+    events = [] if job.stored else [_event(job, stored, "stored", report.attempt, now_ns)]
+    return events + ([] if job.catalogued else [_event(job, catalogued, "catalogued", report.attempt, now_ns)])
+
+
+def failed(job: Job, attempt: int, reason: str, now_ns: int, *, will_retry: bool) -> Event:
+    """An attempt failed."""
+    body = CompileFailed(
+        job_id=job.job_id,
+        blueprint_id=job.blueprint_id,
+        reason=reason[:REASON_CHARACTERS],
+        attempt=attempt,
+        will_retry=will_retry,
+    )
+    return _event(job, body, "failed", attempt, now_ns)
+
+
+def parked(job: Job, attempt: int, reason: str, now_ns: int) -> Event:
+    """A job is given up until someone asks for it again."""
+    body = CompileParked(job_id=job.job_id, blueprint_id=job.blueprint_id, reason=reason[:REASON_CHARACTERS])
+    return _event(job, body, "parked", attempt, now_ns)
+
+
+def eager_fallback(job: Job, artifact: Artifact, now_ns: int) -> Event:
+    """The warning that a kernel was to be compiled and is eager instead (R-TEZ-13)."""
+    reason = artifact.report.reason[:REASON_CHARACTERS]
+    attributes = {"job_id": job.job_id, "blueprint_id": job.blueprint_id, "reason": reason}
+    cause = ids.derived_id(ids.from_text(job.job_id), "tezzeret.eager_fallback", artifact.report.attempt)
+    return _warning(cause, "eager_fallback", attributes, now_ns)
+
+
+def breaker_changed(change: BreakerChanged, now_ns: int, random_bits: bytes) -> Event:
+    """The warning that a breaker changed. A run's facts are its trainer's alone, so this is telemetry."""
+    attributes = {
+        "breaker": change.breaker,
+        "from": leyline_pb2.CircuitBreakerState.Name(change.from_state),
+        "to": leyline_pb2.CircuitBreakerState.Name(change.to_state),
+        "reason": change.reason[:REASON_CHARACTERS],
+    }
+    return _warning(ids.uuid7(now_ns, random_bits), "breaker_changed", attributes, now_ns)
+
+
+def _warning(event_id: bytes, description: str, attributes: Mapping[str, str], now_ns: int) -> Event:
+    packet = leyline_pb2.TelemetryPacket(
+        packet_id=ids.text(event_id),
+        source_subsystem=PRODUCER,
+        level=leyline_pb2.TELEMETRY_LEVEL_WARNING,
+        events=[
+            leyline_pb2.TelemetryEvent(
+                event_id=ids.text(event_id),
+                description=description,
+                level=leyline_pb2.TELEMETRY_LEVEL_WARNING,
+                attributes=attributes,
+            )
+        ],
+    )
+    packet.timestamp.FromNanoseconds(now_ns)
+    return new_event(packet, event_id=event_id, run_id="", producer=PRODUCER, recorded_at_ns=now_ns)
+
+
+def _event(job: Job, body: Any, what: str, attempt: int, now_ns: int) -> Event:
+    job_bytes = ids.from_text(job.job_id)
+    return new_event(
+        body,
+        event_id=ids.derived_id(job_bytes, f"tezzeret.{what}", attempt),
+        run_id="",
+        producer=PRODUCER,
+        recorded_at_ns=now_ns,
+        causation_id=request_id(job.job_id, job.base),
+        correlation_id=job_bytes,
+    )

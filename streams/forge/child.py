@@ -1,0 +1,104 @@
+"""One attempt in a child process: started, watched, and killed with all that it started when it takes too much."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from esper.tezzeret.artifact import Report, read_report
+from esper.tezzeret.order import Failure, Order, read_failure, write_order
+
+WATCH_S: Final = 0.1
+LOG_FILE: Final = "child.log"
+_MEMORY_SIGNS: Final = ("MemoryError", "emory allocation", "allocate memory", "bad_alloc")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+async def compile_in_child(folder: Path, order: Order, timeout_s: float) -> Report | Failure:
+    """Have a child carry out `order` in `folder`, which is emptied first.
+
+    After `timeout_s` of wall-clock time, or once the child and what it started hold more resident memory together than
+    the order allows, their whole process group is killed; also when this task is cancelled.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "tmp").mkdir(parents=True)
+    write_order(folder, order)
+    deadline = time.monotonic() + timeout_s
+    with (folder / LOG_FILE).open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "esper.tezzeret.child",
+            str(folder),
+            str(os.getpid()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=_environment(folder),
+        )
+    try:
+        stopped = await _watch(process, order, deadline, timeout_s)
+    finally:
+        # Also where the child has ended: a compiler that it started may still be there.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    report = read_report(folder) if process.returncode == 0 else None
+    return report or stopped or read_failure(folder) or _untold(folder, process.returncode)
+
+
+async def _watch(
+    process: asyncio.subprocess.Process, order: Order, deadline: float, timeout_s: float
+) -> Failure | None:
+    """Wait for the child's end; why it must be killed, where it must."""
+    while process.returncode is None:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return Failure("timeout", f"killed after {timeout_s:g} s, the limit of the {order.pipeline} pipeline")
+        if resident_bytes(process.pid) > order.memory_bytes:
+            limit_mb = order.memory_bytes / 2**20
+            return Failure("memory", f"killed above {limit_mb:.0f} MB, the limit of the {order.pipeline} pipeline")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), min(WATCH_S, left_s))
+    return None
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process and all its descendants, 0 where it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except (OSError, IndexError):
+        return 0
+    return pages * _PAGE_BYTES + sum(resident_bytes(int(child)) for line in lists for child in line.split())
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The child's environment: one thread, no GPU, and every file of the compiler inside its own folder.
+
+    A cache of its own makes what torch saves this kernel's alone, and nothing has to be swept.
+    """
+    return {
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TMPDIR": str(folder / "tmp"),
+    }
+
+
+def _untold(folder: Path, code: int | None) -> Failure:
+    """A child that ended without a word, as native code does; its last line on stderr is the best that there is."""
+    said = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
+    kind = "memory" if any(sign in said for sign in _MEMORY_SIGNS) else "error"
+    return Failure(kind, f"the child ended with {code}: {last}")

@@ -1,0 +1,58 @@
+"""The blueprints' topic from its beginning: first all that is there, then whatever comes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from contracts.topics import BLUEPRINTS, PARTITIONS
+from streams.producer import unavailable
+from streams.reader import record_of
+from streams.records import Record
+
+POLL_MS: Final = 200
+
+Take = Callable[[Record], Awaitable[None]]
+
+
+class Feed:
+    """A reader without a group: the jobs' state is folded anew at every start, so there is no position to keep."""
+
+    def __init__(self, brokers: str) -> None:
+        self._brokers = brokers
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=brokers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=POLL_MS,
+        )
+
+    async def catch_up(self, take: Take) -> None:
+        """Connect, and hand over every record that is there by now. Raises LogUnavailable where no broker answers."""
+        try:
+            await self._consumer.start()
+        except (KafkaError, OSError) as error:
+            await self._consumer.stop()
+            raise unavailable(self._brokers, "answer", error) from None
+        places = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
+        self._consumer.assign(places)
+        ends = await self._consumer.end_offsets(places)
+        while [place for place in places if await self._consumer.position(place) < ends[place]]:
+            await self._hand_over(take)
+
+    async def follow(self, take: Take) -> None:
+        """Hand over what comes, until cancelled."""
+        while True:
+            await self._hand_over(take)
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._consumer.stop()
+
+    async def _hand_over(self, take: Take) -> None:
+        for messages in (await self._consumer.getmany(timeout_ms=POLL_MS, max_records=2_000)).values():
+            for message in messages:
+                await take(record_of(message))
