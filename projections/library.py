@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Final, Self
 
 import duckdb
-import pyarrow as pa
 
 from contracts.topics import BLUEPRINTS, RUNS, Topic
 from esper.errors import ContractViolation
@@ -133,15 +132,15 @@ class Library:
             raise
 
     def _insert(self, table: str, rows: list[Row]) -> None:
-        columns = list(rows[0])
-        incoming = pa.table({name: pa.array([row[name] for row in rows]) for name in columns})
-        self._connection.register("incoming", incoming)
-        names = ", ".join(columns)
+        described = self._connection.execute(f"DESCRIBE {table}").fetchall()
+        fields = ", ".join(f"{column[0]} {column[1]}" for column in described)
+        names = ", ".join(str(column[0]) for column in described)
         # The names are ours. An event that came before stays as it is: repeated, it must not move to a later place.
         self._connection.execute(
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM incoming ON CONFLICT DO NOTHING"  # noqa: S608
+            f"INSERT INTO {table} ({names}) SELECT unnest(?::STRUCT({fields})[], max_depth := 2) "
+            "ON CONFLICT DO NOTHING",
+            [rows],
         )
-        self._connection.unregister("incoming")
 
     def _event(self, record: Record) -> Event | str:
         """The event in a record, or why it is refused."""
@@ -211,7 +210,7 @@ class LibraryReader:
 
 
 def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
-    settings: dict[str, str | bool | int | float | list[str]] = {"threads": 1}
+    settings: dict[str, str | bool | int | float | list[str]] = {"threads": 1, "memory_limit": "256MB"}
     if path is None:
         return duckdb.connect(":memory:", config=settings)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -115,5 +115,8 @@ def settings_key(parameters: Mapping[str, float]) -> str:
 
 
 def _single(value: float) -> float:
-    single: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    try:
+        single: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:  # no setting is that large; as text it is like no other
+        return value
     return single

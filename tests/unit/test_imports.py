@@ -12,8 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOP_FLOOR = ("esper.cli", "esper.weatherlight")
 BENCH = "esper.testing"  # builders and a real clock for tests and experiments; nothing that ships may lean on it
-PURE = ("esper.leyline", "esper.history", "esper.errors", "esper.kasmina.lifecycle")
-TORCH_FREE = ("esper.leyline", "esper.history", "esper.tamiyo", "esper.kasmina.lifecycle", "esper.nissa", "projections")
+PURE = ("esper.leyline", "esper.history", "esper.errors", "esper.kasmina.lifecycle", "esper.urza.version")
+TORCH_FREE = (
+    "esper.leyline",
+    "esper.history",
+    "esper.tamiyo",
+    "esper.kasmina.lifecycle",
+    "esper.nissa",
+    "esper.urza",
+    "projections",
+)
 
 OURS = ("contracts", "esper", "projections", "streams")
 KAFKA = ("aiokafka", "confluent_kafka", "faust", "kio", "mode")
@@ -117,6 +125,9 @@ def test_every_module_keeps_to_its_room():
         ("esper.cli.run", "from esper.testing import MemoryLog"),
         ("projections.history", "import torch.nn"),
         ("projections.history", "from esper import tolaria"),
+        ("projections.library", "from esper.urza.library import UrzaLibrary"),
+        ("esper.urza.library", "from projections.library import Library"),
+        ("esper.urza.library", "import duckdb"),
         ("projections.history", "from streams import archiver"),
         ("streams.worker", "from esper.weatherlight import supervisor"),
     ],
