@@ -141,7 +141,7 @@ def check(kernel: Kernel, expected: Expected) -> Refusal | None:
 
 
 def guard_digest(guard: Any) -> str:
-    """SHA-256 (hex) over a guard spec's JSON with its keys in order: the same guard gives the same (R-TEZ-19)."""
+    """SHA-256 (hex) over a guard spec's JSON with its keys in order: the same guard gives the same."""
     return hashlib.sha256(json.dumps(guard, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -15,6 +15,8 @@ from esper.urza.cache import Cache
 
 @dataclass(frozen=True)
 class Item:
+    """Something of a size."""
+
     nbytes: int
 
 
