@@ -16,7 +16,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import COMMANDS, EMERGENCY, REPORTS, RUNS, TELEMETRY, Topic
+from contracts.topics import COMMANDS, EMERGENCY, PARTITIONS, REPORTS, RUNS, TELEMETRY, Topic
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
@@ -170,6 +170,33 @@ async def tail(
                         if on_refused is not None:
                             on_refused(record, event)
                     elif event.run_id == run_id:
+                        yield event
+    finally:
+        await consumer.stop()
+
+
+async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Event, None]:
+    """The events of a topic from its beginning to its present end; records with a bad signature are left out.
+
+    For what a process must know before it begins. Raises LogUnavailable where no broker answers.
+    """
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=brokers, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100
+    )
+    try:
+        await consumer.start()
+    except (KafkaError, OSError) as error:
+        await consumer.stop()
+        raise unavailable(brokers, "answer", error) from None
+    try:
+        partitions = [TopicPartition(topic.name, number) for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        while await _behind(consumer, ends):
+            for messages in (await consumer.getmany(timeout_ms=200, max_records=2_000)).values():
+                for message in messages:
+                    event = verified(record_of(message).signed, ring)
+                    if not isinstance(event, Refused):
                         yield event
     finally:
         await consumer.stop()

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from streams.agents import nissa
-from streams.process import main
+from streams.agents import nissa, urza
+from streams.process import Room, main
+
+
+async def furnish(room: Room) -> None:
+    """All agents of the worker."""
+    await urza.furnish(room)
+    await nissa.furnish(room)
+
 
 if __name__ == "__main__":
-    sys.exit(main("worker", "Turns events into metrics and alerts.", nissa.furnish))
+    sys.exit(main("worker", "Keeps the library of kernels; turns events into metrics and alerts.", furnish))

@@ -6,21 +6,32 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Final
+
+import zstandard
 
 from esper.errors import CorruptState, InvalidInput
 
+_LEVEL: Final = 3
+_FRAME_HEADER_BYTES: Final = 18  # the longest that a Zstandard frame can have
+
 
 class ObjectStore:
-    """A folder of immutable objects, `objects/ab/cdef…`; safe for many processes at once."""
+    """A folder of immutable objects, `objects/ab/cdef…` (`.zst` where compressed); safe for many processes at once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, content: bytes) -> str:
-        """Store `content` and return its reference; durable (file and folder synced) when this returns."""
+    def put(self, content: bytes, *, compress: bool = False) -> str:
+        """Store `content` and return its reference; durable (file and folder synced) when this returns.
+
+        The reference is of `content` as given, whether it is kept compressed or not.
+        """
         digest = hashlib.sha256(content).hexdigest()
-        path = self._path(digest)
-        if not path.exists():
+        if self._find(digest) is None:
+            path = self._path(digest)
+            if compress:
+                path, content = _packed(path), zstandard.ZstdCompressor(level=_LEVEL).compress(content)
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
             try:
@@ -42,17 +53,30 @@ class ObjectStore:
     def get(self, reference: str) -> bytes:
         """The bytes behind `reference`; raises InvalidInput where they are missing, CorruptState where they changed."""
         digest = self._digest(reference)
+        path = self._found(reference)
         try:
-            content = self._path(digest).read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError:
             raise InvalidInput(f"object {reference} is not in {self.root}") from None
+        if path.suffix:
+            content = _inflated(content, reference)
         if hashlib.sha256(content).hexdigest() != digest:
             raise CorruptState(f"object {reference} in {self.root} does not match its digest")
         return content
 
+    def size(self, reference: str) -> int:
+        """How many bytes `get` would return, without reading them; raises InvalidInput where they are missing."""
+        path = self._found(reference)
+        if not path.suffix:
+            return path.stat().st_size
+        with path.open("rb") as file:
+            return _inflated_size(file.read(_FRAME_HEADER_BYTES), reference)
+
     def delete(self, reference: str) -> int:
         """Remove an object and return the bytes that this freed, 0 where it was gone already."""
-        path = self._path(self._digest(reference))
+        path = self._find(self._digest(reference))
+        if path is None:
+            return 0
         try:
             size = path.stat().st_size
             path.unlink()
@@ -61,7 +85,18 @@ class ObjectStore:
         return size
 
     def __contains__(self, reference: str) -> bool:
-        return self._path(self._digest(reference)).exists()
+        return self._find(self._digest(reference)) is not None
+
+    def _found(self, reference: str) -> Path:
+        path = self._find(self._digest(reference))
+        if path is None:
+            raise InvalidInput(f"object {reference} is not in {self.root}")
+        return path
+
+    def _find(self, digest: str) -> Path | None:
+        """The file of an object, plain or compressed."""
+        path = self._path(digest)
+        return next((each for each in (path, _packed(path)) if each.exists()), None)
 
     @staticmethod
     def _digest(reference: str) -> str:
@@ -72,3 +107,26 @@ class ObjectStore:
 
     def _path(self, digest: str) -> Path:
         return self.root / digest[:2] / digest[2:]
+
+
+def _packed(path: Path) -> Path:
+    return path.with_suffix(".zst")
+
+
+def _inflated(stored: bytes, reference: str) -> bytes:
+    """The bytes of a compressed object; never more than its own header says."""
+    size = _inflated_size(stored, reference)
+    try:
+        return zstandard.ZstdDecompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise CorruptState(f"object {reference} cannot be decompressed: {error}") from None
+
+
+def _inflated_size(head: bytes, reference: str) -> int:
+    try:
+        size: int = zstandard.frame_content_size(head)
+    except zstandard.ZstdError as error:
+        raise CorruptState(f"object {reference} should be compressed and is not: {error}") from None
+    if size < 0:
+        raise CorruptState(f"object {reference} does not say how large it is")
+    return size

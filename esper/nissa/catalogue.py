@@ -63,6 +63,24 @@ TEZZERET: Final = (
 )
 """Of the forge."""
 
+URZA: Final = (
+    Metric("esper_urza_prefetch_total", "counter", "Prefetch requests by what became of them", ("outcome",)),
+    Metric("esper_urza_prefetch_latency_seconds", "histogram", "From request read to answer acknowledged", (), FAST),
+    Metric("esper_urza_query_duration_seconds", "histogram", "Catalogue, memory, store and checks together", (), FAST),
+    Metric("esper_urza_cache_hits_total", "counter", "Kernels served from memory"),
+    Metric("esper_urza_cache_misses_total", "counter", "Kernels read from the object store"),
+    Metric("esper_urza_cache_evictions", "gauge", "Kernels that made room or went bad, since the start"),
+    Metric("esper_urza_cache_expired", "gauge", "Kernels that stayed their time in memory, since the start"),
+    Metric("esper_urza_cache_size_bytes", "gauge", "What the kernels in memory take"),
+    Metric("esper_urza_integrity_failures_total", "counter", "Artifacts that failed a check", ("reason",)),
+    Metric("esper_urza_breaker_state", "gauge", "1 closed, 2 open, 3 half-open"),
+    Metric("esper_urza_breaker_openings", "gauge", "How often the breaker opened since the start"),
+    Metric("esper_urza_conservative_mode", "gauge", "1 while only memory is served"),
+    Metric("esper_urza_library_versions", "gauge", "Versions in the catalogue"),
+    Metric("esper_urza_nonce_evictions", "gauge", "Request ids forgotten for want of room, since the start"),
+)
+"""Of the worker, at Urza's counter."""
+
 NISSA: Final = (
     Metric("esper_training_runs", "gauge", "Runs that started and did not finish"),
     Metric("esper_tolaria_training_loss", "gauge", "Training loss of the last epoch, nats", ("run",)),
@@ -133,7 +151,7 @@ BROKER: Final = (
 )
 """Of the embedded broker."""
 
-METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *NISSA, *ARCHIVE, *BROKER)
+METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {

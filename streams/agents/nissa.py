@@ -7,13 +7,10 @@ import time
 from collections import OrderedDict
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
-from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, PARTITIONS, REPORTS, RUNS, TELEMETRY
+from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY
 from esper.leyline import ids
 from esper.leyline.enums import unknown_values
 from esper.leyline.envelope import Event, new_event
-from esper.leyline.signing import KeyRing
 from esper.nissa.alerts import RULES, Alert, Watches, evolve_alerts, evolve_ended, evolve_restored
 from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
@@ -21,8 +18,8 @@ from streams.app import record_of_event, source
 from streams.metrics import Metrics
 from streams.process import Room
 from streams.producer import Publisher
-from streams.reader import Intake, record_of
-from streams.records import Record, Refused, verified
+from streams.reader import Intake, past
+from streams.records import Record
 
 RECENT_IDS: Final = 4_096
 """R-OONA-10. A redelivery comes soon after its first; one older than this is counted twice in a graph, no more."""
@@ -150,7 +147,8 @@ def _alert_event(cause: Event, alert: Alert) -> Event:
 async def furnish(room: Room) -> None:
     """Nissa's two agents, with the alerts that an earlier process left active."""
     nissa = Nissa(room.publisher, room.metrics)
-    await _restore(nissa, room.brokers, room.ring)
+    async for event in past(room.brokers, room.ring, EMERGENCY):
+        nissa.restore(event)
     intake = Intake("nissa", room.ring, room.publisher, room.metrics, nissa.handle, fold=True)
 
     async def take_all(stream: Any) -> None:
@@ -159,25 +157,3 @@ async def furnish(room: Room) -> None:
 
     room.app.agent(source(room.app, EMERGENCY, DEADLETTER), name="nissa-emergency")(take_all)
     room.app.agent(source(room.app, RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY), name="nissa")(take_all)
-
-
-async def _restore(nissa: Nissa, brokers: str, ring: KeyRing) -> None:
-    """Read the emergency topic once from its beginning to its present end."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=brokers, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100
-    )
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(EMERGENCY.name, number) for number in range(PARTITIONS)]
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        left = {partition: end for partition, end in ends.items() if end > await consumer.position(partition)}
-        while left:
-            for messages in (await consumer.getmany(timeout_ms=200, max_records=2_000)).values():
-                for message in messages:
-                    event = verified(record_of(message).signed, ring)
-                    if not isinstance(event, Refused):
-                        nissa.restore(event)
-            left = {partition: end for partition, end in left.items() if end > await consumer.position(partition)}
-    finally:
-        await consumer.stop()

@@ -92,6 +92,9 @@ ENUMS = {
     "Provenance": "UNSPECIFIED 0, URABRASK 1, CURATED 2, HEURISTIC 3, EXTERNAL 4",
 }
 
+OWN = {"KernelPrefetchRequest": ", 100 shape_kind str, 101 shape rep u32, 102 parameters map str f64"}
+"""Fields that are not published: from 100 on, where no published one can come to lie."""
+
 SHORT = {
     FieldDescriptor.TYPE_STRING: "str",
     FieldDescriptor.TYPE_BYTES: "bytes",
@@ -117,7 +120,9 @@ def kind(field) -> str:
 def test_a_message_has_the_published_tags_names_and_types(name):
     fields = sorted(FILE.message_types_by_name[name].fields, key=lambda field: field.number)
 
-    assert ", ".join(f"{field.number} {field.name} {kind(field)}" for field in fields) == MESSAGES[name]
+    assert ", ".join(f"{field.number} {field.name} {kind(field)}" for field in fields) == MESSAGES[name] + OWN.get(
+        name, ""
+    )
 
 
 def test_no_message_is_left_out_of_the_table():

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 TOP_FLOOR = ("esper.cli", "esper.weatherlight")
 BENCH = "esper.testing"  # builders and a real clock for tests and experiments; nothing that ships may lean on it
 CHILD = "esper.tezzeret.child"  # a process of its own that measures kernels: the clock that it hands on is there
-PURE = ("esper.leyline", "esper.history", "esper.errors", "esper.kasmina.lifecycle")
+PURE = ("esper.leyline", "esper.history", "esper.errors", "esper.kasmina.lifecycle", "esper.urza.version")
 FORGE = tuple(
     f"esper.tezzeret.{name}" for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines"]
 )
@@ -23,6 +23,7 @@ TORCH_FREE = (
     "esper.tamiyo",
     "esper.kasmina.lifecycle",
     "esper.nissa",
+    "esper.urza",
     "projections",
     "streams.forge",
     *FORGE,
@@ -134,6 +135,9 @@ def test_every_module_keeps_to_its_room():
         ("esper.cli.run", "from esper.testing import MemoryLog"),
         ("projections.history", "import torch.nn"),
         ("projections.history", "from esper import tolaria"),
+        ("projections.library", "from esper.urza.library import UrzaLibrary"),
+        ("esper.urza.library", "from projections.library import Library"),
+        ("esper.urza.library", "import duckdb"),
         ("projections.history", "from streams import archiver"),
         ("streams.worker", "from esper.weatherlight import supervisor"),
     ],

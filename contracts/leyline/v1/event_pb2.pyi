@@ -729,12 +729,14 @@ class DecisionMade(_message.Message):
     def __init__(self, packet_id: _Optional[bytes] = ..., policy: _Optional[str] = ..., policy_version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., observation_ref: _Optional[str] = ..., observation_hash: _Optional[bytes] = ..., action_mask: _Optional[bytes] = ..., logits: _Optional[_Iterable[float]] = ..., draw: _Optional[float] = ..., action: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., command_id: _Optional[bytes] = ..., risk: _Optional[float] = ..., risk_reasons: _Optional[_Iterable[str]] = ..., latency_ms: _Optional[float] = ..., value_estimate: _Optional[float] = ...) -> None: ...
 
 class BlueprintRegistered(_message.Message):
-    __slots__ = ("descriptor", "shape_kinds")
+    __slots__ = ("descriptor", "shape_kinds", "tags")
     DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
     SHAPE_KINDS_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
     descriptor: _leyline_pb2.BlueprintDescriptor
     shape_kinds: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, descriptor: _Optional[_Union[_leyline_pb2.BlueprintDescriptor, _Mapping]] = ..., shape_kinds: _Optional[_Iterable[str]] = ...) -> None: ...
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, descriptor: _Optional[_Union[_leyline_pb2.BlueprintDescriptor, _Mapping]] = ..., shape_kinds: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BlueprintApproved(_message.Message):
     __slots__ = ("blueprint_id", "approved", "by", "why")

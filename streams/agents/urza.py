@@ -1,0 +1,127 @@
+"""Urza's agent: a prefetch request comes in, its one answer goes out. It holds no logic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from typing import Any, Final
+
+from contracts.topics import KERNELS
+from esper.leyline.envelope import Event
+from esper.leyline.objects import ObjectStore
+from esper.urza import prefetch
+from esper.urza.cache import Cache
+from esper.urza.library import Served, UrzaLibrary
+from esper.urza.prefetch import Nonces
+from esper.urza.shelf import Shelf
+from projections.library import Library
+from streams.app import record_of_event, source
+from streams.library_feed import LibraryFeed
+from streams.metrics import Metrics
+from streams.process import Room
+from streams.producer import Publisher
+from streams.reader import Intake, past
+from streams.records import Record
+
+SWEEP_S: Final = 60.0
+CACHE_BYTES: Final = 64 * 2**20
+"""The worker serves references and keeps kernels only to check them sooner; trainers have caches of their own."""
+
+
+_tasks: set[asyncio.Task[None]] = set()
+logger = logging.getLogger(__name__)
+
+
+class Counter:
+    """Answers requests. An id is used up once its answer is acknowledged, so a failed attempt can be made again."""
+
+    def __init__(self, library: UrzaLibrary, nonces: Nonces, publisher: Publisher, metrics: Metrics) -> None:
+        self._library = library
+        self._nonces = nonces
+        self._publisher = publisher
+        self._metrics = metrics
+
+    async def handle(self, event: Event, _record: Record) -> None:
+        """Answer a KernelPrefetchRequest; the answers on the same topic are this agent's own."""
+        if event.WhichOneof("body") != "kernel_prefetch_request":
+            return
+        started, now_ns = time.perf_counter(), time.time_ns()
+        outcome = prefetch.judge(event, self._nonces, now_ns=now_ns)
+        if outcome == "accepted":
+            await self._answer(event, now_ns)
+            self._metrics.observe("esper_urza_prefetch_latency_seconds", time.perf_counter() - started)
+            return
+        if outcome != "duplicate":
+            await self._publisher.publish([prefetch.refusal(event, outcome, now_ns=now_ns)])
+        self._metrics.count("esper_urza_prefetch_total", outcome=outcome)
+
+    async def _answer(self, event: Event, now_ns: int) -> None:
+        request = event.kernel_prefetch_request
+        wanted = prefetch.wanted(request)
+        served = await asyncio.to_thread(self._library.serve, wanted, now_ms=now_ns // 1_000_000)
+        changes = [
+            prefetch.breaker_changed(change, event, ordinal, now_ns=now_ns)
+            for ordinal, change in enumerate(self._library.take_changes())
+        ]
+        await self._publisher.publish([*changes, *prefetch.answer(event, served, now_ns=now_ns)])
+        self._nonces.use(request.request_id, event.event_id)
+        self._count(served)
+
+    def _count(self, served: Served) -> None:
+        self._metrics.count("esper_urza_prefetch_total", outcome=served.fallback or "ready")
+        self._metrics.observe("esper_urza_query_duration_seconds", served.elapsed_s)
+        if served.refusal is not None:
+            self._metrics.count("esper_urza_integrity_failures_total", reason=served.refusal.reason)
+        elif not served.fallback:
+            self._metrics.count("esper_urza_cache_hits_total" if served.cached else "esper_urza_cache_misses_total")
+        self.show()
+
+    def show(self) -> None:
+        """Set the gauges."""
+        cache = self._library.shelf.cache
+        self._metrics.set("esper_urza_cache_evictions", cache.evictions)
+        self._metrics.set("esper_urza_cache_expired", cache.expired)
+        self._metrics.set("esper_urza_cache_size_bytes", cache.nbytes)
+        self._metrics.set("esper_urza_breaker_state", float(self._library.breaker_state))
+        self._metrics.set("esper_urza_breaker_openings", self._library.counts["breaker_opened"])
+        self._metrics.set("esper_urza_conservative_mode", float(self._library.conservative))
+        self._metrics.set("esper_urza_nonce_evictions", self._nonces.evictions)
+
+    async def keep_house(self) -> None:
+        """Forget what has been in memory for too long, for ever."""
+        while True:
+            self._library.shelf.sweep()
+            self.show()
+            await asyncio.sleep(SWEEP_S)
+
+
+async def furnish(room: Room) -> None:
+    """Urza's agent on `esper.kernels`, with a catalogue that is up with the log and the ids that were used before."""
+    library = Library(room.settings.data / "projections" / "urza.duckdb", room.ring)
+    feed = LibraryFeed(library, room.brokers, room.metrics)
+    await feed.catch_up()
+    nonces = Nonces()
+    async for event in past(room.brokers, room.ring, KERNELS):
+        nonces.restore(event)
+    shelf = Shelf(ObjectStore(room.settings.objects), Cache(time.monotonic, limit_bytes=CACHE_BYTES))
+    counter = Counter(UrzaLibrary(feed.reader(), shelf, monotonic=time.monotonic), nonces, room.publisher, room.metrics)
+    intake = Intake("urza", room.ring, room.publisher, room.metrics, counter.handle)
+
+    async def urza(stream: Any) -> None:
+        async for event in stream.events():
+            await intake.take(record_of_event(event))
+
+    room.app.agent(source(room.app, KERNELS), name="urza")(urza)
+    for task in (asyncio.create_task(feed.keep()), asyncio.create_task(counter.keep_house())):
+        _tasks.add(task)
+        task.add_done_callback(_ended)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """Without its catalogue this process is of no use: it ends, and whoever watches it starts another."""
+    _tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("urza cannot go on", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
