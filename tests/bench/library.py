@@ -132,7 +132,7 @@ def percentiles(what: str, samples: list[float], fixture: str, limits: tuple[flo
     ]
 
 
-def rows(*, full: bool = True) -> list[Row]:  # noqa: ARG001 - the stated counts are quick
+def rows(*, full: bool = True) -> list[Row]:  # the stated counts are quick
     """All rows."""
     with tempfile.TemporaryDirectory() as folder:
         return measure(Path(folder))
