@@ -69,6 +69,7 @@ class Library:
     def close(self) -> None:
         """Give the file back."""
         self._connection.close()
+        del self._connection  # as in the reader
 
     def reader(self) -> LibraryReader:
         """A view of what is committed, for a thread of its own."""
@@ -151,6 +152,8 @@ class Library:
             event = envelope.parse(record.value or b"")
         except ContractViolation:
             return "malformed"
+        if envelope.topic_of(event).name != record.topic:
+            return "misplaced"
         signed = Signed(record.value or b"", name, headers.get(HEADER_SIGNATURE))
         return self._ring.verify(signed, event.recorded_at_ns) or event
 
@@ -207,6 +210,12 @@ class LibraryReader:
     def interrupt(self) -> None:
         """End the lookup that is running now."""
         self._connection.interrupt()
+
+    def close(self) -> None:
+        """Give the connection back; nothing can be asked any more."""
+        self._connection.close()
+        # Without this DuckDB complains at the interpreter's end where someone still holds the reader.
+        del self._connection
 
 
 def _open(path: Path | None) -> duckdb.DuckDBPyConnection:

@@ -36,11 +36,13 @@ class LibraryFeed:
         self._metrics = metrics
         self._owner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="library")
         self._counter = library.reader()
+        self._readers = [self._counter]
         self._consumer: AIOKafkaConsumer | None = None
 
     def reader(self) -> LibraryReader:
-        """A view of what is folded, for a thread of its own."""
-        return self._library.reader()
+        """A view of what is folded, for a thread of its own; closed when `keep` ends."""
+        self._readers.append(self._library.reader())
+        return self._readers[-1]
 
     async def catch_up(self) -> None:
         """Fold all that is on the log now. Raises LogUnavailable where it does not answer."""
@@ -64,7 +66,8 @@ class LibraryFeed:
                     await asyncio.sleep(RETRY_S)
         finally:
             await self._disconnect()
-            self._owner.submit(self._library.close)
+            for close in (*[reader.close for reader in self._readers], self._library.close):
+                self._owner.submit(close)
             self._owner.shutdown(wait=True)
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:

@@ -99,6 +99,7 @@ async def _serve(name: str, settings: Settings, brokers: str, ring: KeyRing, fur
             async with asyncio.timeout(STOP_S / 2):
                 await app.stop()
         await publisher.stop()
+    gc.unfreeze()  # else DuckDB complains at the end about what was never collected
 
 
 def _settle() -> None:

@@ -295,3 +295,5 @@ def test_killed_and_without_its_projection_the_worker_serves_the_same_library(
     assert {each.kernel_artifact_ready.artifact_ref for each in found()} == {ref}
     assert len(found()) == 2
     assert (one.kernel_artifact_ready.request_id, two.kernel_artifact_ready.request_id) == ("one", "two")
+    assert process.terminate()[0] == 0
+    assert "leaked" not in process.stderr_path.read_text()

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from contracts.topics import FOR_EVER
 from esper.leyline.envelope import parse
+from projections import open_history
+from projections.archive import Archive
 from projections.library import SOURCES, Library
+from projections.restore import stored_records
 
 ROOT = Path(__file__).parents[3]
 BLUEPRINTS = ("BP001", "BP009", "BP036")
@@ -228,6 +231,17 @@ def test_deleted_and_begun_again_it_is_the_same_library(news, ring, tmp_path, co
 
     assert contents[0] == contents[1]
     assert len(contents[0][0]) == 4
+
+
+def test_the_archive_gives_the_same_library_with_no_log_running(news, ring, tmp_path, fold, content):
+    records = play(news, STORY).records
+    with Archive(tmp_path / "archive", ring) as archive:
+        archive.append(records)
+
+    with open_history(tmp_path / "archive") as history:
+        again = fold(list(stored_records(history)))
+
+    assert content(again) == content(fold(records))
 
 
 def test_a_cleared_library_begins_anew(news, ring, fold, content):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -138,6 +139,17 @@ def test_unsigned_forged_and_malformed_records_do_not_count(news, fold, ring):
 
         assert sum(taken.refused.values()) == 1
         assert found(library) == []
+
+
+def test_an_event_on_a_topic_that_is_not_its_own_does_not_count(news, fold):
+    news.registered()
+    news.stored()
+    stray = dataclasses.replace(news.records[-1], topic="esper.runs", offset=0)
+
+    library = fold(news.records[:-1])
+
+    assert library.take([stray]).refused == {"misplaced": 1}
+    assert found(library) == []
 
 
 def test_a_query_that_is_interrupted_raises_and_the_next_one_works(news, fold):
