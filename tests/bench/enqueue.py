@@ -2,7 +2,7 @@
 
 Timed in the trainer itself: `digits` trains with its step samples, packets, digests and checkpoints going to an
 embedded broker, and every call of `KafkaLog.publish` counts. So the caches are as cold as a training step leaves them,
-and the sending thread wants the interpreter at the same time. Making the event (ids, clock, envelope) is timed apart.
+and the sending thread wants the interpreter at the same time. Making the event (ids, clock, envelope) is not in it.
 """
 
 from __future__ import annotations
@@ -82,20 +82,20 @@ def measure(epochs: int) -> dict[str, list[float]]:
 
 
 def rows(*, full: bool = False) -> list[Row]:
-    """The median over all events, and what a hundredth of them exceeds."""
+    """What nineteen of twenty events take, over all kinds, and what a hundredth of them exceeds."""
     took = measure(200 if full else 40)
     every = [each for each_kind in took.values() for each in each_kind]
     facts = sum(len(each) for name, each in took.items() if not BY_BODY[name].sheddable)
     cuts = statistics.quantiles(every, n=100, method="inclusive")
     fixture = f"digits training, {len(every):,} events, {facts} of them facts"
     return [
-        Row("enqueue an event in the trainer, p50", cuts[49], "µs", fixture, limit=50.0),
+        Row("enqueue an event in the trainer, p95", cuts[94], "µs", f"{fixture}, p50 {cuts[49]:.0f} µs", limit=50.0),
         Row("enqueue an event in the trainer, p99", cuts[98], "µs", fixture),
     ]
 
 
 def main() -> int:
-    """Print the rows, and each kind of event below; 1 where a limit was missed."""
+    """Print the rows; 1 where a limit was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="200 epochs instead of 40")
     found = rows(full=parser.parse_args().full)
