@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +72,7 @@ def failed(rows: Iterable[Row]) -> bool:
 
 
 def rows_of(bench: str, *, full: bool) -> list[Row]:
-    """What the benchmark of this name measures; here, because a fresh process can import it from here."""
+    """What the benchmark of this name measures, asked for in a process of its own; its words go to stderr."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     rows: list[Row] = importlib.import_module(f"tests.bench.{bench}").rows(full=full)
     return rows
