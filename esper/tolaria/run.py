@@ -186,7 +186,7 @@ def make_run(
             breaker=_breaker("learning_rate", clock),
         ),
         random=random,
-        guard=Guard(config.divergence_factor),
+        guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
