@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from esper.errors import InvalidInput
-from esper.karn.blueprint import Blueprint
+
+if TYPE_CHECKING:  # a run's configuration holds approvals, and the command line builds one without loading torch
+    from esper.karn.blueprint import Blueprint
 
 
 @dataclass(frozen=True, slots=True)
