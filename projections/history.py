@@ -2,8 +2,8 @@
 
 Schemas: `log` has one view per body type with the archive's own columns (see `columns`), `empty` the same tables
 without rows, and `main` the readable views of `sql/`: `runs`, `epochs`, `decisions`, `commands`, `transitions`,
-`gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, and the fold (`fold_*`). Any number of processes may
-read at once, with or without a writer.
+`gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, `blueprint_outcomes`, and the fold (`fold_*`). Any
+number of processes may read at once, with or without a writer.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ VIEWS: Final = (
     "checkpoints",
     "telemetry",
     "events",
+    "blueprint_outcomes",
 )
 """The readable views that people are promised."""
 

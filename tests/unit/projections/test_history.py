@@ -27,6 +27,7 @@ PROMISED = {
     "checkpoints": {"run_id", "ref", "step", "kept", "reason", "surviving"},
     "telemetry": {"run_id", "step", "seed_id", "name", "value", "unit"},
     "events": {"run_id", "body", "step", "event_id", "causation_id", "topic", "partition", "offset", "raw"},
+    "blueprint_outcomes": {"blueprint_id", "shape_kind", "shape", "germinated", "fossilized", "culled", "mean_delta"},
 }
 
 
