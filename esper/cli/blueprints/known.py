@@ -37,7 +37,7 @@ class Known:
         """What became of the seeds of one blueprint or of all, a row per shape of site."""
         return self._by_blueprint("SELECT * FROM blueprint_outcomes", blueprint_id, "germinated DESC")
 
-    def rows(self, query: str, parameters: list[Any] | None = None) -> list[Row]:
+    def rows(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[Row]:
         """The answer's rows by the names of its columns; none where there is no history."""
         if self.history is None:
             return []
