@@ -17,10 +17,12 @@ from esper.cli.output import BOLD, CYAN, DIM, GREEN, RED, YELLOW, say, say_hangi
 from esper.karn.facts import Facts
 from esper.karn.table import find_facts
 from esper.leyline import envelope
-from esper.leyline.envelope import Event, body_name, body_of
+from esper.leyline.envelope import Event, body_name
 from esper.leyline.ids import text
 
 NAME_WIDTH: Final = 22
+Sites = dict[str, str]
+"""What each job is for, by its id, as its request says."""
 _STYLES: Final = {
     "approved": GREEN,
     "approval withdrawn": RED,
@@ -84,69 +86,82 @@ def _on_the_topic(blueprint_id: str, known: Known) -> Iterator[Moment]:
     ]
     once = f"SELECT DISTINCT ON (event_id) * FROM ({' UNION ALL '.join(parts)}) ORDER BY log_offset"  # noqa: S608
     query = f"SELECT log_raw, moment(recorded_at_ns) AS at FROM ({once}) ORDER BY log_offset"  # noqa: S608
+    sites: dict[str, str] = {}
     for row in known.rows(query, [blueprint_id.encode()] * len(parts)):
         event = envelope.parse(row["log_raw"])
-        what, line, details = _MOMENTS[body_name(event)](event)
+        what, line, details = _MOMENTS[body_name(event)](event, sites)
         yield Moment(row["at"], what, line, {"event_id": text(event.event_id), **details})
 
 
-def _registered(event: Event) -> tuple[str, str, Row]:
+def _site(body: Any, sites: Sites) -> str:
+    """The site that a job is for, where its request was seen."""
+    return f"{sites[body.job_id]}: " if body.job_id in sites else ""
+
+
+def _registered(event: Event, _sites: Sites) -> tuple[str, str, Row]:
     one = event.blueprint_registered.descriptor
     tier = leyline.BlueprintTier.Name(one.tier).removeprefix("BLUEPRINT_TIER_").lower().replace("_", "-")
     line = f"{tier}, stage {one.stage}, risk {one.risk:.1f}, serves {', '.join(event.blueprint_registered.shape_kinds)}"
     return "registered", line, {"tier": tier, "stage": one.stage, "risk": round(one.risk, 4)}
 
 
-def _approved(event: Event) -> tuple[str, str, Row]:
+def _approved(event: Event, _sites: Sites) -> tuple[str, str, Row]:
     body = event.blueprint_approved
     what = "approved" if body.approved else "approval withdrawn"
     return what, f"by {body.by}: {body.why}", {"by": body.by, "why": body.why}
 
 
-def _requested(event: Event) -> tuple[str, str, Row]:
+def _requested(event: Event, sites: Sites) -> tuple[str, str, Row]:
     body = event.compile_requested
     settings = ", ".join(f"{name} {value:g}" for name, value in sorted(body.parameters.items()))
-    line = f"{body.shape_kind} {shape_text(body.shape)}{f', {settings}' if settings else ''}, {body.pipeline} pipeline"
+    sites[body.job_id] = f"{body.shape_kind} {shape_text(body.shape)}{f', {settings}' if settings else ''}"
+    line = f"{sites[body.job_id]}: {body.pipeline} pipeline"
     return "compile requested", f"{line}, by {event.producer}", {"job_id": body.job_id, "by": event.producer}
 
 
-def _started(event: Event) -> tuple[str, str, Row]:
+def _started(event: Event, sites: Sites) -> tuple[str, str, Row]:
     body = event.compile_started
-    return "compile started", f"attempt {body.attempt}, {body.pipeline}", {"job_id": body.job_id}
+    return "compile started", f"{_site(body, sites)}attempt {body.attempt}, {body.pipeline}", {"job_id": body.job_id}
 
 
-def _failed(event: Event) -> tuple[str, str, Row]:
+def _failed(event: Event, sites: Sites) -> tuple[str, str, Row]:
     body = event.compile_failed
     again = "will be tried again" if body.will_retry else "for good"
-    return "compile failed", f"attempt {body.attempt}, {again}: {body.reason}", {"job_id": body.job_id}
+    return (
+        "compile failed",
+        f"{_site(body, sites)}attempt {body.attempt}, {again}: {body.reason}",
+        {"job_id": body.job_id},
+    )
 
 
-def _parked(event: Event) -> tuple[str, str, Row]:
+def _parked(event: Event, sites: Sites) -> tuple[str, str, Row]:
     body = event.compile_parked
-    return "compile given up", body.reason, {"job_id": body.job_id, "reason": body.reason}
+    return "compile given up", f"{_site(body, sites)}{body.reason}", {"job_id": body.job_id, "reason": body.reason}
 
 
-def _finished(event: Event) -> tuple[str, str, Row]:
+def _finished(event: Event, sites: Sites) -> tuple[str, str, Row]:
     body = event.compile_finished
     against = f" against {microseconds(body.compiled_us)} compiled" if body.compiled_us else ", not compiled"
-    line = f"attempt {body.attempt}: {body.form} serves, {microseconds(body.eager_us)} eager{against}"
+    line = (
+        f"{_site(body, sites)}attempt {body.attempt}, {body.form} serves, {microseconds(body.eager_us)} eager{against}"
+    )
     figures = ("job_id", "artifact_ref", "form", "compile_ms", "eager_us", "compiled_us", "prewarm_p50_ms")
     return "compile finished", line, {name: getattr(body, name) for name in figures}
 
 
-def _stored(event: Event) -> tuple[str, str, Row]:
+def _stored(event: Event, _sites: Sites) -> tuple[str, str, Row]:
     body = event.artifact_stored
     line = f"version {body.artifact_version}, {body.form}, {body.bytes:,} bytes, {body.artifact_ref[:19]}"
     return "stored", line, {"version": body.artifact_version, "artifact_ref": body.artifact_ref, "form": body.form}
 
 
-def _sheet(event: Event) -> tuple[str, str, Row]:
+def _sheet(event: Event, _sites: Sites) -> tuple[str, str, Row]:
     sheet = event.bsds_issued.bsds
     band = leyline.HazardBand.Name(sheet.hazard_band).removeprefix("HAZARD_BAND_").lower()
     return "risk sheet issued", f"{sheet.risk_score:.2f}, {band}", {"risk_score": sheet.risk_score, "hazard_band": band}
 
 
-_MOMENTS: Final[dict[str, Callable[[Event], tuple[str, str, Row]]]] = {
+_MOMENTS: Final[dict[str, Callable[[Event, Sites], tuple[str, str, Row]]]] = {
     "blueprint_registered": _registered,
     "blueprint_approved": _approved,
     "compile_requested": _requested,
@@ -174,7 +189,8 @@ WITH attached AS (
 SELECT moment(recorded_at_ns) AS at, 'attached' AS what, run_id, seed_id, epoch, form AS said, artifact_ref,
     module_parameters AS parameters FROM attached
 UNION ALL
-SELECT moment(recorded_at_ns), 'swapped', run_id, seed_id, epoch, from_form || ' to ' || to_form, NULL, NULL FROM swapped
+SELECT moment(recorded_at_ns), 'swapped', run_id, seed_id, epoch, from_form || ' to ' || to_form, NULL, NULL
+FROM swapped
 UNION ALL
 SELECT recorded_at, to_stage, run_id, seed_id, epoch, reason, NULL, NULL FROM ended
 """
