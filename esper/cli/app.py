@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
+from esper.cli.blueprints.app import app as blueprints_app
+from esper.cli.options import DATA_DIR, AsJson, DataDir
 from esper.cli.output import complain
 from esper.errors import EsperError
 
@@ -38,6 +39,7 @@ Start with:
   esper run                 train the default task, with growth and a control run beside it
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
+  esper blueprints list     what a seed can be grown from
 """
 
 app = typer.Typer(
@@ -49,18 +51,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+app.add_typer(blueprints_app, name="blueprints")
+
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
 ]
 Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
-DATA_DIR: Final = Path("esper-data")
 
 
 def dispatch(arguments: Sequence[str]) -> int:
