@@ -72,4 +72,4 @@ def descriptor(blueprint: Blueprint) -> BlueprintDescriptor:
 
 def registered(blueprint: Blueprint) -> BlueprintRegistered:
     """The event that puts a template on the log."""
-    return BlueprintRegistered(descriptor=descriptor(blueprint), shape_kinds=blueprint.kinds)
+    return BlueprintRegistered(descriptor=descriptor(blueprint), shape_kinds=blueprint.kinds, tags=blueprint.tags)

@@ -22,6 +22,7 @@ TORCH_FREE = (
     "esper.history",
     "esper.tamiyo",
     "esper.kasmina.lifecycle",
+    "esper.karn.registration",
     "esper.nissa",
     "esper.urza",
     "projections",
