@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import CompileRequested
-from contracts.leyline.v1.leyline_pb2 import MESSAGE_PRIORITY_CRITICAL
+from contracts.leyline.v1.leyline_pb2 import MESSAGE_PRIORITY_CRITICAL, MESSAGE_PRIORITY_LOW
 from esper.errors import ContractViolation
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, body_of
@@ -62,6 +62,11 @@ class Job:
     def stored(self) -> bool:
         """Whether everybody may know of its artifact."""
         return self.stage in ("stored", "catalogued")
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether nobody waits for it: a run wished for it and goes on without."""
+        return self.priority <= MESSAGE_PRIORITY_LOW and self.needs == "compile"
 
     @property
     def next_attempt(self) -> int:
@@ -147,13 +152,18 @@ def request_id(job_id: str, attempts_made: int = 0) -> bytes:
     return ids.derived_id(ids.from_text(job_id), "tezzeret.requested", attempts_made)
 
 
+def wish_id(job_id: str) -> bytes:
+    """The event id under which a kernel is wished for by who found it missing; it does not begin a parked job anew."""
+    return ids.derived_id(ids.from_text(job_id), "tezzeret.wished")
+
+
 def _requested(job: Job | None, event: Event, place: Place) -> Job:
     body, priority = event.compile_requested, int(event.priority)
     stage = target(None if job is None else job.stage, "compile_requested")
     if job is not None:
         # By its id a new request is told from the old one that comes again.
         if stage is None or event.event_id != request_id(job.job_id, job.attempt):
-            return job
+            return replace(job, priority=max(job.priority, priority))
         return replace(job, stage=stage, base=job.attempt, submitted=place, priority=priority)
     parameters = dict(body.parameters)
     expected = job_id_of(body.blueprint_id, body.shape_kind, body.shape, parameters, body.pipeline)
@@ -171,11 +181,14 @@ def _requested(job: Job | None, event: Event, place: Place) -> Job:
     )
 
 
-def next_jobs(jobs: Iterable[Job], now_ms: int, *, running: Iterable[str] = (), at_most: int) -> list[Job]:
+def next_jobs(
+    jobs: Iterable[Job], now_ms: int, *, running: Iterable[str] = (), at_most: int, idle: bool = True
+) -> list[Job]:
     """What to take up now, best first: all that only needs events, then compilations until `at_most` run.
 
     Among compilations the higher priority goes first, and within one the order of submission, across restarts
-    (R-TEZ-16). `running` are the ids of jobs in hand, of whatever kind.
+    (R-TEZ-16). `running` are the ids of jobs in hand, of whatever kind. Unless the machine is `idle`, jobs that can
+    wait do; and of those at most one begins at a time, because it takes up the room that was found.
     """
     busy = set(running)
     free = [job for job in jobs if job.job_id not in busy]
@@ -183,7 +196,9 @@ def next_jobs(jobs: Iterable[Job], now_ms: int, *, running: Iterable[str] = (), 
     compile_ = sorted(
         (job for job in free if job.needs == "compile"), key=lambda job: (-_urgency(job, now_ms), job.submitted)
     )
-    return settle + compile_[: max(0, at_most - len(busy))]
+    urgent = [job for job in compile_ if not job.can_wait]
+    patient = [job for job in compile_ if job.can_wait][:1] if idle and not urgent else []
+    return settle + [*urgent, *patient][: max(0, at_most - len(busy))]
 
 
 def _urgency(job: Job, now_ms: int) -> int:

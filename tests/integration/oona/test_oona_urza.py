@@ -8,12 +8,13 @@ import json
 import struct
 import time
 import uuid
+from collections import Counter
 
 import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2 as lp
-from contracts.topics import EMERGENCY, KERNELS
+from contracts.topics import BLUEPRINTS, EMERGENCY, KERNELS
 from esper.leyline import ids
 from esper.leyline.envelope import body_name
 from esper.leyline.objects import ObjectStore
@@ -210,6 +211,36 @@ def test_what_is_not_stored_is_an_error_with_its_reason(stored, ask, by_blueprin
     (answer,) = answers(by_blueprint(blueprint, answered(1)))
 
     assert answer.kernel_artifact_error.reason == "artifact_not_found"
+
+
+def test_what_is_not_stored_is_wished_for_once_however_often_it_is_asked_for(worker, ask, by_blueprint, blueprint):
+    ask(blueprint, depth=3.0)
+    by_blueprint(blueprint, answered(1))
+    ask(blueprint, depth=3.0)
+    by_blueprint(blueprint, answered(2))
+    ask(blueprint, depth=1.0)
+    by_blueprint(blueprint, answered(3))
+
+    wishes = by_blueprint(blueprint, lambda found: len(found) >= 2, BLUEPRINTS)
+
+    assert [wish.compile_requested.parameters["depth"] for wish in wishes] == [3.0, 1.0]
+    assert {wish.priority for wish in wishes} == {lp.MESSAGE_PRIORITY_LOW}
+
+
+def test_the_catalogue_is_told_once_also_by_a_worker_that_comes_back(own_log, ring, tmp_path, processes, worker):
+    def told():
+        async def collect():
+            return [body_name(event) async for event in past(own_log.address, ring, BLUEPRINTS)]
+
+        return Counter(asyncio.run(collect()))
+
+    process = processes("worker", tmp_path, own_log.address)
+    once = {"blueprint_registered": 50, "bsds_issued": 50}
+    assert told() == once
+    for _ in range(2):
+        process.kill()
+        process.start()
+        assert told() == once
 
 
 def test_a_flipped_bit_is_refused_counted_and_told_of(
