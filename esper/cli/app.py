@@ -106,11 +106,30 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
     ] = "full",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool",
+            metavar="POOL,...",
+            help="What may grow: default, safe, or ids such as BP009,BP013; experimental ones must be approved.",
+        ),
+    ] = "default",
+    drill: Annotated[
+        str,
+        typer.Option(
+            "--drill",
+            metavar="ID,...",
+            help="A quarantine drill: these approved stressors (BP043 to BP050) may grow too.",
+        ),
+    ] = "",
     data_dir: DataDir = DATA_DIR,
     *,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
+    ignore_history: Annotated[
+        bool, typer.Option("--ignore-history", help="Choose as if no run of the data folder had been before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a task with growth, and the same without beside it; needs no other process, no network and no GPU.
@@ -127,10 +146,17 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         policy=policy,
         lifecycle=lifecycle,
         device=device,
+        pool=_ids(pool),
+        drill=_ids(drill),
         control=control,
+        ignore_history=ignore_history,
         as_json=as_json,
     )
     return run_command(request)
+
+
+def _ids(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 @app.command(epilog="Example: esper runs --json")

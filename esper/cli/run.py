@@ -26,6 +26,7 @@ from esper.kasmina.settings import SeedSettings
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
+from esper.weatherlight.dossier import dossier_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -48,18 +49,26 @@ class RunRequest:
     policy: Policy
     lifecycle: Literal["full", "direct"]
     device: str
+    pool: tuple[str, ...]
+    drill: tuple[str, ...]
     control: bool
+    ignore_history: bool
     as_json: bool
 
-    @property
     def configs(self) -> tuple[RunConfig, RunConfig | None]:
-        """The grown run's and its control's configuration; without growth a run is its own control."""
+        """The grown run's and its control's configuration; without growth a run is its own control.
+
+        Reads what the data folder's history knows about blueprints.
+        """
         grown = RunConfig(
             task=self.task,
             epochs=self.epochs,
             seed=self.seed,
             policy=self.policy,
             device=self.device,
+            pool=(*self.pool, *self.drill),
+            drill=bool(self.drill),
+            dossier=dossier_of(self.data_dir, outcomes=not self.ignore_history),
             seeds=SeedSettings(lifecycle=self.lifecycle),
         )
         wanted = self.control and self.policy != "none"
@@ -70,9 +79,9 @@ def run_command(request: RunRequest) -> int:
     """Do the run and print its summary; the exit code. Raises InvalidInput and LogUnavailable in one line each."""
     since = time.monotonic()
     settings = Settings.load(data=request.data_dir)
-    grown_config, control_config = request.configs
     _check_task(request.task)
     check_writable(request.data_dir)
+    grown_config, control_config = request.configs()
     ring = load_key_ring(settings)
     run_id = new_run_id()
     configs, names = {run_id: grown_config}, {run_id: "grown", control_of(run_id): "control"}

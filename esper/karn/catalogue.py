@@ -59,6 +59,21 @@ small. Merits were measured within it (docs/log.md); a run that wants others nam
 """
 
 
+POOLS: Final = {"default": DEFAULT_POOL, "safe": SAFE_POOL}
+"""The pools that have a name."""
+
+
+def pool(names: Collection[str]) -> tuple[str, ...]:
+    """The ids that these names mean, in order: of pools (`default`, `safe`) and of templates, in any mix.
+
+    Raises InvalidInput for a name that is neither, and where there is none.
+    """
+    if not names:
+        raise InvalidInput(f"a pool needs at least one blueprint; name {', '.join(POOLS)} or ids such as BP009")
+    ids = {each for name in names for each in POOLS.get(name) or (find(name).blueprint_id,)}
+    return tuple(sorted(ids))
+
+
 def find(blueprint_id: str) -> Blueprint:
     """The template of that id; raises InvalidInput where the catalogue has none."""
     blueprint = CATALOGUE.get(blueprint_id)
