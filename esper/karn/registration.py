@@ -1,6 +1,6 @@
 """The catalogue as it is told on the log: every template's facts and its risk data sheet, each said once for ever.
 
-The facts are those of `table.json`, so the worker says them without loading torch.
+The facts are those of `esper.karn.table`, so that the worker can say them without loading torch.
 """
 
 from __future__ import annotations

@@ -6,10 +6,17 @@ import subprocess
 import sys
 
 from esper.karn.catalogue import CATALOGUE
+from esper.karn.descriptor import registered
 from esper.karn.registration import registration
 from esper.leyline.envelope import body_name
 
 ALONE = "import sys, esper.karn.registration as r; r.registration(1); sys.exit('torch' in sys.modules)"
+
+
+def test_it_says_what_the_templates_say():
+    told = [event.blueprint_registered for event in registration(5)[::2]]
+
+    assert told == [registered(blueprint) for blueprint in CATALOGUE.values()]
 
 
 def test_every_template_is_registered_and_has_a_risk_sheet():
