@@ -20,13 +20,6 @@ class Accepted:
     facts: list[Event]
     state: RunState
 
-    def surviving(self, step: int) -> int:
-        """The last sequence on the surviving timeline at which no more than `step` optimiser steps were taken."""
-        mark = self.state.path
-        while mark is not None and mark.world.step > step:
-            mark = mark.previous
-        return 0 if mark is None else mark.sequence
-
 
 def accept(events: Iterable[Event]) -> Accepted:
     """What counts of `events`, which are a run's with those of its ancestors before them, in the order of the log.

@@ -33,6 +33,7 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "windows": run.windows.state(),
         "probe_losses": list(run.probe_losses),
         "epochs_since_structural_change": run.epochs_since_structural_change,
+        "spent": run.flops.state(),
         "chains": {
             seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
         },
@@ -40,10 +41,20 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
     return FlatState(flat.tensors, {**flat.scalars, _PROGRESS: progress})
 
 
+def spent_by(flat: FlatState) -> dict[str, float]:
+    """The FLOPs that a run had spent when `with_progress` made `flat`; a rollback does not bring them back."""
+    spent: dict[str, float] = flat.scalars[_PROGRESS].get("spent", {})
+    return spent
+
+
 def publish_digest(run: Run, flat: FlatState, occasion: str) -> Digest:
-    """Digest `flat`, keep the per-tensor list as an object, and publish the root."""
+    """Digest `flat`, keep the per-tensor list as an object, and publish the root.
+
+    Raises Diverged where the run's past is followed and has another one.
+    """
     found = digest(flat)
-    reference = run.objects.put(found.to_bytes())
+    run.past.examine(found, flat)
+    reference = run.objects.put(found.to_bytes()) if run.past.over else ""
     body = StateDigested(root=found.root, tensors_ref=reference, tensors=len(flat.tensors), occasion=occasion)
     run.recorder.publish(body)
     return found

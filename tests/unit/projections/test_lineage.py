@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
-from esper.history import accept, replay, state_at_step
+from esper.history import accept, replay, sequence_at_step
 from esper.kasmina.lifecycle import DORMANT, GERMINATED, TRAINING
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
@@ -135,7 +135,7 @@ def test_the_accepted_facts_are_one_unbroken_row(family):
         "epoch_completed",
     ]
     assert accepted.facts[-1].incarnation == 2
-    assert (accepted.surviving(9), accepted.surviving(15)) == (2, 7)
+    assert (sequence_at_step(accepted.state, 9), sequence_at_step(accepted.state, 15)) == (2, 7)
 
 
 def test_requests_are_read_as_they_were_signed(tmp_path, family):
