@@ -106,10 +106,11 @@ def _verdict(run_id: str, replayed: Replayed, live: float) -> Iterator[str]:
     )
     if replayed.decisions_of_another_policy:
         yield (
-            f"{replayed.decisions_of_another_policy:,} decisions are of a policy that this Esper does not have: only the "
-            "choice was made again, from mask, logits and draw"
+            f"{replayed.decisions_of_another_policy:,} decisions are of a policy that this Esper does not have: only "
+            "the choice was made again, from mask, logits and draw"
         )
-    yield f"{replayed.steps:,} steps in {replayed.wall_s:.1f} s: {_speed(replayed):,.0f} steps/s, live it was {live:,.0f}"
+    speed = f"{_speed(replayed):,.0f} steps/s, live it was {live:,.0f}"
+    yield f"{replayed.steps:,} steps in {replayed.wall_s:.1f} s: {speed}"
 
 
 @contextmanager
@@ -119,21 +120,17 @@ def _shown(recorded: Recorded, to_step: int | None, *, quiet: bool) -> Iterator[
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     console = Console(stderr=True, quiet=quiet)
-    columns = (TextColumn("replaying {task.description}"), BarColumn(), TextColumn("{task.fields[what]}"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         end = recorded.state.world.step if to_step is None else to_step
-        shown = bar.add_task(recorded.run_id, total=end, what="")
+        shown = bar.add_task(f"replaying {recorded.run_id}", total=end, what="")
         last = 0.0
 
         def watch(replayed: Replayed) -> None:
             nonlocal last
             if replayed.wall_s - last >= REDRAWN_S:
                 last = replayed.wall_s
-                what = (
-                    f"step {replayed.step}, {replayed.digests_checked} digests agree, {_speed(replayed):,.0f} steps/s"
-                )
-                bar.update(shown, completed=replayed.step, what=what)
+                agree = f"{replayed.digests_checked} digests agree, {_speed(replayed):,.0f} steps/s"
+                bar.update(shown, completed=replayed.step, what=f"step {replayed.step}, {agree}")
 
         yield watch

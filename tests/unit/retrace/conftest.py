@@ -67,7 +67,7 @@ def _sizes(layer: nn.Module) -> tuple[Any, ...]:
 
 
 class Fault:
-    """A loss that is no number at the calls named, counted over calls with gradient: it strikes once, as chance does."""
+    """A loss that is no number at the calls named, counted over calls with gradient: it strikes once, like chance."""
 
     def __init__(self, calls: Iterable[int]) -> None:
         self._calls = set(calls)
@@ -143,14 +143,8 @@ class Lived:
         **config: Any,
     ) -> Lived:
         """Live it."""
-        settings = {
-            "task": "tiny",
-            "policy": "random",
-            "decision_timeout_s": None,
-            "keep_checkpoints": 0,
-            "seeds": QUICK,
-        }
-        self.config = RunConfig(**(settings | config))
+        settings = {"task": "tiny", "policy": "random", "decision_timeout_s": None, "keep_checkpoints": 0}
+        self.config = RunConfig(**(settings | {"seeds": QUICK} | config))
         self.log = Scripted(self.objects, script or {})
         self.log.miss(miss)
         self.result = train(

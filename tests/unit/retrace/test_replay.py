@@ -8,7 +8,6 @@ import torch
 from esper.errors import InvalidInput
 from esper.tolaria import checkpoint
 from esper.tolaria.state_tree import FlatState, digest
-from esper.tolaria.tasks import Site
 
 
 def check(lived, **where):
@@ -197,13 +196,17 @@ def test_a_decision_that_does_not_follow_from_its_observation_is_named(lived):
 
 
 def test_long_observations_are_read_from_the_object_store(lived):
-    lived.train(seed=1, task=lived.tiny(sites=[Site(str(layer), "vector") for layer in range(6)]))
-    references = [body.observation_ref for body in lived.log.bodies("decision_made") if body.observation_ref]
-    assert references
-    lived.objects.delete(references[-1])
-    replayed = lived.replay(task=lived.tiny(sites=[Site(str(layer), "vector") for layer in range(6)]))
+    lived.train(seed=1)
+    events = lived.copies()
+    decisions = [event.decision_made for event in events if event.HasField("decision_made")]
+    decisions[5].observation_ref = lived.objects.put(decisions[5].observation)
+    decisions[5].observation = b""
+    assert lived.replay(events).decisions_checked == 10
+    lived.objects.delete(decisions[5].observation_ref)
+    replayed = lived.replay(events)
 
-    assert references[-1] in replayed.diverged.what
+    assert replayed.decisions_checked == 5
+    assert decisions[5].observation_ref in replayed.diverged.what
 
 
 def test_a_history_that_does_not_hold_together_is_refused(lived):
