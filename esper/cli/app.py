@@ -176,6 +176,29 @@ def why(
     why_command(data_dir, run, seed, as_json=as_json)
 
 
+@app.command(epilog="Example: esper state last --at epoch:7 --load weights.safetensors")
+def state(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    at: Annotated[
+        str | None, typer.Option("--at", help="A step, such as 120, or an epoch, such as epoch:7; now by default.")
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option("--load", help="Write the weights at that point to this safetensors file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as it was at a step or after an epoch: its seeds, decision, rates, mode, checkpoint. Needs nothing running.
+
+    What was rolled back is left out: a step means the surviving timeline, and is shown after all that happened at it.
+    Figures such as alpha are as last recorded, at the end of an epoch or at a seed's move.
+    """
+    from esper.cli.state import state_command  # noqa: PLC0415
+
+    state_command(data_dir, run, at, load, as_json=as_json)
+
+
 @app.command(
     epilog="Example: esper sql \"select epoch, probe_loss from epochs where run_id = 'k3f9x2qa' order by epoch\""
 )

@@ -72,7 +72,8 @@ def history_of(data_dir: Path) -> Iterator[History]:
 
 def run_ids(history: History) -> list[str]:
     """The ids of all runs, the latest first."""
-    return [run_id for (run_id,) in history.execute("select run_id from runs order by started_at desc").fetchall()]
+    query = "select run_id from log.run_started group by run_id order by min(recorded_at_ns) desc"
+    return [run_id for (run_id,) in history.execute(query).fetchall()]
 
 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:

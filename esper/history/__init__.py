@@ -3,6 +3,34 @@
 from __future__ import annotations
 
 from esper.history.fold import evolve, replay
-from esper.history.state import Problem, RunState, SeedState, stages_by_epoch, state_at_step
+from esper.history.state import (
+    Mark,
+    Problem,
+    Rate,
+    RunState,
+    Saved,
+    SeedState,
+    Standing,
+    World,
+    mark_at_epoch,
+    mark_at_step,
+    packets,
+    stages_by_epoch,
+)
 
-__all__ = ["Problem", "RunState", "SeedState", "evolve", "replay", "stages_by_epoch", "state_at_step"]
+__all__ = [
+    "Mark",
+    "Problem",
+    "Rate",
+    "RunState",
+    "Saved",
+    "SeedState",
+    "Standing",
+    "World",
+    "evolve",
+    "mark_at_epoch",
+    "mark_at_step",
+    "packets",
+    "replay",
+    "stages_by_epoch",
+]
