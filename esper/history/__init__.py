@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from esper.history.accepted import Accepted, accept
 from esper.history.fold import evolve, replay
 from esper.history.state import (
     Mark,
@@ -19,6 +20,7 @@ from esper.history.state import (
 )
 
 __all__ = [
+    "Accepted",
     "Mark",
     "Problem",
     "Rate",
@@ -27,6 +29,7 @@ __all__ = [
     "SeedState",
     "Standing",
     "World",
+    "accept",
     "evolve",
     "mark_at_epoch",
     "mark_at_step",

@@ -10,7 +10,7 @@ import pytest
 
 from esper.cli.app import app, dispatch
 
-COMMANDS = ("run", "runs", "events", "why", "sql", "broker", "up", "doctor")
+COMMANDS = ("run", "runs", "events", "why", "state", "diff", "sql", "broker", "up", "doctor")
 PARTS = (
     "Kasmina",
     "Tolaria",
