@@ -30,6 +30,7 @@ BENCHES = (
     "archive",
     "state",
     "library",
+    "compile",
     "run",
     "broker",
 )

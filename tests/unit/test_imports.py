@@ -18,7 +18,9 @@ FORGE = tuple(
     f"esper.tezzeret.{name}"
     for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines", "scan"]
 )
-KARN = tuple(f"esper.karn.{name}" for name in ["approval", "descriptor", "facts", "risk_sheet", "table"])
+KARN = tuple(
+    f"esper.karn.{name}" for name in ["approval", "descriptor", "facts", "registration", "risk_sheet", "table"]
+)
 TORCH_FREE = (
     "esper.leyline",
     "esper.history",

@@ -44,7 +44,7 @@ class Kernel:
         """The kernel that `body` asks for, as the topic has it before that."""
         kernel = cls(body)
         job = talk.job(body.job_id)
-        if job is not None and job.stage == "finished" and job.needs == "nothing":
+        if job is not None and job.stage == "catalogued":
             kernel.outcome, kernel.finished = "skipped", talk.last(body.job_id, "compile_finished")
         elif job is not None and job.stage == "parked":
             kernel.attempts_made = job.attempt
@@ -74,7 +74,7 @@ class Kernel:
         self.reason = job.reason
         if job.stage == "parked":
             self.outcome = "parked"
-        elif job.stage == "finished" and job.needs == "nothing":
+        elif job.stage == "catalogued":
             self.outcome, self.finished = "stored", talk.last(self.request.job_id, "compile_finished")
         elif job.stage == "started" and job.attempt != self.attempt:
             started = talk.last(self.request.job_id, "compile_started")
