@@ -45,8 +45,11 @@ _SMALL: Final = {"fold_claims": (), "fold_jumps": ("rolled_back",), "fold_seeds"
 """Parts of the fold that are a few rows a run and that most views need: kept as tables, made anew when what they are
 made of changes: the claims of runs, and the tables named here."""
 
-_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch")
+_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch", "fold_facts")
 """Views of the fold, in an order in which each finds those that it reads."""
+
+_AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
+"""The fold as of a step: `from fold_state_at(120)`."""
 
 _SHARED: Final = (*LOG_COLUMNS, *(field.name for field in ENVELOPE))
 _UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
@@ -164,7 +167,9 @@ class History:
         self.connection.execute(";\n".join(vocabulary.statements()))
 
     def _define_views(self) -> None:
-        self.connection.execute(";\n".join(f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)))
+        views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
+        macros = [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
+        self.connection.execute(";\n".join([*views, *macros]))
 
 
 def open_history(archive: Path) -> History:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
@@ -192,8 +193,11 @@ def why(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Why a seed did what it did: packet, decision, command, what came of it, and the report. Needs nothing running."""
-    from esper.cli.read import why_command  # noqa: PLC0415
+    """Why a seed did what it did: packet, decision, command, what came of it, the report and the policy learnt from it.
+
+    Life by life, with the seconds since the run began and since the cause of each event. Needs nothing running.
+    """
+    from esper.cli.why import why_command  # noqa: PLC0415
 
     why_command(data_dir, run, seed, as_json=as_json)
 
@@ -219,6 +223,47 @@ def replay(
     from esper.cli.replay import replay_command  # noqa: PLC0415
 
     return replay_command(data_dir, run, from_step, to_step, as_json=as_json)
+
+
+@app.command(epilog="Example: esper state last --at epoch:7 --load weights.safetensors")
+def state(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    at: Annotated[
+        str | None, typer.Option("--at", help="A step, such as 120, or an epoch, such as epoch:7; now by default.")
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option("--load", help="Write the weights at that point to this safetensors file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as it was at a step or after an epoch: its seeds, decision, rates, mode, checkpoint. Needs nothing running.
+
+    What was rolled back is left out: a step means the surviving timeline, and is shown after all that happened at it.
+    Figures such as alpha are as last recorded, at the end of an epoch or at a seed's move.
+    """
+    from esper.cli.state import state_command  # noqa: PLC0415
+
+    state_command(data_dir, run, at, load, as_json=as_json)
+
+
+@app.command(epilog="Example: esper diff k3f9 last")
+def diff(
+    a: Annotated[str, typer.Argument(help="A run.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="The run to compare it with.", metavar="B")],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Where two histories part, side by side, and what it changed in the end; 0 where they are the same, 1 where not.
+
+    Facts and decisions are compared by what they say, not by their ids or times. A fork and its parent share what came
+    before it. Needs nothing running.
+    """
+    from esper.cli.diff import diff_command  # noqa: PLC0415
+
+    return diff_command(data_dir, a, b, as_json=as_json)
 
 
 @app.command(

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import BreakerChanged, LearningRateChanged
 from esper.errors import InvalidInput
+from esper.history.facts import NEW_PARAMETERS
 from esper.leyline.breaker import CircuitBreaker
 
 MIN_RATE: Final = 1e-6
@@ -80,7 +81,7 @@ class LearningRates:
         self._base[group] = factor * self._base_rate
         self._born[group] = step
         self._written.pop(group, None)
-        return [self._change(group, 0.0, self.rate(group, step), "new parameters")]
+        return [self._change(group, 0.0, self.rate(group, step), NEW_PARAMETERS)]
 
     def remove(self, group: str) -> None:
         """Forget a group that the optimiser no longer holds."""

@@ -28,6 +28,7 @@ BENCHES = (
     "kasmina",
     "decision_latency",
     "archive",
+    "state",
     "library",
     "compile",
     "run",
