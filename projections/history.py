@@ -2,8 +2,8 @@
 
 Schemas: `log` has one view per body type with the archive's own columns (see `columns`), `empty` the same tables
 without rows, and `main` the readable views of `sql/`: `runs`, `epochs`, `decisions`, `commands`, `transitions`,
-`gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, and the fold (`fold_*`). Any number of processes may
-read at once, with or without a writer.
+`gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, `blueprint_outcomes`, `approvals`, `artifacts`, and
+the fold (`fold_*`). Any number of processes may read at once, with or without a writer.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ VIEWS: Final = (
     "checkpoints",
     "telemetry",
     "events",
+    "blueprint_outcomes",
+    "approvals",
+    "artifacts",
 )
 """The readable views that people are promised."""
 
@@ -42,8 +45,11 @@ _SMALL: Final = {"fold_claims": (), "fold_jumps": ("rolled_back",), "fold_seeds"
 """Parts of the fold that are a few rows a run and that most views need: kept as tables, made anew when what they are
 made of changes: the claims of runs, and the tables named here."""
 
-_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch")
+_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch", "fold_facts")
 """Views of the fold, in an order in which each finds those that it reads."""
+
+_AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
+"""The fold as of a step: `from fold_state_at(120)`."""
 
 _SHARED: Final = (*LOG_COLUMNS, *(field.name for field in ENVELOPE))
 _UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
@@ -161,7 +167,9 @@ class History:
         self.connection.execute(";\n".join(vocabulary.statements()))
 
     def _define_views(self) -> None:
-        self.connection.execute(";\n".join(f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)))
+        views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
+        macros = [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
+        self.connection.execute(";\n".join([*views, *macros]))
 
 
 def open_history(archive: Path) -> History:
@@ -170,8 +178,10 @@ def open_history(archive: Path) -> History:
 
 
 def read_sql(name: str) -> str:
-    """The text of `sql/<name>.sql`, without the semicolon at its end."""
-    return resources.files("projections").joinpath("sql", f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
+    """The text of `sql/<name>.sql`, without the semicolon at its end; `{versions}` in it is the library's own fold."""
+    folder = resources.files("projections").joinpath("sql")
+    text = folder.joinpath(f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
+    return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
 
 
 def _view(name: str, query: str) -> str:

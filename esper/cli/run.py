@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
+from esper.cli.archived import wait_for_archive
 from esper.cli.events import Reading, types_of
-from esper.cli.folder import check_room, check_writable
+from esper.cli.folder import check_writable
 from esper.cli.output import complain, say, say_json
 from esper.cli.progress import RunView
 from esper.cli.read import history_of
@@ -26,7 +27,6 @@ from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.dossier import dossier_of
-from projections.manifest import covered
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -181,24 +181,13 @@ class RunCommand:
             complain(str(error))  # and why the run itself failed is the last word
 
     def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
-        archive = self._request.data_dir / "archive"
-        deadline = time.monotonic() + timeout_s
         screen.note("waiting for the archive to hold everything")
-        ends = tail.ends(timeout_s)
-        while True:
-            have = covered(archive)
-            missing = {place: end for place, end in ends.items() if have.get(place, 0) < end}
-            if not missing:
-                return
-            check_room(self._request.data_dir)
-            if time.monotonic() > deadline:
-                raise LogUnavailable(
-                    f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in missing}))} still; the log "
-                    f"has it and the next run archives it (see {self._request.data_dir / 'run' / 'archiver.log'})"
-                )
+
+        def meanwhile() -> None:
             self._take_news(screen)
             screen.refresh()
-            time.sleep(TICK_S / 2)
+
+        wait_for_archive(self._request.data_dir, tail.ends(timeout_s), timeout_s, meanwhile)
 
     def _take_event(self, tail: LogTail, screen: Screen) -> None:
         event = tail.take(TICK_S)

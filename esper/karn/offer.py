@@ -12,8 +12,8 @@ from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import HANDLING_CLASS_STANDARD
 from esper.karn import catalogue
 from esper.karn.approval import Clearance
+from esper.karn.descriptor import TIERS, descriptor
 from esper.karn.dossier import Dossier
-from esper.karn.queries import TIERS, descriptor
 from esper.karn.risk_sheet import risk_sheet
 
 

@@ -82,9 +82,11 @@ class DryRun:
     """Parameters that it shares with the host or another seed."""
     identity_error: float | None
     """Largest |s(h) - h|; None for a module that does not claim to begin as the identity."""
-    repeat_error: float
+    repeat_error: float = 0.0
     """Largest difference between repetitions on the same activations and random numbers, against the output's largest
     value or 1."""
+    trouble: str = ""
+    """Why the library's kernel could not be used; empty where there is a module of the blueprint."""
 
     def checks(self) -> tuple[Check, ...]:
         """The module fits its site, shares nothing, and gives the same again, as a replay needs it to."""
@@ -143,7 +145,11 @@ class Leftovers:
 
 
 def g0_sanity(subject: Subject, dry_run: DryRun) -> GateEvaluated:
-    """Leaves GERMINATED: the module fits its site, is finite and repeatable, shares nothing, begins as it claims to."""
+    """Leaves GERMINATED: the kernel is there, fits, is finite, repeatable, shares nothing, begins as it claims to."""
+    if dry_run.trouble:
+        missing = _verdict(G0, subject, [Check("kernel_ready", 0, "=", 1)])
+        missing.reason = f"no kernel: {dry_run.trouble}"
+        return missing
     checks = [*dry_run.checks()]
     if dry_run.identity_error is not None:
         checks.append(Check("identity_error", dry_run.identity_error, "<=", 1e-5))

@@ -24,6 +24,7 @@ from esper.kasmina.probe import Loss, difference
 from esper.kasmina.randomness import Stream, drawing_from
 from esper.kasmina.seed import Slot, ramp
 from esper.kasmina.sites import device_of, evaluating
+from esper.kasmina.witness import Witness
 
 REPETITIONS: Final = 5
 """Of a dry run. Of four threads that race two repetitions may come out alike, five hardly."""
@@ -61,13 +62,16 @@ class Probing:
 class Progress:
     """The mechanical part of a seed's life."""
 
-    def __init__(self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int) -> None:
+    def __init__(
+        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, witness: Witness
+    ) -> None:
         self._host = grafts.host
         self._settings = grafts.settings
         self._isolation = grafts.isolation
         self._outbox = grafts.outbox
         self._moves = moves
         self._slots = slots
+        self._witness = witness
         self._ramp_steps = self._settings.blend_epochs * steps_per_epoch
 
     def step(self, slot: Slot) -> list[Message]:
@@ -80,7 +84,7 @@ class Progress:
             seed.ramp_step += 1
             slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
         elif slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
-            verdict = gates.g0_sanity(slot.subject, self._dry_run(slot))
+            verdict = self._witness.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
             return self._pass_or_cull(slot, verdict, lifecycle.TRAINING)
         return []
 
@@ -100,7 +104,10 @@ class Progress:
     def isolate(self) -> list[Message]:
         """Cull the seeds whose isolation breaker has opened."""
         facts: list[Message] = []
-        for seed_id, change in self._isolation.take_opened().items():
+        found = self._isolation.take_opened()
+        opened = self._witness.opened(found)
+        self._isolation.settle(found, opened)
+        for seed_id, change in opened.items():
             slot = self._slots[seed_id]
             facts.append(change)
             self._outbox.tell(seed_id, "isolation_breaker", TELEMETRY_LEVEL_CRITICAL, reason=change.reason)
@@ -166,7 +173,7 @@ class Progress:
             trial=difference(probing.as_is(), probing.trial(slot)),
             loss=probing.as_is().mean,
         )
-        verdict = gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings)
+        verdict = self._witness.verdict(gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings))
         return self._pass_or_cull(slot, verdict, lifecycle.BLENDING)
 
     def _leave_blending(self, slot: Slot, probing: Probing) -> list[Message]:
@@ -181,14 +188,16 @@ class Progress:
             drift=difference(probing.as_is(), seed.before),
             loss_before=seed.before.mean,
         )
-        verdict = gates.g2_stability(slot.subject, slot.health(), blended, self._settings)
+        verdict = self._witness.verdict(gates.g2_stability(slot.subject, slot.health(), blended, self._settings))
         return self._pass_or_cull(slot, verdict, lifecycle.SHADOWING)
 
     def _leave_shadowing(self, slot: Slot, probing: Probing) -> list[Message]:
         impact = self._measure(slot, probing)
         if not self.gate_ready(slot):
             return []
-        verdict = gates.g3_interface(slot.subject, slot.health(), self._dry_run(slot), impact, self._settings)
+        verdict = self._witness.verdict(
+            gates.g3_interface(slot.subject, slot.health(), self._dry_run(slot), impact, self._settings)
+        )
         return self._pass_or_cull(slot, verdict, lifecycle.PROBATIONARY)
 
     def _watch_probation(self, slot: Slot, probing: Probing) -> list[Message]:
@@ -208,7 +217,7 @@ class Progress:
     def _leave_resetting(self, slot: Slot, _probing: Probing) -> list[Message]:
         if not self.gate_ready(slot):
             return []
-        verdict = gates.g5_reset(slot.subject, slot.leftovers())
+        verdict = self._witness.verdict(gates.g5_reset(slot.subject, slot.leftovers()))
         if verdict.passed:
             return [verdict, self._moves.move(slot, lifecycle.DORMANT, "G5_RESET passed")]
         self._outbox.tell(
@@ -230,6 +239,10 @@ class Progress:
     def _dry_run(self, slot: Slot) -> DryRun:
         """Run the module a few times, without a trace, on two random activations of its site's shape."""
         seed = slot.occupant()
+        if seed.trouble:
+            return DryRun(
+                shape_matches=False, finite=False, foreign_parameters=0, identity_error=None, trouble=seed.trouble
+            )
         foreign = self._moves.shared_parameters(slot, seed.module)
         device = device_of(self._host)
         dtype = next((p.dtype for p in seed.module.parameters()), torch.get_default_dtype())
@@ -238,9 +251,7 @@ class Progress:
                 runs = [_run_dry(seed.module, (2, *slot.description.shape), device, dtype) for _ in range(REPETITIONS)]
         except Exception as error:  # noqa: BLE001 - a seed is foreign code: what it raises is a failed gate
             self._outbox.tell(slot.seed_id, "seed_forward_error", TELEMETRY_LEVEL_ERROR, error=f"{error}"[:500])
-            return DryRun(
-                shape_matches=False, finite=False, foreign_parameters=foreign, identity_error=None, repeat_error=0.0
-            )
+            return DryRun(shape_matches=False, finite=False, foreign_parameters=foreign, identity_error=None)
         h, s = runs[0]
         matches = s.shape == h.shape
         size = max(1.0, float(s.abs().max()))

@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import BreakerChanged, LearningRateChanged
 from esper.errors import InvalidInput
+from esper.history.facts import NEW_PARAMETERS
 from esper.leyline.breaker import CircuitBreaker
 
 MIN_RATE: Final = 1e-6
 HISTORY: Final = 1_000
+UNDONE: Final = "outside write undone"
 TOLERANCE: Final = 1e-6
 """Relative: two rates nearer than this are the same rate."""
 
@@ -79,7 +81,7 @@ class LearningRates:
         self._base[group] = factor * self._base_rate
         self._born[group] = step
         self._written.pop(group, None)
-        return [self._change(group, 0.0, self.rate(group, step), "new parameters")]
+        return [self._change(group, 0.0, self.rate(group, step), NEW_PARAMETERS)]
 
     def remove(self, group: str) -> None:
         """Forget a group that the optimiser no longer holds."""
@@ -126,7 +128,7 @@ class LearningRates:
             written = self._written.get(name)
             if written is not None:
                 if group["lr"] != written and not _same(group["lr"], written):
-                    undone.append(self._change(name, group["lr"], rate, "outside write undone"))
+                    undone.append(self._change(name, group["lr"], rate, UNDONE))
                     changes += self.breaker.failed(f"learning rate of {name} was written from outside")
                 elif written == rate:
                     continue

@@ -217,10 +217,10 @@ def queried(events: int, keep: Path | None) -> list[Row]:
             return [*folds(opened), *asked(opened)]
 
 
-def make(archive: Path, events: int) -> None:
+def make(archive: Path, events: int, **shape: int) -> None:
     """An archive of generated runs, fully merged."""
     with Archive(archive) as owned:
-        made = records(history(events))
+        made = records(history(events, **shape))
         while part := list(itertools.islice(made, 20_000)):
             owned.append(part)
             if len(owned.manifest.files) > 400:
