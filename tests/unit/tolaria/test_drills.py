@@ -136,10 +136,13 @@ def hold(tmp_path: Path) -> Callable[..., Drill]:
 def test_exploding_gradient_is_rolled_back_and_the_run_goes_on_without_it(hold, scale) -> None:
     drill = hold("BP043", settings={"scale": scale}, epochs=12, seeds=SeedSettings(**INDULGENT))
 
-    assert drill.rollbacks == [("fast", "exploding_gradient"), ("full", "exploding_gradient")]
+    levels = [level for level, _ in drill.rollbacks]
+    signals = [body.level for body in drill.log.bodies("emergency_signal")]
+    assert {reason for _, reason in drill.rollbacks} == {"exploding_gradient"}
+    assert (levels[-2:], levels.count("full")) == (["fast", "full"], 1)  # a halved rate may help for an epoch
     assert drill.culls == ["rollback: exploding_gradient"]
-    assert [body.level for body in drill.log.bodies("emergency_signal")] == [leyline.EMERGENCY_LEVEL_CONSERVATIVE] * 2
-    assert [body.entered for body in drill.log.bodies("conservative_mode_changed")] == [True, False]
+    assert signals == [leyline.EMERGENCY_LEVEL_CONSERVATIVE] * len(levels)
+    assert [body.entered for body in drill.log.bodies("conservative_mode_changed")][-2:] == [True, False]
     assert drill.told("seed_evicted")[0].attributes["seed_id"] == "s1"
     assert (drill.result.status, drill.result.epochs) == ("completed", 12)
 
@@ -201,9 +204,8 @@ SLOW = [("BP046", {"iterations": 10000.0}), ("BP048", {"threads": 4.0})]
 def test_one_that_takes_for_ever_is_bounded_and_too_slow_for_its_gate(hold, blueprint_id, settings) -> None:
     threads = threading.active_count()
     slow = replace(small("spirals"), steps_per_epoch=2)
-    drill = hold(
-        blueprint_id, settings=settings, clock=REAL_CLOCK, task=slow, seeds=SeedSettings(**INDULGENT, blend_epochs=1)
-    )
+    seeds = SeedSettings(**INDULGENT, blend_epochs=1)
+    drill = hold(blueprint_id, settings=settings, clock=REAL_CLOCK, task=slow, seeds=seeds)
 
     assert drill.failed_gates == [("G2_STABILITY", "kernel_latency_ms")]
     assert "SHADOWING" not in drill.reached
