@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
+from esper.cli.blueprints.app import app as blueprints_app
+from esper.cli.options import DATA_DIR, AsJson, DataDir
 from esper.cli.output import complain
 from esper.errors import EsperError
 
@@ -38,6 +39,7 @@ Start with:
   esper run                 train the default task, with growth and a control run beside it
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
+  esper blueprints list     what a seed can be grown from
 """
 
 app = typer.Typer(
@@ -49,18 +51,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+app.add_typer(blueprints_app, name="blueprints")
+
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
 ]
 Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
-DATA_DIR: Final = Path("esper-data")
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -110,11 +106,30 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
     ] = "full",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool",
+            metavar="POOL,...",
+            help="What may grow: default, safe, or ids such as BP009,BP013; experimental ones must be approved.",
+        ),
+    ] = "default",
+    drill: Annotated[
+        str,
+        typer.Option(
+            "--drill",
+            metavar="ID,...",
+            help="A quarantine drill: these approved stressors (BP043 to BP050) may grow too.",
+        ),
+    ] = "",
     data_dir: DataDir = DATA_DIR,
     *,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
+    ignore_history: Annotated[
+        bool, typer.Option("--ignore-history", help="Choose as if no run of the data folder had been before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a task with growth, and the same without beside it; needs no other process, no network and no GPU.
@@ -131,10 +146,17 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         policy=policy,
         lifecycle=lifecycle,
         device=device,
+        pool=_ids(pool),
+        drill=_ids(drill),
         control=control,
+        ignore_history=ignore_history,
         as_json=as_json,
     )
     return run_command(request)
+
+
+def _ids(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 @app.command(epilog="Example: esper runs --json")

@@ -106,6 +106,11 @@ class LearningRates:
         self._base[group] = base
         return self._change(group, old, self.rate(group, step), reason)
 
+    def limit(self, group: str, share: float, reason: str, step: int) -> list[LearningRateChanged]:
+        """Lower one group's base rate to `share` of the first one; no change where it is not above that."""
+        base = share * self._base_rate
+        return [self.set_base(group, base, reason, step)] if self._base[group] > base else []
+
     def begin_step(
         self, groups: Iterable[dict[str, Any]], step: int
     ) -> tuple[list[LearningRateChanged], list[BreakerChanged]]:

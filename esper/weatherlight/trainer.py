@@ -70,12 +70,13 @@ def run(data_dir: Path, run_id: str, config: str, messages: TextIO) -> int:
 
 def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, stop: threading.Event) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
-    from esper.tolaria.run import find_device  # noqa: PLC0415 - torch is loaded by the time that this is called
+    from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415 - torch is loaded by the time that this is called
     from esper.tolaria.tasks import load_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
     find_device(config.device)
+    find_pool(config)
     task = load_task(config.task)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()
