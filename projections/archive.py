@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -148,7 +149,8 @@ class Archive:
         return replace(entry, generation=self.manifest.generation + 1) if entry is new else entry
 
     def _commit(self, changed: Manifest) -> None:
-        committed = replace(changed, generation=self.manifest.generation + 1)
+        archive_id = changed.archive_id or secrets.token_hex(8)
+        committed = replace(changed, generation=self.manifest.generation + 1, archive_id=archive_id)
         manifest.save(self.folder, committed)
         self.manifest = committed
 

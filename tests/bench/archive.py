@@ -224,18 +224,9 @@ def make(archive: Path, events: int) -> None:
         while part := list(itertools.islice(made, 20_000)):
             owned.append(part)
             if len(owned.manifest.files) > 400:
-                merge_all(owned, compaction.MERGE_AT)
-        merge_all(owned, 2)
+                compaction.merge_all(owned, compaction.MERGE_AT, time.time)
+        compaction.merge_all(owned, 2, time.time)
         owned.delete_retired(time.time() + 1e6)
-
-
-def merge_all(owned: Archive, merge_at: int) -> None:
-    """Every merge that is due, here and now."""
-    while jobs := compaction.plan(owned.manifest, merge_at=merge_at):
-        for job in jobs:
-            proposal = compaction.merge(owned.folder, job)
-            assert proposal.merged is not None
-            assert owned.swap(proposal.inputs, proposal.merged, time.time())
 
 
 def folds(opened: History) -> list[Row]:
