@@ -48,11 +48,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What one flush did."""
+    """What one flush did; `lost` are offsets that the log jumped over."""
 
     rows: int
     invalid: int
     files: int
+    lost: int = 0
 
 
 class Archive:
@@ -119,7 +120,7 @@ class Archive:
             )
         )
         invalid = tables[INVALID].num_rows if INVALID in tables else 0
-        return Flushed(sum(map(len, fresh)), invalid, len(entries))
+        return Flushed(sum(map(len, fresh)), invalid, len(entries), sum(gap.next - gap.first for gap in gaps))
 
     def swap(self, old: frozenset[str], new: FileEntry, now_s: float) -> bool:
         """Put a merged file in the place of those that it was made of; False where the proposal does not fit.

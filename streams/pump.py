@@ -119,6 +119,9 @@ class Pump:
         if done.invalid:
             self._metrics.count("esper_archive_invalid_total", done.invalid)
             logger.warning("%d records are no valid event and were kept raw in the table invalid", done.invalid)
+        self._metrics.count("esper_archive_lost_total", done.lost)
+        if done.lost:
+            logger.error("%d offsets were gone from the log before they were archived: see `esper archive`", done.lost)
         self._metrics.observe("esper_archive_flush_seconds", time.monotonic() - started)
         self._metrics.set("esper_archive_files", len(self._archive.manifest.files))
         await self._commit()

@@ -40,6 +40,7 @@ def test_its_commands_and_options_exist(page):
         command.name or command.callback.__name__.removesuffix("_command").replace("_", "-"): command
         for command in app.registered_commands
     }
+    known |= {group.name: group for group in app.registered_groups}
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
