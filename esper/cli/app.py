@@ -11,8 +11,9 @@ import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
+from esper.cli.archive.app import app as archive_app
 from esper.cli.blueprints.app import app as blueprints_app
-from esper.cli.options import DATA_DIR, AsJson, DataDir
+from esper.cli.options import DATA_DIR, Archive, AsJson, DataDir
 from esper.cli.output import complain
 from esper.errors import EsperError
 
@@ -52,6 +53,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
+app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
 
 Port = Annotated[
@@ -274,6 +276,7 @@ def sql(
         str, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="QUERY")
     ],
     data_dir: DataDir = DATA_DIR,
+    archive: Archive = None,
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -283,7 +286,7 @@ def sql(
     """
     from esper.cli.read import sql_command  # noqa: PLC0415
 
-    sql_command(data_dir, query, as_json=as_json)
+    sql_command(data_dir, query, archive=archive, as_json=as_json)
 
 
 @app.command(epilog="Example: esper broker --port 9092")

@@ -54,18 +54,22 @@ _TYPE_STYLES: Final = {
 
 
 @contextmanager
-def history_of(data_dir: Path) -> Iterator[History]:
-    """The data folder's history; raises InvalidInput where there is none."""
+def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
+    """The data folder's history, or that of the archive at `address`; raises InvalidInput where there is none."""
     from projections import open_history  # noqa: PLC0415 - only needed here
 
-    archive = data_dir / "archive"
-    if not archive.is_dir():
+    archive = address if address is not None and "://" in address else Path(address or data_dir / "archive")
+    if isinstance(archive, Path) and address is not None and not (archive / "manifest.json").is_file():
+        raise InvalidInput(f"{archive} holds no archive: there is no manifest.json")
+    if isinstance(archive, Path) and not archive.is_dir():
         if (data_dir / "log").is_dir():
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
     with open_history(archive) as history:
         for damage in history.damage:
             complain(str(damage))
+        for name, count in history.unknown.items():
+            complain(f"{count} events of type {name} are of a newer Esper and are left out; a newer one reads them")
         yield history
 
 
@@ -151,9 +155,9 @@ def _say_event(event: Event, *, as_json: bool) -> None:
     say_hanging(f"{_clock(event)}  {place}  {styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
 
 
-def sql_command(data_dir: Path, query: str, *, as_json: bool) -> None:
+def sql_command(data_dir: Path, query: str, *, archive: str | None = None, as_json: bool) -> None:
     """A person's query, its rows shown as they come; raises InvalidInput where it is wrong or would write."""
-    with history_of(data_dir) as history, _ended_by_signals():
+    with history_of(data_dir, archive) as history, _ended_by_signals():
         _check_reads(history, query)
         columns, blocks = _blocks(history, query)
         if as_json:
