@@ -8,7 +8,7 @@ else unread. One call turns a chunk of a topic, whatever lies in it, into column
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -24,17 +24,21 @@ from esper.leyline.envelope import SCHEMA_VERSION
 from projections.columns import BODIES
 from projections.twin import ENVELOPE_TWIN, POOL, twin_of
 
+ALWAYS: Final = ("event_id", "schema_version", "recorded_at_ns")
+"""What is always decoded of the envelope, because whether an event counts depends on it."""
 _EVENT: Final = event_pb2.Event.DESCRIPTOR.fields_by_name
 
 
 class Narrow:
-    """Decodes events to their envelope and to the fields that `bodies` names for each wanted body type.
+    """Decodes events to the fields that `bodies` names for each wanted body type, and to those of `envelope`.
 
-    A batch of columns has the envelope's fields and one struct per body type, null where the event is of another.
+    A batch of columns has those of the envelope, `ALWAYS` among them, and one struct per body type, null where the
+    event is of another.
     """
 
-    def __init__(self, bodies: Mapping[str, Sequence[str]]) -> None:
-        self._descriptor = _narrowed(tuple((body, tuple(sorted(fields))) for body, fields in sorted(bodies.items())))
+    def __init__(self, bodies: Mapping[str, Iterable[str]], envelope: Iterable[str] = ()) -> None:
+        wanted = tuple((body, tuple(sorted(fields))) for body, fields in sorted(bodies.items()))
+        self._descriptor = _narrowed(wanted, frozenset({*ALWAYS, *envelope}))
         self._handler = ptars.HandlerPool([self._descriptor.file], ptars.PtarsConfig(timestamp_unit="us"))
 
     def columns(self, payloads: Sequence[bytes]) -> pa.RecordBatch:
@@ -62,14 +66,15 @@ def lawful(columns: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 @cache
-def _narrowed(bodies: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
+def _narrowed(bodies: tuple[tuple[str, tuple[str, ...]], ...], envelope: frozenset[str]) -> Any:
     """The twin's descriptor, in the pool of all twins; its name is a digest of what it holds."""
-    package = f"esper.narrow.n{hashlib.sha256(repr(bodies).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(repr((bodies, sorted(envelope))).encode()).hexdigest()
+    package = f"esper.narrow.n{digest[:16]}"
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
     event = file.message_type.add(name="Event")
     originals = descriptor_pb2.DescriptorProto()
     ENVELOPE_TWIN.CopyToProto(originals)
-    event.field.extend(originals.field)
+    event.field.extend(field for field in originals.field if field.name in envelope)
     files = [ENVELOPE_TWIN.file, *ENVELOPE_TWIN.file.dependencies]
     files += [inner for each in files for inner in each.dependencies]
     file.dependency.extend(sorted({each.name for each in files}))

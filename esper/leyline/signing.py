@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,16 +36,16 @@ def key_id(secret: bytes) -> str:
 class _Mac:
     """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand: half the time of `hmac.digest`, 0.8 µs."""
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("inner", "outer")
 
     def __init__(self, secret: bytes) -> None:
         block = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        self.inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self.outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
     def of(self, payload: bytes) -> bytes:
         """The 32 bytes that vouch for `payload`."""
-        inner, outer = self._inner.copy(), self._outer.copy()
+        inner, outer = self.inner.copy(), self.outer.copy()
         inner.update(payload)
         outer.update(inner.digest())
         return outer.digest()
@@ -84,6 +84,29 @@ class KeyRing:
     def verify(self, signed: Signed, recorded_at_ns: int) -> str | None:
         """None where the signature holds, else `missing_signature` or `invalid_signature`."""
         return self.check(signed.payload, signed.key_id, signed.signature, recorded_at_ns)
+
+    def hold(
+        self, payloads: Iterable[bytes], headers: Iterable[Sequence[tuple[str, bytes]]], recorded_at_ns: Iterable[int]
+    ) -> list[bool]:
+        """Whether each record's signature holds, for those who have very many: `check` without a call for each."""
+        by_id = {name.encode(): (mac.inner, mac.outer, at) for name, (mac, at) in self._by_id.items()}
+        equal = hmac.compare_digest
+        answers: list[bool] = []
+        for payload, pairs, at_ns in zip(payloads, headers, recorded_at_ns, strict=True):
+            if len(pairs) == 2 and pairs[0][0] == HEADER_KEY_ID and pairs[1][0] == HEADER_SIGNATURE:
+                key, signature = pairs[0][1], pairs[1][1]
+            else:  # not in the order in which Esper writes them
+                given = dict(pairs)
+                key, signature = given.get(HEADER_KEY_ID, b""), given.get(HEADER_SIGNATURE, b"")
+            found = by_id.get(key)
+            if found is None or not signature or (found[2] is not None and at_ns >= found[2]):
+                answers.append(False)
+                continue
+            inner, outer = found[0].copy(), found[1].copy()
+            inner.update(payload)
+            outer.update(inner.digest())
+            answers.append(equal(outer.digest(), signature))
+        return answers
 
     def check(self, payload: bytes, key_id: str | None, signature: bytes | None, recorded_at_ns: int) -> str | None:
         """The same for the parts of a `Signed`, for those who have many."""

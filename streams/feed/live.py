@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing
+from esper.leyline.signing import KeyRing
 from projections.columns import BODIES, LOG_COLUMNS, column_name
 from projections.manifest import Place
 from projections.narrow import Narrow, lawful
@@ -26,23 +26,30 @@ _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Seen:
-    """The ids of the last events, at least `REMEMBERED` of them once there were so many, at most twice that."""
+    """The ids of the last events: at least `REMEMBERED` once there were so many, and little more than twice that."""
 
     def __init__(self) -> None:
         self._new: set[bytes] = set()
         self._old: set[bytes] = set()
 
-    def fresh(self, ids: Iterable[bytes]) -> list[bool]:
+    def fresh(self, ids: Sequence[bytes]) -> list[bool]:
         """Whether each id comes for the first time; it is remembered from then on."""
+        unknown = set(ids)
+        if len(unknown) == len(ids) and unknown.isdisjoint(self._new) and unknown.isdisjoint(self._old):
+            self._remember(unknown)
+            return [True] * len(ids)
         answers = []
         for each in ids:
             known = each in self._new or each in self._old
             answers.append(not known)
-            if not known:
-                self._new.add(each)
-                if len(self._new) >= REMEMBERED:
-                    self._old, self._new = self._new, set()
+            self._new.add(each)
+        self._remember(())
         return answers
+
+    def _remember(self, ids: Iterable[bytes]) -> None:
+        self._new.update(ids)
+        if len(self._new) >= REMEMBERED:
+            self._old, self._new = self._new, set()
 
 
 class Live:
@@ -55,7 +62,9 @@ class Live:
         self._selections = selections
         self._ring = ring
         self._place: Place = lanes[0].place
-        self._narrow = Narrow({body: selections[body].body_fields for body in self._lanes})
+        mine = {body: selections[body] for body in self._lanes}
+        envelope = {name for selection in mine.values() for name in selection.envelope}
+        self._narrow = Narrow({body: selection.body_fields for body, selection in mine.items()}, envelope)
         self._seen = Seen()
         self._waiting: dict[str, list[pa.Table]] = {body: [] for body in self._lanes}
 
@@ -99,7 +108,9 @@ class Live:
                 payloads[place] = b""  # an event without an id, which is refused like any other that breaks the rules
             columns = self._narrow.columns(payloads)
         offsets = np.fromiter((record.offset for record in records), np.int64, len(records))
-        kept = self._signed(records, columns) & lawful(columns)
+        recorded_at_ns = columns.column("recorded_at_ns").to_numpy().tolist()
+        signed = self._ring.hold(payloads, (record.headers for record in records), recorded_at_ns)
+        kept = np.array(signed, np.bool_) & lawful(columns)
         if not kept.all():
             self._refuse(offsets[~kept])
         for body in self._lanes:
@@ -138,20 +149,6 @@ class Live:
             elif top not in LOG_COLUMNS:
                 made[top] = pc.struct_field(struct, fields[top]) if top in fields else columns.column(top)
         return pa.table(made)
-
-    def _signed(self, records: list[Any], columns: pa.RecordBatch) -> _Mask:
-        """Which records are signed by a key that counted when they were recorded."""
-        check = self._ring.check
-        names: dict[bytes, str] = {}
-        answers = []
-        for record, recorded_at_ns in zip(records, columns.column("recorded_at_ns").to_pylist(), strict=True):
-            headers = dict(record.headers)
-            key = headers.get(HEADER_KEY_ID) or b""
-            name = names.get(key)
-            if name is None:
-                name = names[key] = key.decode("utf-8", "replace")
-            answers.append(check(record.value or b"", name, headers.get(HEADER_SIGNATURE), recorded_at_ns) is None)
-        return np.array(answers, np.bool_)
 
     def _refuse(self, offsets: Any) -> None:
         topic, partition = self._place

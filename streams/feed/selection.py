@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from projections import manifest
 from projections.archive import FILES
+from projections.columns import LOG_COLUMNS
 from streams.feed.batch import coded
 from streams.feed.paths import Column, column
 from streams.feed.schema import Schema
@@ -81,6 +82,11 @@ class Selection:
     def tops(self) -> list[str]:
         """The columns of the archive's table that must be there, without the place."""
         return sorted({each.top for each in self._read})
+
+    @property
+    def envelope(self) -> list[str]:
+        """The envelope's fields that must be decoded."""
+        return sorted({each.top for each in self._read if each.body_field is None and each.top not in LOG_COLUMNS})
 
     @property
     def body_fields(self) -> list[str]:
