@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
 import torch
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from contracts.leyline.v1 import event_pb2
@@ -21,6 +23,16 @@ from streams.feed import EventFeed, Field, Schema
 ID = Field("event_id", width=16)
 PACKETS = Schema("epoch_completed", [ID, "log_partition", "log_offset", "epoch"])
 REPORTS = Schema("field_report", [ID, "log_partition", "log_offset"])
+
+
+@contextmanager
+def ranked(rank, ranks):
+    """This process as one of many ranks; torch's own `fake` group, which has no others."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture
@@ -147,13 +159,10 @@ def test_torchdatas_loader_goes_on_where_its_state_was_taken(feed, made, workers
     assert sorted(again) == everything, "the next epoch is whole"
 
 
-def test_more_readers_than_partitions_is_said_and_loses_nothing(feed, made, monkeypatch, caplog, events_of):
+def test_more_readers_than_partitions_is_said_and_loses_nothing(feed, made, caplog, events_of):
     seen, counts = [], []
     for number in range(6):
-        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 6)
-        monkeypatch.setattr("torch.distributed.get_rank", lambda number=number: number)
-        with caplog.at_level(logging.WARNING):
+        with caplog.at_level(logging.WARNING), ranked(number, 6):
             rows = [row for batch in feed() for row in batch["event_id"].tolist()]
         seen += rows
         counts.append(len(rows))
@@ -166,33 +175,28 @@ def test_more_readers_than_partitions_is_said_and_loses_nothing(feed, made, monk
     ]
 
 
-def test_a_run_belongs_to_one_reader(made, feed, monkeypatch):
+def test_a_run_belongs_to_one_reader(feed):
     runs = Schema("epoch_completed", [Field("run_id", "run", among=tuple(f"01{n:010d}" for n in range(6)))])
     held = []
     for number in range(2):
-        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-        monkeypatch.setattr("torch.distributed.get_rank", lambda number=number: number)
-        held.append({run for batch in feed(runs) for run in batch["run"].tolist()})
+        with ranked(number, 2):
+            held.append({run for batch in feed(runs) for run in batch["run"].tolist()})
 
     assert held[0]
     assert held[1]
     assert not held[0] & held[1]
 
 
-def test_the_state_of_another_reader_or_another_feed_is_refused(feed, monkeypatch):
+def test_the_state_of_another_reader_or_another_feed_is_refused(feed):
     state = _state_after_one(feed())
     other_types = feed(REPORTS)
     other_types.load_state_dict(state)
     with pytest.raises(InvalidInput, match="is of other event types"):
         iter(other_types)
 
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
     other_rank = feed()
     other_rank.load_state_dict(state)
-    with pytest.raises(InvalidInput, match="is of reader 1 of 1 and this is reader 2 of 2"):
+    with ranked(1, 2), pytest.raises(InvalidInput, match="is of reader 1 of 1 and this is reader 2 of 2"):
         iter(other_rank)
 
 
