@@ -56,8 +56,9 @@ class EventFeed(IterableDataset[Batch]):
     with that end, however archive and log share the events by then. An event that was delivered twice comes once: in
     the archive always, live when it is repeated within 65,536 records of its partition.
 
-    `state_dict` after a batch and `load_state_dict` before iterating go on behind that batch. With workers the state is
-    theirs: use torchdata's StatefulDataLoader, which keeps it.
+    `state_dict` after a batch and `load_state_dict` before iterating go on behind that batch, to where that pass was to
+    end; with the state of a follower, to this feed's end. With workers the state is theirs: use torchdata's
+    StatefulDataLoader, which keeps it.
 
     Raises InvalidInput for what does not fit, LogUnavailable where a log is needed and does not answer.
     """
@@ -145,6 +146,7 @@ class Pass:
             _begin(self._lanes, self._source, feed.start, feed.end)
         else:
             lanes_.restore(self._lanes, shard, loaded)
+        _end(self._lanes, self._source, feed.end)
 
     def state(self) -> dict[str, Any]:
         """Behind the batches that were given out."""
@@ -212,11 +214,7 @@ class Pass:
 
 
 def _begin(lanes: list[Lane], source: Source, start: Start, end: End) -> None:
-    """Where a new pass begins and ends, lane by lane."""
-    if end != "never":
-        ends = source.offsets(LATEST) if end == "now" and lanes else {}
-        for lane in lanes:
-            lane.end = max(source.archive.end(lane.place), ends.get(lane.place, 0))
+    """Where a new pass begins, lane by lane."""
     if start == "new":
         newest = source.offsets(LATEST) if lanes else {}
         begins = {lane.name: newest[lane.place] for lane in lanes}
@@ -228,6 +226,18 @@ def _begin(lanes: list[Lane], source: Source, start: Start, end: End) -> None:
         begins = dict.fromkeys((lane.name for lane in lanes), 0)
     for lane in lanes:
         lane.start = lane.next = lane.read = begins[lane.name]
+
+
+def _end(lanes: list[Lane], source: Source, end: End) -> None:
+    """Where a pass ends, lane by lane: where it would have ended when it began, unless it was to follow."""
+    open_ended = [lane for lane in lanes if lane.end is None]
+    if end == "never":
+        for lane in lanes:
+            lane.end = None
+    elif open_ended:
+        ends = source.offsets(LATEST) if end == "now" else {}
+        for lane in open_ended:
+            lane.end = max(source.archive.end(lane.place), ends.get(lane.place, 0))
 
 
 def _at_time(lanes: list[Lane], source: Source, timestamp_ms: int, *, logged: bool) -> dict[str, int]:
