@@ -31,6 +31,7 @@ BENCHES = (
     "state",
     "library",
     "compile",
+    "feed",
     "run",
     "broker",
 )
