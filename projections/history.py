@@ -2,8 +2,8 @@
 
 Schemas: `log` has one view per body type with the archive's own columns (see `columns`), `empty` the same tables
 without rows, and `main` the readable views of `sql/`: `runs`, `epochs`, `decisions`, `commands`, `transitions`,
-`gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, and the fold (`fold_*`). Any number of processes may
-read at once, with or without a writer.
+`gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, `blueprint_outcomes`, `approvals`, `artifacts`, and
+the fold (`fold_*`). Any number of processes may read at once, with or without a writer.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ VIEWS: Final = (
     "checkpoints",
     "telemetry",
     "events",
+    "blueprint_outcomes",
+    "approvals",
+    "artifacts",
 )
 """The readable views that people are promised."""
 
@@ -170,8 +173,10 @@ def open_history(archive: Path) -> History:
 
 
 def read_sql(name: str) -> str:
-    """The text of `sql/<name>.sql`, without the semicolon at its end."""
-    return resources.files("projections").joinpath("sql", f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
+    """The text of `sql/<name>.sql`, without the semicolon at its end; `{versions}` in it is the library's own fold."""
+    folder = resources.files("projections").joinpath("sql")
+    text = folder.joinpath(f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
+    return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
 
 
 def _view(name: str, query: str) -> str:

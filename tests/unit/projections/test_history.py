@@ -27,6 +27,9 @@ PROMISED = {
     "checkpoints": {"run_id", "ref", "step", "kept", "reason", "surviving"},
     "telemetry": {"run_id", "step", "seed_id", "name", "value", "unit"},
     "events": {"run_id", "body", "step", "event_id", "causation_id", "topic", "partition", "offset", "raw"},
+    "blueprint_outcomes": {"blueprint_id", "shape_kind", "shape", "germinated", "fossilized", "culled", "mean_delta"},
+    "approvals": {"blueprint_id", "approved", "said_by", "why", "holds"},
+    "artifacts": {"blueprint_id", "version", "state", "form", "shape", "eager_us", "compiled_us", "artifact_ref"},
 }
 
 
@@ -47,7 +50,11 @@ def test_an_empty_archive_has_every_view(view, tmp_path: Path, opened):
         assert columns_of(empty, view).keys() >= PROMISED[view]
 
 
-@pytest.mark.parametrize("view", VIEWS)
+OF_THE_LIBRARY = ("approvals", "artifacts")
+"""Views without a run: the small history has none of it, so `test_views_of_the_library` asks them."""
+
+
+@pytest.mark.parametrize("view", [view for view in VIEWS if view not in OF_THE_LIBRARY])
 def test_every_view_has_rows(view, opened):
     assert opened.execute(f"SELECT * FROM {view} LIMIT 3").fetchall()
 
