@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from projections.history import History
 
-__all__ = ["open_history"]
+__all__ = ["open_history", "open_sample"]
 
 
 def open_history(archive: Path) -> History:
@@ -17,3 +17,10 @@ def open_history(archive: Path) -> History:
     from projections.history import History  # noqa: PLC0415
 
     return History(archive)
+
+
+def open_sample() -> History:
+    """The small history that Esper carries: four runs to try a question on."""
+    from projections.sample import sample  # noqa: PLC0415
+
+    return sample()
