@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from projections.history import History
 
-__all__ = ["open_history"]
+__all__ = ["open_history", "open_sample"]
 
 
 def open_history(archive: Path | str) -> History:
@@ -27,3 +27,10 @@ def open_history(archive: Path | str) -> History:
 
     mirror = Mirror(archive, time.time)
     return History(mirror.source.local) if mirror.source.local is not None else History(mirror.folder, mirror)
+
+
+def open_sample() -> History:
+    """The small history that Esper carries: four runs to try a question on."""
+    from projections.sample import sample  # noqa: PLC0415
+
+    return sample()

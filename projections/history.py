@@ -79,9 +79,9 @@ class History:
         self.connection = duckdb.connect(":memory:")
         self._listed: dict[str, tuple[str, ...]] = {}
         self._hints = True
-        self._define_tables()
+        self.connection.execute(";\n".join(_tables()))
         self.refresh()
-        self._define_views()
+        self.connection.execute(";\n".join(_views()))
 
     def __enter__(self) -> Self:
         return self
@@ -147,16 +147,26 @@ class History:
                 by_table[entry.table].append(entry)
         listed = {table: tuple(entry.name for entry in held) for table, held in by_table.items()}
         changed = {table for table in TABLES if self._listed.get(table) != listed[table]}
+        statements = self._pointing(by_table, changed)
+        if statements:
+            self.connection.execute(";\n".join(statements))
+        self._listed = listed
+
+    def script(self) -> str:
+        """The SQL that makes the same views in any DuckDB: what this connection was given, as one text."""
+        by_table = {table: self.manifest.of(table) for table in TABLES}
+        statements = [*_tables(), *self._pointing(by_table, set(TABLES)), *_views()]
+        return ";\n\n".join(statements) + ";\n"
+
+    def _pointing(self, by_table: dict[str, list[FileEntry]], changed: set[str]) -> list[str]:
+        """SQL that makes the views of the tables that `changed` read their files, and the small tables follow."""
         statements = [_view(table, self._reading(table, by_table[table])) for table in TABLES if table in changed]
         for union, tables in _UNIONS.items():
             if changed & tables:
                 files = [entry for table in TABLES if table in tables for entry in by_table[table]]
                 statements.append(_view(union, self._reading_shared(files)))
         stale = [name for name, sources in _SMALL.items() if changed & {*sources, "run_started", "run_resumed"}]
-        statements += [f"CREATE OR REPLACE TABLE {name} AS {read_sql(name)}" for name in stale]
-        if statements:
-            self.connection.execute(";\n".join(statements))
-        self._listed = listed
+        return [*statements, *(f"CREATE OR REPLACE TABLE {name} AS {read_sql(name)}" for name in stale)]
 
     def _reading(self, table: str, entries: list[FileEntry]) -> str:
         """SQL that reads one table: files of today's columns as they are, older shapes filled up with nulls."""
@@ -183,20 +193,6 @@ class History:
             return files
         return f"(SELECT * REPLACE (if(log_regular, false, log_regular) AS log_regular) FROM {files})"  # noqa: S608  ours
 
-    def _define_tables(self) -> None:
-        statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true"]
-        statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
-        for table in TABLES:
-            columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
-            statements.append(f'CREATE TABLE empty."{table}" ({columns})')
-        self.connection.execute(";\n".join(statements))
-        self.connection.execute(";\n".join(vocabulary.statements()))
-
-    def _define_views(self) -> None:
-        views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
-        macros = [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
-        self.connection.execute(";\n".join([*views, *macros]))
-
 
 def read_sql(name: str) -> str:
     """The text of `sql/<name>.sql`, without the semicolon at its end; `{versions}` in it is the library's own fold."""
@@ -207,6 +203,22 @@ def read_sql(name: str) -> str:
 
 def _counted(events: dict[str, int]) -> str:
     return ", ".join(f"{count} events of type {name}" for name, count in events.items())
+
+
+def _tables() -> list[str]:
+    """SQL that makes what does not depend on any file: settings, schemas, empty tables and the words of the views."""
+    statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true", "SET enable_progress_bar = false"]
+    statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
+    for table in TABLES:
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
+        statements.append(f'CREATE TABLE empty."{table}" ({columns})')
+    return [*statements, *vocabulary.statements()]
+
+
+def _views() -> list[str]:
+    """SQL that makes the views of the fold and those that people are promised."""
+    views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
+    return views + [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
 
 
 def _view(name: str, query: str) -> str:

@@ -65,7 +65,7 @@ Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `la
 def dispatch(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; every foreseen error becomes one line on stderr."""
     try:
-        result = app(list(arguments), prog_name="esper", standalone_mode=False)
+        result = _invoke(arguments)
     except typer.TyperException as error:
         complain(f"{error.format_message().replace('Value error, ', '')} (see `{_help_command(error)}`)")
         return WRONG_INPUT
@@ -73,6 +73,16 @@ def dispatch(arguments: Sequence[str]) -> int:
         complain(str(error))
         return WRONG_INPUT
     return result if isinstance(result, int) else 0
+
+
+def _invoke(arguments: Sequence[str]) -> object:
+    """What the command returns. Not by calling `app`: it makes an error of a reader that left (`esper ... | head`)."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("esper", list(arguments)) as context:
+            return command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
 
 
 def _help_command(error: typer.TyperException) -> str:
@@ -273,20 +283,61 @@ def diff(
 )
 def sql(
     query: Annotated[
-        str, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="QUERY")
-    ],
+        str | None, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="[QUERY]")
+    ] = None,
     data_dir: DataDir = DATA_DIR,
     archive: Archive = None,
     *,
+    show_schema: Annotated[
+        bool, typer.Option("--schema", help="Show the views; with a view's name in the query's place, its columns.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Ask the small history that Esper carries, to try a question.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask the history in SQL, over the views runs, epochs, decisions, commands, transitions, gates, seeds, reports, ...
 
-    `esper sql "show tables"` names them all and `esper sql "describe epochs"` a view's columns. Needs nothing running.
+    Without a query it is a shell where you sit at a terminal, and else the query is read from stdin. `esper sql
+    --schema` lists the views and `esper sql --schema epochs` says what a view's columns mean. Needs nothing running.
     """
-    from esper.cli.read import sql_command  # noqa: PLC0415
+    from esper.cli.sql import sql_command  # noqa: PLC0415
 
-    sql_command(data_dir, query, archive=archive, as_json=as_json)
+    sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
+
+
+@app.command(epilog="Example: esper export last --to for-ada --with-objects")
+def export(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The folder to make; esper-export-RUN by default.", show_default=False)
+    ] = None,
+    with_objects: Annotated[
+        bool, typer.Option("--with-objects", help="Also what a replay needs: checkpoints, digests, long observations.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run's whole history as one folder without keys, that anybody can ask with plain DuckDB and verify.
+
+    Its control run comes along, and the runs that it was forked from. Nothing is overwritten.
+    """
+    from esper.cli.share import export_command  # noqa: PLC0415
+
+    export_command(data_dir, run, to, with_objects=with_objects, as_json=as_json)
+
+
+@app.command(epilog="Example: esper verify esper-export-k3f9x2qa")
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that `esper export` made.", metavar="FOLDER")],
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Check that an exported folder holds what was exported: exit code 0 where it does, 1 where something differs."""
+    from esper.cli.share import verify_command  # noqa: PLC0415
+
+    return verify_command(folder, as_json=as_json)
 
 
 @app.command(epilog="Example: esper broker --port 9092")
