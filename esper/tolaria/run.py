@@ -52,6 +52,7 @@ class Run:
     clock: Clock
     objects: ObjectStore
     verifier: CommandVerifier | None
+    library: KernelSource | None
     recorder: Recorder
     device: torch.device
     batch_size: int
@@ -81,6 +82,8 @@ class Run:
     failures_in_a_row: int = 0
     decision_timeouts: int = 0
     gradient_conflicts: int = 0
+    swaps_tried: set[tuple[str, str]] = field(default_factory=set)
+    """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
     """A command to roll back that was accepted and waits for the loop."""
 
@@ -151,6 +154,7 @@ def make_run(
         clock=clock,
         objects=objects,
         verifier=verifier,
+        library=library,
         recorder=Recorder(log, run_id, clock),
         device=device,
         batch_size=config.batch_size,
