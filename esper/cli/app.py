@@ -112,6 +112,13 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     data_dir: DataDir = DATA_DIR,
     *,
+    compiled_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--compiled-kernels",
+            help="Let compiled kernels that are faster replace eager ones; the last bits then depend on when.",
+        ),
+    ] = False,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
@@ -131,6 +138,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         policy=policy,
         lifecycle=lifecycle,
         device=device,
+        compiled_kernels=compiled_kernels,
         control=control,
         as_json=as_json,
     )

@@ -48,6 +48,7 @@ class RunRequest:
     policy: Policy
     lifecycle: Literal["full", "direct"]
     device: str
+    compiled_kernels: bool
     control: bool
     as_json: bool
 
@@ -60,6 +61,7 @@ class RunRequest:
             seed=self.seed,
             policy=self.policy,
             device=self.device,
+            compiled_kernels=self.compiled_kernels,
             seeds=SeedSettings(lifecycle=self.lifecycle),
         )
         wanted = self.control and self.policy != "none"
