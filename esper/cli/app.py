@@ -137,6 +137,13 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     ] = "",
     data_dir: DataDir = DATA_DIR,
     *,
+    compiled_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--compiled-kernels",
+            help="Let compiled kernels that are faster replace eager ones; the last bits then depend on when.",
+        ),
+    ] = False,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
@@ -161,6 +168,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         device=device,
         pool=_ids(pool),
         drill=_ids(drill),
+        compiled_kernels=compiled_kernels,
         control=control,
         ignore_history=ignore_history,
         as_json=as_json,

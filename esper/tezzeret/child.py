@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from esper.errors import InvalidInput
 from esper.tezzeret.artifact import CACHE_FILE, COMPILED, EAGER, REPORT_FILE, WEIGHTS_FILE, Report, guard_digest
+from esper.tezzeret.bundle import pack
 from esper.tezzeret.order import REFUSED, Failure, Order, read_order, write_failure, write_whole
 from esper.tezzeret.pipelines import EMERGENCY, pipeline
 
@@ -74,7 +75,7 @@ def _compile(order: Order, folder: Path, clock: Callable[[], float]) -> None:
         compiled_us = fast[-1].p50_ms * 1000
         if fast[-1].p50_ms < eager[-1].p50_ms:
             form, warm = COMPILED, fast
-            write_whole(folder / CACHE_FILE, compiled.cache)
+            write_whole(folder / CACHE_FILE, pack(compiled.cache, folder / "inductor"))
         else:
             reason = f"eager is faster: {eager[-1].p50_ms * 1000:.0f} against {compiled_us:.0f} µs"
     report = Report(
