@@ -25,6 +25,7 @@ from contracts.leyline.v1.event_pb2 import SeedObservation, SeedStep, SiteDescri
 from contracts.leyline.v1.leyline_pb2 import (
     SEED_OPERATION_FOSSILIZE,
     SEED_OPERATION_GERMINATE,
+    TELEMETRY_LEVEL_CRITICAL,
     TELEMETRY_LEVEL_WARNING,
     AdaptationCommand,
 )
@@ -145,6 +146,17 @@ class Kasmina:
             return [verdict, *self._moves.gate_failed(slot, verdict)]
         reason = "fossilize command, G4_SYSTEM_IMPACT passed"
         return [verdict, self._moves.move(slot, lifecycle.FOSSILIZED, reason, request.command_id)]
+
+    def evict(self, reason: str) -> list[Message]:
+        """Cull every seed that is mixed in and no fossil yet: whichever of them the network fails of, it is gone."""
+        facts: list[Message] = []
+        for slot in self._slots.values():
+            if slot.stage in lifecycle.MIXED and lifecycle.is_legal(slot.stage, lifecycle.CULLED):
+                self._outbox.tell(slot.seed_id, "seed_evicted", TELEMETRY_LEVEL_CRITICAL, reason=reason)
+                self._outbox.quarantined(slot.seed_id, reason)
+                self._forget_probe(slot)
+                facts += self._moves.cull(slot, reason)
+        return facts
 
     def teardown(self) -> list[Message]:
         """Take Kasmina off the host: DORMANT and FOSSILIZED slots end as TERMINATED, and no hook is left anywhere."""

@@ -98,6 +98,9 @@ class RunConfig:
     divergence_factor: float = 15.0
     """A loss above this multiple of the expected one is a divergence (R-TOL-31)."""
 
+    gradient_factor: float = 1e3
+    """A gradient norm, before clipping, above this multiple of the first steps' is an explosion."""
+
     rollback_rate_factor: float = 0.5
     """What a rollback after a failure does to every learning rate: the same step would fail the same way again."""
 
@@ -127,6 +130,7 @@ class RunConfig:
             "checkpoint_every_epochs",
             "fast_snapshots",
             "divergence_factor",
+            "gradient_factor",
             "max_rollbacks",
             "new_parameter_rate",
             "seed_rate_factor",

@@ -209,7 +209,7 @@ def make_run(
             breaker=FollowingBreaker("learning_rate", recorder.past, clock.monotonic),
         ),
         random=random,
-        guard=Guard(config.divergence_factor),
+        guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
