@@ -129,5 +129,5 @@ def say_kernels(kernels: Sequence[Kernel], *, as_json: bool) -> None:
         say_json({**counts, "kernels": [kernel.to_json() for kernel in kernels]})
         return
     say(table(HEADERS, [kernel.row() for kernel in kernels], right=(4, 5, 6, 7)))
-    say(styled("\none training pass (forward and backward) at batch 64, one thread; the faster form serves", DIM))
+    say(styled("\nprocessor time of a training pass (forward and backward) at batch 64; the faster form serves", DIM))
     say(f"{counts['stored']} stored, {counts['skipped']} stored already, {counts['parked']} given up")

@@ -150,7 +150,7 @@ def _say_artifacts(artifacts: Sequence[Row]) -> None:
         for row in artifacts
     ]
     say(table(ARTIFACT_HEADERS, rows, right=(0, 4, 5, 6, 7, 8, 9)))
-    say(styled("one training pass (forward and backward) at batch 64, one thread; the faster form serves", DIM))
+    say(styled("processor time of a training pass (forward and backward) at batch 64; the faster form serves", DIM))
 
 
 def microseconds(value: float | None) -> str:
