@@ -26,9 +26,10 @@ from esper.tolaria.conservative import ConservativeMode
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import Guard
+from esper.tolaria.kernels import LibraryKernels
 from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
-from esper.tolaria.ports import Clock, Log
+from esper.tolaria.ports import Clock, KernelSource, Log
 from esper.tolaria.random_streams import RandomStreams
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.snapshots import SnapshotCache
@@ -120,6 +121,7 @@ def make_run(
     objects: ObjectStore,
     verifier: CommandVerifier | None,
     run_id: str,
+    library: KernelSource | None = None,
 ) -> Run:
     """The run at step 0, with nothing published yet.
 
@@ -151,6 +153,7 @@ def make_run(
         steps_per_epoch=steps_per_epoch,
         seed=random.seeds["seeds"],
         monotonic=clock.monotonic,
+        kernels=LibraryKernels(library) if library is not None and computes_in_32_bits(host) else None,
     )
     random.begin_training()
     return Run(
@@ -208,6 +211,11 @@ def find_pool(config: RunConfig) -> tuple[str, ...]:
     for blueprint_id in pool:
         clearance.check(catalogue.find(blueprint_id))
     return pool
+
+
+def computes_in_32_bits(host: nn.Module) -> bool:
+    """Whether the host computes in 32-bit floats, which is what kernels are made for."""
+    return all(parameter.dtype == torch.float32 for parameter in host.parameters() if parameter.is_floating_point())
 
 
 def find_device(name: str) -> torch.device:

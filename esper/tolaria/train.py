@@ -21,8 +21,9 @@ from esper.tolaria.effects import drain, set_rates, take_effect
 from esper.tolaria.epoch_end import finish_epoch
 from esper.tolaria.failure import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.gradients import backward, clip
+from esper.tolaria.kernels import likely
 from esper.tolaria.packet import Trained
-from esper.tolaria.ports import Clock, Log
+from esper.tolaria.ports import Clock, KernelSource, Log
 from esper.tolaria.random_streams import own_random_stream
 from esper.tolaria.result import RunResult, abandon, finish
 from esper.tolaria.run import find_device, make_run
@@ -40,12 +41,14 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
     objects: ObjectStore,
     verifier: CommandVerifier | None,
     run_id: str,
+    library: KernelSource | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Train one network from its first step to its last; returns what came of it.
 
     `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
-    Without a `verifier` every command is believed, which is for tests alone. Torch's global random stream is the
+    Seeds germinate with the kernels of `library` as far as it has them by then, and nothing waits for one. Without a
+    `verifier` every command is believed, which is for tests alone. Torch's global random stream is the
     caller's again afterwards; torch's thread count stays what the configuration says.
 
     Raises InvalidInput for a task, site or device that does not fit, and LogUnavailable, with where the run's state is
@@ -54,7 +57,9 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
     began = clock.monotonic()
     torch.set_num_threads(config.threads)
     with own_random_stream(find_device(config.device)):
-        run = make_run(config, task, log, clock=clock, objects=objects, verifier=verifier, run_id=run_id)
+        run = make_run(
+            config, task, log, clock=clock, objects=objects, verifier=verifier, run_id=run_id, library=library
+        )
         task, config, recorder, kasmina = run.task, run.config, run.recorder, run.kasmina
 
         def forward(inputs: Tensor, targets: Tensor) -> Tensor:
@@ -62,6 +67,8 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
 
         try:
             publish_start(run)
+            if library is not None and config.policy != "none":
+                library.want(likely(run.sites))
             while recorder.epoch < run.epochs:
                 run.host.train()
                 order = epoch_order(len(task.train), run.batch_size, run.steps_per_epoch, run.random.data)
