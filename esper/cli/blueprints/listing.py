@@ -173,7 +173,7 @@ def outcome_cells(row: Row) -> tuple[Any, ...]:
         row["germinated"],
         row["fossilized"],
         row["culled"],
-        _mean(row, "delta", row["reported"]),
+        _mean(row, "delta", row["measured"]),
         _mean(row, "gain", row["compared"]),
     )
 
