@@ -62,8 +62,8 @@ def _compile(order: Order, folder: Path, clock: Callable[[], float], busy: Calla
     """Everything that needs torch: it is imported under the memory limit.
 
     `clock` times the compiling and `busy`, this process's time on the processor, the passes: it has one thread, so that
-    is what a pass costs, whatever else the machine does meanwhile. By the clock, with nine others waiting for two cores,
-    one layer norm seemed to gain 9.8 times by compiling; in processor time it gains 4.9 times.
+    is what a pass costs, whatever else the machine does meanwhile. By the clock, with nine waiting for two cores, one
+    layer norm seemed to gain 9.8 times by compiling; in processor time it gains 4.9 times.
     """
     from esper.tezzeret import kernel  # noqa: PLC0415
 
