@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from esper.history.accepted import Accepted, accept
 from esper.history.fold import evolve, replay
-from esper.history.state import Problem, RunState, SeedState, stages_by_epoch, state_at_step
+from esper.history.recorded import Recorded
+from esper.history.state import Problem, RunState, SeedState, sequence_at_step, stages_by_epoch, state_at_step
 
-__all__ = ["Problem", "RunState", "SeedState", "evolve", "replay", "stages_by_epoch", "state_at_step"]
+__all__ = [
+    "Accepted",
+    "Problem",
+    "Recorded",
+    "RunState",
+    "SeedState",
+    "accept",
+    "evolve",
+    "replay",
+    "sequence_at_step",
+    "stages_by_epoch",
+    "state_at_step",
+]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from contracts.leyline.v1.event_pb2 import SeedObservation
 from esper.history.state import RunState, SeedState, World
 from esper.kasmina.lifecycle import ATTACHED
 from esper.leyline.envelope import Event
@@ -15,9 +16,21 @@ V = TypeVar("V")
 
 
 def started(state: RunState, event: Event) -> RunState:
-    """The run's first fact: what it is to do, and its seed slots."""
+    """The run's first fact: what it is to do, and its seed slots; a fork's are as it found them."""
     body = event.run_started
     seeds = {site.seed_id: SeedState(site.seed_id, site.site) for site in body.sites}
+    for seen in body.inherited:
+        seeds[seen.seed_id] = _inherited(seeds.get(seen.seed_id, SeedState(seen.seed_id)), seen)
+    return _named(replace(state, world=World(seeds=seeds, params=body.params_host)), event)
+
+
+def forked(state: RunState, event: Event, world: World) -> RunState:
+    """A fork's first fact after the history of its parent: the same world under another name."""
+    return _named(replace(state, world=world, reason=""), event)
+
+
+def _named(state: RunState, event: Event) -> RunState:
+    body = event.run_started
     return replace(
         state,
         run_id=event.run_id,
@@ -26,7 +39,19 @@ def started(state: RunState, event: Event) -> RunState:
         status="running",
         incarnation=event.incarnation,
         timeline=event.timeline,
-        world=World(seeds=seeds, params=body.params_host),
+    )
+
+
+def _inherited(slot: SeedState, seen: SeedObservation) -> SeedState:
+    return replace(
+        slot,
+        stage=seen.stage,
+        blueprint_id=seen.blueprint_id,
+        alpha=seen.alpha,
+        life=seen.life,
+        parameters=seen.parameters,
+        stage_age_epochs=seen.stage_age_epochs,
+        moved=True,
     )
 
 
