@@ -29,14 +29,8 @@ HEADERS: Final[tuple[str, ...]] = (
 )
 COST_HEADERS: Final = ("weights", "FLOPs")
 OUTCOME_HEADERS: Final = (
-    "id",
-    "name",
-    "site",
-    "germinated",
-    "fossilized",
-    "culled",
-    "loss change",
-    "gain over control",
+    *("id", "name", "site", "germinated", "fossilized", "culled", "weights", "FLOPs"),
+    *("loss change", "gain over control"),
 )
 
 
