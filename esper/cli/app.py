@@ -176,6 +176,17 @@ def why(
     why_command(data_dir, run, seed, as_json=as_json)
 
 
+@app.command(epilog="Example: esper resume last")
+def resume(run: Run, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+    """Go on with a run that was interrupted or whose trainer died, and with its control run if that was not over.
+
+    It claims the run, lives it again from its last checkpoint to the end of its record, and trains on from there.
+    """
+    from esper.cli.resume import resume_command  # noqa: PLC0415
+
+    return resume_command(data_dir, run, as_json=as_json)
+
+
 @app.command(epilog="Example: esper replay last --from 200 --to 400")
 def replay(
     run: Run,

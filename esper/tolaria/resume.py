@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import RunResumed
-from esper.errors import InvalidInput
 from esper.history import Recorded
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
@@ -26,19 +25,6 @@ from esper.tolaria.train import train
 _EVER: Final = 2**62
 
 
-def last_accepted(recorded: Recorded) -> int:
-    """The last sequence from which a run can be gone on with; raises InvalidInput for one that is over."""
-    last = recorded.facts[-1]
-    if not last.HasField("run_finished"):
-        return last.sequence
-    if last.run_finished.status == "interrupted":
-        return last.sequence - 1
-    raise InvalidInput(
-        f"run {recorded.run_id} is over ({last.run_finished.status}): there is nothing to resume; to try it otherwise, "
-        f"leave it at a step: `esper fork {recorded.run_id} --at STEP --do nothing`"
-    )
-
-
 def resume_run(
     recorded: Recorded,
     task: Task,
@@ -54,7 +40,7 @@ def resume_run(
     Where the record cannot be followed, it is void from that checkpoint on, and a second claim says so. Raises
     Superseded where another process claimed the run first, and InvalidInput where the run is over.
     """
-    upto = last_accepted(recorded)
+    upto = recorded.last_accepted()
     start = nearest(recorded, objects, step=_EVER, sequence=upto)
     begun = recorded.begun(0 if start is None else start.sequence)
     incarnation = recorded.state.incarnation + 1
