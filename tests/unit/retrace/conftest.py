@@ -21,6 +21,8 @@ from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, REAL_CLOCK, MemoryLog, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
+from esper.tolaria.fork import fork_run
+from esper.tolaria.forking import read_change
 from esper.tolaria.replay import Replayed, replay_run
 from esper.tolaria.result import RunResult
 from esper.tolaria.resume import resume_run
@@ -129,6 +131,7 @@ class Lived:
         self.objects = ObjectStore(folder / "objects")
         self.log = Scripted(self.objects, {})
         self.result: RunResult | None = None
+        self.parent, self.run_id = self, "run"
         self.config = RunConfig(task="tiny")
 
     @staticmethod
@@ -202,6 +205,38 @@ class Lived:
                 should_stop=lambda: False,
             )
         return self
+
+    def fork(self, parent: Lived, step: int, change: str, *, task: Task | None = None, run_id: str = "child") -> Lived:
+        """Leave `parent` at a step, on a log of its own that its parent's is read from before."""
+        self.objects = parent.objects
+        self.log = Scripted(self.objects, {})
+        self.result = fork_run(
+            parent.whole(),
+            run_id,
+            task or tiny(),
+            self.log,
+            step=step,
+            change=read_change(change),
+            clock=REAL_CLOCK,
+            objects=self.objects,
+            verifier=CommandVerifier(KEYS),
+            should_stop=lambda: False,
+        )
+        requests = [e for e in self.log.events if body_name(e) in ("decision_made", "adaptation_command")]
+        self.log.requests += [*((event, signed(event)) for event in requests)]
+        self.parent, self.run_id = parent, run_id
+        return self
+
+    def whole(self) -> Recorded:
+        """A fork as it is recorded, with its parent's part."""
+        if self.parent is self:
+            return self.recorded()
+        whole = self.parent.whole()
+        start = self.log.events[0].run_started
+        shared = whole.facts[: start.parent_sequence]
+        asked = [(Event.FromString(s.payload), s) for s in (*whole.decisions.values(), *whole.commands.values())]
+        own = [event for event in self.log.events if event.sequence]
+        return Recorded.of(self.run_id, [*shared, *own], [*asked, *self.log.requests])
 
     def digests(self) -> list[tuple[int, bytes]]:
         """The digests at the ends of epochs that count, with their steps."""
