@@ -208,9 +208,9 @@ def fork(
     """What if: a new run that is RUN up to a step, and from there does one thing otherwise.
 
     At an epoch's end the change takes the place of that epoch's decision, in the middle of one it comes before the next
-    step. All later decisions are its own: Tamiyo makes them anew, from the same random draws. `nothing` changes nothing:
-    the fork ends bit for bit as its parent, unless a person's commands, late decisions or faults came after the step,
-    which are the parent's alone.
+    step. All later decisions are its own: Tamiyo makes them anew, with the same random draws. `nothing` changes
+    nothing: the fork ends bit for bit as its parent, unless a person's commands, late decisions or faults came after
+    the step, which are the parent's alone.
     """
     from esper.cli.fork import fork_command  # noqa: PLC0415
 

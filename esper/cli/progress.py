@@ -115,7 +115,7 @@ class RunView:
         self.probe_loss = body.state.validation_loss
         self.accuracy = body.state.validation_accuracy
         self.parameters = body.params or self.parameters
-        self._reports_due.update(report_id(window) for window in body.windows if window.closed)
+        self._reports_due.update(report_id(window, event.run_id) for window in body.windows if window.closed)
         for seed in body.seeds:
             view = self.seeds.setdefault(seed.seed_id, SeedView(seed.seed_id, ""))
             view.stage, view.alpha, view.blueprint_id = stage(seed.stage), seed.alpha, seed.blueprint_id

@@ -113,7 +113,7 @@ def _command_event(packet: Event, policy: Policy, decision: Decision, made: Even
 
 def _report_event(packet: Event, window: ObservationWindow, now_ns: int) -> Event:
     body = reports.report(window, packet.run_id, packet.recorded_at_ns)
-    return _follows(packet, body, reports.report_id(window), window.command_id, now_ns)
+    return _follows(packet, body, reports.report_id(window, packet.run_id), window.command_id, now_ns)
 
 
 def _follows(

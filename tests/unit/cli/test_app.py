@@ -10,7 +10,7 @@ import pytest
 
 from esper.cli.app import app, dispatch
 
-COMMANDS = ("run", "runs", "events", "why", "sql", "broker", "up", "doctor")
+COMMANDS = ("run", "resume", "fork", "replay", "runs", "events", "why", "sql", "broker", "up", "doctor")
 PARTS = (
     "Kasmina",
     "Tolaria",
@@ -58,6 +58,11 @@ def test_help_has_an_example_and_the_shared_options(capsys, command):
         (["run", "--task", "file.txt:task"], "is no path/to/file.py:function"),
         (["events"], "Missing argument 'RUN'"),
         (["events", "last", "--type", "seed_transition"], "did you mean seed_transitioned?"),
+        (["replay", "last", "--data-dir", "no-such-folder"], "no-such-folder holds no history"),
+        (["resume", "last", "--data-dir", "no-such-folder"], "no-such-folder holds no history"),
+        (["fork", "last", "--at", "3"], "Missing option '--do'"),
+        (["fork", "last", "--at", "3", "--do", "water s2"], "'water s2' is nothing that a fork can do; write"),
+        (["fork", "last", "--at", "3", "--do", "nothing", "--data-dir", "no-such-folder"], "holds no history"),
         (["broker", "--port", "99999"], "less than or equal to 65535"),
         (["runs", "--data-dir", "no-such-folder"], "no-such-folder holds no history"),
         (["why", "last", "s1", "--data-dir", "no-such-folder"], "no-such-folder holds no history"),

@@ -132,7 +132,7 @@ def test_a_fork_may_fail_and_go_back_to_its_parents_state(lived, other):
 
     def faulty(logits, targets):
         loss = fault(logits, targets)
-        return loss * float("nan") if loss.requires_grad and next(calls) == 2 else loss
+        return loss * float("nan") if loss.requires_grad and next(calls) == 3 else loss
 
     other.fork(lived, 7, "germinate s2 BP009", task=lived.tiny(per_sample_loss=faulty))
     (back,) = other.log.bodies("rolled_back")
