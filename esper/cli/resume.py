@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.cli import RUN_FAILED
+from esper.cli.archived import wait_for_archive
 from esper.cli.events import Reading, types_of
 from esper.cli.output import complain, say, say_json
 from esper.cli.read import history_of, run_ids
@@ -16,18 +17,16 @@ from esper.cli.replay import recorded_run
 from esper.cli.run import RunCommand, RunRequest
 from esper.cli.run_ids import control_of, resolve
 from esper.cli.trainers import Trainers
-from esper.errors import InvalidInput, LogUnavailable
+from esper.errors import InvalidInput
 from esper.history import Recorded
 from esper.tolaria.config import RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.plan import Plan
-from projections.manifest import covered
 from streams.keys import load_key_ring
 from streams.positions import ends_of
 from streams.settings import Settings
 
 ARCHIVE_S: Final = 30.0
-POLL_S: Final = 0.05
 
 
 def resume_command(data_dir: Path, word: str, *, as_json: bool) -> int:
@@ -71,12 +70,7 @@ def joined(data_dir: Path, settings: Settings, name: str) -> Iterator[client.Lea
     """A lease on the folder's processes, once they are ready and the archive has all that lies on the log by then."""
     with client.join(data_dir, client=name, brokers=settings.brokers) as lease:
         lease.wait_ready()
-        ends = ends_of(lease.brokers)
-        deadline = time.monotonic() + ARCHIVE_S
-        while any(covered(data_dir / "archive").get(place, 0) < end for place, end in ends.items()):
-            if time.monotonic() > deadline:
-                raise LogUnavailable(f"the archive lacks the end of the log; see {data_dir / 'run' / 'archiver.log'}")
-            time.sleep(POLL_S)
+        wait_for_archive(data_dir, ends_of(lease.brokers), ARCHIVE_S, lambda: None)
         yield lease
 
 
@@ -90,6 +84,9 @@ def request_of(data_dir: Path, config: RunConfig, verb: str, *, as_json: bool) -
         policy=config.policy,
         lifecycle=config.seeds.lifecycle,
         device=config.device,
+        pool=config.pool,
+        drill=(),
+        ignore_history=True,
         control=False,
         as_json=as_json,
         verb=verb,

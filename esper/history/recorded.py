@@ -74,6 +74,6 @@ class Recorded:
             fact
             for fact in self.facts
             if fact.HasField("checkpoint_saved")
-            and fact.checkpoint_saved.ref in self.state.checkpoints
+            and fact.checkpoint_saved.ref in self.state.standing.checkpoints
             and fact.checkpoint_saved.upto_sequence in path
         ]

@@ -34,6 +34,7 @@ from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.evidence import gather_evidence
 from esper.kasmina.graft import Grafts
 from esper.kasmina.isolation import Isolation
+from esper.kasmina.kernels import Kernels, TemplatesAlone
 from esper.kasmina.moves import Build, Moves
 from esper.kasmina.probe import Loss
 from esper.kasmina.progress import Probing, Progress
@@ -60,9 +61,10 @@ _LEARNING: Final = frozenset(
 class Kasmina:
     """The seeds of one host. Not safe for several threads at once: the training loop owns it.
 
-    `build` makes modules of blueprints, `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a
-    clock that never goes back, and `witness` has the last word on verdicts. `probe_loss` is the probe loss of the
-    network as it stands after the last `end_epoch`.
+    `build` makes modules of blueprints, `kernels` is the library that has them compiled (by default an empty one),
+    `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back, and
+    `witness` has the last word on verdicts. `probe_loss` is the probe loss of the network as it stands after the last
+    `end_epoch`.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Kasmina:
         steps_per_epoch: int,
         seed: int,
         monotonic: Callable[[], float],
+        kernels: Kernels | None = None,
         witness: Witness | None = None,
     ) -> None:
         if steps_per_epoch < 1:
@@ -89,7 +92,7 @@ class Kasmina:
         self._witness = witness or Present()
         self._isolation = Isolation(settings, monotonic)
         self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
-        self._moves = Moves(self._grafts, self._slots, build, seed)
+        self._moves = Moves(self._grafts, self._slots, build, kernels or TemplatesAlone(), seed)
         self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._witness)
 
     # ---------------------------------------------------------------------------------------------------- commands
@@ -125,7 +128,7 @@ class Kasmina:
     def _germinate(self, slot: Slot, request: Request) -> list[Message]:
         commands.check_germinate(slot, request)
         facts = self._moves.germinate(slot, request, self.probe_loss)
-        if self.settings.lifecycle == "direct":
+        if self.settings.lifecycle == "direct" and not slot.occupant().trouble:
             facts += [self._moves.move(slot, stage, "direct", request.command_id) for stage in _DIRECT]
         return facts
 

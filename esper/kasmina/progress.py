@@ -218,6 +218,8 @@ class Progress:
     def _dry_run(self, slot: Slot) -> DryRun:
         """Run the module, without a trace, on two random activations of its site's shape."""
         seed = slot.occupant()
+        if seed.trouble:
+            return DryRun(False, False, 0, None, seed.trouble)
         foreign = self._moves.shared_parameters(slot, seed.module)
         device = device_of(self._host)
         dtype = next((p.dtype for p in seed.module.parameters()), torch.get_default_dtype())

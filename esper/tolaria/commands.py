@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from google.protobuf.message import Message
 
@@ -10,6 +11,7 @@ from contracts.leyline.v1.event_pb2 import CommandApplied, CommandRejected, Secu
 from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
+    COMMAND_TYPE_PAUSE,
     COMMAND_TYPE_ROLLBACK,
     COMMAND_TYPE_SEED,
     MESSAGE_PRIORITY_CRITICAL,
@@ -25,6 +27,11 @@ from esper.leyline.signing import Signed
 from esper.leyline.verifier import Verdict
 from esper.tolaria.effects import drain, take_effect
 from esper.tolaria.run import Chain, Run
+
+PAUSE: Final = "pause"
+"""Why a run is in conservative mode until the decision of the next epoch has been made."""
+
+_HYPERPARAMETERS: Final = ("lr", "lr_factor", "weight_decay")
 
 
 def apply_arrived(run: Run) -> None:
@@ -116,13 +123,20 @@ def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
         return []
     if command.command_type == COMMAND_TYPE_OPTIMIZER:
         return _adjust_optimizer(run, command)
+    if command.command_type == COMMAND_TYPE_PAUSE:
+        run.paused_until = run.recorder.epoch + 1
+        return list(run.mode.enter(PAUSE))
     if command.command_type == COMMAND_TYPE_CIRCUIT_BREAKER:
         return _force_breaker(run, command)
     raise CommandRefused("unsupported_command", f"command type {command.command_type} does nothing here")
 
 
 def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
-    """Set the learning rate (`lr`) or `weight_decay` of one group; one value that does not fit refuses them all."""
+    """Set the learning rate (`lr`) or `weight_decay` of one group; one value that does not fit refuses them all.
+
+    `lr_factor` lowers the rate to that share of the configured one, and leaves a rate that is lower as it is: said
+    twice it does no more than said once.
+    """
     group = command.optimizer_adjustment.optimizer_id or "host"
     values = dict(command.optimizer_adjustment.hyperparameters)
     if group not in run.optimizer.names:
@@ -130,12 +144,21 @@ def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
             "unknown_group", f"there is no group {group!r}; there are {', '.join(run.optimizer.names)}"
         )
     for name, value in values.items():
-        if name not in ("lr", "weight_decay") or not math.isfinite(value) or value < 0 or (name == "lr" and not value):
-            raise CommandRefused("bad_hyperparameter", f"{name}={value} cannot be set; lr and weight_decay can")
+        if (
+            name not in _HYPERPARAMETERS
+            or not math.isfinite(value)
+            or value < 0
+            or (name != "weight_decay" and not value)
+        ):
+            raise CommandRefused(
+                "bad_hyperparameter", f"{name}={value} cannot be set; {', '.join(_HYPERPARAMETERS)} can"
+            )
     facts: list[Message] = []
     for name, value in values.items():
         if name == "lr":
             facts.append(run.rates.set_base(group, value, f"command of {command.issued_by}", run.recorder.step))
+        elif name == "lr_factor":
+            facts += run.rates.limit(group, value, f"command of {command.issued_by}", run.recorder.step)
         else:
             facts.append(run.optimizer.set_hyperparameter(group, name, value))
     return facts

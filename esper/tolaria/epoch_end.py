@@ -11,7 +11,7 @@ from contracts.leyline.v1.event_pb2 import DecisionTimedOut, SiteEvidence
 from esper.kasmina.probe import Loss
 from esper.leyline.envelope import Event, parse
 from esper.tolaria.branch import branch
-from esper.tolaria.commands import apply_command
+from esper.tolaria.commands import PAUSE, apply_command
 from esper.tolaria.effects import drain, publish, take_effect
 from esper.tolaria.evaluation import Evaluation, evaluate
 from esper.tolaria.packet import Trained, epoch_packet
@@ -127,7 +127,12 @@ def _await_answer(run: Run, packet: Event) -> Answer | None:
 
 
 def _look_at_breakers(run: Run) -> None:
-    """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback."""
+    """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback.
+
+    A pause ends with the epoch after the one in which it was commanded.
+    """
     publish(run, run.rates.breaker.succeeded())
     run.failures_in_a_row = 0
     publish(run, run.mode.clear(CAUTION))
+    if run.recorder.epoch >= run.paused_until:
+        publish(run, run.mode.clear(PAUSE))

@@ -9,11 +9,12 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.forking import Change, Fork, place_of
-from esper.tolaria.ports import Clock, Log
+from esper.tolaria.ports import Clock, KernelSource, Log
 from esper.tolaria.result import RunResult
 from esper.tolaria.retrace import nearest, retrace
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
+from esper.tolaria.versions import check_data
 
 
 def fork_run(
@@ -28,8 +29,10 @@ def fork_run(
     objects: ObjectStore,
     verifier: CommandVerifier,
     should_stop: Callable[[], bool],
+    library: KernelSource | None = None,
 ) -> RunResult:
     """Follow `parent` up to `step` and go on from there as the new run `run_id`, with that one `change`."""
+    check_data(parent.root, task)
     upto, where = place_of(parent, step, change)
     start = nearest(parent, objects, step=step, sequence=upto)
     begun = parent.begun(0 if start is None else start.sequence)
@@ -42,6 +45,7 @@ def fork_run(
         verifier=verifier,
         run_id=begun.run_id,
         should_stop=should_stop,
+        library=library,
         past=retrace(parent, objects, start=start, upto=upto, more=True),
         fork=Fork(run_id, step, where, change, parent.begun(upto).run_started),
     )

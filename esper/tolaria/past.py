@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from contracts.leyline.v1.event_pb2 import BreakerChanged, GateEvaluated
+from contracts.leyline.v1.event_pb2 import BreakerChanged, GateEvaluated, KernelAttached
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN
 from esper.errors import InvalidInput
 from esper.history.state import RunState
@@ -166,6 +166,11 @@ class Past:
             for change in changes
             if change.breaker.startswith(ISOLATION) and change.to_state == CIRCUIT_BREAKER_STATE_OPEN
         }
+
+    def attached(self, seed_id: str) -> KernelAttached | None:
+        """The kernel that a seed germinates with now, by record; None where the record has none."""
+        kernels = (fact.kernel_attached for fact in self._bunch() if fact.HasField("kernel_attached"))
+        return next((kernel for kernel in kernels if kernel.seed_id == seed_id), None)
 
     def _bunch(self) -> Iterator[Event]:
         """The facts that are told together, from the next one on."""

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import torch
+
 from contracts.leyline.v1.event_pb2 import RunResumed
 from esper.history import Recorded
 from esper.leyline import ids
@@ -15,12 +17,13 @@ from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged
-from esper.tolaria.ports import ClaimableLog, Clock
+from esper.tolaria.ports import ClaimableLog, Clock, KernelSource
 from esper.tolaria.recorder import PRODUCER
 from esper.tolaria.result import RunResult
 from esper.tolaria.retrace import nearest, retrace
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
+from esper.tolaria.versions import check_data, differences
 
 _EVER: Final = 2**62
 
@@ -34,6 +37,7 @@ def resume_run(
     objects: ObjectStore,
     verifier: CommandVerifier,
     should_stop: Callable[[], bool],
+    library: KernelSource | None = None,
 ) -> RunResult:
     """Claim the run, follow its record from the last checkpoint on, and be live where that ends.
 
@@ -41,11 +45,13 @@ def resume_run(
     Superseded where another process claimed the run first, and InvalidInput where the run is over.
     """
     upto = recorded.last_accepted()
+    torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)
+    check_data(recorded.root, task)
     start = nearest(recorded, objects, step=_EVER, sequence=upto)
     begun = recorded.begun(0 if start is None else start.sequence)
     incarnation = recorded.state.incarnation + 1
     _catch_up(log, verifier, recorded, upto, clock)
-    reason, superseded = "resumed", False
+    reason, superseded = "; ".join(["resumed", *differences(recorded.root, task)]), False
     while True:
         claim = _claim(recorded, upto, incarnation, start, clock, reason=reason, superseded=superseded)
         log.claim(claim)
@@ -59,6 +65,7 @@ def resume_run(
                 verifier=verifier,
                 run_id=begun.run_id,
                 should_stop=should_stop,
+                library=library,
                 incarnation=incarnation,
                 past=retrace(recorded, objects, start=start, upto=upto, claim=claim),
             )

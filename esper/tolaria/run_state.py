@@ -33,6 +33,7 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "windows": run.windows.state(),
         "probe_losses": list(run.probe_losses),
         "epochs_since_structural_change": run.epochs_since_structural_change,
+        "paused_until": run.paused_until,
         "spent": run.flops.state(),
         "chains": {
             seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
@@ -86,6 +87,7 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.windows.load_state(progress["windows"])
     run.probe_losses = list(progress["probe_losses"])
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
+    run.paused_until = progress.get("paused_until", 0)
     run.chains = {
         seed: Chain(**{name: bytes.fromhex(value) for name, value in chain.items()})
         for seed, chain in progress["chains"].items()

@@ -7,6 +7,7 @@ import torch
 import esper
 from contracts.leyline.v1.event_pb2 import RunStarted
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN, CircuitBreakerState
+from esper.tolaria.commands import PAUSE
 from esper.tolaria.data import fingerprint
 from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.past import ISOLATION
@@ -32,13 +33,15 @@ def begin(run: Run) -> None:
     run.flops.spent |= spent_by(snapshot.flat)
     run.checkpoints = [checkpoint for checkpoint in run.past.checkpoints if checkpoint.position.step < where.step]
     for breaker in (run.decider_breaker, run.rates.breaker):
-        if breaker.name in before.breakers:
-            breaker.force(CircuitBreakerState(before.breakers[breaker.name]), "as it was left")
-    for name, state in before.breakers.items():
+        if breaker.name in before.standing.breakers:
+            breaker.force(CircuitBreakerState(before.standing.breakers[breaker.name]), "as it was left")
+    for name, state in before.standing.breakers.items():
         if state == CIRCUIT_BREAKER_STATE_OPEN:
             run.mode.enter(name)
             if name.startswith(ISOLATION):
                 run.kasmina.reopen(name.removeprefix(ISOLATION))
+    if run.paused_until > where.epoch:
+        run.mode.enter(PAUSE)
     run.snapshots.add(snapshot)
     run.past.remember(snapshot)
     saved = run.past.next("checkpoint_saved")

@@ -25,9 +25,10 @@ from esper.tolaria.epoch_end import finish_epoch
 from esper.tolaria.failure import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.forking import Fork
 from esper.tolaria.gradients import backward, clip
+from esper.tolaria.kernels import want_likely
 from esper.tolaria.packet import Trained
 from esper.tolaria.past import Past
-from esper.tolaria.ports import Clock, Log
+from esper.tolaria.ports import Clock, KernelSource, Log
 from esper.tolaria.random_streams import own_random_stream
 from esper.tolaria.result import RunResult, abandon, finish
 from esper.tolaria.run import find_device, make_run
@@ -47,6 +48,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
     objects: ObjectStore,
     verifier: CommandVerifier | None,
     run_id: str,
+    library: KernelSource | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     incarnation: int = 1,
     past: Past | None = None,
@@ -57,7 +59,8 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
     With a `past` the run follows its record first and is live where that ends; `fork` makes it another run there.
 
     `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
-    Without a `verifier` every command is believed, which is for tests alone. Torch's global random stream is the
+    Seeds germinate with the kernels of `library` as far as it has them by then, and nothing waits for one. Without a
+    `verifier` every command is believed, which is for tests alone. Torch's global random stream is the
     caller's again afterwards; torch's thread count stays what the configuration says.
 
     Raises InvalidInput for a task, site or device that does not fit, Diverged where a run that follows its past does
@@ -76,6 +79,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
             objects=objects,
             verifier=verifier,
             run_id=run_id,
+            library=library,
             incarnation=incarnation,
             past=past,
             fork=fork,
@@ -87,6 +91,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
 
         try:
             begin(run)
+            want_likely(library if config.policy != "none" else None, run.sites)
             while recorder.epoch < run.epochs:
                 run.host.train()
                 order = epoch_order(len(task.train), run.batch_size, run.steps_per_epoch, run.random.data)

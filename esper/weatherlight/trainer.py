@@ -19,8 +19,9 @@ import sysconfig
 import threading
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
@@ -28,12 +29,17 @@ from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.forking import read_change
 from esper.tolaria.ports import Clock
+from esper.urza.cache import Cache
+from esper.urza.shelf import Shelf
 from esper.weatherlight.plan import Plan
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
+from streams.prefetch import Prefetch
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
+
+KERNEL_BYTES: Final = 64 * 2**20
 
 
 def main() -> int:
@@ -77,13 +83,14 @@ def _train(
     """Prepare, wait for the word, train; the result as JSON types."""
     from esper.tolaria.fork import fork_run  # noqa: PLC0415 - torch is loaded by the time that this is called
     from esper.tolaria.resume import resume_run  # noqa: PLC0415
-    from esper.tolaria.run import find_device  # noqa: PLC0415
+    from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
     objects = ObjectStore(settings.objects)
     find_device(config.device)
+    find_pool(config)
     task = recorded_task(config.task, plan.source, objects)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()
@@ -95,12 +102,14 @@ def _train(
     with (
         KafkaLog(brokers, ring, run_id=run_id, metrics=metrics) as log,
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
+        closing(Prefetch(log.writer, ring, _shelf(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         world: dict[str, Any] = {
             "clock": clock,
             "objects": objects,
             "verifier": CommandVerifier(ring),
             "should_stop": stop.is_set,
+            "library": library,
         }
         if plan.begin == "start":
             return train(config, task, log, run_id=run_id, **world).to_dict()
@@ -111,6 +120,11 @@ def _train(
             return resume_run(read_recorded(archive, run_id, log.ends), task, log, **world).to_dict()
         parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
         return fork_run(parent, run_id, task, log, step=plan.step, change=change, **world).to_dict()
+
+
+def _shelf(settings: Settings) -> Shelf:
+    """The trainer's own memory of kernels; those of a small run's sites take about one megabyte together."""
+    return Shelf(ObjectStore(settings.objects), Cache(time.monotonic, limit_bytes=KERNEL_BYTES))
 
 
 def _told(error: Exception) -> str:
