@@ -72,10 +72,16 @@ def _measurements(body: Any) -> str:
 
 def _run_started(body: Any) -> str:
     role = f", control of {body.control_of}" if body.control_of else ""
+    role += f", {body.parent_run_id} with {body.fork_change!r}" if body.parent_run_id else ""
     return (
         f"{body.task} on {body.device}, policy {body.policy}{role}: {body.params_host:,} parameters, "
         f"{body.epochs} epochs of {body.steps_per_epoch} steps, {len(body.sites)} sites"
     )
+
+
+def _run_resumed(body: Any) -> str:
+    void = ", what came after it is void" if body.superseded else ""
+    return f"from the checkpoint of step {body.from_step}, after fact {body.accepted_sequence}{void}: {body.reason}"
 
 
 def _run_finished(body: Any) -> str:
@@ -192,6 +198,7 @@ def _short_enum(field: Any, number: int) -> str:
 
 _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "run_started": _run_started,
+    "run_resumed": _run_resumed,
     "run_finished": _run_finished,
     "epoch_completed": _epoch_completed,
     "decision_made": _decision_made,
