@@ -35,15 +35,16 @@ from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.evidence import gather_evidence
 from esper.kasmina.graft import Grafts
 from esper.kasmina.isolation import Isolation
-from esper.kasmina.kernels import Kernels, TemplatesAlone
+from esper.kasmina.kernels import Compiled, Kernels, TemplatesAlone
 from esper.kasmina.moves import Build, Moves
 from esper.kasmina.probe import Loss
 from esper.kasmina.progress import Probing, Progress
-from esper.kasmina.seed import Slot
+from esper.kasmina.seed import Seed, Slot
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.side_pass import LossFunction, SidePassResult, run_side_pass
 from esper.kasmina.sites import find_module
 from esper.kasmina.state import KasminaState
+from esper.kasmina.swap import SWAPPABLE, back_to_eager, swap
 from esper.kasmina.telemetry import Outbox
 from esper.kasmina.witness import Present, Witness
 
@@ -215,6 +216,31 @@ class Kasmina:
             facts += self._progress.end_epoch(slot, probing)
         self.probe_loss = probing.as_is()
         return facts
+
+    # ------------------------------------------------------------------------------------------------------- kernels
+
+    def swappable(self) -> dict[str, Seed]:
+        """The seeds whose eager form a compiled one may replace now, and those that need theirs again, by seed id."""
+        slots = [slot for slot in self._slots.values() if slot.stage in SWAPPABLE and slot.occupant().compiled is None]
+        return {slot.seed_id: slot.occupant() for slot in slots if not slot.occupant().trouble}
+
+    def swap(self, seed_id: str, kernel: Compiled | None, inputs: Tensor) -> list[Message]:
+        """Let the compiled form of a seed serve from the next step on, compared with the eager one on a real batch.
+
+        No fact says that nothing has changed: where the forms do not agree, or where a seed that was restored has its
+        compiled form again. None for a `kernel` that cannot be had any more.
+        """
+        slot = self._slots[seed_id]
+        restored = slot.occupant().compiled_ref
+        if kernel is None:
+            return [back_to_eager(slot)] if restored else []
+        fact = swap(slot, self._grafts, kernel, inputs)
+        unchanged = fact is not None and restored == fact.artifact_ref and fact.to_form == "compiled"
+        return [] if fact is None or unchanged else [fact]
+
+    def sites(self) -> dict[str, SiteDescription]:
+        """The sites by seed id."""
+        return {slot.seed_id: slot.description for slot in self._slots.values()}
 
     # ------------------------------------------------------------------------------------------------- what is there
 

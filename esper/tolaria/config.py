@@ -78,6 +78,10 @@ class RunConfig:
     decision_timeout_s: float | None = 2.0
     """How long an epoch waits for its decision; None waits for ever, which equality tests need (ruling 2)."""
 
+    compiled_kernels: bool = False
+    """Let the library's compiled kernels replace eager ones where they were measured to be faster. What a run computes
+    then depends, in the last bits, on when the forge had them: the swaps are facts, and a replay repeats them."""
+
     window_epochs: int = 3
     """How long the outcome of an applied command is watched (R-TAM-46)."""
 
