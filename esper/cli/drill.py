@@ -1,8 +1,8 @@
 """What makes a drill one: its stressors germinate, by a person's signed commands, as soon as the run has started.
 
 Tamiyo never wants a stressor, and a drill is not about Tamiyo: it shows that gates, guard and limits stop what got past
-it. The commands go over the log as any person's do, and the trainer judges them. They come before the first decision, so
-no seed of Tamiyo's has taken their sites.
+it. The commands go over the log as any person's do, and the trainer judges them. They come before the first decision,
+so no seed of Tamiyo's has taken their sites.
 """
 
 from __future__ import annotations
