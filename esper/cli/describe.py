@@ -29,6 +29,16 @@ def gate(number: int) -> str:
     return f"{code} {name.lower().replace('_', ' ')}".strip()
 
 
+def breaker_state(number: int) -> str:
+    """A breaker's state as people write it: OPEN."""
+    return _short(leyline_pb2.CircuitBreakerState, number, "CIRCUIT_BREAKER_STATE_")
+
+
+def chosen(body: Any) -> str:
+    """What a decision chose: germinate s1 BP009."""
+    return body.actions[body.action] if body.action < len(body.actions) else f"action {body.action}"
+
+
 def seed_of(event: Event) -> str:
     """The seed that an event is about; empty where it is about none or several."""
     body = body_of(event)
@@ -38,7 +48,7 @@ def seed_of(event: Event) -> str:
     if "target_seed_id" in fields:
         return str(body.target_seed_id)
     if body_name(event) == "decision_made" and body.actions:
-        return next((word for word in _action(body).split()[1:2]), "")
+        return next((word for word in chosen(body).split()[1:2]), "")
     if body_name(event) == "optimizer_changed" and body.group != "host":
         return str(body.group)
     return ""
@@ -52,11 +62,6 @@ def _operation(number: int) -> str:
     return _short(leyline_pb2.SeedOperation, number, "SEED_OPERATION_").lower().replace("_", " ")
 
 
-def _action(body: Any) -> str:
-    """What a decision chose."""
-    return body.actions[body.action] if body.action < len(body.actions) else f"action {body.action}"
-
-
 def _measurements(body: Any) -> str:
     parts = [
         f"{m.name} {m.value:.4g}" + (f" (limit {m.limit:.4g})" if m.HasField("limit") else "")
@@ -67,10 +72,16 @@ def _measurements(body: Any) -> str:
 
 def _run_started(body: Any) -> str:
     role = f", control of {body.control_of}" if body.control_of else ""
+    role += f", {body.parent_run_id} with {body.fork_change!r}" if body.parent_run_id else ""
     return (
         f"{body.task} on {body.device}, policy {body.policy}{role}: {body.params_host:,} parameters, "
         f"{body.epochs} epochs of {body.steps_per_epoch} steps, {len(body.sites)} sites"
     )
+
+
+def _run_resumed(body: Any) -> str:
+    void = ", what came after it is void" if body.superseded else ""
+    return f"from the checkpoint of step {body.from_step}, after fact {body.accepted_sequence}{void}: {body.reason}"
 
 
 def _run_finished(body: Any) -> str:
@@ -91,7 +102,7 @@ def _epoch_completed(body: Any) -> str:
 
 
 def _decision_made(body: Any) -> str:
-    return f"{_action(body)}: {body.reason}" if body.reason else _action(body)
+    return f"{chosen(body)}: {body.reason}" if body.reason else chosen(body)
 
 
 def _adaptation_command(body: Any) -> str:
@@ -187,6 +198,7 @@ def _short_enum(field: Any, number: int) -> str:
 
 _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "run_started": _run_started,
+    "run_resumed": _run_resumed,
     "run_finished": _run_finished,
     "epoch_completed": _epoch_completed,
     "decision_made": _decision_made,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
+from esper.cli.archived import wait_for_archive
 from esper.cli.events import Reading, types_of
-from esper.cli.folder import check_room, check_writable
+from esper.cli.folder import check_writable
 from esper.cli.output import complain, say, say_json
 from esper.cli.progress import RunView
 from esper.cli.read import history_of
@@ -22,10 +24,11 @@ from esper.cli.tail import LogTail
 from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput, LogUnavailable
 from esper.kasmina.settings import SeedSettings
+from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
-from projections.manifest import covered
+from esper.weatherlight.dossier import dossier_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -48,19 +51,29 @@ class RunRequest:
     policy: Policy
     lifecycle: Literal["full", "direct"]
     device: str
+    pool: tuple[str, ...]
+    drill: tuple[str, ...]
     compiled_kernels: bool
     control: bool
+    ignore_history: bool
     as_json: bool
+    verb: str = "run"
+    """The command that was given."""
 
-    @property
     def configs(self) -> tuple[RunConfig, RunConfig | None]:
-        """The grown run's and its control's configuration; without growth a run is its own control."""
+        """The grown run's and its control's configuration; without growth a run is its own control.
+
+        Reads what the data folder's history knows about blueprints.
+        """
         grown = RunConfig(
             task=self.task,
             epochs=self.epochs,
             seed=self.seed,
             policy=self.policy,
             device=self.device,
+            pool=(*self.pool, *self.drill),
+            drill=bool(self.drill),
+            dossier=dossier_of(self.data_dir, outcomes=not self.ignore_history),
             compiled_kernels=self.compiled_kernels,
             seeds=SeedSettings(lifecycle=self.lifecycle),
         )
@@ -72,9 +85,9 @@ def run_command(request: RunRequest) -> int:
     """Do the run and print its summary; the exit code. Raises InvalidInput and LogUnavailable in one line each."""
     since = time.monotonic()
     settings = Settings.load(data=request.data_dir)
-    grown_config, control_config = request.configs
     _check_task(request.task)
     check_writable(request.data_dir)
+    grown_config, control_config = request.configs()
     ring = load_key_ring(settings)
     run_id = new_run_id()
     configs, names = {run_id: grown_config}, {run_id: "grown", control_of(run_id): "control"}
@@ -96,20 +109,33 @@ def run_command(request: RunRequest) -> int:
 
 
 class RunCommand:
-    """One `esper run` between its lease and its summary."""
+    """One `esper run`, `resume` or `fork` between its lease and its summary.
 
-    def __init__(self, request: RunRequest, ring: KeyRing, lease: client.Lease, trainers: Trainers) -> None:
+    `before` are the events that the runs begin with, which are on the log already; `told` the runs of the summary.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        ring: KeyRing,
+        lease: client.Lease,
+        trainers: Trainers,
+        *,
+        before: Mapping[str, Sequence[Event]] = MappingProxyType({}),
+        told: Sequence[str] = (),
+    ) -> None:
         self._request = request
         self._ring = ring
         self._lease = lease
         self._trainers = trainers
         self._run_ids = [trainer.run_id for trainer in trainers.trainers]
-        self._views = [RunView(run_id) for run_id in self._run_ids]
+        self._told = told or self._run_ids
+        self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
-        title = f"esper run {self._run_ids[0]} · {self._request.task} · {self._request.policy}"
+        title = f"esper {self._request.verb} {self._run_ids[0]} · {self._request.task} · {self._request.policy}"
         with make_screen(title, self._views, quiet=self._request.as_json) as screen:
             self._prepare(screen)
             tail = LogTail(self._lease.brokers, self._ring, self._run_ids)
@@ -132,7 +158,11 @@ class RunCommand:
     def kept(self) -> str:
         """Where to read what the grown run wrote; empty where it wrote nothing."""
         run_id = self._run_ids[0]
-        return f"; what was recorded is kept: `esper events {run_id}`" if self._views[0].events else ""
+        if not self._views[0].events:
+            return ""
+        kept, end = f"; what was recorded is kept: `esper events {run_id}`", self._views[0].finished
+        over = end is not None and end.status != "interrupted"
+        return kept if over else f"{kept}, and `esper resume {run_id}` goes on from there"
 
     def _prepare(self, screen: Screen) -> None:
         """Until the processes are ready and the trainers have loaded what they need, both at once."""
@@ -174,24 +204,13 @@ class RunCommand:
             complain(str(error))  # and why the run itself failed is the last word
 
     def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
-        archive = self._request.data_dir / "archive"
-        deadline = time.monotonic() + timeout_s
         screen.note("waiting for the archive to hold everything")
-        ends = tail.ends(timeout_s)
-        while True:
-            have = covered(archive)
-            missing = {place: end for place, end in ends.items() if have.get(place, 0) < end}
-            if not missing:
-                return
-            check_room(self._request.data_dir)
-            if time.monotonic() > deadline:
-                raise LogUnavailable(
-                    f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in missing}))} still; the log "
-                    f"has it and the next run archives it (see {self._request.data_dir / 'run' / 'archiver.log'})"
-                )
+
+        def meanwhile() -> None:
             self._take_news(screen)
             screen.refresh()
-            time.sleep(TICK_S / 2)
+
+        wait_for_archive(self._request.data_dir, tail.ends(timeout_s), timeout_s, meanwhile)
 
     def _take_event(self, tail: LogTail, screen: Screen) -> None:
         event = tail.take(TICK_S)
@@ -231,7 +250,7 @@ class RunCommand:
     def summary(self, since: float) -> Summary:
         """Both runs as the archive tells them, now that it holds everything."""
         with history_of(self._request.data_dir) as history:
-            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._run_ids]
+            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._told]
         grown, *others = views
         return Summary(
             grown=grown,

@@ -1,33 +1,21 @@
 """The catalogue as it is told on the log: every template's facts and its risk data sheet, each said once for ever.
 
-The facts are read from `registered.json`, which a test holds equal to the templates, so that the worker can say them
-without loading torch. `python -m esper.karn.registered` writes the file anew after a template has changed.
+The facts are those of `esper.karn.table`, so that the worker can say them without loading torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from importlib import resources
 from typing import Any, Final
 
-from google.protobuf import json_format
-
-from contracts.leyline.v1.event_pb2 import BlueprintRegistered
 from contracts.leyline.v1.leyline_pb2 import BSDSIssued
+from esper.karn.descriptor import registered
 from esper.karn.risk_sheet import risk_sheet
+from esper.karn.table import facts
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 
 PRODUCER: Final = "karn"
-FILE: Final = "registered.json"
-
-
-@lru_cache(maxsize=1)
-def facts() -> tuple[BlueprintRegistered, ...]:
-    """What there is to say of each of the 50 templates, in order of ids."""
-    lines = resources.files("esper.karn").joinpath(FILE).read_text("utf-8").splitlines()
-    return tuple(json_format.Parse(line, BlueprintRegistered()) for line in lines)
 
 
 def registration(now_ns: int) -> list[Event]:
@@ -37,7 +25,7 @@ def registration(now_ns: int) -> list[Event]:
     is registered anew.
     """
     events = []
-    for body in facts():
+    for body in map(registered, facts().values()):
         sheet = BSDSIssued(bsds=risk_sheet(body.descriptor, issued_at_ns=now_ns))
         said = BSDSIssued(bsds=sheet.bsds)
         said.bsds.ClearField("issued_at")

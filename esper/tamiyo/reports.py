@@ -23,20 +23,25 @@ _BY_ENDING: Final = {
     "fossilized": FIELD_REPORT_OUTCOME_SUCCESS,
     "culled": FIELD_REPORT_OUTCOME_REGRESSION,
     "rolled_back": FIELD_REPORT_OUTCOME_ABORTED,
+    "run_ended": FIELD_REPORT_OUTCOME_NEUTRAL,
 }
-"""The verdict on a seed is the report's, too: docs/contracts.md, "Outcomes and blending"."""
+"""The verdict on a seed is the report's, too: docs/contracts.md, "Outcomes and blending". A run that ended before the
+window closed gave none: until then the loss fell, or rose, by the host's own learning at least as much."""
 
 
-def report_id(window: ObservationWindow) -> bytes:
-    """The report's id: one report a command, however often its window is delivered."""
-    return ids.derived_id(window.command_id, "tamiyo.report", 0)
+def report_id(window: ObservationWindow, run_id: str) -> bytes:
+    """The report's id: one report a command and run, however often its window is delivered.
+
+    A fork inherits its parent's open windows, and each of the two says what became of them in its own history.
+    """
+    return ids.derived_id(window.command_id, f"tamiyo.report/{run_id}", 0)
 
 
 def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldReport:
     """The report on a closed window. Deltas are new minus old, in the unit of the probe loss."""
     body = FieldReport(
         version=1,
-        report_id=ids.text(report_id(window)),
+        report_id=ids.text(report_id(window, run_id)),
         command_id=ids.text(window.command_id),
         training_run_id=run_id,
         seed_id=window.seed_id,
@@ -58,7 +63,7 @@ def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldRe
 
 
 def outcome(window: ObservationWindow) -> Outcome:
-    """How the seed ended, where it did; else whether the probe loss fell over the window.
+    """How the seed ended, where it or its run did; else whether the probe loss fell over the window.
 
     A critical event is a regression, whatever else is so, and so is a loss that is no number any more. Where no loss
     was known at the start, as before the first epoch's end, there is nothing to compare.

@@ -104,7 +104,8 @@ def published(job: Job, artifact: Artifact, version: int, now_ns: int) -> list[E
         prewarm_ms=artifact.prewarm_p50_ms,
     )
     events = [] if job.stored else [_event(job, stored, "stored", report.attempt, now_ns)]
-    return events + ([] if job.catalogued else [_event(job, catalogued, "catalogued", report.attempt, now_ns)])
+    told = job.stage == "catalogued"
+    return events + ([] if told else [_event(job, catalogued, "catalogued", report.attempt, now_ns)])
 
 
 def failed(job: Job, attempt: int, reason: str, now_ns: int, *, will_retry: bool) -> Event:

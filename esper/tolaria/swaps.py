@@ -43,7 +43,11 @@ class CompiledKernel:
 
 def swap_kernels(run: Run, inputs: Tensor) -> None:
     """Let compiled forms serve where the library has them and they were measured as faster; wait for the log."""
-    if not run.config.compiled_kernels or run.library is None or run.device.type != "cpu":
+    while (fact := run.past.here("kernel_swapped")) is not None:
+        swap_as_recorded(run, fact.kernel_swapped, inputs)
+        if run.past.here("kernel_swapped") is fact:
+            raise run.past.diverged(f"the kernel of {fact.kernel_swapped.seed_id} cannot be swapped as on record")
+    if not run.past.over or not run.config.compiled_kernels or run.library is None or run.device.type != "cpu":
         return
     for seed_id, seed in run.kasmina.swappable().items():
         kernel = _again(run, seed) if seed.compiled_ref else _offered(run, run.library, seed_id, seed)

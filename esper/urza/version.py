@@ -12,7 +12,8 @@ from contracts.leyline.v1.leyline_pb2 import BlueprintTier
 from esper.errors import InvalidInput
 
 State = Literal["active", "validated", "deprecated", "rejected"]
-"""The last of its line; an older one that a run attached; an older one that none did; approval withdrawn."""
+"""The last of its line; an older one that a run attached; an older one that none did; approval withdrawn. What moves a
+version from one to another is the table of `esper.urza.lifecycle`."""
 
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 100

@@ -28,8 +28,11 @@ BENCHES = (
     "kasmina",
     "decision_latency",
     "archive",
+    "state",
     "library",
     "kernels",
+    "compile",
+    "feed",
     "run",
     "broker",
 )
