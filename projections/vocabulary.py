@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
-from esper.kasmina.lifecycle import MOVES
+from esper.kasmina.lifecycle import ATTACHED, MOVES
 
 _ENUMS: Final[dict[str, tuple[Any, str]]] = {
     "stage_name": (leyline_pb2.SeedLifecycleStage, "SEED_LIFECYCLE_STAGE_"),
@@ -20,21 +20,35 @@ _ENUMS: Final[dict[str, tuple[Any, str]]] = {
     "health_name": (leyline_pb2.HealthStatus, "HEALTH_STATUS_"),
 }
 
+_T_975: Final = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+"""Student's t at 97.5 % for 1 to 30 degrees of freedom; above, 30 stands for all, which makes an interval 4 % too wide
+at most."""
+
 
 def statements() -> list[str]:
-    """SQL that defines one macro per enum (a number that has no name stays a number) and the table `legal_moves`.
+    """SQL that defines one macro per enum (a number without a name stays a number) and two tables of the lifecycle.
+
+    `legal_moves` are a seed's, `attached_stages` those in which it has a module.
 
     `uuid_text` gives the 8-4-4-4-12 form of 16 bytes, `hex_text` the hex digits of any bytes, both null for none;
-    `moment` the time of Unix nanoseconds.
+    `moment` the time of Unix nanoseconds; `student_t` how many standard errors the 95 % interval of a mean of n values
+    reaches to either side, null below two.
     """
     rows = ", ".join(f"({move.source}, {move.target})" for move in MOVES)
+    attached = ", ".join(f"({stage})" for stage in sorted(ATTACHED))
     return [
         "CREATE MACRO hex_text(b) AS lower(nullif(hex(b), ''))",
         "CREATE MACRO uuid_text(b) AS CASE WHEN octet_length(b) = 16 THEN hex(b)::UUID::VARCHAR ELSE hex_text(b) END",
         "CREATE MACRO moment(ns) AS make_timestamp_ns(ns::BIGINT)",
+        f"CREATE MACRO student_t(n) AS CASE WHEN n > 1 THEN {list(_T_975)}[least(n - 1, {len(_T_975)})] END",
         *(_macro(name, enum, prefix) for name, (enum, prefix) in _ENUMS.items()),
         "CREATE TABLE legal_moves (from_stage INTEGER, to_stage INTEGER)",
         f"INSERT INTO legal_moves VALUES {rows}",  # noqa: S608  numbers of ours
+        f"CREATE TABLE attached_stages AS SELECT * FROM (VALUES {attached}) AS listed (stage)",  # noqa: S608  as above
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from esper.cli.causes import chain_of, walk
-from esper.cli.describe import headline, seed_of
+from esper.cli.describe import headline
 from esper.cli.events import Reading, event_json, types_of
 from esper.cli.output import (
     CYAN,
@@ -24,8 +22,6 @@ from esper.cli.output import (
     say,
     say_hanging,
     say_json,
-    say_json_rows,
-    say_table,
     styled,
     table,
 )
@@ -55,24 +51,29 @@ _TYPE_STYLES: Final = {
 
 
 @contextmanager
-def history_of(data_dir: Path) -> Iterator[History]:
-    """The data folder's history; raises InvalidInput where there is none."""
+def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
+    """The data folder's history, or that of the archive at `address`; raises InvalidInput where there is none."""
     from projections import open_history  # noqa: PLC0415 - only needed here
 
-    archive = data_dir / "archive"
-    if not archive.is_dir():
+    archive = address if address is not None and "://" in address else Path(address or data_dir / "archive")
+    if isinstance(archive, Path) and address is not None and not (archive / "manifest.json").is_file():
+        raise InvalidInput(f"{archive} holds no archive: there is no manifest.json")
+    if isinstance(archive, Path) and not archive.is_dir():
         if (data_dir / "log").is_dir():
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
     with open_history(archive) as history:
         for damage in history.damage:
             complain(str(damage))
+        for name, count in history.unknown.items():
+            complain(f"{count} events of type {name} are of a newer Esper and are left out; a newer one reads them")
         yield history
 
 
 def run_ids(history: History) -> list[str]:
     """The ids of all runs, the latest first."""
-    return [run_id for (run_id,) in history.execute("select run_id from runs order by started_at desc").fetchall()]
+    query = "select run_id from log.run_started group by run_id order by min(recorded_at_ns) desc"
+    return [run_id for (run_id,) in history.execute(query).fetchall()]
 
 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:
@@ -148,74 +149,21 @@ def _say_event(event: Event, *, as_json: bool) -> None:
         return
     name = body_name(event)
     place = styled(f"epoch {event.epoch:>3} step {event.global_step:>6}", DIM)
-    say_hanging(f"{_clock(event)}  {place}  {_styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
-
-
-def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
-    """The causal chain of a seed as trees."""
-    with history_of(data_dir) as history:
-        run_id = resolve(word, run_ids(history))
-        events = list(Reading(history, run_id, types_of(())).new())
-    roots = chain_of(events, seed) if seed else []
-    if not roots:
-        known = sorted({seed_of(event) for event in events} - {""})
-        raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
-    if as_json:
-        say_json([{"depth": depth, **event_json(event)} for depth, event in walk(roots)])
-        return
-    begin_ns = min(event.recorded_at_ns for event in events)
-    say(styled(f"seed {seed} of run {run_id}", "1"))
-    for depth, event in walk(roots):
-        if depth == 0:
-            say()
-        since = styled(f"{(event.recorded_at_ns - begin_ns) / 1e9:>9.3f} s  epoch {event.epoch:>3}", DIM)
-        branch = "   " * (depth - 1) + "└─ " if depth else ""
-        say_hanging(f"{since}  {branch}{_styled_name(body_name(event))}  ", headline(event))
-
-
-def _those(known: list[str]) -> str:
-    return f"those that did are {', '.join(known)}" if known else "none of its seeds germinated"
-
-
-def sql_command(data_dir: Path, query: str, *, as_json: bool) -> None:
-    """A person's query, its rows shown as they come; raises InvalidInput where it is wrong or would write."""
-    with history_of(data_dir) as history, _ended_by_signals():
-        _check_reads(history, query)
-        columns, blocks = _blocks(history, query)
-        if as_json:
-            say_json_rows(dict(zip(columns, row, strict=True)) for block in blocks for row in block)
-        else:
-            say_table(columns, blocks)
-
-
-def _check_reads(history: History, query: str) -> None:
-    """Raise InvalidInput where `query` is not one statement that reads: a history is not changed by asking it."""
-    import duckdb  # noqa: PLC0415
-
-    with _wrong_query():
-        statements = history.connection.extract_statements(query)
-    if len(statements) != 1:
-        raise InvalidInput(f'the query has {len(statements)} statements; ask one, such as `esper sql "from runs"`')
-    kind = duckdb.StatementType
-    # DuckDB makes several statements of a PIVOT.
-    if statements[0].type not in {kind.SELECT, kind.EXPLAIN, kind.PRAGMA, kind.CALL, kind.MULTI}:
-        raise InvalidInput(
-            f"`esper sql` only reads, and {statements[0].type.name} does more; to keep an answer, use `--json > FILE`"
-        )
+    say_hanging(f"{_clock(event)}  {place}  {styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
 
 
 def _query(history: History, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    columns, blocks = _blocks(history, query)
+    columns, blocks = blocks_of(history, query)
     return columns, [row for block in blocks for row in block]
 
 
-def _blocks(history: History, query: str) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
+def blocks_of(history: History, query: str) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
     """The answer's columns, and its rows in blocks: an answer may be larger than the memory."""
-    with _wrong_query():
+    with wrong_query():
         answer = history.execute(query)
 
     def blocks() -> Iterator[list[tuple[Any, ...]]]:
-        with _wrong_query():
+        with wrong_query():
             while rows := answer.fetchmany(BLOCK):
                 yield rows
 
@@ -223,21 +171,7 @@ def _blocks(history: History, query: str) -> tuple[list[str], Iterator[list[tupl
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C ends the process as it stands: DuckDB may not look for it before a long query is over.
-
-    Nothing is lost by that, because nothing is written.
-    """
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _wrong_query() -> Iterator[None]:
+def wrong_query() -> Iterator[None]:
     """DuckDB's errors as InvalidInput, in its own words."""
     import duckdb  # noqa: PLC0415
 
@@ -252,5 +186,6 @@ def _clock(event: Event) -> str:
     return f"{datetime.fromtimestamp(event.recorded_at_ns / 1e9, UTC):%H:%M:%S.%f}"[:-3]
 
 
-def _styled_name(name: str) -> str:
+def styled_name(name: str) -> str:
+    """An event's type in its colour."""
     return styled(name, _TYPE_STYLES[name]) if name in _TYPE_STYLES else name

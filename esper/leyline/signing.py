@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,16 +36,16 @@ def key_id(secret: bytes) -> str:
 class _Mac:
     """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand: half the time of `hmac.digest`, 0.8 µs."""
 
-    __slots__ = ("inner", "outer")
+    __slots__ = ("_inner", "_outer")
 
     def __init__(self, secret: bytes) -> None:
         block = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
-        self.inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
-        self.outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
     def of(self, payload: bytes) -> bytes:
         """The 32 bytes that vouch for `payload`."""
-        inner, outer = self.inner.copy(), self.outer.copy()
+        inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(payload)
         outer.update(inner.digest())
         return outer.digest()
@@ -83,38 +83,37 @@ class KeyRing:
 
     def verify(self, signed: Signed, recorded_at_ns: int) -> str | None:
         """None where the signature holds, else `missing_signature` or `invalid_signature`."""
-        return self.check(signed.payload, signed.key_id, signed.signature, recorded_at_ns)
-
-    def hold(
-        self, payloads: Iterable[bytes], headers: Iterable[Sequence[tuple[str, bytes]]], recorded_at_ns: Iterable[int]
-    ) -> list[bool]:
-        """Whether each record's signature holds, for those who have very many: `check` without a call for each."""
-        by_id = {name.encode(): (mac.inner, mac.outer, at) for name, (mac, at) in self._by_id.items()}
-        equal = hmac.compare_digest
-        answers: list[bool] = []
-        for payload, pairs, at_ns in zip(payloads, headers, recorded_at_ns, strict=True):
-            if len(pairs) == 2 and pairs[0][0] == HEADER_KEY_ID and pairs[1][0] == HEADER_SIGNATURE:
-                key, signature = pairs[0][1], pairs[1][1]
-            else:  # not in the order in which Esper writes them
-                given = dict(pairs)
-                key, signature = given.get(HEADER_KEY_ID, b""), given.get(HEADER_SIGNATURE, b"")
-            found = by_id.get(key)
-            if found is None or not signature or (found[2] is not None and at_ns >= found[2]):
-                answers.append(False)
-                continue
-            inner, outer = found[0].copy(), found[1].copy()
-            inner.update(payload)
-            outer.update(inner.digest())
-            answers.append(equal(outer.digest(), signature))
-        return answers
-
-    def check(self, payload: bytes, key_id: str | None, signature: bytes | None, recorded_at_ns: int) -> str | None:
-        """The same for the parts of a `Signed`, for those who have many."""
-        if not signature or not key_id:
+        if not signed.signature or not signed.key_id:
             return "missing_signature"
-        mac, retired_at = self._by_id.get(key_id, (None, None))
+        mac, retired_at = self._by_id.get(signed.key_id, (None, None))
         if mac is None or (retired_at is not None and recorded_at_ns >= retired_at):
             return "invalid_signature"
-        if not hmac.compare_digest(mac.of(payload), signature):
+        if not hmac.compare_digest(mac.of(signed.payload), signed.signature):
             return "invalid_signature"
         return None
+
+    def refused(
+        self,
+        payloads: Iterable[bytes | None],
+        headers: Iterable[Sequence[tuple[str, bytes | None]]],
+        recorded_at_ns: Sequence[int],
+    ) -> Iterator[tuple[int, str]]:
+        """The records whose signature does not hold, by their place, with what `verify` says.
+
+        For those who have many: every signature is computed, and what is left out is the calls around it.
+        """
+        macs = {key_id.encode(): mac.of for key_id, (mac, retired_at) in self._by_id.items() if retired_at is None}
+        same = hmac.compare_digest
+        for place, (payload, pairs) in enumerate(zip(payloads, headers, strict=True)):
+            match pairs:
+                case ((name, key_id), (other, signature)) if name == HEADER_KEY_ID and other == HEADER_SIGNATURE:
+                    of = macs.get(key_id or b"")
+                    if of and payload and signature and same(of(payload), signature):
+                        continue
+            found = dict(pairs)
+            signer = found.get(HEADER_KEY_ID)
+            named = signer.decode("utf-8", "replace") if signer else None
+            signed = Signed(payload or b"", named, found.get(HEADER_SIGNATURE))
+            reason = self.verify(signed, int(recorded_at_ns[place]))
+            if reason is not None:
+                yield place, reason

@@ -23,8 +23,10 @@ _BY_ENDING: Final = {
     "fossilized": FIELD_REPORT_OUTCOME_SUCCESS,
     "culled": FIELD_REPORT_OUTCOME_REGRESSION,
     "rolled_back": FIELD_REPORT_OUTCOME_ABORTED,
+    "run_ended": FIELD_REPORT_OUTCOME_NEUTRAL,
 }
-"""The verdict on a seed is the report's, too: docs/contracts.md, "Outcomes and blending"."""
+"""The verdict on a seed is the report's, too: docs/contracts.md, "Outcomes and blending". A run that ended before the
+window closed gave none: until then the loss fell, or rose, by the host's own learning at least as much."""
 
 
 def report_id(window: ObservationWindow) -> bytes:
@@ -58,7 +60,7 @@ def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldRe
 
 
 def outcome(window: ObservationWindow) -> Outcome:
-    """How the seed ended, where it did; else whether the probe loss fell over the window.
+    """How the seed ended, where it or its run did; else whether the probe loss fell over the window.
 
     A critical event is a regression, whatever else is so, and so is a loss that is no number any more. Where no loss
     was known at the start, as before the first epoch's end, there is nothing to compare.

@@ -15,6 +15,7 @@ from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1
 PARENT_VARIABLE: Final = "ESPER_PARENT_PID"
+NICENESS_VARIABLE: Final = "ESPER_NICENESS"
 
 
 def die_with_parent() -> None:
@@ -28,16 +29,22 @@ def die_with_parent() -> None:
         sys.exit(1)
 
 
+def be_nice() -> None:
+    """Take the low priority that the parent asked for, before anything heavy is imported."""
+    os.nice(int(os.environ.pop(NICENESS_VARIABLE, "0")))
+
+
 def guarded(module: str, *arguments: str) -> list[str]:
     """The command line that runs `module` under this guard."""
     return [sys.executable, "-m", "esper.weatherlight.guard", module, *arguments]
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(niceness: int = 0) -> dict[str, str]:
     """The environment of a guarded child: one computing thread each, and few malloc arenas, to save memory."""
     return {
         **os.environ,
         PARENT_VARIABLE: str(os.getpid()),
+        NICENESS_VARIABLE: str(niceness),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
@@ -47,5 +54,6 @@ def child_environment() -> dict[str, str]:
 
 if __name__ == "__main__":
     die_with_parent()
+    be_nice()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

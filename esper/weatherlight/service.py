@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 class ServiceSpec:
     """What to run: a module that prints one JSON line on stdout when it is ready and stops on SIGTERM.
 
-    `inherit` are file descriptors that the process keeps, such as the broker's listening socket.
+    `inherit` are file descriptors that the process keeps, such as the broker's listening socket. `niceness` is what it
+    yields to others: 0 nothing, 19 whatever they want.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ServiceSpec:
     arguments: tuple[str, ...]
     inherit: tuple[int, ...] = ()
     ready_s: float = READY_S
+    niceness: int = 0
 
 
 class Service:
@@ -134,7 +136,7 @@ class Service:
                 stderr=log,
                 pass_fds=self.spec.inherit,
                 start_new_session=True,
-                env=child_environment(),
+                env=child_environment(self.spec.niceness),
             )
         self._on_change()
         return self._process

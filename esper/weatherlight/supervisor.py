@@ -1,9 +1,11 @@
 """The supervisor of one data folder: it serves leases, and while anyone holds one it keeps the processes running.
 
-    embedded broker ─► topics ─► decider, worker, archiver
+    embedded broker ─► topics ─► decider, worker, archiver, forge
 
 The broker's listening socket belongs to the supervisor, so a broker that is started again answers on the same port and
 clients that connect meanwhile wait in the socket's queue. With an outside broker there is no process for it.
+
+Nobody waits for the forge: a run without it trains with kernels that it builds itself.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from streams.topics import ensure_topics
 FIRST_LEASE_S: Final = 3.0
 """A supervisor without a client for this long after its start ends: its client was interrupted before it could ask."""
 BROKER_STOP_S: Final = 1.5
+FORGE_NICENESS: Final = 10
+"""Its children add ten of their own."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +116,7 @@ class Supervisor:
             writer.write(endpoint.encode({"refused": str(error)}))
             return
         self._leases[writer] = str(message["client"])
-        self._want({"broker"} if message["broker_only"] else {"broker", "decider", "worker", "archiver"})
+        self._want({"broker"} if message["broker_only"] else {"broker", "decider", "worker", "archiver", "forge"})
         self._announce()
 
     def _release(self, writer: asyncio.StreamWriter) -> bool:
@@ -185,10 +189,12 @@ class Supervisor:
                 descriptor = self._listener.fileno()
                 arguments = ("--data-dir", str(self.data_dir), "--fd", str(descriptor))
                 await self._start(ServiceSpec("broker", "streams.broker", arguments, inherit=(descriptor,)))
-            agents = sorted(names - {"broker"})
+            agents = sorted(names - {"broker", "forge"})
             if agents:
                 await ensure_topics(self.brokers)
             arguments = ("--data-dir", str(self.data_dir), "--brokers", self.brokers)
+            if "forge" in names:
+                self._runners.append(asyncio.create_task(self._keep_forge(arguments)))
             await asyncio.gather(*(self._start(ServiceSpec(name, f"streams.{name}", arguments)) for name in agents))
             if agents:
                 ring = load_key_ring(Settings.load(data=self.data_dir), self.brokers)
@@ -200,6 +206,12 @@ class Supervisor:
             return
         if self._state == "starting":
             self._set_state("ready")
+
+    async def _keep_forge(self, arguments: tuple[str, ...]) -> None:
+        try:
+            await self._start(ServiceSpec("forge", "streams.forge", arguments, niceness=FORGE_NICENESS))
+        except EsperError as error:
+            logger.error("no kernels are compiled: %s", error)  # noqa: TRY400 - foreseen, as below
 
     async def _start(self, spec: ServiceSpec) -> None:
         """Start a process and wait until it is ready; raises LogUnavailable where it does not become so."""

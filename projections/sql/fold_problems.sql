@@ -1,6 +1,6 @@
 -- The first fact of a run that cannot be true, if any: there the fold stops that run and says so. Void facts (of an
 -- incarnation that another one superseded, or of a claim that lost) and identical repetitions are no problem.
--- Runs whose facts are all regular and that never jumped have at most an illegal transition (see `regularity.py`).
+-- Runs whose facts are all regular and that never jumped have at most an illegal transition (`projections/regularity.py`).
 WITH suspect AS MATERIALIZED (
     SELECT run_id FROM log.facts WHERE NOT log_regular
     UNION
@@ -25,7 +25,7 @@ WITH suspect AS MATERIALIZED (
     UNION ALL
     SELECT run_id, from_offset, sequence, 1, 'not_started' FROM fold_claims WHERE first AND NOT starts
     UNION ALL
-    SELECT run_id, from_offset, sequence, 2, 'gap' FROM fold_claims WHERE first AND starts AND sequence <> 1
+    SELECT run_id, from_offset, sequence, 2, 'gap' FROM fold_claims WHERE first AND starts AND sequence <> accepted + 1
     UNION ALL
     SELECT run_id, log_offset, sequence, 1, 'unclaimed'
     FROM placed WHERE incarnation > owner AND body NOT IN ('run_started', 'run_resumed')

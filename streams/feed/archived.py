@@ -49,7 +49,7 @@ class Archived:
         bad = set()
         for damage in damaged(self._folder, entries):
             _log.warning("%s", damage)
-            bad.add(damage.path.name)
+            bad.add(Path(damage.path).name)
         self._files = {lane.name: _of(lane, entries, bad) for lane in self._lanes}
         self._skipped = {}
         return True

@@ -109,8 +109,9 @@ class Live:
             columns = self._narrow.columns(payloads)
         offsets = np.array([record.offset for record in records], np.int64)
         recorded_at_ns = columns.column("recorded_at_ns").to_numpy().tolist()
-        signed = self._ring.hold(payloads, [record.headers for record in records], recorded_at_ns)
-        kept = np.array(signed, np.bool_) & lawful(columns)
+        kept = lawful(columns)
+        for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns):
+            kept[place] = False
         if not kept.all():
             self._refuse(offsets[~kept])
         for body in self._lanes:

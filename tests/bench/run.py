@@ -87,7 +87,7 @@ def sample(data_dir: Path, cpu_s: dict[int, float]) -> Counter[str]:
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            if str(data_dir) not in words:
+            if not any(Path(word).is_relative_to(data_dir) for word in words):
                 continue
             times = process.cpu_times()
             cpu_s[process.pid] = times.user + times.system

@@ -26,12 +26,12 @@ class Esper:
     data_dir: Path
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process of the folder but the one that asks: all of Esper's name it on their command line."""
+        """Every living process of the folder but the one that asks: each of Esper's names it, or a place in it."""
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             names = [Path(word) for word in process.info["cmdline"] or ()]
             running = process.info["status"] != psutil.STATUS_ZOMBIE
-            if self.data_dir in names and running and process.pid != os.getpid():
+            if any(self.data_dir in (name, *name.parents) for name in names) and running and process.pid != os.getpid():
                 found.append(process)
         return found
 

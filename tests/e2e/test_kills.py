@@ -20,7 +20,7 @@ from esper.kasmina.lifecycle import name as stage_name
 from projections import manifest, open_history
 
 EPOCHS = 40
-SUPERVISED = ("broker", "decider", "worker", "archiver")
+SUPERVISED = ("broker", "decider", "worker", "archiver", "forge")
 KILLS = 3
 SOAKS = [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 17)]
 """With the one that always runs, 17 runs of three kills each: fifty of every process."""

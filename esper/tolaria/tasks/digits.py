@@ -23,7 +23,9 @@ from esper.tolaria.tasks.task import Task
 
 CLASSES: Final = 10
 CHANNELS: Final = 4
-SPLIT: Final = (1000, 200, 597)
+SPLIT: Final = (597, 200, 1000)
+"""Test, probe and training images, in this order. While hosts, rates and rules were chosen, every test and probe image
+was a training image, so no choice was made by how well a network does on one of them."""
 SPLIT_SEED: Final = 20_250_101
 
 
@@ -51,7 +53,7 @@ def digits_wide() -> Task:
 
 
 def _task(make_host: Callable[[], nn.Module], sized_host: Callable[[int], nn.Module], learning_rate: float) -> Task:
-    train, probe, test = split(load_images(), SPLIT, SPLIT_SEED)
+    test, probe, train = split(load_images(), SPLIT, SPLIT_SEED)
     return Task(
         name="digits",
         make_host=make_host,

@@ -16,7 +16,8 @@ LAYERS: Final = 3
 SPLIT: Final = (600, 400, 2000)
 NOISE: Final = 0.04
 TURNS: Final = 1.25
-SEED: Final = 20_250_102
+SEED: Final = 20_251_125
+"""Of the points. Hosts, rates and rules were chosen on those of another seed, so no choice has seen these."""
 
 
 def spirals(width: int) -> Task:

@@ -17,9 +17,9 @@ def make_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     """A service around a program given as text."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}")
 
-    def make(program: str, *, ready_s: float = 10.0) -> Service:
+    def make(program: str, *, ready_s: float = 10.0, niceness: int = 0) -> Service:
         (tmp_path / "supervised_program.py").write_text(program)
-        spec = ServiceSpec("program", "supervised_program", (), ready_s=ready_s)
+        spec = ServiceSpec("program", "supervised_program", (), ready_s=ready_s, niceness=niceness)
         return Service(spec, tmp_path, on_change=lambda: None)
 
     return make

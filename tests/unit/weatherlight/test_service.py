@@ -92,3 +92,14 @@ async def test_what_it_prints_after_the_ready_line_goes_to_its_log(make_service,
     await until(lambda: service.log_path.exists() and service.log_path.read_text().endswith("done\n"))
     await service.stop()
     await asyncio.wait_for(runner, 5)
+
+
+@pytest.mark.asyncio
+async def test_what_may_wait_has_its_low_priority_from_the_beginning(make_service):
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    service = make_service(f"import os\nassert os.nice(0) == {before + 3}\n" + SLEEP, niceness=3)
+    runner = asyncio.create_task(service.run())
+    await asyncio.wait_for(service.ready.wait(), 10)
+    assert os.getpriority(os.PRIO_PROCESS, service.status.pid) == before + 3
+    await service.stop()
+    await asyncio.wait_for(runner, 5)
