@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import PARTITIONS, REPORTS
 from esper.leyline.envelope import Event
-from projections import manifest
+from projections import compaction, manifest
 from projections.archive import FILES, Archive
 from projections.records import StoredRecord
 from streams.broker.launch import start_broker
@@ -38,7 +38,7 @@ from streams.feed import FIELD_REPORTS, EventFeed
 from streams.reader import record_of
 from streams.records import Refused, headers_of, partition_of, verified
 from streams.topics import ensure_topics
-from tests.bench.archive import KEY, RING, merge_all, produce
+from tests.bench.archive import KEY, RING, produce
 from tests.bench.table import HEADER, Row, failed, line
 
 BATCH = 8_192
@@ -121,7 +121,7 @@ def archive(folder: Path, made: Sequence[StoredRecord]) -> None:
     with Archive(folder) as owned:
         for start in range(0, len(made), 20_000):
             owned.append(made[start : start + 20_000])
-        merge_all(owned, 2)
+        compaction.merge_all(owned, 2, time.time)
 
 
 def archived(data_dir: Path, events: int) -> list[Row]:
