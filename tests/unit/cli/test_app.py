@@ -10,7 +10,7 @@ import pytest
 
 from esper.cli.app import app, dispatch
 
-COMMANDS = ("run", "runs", "events", "why", "sql", "export", "verify", "broker", "up", "doctor")
+COMMANDS = ("run", "runs", "events", "why", "sql", "report", "export", "verify", "broker", "up", "doctor")
 OF_A_FOLDER = ("verify",)  # it is given the folder itself
 PARTS = (
     "Kasmina",
