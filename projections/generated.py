@@ -65,11 +65,11 @@ class _Run:
         )
 
 
-def history(events: int, *, seed: int = 0) -> Iterator[pb.Event]:
-    """At least `events` events of as many whole runs as that takes, one run after the other."""
+def history(events: int, *, seed: int = 0, epochs: int = EPOCHS) -> Iterator[pb.Event]:
+    """At least `events` events of as many whole runs of `epochs` epochs as that takes, one run after the other."""
     made, number = 0, 0
     while made < events:
-        for event in _run(_Run(number, random.Random(f"{seed}/{number}"))):
+        for event in _run(_Run(number, random.Random(f"{seed}/{number}")), epochs):
             made += 1
             yield event
         number += 1
@@ -90,14 +90,14 @@ def records(events: Iterator[pb.Event]) -> Iterator[StoredRecord]:
         yield StoredRecord(*place, offset, timestamp_ms, key, event.SerializeToString(), headers)
 
 
-def _run(run: _Run) -> Iterator[pb.Event]:
+def _run(run: _Run, epochs: int) -> Iterator[pb.Event]:
     sites = [
         pb.SiteDescription(site=f"blocks.{place}", seed_id=seed, shape_kind="image", shape=[16, 8, 8], depth=place)
         for place, seed in enumerate(SEEDS)
     ]
-    started = pb.RunStarted(task="digits", policy="heuristic", sites=sites, epochs=EPOCHS, steps_per_epoch=STEPS)
+    started = pb.RunStarted(task="digits", policy="heuristic", sites=sites, epochs=epochs, steps_per_epoch=STEPS)
     yield run.event("trainer", fact=True, run_started=started)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         yield from _training(run)
         yield from _boundary(run)
         yield from _now_and_then(run)

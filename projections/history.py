@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import duckdb
 
@@ -22,6 +22,9 @@ from projections import manifest, vocabulary
 from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
 from projections.manifest import FileEntry, Manifest
 from projections.verify import FILES, Damage, damaged
+
+if TYPE_CHECKING:
+    from projections.transfer import Mirror
 
 VIEWS: Final = (
     "runs",
@@ -45,8 +48,11 @@ _SMALL: Final = {"fold_claims": (), "fold_jumps": ("rolled_back",), "fold_seeds"
 """Parts of the fold that are a few rows a run and that most views need: kept as tables, made anew when what they are
 made of changes: the claims of runs, and the tables named here."""
 
-_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch")
+_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch", "fold_facts")
 """Views of the fold, in an order in which each finds those that it reads."""
+
+_AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
+"""The fold as of a step: `from fold_state_at(120)`."""
 
 _SHARED: Final = (*LOG_COLUMNS, *(field.name for field in ENVELOPE))
 _UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
@@ -58,16 +64,21 @@ _log = logging.getLogger(__name__)
 class History:
     """A connection over one archive. `refresh` looks for a newer manifest; `execute` and `sql` do so first.
 
-    `damage` are the files that were left out because their bytes are not those that were written. Thread-bound, as
+    `damage` are the files that were left out because their bytes are not those that were written, `unknown` how many
+    events there are of types that only a newer Esper knows. Where a file of facts is left out, no fact counts as
+    regular any more, so that the fold misses what was in it and says so. Thread-bound, as
     DuckDB connections are: use `connection.cursor()` for another thread.
     """
 
-    def __init__(self, archive: Path) -> None:
+    def __init__(self, archive: Path, source: Mirror | None = None) -> None:
         self.archive = archive
+        self._source = source
         self.manifest = Manifest(generation=-1)
         self.damage: list[Damage] = []
+        self.unknown: dict[str, int] = {}
         self.connection = duckdb.connect(":memory:")
         self._listed: dict[str, tuple[str, ...]] = {}
+        self._hints = True
         self.connection.execute(";\n".join(_tables()))
         self.refresh()
         self.connection.execute(";\n".join(_views()))
@@ -99,19 +110,34 @@ class History:
 
         Files whose bytes are not those that were written are left out, logged, and listed in `damage`.
         """
+        elsewhere = list(self._source.refresh()) if self._source is not None else []
         newest = manifest.load(self.archive)
         if newest.generation == self.manifest.generation:
             return False
-        known = {entry.name for entry in self.manifest.files} - {damage.path.name for damage in self.damage}
-        found = damaged(self.archive, [entry for entry in newest.files if entry.name not in known])
-        for damage in found:
-            if damage not in self.damage:
-                _log.warning("%s", damage)
-        self.damage = found
-        bad = {damage.path.name for damage in found}
-        self._point([entry for entry in newest.files if entry.name not in bad])
+        missing = {damage.name for damage in elsewhere}
+        known = {entry.name for entry in self.manifest.files} - {damage.name for damage in self.damage}
+        unknown = [entry for entry in newest.files if entry.name not in known | missing]
+        found = [*elsewhere, *damaged(self.archive, unknown)]
         self.manifest = newest
+        self.leave_out(found)
         return True
+
+    def leave_out(self, damage: list[Damage]) -> None:
+        """Read the manifest's files but for these, and say so once."""
+        for each in damage:
+            if each not in self.damage:
+                _log.warning("%s", each)
+        self.damage = damage
+        bad = {each.name for each in damage}
+        entries = [entry for entry in self.manifest.files if entry.name not in bad]
+        unknown = {entry.table: self.manifest.rows(entry.table) for entry in entries if entry.table not in TABLES}
+        if unknown.keys() - self.unknown.keys():
+            _log.warning("%s of a newer Esper are left out: this one does not know the type", _counted(unknown))
+        self.unknown = unknown
+        hints = not any(each.table in RUNS.bodies for each in damage)
+        if hints != self._hints:  # then every view of facts reads otherwise
+            self._hints, self._listed = hints, {}
+        self._point(entries)
 
     def _point(self, entries: Iterable[FileEntry]) -> None:
         """Make the views of `log` read `entries`, and the small tables follow."""
@@ -162,12 +188,10 @@ class History:
         return f"SELECT {', '.join(_SHARED)} FROM {source}"  # noqa: S608  names of ours
 
     def _scan(self, entries: list[FileEntry]) -> str:
-        return f"read_parquet([{', '.join(_quoted(self.archive / FILES / entry.name) for entry in entries)}])"
-
-
-def open_history(archive: Path) -> History:
-    """The history in the folder `archive`: every view is there, without rows where nothing is archived yet."""
-    return History(archive)
+        files = f"read_parquet([{', '.join(_quoted(self.archive / FILES / entry.name) for entry in entries)}])"
+        if self._hints:
+            return files
+        return f"(SELECT * REPLACE (if(log_regular, false, log_regular) AS log_regular) FROM {files})"  # noqa: S608  ours
 
 
 def read_sql(name: str) -> str:
@@ -189,7 +213,13 @@ def _tables() -> list[str]:
 
 def _views() -> list[str]:
     """SQL that makes the views of the fold and those that people are promised."""
-    return [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
+    views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
+    macros = [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
+    return [*views, *macros]
+
+
+def _counted(events: dict[str, int]) -> str:
+    return ", ".join(f"{count} events of type {name}" for name, count in events.items())
 
 
 def _view(name: str, query: str) -> str:

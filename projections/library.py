@@ -207,6 +207,15 @@ class LibraryReader:
         assert row is not None
         return int(row[0])
 
+    def announced(self) -> set[bytes]:
+        """The ids of the events that registered templates and issued their risk sheets."""
+        rows = self._connection.execute("SELECT event_id FROM registered UNION SELECT event_id FROM sheets").fetchall()
+        return {bytes(event_id) for (event_id,) in rows}
+
+    def jobs(self) -> set[str]:
+        """The ids of the compile jobs that were asked for."""
+        return {str(job_id) for (job_id,) in self._connection.execute("SELECT job_id FROM requested").fetchall()}
+
     def interrupt(self) -> None:
         """End the lookup that is running now."""
         self._connection.interrupt()

@@ -10,8 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from projections import open_history
 from projections.export import ARCHIVE
-from projections.history import History, open_history
+from projections.history import History
 
 GROWN: Final = "digits"
 """The task of the run that the example questions are about: the one with a control run."""

@@ -13,12 +13,13 @@ from typing import Any, Final
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import BY_BODY, PARTITIONS
-from esper.kasmina.lifecycle import DORMANT, STAGES, Stage, targets
+from esper.kasmina.lifecycle import DORMANT, GERMINATED, STAGES, Stage, targets
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from projections.records import StoredRecord
 
 SEEDS: Final = ("s1", "s2", "s3")
+BREAKER_STATES: Final = tuple(leyline_pb2.CircuitBreakerState.keys())
 RECORDED_AT_NS: Final = 1_760_000_000_000_000_000
 
 
@@ -96,9 +97,37 @@ class Trainers:
         trainer = self._trainer(who)
         trainer.epoch += 1
         trainer.step += 10
-        seeds = [pb.SeedObservation(seed_id=seed, stage=stage) for seed, stage in trainer.stages.items()]
+        seeds = [
+            pb.SeedObservation(seed_id=seed, stage=stage, alpha=trainer.step / 64, stage_age_epochs=1, parameters=7)
+            for seed, stage in trainer.stages.items()
+        ]
+        windows = [
+            pb.ObservationWindow(command_id=bytes([place]) * 16, seed_id=seed, closed=place % 2 == trainer.epoch % 2)
+            for place, seed in enumerate(SEEDS)
+        ]
         state = leyline_pb2.SystemStatePacket(version=1, current_epoch=trainer.epoch, validation_loss=1 / trainer.epoch)
-        self.publish(trainer, pb.EpochCompleted(state=state, seeds=seeds, params=1_000))
+        conservative = trainer.epoch % 3 == 0
+        packet = pb.EpochCompleted(
+            state=state, seeds=seeds, windows=windows, params=1_000 + trainer.epoch, conservative=conservative
+        )
+        self.publish(trainer, packet)
+
+    def note(self, who: int, kind: int, choice: int) -> None:
+        """A trainer notes what changes no stage: a kernel, a breaker, a checkpoint, a command that it applied."""
+        trainer, seed_id = self._trainer(who), SEEDS[choice % len(SEEDS)]
+        checkpoint = f"sha256:{choice:064x}"
+        bodies = [
+            pb.KernelAttached(seed_id=seed_id, blueprint_id="BP009", module_parameters=choice, form="eager"),
+            pb.KernelSwapped(seed_id=seed_id, from_form="eager", to_form="compiled"),
+            pb.BreakerChanged(breaker=("isolation", "urza")[choice % 2], to_state=BREAKER_STATES[1 + choice % 3]),
+            pb.ConservativeModeChanged(entered=choice % 2 == 0),
+            pb.CheckpointSaved(ref=checkpoint, step=trainer.step, upto_sequence=trainer.sequence),
+            pb.CheckpointPruned(ref=checkpoint, step=trainer.step),
+            pb.CommandApplied(command_id=bytes([choice]) * 16, decision_id=bytes([choice]) * (16 * (choice % 2))),
+            pb.LearningRateChanged(group=seed_id, new_lr=0.01 * choice, reason=("", "new parameters")[choice // 2 % 2]),
+            pb.OptimizerChanged(change=("group_removed", "group_added")[choice % 2], group=seed_id),
+        ]
+        self.publish(trainer, bodies[kind % len(bodies)])
 
     def roll_back(self, who: int, back: int, *, astray: bool = False) -> None:
         """A trainer goes back to an earlier fact of its past; `astray` names one that is not there."""
@@ -172,7 +201,18 @@ class Trainers:
 
     def _transition(self, trainer: Trainer, seed_id: str, source: Stage, target: Stage) -> None:
         trainer.stages[seed_id] = target
-        body = pb.SeedTransitioned(seed_id=seed_id, from_stage=source, to_stage=target, reason="test", alpha=0.5)
+        trainer.lives[seed_id] = trainer.lives.get(seed_id, 0) + (target == GERMINATED)
+        body = pb.SeedTransitioned(
+            seed_id=seed_id,
+            site=("", "layers.9")[target % 2],
+            from_stage=source,
+            to_stage=target,
+            reason="test",
+            blueprint_id="BP008",
+            alpha=0.5,
+            life=trainer.lives[seed_id],
+            parameters=target,
+        )
         self.publish(trainer, body)
 
     def _trainer(self, who: int) -> Trainer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
-from esper.kasmina.lifecycle import MOVES
+from esper.kasmina.lifecycle import ATTACHED, MOVES
 
 _ENUMS: Final[dict[str, tuple[Any, str]]] = {
     "stage_name": (leyline_pb2.SeedLifecycleStage, "SEED_LIFECYCLE_STAGE_"),
@@ -30,13 +30,16 @@ at most."""
 
 
 def statements() -> list[str]:
-    """SQL that defines one macro per enum (a number that has no name stays a number) and the table `legal_moves`.
+    """SQL that defines one macro per enum (a number without a name stays a number) and two tables of the lifecycle.
+
+    `legal_moves` are a seed's, `attached_stages` those in which it has a module.
 
     `uuid_text` gives the 8-4-4-4-12 form of 16 bytes, `hex_text` the hex digits of any bytes, both null for none;
     `moment` the time of Unix nanoseconds; `student_t` how many standard errors the 95 % interval of a mean of n values
     reaches to either side, null below two.
     """
     rows = ", ".join(f"({move.source}, {move.target})" for move in MOVES)
+    attached = ", ".join(f"({stage})" for stage in sorted(ATTACHED))
     return [
         "CREATE MACRO hex_text(b) AS lower(nullif(hex(b), ''))",
         "CREATE MACRO uuid_text(b) AS CASE WHEN octet_length(b) = 16 THEN hex(b)::UUID::VARCHAR ELSE hex_text(b) END",
@@ -45,6 +48,7 @@ def statements() -> list[str]:
         *(_macro(name, enum, prefix) for name, (enum, prefix) in _ENUMS.items()),
         "CREATE TABLE legal_moves (from_stage INTEGER, to_stage INTEGER)",
         f"INSERT INTO legal_moves VALUES {rows}",  # noqa: S608  numbers of ours
+        f"CREATE TABLE attached_stages AS SELECT * FROM (VALUES {attached}) AS listed (stage)",  # noqa: S608  as above
     ]
 
 

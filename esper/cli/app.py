@@ -11,6 +11,9 @@ import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
+from esper.cli.archive.app import app as archive_app
+from esper.cli.blueprints.app import app as blueprints_app
+from esper.cli.options import DATA_DIR, Archive, AsJson, DataDir
 from esper.cli.output import complain
 from esper.errors import EsperError
 
@@ -38,6 +41,7 @@ Start with:
   esper run                 train the default task, with growth and a control run beside it
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
+  esper blueprints list     what a seed can be grown from
 """
 
 app = typer.Typer(
@@ -49,18 +53,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+app.add_typer(archive_app, name="archive")
+app.add_typer(blueprints_app, name="blueprints")
+
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
 ]
 Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
-DATA_DIR: Final = Path("esper-data")
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -120,11 +119,30 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
     ] = "full",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool",
+            metavar="POOL,...",
+            help="What may grow: default, safe, or ids such as BP009,BP013; experimental ones must be approved.",
+        ),
+    ] = "default",
+    drill: Annotated[
+        str,
+        typer.Option(
+            "--drill",
+            metavar="ID,...",
+            help="A quarantine drill: these approved stressors (BP043 to BP050) may grow too.",
+        ),
+    ] = "",
     data_dir: DataDir = DATA_DIR,
     *,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
+    ignore_history: Annotated[
+        bool, typer.Option("--ignore-history", help="Choose as if no run of the data folder had been before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a task with growth, and the same without beside it; needs no other process, no network and no GPU.
@@ -141,10 +159,17 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         policy=policy,
         lifecycle=lifecycle,
         device=device,
+        pool=_ids(pool),
+        drill=_ids(drill),
         control=control,
+        ignore_history=ignore_history,
         as_json=as_json,
     )
     return run_command(request)
+
+
+def _ids(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 @app.command(epilog="Example: esper runs --json")
@@ -180,10 +205,77 @@ def why(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Why a seed did what it did: packet, decision, command, what came of it, and the report. Needs nothing running."""
-    from esper.cli.read import why_command  # noqa: PLC0415
+    """Why a seed did what it did: packet, decision, command, what came of it, the report and the policy learnt from it.
+
+    Life by life, with the seconds since the run began and since the cause of each event. Needs nothing running.
+    """
+    from esper.cli.why import why_command  # noqa: PLC0415
 
     why_command(data_dir, run, seed, as_json=as_json)
+
+
+@app.command(epilog="Example: esper replay last --from 200 --to 400")
+def replay(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    from_step: Annotated[
+        int,
+        typer.Option("--from", min=0, metavar="STEP", help="Begin at the nearest checkpoint kept before this step."),
+    ] = 0,
+    to_step: Annotated[
+        int | None, typer.Option("--to", min=0, metavar="STEP", help="End at this step of the surviving timeline.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a run again from its record and compare every digest and decision; 1 where one differs.
+
+    What was decided and measured then is applied as recorded. Nothing is written, and nothing needs to be running.
+    """
+    from esper.cli.replay import replay_command  # noqa: PLC0415
+
+    return replay_command(data_dir, run, from_step, to_step, as_json=as_json)
+
+
+@app.command(epilog="Example: esper state last --at epoch:7 --load weights.safetensors")
+def state(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    at: Annotated[
+        str | None, typer.Option("--at", help="A step, such as 120, or an epoch, such as epoch:7; now by default.")
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option("--load", help="Write the weights at that point to this safetensors file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as it was at a step or after an epoch: its seeds, decision, rates, mode, checkpoint. Needs nothing running.
+
+    What was rolled back is left out: a step means the surviving timeline, and is shown after all that happened at it.
+    Figures such as alpha are as last recorded, at the end of an epoch or at a seed's move.
+    """
+    from esper.cli.state import state_command  # noqa: PLC0415
+
+    state_command(data_dir, run, at, load, as_json=as_json)
+
+
+@app.command(epilog="Example: esper diff k3f9 last")
+def diff(
+    a: Annotated[str, typer.Argument(help="A run.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="The run to compare it with.", metavar="B")],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Where two histories part, side by side, and what it changed in the end; 0 where they are the same, 1 where not.
+
+    Facts and decisions are compared by what they say, not by their ids or times. A fork and its parent share what came
+    before it. Needs nothing running.
+    """
+    from esper.cli.diff import diff_command  # noqa: PLC0415
+
+    return diff_command(data_dir, a, b, as_json=as_json)
 
 
 @app.command(
@@ -194,6 +286,7 @@ def sql(
         str | None, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="[QUERY]")
     ] = None,
     data_dir: DataDir = DATA_DIR,
+    archive: Archive = None,
     *,
     show_schema: Annotated[
         bool, typer.Option("--schema", help="Show the views; with a view's name in the query's place, its columns.")
@@ -210,7 +303,7 @@ def sql(
     """
     from esper.cli.sql import sql_command  # noqa: PLC0415
 
-    sql_command(data_dir, query, sample=sample, show_schema=show_schema, as_json=as_json)
+    sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
 
 
 @app.command(epilog="Example: esper report last --to run.html")

@@ -29,6 +29,16 @@ def gate(number: int) -> str:
     return f"{code} {name.lower().replace('_', ' ')}".strip()
 
 
+def breaker_state(number: int) -> str:
+    """A breaker's state as people write it: OPEN."""
+    return _short(leyline_pb2.CircuitBreakerState, number, "CIRCUIT_BREAKER_STATE_")
+
+
+def chosen(body: Any) -> str:
+    """What a decision chose: germinate s1 BP009."""
+    return body.actions[body.action] if body.action < len(body.actions) else f"action {body.action}"
+
+
 def seed_of(event: Event) -> str:
     """The seed that an event is about; empty where it is about none or several."""
     body = body_of(event)
@@ -38,7 +48,7 @@ def seed_of(event: Event) -> str:
     if "target_seed_id" in fields:
         return str(body.target_seed_id)
     if body_name(event) == "decision_made" and body.actions:
-        return next((word for word in _action(body).split()[1:2]), "")
+        return next((word for word in chosen(body).split()[1:2]), "")
     if body_name(event) == "optimizer_changed" and body.group != "host":
         return str(body.group)
     return ""
@@ -50,11 +60,6 @@ def _short(enum: Any, number: int, prefix: str) -> str:
 
 def _operation(number: int) -> str:
     return _short(leyline_pb2.SeedOperation, number, "SEED_OPERATION_").lower().replace("_", " ")
-
-
-def _action(body: Any) -> str:
-    """What a decision chose."""
-    return body.actions[body.action] if body.action < len(body.actions) else f"action {body.action}"
 
 
 def _measurements(body: Any) -> str:
@@ -91,7 +96,7 @@ def _epoch_completed(body: Any) -> str:
 
 
 def _decision_made(body: Any) -> str:
-    return f"{_action(body)}: {body.reason}" if body.reason else _action(body)
+    return f"{chosen(body)}: {body.reason}" if body.reason else chosen(body)
 
 
 def _adaptation_command(body: Any) -> str:

@@ -10,8 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from esper.cli.causes import chain_of, walk
-from esper.cli.describe import headline, seed_of
+from esper.cli.describe import headline
 from esper.cli.events import Reading, event_json, types_of
 from esper.cli.output import (
     CYAN,
@@ -52,24 +51,29 @@ _TYPE_STYLES: Final = {
 
 
 @contextmanager
-def history_of(data_dir: Path) -> Iterator[History]:
-    """The data folder's history; raises InvalidInput where there is none."""
+def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
+    """The data folder's history, or that of the archive at `address`; raises InvalidInput where there is none."""
     from projections import open_history  # noqa: PLC0415 - only needed here
 
-    archive = data_dir / "archive"
-    if not archive.is_dir():
+    archive = address if address is not None and "://" in address else Path(address or data_dir / "archive")
+    if isinstance(archive, Path) and address is not None and not (archive / "manifest.json").is_file():
+        raise InvalidInput(f"{archive} holds no archive: there is no manifest.json")
+    if isinstance(archive, Path) and not archive.is_dir():
         if (data_dir / "log").is_dir():
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
     with open_history(archive) as history:
         for damage in history.damage:
             complain(str(damage))
+        for name, count in history.unknown.items():
+            complain(f"{count} events of type {name} are of a newer Esper and are left out; a newer one reads them")
         yield history
 
 
 def run_ids(history: History) -> list[str]:
     """The ids of all runs, the latest first."""
-    return [run_id for (run_id,) in history.execute("select run_id from runs order by started_at desc").fetchall()]
+    query = "select run_id from log.run_started group by run_id order by min(recorded_at_ns) desc"
+    return [run_id for (run_id,) in history.execute(query).fetchall()]
 
 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:
@@ -145,33 +149,7 @@ def _say_event(event: Event, *, as_json: bool) -> None:
         return
     name = body_name(event)
     place = styled(f"epoch {event.epoch:>3} step {event.global_step:>6}", DIM)
-    say_hanging(f"{_clock(event)}  {place}  {_styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
-
-
-def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
-    """The causal chain of a seed as trees."""
-    with history_of(data_dir) as history:
-        run_id = resolve(word, run_ids(history))
-        events = list(Reading(history, run_id, types_of(())).new())
-    roots = chain_of(events, seed) if seed else []
-    if not roots:
-        known = sorted({seed_of(event) for event in events} - {""})
-        raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
-    if as_json:
-        say_json([{"depth": depth, **event_json(event)} for depth, event in walk(roots)])
-        return
-    begin_ns = min(event.recorded_at_ns for event in events)
-    say(styled(f"seed {seed} of run {run_id}", "1"))
-    for depth, event in walk(roots):
-        if depth == 0:
-            say()
-        since = styled(f"{(event.recorded_at_ns - begin_ns) / 1e9:>9.3f} s  epoch {event.epoch:>3}", DIM)
-        branch = "   " * (depth - 1) + "└─ " if depth else ""
-        say_hanging(f"{since}  {branch}{_styled_name(body_name(event))}  ", headline(event))
-
-
-def _those(known: list[str]) -> str:
-    return f"those that did are {', '.join(known)}" if known else "none of its seeds germinated"
+    say_hanging(f"{_clock(event)}  {place}  {styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
 
 
 def _query(history: History, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -208,5 +186,6 @@ def _clock(event: Event) -> str:
     return f"{datetime.fromtimestamp(event.recorded_at_ns / 1e9, UTC):%H:%M:%S.%f}"[:-3]
 
 
-def _styled_name(name: str) -> str:
+def styled_name(name: str) -> str:
+    """An event's type in its colour."""
     return styled(name, _TYPE_STYLES[name]) if name in _TYPE_STYLES else name

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
+from esper.cli.archived import wait_for_archive
 from esper.cli.events import Reading, types_of
-from esper.cli.folder import check_room, check_writable
+from esper.cli.folder import check_writable
 from esper.cli.output import complain, say, say_json
 from esper.cli.progress import RunView
 from esper.cli.read import history_of
@@ -25,7 +26,7 @@ from esper.kasmina.settings import SeedSettings
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
-from projections.manifest import covered
+from esper.weatherlight.dossier import dossier_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -48,18 +49,26 @@ class RunRequest:
     policy: Policy
     lifecycle: Literal["full", "direct"]
     device: str
+    pool: tuple[str, ...]
+    drill: tuple[str, ...]
     control: bool
+    ignore_history: bool
     as_json: bool
 
-    @property
     def configs(self) -> tuple[RunConfig, RunConfig | None]:
-        """The grown run's and its control's configuration; without growth a run is its own control."""
+        """The grown run's and its control's configuration; without growth a run is its own control.
+
+        Reads what the data folder's history knows about blueprints.
+        """
         grown = RunConfig(
             task=self.task,
             epochs=self.epochs,
             seed=self.seed,
             policy=self.policy,
             device=self.device,
+            pool=(*self.pool, *self.drill),
+            drill=bool(self.drill),
+            dossier=dossier_of(self.data_dir, outcomes=not self.ignore_history),
             seeds=SeedSettings(lifecycle=self.lifecycle),
         )
         wanted = self.control and self.policy != "none"
@@ -70,9 +79,9 @@ def run_command(request: RunRequest) -> int:
     """Do the run and print its summary; the exit code. Raises InvalidInput and LogUnavailable in one line each."""
     since = time.monotonic()
     settings = Settings.load(data=request.data_dir)
-    grown_config, control_config = request.configs
     _check_task(request.task)
     check_writable(request.data_dir)
+    grown_config, control_config = request.configs()
     ring = load_key_ring(settings)
     run_id = new_run_id()
     configs, names = {run_id: grown_config}, {run_id: "grown", control_of(run_id): "control"}
@@ -172,24 +181,13 @@ class RunCommand:
             complain(str(error))  # and why the run itself failed is the last word
 
     def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
-        archive = self._request.data_dir / "archive"
-        deadline = time.monotonic() + timeout_s
         screen.note("waiting for the archive to hold everything")
-        ends = tail.ends(timeout_s)
-        while True:
-            have = covered(archive)
-            missing = {place: end for place, end in ends.items() if have.get(place, 0) < end}
-            if not missing:
-                return
-            check_room(self._request.data_dir)
-            if time.monotonic() > deadline:
-                raise LogUnavailable(
-                    f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in missing}))} still; the log "
-                    f"has it and the next run archives it (see {self._request.data_dir / 'run' / 'archiver.log'})"
-                )
+
+        def meanwhile() -> None:
             self._take_news(screen)
             screen.refresh()
-            time.sleep(TICK_S / 2)
+
+        wait_for_archive(self._request.data_dir, tail.ends(timeout_s), timeout_s, meanwhile)
 
     def _take_event(self, tail: LogTail, screen: Screen) -> None:
         event = tail.take(TICK_S)

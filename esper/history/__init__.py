@@ -2,7 +2,42 @@
 
 from __future__ import annotations
 
+from esper.history.accepted import Accepted, accept
 from esper.history.fold import evolve, replay
-from esper.history.state import Problem, RunState, SeedState, stages_by_epoch, state_at_step
+from esper.history.recorded import Recorded
+from esper.history.state import (
+    Mark,
+    Problem,
+    Rate,
+    RunState,
+    Saved,
+    SeedState,
+    Standing,
+    World,
+    mark_at_epoch,
+    mark_at_step,
+    packets,
+    sequence_at_step,
+    stages_by_epoch,
+)
 
-__all__ = ["Problem", "RunState", "SeedState", "evolve", "replay", "stages_by_epoch", "state_at_step"]
+__all__ = [
+    "Accepted",
+    "Mark",
+    "Problem",
+    "Rate",
+    "Recorded",
+    "RunState",
+    "Saved",
+    "SeedState",
+    "Standing",
+    "World",
+    "accept",
+    "evolve",
+    "mark_at_epoch",
+    "mark_at_step",
+    "packets",
+    "replay",
+    "sequence_at_step",
+    "stages_by_epoch",
+]

@@ -6,148 +6,191 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from esper.history.state import RunState, SeedState, World
+from contracts.leyline.v1.event_pb2 import SeedObservation
+from esper.history.state import Rate, Saved, SeedState, Standing, World
 from esper.kasmina.lifecycle import ATTACHED
 from esper.leyline.envelope import Event
+
+NEW_PARAMETERS: Final = "new parameters"
+"""The reason of a learning rate that a group of the optimiser begins with."""
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-def started(state: RunState, event: Event) -> RunState:
-    """The run's first fact: what it is to do, and its seed slots."""
+def started(event: Event) -> tuple[World, Standing]:
+    """The run's first fact: its seed slots, and the network without any of them; a fork's are as it found them."""
     body = event.run_started
     seeds = {site.seed_id: SeedState(site.seed_id, site.site) for site in body.sites}
+    for seen in body.inherited:
+        seeds[seen.seed_id] = _inherited(seeds.get(seen.seed_id) or SeedState(seen.seed_id), seen)
+    return World(seeds=seeds, params=body.params_host), Standing(status="running", timeline=event.timeline)
+
+
+def _inherited(slot: SeedState, seen: SeedObservation) -> SeedState:
     return replace(
-        state,
-        run_id=event.run_id,
-        task=body.task,
-        policy=body.policy,
-        status="running",
-        incarnation=event.incarnation,
-        timeline=event.timeline,
-        world=World(seeds=seeds, params=body.params_host),
+        slot,
+        stage=seen.stage,
+        blueprint_id=seen.blueprint_id,
+        alpha=seen.alpha,
+        life=seen.life,
+        parameters=seen.parameters,
+        stage_age_epochs=seen.stage_age_epochs,
+        moved=True,
     )
 
 
-def _finished(state: RunState, event: Event) -> RunState:
-    return replace(state, status=event.run_finished.status, reason=event.run_finished.reason)
+def resumed(standing: Standing, event: Event) -> Standing:
+    """The claim of a higher incarnation, or a fork's start, goes on from the standing after the last fact accepted."""
+    return replace(standing, status="running", reason="", timeline=event.timeline)
 
 
-def _epoch(state: RunState, event: Event) -> RunState:
+def rolled_back(standing: Standing, event: Event) -> Standing:
+    """A new timeline; the world is that of an earlier fact."""
+    return replace(standing, timeline=event.rolled_back.new_timeline)
+
+
+def _epoch(world: World, event: Event) -> World:
     """What the trainer saw at the end of an epoch. Stages come from transitions alone."""
     body = event.epoch_completed
-    seeds = dict(state.world.seeds)
+    seeds = dict(world.seeds)
     for seen in body.seeds:
-        known = seeds.get(seen.seed_id, SeedState(seen.seed_id))
+        known = seeds.get(seen.seed_id) or SeedState(seen.seed_id)
         seeds[seen.seed_id] = replace(
             known, alpha=seen.alpha, parameters=seen.parameters, stage_age_epochs=seen.stage_age_epochs
         )
-    world = replace(
-        state.world,
+    return replace(
+        world,
+        step=event.global_step,
+        epoch=event.epoch,
         seeds=seeds,
         params=body.params,
         probe_loss=body.state.validation_loss,
         probe_accuracy=body.state.validation_accuracy,
         windows={window.command_id: window.seed_id for window in body.windows if not window.closed},
     )
-    return replace(state, world=world, conservative=body.conservative)
 
 
-def _transition(state: RunState, event: Event) -> RunState:
+def _transition(world: World, event: Event) -> World:
     body = event.seed_transitioned
-    known = state.world.seeds.get(body.seed_id, SeedState(body.seed_id))
-    moved = replace(
-        known,
+    known = world.seeds.get(body.seed_id) or SeedState(body.seed_id)
+    attached = body.to_stage in ATTACHED
+    moved = SeedState(
+        seed_id=known.seed_id,
         site=body.site or known.site,
         stage=body.to_stage,
-        blueprint_id=body.blueprint_id if body.to_stage in ATTACHED else "",
+        blueprint_id=body.blueprint_id if attached else "",
         alpha=body.alpha,
         life=body.life,
         parameters=body.parameters,
-        form=known.form if body.to_stage in ATTACHED else "",
-        stage_age_epochs=0,
+        form=known.form if attached else "",
         since_sequence=event.sequence,
         since_step=event.global_step,
         since_epoch=event.epoch,
         moved=True,
     )
-    return _with_seed(state, moved)
+    return _with_seed(world, moved)
 
 
-def _attached(state: RunState, event: Event) -> RunState:
+def _attached(world: World, event: Event) -> World:
     body = event.kernel_attached
-    known = state.world.seeds.get(body.seed_id, SeedState(body.seed_id))
+    known = world.seeds.get(body.seed_id) or SeedState(body.seed_id)
     seed = replace(known, blueprint_id=body.blueprint_id, parameters=body.module_parameters, form=body.form)
-    return _with_seed(state, seed)
+    return _with_seed(world, seed)
 
 
-def _swapped(state: RunState, event: Event) -> RunState:
+def _swapped(world: World, event: Event) -> World:
     body = event.kernel_swapped
-    known = state.world.seeds.get(body.seed_id, SeedState(body.seed_id))
-    return _with_seed(state, replace(known, form=body.to_form))
+    known = world.seeds.get(body.seed_id) or SeedState(body.seed_id)
+    return _with_seed(world, replace(known, form=body.to_form))
 
 
-def _learning_rate(state: RunState, event: Event) -> RunState:
+def _learning_rate(world: World, event: Event) -> World:
     body = event.learning_rate_changed
-    rates = _with(state.world.learning_rates, body.group, body.new_lr)
-    return replace(state, world=replace(state.world, learning_rates=rates))
+    known = world.learning_rates.get(body.group)
+    born = event.global_step if body.reason == NEW_PARAMETERS else known.born if known is not None else None
+    rate = Rate(body.new_lr, event.global_step, born)
+    return replace(world, learning_rates=_with(world.learning_rates, body.group, rate))
 
 
-def _applied(state: RunState, event: Event) -> RunState:
+def _optimizer(world: World, event: Event) -> World:
+    """Who loses its group of parameters loses its learning rate."""
+    body = event.optimizer_changed
+    if body.change != "group_removed" or body.group not in world.learning_rates:
+        return world
+    left = {group: rate for group, rate in world.learning_rates.items() if group != body.group}
+    return replace(world, learning_rates=left)
+
+
+def _applied(standing: Standing, event: Event) -> Standing:
     body = event.command_applied
-    decision_id = body.decision_id or state.last_decision_id
-    return replace(state, last_command_id=body.command_id, last_decision_id=decision_id)
+    decision_id = body.decision_id or standing.last_decision_id
+    return replace(standing, last_command_id=body.command_id, last_decision_id=decision_id)
 
 
-def _saved(state: RunState, event: Event) -> RunState:
+def _last_saved(world: World, event: Event) -> World:
     body = event.checkpoint_saved
-    return replace(state, checkpoints=_with(state.checkpoints, body.ref, body.step))
+    return replace(world, checkpoint=Saved(body.ref, body.step, body.upto_sequence))
 
 
-def _pruned(state: RunState, event: Event) -> RunState:
-    kept = {ref: step for ref, step in state.checkpoints.items() if ref != event.checkpoint_pruned.ref}
-    return replace(state, checkpoints=kept)
+def _saved(standing: Standing, event: Event) -> Standing:
+    body = event.checkpoint_saved
+    return replace(standing, checkpoints=_with(standing.checkpoints, body.ref, body.step))
 
 
-def _breaker(state: RunState, event: Event) -> RunState:
+def _pruned(standing: Standing, event: Event) -> Standing:
+    ref = event.checkpoint_pruned.ref
+    if ref not in standing.checkpoints:
+        return standing
+    return replace(standing, checkpoints={each: step for each, step in standing.checkpoints.items() if each != ref})
+
+
+def _breaker(standing: Standing, event: Event) -> Standing:
     body = event.breaker_changed
-    return replace(state, breakers=_with(state.breakers, body.breaker, body.to_state))
+    return replace(standing, breakers=_with(standing.breakers, body.breaker, body.to_state))
 
 
-def _conservative(state: RunState, event: Event) -> RunState:
-    return replace(state, conservative=event.conservative_mode_changed.entered)
+def _mode(standing: Standing, event: Event) -> Standing:
+    entered = event.conservative_mode_changed.entered
+    return replace(standing, conservative=entered)
 
 
-def _noted(state: RunState, _event: Event) -> RunState:
-    """A fact that moves the run's clock and nothing else."""
-    return state
+def _mode_at_epoch(standing: Standing, event: Event) -> Standing:
+    seen = event.epoch_completed.conservative
+    return standing if seen == standing.conservative else replace(standing, conservative=seen)
 
 
-def _with_seed(state: RunState, seed: SeedState) -> RunState:
-    return replace(state, world=replace(state.world, seeds=_with(state.world.seeds, seed.seed_id, seed)))
+def _finished(standing: Standing, event: Event) -> Standing:
+    return replace(standing, status=event.run_finished.status, reason=event.run_finished.reason)
+
+
+def _with_seed(world: World, seed: SeedState) -> World:
+    return replace(world, seeds=_with(world.seeds, seed.seed_id, seed))
 
 
 def _with(mapping: Mapping[K, V], key: K, value: V) -> dict[K, V]:
     return {**mapping, key: value}
 
 
-APPLY: Final[dict[str, Callable[[RunState, Event], RunState]]] = {
-    "run_finished": _finished,
+TO_WORLD: Final[dict[str, Callable[[World, Event], World]]] = {
     "epoch_completed": _epoch,
-    "decision_timed_out": _noted,
-    "command_applied": _applied,
-    "command_rejected": _noted,
     "seed_transitioned": _transition,
-    "gate_evaluated": _noted,
-    "optimizer_changed": _noted,
     "learning_rate_changed": _learning_rate,
+    "optimizer_changed": _optimizer,
     "kernel_attached": _attached,
     "kernel_swapped": _swapped,
+    "checkpoint_saved": _last_saved,
+}
+TO_STANDING: Final[dict[str, Callable[[Standing, Event], Standing]]] = {
+    "run_finished": _finished,
+    "epoch_completed": _mode_at_epoch,
+    "command_applied": _applied,
     "checkpoint_saved": _saved,
     "checkpoint_pruned": _pruned,
-    "state_digested": _noted,
     "breaker_changed": _breaker,
-    "conservative_mode_changed": _conservative,
+    "conservative_mode_changed": _mode,
 }
-"""By the body's name. `run_started`, `run_resumed` and `rolled_back` change where the path goes on: see `fold`."""
+NOTED: Final = frozenset({"decision_timed_out", "command_rejected", "gate_evaluated", "state_digested"})
+"""By the body's name: what a fact does to the world, what to the rest, and which only move the run's clock.
+`run_started`, `run_resumed`, `rolled_back` change where the path goes on: see `fold`."""
+KNOWN: Final = NOTED | TO_WORLD.keys() | TO_STANDING.keys()

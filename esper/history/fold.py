@@ -11,6 +11,9 @@ The rules (ruling 3), in the order in which a fact meets them:
 5. Any other fact has the next sequence. A lower one with a known id is a repetition, which is skipped.
 6. A rollback restores the world after a fact that is on the path.
 7. A seed that the run declared moves from the stage it is in, by a move that the lifecycle has.
+8. A fork begins after the fact of its parent that it shares last, and its sequences go on from there. Its fold takes
+   the parent's facts first (`projections.lineage` gives them all in this order) or, without them, begins with the seeds
+   that its first fact says it inherited; then only a rollback to a fact of the parent's cannot be followed.
 
 A fact that breaks one of these stops the fold of that run, and `RunState.problem` says so; it is never left out
 silently. Facts must come in the order of the log; how they are mixed with other topics does not matter.
@@ -18,13 +21,14 @@ silently. Facts must come in the order of the log; how they are mixed with other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
 from contracts.topics import BY_BODY, RUNS
 from esper.history import facts
-from esper.history.state import Mark, Problem, ProblemKind, RunState, World, marks
+from esper.history.ledger import Ledger
+from esper.history.state import Mark, Problem, ProblemKind, RunState, Standing, World, marks
 from esper.kasmina import lifecycle
 from esper.leyline.envelope import Event
 
@@ -44,6 +48,8 @@ def evolve(state: RunState, event: Event) -> RunState:  # noqa: PLR0911  one lin
     name = event.WhichOneof("body")
     if name is None or BY_BODY[name] is not RUNS or state.problem is not None:
         return state
+    if name == "run_started" and state.run_id not in ("", event.run_id):
+        return _forked(state, event)
     if event.incarnation < state.incarnation:
         return replace(state, void=state.void + 1)
     if name in _CLAIMS and (event.incarnation > state.incarnation or state.path is None):
@@ -64,24 +70,37 @@ def _claimed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR
             return _stopped(state, event, "bad_claim", "the run was started before")
         if event.incarnation == 0:
             return _stopped(state, event, "not_started", "the start is of no incarnation")
-        if event.sequence != 1:
-            return _stopped(state, event, "gap", f"the run starts with sequence {event.sequence} instead of 1")
-        return _accepted(facts.started(state, event), event, name, previous=None)
+        shared = event.run_started.parent_sequence
+        if event.sequence != shared + 1:
+            return _stopped(
+                state, event, "gap", f"the run starts with sequence {event.sequence} instead of {shared + 1}"
+            )
+        begun = _named(replace(state, ledger=Ledger.after(shared)), event)
+        return _accepted(begun, event, name, *facts.started(event), previous=None)
     if state.path is None:
         return _stopped(state, event, "not_started", "it is resumed before it was started")
     accepted = event.run_resumed.accepted_sequence
     target = _on_path(state, accepted)
     if target is None or event.sequence != accepted + 1:
         return _stopped(state, event, "bad_claim", f"incarnation {event.incarnation} goes on from sequence {accepted}")
-    resumed = replace(
-        state,
-        incarnation=event.incarnation,
-        status="running",
-        reason="",
-        world=target.world,
-        ledger=state.ledger.cut(accepted),
-    )
-    return _accepted(resumed, event, name, previous=target)
+    owned = replace(state, incarnation=event.incarnation, ledger=state.ledger.cut(accepted))
+    return _accepted(owned, event, name, target.world, facts.resumed(target.standing, event), previous=target)
+
+
+def _forked(state: RunState, event: Event) -> RunState:
+    """The first fact of a fork after the facts of its parent."""
+    body = event.run_started
+    target = _on_path(state, body.parent_sequence)
+    if body.parent_run_id != state.run_id or target is None or event.sequence != body.parent_sequence + 1:
+        return _stopped(state, event, "bad_claim", f"{event.run_id} does not go on from {state.run_id}")
+    child = _named(replace(state, ledger=state.ledger.cut(body.parent_sequence)), event)
+    standing = facts.resumed(target.standing, event)
+    return _accepted(child, event, "run_started", target.world, standing, previous=target)
+
+
+def _named(state: RunState, event: Event) -> RunState:
+    body = event.run_started
+    return replace(state, run_id=event.run_id, task=body.task, policy=body.policy, incarnation=event.incarnation)
 
 
 def _followed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR0911  as above
@@ -96,10 +115,14 @@ def _followed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PL
         return _rolled_back(state, event)
     if name == "seed_transitioned" and (reason := _illegal(state.world, event)):
         return _stopped(state, event, "illegal_transition", reason)
-    apply: Callable[[RunState, Event], RunState] | None = facts.APPLY.get(name)
-    if apply is None:
+    if name not in facts.KNOWN:
         return _stopped(state, event, "unknown_fact", f"this fold does not know {name}")
-    return _accepted(apply(state, event), event, name, previous=state.path)
+    world, standing = state.world, state.standing
+    if (to_world := facts.TO_WORLD.get(name)) is not None:
+        world = to_world(world, event)
+    if (to_standing := facts.TO_STANDING.get(name)) is not None:
+        standing = to_standing(standing, event)
+    return _accepted(state, event, name, world, standing, previous=state.path)
 
 
 def _rolled_back(state: RunState, event: Event) -> RunState:
@@ -108,22 +131,25 @@ def _rolled_back(state: RunState, event: Event) -> RunState:
     if target is None:
         return _stopped(state, event, "bad_rollback", f"sequence {body.to_sequence} is not part of this timeline")
     world = replace(target.world, step=body.to_step, epoch=body.to_epoch)
-    restored = replace(state, world=world, timeline=body.new_timeline)
-    return _accepted(restored, event, "rolled_back", previous=target, moves_clock=False)
+    standing = facts.rolled_back(state.standing, event)
+    return _accepted(state, event, "rolled_back", world, standing, previous=target, moves_clock=False)
 
 
-def _accepted(state: RunState, event: Event, name: str, *, previous: Mark | None, moves_clock: bool = True) -> RunState:
+def _accepted(
+    state: RunState,
+    event: Event,
+    name: str,
+    world: World,
+    standing: Standing,
+    *,
+    previous: Mark | None,
+    moves_clock: bool = True,
+) -> RunState:
     """`state` with the fact on its path, and the run's clock at the fact's."""
-    world = state.world
-    if moves_clock and (world.step, world.epoch) != (event.global_step, event.epoch):
+    if moves_clock and (world.step != event.global_step or world.epoch != event.epoch):
         world = replace(world, step=event.global_step, epoch=event.epoch)
-    return replace(
-        state,
-        sequence=event.sequence,
-        world=world,
-        path=Mark(event.sequence, name, world, previous),
-        ledger=state.ledger.appended(event.event_id),
-    )
+    path = Mark(event.sequence, name, world, standing, previous)
+    return replace(state, path=path, ledger=state.ledger.appended(event.event_id))
 
 
 def _on_path(state: RunState, sequence: int) -> Mark | None:
@@ -148,4 +174,4 @@ def _illegal(world: World, event: Event) -> str | None:
 
 def _stopped(state: RunState, event: Event, kind: ProblemKind, detail: str) -> RunState:
     problem = Problem(kind, event.sequence, detail)
-    return replace(state, run_id=state.run_id or event.run_id, status="stopped", problem=problem)
+    return replace(state, run_id=state.run_id or event.run_id, problem=problem)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from esper.history.ledger import Ledger
 from esper.kasmina.lifecycle import DORMANT, Stage
@@ -63,26 +63,63 @@ class SeedState:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint: the state after the fact `sequence`, at `step`."""
+
+    ref: str
+    step: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A group's learning rate as it was last changed, at `step`; `born` is when its parameters were new, if ever.
+
+    Between changes a rate follows its schedule, which no fact repeats.
+    """
+
+    lr: float
+    step: int
+    born: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """What a rollback restores: the network, its optimiser and how far training is."""
 
     step: int = 0
     epoch: int = 0
     seeds: Mapping[str, SeedState] = field(default_factory=dict)
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    learning_rates: Mapping[str, Rate] = field(default_factory=dict)
     params: int = 0
     probe_loss: float | None = None
     probe_accuracy: float | None = None
     windows: Mapping[bytes, str] = field(default_factory=dict)  # open observation windows: command id -> seed id
+    checkpoint: Saved | None = None  # the last one of this timeline, kept or not
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What no rollback takes back: how the run is doing, what is stored of it, and what was last done to it."""
+
+    status: str = "unstarted"
+    reason: str = ""
+    timeline: int = 0
+    breakers: Mapping[str, int] = field(default_factory=dict)
+    conservative: bool = False
+    checkpoints: Mapping[str, int] = field(default_factory=dict)  # reference -> step, those that are kept
+    last_decision_id: bytes = b""
+    last_command_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark:
-    """A fact on the path and the world after it."""
+    """A fact on the path, and the world and the standing after it."""
 
     sequence: int
     body: str
     world: World
+    standing: Standing
     previous: Mark | None = field(repr=False)
 
 
@@ -97,22 +134,37 @@ class RunState:
     run_id: str = ""
     task: str = ""
     policy: str = ""
-    status: str = "unstarted"
-    reason: str = ""
-    sequence: int = 0
     incarnation: int = 0
-    timeline: int = 0
-    world: World = World()
     path: Mark | None = field(default=None, repr=False)
     ledger: Ledger = field(default_factory=Ledger, repr=False)
-    breakers: Mapping[str, int] = field(default_factory=dict)
-    conservative: bool = False
-    checkpoints: Mapping[str, int] = field(default_factory=dict)  # reference -> step, those that are kept
-    last_decision_id: bytes = b""
-    last_command_id: bytes = b""
     problem: Problem | None = None
     duplicates: int = 0
     void: int = 0
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the newest fact that counts."""
+        return self.path.sequence if self.path is not None else 0
+
+    @property
+    def world(self) -> World:
+        """The network as it is now."""
+        return self.path.world if self.path is not None else _NOTHING
+
+    @property
+    def standing(self) -> Standing:
+        """What no rollback takes back, as it is now."""
+        return self.path.standing if self.path is not None else _UNSTARTED
+
+    @property
+    def status(self) -> str:
+        """How the run is: unstarted, running, what its trainer said at its end, or stopped by a `problem`."""
+        return "stopped" if self.problem is not None else self.standing.status
+
+    @property
+    def timeline(self) -> int:
+        """One more than the rollbacks so far."""
+        return self.standing.timeline
 
     @property
     def seeds(self) -> Mapping[str, SeedState]:
@@ -120,17 +172,44 @@ class RunState:
         return self.world.seeds
 
 
+_NOTHING: Final = World()
+_UNSTARTED: Final = Standing()
+
+
 def marks(state: RunState) -> Iterator[Mark]:
     """The path from the newest fact back to the first."""
-    mark = state.path
+    return path_from(state.path)
+
+
+def path_from(mark: Mark | None) -> Iterator[Mark]:
+    """`mark` and what lies behind it, back to the first fact."""
     while mark is not None:
         yield mark
         mark = mark.previous
 
 
-def state_at_step(state: RunState, step: int) -> World | None:
-    """The world when `step` optimiser steps were taken, on the surviving timeline; None before the run began."""
-    return next((mark.world for mark in marks(state) if mark.world.step <= step), None)
+def mark_at_step(state: RunState, step: int) -> Mark | None:
+    """The last fact before more than `step` optimiser steps were taken, on the surviving timeline."""
+    return next((mark for mark in marks(state) if mark.world.step <= step), None)
+
+
+def mark_at_epoch(state: RunState, epoch: int) -> Mark | None:
+    """The last fact before more than `epoch` epochs were completed, on the surviving timeline."""
+    return next((mark for mark in marks(state) if mark.world.epoch <= epoch), None)
+
+
+def packets(state: RunState, mark: Mark) -> Iterator[bytes]:
+    """The ids of the state packets on the path up to `mark`, the newest first."""
+    return (
+        event_id
+        for each in path_from(mark)
+        if each.body == "epoch_completed" and (event_id := state.ledger.id_of(each.sequence)) is not None
+    )
+
+
+def sequence_at_step(state: RunState, step: int) -> int:
+    """The last sequence of the surviving timeline when `step` optimiser steps were taken; 0 before the run began."""
+    return next((mark.sequence for mark in marks(state) if mark.world.step <= step), 0)
 
 
 def stages_by_epoch(state: RunState) -> dict[int, dict[str, Stage]]:

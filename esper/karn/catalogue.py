@@ -59,6 +59,21 @@ small. Merits were measured within it (docs/log.md); a run that wants others nam
 """
 
 
+POOLS: Final = {"default": DEFAULT_POOL, "safe": SAFE_POOL}
+"""The pools that have a name."""
+
+
+def pool(names: Collection[str]) -> tuple[str, ...]:
+    """The ids that these names mean, in order: of pools (`default`, `safe`) and of templates, in any mix.
+
+    Raises InvalidInput for a name that is neither, and where there is none.
+    """
+    if not names:
+        raise InvalidInput(f"a pool needs at least one blueprint; name {', '.join(POOLS)} or ids such as BP009")
+    ids = {each for name in names for each in POOLS.get(name) or (find(name).blueprint_id,)}
+    return tuple(sorted(ids))
+
+
 def find(blueprint_id: str) -> Blueprint:
     """The template of that id; raises InvalidInput where the catalogue has none."""
     blueprint = CATALOGUE.get(blueprint_id)
@@ -112,7 +127,7 @@ def build(
     """
     blueprint = find(blueprint_id)
     clearance.check(blueprint)
-    module = _on_meta(blueprint, site_shape(site), blueprint.resolve(parameters))
+    module = draft(blueprint, site_shape(site), blueprint.resolve(parameters))
     module.to_empty(device="cpu")
     initialise(module, generator)
     return module
@@ -146,14 +161,18 @@ def measure(blueprint_id: str, site: SiteShape) -> Cost:
     what works element by element is none. Raises InvalidInput for a template that does not exist or serve the shape.
     """
     blueprint = find(blueprint_id)
-    module = _on_meta(blueprint, site, blueprint.resolve({}))
+    module = draft(blueprint, site, blueprint.resolve({}))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.empty((_COST_BATCH, *site.shape), device="meta"))
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return Cost(parameters, counter.get_total_flops() // _COST_BATCH, module.residual)
 
 
-def _on_meta(blueprint: Blueprint, site: SiteShape, settings: Settings) -> SeedModule:
+def draft(blueprint: Blueprint, site: SiteShape, settings: Settings) -> SeedModule:
+    """The module of a template without its numbers, on the meta device: to be looked at, not used.
+
+    Raises InvalidInput for a site shape that the template does not serve.
+    """
     if site.kind not in blueprint.kinds:
         raise InvalidInput(
             f"{blueprint.blueprint_id} {blueprint.name} does not serve a {site.kind} site; "

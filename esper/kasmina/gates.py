@@ -82,6 +82,8 @@ class DryRun:
     """Parameters that it shares with the host or another seed."""
     identity_error: float | None
     """Largest |s(h) - h|; None for a module that does not claim to begin as the identity."""
+    trouble: str = ""
+    """Why the library's kernel could not be used; empty where there is a module of the blueprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,11 @@ class Leftovers:
 
 
 def g0_sanity(subject: Subject, dry_run: DryRun) -> GateEvaluated:
-    """Leaves GERMINATED: the module fits its site, is finite, shares no parameter, and begins as it claims to."""
+    """Leaves GERMINATED: the kernel is there, fits its site, is finite, shares nothing, begins as it claims to."""
+    if dry_run.trouble:
+        missing = _verdict(G0, subject, [Check("kernel_ready", 0, "=", 1)])
+        missing.reason = f"no kernel: {dry_run.trouble}"
+        return missing
     checks = [
         Check("shape_matches", dry_run.shape_matches, "=", 1),
         Check("finite", dry_run.finite, "=", 1),

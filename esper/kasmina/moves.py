@@ -10,12 +10,13 @@ from google.protobuf.message import Message
 from torch import nn
 
 from contracts.leyline.v1.event_pb2 import GateEvaluated, KernelAttached, SeedTransitioned, SiteDescription
-from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_RESIDUAL, TELEMETRY_LEVEL_CRITICAL
+from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_RESIDUAL, TELEMETRY_LEVEL_CRITICAL, TELEMETRY_LEVEL_WARNING
 from esper.errors import BlendUnavailable, InvalidInput
 from esper.kasmina import lifecycle
 from esper.kasmina.blending import blend_from
 from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.graft import Grafts
+from esper.kasmina.kernels import Kernels, Unusable, Verified, misfit
 from esper.kasmina.lifecycle import Stage
 from esper.kasmina.probe import Loss
 from esper.kasmina.randomness import Stream, derived_seed, drawing_from
@@ -29,12 +30,13 @@ Build = Callable[[str, SiteDescription, Mapping[str, float], torch.Generator], n
 class Moves:
     """Carries out moves; whoever calls decides which and when."""
 
-    def __init__(self, grafts: Grafts, slots: Mapping[str, Slot], build: Build, seed: int) -> None:
+    def __init__(self, grafts: Grafts, slots: Mapping[str, Slot], build: Build, kernels: Kernels, seed: int) -> None:
         self._grafts = grafts
         self._slots = slots
         self._host = grafts.host
         self._outbox = grafts.outbox
         self._build = build
+        self._kernels = kernels
         self._seed = seed
 
     def move(self, slot: Slot, target: Stage, reason: str, command_id: bytes = b"") -> SeedTransitioned:
@@ -87,9 +89,13 @@ class Moves:
         return self.cull(slot, f"{gate} failed: {verdict.reason}")
 
     def germinate(self, slot: Slot, request: Request, before: Loss | None) -> list[Message]:
-        """Build the module and put it into the slot; raises CommandRefused, with nothing changed, where that fails."""
+        """Put a module into the slot; raises CommandRefused, with nothing changed, where it cannot be built.
+
+        Where the library has a kernel that cannot be used, the identity stands in its place until G0 has failed.
+        """
         started = self._grafts.monotonic()
-        seed = self._new_seed(slot, request)
+        kernel = self._kernels.find(request.blueprint_id, slot.description, request.parameters)
+        seed = self._new_seed(slot, request, kernel)
         seed.before = before
         slot.life += 1
         slot.seed = seed
@@ -99,15 +105,24 @@ class Moves:
             KernelAttached(
                 seed_id=slot.seed_id,
                 blueprint_id=request.blueprint_id,
+                artifact_ref=kernel.artifact_ref if isinstance(kernel, Verified) and not seed.trouble else "",
                 kernel_digest=kernel_digest(seed.module),
-                form="eager",
+                form="identity" if seed.trouble else "eager",
                 parameters=request.parameters,
                 module_parameters=seed.size,
-                flops_per_sample=option.flops_per_sample,
+                flops_per_sample=0 if seed.trouble else option.flops_per_sample,
                 attach_ms=(self._grafts.monotonic() - started) * 1e3,
                 blend_mode=seed.blend.mode,
             )
         )
+        if seed.trouble:
+            self._outbox.tell(
+                slot.seed_id,
+                "kernel_refused",
+                TELEMETRY_LEVEL_WARNING,
+                blueprint=request.blueprint_id,
+                reason=seed.trouble,
+            )
         return facts
 
     def shared_parameters(self, slot: Slot, module: nn.Module) -> int:
@@ -119,25 +134,33 @@ class Moves:
         return sum(id(parameter) in others for parameter in module.parameters())
 
     def rebuild(
-        self, slot: Slot, blueprint_id: str, parameters: Mapping[str, float], life: int
+        self, slot: Slot, blueprint_id: str, parameters: Mapping[str, float], life: int, trouble: str = ""
     ) -> tuple[nn.Module, Stream]:
-        """The module of a blueprint on the host's device, as it germinates in that life, and the seed's own stream."""
+        """The module of a blueprint on the host's device, as it germinates in that life, and the seed's own stream.
+
+        With `trouble` it is the identity.
+        """
         device = device_of(self._host)
         name = f"{slot.seed_id}/{life}"
         generator = torch.Generator().manual_seed(derived_seed(self._seed, f"build/{name}"))
         stream = Stream(derived_seed(self._seed, f"draws/{name}"), device)
+        if trouble:
+            return nn.Identity(), stream
         with drawing_from(stream, keep=False):
             module = self._build(blueprint_id, slot.description, parameters, generator)
         dtype = next((p.dtype for p in self._host.parameters() if p.is_floating_point()), None)
         return module.to(device=device, dtype=dtype), stream
 
-    def _new_seed(self, slot: Slot, request: Request) -> Seed:
+    def _new_seed(self, slot: Slot, request: Request, kernel: Verified | Unusable | None) -> Seed:
         description = slot.description
         try:
             blend = blend_from(request.annotations, description.blend_mode)
             blend.check(description.shape_kind, tuple(description.shape))
-            module, stream = self.rebuild(slot, request.blueprint_id, request.parameters, slot.life + 1)
-            seed = Seed(request.blueprint_id, dict(request.parameters), module, blend, stream)
+            life, trouble = slot.life + 1, str(kernel) if isinstance(kernel, Unusable) else ""
+            module, stream = self.rebuild(slot, request.blueprint_id, request.parameters, life, trouble)
+            if isinstance(kernel, Verified) and (against := misfit(kernel, module, description)):
+                module, trouble = nn.Identity(), str(against)
+            seed = Seed(request.blueprint_id, dict(request.parameters), module, blend, stream, trouble=trouble)
             _check_residual(seed)
         except BlendUnavailable as error:
             self._outbox.tell(slot.seed_id, "blend_dependency_missing", TELEMETRY_LEVEL_CRITICAL, error=error)

@@ -35,6 +35,8 @@ class Seed:
     stream: Stream
     before: Loss | None = None
     """The probe loss when it germinated."""
+    trouble: str = ""
+    """Why its kernel cannot be used; the module is the identity then, and G0 fails."""
     ramp_step: int = 0
     training_steps: int = 0
     forward_errors: int = 0

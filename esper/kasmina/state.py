@@ -24,7 +24,8 @@ _SLOT_FIELDS: Final = ("stage", "stage_epochs", "stage_steps", "life", "culls", 
 _SEED_FIELDS: Final = ("ramp_step", "training_steps", "forward_errors", "nonfinite_losses", "side_loss")
 _SEED_FIGURES: Final = ("gradient_norm", "output_ratio")
 
-Rebuild = Callable[[Slot, str, Mapping[str, float], int], tuple[nn.Module, Stream]]
+Rebuild = Callable[[Slot, str, Mapping[str, float], int, str], tuple[nn.Module, Stream]]
+"""A seed's module and stream from its slot, blueprint, settings, life, and what is wrong with its kernel."""
 
 
 class KasminaState(TypedDict):
@@ -55,6 +56,8 @@ def dump_slot(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, Any]:
             "blend": asdict(seed.blend),
             "impact": None if seed.impact is None else asdict(seed.impact),
         }
+        # Only where there is something to say: digests of all other states stay what they were.
+        | ({"trouble": seed.trouble} if seed.trouble else {})
     }
 
 
@@ -86,8 +89,9 @@ def _load_seed(
     slot: Slot, scalars: Mapping[str, Any], tensors: Mapping[str, Tensor], rebuild: Rebuild, kept: Seed | None
 ) -> Seed:
     prefix = f"{slot.seed_id}."
+    trouble = scalars.get("trouble", "")
     module, stream = (
-        rebuild(slot, scalars["blueprint_id"], scalars["parameters"], slot.life)
+        rebuild(slot, scalars["blueprint_id"], scalars["parameters"], slot.life, trouble)
         if kept is None
         else (kept.module, kept.stream)
     )
@@ -109,6 +113,7 @@ def _load_seed(
         stream=stream,
         before=Loss.of(own["before"]) if "before" in own else None,
         impact=_impact(scalars["impact"]),
+        trouble=trouble,
     )
     for name in (*_SEED_FIELDS, *_SEED_FIGURES):
         setattr(seed, name, scalars[name])

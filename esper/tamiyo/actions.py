@@ -5,21 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts.leyline.v1.event_pb2 import EpochCompleted
+from contracts.leyline.v1.event_pb2 import BlueprintOption, EpochCompleted
+from contracts.leyline.v1.leyline_pb2 import BSDS
+from esper.karn.risk_sheet import Consequence, consequence
 from esper.kasmina.lifecycle import ALIVE, DORMANT, PROBATIONARY
 
-Kind = Literal["nothing", "germinate", "cull", "fossilize"]
+Kind = Literal["nothing", "germinate", "cull", "fossilize", "adjust", "pause"]
+"""`adjust` and `pause` are what a risk data sheet makes of a germination: the optimiser's turn, or nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One possible action. `parameters` and `risk` are the blueprint's, for germinate alone."""
+    """One possible action. `parameters`, `risk` and `sheet` are the blueprint's, for germinate alone.
+
+    `sheet` is what its risk data sheet asks for.
+    """
 
     kind: Kind
     seed_id: str = ""
     blueprint_id: str = ""
     parameters: int = 0
     risk: float = 0.0
+    sheet: Consequence = "none"
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.kind, self.seed_id, self.blueprint_id) if part)
@@ -47,9 +54,16 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
         if seed.stage == DORMANT:
             free = seed.epochs_until_free == 0 and epochs_left > 0
             for option in site.options:
-                actions.append(Action("germinate", site.seed_id, option.blueprint_id, option.parameters, option.risk))
+                actions.append(_germinate(site.seed_id, option))
                 mask.append(free and option.parameters <= budget_left)
         elif seed.stage in ALIVE:
             actions += [Action("cull", site.seed_id), Action("fossilize", site.seed_id)]
             mask += [True, seed.stage == PROBATIONARY and seed.gate_ready]
     return actions, mask
+
+
+def _germinate(seed_id: str, option: BlueprintOption) -> Action:
+    """Growing `option` there; an option without a band and a class has no sheet."""
+    sheet = BSDS(hazard_band=option.hazard_band, handling_class=option.handling_class)
+    asked = consequence(sheet if option.hazard_band or option.handling_class else None)
+    return Action("germinate", seed_id, option.blueprint_id, option.parameters, option.risk, asked)

@@ -14,18 +14,22 @@ from typing import Final
 from contracts.leyline.v1.event_pb2 import DecisionMade, ObservationWindow
 from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_SEED,
+    MESSAGE_PRIORITY_CRITICAL,
+    MESSAGE_PRIORITY_HIGH,
     SEED_OPERATION_CULL,
     SEED_OPERATION_FOSSILIZE,
     SEED_OPERATION_GERMINATE,
     AdaptationCommand,
     CommandSeedOperation,
+    EmergencySignal,
     FieldReport,
     SeedOperation,
+    TelemetryPacket,
 )
 from esper.errors import ContractViolation
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
-from esper.tamiyo import policies, reports
+from esper.tamiyo import alarms, policies, reports
 from esper.tamiyo.choice import draw_for
 from esper.tamiyo.decide import Decision, decide
 from esper.tamiyo.policy import Policy
@@ -64,6 +68,9 @@ def answer(event: Event, *, now_ns: int) -> Answered:
     events = [made]
     if made.decision_made.command_id:
         events.append(_command_event(event, policy, decision, made))
+    aloud = alarms.alarm(decision, event.run_id, event.recorded_at_ns)
+    if aloud is not None:
+        events.append(_alarm_event(event, aloud, made))
     events += [_report_event(event, window, now_ns) for window in state.windows if window.closed]
     return Answered(events, [observation] if len(observation) > INLINE_OBSERVATION_BYTES else [])
 
@@ -100,15 +107,28 @@ def _command_event(packet: Event, policy: Policy, decision: Decision, made: Even
     body = AdaptationCommand(
         version=1,
         command_id=ids.text(command_id),
-        command_type=COMMAND_TYPE_SEED,
         target_seed_id=chosen.seed_id,
         execution_deadline_ms=EXECUTION_DEADLINE_MS,
         issued_by=PRODUCER,
-        seed_operation=CommandSeedOperation(operation=_OPERATIONS[chosen.kind], blueprint_id=chosen.blueprint_id),
         annotations={"policy_version": f"{policy.name}-{policy.version}", "risk": f"{decision.risk:.3f}"},
     )
+    if chosen.kind in _OPERATIONS:
+        operation = CommandSeedOperation(operation=_OPERATIONS[chosen.kind], blueprint_id=chosen.blueprint_id)
+        body.command_type = COMMAND_TYPE_SEED
+        body.seed_operation.CopyFrom(operation)
+    else:
+        alarms.sheet_command(body, decision)
     body.issued_at.FromNanoseconds(packet.recorded_at_ns)
     return _follows(packet, body, command_id, made.event_id, packet.recorded_at_ns)
+
+
+def _alarm_event(packet: Event, body: EmergencySignal | TelemetryPacket, made: Event) -> Event:
+    event_id = ids.derived_id(packet.event_id, "tamiyo.alarm", 0)
+    if isinstance(body, TelemetryPacket):
+        body.packet_id = ids.text(event_id)
+    event = _follows(packet, body, event_id, made.event_id, packet.recorded_at_ns)
+    event.priority = MESSAGE_PRIORITY_CRITICAL if isinstance(body, EmergencySignal) else MESSAGE_PRIORITY_HIGH
+    return event
 
 
 def _report_event(packet: Event, window: ObservationWindow, now_ns: int) -> Event:
@@ -118,7 +138,7 @@ def _report_event(packet: Event, window: ObservationWindow, now_ns: int) -> Even
 
 def _follows(
     packet: Event,
-    body: DecisionMade | AdaptationCommand | FieldReport,
+    body: DecisionMade | AdaptationCommand | FieldReport | EmergencySignal | TelemetryPacket,
     event_id: bytes,
     causation_id: bytes,
     recorded_at_ns: int,

@@ -12,7 +12,7 @@ from esper.errors import ContractViolation
 from esper.tamiyo.actions import Action, legal_actions
 from esper.tamiyo.choice import pick
 from esper.tamiyo.policy import Policy
-from esper.tamiyo.risk import assess
+from esper.tamiyo.risk import OVERRIDING, assess, obey_sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,24 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
     logits = list(
         array("f", advice.logits)
     )  # as the event stores them, so that the event alone derives the choice again
-    action = pick(logits, assessment.mask, draw, greedy=policy.greedy)
-    reason = advice.reasons[action]
-    if policy.greedy:
-        wanted = pick(logits, legal, draw, greedy=True)
-        if wanted != action:
-            reason = f"{reason}; {actions[wanted]} was forbidden: {'; '.join(assessment.reasons)}"
+    wanted = pick(logits, legal, draw, greedy=policy.greedy)
+    obeyed = obey_sheet(state, actions, assessment, wanted)
+    logits += [OVERRIDING] * (len(obeyed.actions) - len(actions))
+    action = pick(logits, obeyed.mask, draw, greedy=policy.greedy)
+    if obeyed.replaced:
+        reason = f"{advice.reasons[wanted]}; but {obeyed.reasons[-1]}"
+    elif policy.greedy and wanted != action:
+        reason = f"{advice.reasons[action]}; {actions[wanted]} was forbidden: {'; '.join(obeyed.reasons)}"
+    else:
+        reason = advice.reasons[action]
     return Decision(
-        actions=actions,
-        mask=assessment.mask,
+        actions=obeyed.actions,
+        mask=obeyed.mask,
         logits=logits,
         draw=draw,
         action=action,
         reason=reason,
-        risk=assessment.risks[action],
-        risk_reasons=assessment.reasons,
+        risk=obeyed.risks[action],
+        risk_reasons=obeyed.reasons,
         value_estimate=advice.value_estimate,
     )

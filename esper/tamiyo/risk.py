@@ -3,6 +3,8 @@
 Risk is the probability that something goes wrong, never the confidence of a top class (R-TAM-34): the state's own risk
 and the blueprint's, taken as independent. Evaluators run in a fixed order and each can only take actions away, so a
 later one is never weaker than an earlier one (R-TAM-35). `nothing` and `cull`, the safe actions, are never taken away.
+The last of them, `obey_sheet`, puts a pause or an optimiser command in the place of a germination that a risk data
+sheet is against.
 
 Limits are the original's, with two deviations. Blueprints of risk 0.5 may grow, because 0.5 is the edge of the safe
 tier and half of that tier has it; above it they may not. And no evaluator looks at wall-clock times: a decision that
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted
+from esper.karn.risk_sheet import ADVICE
 from esper.tamiyo.actions import Action
 
 GRADIENT: Final = (5.0, 20.0, 0.30)
@@ -31,6 +34,23 @@ RISK_PAUSE: Final = 0.98
 RISK_CAUTION: Final = 0.85
 BLUEPRINT_RISK: Final = 0.5
 """The largest catalogue risk that may grow: the edge of the safe tier."""
+
+
+SAFE: Final = ("nothing", "cull")
+"""Actions that no evaluator takes away."""
+OVERRIDING: Final = 1e6
+"""The logit of what a risk data sheet puts in a germination's place: the softmax gives it probability 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obeyed:
+    """What a risk data sheet left: as an `Assessment`, with one more action at the end where it `replaced` the wish."""
+
+    actions: list[Action]
+    mask: list[bool]
+    risks: list[float]
+    reasons: list[str]
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +71,7 @@ def assess(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
         forbids, reason = evaluator(state)
         taken = False
         for index, action in enumerate(actions):
-            if narrowed[index] and action.kind in ("germinate", "fossilize") and forbids(action, risks[index]):
+            if narrowed[index] and action.kind not in SAFE and forbids(action, risks[index]):
                 narrowed[index] = False
                 taken = True
         if taken:
@@ -89,6 +109,24 @@ def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
 def dimension_score(value: float, base: float, emergency: float) -> float:
     """0 up to `base`, linear to 1 at `emergency` (R-TAM-22); a value that is no number counts as an emergency."""
     return 1.0 if math.isnan(value) else min(max((value - base) / (emergency - base), 0.0), 1.0)
+
+
+def obey_sheet(state: EpochCompleted, actions: Sequence[Action], before: Assessment, wanted: int) -> Obeyed:
+    """What is left when the risk data sheet of the germination that the policy wants has had its say (R-KARN-20).
+
+    The last evaluator: to pause or to adjust the optimiser stands instead of everything that grows or fossilizes, with
+    a logit of its own that outweighs all others; a note changes nothing. In conservative mode nothing grows anyway.
+    """
+    action = actions[wanted]
+    if action.kind != "germinate" or action.sheet == "none" or state.conservative:
+        return Obeyed(list(actions), before.mask, before.risks, before.reasons)
+    says = f"the risk data sheet of {action.blueprint_id} says: {ADVICE[action.sheet]}"
+    if action.sheet == "note":
+        return Obeyed(list(actions), before.mask, before.risks, [*before.reasons, says])
+    instead = Action("pause" if action.sheet == "pause" else "adjust", action.seed_id, action.blueprint_id)
+    safe = [left and each.kind in SAFE for left, each in zip(before.mask, actions, strict=True)]
+    risks = [*before.risks, before.risks[0]]
+    return Obeyed([*actions, instead], [*safe, True], risks, [*before.reasons, says], replaced=True)
 
 
 Forbids = Callable[[Action, float], bool]

@@ -19,7 +19,7 @@ from contracts.leyline.v1.leyline_pb2 import KernelCatalogUpdate
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.tezzeret.artifact import Artifact
-from esper.tezzeret.jobs import Job, request_id
+from esper.tezzeret.jobs import Job, request, request_id, wish_id
 
 PRODUCER: Final = "tezzeret"
 REASON_CHARACTERS: Final = 500
@@ -41,6 +41,21 @@ def requested(
         producer=producer,
         recorded_at_ns=now_ns,
         priority=priority,
+    )
+
+
+def wished(asked: Event, now_ns: int) -> Event:
+    """The request that follows from a prefetch of what is not stored: made where nobody else needs the machine."""
+    wanted = asked.kernel_prefetch_request
+    body = request(wanted.blueprint_id, wanted.shape_kind, wanted.shape, dict(wanted.parameters))
+    return new_event(
+        body,
+        event_id=wish_id(body.job_id),
+        run_id="",
+        producer=PRODUCER,
+        recorded_at_ns=now_ns,
+        causation_id=asked.event_id,
+        priority=leyline_pb2.MESSAGE_PRIORITY_LOW,
     )
 
 
@@ -89,7 +104,8 @@ def published(job: Job, artifact: Artifact, version: int, now_ns: int) -> list[E
         prewarm_ms=artifact.prewarm_p50_ms,
     )
     events = [] if job.stored else [_event(job, stored, "stored", report.attempt, now_ns)]
-    return events + ([] if job.catalogued else [_event(job, catalogued, "catalogued", report.attempt, now_ns)])
+    told = job.stage == "catalogued"
+    return events + ([] if told else [_event(job, catalogued, "catalogued", report.attempt, now_ns)])
 
 
 def failed(job: Job, attempt: int, reason: str, now_ns: int, *, will_retry: bool) -> Event:

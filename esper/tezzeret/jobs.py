@@ -1,12 +1,8 @@
 """A compile job as the fold of its events, and what is to be done next. It knows no clock and no log.
 
-    requested ─► started ─► finished ─► stored ─► catalogued
-                   │  ▲
-                   ▼  │ will retry
-                 failed ──► exhausted ─► parked        (asked for again, a parked job begins anew)
-
-A job's id is derived from what it makes, so asking twice is one job. Whoever dies in between finds in `needs` what is
-left to do: compile (an attempt that was cut is made again under its own number), publish what is stored, or park.
+The stages and what moves a job between them are the table of `esper.tezzeret.lifecycle`. A job's id is derived from
+what it makes, so asking twice is one job. Whoever dies in between finds in `needs` what is left to do: compile (an
+attempt that was cut is made again under its own number), publish what is finished, or park.
 """
 
 from __future__ import annotations
@@ -14,20 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
-from contracts.leyline.v1.event_pb2 import CompileFailed, CompileRequested
-from contracts.leyline.v1.leyline_pb2 import MESSAGE_PRIORITY_CRITICAL
+from contracts.leyline.v1.event_pb2 import CompileRequested
+from contracts.leyline.v1.leyline_pb2 import MESSAGE_PRIORITY_CRITICAL, MESSAGE_PRIORITY_LOW
 from esper.errors import ContractViolation
 from esper.leyline import ids
-from esper.leyline.envelope import Event, body_name
+from esper.leyline.envelope import Event, body_name, body_of
+from esper.tezzeret.lifecycle import NEEDS, JobStage, Need, target, trigger_of
 from esper.tezzeret.pipelines import DEFAULT, MAX_RETRIES
 
 OLD_MS: Final = 5 * 60 * 1000
 """A job that waits this long gains one priority, and another for every such time more."""
-
-JobStage = Literal["requested", "started", "failed", "exhausted", "finished", "parked"]
-Need = Literal["compile", "publish", "park", "nothing"]
 
 JOB_EVENTS: Final = ("compile_requested", "compile_started", "compile_finished", "compile_failed", "compile_parked")
 
@@ -58,21 +52,21 @@ class Job:
     base: int = 0
     reason: str = ""
     artifact_ref: str = ""
-    stored: bool = False
-    catalogued: bool = False
 
     @property
     def needs(self) -> Need:
         """What is left to do."""
-        match self.stage:
-            case "requested" | "started" | "failed":
-                return "compile"
-            case "exhausted":
-                return "park"
-            case "finished":
-                return "nothing" if self.stored and self.catalogued else "publish"
-            case "parked":
-                return "nothing"
+        return NEEDS[self.stage]
+
+    @property
+    def stored(self) -> bool:
+        """Whether everybody may know of its artifact."""
+        return self.stage in ("stored", "catalogued")
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether nobody waits for it: a run wished for it and goes on without."""
+        return self.priority <= MESSAGE_PRIORITY_LOW and self.needs == "compile"
 
     @property
     def next_attempt(self) -> int:
@@ -111,30 +105,46 @@ def attempts_left(job: Job, attempt: int, max_retries: int = MAX_RETRIES) -> boo
 
 
 def evolve(job: Job | None, event: Event, place: Place) -> Job:
-    """The job after `event`, one of `JOB_EVENTS`. Repetitions and what an earlier attempt says late change nothing.
+    """The job after `event`, one that the table of `lifecycle` names.
 
-    Raises ContractViolation for a request whose id is not that of its content, and for news of a job never asked for.
+    Repetitions and what another attempt says late change nothing. Raises ContractViolation for a request whose id is
+    not that of its content, for news of a job never asked for, and for an event that is none of a job.
     """
-    name = body_name(event)
-    if name == "compile_requested":
+    trigger = trigger_of(event)
+    if trigger is None:
+        raise ContractViolation(f"{body_name(event)} is no event of a compile job")
+    if trigger == "compile_requested":
         return _requested(job, event, place)
     if job is None:
-        raise ContractViolation(f"{name} for a job that nobody asked for: {event.event_id.hex()}")
-    match name:
+        raise ContractViolation(f"{body_name(event)} for a job that nobody asked for: {event.event_id.hex()}")
+    stage = target(job.stage, trigger)
+    return job if stage is None or not _is_heeded(job, event) else _moved(job, stage, event)
+
+
+def _is_heeded(job: Job, event: Event) -> bool:
+    """Whether an event is about the attempt that goes on, the one that comes next, or the artifact that was made."""
+    match body_name(event):
         case "compile_started":
-            attempt = event.compile_started.attempt
-            return replace(job, stage="started", attempt=attempt) if attempt > job.attempt else job
-        case "compile_finished":
-            body = event.compile_finished
-            if job.stage != "started" or body.attempt != job.attempt:
-                return job
-            return replace(job, stage="finished", artifact_ref=body.artifact_ref, reason="")
-        case "compile_failed":
-            return _failed(job, event.compile_failed)
-        case "compile_parked":
-            return replace(job, stage="parked") if job.stage == "exhausted" else job
+            return event.compile_started.attempt > job.attempt
+        case "compile_finished" | "compile_failed":
+            return int(body_of(event).attempt) == job.attempt
+        case "artifact_stored" | "kernel_catalog_update":
+            return str(body_of(event).artifact_ref) == job.artifact_ref
         case _:
-            raise ContractViolation(f"{name} is no event of a compile job")
+            return True
+
+
+def _moved(job: Job, stage: JobStage, event: Event) -> Job:
+    """The job in its new stage, with what the event says besides."""
+    match body_name(event):
+        case "compile_started":
+            return replace(job, stage=stage, attempt=event.compile_started.attempt)
+        case "compile_finished":
+            return replace(job, stage=stage, artifact_ref=event.compile_finished.artifact_ref, reason="")
+        case "compile_failed":
+            return replace(job, stage=stage, reason=event.compile_failed.reason, artifact_ref="")
+        case _:
+            return replace(job, stage=stage)
 
 
 def request_id(job_id: str, attempts_made: int = 0) -> bytes:
@@ -142,12 +152,19 @@ def request_id(job_id: str, attempts_made: int = 0) -> bytes:
     return ids.derived_id(ids.from_text(job_id), "tezzeret.requested", attempts_made)
 
 
+def wish_id(job_id: str) -> bytes:
+    """The event id under which a kernel is wished for by who found it missing; it does not begin a parked job anew."""
+    return ids.derived_id(ids.from_text(job_id), "tezzeret.wished")
+
+
 def _requested(job: Job | None, event: Event, place: Place) -> Job:
     body, priority = event.compile_requested, int(event.priority)
+    stage = target(None if job is None else job.stage, "compile_requested")
     if job is not None:
         # By its id a new request is told from the old one that comes again.
-        again = job.stage == "parked" and event.event_id == request_id(job.job_id, job.attempt)
-        return replace(job, stage="requested", base=job.attempt, submitted=place, priority=priority) if again else job
+        if stage is None or event.event_id != request_id(job.job_id, job.attempt):
+            return replace(job, priority=max(job.priority, priority))
+        return replace(job, stage=stage, base=job.attempt, submitted=place, priority=priority)
     parameters = dict(body.parameters)
     expected = job_id_of(body.blueprint_id, body.shape_kind, body.shape, parameters, body.pipeline)
     if body.job_id != expected:
@@ -164,20 +181,14 @@ def _requested(job: Job | None, event: Event, place: Place) -> Job:
     )
 
 
-def _failed(job: Job, body: CompileFailed) -> Job:
-    """A finished job still fails where its artifact was lost before it was published."""
-    under_way = job.stage == "started" or (job.stage == "finished" and not job.stored)
-    if not under_way or body.attempt != job.attempt:
-        return job
-    stage: JobStage = "failed" if body.will_retry else "exhausted"
-    return replace(job, stage=stage, reason=body.reason, artifact_ref="")
-
-
-def next_jobs(jobs: Iterable[Job], now_ms: int, *, running: Iterable[str] = (), at_most: int) -> list[Job]:
+def next_jobs(
+    jobs: Iterable[Job], now_ms: int, *, running: Iterable[str] = (), at_most: int, idle: bool = True
+) -> list[Job]:
     """What to take up now, best first: all that only needs events, then compilations until `at_most` run.
 
     Among compilations the higher priority goes first, and within one the order of submission, across restarts
-    (R-TEZ-16). `running` are the ids of jobs in hand, of whatever kind.
+    (R-TEZ-16). `running` are the ids of jobs in hand, of whatever kind. Unless the machine is `idle`, jobs that can
+    wait do; and of those at most one begins at a time, because it takes up the room that was found.
     """
     busy = set(running)
     free = [job for job in jobs if job.job_id not in busy]
@@ -185,7 +196,9 @@ def next_jobs(jobs: Iterable[Job], now_ms: int, *, running: Iterable[str] = (), 
     compile_ = sorted(
         (job for job in free if job.needs == "compile"), key=lambda job: (-_urgency(job, now_ms), job.submitted)
     )
-    return settle + compile_[: max(0, at_most - len(busy))]
+    urgent = [job for job in compile_ if not job.can_wait]
+    patient = [job for job in compile_ if job.can_wait][:1] if idle and not urgent else []
+    return settle + [*urgent, *patient][: max(0, at_most - len(busy))]
 
 
 def _urgency(job: Job, now_ms: int) -> int:

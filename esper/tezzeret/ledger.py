@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.tezzeret.jobs import JOB_EVENTS, Job, Place, evolve
 
@@ -28,9 +26,9 @@ class Ledger:
             self._keep(evolve(self.jobs.get(body.job_id), event, place))
         elif name == "artifact_stored":
             self._versions[body.blueprint_id] = max(self.latest_version(body.blueprint_id), body.artifact_version)
-            self._mark(body.artifact_ref, stored=True)
+            self._tell(body.artifact_ref, event, place)
         elif name == "kernel_catalog_update":
-            self._mark(body.artifact_ref, catalogued=True)
+            self._tell(body.artifact_ref, event, place)
         elif name == "blueprint_approved":
             (self.approved.add if body.approved else self.approved.discard)(body.blueprint_id)
 
@@ -51,9 +49,8 @@ class Ledger:
         else:
             self._open[job.job_id] = None
 
-    def _mark(self, artifact_ref: str, *, stored: bool = False, catalogued: bool = False) -> None:
-        """Note what was said about an artifact; one that no job made, from a vetted bundle, has no job to mark."""
+    def _tell(self, artifact_ref: str, event: Event, place: Place) -> None:
+        """Tell a job of its artifact; one that no job made, from a vetted bundle, has none."""
         job_id = self._by_artifact.get(artifact_ref)
         if job_id is not None:
-            job = self.jobs[job_id]
-            self._keep(replace(job, stored=stored or job.stored, catalogued=catalogued or job.catalogued))
+            self._keep(evolve(self.jobs[job_id], event, place))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from google.protobuf.message import Message
 
@@ -10,6 +11,7 @@ from contracts.leyline.v1.event_pb2 import CommandApplied, CommandRejected, Secu
 from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
+    COMMAND_TYPE_PAUSE,
     COMMAND_TYPE_ROLLBACK,
     COMMAND_TYPE_SEED,
     MESSAGE_PRIORITY_CRITICAL,
@@ -26,11 +28,35 @@ from esper.leyline.verifier import Verdict
 from esper.tolaria.effects import drain, take_effect
 from esper.tolaria.run import Chain, Run
 
+PAUSE: Final = "pause"
+"""Why a run is in conservative mode until the decision of the next epoch has been made."""
+
+_HYPERPARAMETERS: Final = ("lr", "lr_factor", "weight_decay")
+
 
 def apply_arrived(run: Run) -> None:
     """Apply the commands that came since the last step. An answer among them comes too late and is rejected."""
-    for signed in run.log.take_commands():
-        apply_command(run, signed)
+    follow_commands(run)
+    if run.past.over:
+        for signed in run.log.take_commands():
+            apply_command(run, signed)
+
+
+def follow_commands(run: Run, decision: Event | None = None) -> None:
+    """Do with the commands that came at this step what the run's past did: apply them as they are, or refuse them.
+
+    Raises Diverged where one was applied and cannot be now.
+    """
+    while (fact := run.past.here("command_applied", "command_rejected")) is not None:
+        if fact.HasField("command_rejected"):
+            run.recorder.publish(fact.command_rejected)
+            continue
+        try:
+            carry_out(run, run.past.command(fact.command_applied.command_id), decision)
+        except CommandRefused as refusal:
+            raise run.past.diverged(f"a command that was applied is refused: {refusal}") from None
+        drain(run)
+        decision = None  # the commands after it came by themselves
 
 
 def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> None:
@@ -38,26 +64,34 @@ def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> No
 
     Publishes CommandApplied and what follows from it, or CommandRejected; a duplicate leaves no trace.
     """
+    if not run.past.over:
+        follow_commands(run, decision)
+        return
     verdict = _judge(run, signed)
     if verdict.rejected:
         _reject(run, verdict.command_id, verdict.outcome, verdict.detail, event=verdict.event, critical=True)
     if verdict.event is None or verdict.command is None:
         return
-    event, command = verdict.event, verdict.command
-    blueprint_id, params = _blueprint(run, command), run.params
-    started = run.clock.monotonic()
+    event = verdict.event
     try:
-        _check(run, event, command, decision)
-        facts = run.kasmina.apply(command) if command.command_type == COMMAND_TYPE_SEED else _apply_other(run, command)
+        _check(run, event, verdict.command, decision)
+        carry_out(run, event, decision)
     except CommandRefused as refusal:
         _reject(run, verdict.command_id, refusal.reason, refusal.detail, event=event, critical=refusal.critical)
-    else:
-        chain = _applied(run, event, decision, 1e3 * (run.clock.monotonic() - started))
-        if command.command_type == COMMAND_TYPE_SEED:
-            run.chains[command.target_seed_id] = chain
-            _watch(run, command, decision, blueprint_id=blueprint_id, parameters_added=run.params - params)
-        take_effect(run, facts, chain)
     drain(run)
+
+
+def carry_out(run: Run, event: Event, decision: Event | None) -> None:
+    """Apply a command that may be believed, publish that and all that follows; CommandRefused changes nothing."""
+    command = event.adaptation_command
+    blueprint_id, params = _blueprint(run, command), run.params
+    started = run.clock.monotonic()
+    facts = run.kasmina.apply(command) if command.command_type == COMMAND_TYPE_SEED else _apply_other(run, command)
+    chain = _applied(run, event, decision, 1e3 * (run.clock.monotonic() - started))
+    if command.command_type == COMMAND_TYPE_SEED:
+        run.chains[command.target_seed_id] = chain
+        _watch(run, command, decision, blueprint_id=blueprint_id, parameters_added=run.params - params)
+    take_effect(run, facts, chain)
 
 
 def _judge(run: Run, signed: Signed) -> Verdict:
@@ -87,13 +121,20 @@ def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
         return []
     if command.command_type == COMMAND_TYPE_OPTIMIZER:
         return _adjust_optimizer(run, command)
+    if command.command_type == COMMAND_TYPE_PAUSE:
+        run.paused_until = run.recorder.epoch + 1
+        return list(run.mode.enter(PAUSE))
     if command.command_type == COMMAND_TYPE_CIRCUIT_BREAKER:
         return _force_breaker(run, command)
     raise CommandRefused("unsupported_command", f"command type {command.command_type} does nothing here")
 
 
 def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
-    """Set the learning rate (`lr`) or `weight_decay` of one group; one value that does not fit refuses them all."""
+    """Set the learning rate (`lr`) or `weight_decay` of one group; one value that does not fit refuses them all.
+
+    `lr_factor` lowers the rate to that share of the configured one, and leaves a rate that is lower as it is: said
+    twice it does no more than said once.
+    """
     group = command.optimizer_adjustment.optimizer_id or "host"
     values = dict(command.optimizer_adjustment.hyperparameters)
     if group not in run.optimizer.names:
@@ -101,12 +142,21 @@ def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
             "unknown_group", f"there is no group {group!r}; there are {', '.join(run.optimizer.names)}"
         )
     for name, value in values.items():
-        if name not in ("lr", "weight_decay") or not math.isfinite(value) or value < 0 or (name == "lr" and not value):
-            raise CommandRefused("bad_hyperparameter", f"{name}={value} cannot be set; lr and weight_decay can")
+        if (
+            name not in _HYPERPARAMETERS
+            or not math.isfinite(value)
+            or value < 0
+            or (name != "weight_decay" and not value)
+        ):
+            raise CommandRefused(
+                "bad_hyperparameter", f"{name}={value} cannot be set; {', '.join(_HYPERPARAMETERS)} can"
+            )
     facts: list[Message] = []
     for name, value in values.items():
         if name == "lr":
             facts.append(run.rates.set_base(group, value, f"command of {command.issued_by}", run.recorder.step))
+        elif name == "lr_factor":
+            facts += run.rates.limit(group, value, f"command of {command.issued_by}", run.recorder.step)
         else:
             facts.append(run.optimizer.set_hyperparameter(group, name, value))
     return facts

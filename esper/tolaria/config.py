@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from esper.errors import InvalidInput
+from esper.karn.dossier import Dossier
 from esper.kasmina.settings import SeedSettings
 
 Policy = Literal["heuristic", "random", "none"]
@@ -35,6 +36,16 @@ class RunConfig:
     threads: int = 1
     control_of: str = ""
     """The run id of the grown run that this control belongs to."""
+
+    pool: tuple[str, ...] = ("default",)
+    """What may grow: blueprint ids, and the pools `default` and `safe`; recorded as ids. Beyond the safe tier a
+    blueprint needs an approval in the dossier, and a stressor a drill besides."""
+
+    drill: bool = False
+    """A quarantine drill: stressors may grow, for the sake of what must stop them, and the network is thrown away."""
+
+    dossier: Dossier = field(default_factory=Dossier)
+    """What the log knew about blueprints when this run was asked for; recorded as far as it concerns the run."""
 
     optimizer: OptimizerKind = "adamw"
     weight_decay: float = 0.01
@@ -159,7 +170,10 @@ class RunConfig:
         if not isinstance(values, dict):
             raise InvalidInput(f"the configuration is no JSON object but a {type(values).__name__}")
         seeds = SeedSettings(**_known(SeedSettings, values.pop("seeds", {}), "seeds."))
-        return cls(**_known(cls, values, ""), seeds=seeds)
+        dossier = Dossier.from_dict(values.pop("dossier", {}))
+        if isinstance(values.get("pool"), list):
+            values["pool"] = tuple(values["pool"])
+        return cls(**_known(cls, values, ""), seeds=seeds, dossier=dossier)
 
 
 def _known(owner: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:

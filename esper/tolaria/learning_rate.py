@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import BreakerChanged, LearningRateChanged
 from esper.errors import InvalidInput
+from esper.history.facts import NEW_PARAMETERS
 from esper.leyline.breaker import CircuitBreaker
 
 MIN_RATE: Final = 1e-6
 HISTORY: Final = 1_000
+UNDONE: Final = "outside write undone"
 TOLERANCE: Final = 1e-6
 """Relative: two rates nearer than this are the same rate."""
 
@@ -79,7 +81,7 @@ class LearningRates:
         self._base[group] = factor * self._base_rate
         self._born[group] = step
         self._written.pop(group, None)
-        return [self._change(group, 0.0, self.rate(group, step), "new parameters")]
+        return [self._change(group, 0.0, self.rate(group, step), NEW_PARAMETERS)]
 
     def remove(self, group: str) -> None:
         """Forget a group that the optimiser no longer holds."""
@@ -106,6 +108,11 @@ class LearningRates:
         self._base[group] = base
         return self._change(group, old, self.rate(group, step), reason)
 
+    def limit(self, group: str, share: float, reason: str, step: int) -> list[LearningRateChanged]:
+        """Lower one group's base rate to `share` of the first one; no change where it is not above that."""
+        base = share * self._base_rate
+        return [self.set_base(group, base, reason, step)] if self._base[group] > base else []
+
     def begin_step(
         self, groups: Iterable[dict[str, Any]], step: int
     ) -> tuple[list[LearningRateChanged], list[BreakerChanged]]:
@@ -121,7 +128,7 @@ class LearningRates:
             written = self._written.get(name)
             if written is not None:
                 if group["lr"] != written and not _same(group["lr"], written):
-                    undone.append(self._change(name, group["lr"], rate, "outside write undone"))
+                    undone.append(self._change(name, group["lr"], rate, UNDONE))
                     changes += self.breaker.failed(f"learning rate of {name} was written from outside")
                 elif written == rate:
                     continue

@@ -1,13 +1,15 @@
-"""What the trainer needs of the outside: a log and two clocks. `streams` gives it Kafka, `esper.testing` memory."""
+"""What the trainer needs of the outside: a log, two clocks, a library. `streams` gives it Kafka and Urza."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from esper.leyline.envelope import Event
 from esper.leyline.signing import Signed
+from esper.urza.artifact import Kernel, Refusal
+from esper.urza.library import Wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,16 @@ class Log(Protocol):
 
     def shed(self) -> int:
         """How many telemetry events were shed so far."""
+
+
+class KernelSource(Protocol):
+    """The trainer's view of Urza's library. Nothing here waits."""
+
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Begin to fetch these kernels, in this order."""
+
+    def take(self, wanted: Wanted) -> Kernel | Refusal | None:
+        """The kernel, checked just now; why it cannot be used; None where the library has none that is known of."""
 
 
 @dataclass(frozen=True, slots=True)

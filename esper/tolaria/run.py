@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,21 +12,27 @@ from contracts.leyline.v1.event_pb2 import SiteDescription
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, AdaptationCommand
 from esper.errors import InvalidInput
 from esper.karn import catalogue
+from esper.karn.approval import Clearance
+from esper.karn.offer import offer
 from esper.kasmina.kasmina import Kasmina
+from esper.kasmina.kernels import TemplatesAlone
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
-from esper.leyline.breaker import CircuitBreaker
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
+from esper.tolaria.breakers import FollowingBreaker
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.config import RunConfig
 from esper.tolaria.conservative import ConservativeMode
 from esper.tolaria.flops import FlopMeter
+from esper.tolaria.forking import Fork
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import Guard
+from esper.tolaria.kernels import LibraryKernels, RecordedKernels
 from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
-from esper.tolaria.ports import Clock, Log
+from esper.tolaria.past import Past
+from esper.tolaria.ports import Clock, KernelSource, Log
 from esper.tolaria.random_streams import RandomStreams
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.snapshots import SnapshotCache
@@ -66,7 +73,7 @@ class Run:
     flops: FlopMeter
     windows: Windows
     mode: ConservativeMode
-    decider_breaker: CircuitBreaker
+    decider_breaker: FollowingBreaker
     snapshots: SnapshotCache
     params_host: int
     learners: Learners
@@ -80,8 +87,17 @@ class Run:
     failures_in_a_row: int = 0
     decision_timeouts: int = 0
     gradient_conflicts: int = 0
+    paused_until: int = 0
+    """The epoch whose end lifts a pause that was commanded."""
     rollback_asked: AdaptationCommand | None = None
     """A command to roll back that was accepted and waits for the loop."""
+    fork: Fork | None = None
+    """What this run has yet to do to become another one."""
+
+    @property
+    def past(self) -> Past:
+        """What it did before and follows now."""
+        return self.recorder.past
 
     def regroup(self) -> None:
         """Sort the parameters that learn now by the loss that they learn from; call it when the seeds changed."""
@@ -115,13 +131,21 @@ def make_run(
     objects: ObjectStore,
     verifier: CommandVerifier | None,
     run_id: str,
+    library: KernelSource | None = None,
+    incarnation: int = 1,
+    past: Past | None = None,
+    fork: Fork | None = None,
 ) -> Run:
     """The run at step 0, with nothing published yet.
 
-    `config` is made complete with the task's defaults. Draws from torch's global random stream, which is left where
-    training begins. Raises InvalidInput for a device or site that does not exist, and for memory shares above 1.
+    `config` is made complete with the task's defaults and the ids of its pool. Draws from torch's global random stream,
+    which is left where training begins. Raises InvalidInput for a device or site that does not exist, for a pool as
+    `find_pool` does or where none of it serves a site, and for memory shares above 1.
     """
     limits.check_memory_budgets(limits.MEMORY)
+    pool, clearance = find_pool(config), clearance_of(config)
+    dossier = config.dossier.of(pool, {site.shape_kind for site in task.sites})
+    config = replace(config, pool=pool, dossier=dossier)
     config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     device = find_device(config.device)
@@ -130,15 +154,22 @@ def make_run(
     random = RandomStreams(config.seed, device)
     torch.manual_seed(random.seeds["init"])
     host = task.make_host().to(device)
-    sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], catalogue.options)
+    options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
+    sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], options)
+    if sites and not any(site.options for site in sites):
+        raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
+    recorder = Recorder(log, run_id, clock, incarnation=incarnation, past=past)
+    live = LibraryKernels(library) if library is not None and computes_in_32_bits(host) else TemplatesAlone()
     kasmina = Kasmina(
         host,
         sites,
         config.seeds,
-        catalogue.build,
+        partial(catalogue.build, clearance=clearance),
         steps_per_epoch=steps_per_epoch,
         seed=random.seeds["seeds"],
         monotonic=clock.monotonic,
+        kernels=RecordedKernels(recorder.past, objects, live),
+        witness=recorder.past,
     )
     random.begin_training()
     return Run(
@@ -148,7 +179,7 @@ def make_run(
         clock=clock,
         objects=objects,
         verifier=verifier,
-        recorder=Recorder(log, run_id, clock),
+        recorder=recorder,
         device=device,
         batch_size=config.batch_size,
         steps_per_epoch=steps_per_epoch,
@@ -171,18 +202,37 @@ def make_run(
             warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
-            breaker=_breaker("learning_rate", clock),
+            breaker=FollowingBreaker("learning_rate", recorder.past, clock.monotonic),
         ),
         random=random,
         guard=Guard(config.divergence_factor),
         flops=FlopMeter(),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
-        decider_breaker=_breaker("tamiyo", clock),
+        decider_breaker=FollowingBreaker("tamiyo", recorder.past, clock.monotonic),
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
+        fork=fork,
     )
+
+
+def clearance_of(config: RunConfig) -> Clearance:
+    """What the run may use beyond safe blueprints."""
+    return Clearance(config.dossier.approvals, drill=config.drill)
+
+
+def find_pool(config: RunConfig) -> tuple[str, ...]:
+    """The ids of the run's pool; raises InvalidInput for one that does not exist or that it is not cleared for."""
+    pool, clearance = catalogue.pool(config.pool), clearance_of(config)
+    for blueprint_id in pool:
+        clearance.check(catalogue.find(blueprint_id))
+    return pool
+
+
+def computes_in_32_bits(host: nn.Module) -> bool:
+    """Whether the host computes in 32-bit floats, which is what kernels are made for."""
+    return all(parameter.dtype == torch.float32 for parameter in host.parameters() if parameter.is_floating_point())
 
 
 def find_device(name: str) -> torch.device:
@@ -196,8 +246,3 @@ def find_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InvalidInput(f"device {name!r} is not supported; use cpu, cuda or cuda:<number>")
     return device
-
-
-def _breaker(name: str, clock: Clock) -> CircuitBreaker:
-    """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32)."""
-    return CircuitBreaker(name, failures=3, window_s=600.0, reset_s=30.0, successes=1, monotonic=clock.monotonic)

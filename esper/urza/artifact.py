@@ -127,6 +127,19 @@ def read(objects: ObjectStore, expected: Expected) -> Kernel | Refusal:
     return Kernel(expected.artifact_ref, content, manifest, weights, cache)
 
 
+def named(objects: ObjectStore, artifact_ref: str, blueprint_id: str) -> Kernel | Refusal:
+    """The kernel behind a reference alone, as a fact of a run gives it: the reference is the manifest's checksum.
+
+    For a replay, which has the word of its run's signed facts for it and no catalogue.
+    """
+    try:
+        digest = _manifest(_object(objects, artifact_ref, MAX_MANIFEST_BYTES), artifact_ref)["guard_digest"]
+    except _RefusedError as refused:
+        return refused.refusal
+    checksum = artifact_ref.removeprefix("sha256:")
+    return read(objects, Expected(artifact_ref, blueprint_id, checksum, digest, None))
+
+
 def check(kernel: Kernel, expected: Expected) -> Refusal | None:
     """What is wrong with a kernel in memory; its bytes are hashed anew, so a bit that flipped there is found."""
     manifest = kernel.manifest

@@ -23,6 +23,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 from contracts.topics import KERNELS
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
+from esper.urza.artifact import Expected, Refusal
 from esper.urza.library import Served, Wanted
 from esper.urza.version import Place
 
@@ -138,13 +139,15 @@ def integrity_failure(event: Event, served: Served, *, now_ns: int) -> Event:
     """The event that says that an artifact failed a check and was not served."""
     assert served.refusal is not None
     assert served.version is not None
-    attributes = {
-        "artifact_ref": served.version.artifact_ref,
-        "blueprint_id": served.version.blueprint_id,
-        "detail": served.refusal.detail,
-    }
-    body = _packet(event.event_id, served.refusal.reason, "an artifact failed a check and was not served", attributes)
-    return _derived(event, body, "urza.integrity", now_ns, leyline_pb2.MESSAGE_PRIORITY_HIGH)
+    expected = Expected.of_version(served.version)
+    return refused_artifact(event, expected, served.refusal, now_ns=now_ns, producer=PRODUCER)
+
+
+def refused_artifact(event: Event, expected: Expected, why: Refusal, *, now_ns: int, producer: str) -> Event:
+    """The event by which `producer`, the library or a trainer, tells of an artifact that it refused after `event`."""
+    attributes = {"artifact_ref": expected.artifact_ref, "blueprint_id": expected.blueprint_id, "detail": why.detail}
+    body = _packet(event.event_id, why.reason, "an artifact failed a check and was not served", attributes, producer)
+    return _derived(event, body, f"{producer}.integrity", now_ns, leyline_pb2.MESSAGE_PRIORITY_HIGH, producer=producer)
 
 
 def breaker_changed(change: BreakerChanged, event: Event, ordinal: int, *, now_ns: int) -> Event:
@@ -161,18 +164,28 @@ def _wire_reason(served: Served) -> str:
     return "artifact_not_found" if served.fallback == "artifact_not_found" else "missing_artifact"
 
 
-def _packet(cause: bytes, name: str, description: str, attributes: dict[str, str]) -> TelemetryPacket:
+def _packet(
+    cause: bytes, name: str, description: str, attributes: dict[str, str], source: str = PRODUCER
+) -> TelemetryPacket:
     level = leyline_pb2.TELEMETRY_LEVEL_WARNING
     told = TelemetryEvent(event_id=name, description=description, level=level, attributes=attributes)
-    return TelemetryPacket(packet_id=cause.hex(), source_subsystem=PRODUCER, level=level, events=[told])
+    return TelemetryPacket(packet_id=cause.hex(), source_subsystem=source, level=level, events=[told])
 
 
-def _derived(event: Event, body: Any, handler: str, now_ns: int, priority: leyline_pb2.MessagePriority) -> Event:
+def _derived(
+    event: Event,
+    body: Any,
+    handler: str,
+    now_ns: int,
+    priority: leyline_pb2.MessagePriority,
+    *,
+    producer: str = PRODUCER,
+) -> Event:
     return new_event(
         body,
         event_id=ids.derived_id(event.event_id, handler),
         run_id=event.run_id,
-        producer=PRODUCER,
+        producer=producer,
         recorded_at_ns=now_ns,
         causation_id=event.event_id,
         correlation_id=event.correlation_id,

@@ -12,7 +12,8 @@ from contracts.leyline.v1.leyline_pb2 import BlueprintTier
 from esper.errors import InvalidInput
 
 State = Literal["active", "validated", "deprecated", "rejected"]
-"""The last of its line; an older one that a run attached; an older one that none did; approval withdrawn."""
+"""The last of its line; an older one that a run attached; an older one that none did; approval withdrawn. What moves a
+version from one to another is the table of `esper.urza.lifecycle`."""
 
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 100
@@ -30,6 +31,11 @@ class Place:
     def of(cls, shape_kind: str, shape: Sequence[int], parameters: Mapping[str, float]) -> Place:
         """The place with its settings in the one form that can be compared."""
         return cls(shape_kind, tuple(shape), settings_key(parameters))
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The settings by name, as the shortest numbers that are these in 32 bits: 0.1, not 0.10000000149."""
+        return {name: _shortest(value) for name, value in json.loads(self.parameters).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,11 @@ MonotonicS = Callable[[], float]
 def settings_key(parameters: Mapping[str, float]) -> str:
     """Settings as text that is equal where they are: names in order, values in 32 bits, as commands carry them."""
     return json.dumps({name: _single(value) for name, value in sorted(parameters.items())}, separators=(",", ":"))
+
+
+def _shortest(value: float) -> float:
+    candidates = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+    return next((each for each in candidates if _single(each) == value), value)
 
 
 def _single(value: float) -> float:

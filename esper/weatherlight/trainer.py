@@ -19,19 +19,25 @@ import sysconfig
 import threading
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.ports import Clock
+from esper.urza.cache import Cache
+from esper.urza.shelf import Shelf
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
+from streams.prefetch import Prefetch
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
+
+KERNEL_BYTES: Final = 64 * 2**20
 
 
 def main() -> int:
@@ -70,12 +76,13 @@ def run(data_dir: Path, run_id: str, config: str, messages: TextIO) -> int:
 
 def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, stop: threading.Event) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
-    from esper.tolaria.run import find_device  # noqa: PLC0415 - torch is loaded by the time that this is called
+    from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415 - torch is loaded by the time that this is called
     from esper.tolaria.tasks import load_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
     find_device(config.device)
+    find_pool(config)
     task = load_task(config.task)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()
@@ -87,6 +94,7 @@ def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, sto
     with (
         KafkaLog(brokers, ring, run_id=run_id, metrics=metrics) as log,
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
+        closing(Prefetch(log.writer, ring, _shelf(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         result = train(
             config,
@@ -96,9 +104,15 @@ def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, sto
             objects=ObjectStore(settings.objects),
             verifier=CommandVerifier(ring),
             run_id=run_id,
+            library=library,
             should_stop=stop.is_set,
         )
     return result.to_dict()
+
+
+def _shelf(settings: Settings) -> Shelf:
+    """The trainer's own memory of kernels; those of a small run's sites take about one megabyte together."""
+    return Shelf(ObjectStore(settings.objects), Cache(time.monotonic, limit_bytes=KERNEL_BYTES))
 
 
 def _told(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Urza's agent: a prefetch request comes in, its one answer goes out. It holds no logic."""
+"""Urza's agent: a prefetch request comes in, its one answer goes out, and what is not there is asked of the forge."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any, Final
 from contracts.topics import KERNELS
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
+from esper.tezzeret import events as tezzeret
 from esper.urza import prefetch
 from esper.urza.cache import Cache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
 from esper.urza.shelf import Shelf
-from projections.library import Library
+from projections.library import Library, LibraryReader
 from streams.app import record_of_event, source
 from streams.library_feed import LibraryFeed
 from streams.metrics import Metrics
@@ -35,11 +36,17 @@ logger = logging.getLogger(__name__)
 
 
 class Counter:
-    """Answers requests. An id is used up once its answer is acknowledged, so a failed attempt can be made again."""
+    """Answers requests. An id is used up once its answer is acknowledged, so a failed attempt can be made again.
 
-    def __init__(self, library: UrzaLibrary, nonces: Nonces, publisher: Publisher, metrics: Metrics) -> None:
+    `jobs` are the compile jobs that were asked for; a kernel that is not stored becomes one more (R-TEZ-1).
+    """
+
+    def __init__(
+        self, library: UrzaLibrary, nonces: Nonces, jobs: set[str], publisher: Publisher, metrics: Metrics
+    ) -> None:
         self._library = library
         self._nonces = nonces
+        self._jobs = jobs
         self._publisher = publisher
         self._metrics = metrics
 
@@ -65,8 +72,11 @@ class Counter:
             prefetch.breaker_changed(change, event, ordinal, now_ns=now_ns)
             for ordinal, change in enumerate(self._library.take_changes())
         ]
-        await self._publisher.publish([*changes, *prefetch.answer(event, served, now_ns=now_ns)])
+        wishes = [tezzeret.wished(event, now_ns)] if served.fallback == "artifact_not_found" else []
+        new = [wish for wish in wishes if wish.compile_requested.job_id not in self._jobs]
+        await self._publisher.publish([*changes, *prefetch.answer(event, served, now_ns=now_ns), *new])
         self._nonces.use(request.request_id, event.event_id)
+        self._jobs.update(wish.compile_requested.job_id for wish in new)
         self._count(served)
 
     def _count(self, served: Served) -> None:
@@ -97,8 +107,11 @@ class Counter:
             await asyncio.sleep(SWEEP_S)
 
 
-async def furnish(room: Room) -> None:
-    """Urza's agent on `esper.kernels`, with a catalogue that is up with the log and the ids that were used before."""
+async def furnish(room: Room) -> LibraryReader:
+    """Urza's agent on `esper.kernels`, with a catalogue that is up with the log and the ids that were used before.
+
+    Returns a view of the catalogue for the other agents of the process.
+    """
     library = Library(room.settings.data / "projections" / "urza.duckdb", room.ring)
     feed = LibraryFeed(library, room.brokers, room.metrics)
     await feed.catch_up()
@@ -106,7 +119,10 @@ async def furnish(room: Room) -> None:
     async for event in past(room.brokers, room.ring, KERNELS):
         nonces.restore(event)
     shelf = Shelf(ObjectStore(room.settings.objects), Cache(time.monotonic, limit_bytes=CACHE_BYTES))
-    counter = Counter(UrzaLibrary(feed.reader(), shelf, monotonic=time.monotonic), nonces, room.publisher, room.metrics)
+    reader = feed.reader()
+    counter = Counter(
+        UrzaLibrary(feed.reader(), shelf, monotonic=time.monotonic), nonces, reader.jobs(), room.publisher, room.metrics
+    )
     intake = Intake("urza", room.ring, room.publisher, room.metrics, counter.handle)
 
     async def urza(stream: Any) -> None:
@@ -117,6 +133,7 @@ async def furnish(room: Room) -> None:
     for task in (asyncio.create_task(feed.keep()), asyncio.create_task(counter.keep_house())):
         _tasks.add(task)
         task.add_done_callback(_ended)
+    return reader
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -15,6 +15,8 @@ from streams.records import Record
 
 POLL_MS: Final = 200
 
+_PLACES: Final = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
+
 Take = Callable[[Record], Awaitable[None]]
 
 
@@ -37,11 +39,15 @@ class Feed:
         except (KafkaError, OSError) as error:
             await self._consumer.stop()
             raise unavailable(self._brokers, "answer", error) from None
-        places = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
-        self._consumer.assign(places)
-        ends = await self._consumer.end_offsets(places)
-        while [place for place in places if await self._consumer.position(place) < ends[place]]:
+        self._consumer.assign(_PLACES)
+        ends = await self._consumer.end_offsets(_PLACES)
+        while [place for place in _PLACES if await self._consumer.position(place) < ends[place]]:
             await self._hand_over(take)
+
+    async def ends(self) -> dict[TopicPartition, int]:
+        """Where the topic ends now: the offset of the next record of every partition."""
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(_PLACES)
+        return ends
 
     async def follow(self, take: Take) -> None:
         """Hand over what comes, until cancelled."""

@@ -27,6 +27,7 @@ from esper.tezzeret.mode import Breakers, conservative_reason
 from esper.tezzeret.order import REFUSED, Failure, order_of
 from esper.tezzeret.pipelines import MAX_JOBS, MAX_JOBS_CONSERVATIVE, MAX_RETRIES, Limits, limits
 from streams.forge.child import compile_in_child
+from streams.forge.spare import Spare, memory
 from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.records import Record
@@ -52,6 +53,7 @@ class Smithy:
         self._metrics = metrics
         self._aggressive = aggressive
         self._breakers = Breakers(time.monotonic)
+        self._spare = Spare()
         self._hands: dict[str, asyncio.Task[None]] = {}
         self._versions = asyncio.Lock()
         self._news = asyncio.Event()
@@ -95,7 +97,10 @@ class Smithy:
         self._metrics.set("esper_tezzeret_jobs_open", len(self.ledger.open()))
         at_most = MAX_JOBS_CONSERVATIVE if conservative else MAX_JOBS
         now_ms = time.time_ns() // 1_000_000
-        for job in next_jobs(self.ledger.open(), now_ms, running=self._hands, at_most=at_most):
+        idle = self._spare.look(time.monotonic())
+        for job in next_jobs(self.ledger.open(), now_ms, running=self._hands, at_most=at_most, idle=idle):
+            if job.can_wait:
+                self._spare.taken()
             self._hands[job.job_id] = asyncio.create_task(self._do(job))
 
     def _lay_down(self) -> None:
@@ -116,7 +121,8 @@ class Smithy:
                 return
 
     def _conservative(self) -> str:
-        return conservative_reason(self._breakers.open_ones(), memory_used())
+        available, total = memory()
+        return conservative_reason(self._breakers.open_ones(), 1.0 - available / total)
 
     # ----------------------------------------------------------------------------------------------------------- jobs
 
@@ -220,13 +226,3 @@ class Smithy:
         for folder in self._folder.iterdir():
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def memory_used() -> float:
-    """Share of the machine's memory that is in use, 0 to 1; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return 1.0 - kilobytes["MemAvailable"] / kilobytes["MemTotal"]

@@ -21,7 +21,20 @@ from typing import Any
 
 from tests.bench.table import HEADER, Row, failed, line, rows_of
 
-BENCHES = ("overhead", "enqueue", "contracts", "kasmina", "decision_latency", "archive", "library", "run", "broker")
+BENCHES = (
+    "overhead",
+    "enqueue",
+    "contracts",
+    "kasmina",
+    "decision_latency",
+    "archive",
+    "state",
+    "library",
+    "compile",
+    "feed",
+    "run",
+    "broker",
+)
 
 
 def measured(benches: Sequence[str], *, full: bool) -> Iterator[Row]:

@@ -15,7 +15,11 @@ BENCH = "esper.testing"  # builders and a real clock for tests and experiments; 
 CHILD = "esper.tezzeret.child"  # a process of its own that measures kernels: the clock that it hands on is there
 PURE = ("esper.leyline", "esper.history", "esper.errors", "esper.kasmina.lifecycle", "esper.urza.version")
 FORGE = tuple(
-    f"esper.tezzeret.{name}" for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines"]
+    f"esper.tezzeret.{name}"
+    for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines", "scan"]
+)
+KARN = tuple(
+    f"esper.karn.{name}" for name in ["approval", "descriptor", "facts", "registration", "risk_sheet", "table"]
 )
 TORCH_FREE = (
     "esper.leyline",
@@ -27,6 +31,7 @@ TORCH_FREE = (
     "projections",
     "streams.forge",
     *FORGE,
+    *KARN,
 )
 
 OURS = ("contracts", "esper", "projections", "streams")

@@ -158,18 +158,44 @@ class SiteDescription(_message.Message):
     def __init__(self, site: _Optional[str] = ..., seed_id: _Optional[str] = ..., shape_kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., depth: _Optional[int] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., options: _Optional[_Iterable[_Union[BlueprintOption, _Mapping]]] = ...) -> None: ...
 
 class BlueprintOption(_message.Message):
-    __slots__ = ("blueprint_id", "parameters", "flops_per_sample", "risk", "residual")
+    __slots__ = ("blueprint_id", "parameters", "flops_per_sample", "risk", "residual", "tier", "stage", "hazard_band", "handling_class", "outcomes")
     BLUEPRINT_ID_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_SAMPLE_FIELD_NUMBER: _ClassVar[int]
     RISK_FIELD_NUMBER: _ClassVar[int]
     RESIDUAL_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    HAZARD_BAND_FIELD_NUMBER: _ClassVar[int]
+    HANDLING_CLASS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     blueprint_id: str
     parameters: int
     flops_per_sample: int
     risk: float
     residual: bool
-    def __init__(self, blueprint_id: _Optional[str] = ..., parameters: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., risk: _Optional[float] = ..., residual: _Optional[bool] = ...) -> None: ...
+    tier: _leyline_pb2.BlueprintTier
+    stage: int
+    hazard_band: _leyline_pb2.HazardBand
+    handling_class: _leyline_pb2.HandlingClass
+    outcomes: BlueprintOutcomes
+    def __init__(self, blueprint_id: _Optional[str] = ..., parameters: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., risk: _Optional[float] = ..., residual: _Optional[bool] = ..., tier: _Optional[_Union[_leyline_pb2.BlueprintTier, str]] = ..., stage: _Optional[int] = ..., hazard_band: _Optional[_Union[_leyline_pb2.HazardBand, str]] = ..., handling_class: _Optional[_Union[_leyline_pb2.HandlingClass, str]] = ..., outcomes: _Optional[_Union[BlueprintOutcomes, _Mapping]] = ...) -> None: ...
+
+class BlueprintOutcomes(_message.Message):
+    __slots__ = ("germinated", "fossilized", "culled", "reports", "loss_delta_mean", "loss_delta_stderr")
+    GERMINATED_FIELD_NUMBER: _ClassVar[int]
+    FOSSILIZED_FIELD_NUMBER: _ClassVar[int]
+    CULLED_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_DELTA_MEAN_FIELD_NUMBER: _ClassVar[int]
+    LOSS_DELTA_STDERR_FIELD_NUMBER: _ClassVar[int]
+    germinated: int
+    fossilized: int
+    culled: int
+    reports: int
+    loss_delta_mean: float
+    loss_delta_stderr: float
+    def __init__(self, germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., reports: _Optional[int] = ..., loss_delta_mean: _Optional[float] = ..., loss_delta_stderr: _Optional[float] = ...) -> None: ...
 
 class SiteEvidence(_message.Message):
     __slots__ = ("seed_id", "gradient_norm", "activation_norm", "activation_rank", "dead_fraction", "descent")
@@ -270,7 +296,7 @@ class Measurement(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ...) -> None: ...
 
 class RunStarted(_message.Message):
-    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples")
+    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -309,6 +335,8 @@ class RunStarted(_message.Message):
     TRAIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     PROBE_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TEST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    INHERITED_FIELD_NUMBER: _ClassVar[int]
+    FORK_CHANGE_FIELD_NUMBER: _ClassVar[int]
     task: str
     config_json: str
     esper_version: str
@@ -333,7 +361,9 @@ class RunStarted(_message.Message):
     train_samples: int
     probe_samples: int
     test_samples: int
-    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ...) -> None: ...
+    inherited: _containers.RepeatedCompositeFieldContainer[SeedObservation]
+    fork_change: str
+    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ...) -> None: ...
 
 class RunResumed(_message.Message):
     __slots__ = ("accepted_sequence", "from_step", "checkpoint_ref", "superseded", "reason")

@@ -15,6 +15,8 @@ from typing import Final
 from contracts.leyline.v1.event_pb2 import EpochCompleted, SeedObservation, SiteDescription
 from esper.kasmina.lifecycle import ALIVE, MIXED, PROBATIONARY, name
 from esper.tamiyo.actions import Action
+from esper.tamiyo.policies import merit
+from esper.tamiyo.policies.merit import Merit, merits
 from esper.tamiyo.policy import Advice, Policy
 
 
@@ -52,13 +54,6 @@ class Settings:
 
 SETTINGS: Final = Settings()
 
-BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
-    "image": {"BP009": 1.0, "BP013": 0.4, "BP015": 0.4},
-    "vector": {"BP009": 1.0, "BP021": 0.5, "BP008": 0.3},
-    "token": {"BP023": 1.0, "BP009": 0.9, "BP021": 0.5},
-}
-"""How good a blueprint is for a site's shape, 0 to 1; one that is not named has not shown merit and does not grow."""
-
 
 def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
     """A logit above 0 for what is better than nothing, and the reason for each action."""
@@ -69,14 +64,14 @@ def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
     obstacle = obstacle or _obstacle(state, live)
     pull = _pull(state)
     sites = {site.seed_id: site for site in state.sites}
+    worths = {site.seed_id: merits(site) for site in state.sites}
     for index, action in enumerate(actions):
         if action.kind == "germinate":
-            site = sites[action.seed_id]
-            merit = BLUEPRINT_MERIT.get(site.shape_kind, {}).get(action.blueprint_id, 0.0)
-            score = 1.0 + 2.0 * pull[action.seed_id] + 0.1 * _place(state, site) + merit
-            fits = mask[index] and merit > 0.0 and pull[action.seed_id] >= SETTINGS.least_pull
+            site, worth = sites[action.seed_id], worths[action.seed_id][action.blueprint_id]
+            score = 1.0 + 2.0 * pull[action.seed_id] + 0.1 * _place(state, site) + worth.score
+            fits = mask[index] and worth.merit > 0.0 and pull[action.seed_id] >= SETTINGS.least_pull
             logits[index] = score if fits and not obstacle else -1.0
-            reasons[index] = _why_germinate(state, site, action, pull)
+            reasons[index] = _why_germinate(state, site, action, pull[action.seed_id], worth)
         elif action.kind in ("cull", "fossilize"):
             verb, sentence = verdicts[action.seed_id]
             logits[index] = 5.0 if verb == action.kind and mask[index] else -1.0
@@ -177,12 +172,12 @@ def _place(state: EpochCompleted, site: SiteDescription) -> float:
     return site.depth / deepest if site.shape_kind == "token" else 1.0 - site.depth / deepest
 
 
-def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action, pull: dict[str, float]) -> str:
+def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action, pull: float, worth: Merit) -> str:
     left = state.epochs_total - state.state.current_epoch
     return (
         f"right on {state.state.validation_accuracy:.1%} of the probe set with {left} epochs left; "
-        f"site {site.site} has the strongest evidence ({pull[site.seed_id]:.2f}) and "
-        f"{action.blueprint_id} fits its {site.shape_kind} shape for {action.parameters} parameters"
+        f"site {site.site} has the strongest evidence ({pull:.2f}) and "
+        f"{action.blueprint_id} fits its {site.shape_kind} shape {worth.why}"
     )
 
 
@@ -195,4 +190,4 @@ def _pace(state: EpochCompleted) -> float:
     return max(0.0, gain) if math.isfinite(gain) else 0.0
 
 
-HEURISTIC = Policy("heuristic", "1", greedy=True, advise=advise, settings=asdict(SETTINGS))
+HEURISTIC = Policy("heuristic", "2", greedy=True, advise=advise, settings=asdict(SETTINGS) | asdict(merit.SETTINGS))

@@ -3,97 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import struct
 import time
 import uuid
+from collections import Counter
 
 import pytest
 
-from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2 as lp
-from contracts.topics import EMERGENCY, KERNELS
+from contracts.topics import BLUEPRINTS, EMERGENCY, KERNELS
 from esper.leyline import ids
 from esper.leyline.envelope import body_name
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
-from esper.urza.artifact import Expected, Kernel, guard_digest, keep, read
+from esper.urza.artifact import Expected, Kernel, read
 from streams.reader import past
 from streams.writer import LogWriter
-
-WEIGHTS = struct.pack("<Q", 2) + b"{}"
 
 
 @pytest.fixture(scope="module")
 def worker(log, data_dir, start_process):
     return start_process("worker", data_dir, log.address)
-
-
-@pytest.fixture
-def objects(data_dir):
-    return ObjectStore(data_dir / "objects")
-
-
-@pytest.fixture
-def blueprint():
-    """An id that no other test uses: the log is shared."""
-    return f"BP{uuid.uuid4().hex[:6]}"
-
-
-class Forge:
-    """Says on the log what the forge says of one finished job, with the artifact in the object store."""
-
-    def __init__(self, writer, events, objects):
-        self.writer, self.events, self.objects = writer, events, objects
-
-    def store(self, blueprint, *, register=True, version=1):
-        guard = []
-        manifest = {
-            "format": 1,
-            "blueprint_id": blueprint,
-            "shape_kind": "vector",
-            "shape": [4],
-            "parameters": {"depth": 2.0},
-            "form": "eager",
-            "guard": guard,
-            "guard_digest": guard_digest(guard),
-            "weights_ref": keep(self.objects, WEIGHTS),
-            "weights_bytes": len(WEIGHTS),
-            "cache_ref": "",
-            "cache_bytes": 0,
-            "attempt": version,
-        }
-        content = json.dumps(manifest).encode()
-        ref = self.objects.put(content)
-        job = f"job-{blueprint}"
-        descriptor = lp.BlueprintDescriptor(blueprint_id=blueprint, name="test", tier=lp.BLUEPRINT_TIER_SAFE)
-        bodies = [
-            pb.CompileRequested(
-                job_id=job, blueprint_id=blueprint, shape_kind="vector", shape=[4], parameters={"depth": 2.0}
-            ),
-            pb.CompileFinished(job_id=job, blueprint_id=blueprint, artifact_ref=ref, prewarm_p50_ms=0.5),
-            pb.ArtifactStored(
-                blueprint_id=blueprint,
-                artifact_ref=ref,
-                artifact_version=version,
-                checksum=hashlib.sha256(content).hexdigest(),
-                guard_digest=manifest["guard_digest"],
-                bytes=len(content),
-                form="eager",
-            ),
-        ]
-        if register:
-            bodies.insert(0, pb.BlueprintRegistered(descriptor=descriptor, shape_kinds=["vector"]))
-        for body in bodies:
-            self.writer.publish(self.events.make(body))
-        self.writer.flush()
-        return ref
-
-
-@pytest.fixture
-def forge(writer, events, objects):
-    return Forge(writer, events, objects)
 
 
 @pytest.fixture
@@ -212,6 +141,36 @@ def test_what_is_not_stored_is_an_error_with_its_reason(stored, ask, by_blueprin
     assert answer.kernel_artifact_error.reason == "artifact_not_found"
 
 
+def test_what_is_not_stored_is_wished_for_once_however_often_it_is_asked_for(worker, ask, by_blueprint, blueprint):
+    ask(blueprint, depth=3.0)
+    by_blueprint(blueprint, answered(1))
+    ask(blueprint, depth=3.0)
+    by_blueprint(blueprint, answered(2))
+    ask(blueprint, depth=1.0)
+    by_blueprint(blueprint, answered(3))
+
+    wishes = by_blueprint(blueprint, lambda found: len(found) >= 2, BLUEPRINTS)
+
+    assert [wish.compile_requested.parameters["depth"] for wish in wishes] == [3.0, 1.0]
+    assert {wish.priority for wish in wishes} == {lp.MESSAGE_PRIORITY_LOW}
+
+
+def test_the_catalogue_is_told_once_also_by_a_worker_that_comes_back(own_log, ring, tmp_path, processes, worker):
+    def told():
+        async def collect():
+            return [body_name(event) async for event in past(own_log.address, ring, BLUEPRINTS)]
+
+        return Counter(asyncio.run(collect()))
+
+    process = processes("worker", tmp_path, own_log.address)
+    once = {"blueprint_registered": 50, "bsds_issued": 50}
+    assert told() == once
+    for _ in range(2):
+        process.kill()
+        process.start()
+        assert told() == once
+
+
 def test_a_flipped_bit_is_refused_counted_and_told_of(
     stored, ask, by_blueprint, blueprint, objects, read_until, scrape, worker
 ):
@@ -232,10 +191,10 @@ def test_a_flipped_bit_is_refused_counted_and_told_of(
 
 
 def test_an_artifact_that_a_wrong_key_vouches_for_never_enters_the_library(
-    worker, log, events, objects, metrics, ask, by_blueprint, blueprint
+    worker, log, events, objects, metrics, ask, by_blueprint, blueprint, forge_of
 ):
     with LogWriter(log.address, KeyRing((b"w" * 32,)), producer="tezzeret", metrics=metrics) as forger:
-        Forge(forger, events, objects).store(blueprint)
+        forge_of(forger, events, objects).store(blueprint)
 
     ask(blueprint)
 
@@ -244,7 +203,7 @@ def test_an_artifact_that_a_wrong_key_vouches_for_never_enters_the_library(
 
 
 def test_killed_and_without_its_projection_the_worker_serves_the_same_library(
-    own_log, ring, tmp_path, events, metrics, processes
+    own_log, ring, tmp_path, events, metrics, processes, forge_of
 ):
     """The ids that were used are known again, too."""
     objects = ObjectStore(tmp_path / "objects")
@@ -276,7 +235,7 @@ def test_killed_and_without_its_projection_the_worker_serves_the_same_library(
         return events.make(body)
 
     with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics) as writer:
-        ref = Forge(writer, events, objects).store("BP009")
+        ref = forge_of(writer, events, objects).store("BP009")
         time.sleep(0.5)
         writer.publish(first := request("one"))
         writer.flush()

@@ -58,7 +58,7 @@ def test_view_is_complete_only_with_the_report_that_is_due(story):
 
 
 def test_chain_goes_from_the_packet_to_the_report(story):
-    chain = [(depth, body_name(event)) for depth, event in walk(chain_of(story, "s1"))]
+    chain = [(link.depth, body_name(link.event)) for link in walk(chain_of(story, "s1"))]
     assert chain == [
         (0, "epoch_completed"),
         (1, "decision_made"),

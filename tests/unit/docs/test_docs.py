@@ -39,13 +39,21 @@ def test_its_commands_and_options_exist(page):
     known = {
         command.name or command.callback.__name__.removesuffix("_command").replace("_", "-"): command
         for command in app.registered_commands
-    }
+    } | {group.name: group for group in app.registered_groups}
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
     used = [match[1] for line in lines if (match := re.search(r"(?:^|&& |exec esper )esper ([a-z]+)", line))]
 
     assert [command for command in used if command not in known] == []
+
+
+def test_the_life_of_a_blueprint_is_the_one_of_the_tables():
+    """After a change of either table: `python -m esper.urza.lifecycle docs/blueprints.md`."""
+    from esper.urza.lifecycle import diagram
+
+    page = (ROOT / "docs/blueprints.md").read_text(encoding="utf-8")
+    assert re.findall(r"```mermaid\n(.*?)\n```", page, re.DOTALL) == [diagram()]
 
 
 def test_the_readme_is_short():

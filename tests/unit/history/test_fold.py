@@ -9,7 +9,7 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.topics import RUNS
-from esper.history import evolve, facts, replay, stages_by_epoch, state_at_step
+from esper.history import Rate, evolve, facts, mark_at_epoch, mark_at_step, packets, replay, stages_by_epoch
 from esper.history.ledger import Ledger
 from esper.history.state import RunState, marks
 from esper.kasmina.lifecycle import DORMANT, GERMINATED, TRAINING
@@ -24,7 +24,7 @@ def run() -> Trainers:
 
 def test_every_fact_is_handled():
     """A new body of esper.runs fails here, not in production."""
-    assert set(facts.APPLY) | {"run_started", "run_resumed", "rolled_back"} == set(RUNS.bodies)
+    assert facts.KNOWN | {"run_started", "run_resumed", "rolled_back"} == set(RUNS.bodies)
 
 
 def test_a_run_starts_with_its_seeds_dormant(run):
@@ -93,9 +93,41 @@ def test_a_step_means_the_surviving_timeline(run):
     run.complete_epoch(0)
     state = replay(run.events)
 
-    assert state_at_step(state, 15).seeds["s1"].stage == DORMANT
-    assert state_at_step(state, 0).seeds["s1"].stage == DORMANT
-    assert state_at_step(RunState(), 5) is None
+    assert mark_at_step(state, 15).world.seeds["s1"].stage == DORMANT
+    assert mark_at_step(state, 0).world.seeds["s1"].stage == DORMANT
+    assert mark_at_step(RunState(), 5) is None
+
+
+def test_what_no_rollback_takes_back_is_as_it_was_then(run):
+    """Breakers, checkpoints and mode are those after a step's last fact; a rollback keeps them, no resume does."""
+    trainer = run.trainers[0]
+    run.complete_epoch(0)
+    run.publish(trainer, pb.CheckpointSaved(ref="sha256:a", step=10))
+    run.complete_epoch(0)
+    run.publish(trainer, pb.BreakerChanged(breaker="isolation", to_state=2))
+    run.publish(trainer, pb.ConservativeModeChanged(entered=True))
+    run.roll_back(0, 3)
+    kept = replay(run.events)
+    run.resume(0, 1)
+    resumed = replay(run.events)
+
+    then = mark_at_step(kept, 10)
+    assert (kept.standing.breakers, kept.standing.conservative, kept.timeline) == ({"isolation": 2}, True, 2)
+    assert (then.body, then.world.step, then.standing.timeline) == ("rolled_back", 10, 2)
+    assert (resumed.problem, resumed.standing.breakers, resumed.standing.conservative) == (None, {}, False)
+    assert resumed.standing.checkpoints == {"sha256:a": 10}
+
+
+def test_an_epoch_means_the_surviving_timeline_too(run):
+    for _ in range(3):
+        run.complete_epoch(0)
+    run.roll_back(0, 1)
+    run.complete_epoch(0)
+    state = replay(run.events)
+
+    assert [mark_at_epoch(state, epoch).sequence for epoch in (0, 1, 2, 3)] == [1, 2, 5, 6]
+    assert list(packets(state, mark_at_epoch(state, 2))) == [run.events[2].event_id, run.events[1].event_id]
+    assert mark_at_epoch(state, 9) is state.path
 
 
 def test_a_resume_voids_what_it_does_not_accept(run):
@@ -183,6 +215,9 @@ def test_what_facts_tell_is_remembered(run):
         pb.KernelAttached(seed_id="s1", blueprint_id="BP009", form="eager", module_parameters=5),
         pb.KernelSwapped(seed_id="s1", to_form="compiled"),
         pb.LearningRateChanged(group="host", new_lr=0.5),
+        pb.LearningRateChanged(group="s1", new_lr=0.1, reason=facts.NEW_PARAMETERS),
+        pb.LearningRateChanged(group="s2", new_lr=0.2, reason=facts.NEW_PARAMETERS),
+        pb.OptimizerChanged(change="group_removed", group="s2"),
         pb.CheckpointSaved(ref="sha256:a", step=1),
         pb.CheckpointSaved(ref="sha256:b", step=2),
         pb.CheckpointPruned(ref="sha256:a"),
@@ -197,12 +232,12 @@ def test_what_facts_tell_is_remembered(run):
 
     seed = state.seeds["s1"]
     assert (seed.blueprint_id, seed.form, seed.parameters) == ("BP009", "compiled", 5)
-    assert state.world.learning_rates == {"host": 0.5}
-    assert state.checkpoints == {"sha256:b": 2}
-    assert (state.breakers, state.conservative) == ({"isolation": 2}, True)
-    assert (state.last_command_id, state.last_decision_id) == (b"c" * 16, b"e" * 16)
+    assert state.world.learning_rates == {"host": Rate(0.5, 0), "s1": Rate(0.1, 0, born=0)}
+    assert state.standing.checkpoints == {"sha256:b": 2}
+    assert (state.standing.breakers, state.standing.conservative) == ({"isolation": 2}, True)
+    assert (state.standing.last_command_id, state.standing.last_decision_id) == (b"c" * 16, b"e" * 16)
     assert state.world.windows == {b"c" * 16: "s1"}
-    assert (state.status, state.reason, state.world.params) == ("interrupted", "Ctrl-C", 7)
+    assert (state.status, state.standing.reason, state.world.params) == ("interrupted", "Ctrl-C", 7)
 
 
 def test_a_ledger_never_changes_under_an_older_version():

@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.history import RunState, replay, stages_by_epoch
+from esper.history import RunState, SeedState, mark_at_step, packets, replay, stages_by_epoch
+from esper.history.state import marks
 from projections import open_history
 from projections.archive import Archive
+from projections.history import History
 from projections.records import StoredRecord
 from projections.testing import LogOfRecords, Trainers
 
@@ -26,6 +29,8 @@ HARMLESS: st.SearchStrategy[Act] = st.one_of(
     st.builds(lambda a, b, c: lambda t: t.move(a, b, c), who, small, small),
     st.builds(lambda a: lambda t: t.complete_epoch(a), who),
     st.builds(lambda a: lambda t: t.train(a), who),
+    st.builds(lambda a, b, c: lambda t: t.note(a, b, c), who, small, small),
+    st.builds(lambda a, b, c: lambda t: t.note(a, b, c), who, small, small),
     st.builds(lambda a: lambda t: t.repeat(a), st.integers(0, 200)),
     st.builds(lambda a, b: lambda t: t.roll_back(a, b), who, small),
     st.builds(lambda a, b: lambda t: t.resume(a, b), who, small),
@@ -46,6 +51,8 @@ HISTORIES = st.lists(
     min_size=1,
     max_size=6,
 )
+AT_STEPS = (25, 10**9)
+SEED_FIGURES = tuple(each.name for each in fields(SeedState) if each.name != "moved")  # which only guides the fold
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
@@ -71,12 +78,91 @@ def check(runs: list[Trainers], chunk: int) -> None:
             now = history.execute("SELECT run_id, seed_id, stage FROM fold_stages").fetchall()
             then = history.execute("SELECT run_id, sequence, seed_id, stage FROM fold_stage_at_epoch").fetchall()
             problems = history.execute("SELECT run_id, problem, sequence FROM fold_problems").fetchall()
+            facts = history.execute("SELECT run_id, sequence, event_id, body, step, epoch, on_path FROM fold_facts")
+            facts = facts.fetchall()
+            at_steps = {step: (runs_in_sql(history, step), seeds_in_sql(history, step)) for step in AT_STEPS}
 
     assert problems_of(states) == set(problems)
     assert stages_of(states) == set(now)
     assert stages_then(states) == set(then)
+    assert facts_of(states) == {(run, sequence, event_id) for run, sequence, event_id, *_ in facts}
+    assert paths_of(states) == {(run, sequence, *what) for run, sequence, _, *what, on_path in facts if on_path}
+    for step, (runs_then, seeds_then) in at_steps.items():
+        assert runs_in_python(states, step) == runs_then
+        assert seeds_in_python(states, step) == seeds_then
+    assert len(facts) == len({(run, sequence) for run, sequence, *_ in facts})
     assert len(now) == len(set(now))
     assert len(then) == len(set(then))
+
+
+def runs_in_sql(history: History, step: int) -> dict[str, tuple[object, ...]]:
+    rows = history.execute(
+        """
+        SELECT run_id, sequence, timeline, step, epoch, status, reason, params, probe_loss, probe_accuracy,
+            packet_id, learning_rates, list_transform(windows, lambda each: [each.command_id, each.seed_id::BLOB]),
+            breakers, conservative, checkpoints, checkpoint, last_command_id, last_decision_id
+        FROM fold_state_at(?)
+        """,
+        [step],
+    ).fetchall()
+    return {run: tuple(figures) for run, *figures in rows}
+
+
+def runs_in_python(states: dict[str, RunState], step: int) -> dict[str, tuple[object, ...]]:
+    marked = {run: (state, mark) for run, state in states.items() if (mark := mark_at_step(state, step))}
+    return {
+        run: (
+            mark.sequence,
+            mark.standing.timeline,
+            mark.world.step,
+            mark.world.epoch,
+            mark.standing.status,
+            mark.standing.reason,
+            mark.world.params,
+            mark.world.probe_loss,
+            mark.world.probe_accuracy,
+            next(packets(state, mark), None),
+            {group: asdict(rate) for group, rate in mark.world.learning_rates.items()},
+            [[command, seed.encode()] for command, seed in mark.world.windows.items()],
+            mark.standing.breakers,
+            mark.standing.conservative,
+            mark.standing.checkpoints,
+            asdict(mark.world.checkpoint) if mark.world.checkpoint else None,
+            mark.standing.last_command_id or None,
+            mark.standing.last_decision_id or None,
+        )
+        for run, (state, mark) in marked.items()
+    }
+
+
+def seeds_in_sql(history: History, step: int) -> set[tuple[object, ...]]:
+    columns = ", ".join(SEED_FIGURES)
+    return set(history.execute(f"SELECT run_id, {columns} FROM fold_seeds_at(?)", [step]).fetchall())
+
+
+def seeds_in_python(states: dict[str, RunState], step: int) -> set[tuple[object, ...]]:
+    return {
+        (run, *(getattr(seed, figure) for figure in SEED_FIGURES))
+        for run, state in states.items()
+        if (mark := mark_at_step(state, step))
+        for seed in mark.world.seeds.values()
+    }
+
+
+def facts_of(states: dict[str, RunState]) -> set[tuple[str, int, bytes | None]]:
+    return {
+        (run, sequence, state.ledger.id_of(sequence))
+        for run, state in states.items()
+        for sequence in range(1, state.ledger.length + 1)
+    }
+
+
+def paths_of(states: dict[str, RunState]) -> set[tuple[str, int, str, int, int]]:
+    return {
+        (run, mark.sequence, mark.body, mark.world.step, mark.world.epoch)
+        for run, state in states.items()
+        for mark in marks(state)
+    }
 
 
 def archive_with_restarts(folder: Path, records: list[StoredRecord], chunk: int) -> None:
@@ -106,7 +192,7 @@ def stages_then(states: dict[str, RunState]) -> set[tuple[str, int, str, int]]:
     }
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=5, deadline=None, suppress_health_check=QUIET)
 @given(acts=HISTORIES, chunk=st.sampled_from([7, 50, 1_000]))
 def test_folds_agree(acts, chunk):
     """On legal and illegal histories with repetitions, zombies, racing claims, rollbacks and resumes among them."""
@@ -125,6 +211,7 @@ def at_random(seed: int) -> Trainers:
         *[lambda: run.move(who(), chance.randrange(3), chance.randrange(5))] * 4,
         lambda: run.complete_epoch(who()),
         lambda: run.train(who()),
+        *[lambda: run.note(who(), chance.randrange(9), chance.randrange(6))] * 3,
         lambda: run.repeat(chance.randrange(200)),
         lambda: run.roll_back(who(), chance.randrange(12)),
         lambda: run.resume(who(), chance.randrange(12)),

@@ -8,6 +8,8 @@ import pytest
 
 from esper.errors import InvalidInput
 from esper.karn.catalogue import CATALOGUE, find
+from esper.karn.facts import Facts
+from esper.karn.table import FILE, facts, find_facts, formula, written
 
 TABLE = {
     "BP001": ("identity_passthrough", 0, 0.0, {}),
@@ -165,3 +167,37 @@ def test_every_template_has_tags_and_says_what_it_does():
         assert blueprint.tags
         assert blueprint.description
         assert ("stressor" in blueprint.tags) == blueprint.quarantine_only
+
+
+def test_the_table_that_is_read_without_torch_is_the_catalogue():
+    """After a change of a template: `python -m esper.karn.table`."""
+    assert FILE.read_text(encoding="utf-8") == written(dict(CATALOGUE))
+    assert list(facts()) == list(CATALOGUE)
+    for name, kept in facts().items():
+        assert {field: getattr(kept, field) for field in Facts.__slots__} == {
+            field: getattr(CATALOGUE[name], field) for field in Facts.__slots__
+        }
+
+
+@pytest.mark.parametrize("word", ["BP016", "bp016", "squeeze_excitation", " BP016 "])
+def test_a_template_is_found_by_id_or_name(word):
+    assert find_facts(word).blueprint_id == "BP016"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("BP16", "did you mean BP016 squeeze_excitation"),
+        ("squeeze", "there is no blueprint 'squeeze'"),
+        ("residual-block", "did you mean BP009 residual_block"),
+        ("?", "the catalogue has BP001 to BP050"),
+    ],
+)
+def test_a_template_that_is_not_there_is_told_of_with_those_that_come_near(word, says):
+    with pytest.raises(InvalidInput, match=says):
+        find_facts(word)
+
+
+def test_every_template_has_a_formula_that_names_it():
+    for name, each in facts().items():
+        assert formula(each).startswith((f"{name} {each.name}: ", f"{name} {each.name} (stressor): "))

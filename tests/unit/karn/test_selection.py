@@ -16,7 +16,8 @@ from esper.errors import InvalidInput
 from esper.karn.approval import UNCLEARED, Approval, Clearance, approve, evolve_approvals
 from esper.karn.blueprint import ALL_KINDS
 from esper.karn.catalogue import CATALOGUE, CONSERVATIVE_POOL, SAFE_POOL, find
-from esper.karn.queries import descriptor, registered, search, tags
+from esper.karn.descriptor import descriptor, registered
+from esper.karn.queries import search, tags
 from esper.karn.risk_sheet import band, consequence, risk_sheet
 from esper.karn.selection import Request, by_context, fallback, select
 

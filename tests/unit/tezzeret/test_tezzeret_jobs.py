@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.leyline.v1 import leyline_pb2
 from contracts.leyline.v1.event_pb2 import ArtifactStored, BlueprintApproved
+from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
 from esper.errors import ContractViolation
 from esper.leyline.envelope import body_name, new_event
 from esper.tezzeret import events
@@ -44,8 +45,8 @@ def test_a_job_runs_from_asked_for_to_catalogued(story):
     assert after(story.fold(story.started()) and story.started()) == ("started", "compile")
     assert after(story.finished()) == ("finished", "publish")
     stored, catalogued = story.published()
-    assert after(stored) == ("finished", "publish")
-    assert after(catalogued) == ("finished", "nothing")
+    assert after(stored) == ("stored", "publish")
+    assert after(catalogued) == ("catalogued", "nothing")
     assert ledger.open() == []
     assert ledger.latest_version("BP009") == 1
 
@@ -104,7 +105,7 @@ def test_an_artifact_that_was_told_of_is_never_taken_back(story):
     for event in (story.asked, story.started(), story.finished(), *story.published(), story.failed(1)):
         ledger.apply(event, story.place)
 
-    assert ledger.jobs[story.body.job_id].stage == "finished"
+    assert ledger.jobs[story.body.job_id].stage == "catalogued"
 
 
 @given(st.data())
@@ -223,3 +224,42 @@ def test_a_request_is_complete():
 
     assert (body.blueprint_id, list(body.shape), body.pipeline) == ("BP009", [3, 8, 8], "standard")
     assert body_name(events.requested(body, 1, producer="test")) == "compile_requested"
+
+
+def prefetch(blueprint_id="BP009", event_id=b"a" * 16):
+    body = KernelPrefetchRequest(blueprint_id=blueprint_id, shape_kind="vector", shape=[8], parameters={"depth": 1.0})
+    return new_event(body, event_id=event_id, run_id="run", producer="trainer", recorded_at_ns=1)
+
+
+def test_a_wish_is_the_same_job_as_a_request_and_one_event_however_often_it_is_made(story):
+    wish, again = events.wished(prefetch(), 7), events.wished(prefetch(event_id=b"b" * 16), 8)
+
+    assert wish.compile_requested == story.body
+    assert wish.event_id == again.event_id != story.asked.event_id
+    assert evolve(None, wish, story.place).can_wait
+    assert not story.job.can_wait
+
+
+def test_what_was_wished_for_goes_at_once_when_somebody_asks_for_it_and_never_the_other_way_round(story):
+    wish = events.wished(prefetch(), 7)
+    job = evolve(evolve(None, wish, story.place), story.asked, story.place)
+
+    assert not job.can_wait
+    assert job.stage == "requested"
+    assert evolve(job, wish, story.place) == job
+
+
+def test_a_wish_does_not_begin_a_parked_job_anew(story):
+    parked = story.fold(story.started(), story.failed(1, will_retry=False), story.parked(1))
+
+    assert evolve(parked, events.wished(prefetch(), 7), story.place).needs == "nothing"
+
+
+def test_what_can_wait_does_until_the_machine_is_idle_and_then_begins_one_at_a_time(stories):
+    low = leyline_pb2.MESSAGE_PRIORITY_LOW
+    wished = [stories(f"BP00{number}", place=Place(number, 0, number), priority=low).job for number in (1, 2)]
+    asked = stories("BP009").job
+
+    assert next_jobs(wished, NOW_MS, at_most=2, idle=False) == []
+    assert names(next_jobs(wished, NOW_MS, at_most=2, idle=True)) == ["BP001"]
+    assert names(next_jobs([*wished, asked], NOW_MS, at_most=2, idle=True)) == ["BP009"]

@@ -13,6 +13,7 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, FakeClock, MemoryLog
 from esper.tolaria.config import RunConfig
+from esper.tolaria.ports import KernelSource
 from esper.tolaria.result import RunResult
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.tasks.task import cross_entropy
@@ -69,7 +70,11 @@ class Bench:
         self.verifier = CommandVerifier(KEYS)
 
     def run(
-        self, task: Task | None = None, should_stop: Callable[[], bool] = lambda: False, **config: object
+        self,
+        task: Task | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        library: KernelSource | None = None,
+        **config: object,
     ) -> RunResult:
         settings: dict[str, object] = {"task": "tiny", "policy": "none", "decision_timeout_s": None}
         settings["rate_policy"] = "constant"  # so that a test can say the rate at any step
@@ -81,6 +86,7 @@ class Bench:
             objects=self.objects,
             verifier=self.verifier,
             run_id="run",
+            library=library,
             should_stop=should_stop,
         )
 

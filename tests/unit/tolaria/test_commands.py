@@ -129,7 +129,7 @@ def test_what_kasmina_refuses_is_recorded_with_its_reason(bench) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [leyline.COMMAND_TYPE_PAUSE, leyline.COMMAND_TYPE_EMERGENCY, leyline.COMMAND_TYPE_STRUCTURAL_PRUNING],
+    [leyline.COMMAND_TYPE_EMERGENCY, leyline.COMMAND_TYPE_STRUCTURAL_PRUNING],
 )
 def test_an_unsupported_command_is_recorded_and_changes_nothing(bench, kind: leyline.CommandType) -> None:
     event = command_event("run", leyline.AdaptationCommand(command_type=kind), clock=bench.clock.clock)

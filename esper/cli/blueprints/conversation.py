@@ -1,0 +1,110 @@
+"""A conversation on the blueprints' topic: all that was said on it, folded, what one says oneself, and what comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from aiokafka.errors import KafkaError
+from google.protobuf.message import Message
+
+from esper.errors import ContractViolation
+from esper.karn.approval import Approvals, evolve_approvals
+from esper.leyline import ids
+from esper.leyline.envelope import Event, body_name, body_of, new_event
+from esper.leyline.signing import KeyRing
+from esper.tezzeret.jobs import JOB_EVENTS, Job, Place
+from esper.tezzeret.ledger import Ledger
+from projections.manifest import Place as LogPlace
+from streams.forge.feed import Feed
+from streams.metrics import Metrics
+from streams.producer import Publisher
+from streams.records import Record, Refused, verified
+
+PRODUCER: Final = "person"
+RETRY_S: Final = 0.2
+
+
+class Conversation:
+    """Used as an async context manager: on entering, everything that the topic holds is folded.
+
+    `approvals` is what is approved now. Records that no key vouches for are no part of it.
+    """
+
+    def __init__(self, brokers: str, ring: KeyRing) -> None:
+        self.ledger = Ledger()
+        self.approvals: Approvals = {}
+        self._brokers = brokers
+        self._ring = ring
+        self._feed = Feed(brokers)
+        self._publisher = Publisher(brokers, ring, Metrics())
+        self._last: dict[tuple[str, str], Any] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    async def say(self, events: Sequence[Event]) -> None:
+        """Write events and wait until the log has them; they come back as any others do."""
+        await self._publisher.publish(events)
+
+    def job(self, job_id: str) -> Job | None:
+        """The job as it is now; None where nobody asked for it."""
+        return self.ledger.jobs.get(job_id)
+
+    def last(self, job_id: str, name: str) -> Any:
+        """The last body of that name about a job, such as `compile_finished`; None where there is none."""
+        return self._last.get((job_id, name))
+
+    async def ends(self) -> dict[LogPlace, int]:
+        """Where the topic ends now."""
+        return {(place.topic, place.partition): offset for place, offset in (await self._feed.ends()).items()}
+
+    async def __aenter__(self) -> Self:
+        await self._feed.catch_up(self._take)
+        self._listening = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        await self._feed.stop()
+        await self._publisher.stop()
+
+    async def _listen(self) -> None:
+        """Fold what comes; where the broker is started again, all of it once more, which changes nothing."""
+        while True:
+            with contextlib.suppress(KafkaError, OSError):
+                await self._feed.follow(self._take)
+            await asyncio.sleep(RETRY_S)
+
+    async def _take(self, record: Record) -> None:
+        event = verified(record.signed, self._ring)
+        if isinstance(event, Refused):
+            return
+        try:
+            self.ledger.apply(event, Place(record.timestamp_ms, record.partition, record.offset))
+        except ContractViolation:
+            return  # the forge refuses it too, and says so
+        name = body_name(event)
+        if name == "blueprint_approved":
+            self.approvals = evolve_approvals(self.approvals, event.blueprint_approved)
+        elif name in JOB_EVENTS:
+            self._last[event_job(event), name] = body_of(event)
+
+
+def event_job(event: Event) -> str:
+    """The job that an event of `JOB_EVENTS` is about."""
+    return str(body_of(event).job_id)
+
+
+def of_a_person(body: Message) -> Event:
+    """An event that a person caused at the command line, now."""
+    now_ns = time.time_ns()
+    event_id = ids.uuid7(now_ns, os.urandom(10))
+    return new_event(body, event_id=event_id, run_id="", producer=PRODUCER, recorded_at_ns=now_ns)

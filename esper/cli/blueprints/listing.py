@@ -1,0 +1,196 @@
+"""`esper blueprints list`: the catalogue, what is approved and stored, and, where asked, costs and outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from esper.cli.blueprints.known import Row, facts_json, known_of, standing
+from esper.cli.blueprints.shapes import parse_shape, shape_text
+from esper.cli.output import DIM, say, say_json, styled, table
+from esper.errors import InvalidInput
+from esper.karn.facts import ALL_KINDS, Facts, Setting
+from esper.karn.table import facts
+
+HEADERS: Final[tuple[str, ...]] = (
+    "id",
+    "name",
+    "kind",
+    "tier",
+    "stage",
+    "risk",
+    "parameters",
+    "shapes",
+    "approval",
+    "stored",
+)
+COST_HEADERS: Final = ("weights", "FLOPs")
+OUTCOME_HEADERS: Final = (
+    "id",
+    "name",
+    "site",
+    "germinated",
+    "fossilized",
+    "culled",
+    "loss change",
+    "gain over control",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which blueprints a person wants to see, and what of them. `measure` is a site shape to measure costs at."""
+
+    tier: str | None = None
+    stage: int | None = None
+    kind: str | None = None
+    tag: str | None = None
+    stored: bool = False
+    outcomes: bool = False
+    measure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is known of blueprints, each by its id."""
+
+    approvals: dict[str, Row]
+    artifacts: dict[str, list[Row]]
+    outcomes: dict[str, list[Row]]
+    costs: dict[str, Row]
+
+
+def list_command(data_dir: Path, wanted: Wanted, *, as_json: bool) -> None:
+    """Show the catalogue's blueprints that are wanted."""
+    chosen = choose(wanted)
+    costs = _costs(chosen, wanted.measure) if wanted.measure is not None else {}
+    with known_of(data_dir) as known:
+        outcomes = known.outcomes() if wanted.outcomes else {}
+        findings = Findings(known.approvals(), known.artifacts(), outcomes, costs)
+    if wanted.stored:
+        chosen = [each for each in chosen if each.blueprint_id in findings.artifacts]
+    if as_json:
+        say_json([_json(each, wanted, findings) for each in chosen])
+    elif wanted.outcomes:
+        _say_outcomes(chosen, outcomes)
+    else:
+        _say_catalogue(chosen, wanted, findings)
+
+
+def choose(wanted: Wanted) -> list[Facts]:
+    """The blueprints that answer every question, in order of ids; raises InvalidInput for a tag that none has."""
+    tags = {tag for each in facts().values() for tag in each.tags}
+    if wanted.tag is not None and wanted.tag.casefold() not in tags:
+        near = get_close_matches(wanted.tag.casefold(), tags, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the tags are {', '.join(sorted(tags))}"
+        raise InvalidInput(f"no blueprint has the tag {wanted.tag!r}; {hint}")
+    return [
+        each
+        for each in facts().values()
+        if wanted.tier in (None, each.tier.replace("_", "-"))
+        and wanted.stage in (None, each.stage)
+        and (wanted.kind is None or wanted.kind in each.kinds)
+        and (wanted.tag is None or wanted.tag.casefold() in each.tags)
+    ]
+
+
+def setting_text(setting: Setting) -> str:
+    """A parameter with its bounds and, in brackets, its default."""
+    return f"{setting.name} {setting.minimum:g}..{setting.maximum:g} ({setting.default:g})"
+
+
+def _costs(chosen: Sequence[Facts], shape: str) -> dict[str, Row]:
+    """Weights and FLOPs of those that serve the shape, measured on their modules."""
+    site = parse_shape(shape)
+    from esper.karn.catalogue import measure  # noqa: PLC0415 - torch, which nothing else here needs
+
+    found = {}
+    for each in chosen:
+        if site.kind in each.kinds:
+            cost = measure(each.blueprint_id, site)
+            found[each.blueprint_id] = {"parameters": cost.parameters, "flops_per_sample": cost.flops_per_sample}
+    return found
+
+
+def _say_catalogue(chosen: Sequence[Facts], wanted: Wanted, findings: Findings) -> None:
+    if not chosen:
+        say("no blueprint is like that" + ("; `esper blueprints compile` stores some" if wanted.stored else ""))
+        return
+    headers, rows = HEADERS, [_row(each, findings) for each in chosen]
+    if wanted.measure is not None:
+        headers = (*headers, *COST_HEADERS)
+        rows = [(*row, *_cost_cells(findings.costs.get(row[0]))) for row in rows]
+    say(table(headers, rows, right=(4, 5, 10, 11)))
+    say(styled(f"\n{len(chosen)} of {len(facts())} blueprints; `esper blueprints show ID` has one in full", DIM))
+
+
+def _row(each: Facts, findings: Findings) -> tuple[Any, ...]:
+    return (
+        each.blueprint_id,
+        each.name,
+        " ".join(each.tags),
+        each.tier.replace("_", "-"),
+        each.stage,
+        f"{each.risk:.1f}",
+        ", ".join(setting_text(setting) for setting in each.settings) or "-",
+        "all" if each.kinds == ALL_KINDS else ",".join(each.kinds),
+        standing(each, findings.approvals.get(each.blueprint_id)),
+        _stored(findings.artifacts.get(each.blueprint_id, [])),
+    )
+
+
+def _stored(versions: Sequence[Row]) -> str:
+    """How many versions are stored, and how many of them are served compiled."""
+    if not versions:
+        return "-"
+    compiled = sum(version["form"] == "compiled" for version in versions)
+    return f"{len(versions)}" + (f" ({compiled} compiled)" if compiled else "")
+
+
+def _cost_cells(cost: Row | None) -> tuple[str, str]:
+    return ("-", "-") if cost is None else (f"{cost['parameters']:,}", f"{cost['flops_per_sample']:,}")
+
+
+def _say_outcomes(chosen: Sequence[Facts], outcomes: dict[str, list[Row]]) -> None:
+    """The blueprints that grew, those that gained the most first."""
+    rows = [(each, row) for each in chosen for row in outcomes.get(each.blueprint_id, [])]
+    if not rows:
+        say("none of these has grown in this data folder yet; start with `esper run`")
+        return
+    rows.sort(key=lambda pair: (-(pair[1]["mean_gain"] or 0.0), -pair[1]["fossilized"], pair[0].blueprint_id))
+    cells = [(each.blueprint_id, each.name, *outcome_cells(row)) for each, row in rows]
+    say(table(OUTCOME_HEADERS, cells, right=(3, 4, 5)))
+    say(styled("\nmeans of the probe loss with their 95 % interval; a gain above zero is what the control lacks", DIM))
+
+
+def outcome_cells(row: Row) -> tuple[Any, ...]:
+    """Site, germinated, fossilised, culled, the loss's change and the gain over the control, for a table."""
+    return (
+        f"{row['shape_kind']} {shape_text(row['shape'])}",
+        row["germinated"],
+        row["fossilized"],
+        row["culled"],
+        _mean(row, "delta", row["reported"]),
+        _mean(row, "gain", row["compared"]),
+    )
+
+
+def _mean(row: Row, name: str, count: int) -> str:
+    if row[f"mean_{name}"] is None:
+        return "-"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    interval = f" [{low:+.3f}, {high:+.3f}]" if low is not None else ""
+    return f"{row[f'mean_{name}']:+.3f}{interval} n={count}"
+
+
+def _json(each: Facts, wanted: Wanted, findings: Findings) -> Row:
+    name = each.blueprint_id
+    found = {**facts_json(each, findings.approvals.get(name)), "stored": findings.artifacts.get(name, [])}
+    if wanted.measure is not None:
+        found["cost"] = findings.costs.get(name)
+    if wanted.outcomes:
+        found["outcomes"] = findings.outcomes.get(name, [])
+    return found

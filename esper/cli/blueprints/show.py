@@ -1,0 +1,172 @@
+"""`esper blueprints show`: one blueprint in full. Facts and history come without torch, the drawing with it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from contracts.leyline.v1 import leyline_pb2 as leyline
+from esper.cli.blueprints.known import WAY_TO_APPROVAL, Row, facts_json, known_of
+from esper.cli.blueprints.listing import OUTCOME_HEADERS, outcome_cells, setting_text
+from esper.cli.blueprints.shapes import USUAL, parse_shape, shape_text
+from esper.cli.output import BOLD, DIM, colours_wanted, say, say_json, styled, table
+from esper.errors import InvalidInput
+from esper.karn.descriptor import descriptor
+from esper.karn.facts import Facts, SiteShape
+from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
+from esper.karn.table import find_facts, formula
+
+if TYPE_CHECKING:
+    from esper.cli.blueprints.drawing import Drawing
+
+PIPED_COLUMNS: Final = 120
+ARTIFACT_HEADERS: Final = (
+    *("version", "site", "settings", "serves", "eager", "compiled", "p50", "p95", "compiling", "attached", "state"),
+)
+
+
+def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool) -> None:
+    """Everything about one blueprint."""
+    blueprint = find_facts(word)
+    asked = parse_shape(shape) if shape is not None else None
+    if asked is not None and asked.kind not in blueprint.kinds:
+        raise InvalidInput(
+            f"{blueprint.blueprint_id} {blueprint.name} does not serve a {asked.kind} site; "
+            f"it serves {', '.join(blueprint.kinds)}"
+        )
+    name = blueprint.blueprint_id
+    with known_of(data_dir) as known:
+        approval = known.approvals().get(name)
+        artifacts = known.artifacts(name).get(name, [])
+        outcomes = known.outcomes(name).get(name, [])
+    from esper.cli.blueprints.drawing import draw  # noqa: PLC0415 - torch, once everything cheap is known to be right
+
+    drawing = draw(name, asked or _site(blueprint, [*artifacts, *outcomes]))
+    if as_json:
+        say_json(_json(blueprint, approval, artifacts, outcomes, drawing))
+        return
+    _say_facts(blueprint, approval)
+    _say_drawing(blueprint, drawing)
+    _say_artifacts(artifacts)
+    _say_outcomes(outcomes)
+
+
+def _site(blueprint: Facts, rows: Sequence[Row]) -> SiteShape:
+    """Where it is or was at home in this folder, else a usual site of the first kind that it serves."""
+    for row in rows:
+        if row["shape_kind"] in blueprint.kinds:
+            return SiteShape(row["shape_kind"], tuple(row["shape"]))
+    kind = blueprint.kinds[0]
+    return SiteShape(kind, USUAL[kind])
+
+
+def sheet_json(blueprint: Facts) -> Row:
+    """The risk data sheet of a blueprint by the words of its enums."""
+    sheet = risk_sheet(descriptor(blueprint), issued_at_ns=0)
+    return {
+        "risk_score": round(sheet.risk_score, 4),
+        "hazard_band": leyline.HazardBand.Name(sheet.hazard_band).removeprefix("HAZARD_BAND_"),
+        "handling_class": leyline.HandlingClass.Name(sheet.handling_class).removeprefix("HANDLING_CLASS_"),
+        "asks_for": ADVICE[consequence(sheet)],
+    }
+
+
+def _json(blueprint: Facts, approval: Row | None, artifacts: list[Row], outcomes: list[Row], drawing: Drawing) -> Row:
+    return {
+        **facts_json(blueprint, approval),
+        "formula": formula(blueprint),
+        "risk_sheet": sheet_json(blueprint),
+        "site": {"kind": drawing.site.kind, "shape": list(drawing.site.shape)},
+        "cost": {"parameters": drawing.parameters, "flops_per_sample": drawing.flops_per_sample},
+        "residual": drawing.residual,
+        "module": drawing.root.to_json(),
+        "stored": artifacts,
+        "outcomes": outcomes,
+    }
+
+
+def _say_facts(blueprint: Facts, approval: Row | None) -> None:
+    sheet = sheet_json(blueprint)
+    say(styled(f"{blueprint.blueprint_id} {blueprint.name}: {blueprint.description}", BOLD))
+    say()
+    say(f"tier        {blueprint.tier.replace('_', '-')}, stage {blueprint.stage}, {' '.join(blueprint.tags)}")
+    say(f"serves      {', '.join(blueprint.kinds)}")
+    say(f"parameters  {', '.join(setting_text(setting) for setting in blueprint.settings) or 'none'}")
+    band, handling = sheet["hazard_band"].lower(), sheet["handling_class"].lower()
+    advice = f": {sheet['asks_for']}" if sheet["asks_for"] else ""
+    say(f"risk        {blueprint.risk:.1f}; data sheet {sheet['risk_score']:.2f} {band}, {handling}{advice}")
+    say(f"approval    {approval_text(blueprint, approval)}")
+    _say_part("formula and source")
+    say(formula(blueprint))
+
+
+def approval_text(blueprint: Facts, approval: Row | None) -> str:
+    """Who approved it and why, or what to do."""
+    said = "" if approval is None else f"{approval['said_by']} on {approval['recorded_at']:%Y-%m-%d}: {approval['why']}"
+    drill = " (and a quarantine drill, the only place where it runs)" if blueprint.quarantine_only else ""
+    if not blueprint.approval_required:
+        return "not needed"
+    if approval is not None and approval["approved"]:
+        return f"by {said}{drill}"
+    withdrawn = f"withdrawn by {said}; " if approval is not None else ""
+    return f"{withdrawn}needed{drill}: {WAY_TO_APPROVAL.format(blueprint.blueprint_id)}"
+
+
+def _say_drawing(blueprint: Facts, drawing: Drawing) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only here
+
+    from esper.cli.blueprints.drawing import tree_of  # noqa: PLC0415
+
+    _say_part("module")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
+    console = Console(file=sys.stdout, width=width, no_color=not colours_wanted(), highlight=False)
+    console.print(tree_of(drawing, blueprint.name))
+    begins = "begins as the identity" if drawing.residual else "cannot begin as the identity and is blended as it is"
+    say(f"{drawing.parameters:,} weights, {drawing.flops_per_sample:,} FLOPs forward per sample; {begins}")
+
+
+def _say_artifacts(artifacts: Sequence[Row]) -> None:
+    _say_part("stored kernels and what was measured")
+    if not artifacts:
+        say("none; `esper blueprints compile` makes them")
+        return
+    rows = [
+        (
+            row["version"],
+            f"{row['shape_kind']} {shape_text(row['shape'])}",
+            row["parameters"].strip("{}").replace('"', "") or "-",
+            row["form"],
+            microseconds(row["eager_us"]),
+            microseconds(row["compiled_us"]),
+            f"{row['prewarm_p50_ms']:.3f} ms",
+            f"{row['prewarm_p95_ms']:.3f} ms",
+            f"{row['compile_ms'] / 1e3:.1f} s" if row["compiled_us"] else "-",
+            row["attachments"],
+            row["state"],
+        )
+        for row in artifacts
+    ]
+    say(table(ARTIFACT_HEADERS, rows, right=(0, 4, 5, 6, 7, 8, 9)))
+    say(styled("one training pass (forward and backward) at batch 64, one thread; the faster form serves", DIM))
+
+
+def microseconds(value: float | None) -> str:
+    """A time of a pass for a table."""
+    return "-" if not value else f"{value:,.0f} µs"
+
+
+def _say_outcomes(outcomes: Sequence[Row]) -> None:
+    _say_part("what became of it")
+    if not outcomes:
+        say("it has not grown in this data folder yet")
+        return
+    say(table(OUTCOME_HEADERS[2:], [outcome_cells(row) for row in outcomes], right=(1, 2, 3)))
+    say(styled("means of the probe loss with their 95 % interval; a gain above zero is what the control lacks", DIM))
+
+
+def _say_part(title: str) -> None:
+    say()
+    say(styled(title, DIM))

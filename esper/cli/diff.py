@@ -1,0 +1,214 @@
+"""`esper diff A B`: where two histories part, what each did there, and what it changed in the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
+from esper.cli.comparison import show
+from esper.cli.describe import headline, stage
+from esper.cli.output import say_json
+from esper.cli.read import history_of, run_ids
+from esper.cli.run_ids import resolve
+from esper.cli.started import machine, settings
+from esper.errors import InvalidInput
+from esper.history import RunState, accept
+from esper.history.content import HOUSEKEEPING, differences, first_difference
+from esper.leyline import envelope
+from esper.leyline.envelope import Event, body_name
+from esper.leyline.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from projections.history import History
+
+DIFFERENT: Final = 1
+NEXT: Final = 5
+"""How many events each side shows from where they part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two runs: what it was started with, every fact that counts, and the decisions between them."""
+
+    started: RunStarted
+    state: RunState
+    facts: list[Event]
+    story: list[Event]
+
+    @property
+    def finished(self) -> RunFinished | None:
+        """How it ended; None for a run that has not."""
+        return next((fact.run_finished for fact in reversed(self.facts) if fact.HasField("run_finished")), None)
+
+
+def diff_command(data_dir: Path, word_a: str, word_b: str, *, as_json: bool) -> int:
+    """Compare two runs; 0 where their histories say the same, 1 where they do not."""
+    with history_of(data_dir) as history:
+        known = run_ids(history)
+        a, b = (side_of(history, resolve(word, known)) for word in (word_a, word_b))
+    compared = compare(a, b, ObjectStore(data_dir / "objects"))
+    if as_json:
+        say_json(compared)
+    else:
+        show(compared)
+    return 0 if compared["same"] else DIFFERENT
+
+
+def side_of(history: History, run_id: str) -> Side:
+    """One run out of the archive; raises InvalidInput where its history cannot be folded."""
+    from projections.restore import facts_of  # noqa: PLC0415 - as in `history_of`
+
+    accepted = accept(facts_of(history, run_id))
+    if accepted.state.path is None:
+        raise InvalidInput(f"run {run_id} cannot be folded: {accepted.state.problem}")
+    cursor = history.connection.cursor()
+    cursor.execute("SELECT log_raw FROM log.decision_made WHERE run_id = ? ORDER BY log_offset", [run_id])
+    decisions = [envelope.parse(raw) for (raw,) in cursor.fetchall()]
+    begun = next(fact.run_started for fact in accepted.facts if fact.HasField("run_started") and fact.run_id == run_id)
+    return Side(begun, accepted.state, accepted.facts, list(_told(accepted.facts, decisions)))
+
+
+def _told(facts: list[Event], decisions: list[Event]) -> Iterator[Event]:
+    """The facts that change something, each decision behind the packet that it answers."""
+    answers = {decision.decision_made.packet_id: decision for decision in decisions}
+    for fact in facts:
+        if body_name(fact) not in HOUSEKEEPING:
+            yield fact
+        if (decision := answers.get(fact.event_id)) is not None:
+            yield decision
+
+
+def compare(a: Side, b: Side, objects: ObjectStore) -> dict[str, Any]:
+    """Everything that `esper diff` says, as JSON types."""
+    parted = first_difference(a.story, b.story)
+    state = _first_state(a.facts, b.facts, objects)
+    return {
+        "same": parted is None and state is None,
+        "a": _about(a),
+        "b": _about(b),
+        "fork": _fork(a, b),
+        "started_differently": [asdict(each) for each in settings(a.started, b.started)],
+        "machine": [asdict(each) for each in machine(a.started, b.started)],
+        "shared_events": len(a.story) if parted is None else parted,
+        "parted": None if parted is None else _parting(a, b, parted),
+        "first_state_that_differs": state,
+        "end": {name: _pair(left, right) for name, (left, right) in _ends(a, b)},
+        "seeds": _seeds(a.state, b.state),
+    }
+
+
+def _about(side: Side) -> dict[str, Any]:
+    state = side.state
+    return {
+        "run_id": state.run_id,
+        "task": state.task,
+        "policy": state.policy,
+        "status": state.status,
+        "step": state.world.step,
+        "epoch": state.world.epoch,
+        "problem": None if state.problem is None else str(state.problem),
+    }
+
+
+def _fork(a: Side, b: Side) -> dict[str, Any] | None:
+    """Which of the two is a fork of the other, and the last sequence that both have."""
+    for child, parent in ((b, a), (a, b)):
+        if child.started.parent_run_id and child.started.parent_run_id == parent.state.run_id:
+            sequence = child.started.parent_sequence
+            shared = next((fact for fact in parent.facts if fact.sequence == sequence), None)
+            return {
+                "child": child.state.run_id,
+                "parent": parent.state.run_id,
+                "sequence": sequence,
+                "step": None if shared is None else shared.global_step,
+            }
+    return None
+
+
+def _parting(a: Side, b: Side, place: int) -> dict[str, Any]:
+    """The first event that the two do not share, and what each did from there."""
+    left, right = a.story[place : place + NEXT], b.story[place : place + NEXT]
+    both = bool(left and right) and body_name(left[0]) == body_name(right[0])
+    fields = differences(left[0], right[0]) if both else []
+    return {"fields": [asdict(each) for each in fields], "a": [_did(event) for event in left], "b": [*map(_did, right)]}
+
+
+def _did(event: Event) -> dict[str, Any]:
+    return {
+        "type": body_name(event),
+        "step": event.global_step,
+        "epoch": event.epoch,
+        "sequence": event.sequence or None,
+        "what": headline(event),
+    }
+
+
+def _first_state(a: list[Event], b: list[Event], objects: ObjectStore) -> dict[str, Any] | None:
+    """The first recorded state that both have and that is not the same, which the facts need not show."""
+    recorded = {_moment(fact): fact.state_digested for fact in b if fact.HasField("state_digested")}
+    for fact in a:
+        if not fact.HasField("state_digested"):
+            continue
+        digest, other = fact.state_digested, recorded.get(_moment(fact))
+        if other is not None and other.root != digest.root:
+            parts = _parts(objects, digest.tensors_ref), _parts(objects, other.tensors_ref)
+            return {
+                "step": fact.global_step,
+                "epoch": fact.epoch,
+                "a": digest.root.hex(),
+                "b": other.root.hex(),
+                "parts": sorted(name for name in {**parts[0], **parts[1]} if parts[0].get(name) != parts[1].get(name)),
+            }
+    return None
+
+
+def _parts(objects: ObjectStore, reference: str) -> dict[str, str]:
+    """The digests of a state's tensors by their names; none where the object is not there, as in an export."""
+    try:
+        parts: dict[str, str] = json.loads(objects.get(reference))
+    except (InvalidInput, ValueError):
+        return {}
+    return parts
+
+
+def _moment(fact: Event) -> tuple[int, int, str]:
+    return fact.timeline, fact.global_step, fact.state_digested.occasion
+
+
+def _ends(a: Side, b: Side) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    ends = [_end(side) for side in (a, b)]
+    return ((name, (ends[0][name], ends[1][name])) for name in ends[0])
+
+
+def _end(side: Side) -> dict[str, Any]:
+    """What became of a run; of one that has not finished, as far as it came."""
+    finished, world, standing = side.finished, side.state.world, side.state.standing
+    return {
+        "status": standing.status,
+        "epochs": world.epoch,
+        "test_accuracy": None if finished is None else finished.test_accuracy,
+        "test_loss": None if finished is None else finished.test_loss,
+        "probe_accuracy": world.probe_accuracy,
+        "probe_loss": world.probe_loss,
+        "params": world.params if finished is None else finished.params_final,
+        "seeds_fossilized": sum(stage(seed.stage) == "FOSSILIZED" for seed in world.seeds.values()),
+        "flops": None if finished is None else finished.flops,
+    }
+
+
+def _pair(a: Any, b: Any) -> dict[str, Any]:
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return {"a": a, "b": b, "difference": b - a if numbers else None}
+
+
+def _seeds(a: RunState, b: RunState) -> list[dict[str, Any]]:
+    rows = []
+    for seed_id in [*a.seeds, *(seed for seed in b.seeds if seed not in a.seeds)]:
+        pair = [state.seeds.get(seed_id) for state in (a, b)]
+        told = [None if s is None else {"stage": stage(s.stage), "blueprint_id": s.blueprint_id or None} for s in pair]
+        rows.append({"seed_id": seed_id, "a": told[0], "b": told[1], "same": told[0] == told[1]})
+    return rows

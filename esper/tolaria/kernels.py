@@ -1,0 +1,97 @@
+"""The library as Kasmina asks it: by a site and a command's settings, answered with a reference and a guard.
+
+Which kernels a run could need is known when it starts: every option of every site at default settings. They are wanted
+in the order in which a policy is likely to choose them, so that the forge begins with those, too (R-TEZ-1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from contracts.leyline.v1.event_pb2 import KernelAttached, SiteDescription
+from esper.errors import CorruptState, InvalidInput
+from esper.karn import catalogue
+from esper.kasmina.kernels import Kernels, Unusable, Verified
+from esper.leyline.objects import ObjectStore
+from esper.tamiyo.policies.merit import merits
+from esper.tolaria.past import Past
+from esper.tolaria.ports import KernelSource
+from esper.urza.artifact import Kernel, Refusal, named
+from esper.urza.library import Wanted
+from esper.urza.version import Place
+
+
+class LibraryKernels:
+    """Asks `source`, the trainer's part of the library."""
+
+    def __init__(self, source: KernelSource) -> None:
+        self._source = source
+
+    def find(
+        self, blueprint_id: str, site: SiteDescription, parameters: Mapping[str, float]
+    ) -> Verified | Unusable | None:
+        """The kernel of a blueprint for a site and settings; None where there is none, or cannot be any."""
+        try:
+            wanted = wanted_at(site, blueprint_id, parameters)
+        except InvalidInput:
+            return None  # building the module says what is wrong with the settings
+        found = self._source.take(wanted)
+        if isinstance(found, Refusal):
+            return Unusable(found.reason, found.detail)
+        return _verified(found) if found is not None else None
+
+
+class RecordedKernels:
+    """What the library gave while the run follows its `past`; `live`, where there is one, once that is over."""
+
+    def __init__(self, past: Past, objects: ObjectStore, live: Kernels) -> None:
+        self._past = past
+        self._objects = objects
+        self._live = live
+
+    def find(
+        self, blueprint_id: str, site: SiteDescription, parameters: Mapping[str, float]
+    ) -> Verified | Unusable | None:
+        """The kernel on record, or the live library's."""
+        if self._past.over:
+            return self._live.find(blueprint_id, site, parameters)
+        fact = self._past.attached(site.seed_id)
+        return None if fact is None else recalled(self._objects, fact)
+
+
+def wanted_at(site: SiteDescription, blueprint_id: str, parameters: Mapping[str, float]) -> Wanted:
+    """The kernel that a command means; raises InvalidInput for a blueprint or setting that does not exist."""
+    settings = catalogue.find(blueprint_id).resolve(parameters)
+    return Wanted(blueprint_id, Place.of(site.shape_kind, site.shape, settings))
+
+
+def likely(sites: Iterable[SiteDescription]) -> list[Wanted]:
+    """Every kernel that the sites offer, once, the likeliest choice first: by the heuristic's merit, then by cost."""
+    found = [(merit.score, site, blueprint_id) for site in sites for blueprint_id, merit in merits(site).items()]
+    ordered = sorted(found, key=lambda each: -each[0])
+    return list(dict.fromkeys(wanted_at(site, blueprint_id, {}) for _, site, blueprint_id in ordered))
+
+
+def want_likely(library: KernelSource | None, sites: Iterable[SiteDescription]) -> None:
+    """Have the library, where there is one, fetch what the sites could need."""
+    if library is not None:
+        library.want(likely(sites))
+
+
+def recalled(objects: ObjectStore, fact: KernelAttached) -> Verified | Unusable | None:
+    """What `find` answered when this was recorded, for a replay: by the fact and the object store alone.
+
+    The reference is the artifact's SHA-256 and vouches for all of it. Raises CorruptState where it cannot be read.
+    """
+    if fact.form == "identity":
+        return Unusable("recorded", "the kernel could not be used")
+    if not fact.artifact_ref:
+        return None
+    kernel = named(objects, fact.artifact_ref, fact.blueprint_id)
+    if isinstance(kernel, Refusal):
+        raise CorruptState(f"kernel {fact.artifact_ref} of {fact.seed_id}: {kernel.detail}")
+    return _verified(kernel)
+
+
+def _verified(kernel: Kernel) -> Verified:
+    return Verified(kernel.artifact_ref, kernel.manifest["guard"])

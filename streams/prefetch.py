@@ -1,0 +1,184 @@
+"""The trainer's kernels: asked of Urza ahead, on the log's thread, so that they are in memory when a seed germinates.
+
+Requests go out through the trainer's writer. A consumer of its own reads the answers, and the news of the catalogue by
+which a kernel that was not there yet is asked for again; commands are read by another one, so nothing of this stands
+between a decision and the trainer. An artifact is read and checked in a thread beside the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
+from contracts.topics import BLUEPRINTS, KERNELS, PARTITIONS
+from esper.errors import ContractViolation, LogUnavailable
+from esper.leyline import envelope, ids
+from esper.leyline.envelope import Event, body_name, new_event
+from esper.leyline.signing import KeyRing
+from esper.urza.artifact import Expected, Kernel, Refusal
+from esper.urza.library import Wanted
+from esper.urza.prefetch import refused_artifact
+from esper.urza.shelf import Shelf
+from esper.urza.wishes import Wishes
+from streams.deadletter import violation
+from streams.metrics import Metrics
+from streams.reader import record_of
+from streams.records import Record, Refused, verified
+from streams.writer import LogWriter
+
+FETCH_WAIT_MS: Final = 500
+LOOK_S: Final = 0.5
+"""How often requests that are to be made again are looked for."""
+RETRY_S: Final = 1.0
+STOP_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Prefetch:
+    """The trainer's view of the library: `esper.tolaria.ports.KernelSource`. Close it before the writer."""
+
+    def __init__(
+        self,
+        writer: LogWriter,
+        ring: KeyRing,
+        shelf: Shelf,
+        *,
+        run_id: str,
+        metrics: Metrics,
+        producer: str = "trainer",
+    ) -> None:
+        self._writer = writer
+        self._ring = ring
+        self._metrics = metrics
+        self._run_id = run_id
+        self._name = producer
+        self._wishes = Wishes(shelf, time.monotonic)
+        self._reading: set[asyncio.Task[None]] = set()
+        self._task = writer.thread.spawn(self._keep())
+
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Begin to fetch these, in this order; returns at once."""
+        self._wishes.add(wanted)
+
+    def take(self, wanted: Wanted) -> Kernel | Refusal | None:
+        """The kernel, checked just now; why it cannot be used; None where the library has none yet. Never waits."""
+        found = self._wishes.take(wanted)
+        if isinstance(found, Kernel):
+            self._metrics.count("esper_urza_cache_hits_total")
+        elif found is None:
+            self._metrics.count("esper_urza_cache_misses_total")
+        return found
+
+    def close(self) -> None:
+        """Ask for nothing more and disconnect."""
+        self._task.cancel()
+
+    # Everything below runs on the writer's loop.
+
+    async def _keep(self) -> None:
+        """Ask and listen until cancelled. What goes wrong here costs kernels and never the run."""
+        while True:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._writer.brokers,
+                enable_auto_commit=False,
+                auto_offset_reset="latest",
+                fetch_max_wait_ms=FETCH_WAIT_MS,
+            )
+            try:
+                await self._connect(consumer)
+                await asyncio.gather(self._ask(), self._listen(consumer))
+            except (KafkaError, OSError) as error:
+                logger.warning("no kernels are prefetched while the log is away: %s", error)
+                await asyncio.sleep(RETRY_S)
+            finally:
+                with contextlib.suppress(TimeoutError, KafkaError):
+                    async with asyncio.timeout(STOP_S):
+                        await consumer.stop()
+
+    async def _connect(self, consumer: AIOKafkaConsumer) -> None:
+        """From here on no answer is missed: positions are known before anything is asked."""
+        await consumer.start()
+        places = [TopicPartition(topic.name, number) for topic in (KERNELS, BLUEPRINTS) for number in range(PARTITIONS)]
+        consumer.assign(places)
+        for place in places:
+            await consumer.position(place)
+
+    async def _ask(self) -> None:
+        while True:
+            for wanted in self._wishes.due():
+                event = self._request(wanted)
+                self._wishes.asked(wanted, event.kernel_prefetch_request.request_id)
+                try:
+                    self._writer.publish(event)
+                except LogUnavailable:
+                    return  # the training loop hears of it at its next fact
+            await asyncio.sleep(LOOK_S)
+
+    def _request(self, wanted: Wanted) -> Event:
+        now_ns = time.time_ns()
+        request_id = uuid.uuid4()
+        body = KernelPrefetchRequest(
+            request_id=f"prefetch-{request_id}",
+            blueprint_id=wanted.blueprint_id,
+            training_run_id=self._run_id,
+            shape_kind=wanted.place.shape_kind,
+            shape=wanted.place.shape,
+            parameters=wanted.place.settings,
+        )
+        body.issued_at.FromNanoseconds(now_ns)
+        return new_event(
+            body,
+            event_id=ids.uuid7(now_ns, request_id.bytes[:10]),
+            run_id=self._run_id,
+            producer=self._name,
+            recorded_at_ns=now_ns,
+        )
+
+    async def _listen(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            record = record_of(await consumer.getone())
+            event = verified(record.signed, self._ring)
+            if isinstance(event, Refused):
+                self._refused(record, event)
+                continue
+            match body_name(event):
+                case "kernel_artifact_ready":
+                    expected = self._wishes.ready(event.kernel_artifact_ready)
+                    if expected is not None:
+                        task = asyncio.create_task(self._read(expected, event))
+                        self._reading.add(task)
+                        task.add_done_callback(self._reading.discard)
+                case "kernel_artifact_error":
+                    self._wishes.failed(event.kernel_artifact_error.request_id, event.kernel_artifact_error.reason)
+                case "kernel_catalog_update":
+                    self._wishes.catalogued(event.kernel_catalog_update.blueprint_id)
+
+    async def _read(self, expected: Expected, answer: Event) -> None:
+        taken = await asyncio.to_thread(self._wishes.shelf.take, expected)
+        self._wishes.read(expected, taken.kernel)
+        if isinstance(taken.kernel, Refusal):
+            self._metrics.count("esper_urza_integrity_failures_total", reason=taken.kernel.reason)
+            told = refused_artifact(answer, expected, taken.kernel, now_ns=time.time_ns(), producer=self._name)
+            with contextlib.suppress(LogUnavailable):
+                self._writer.publish(told)
+
+    def _refused(self, record: Record, refused: Refused) -> None:
+        """A signature that does not hold: told of by the run that the record claims to be for."""
+        self._metrics.count("esper_security_signature_fail_total", topic=record.topic, reason=refused.reason)
+        try:
+            claimed = envelope.parse(record.signed.payload).run_id
+        except ContractViolation:
+            return
+        if claimed == self._run_id:
+            with contextlib.suppress(LogUnavailable):
+                self._writer.publish(violation(record, refused, producer=self._name, run_id=self._run_id))

@@ -1,0 +1,73 @@
+"""What `esper run` makes of its options: the pool, the drill and what the data folder's history knows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from contracts.leyline.v1.event_pb2 import BlueprintApproved
+from contracts.topics import BLUEPRINTS
+from esper.cli.app import dispatch
+from esper.cli.run import RunRequest
+from esper.karn.approval import Approval
+from esper.karn.dossier import Dossier
+from esper.leyline.envelope import new_event
+from projections.archive import Archive
+from projections.records import StoredRecord
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> RunRequest:
+    return RunRequest(
+        data_dir=tmp_path,
+        task="digits",
+        epochs=None,
+        seed=3,
+        policy="heuristic",
+        lifecycle="full",
+        device="cpu",
+        pool=("default",),
+        drill=(),
+        control=True,
+        ignore_history=False,
+        as_json=True,
+    )
+
+
+def approve(folder: Path, blueprint_id: str) -> None:
+    body = BlueprintApproved(blueprint_id=blueprint_id, approved=True, by="ada", why="to see")
+    event = new_event(body, event_id=bytes(16), run_id="", producer="cli", recorded_at_ns=1)
+    with Archive(folder / "archive") as archive:
+        archive.append([StoredRecord(BLUEPRINTS.name, 0, 0, 1, b"k", event.SerializeToString(), ())])
+
+
+def test_without_options_and_history_it_is_the_default(request_) -> None:
+    grown, control = request_.configs()
+
+    assert (grown.pool, grown.drill, grown.dossier) == (("default",), False, Dossier())
+    assert control is not None
+    assert (control.policy, control.pool) == ("none", ("default",))
+
+
+def test_a_drill_adds_its_stressors_to_the_pool(request_) -> None:
+    grown, _ = replace(request_, drill=("BP043", "BP045")).configs()
+
+    assert (grown.pool, grown.drill) == (("default", "BP043", "BP045"), True)
+
+
+def test_approvals_come_from_the_history_even_where_outcomes_do_not(request_) -> None:
+    approve(request_.data_dir, "BP039")
+    for ignore in (False, True):
+        grown, control = replace(request_, ignore_history=ignore).configs()
+        assert grown.dossier.approvals == {"BP039": Approval("ada", "to see")}
+        assert control is not None
+        assert control.dossier == grown.dossier
+
+
+def test_the_help_tells_of_pool_drill_and_history(capsys) -> None:
+    assert dispatch(["run", "--help"]) == 0
+    told = capsys.readouterr().out
+
+    assert all(option in told for option in ("--pool", "--drill", "--ignore-history"))

@@ -1,0 +1,204 @@
+"""`esper state`: a run at a step or an epoch, as tables and JSON, and its weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+
+from contracts.leyline.v1 import event_pb2 as pb
+from esper.cli.app import dispatch
+from esper.cli.rates import rates_at
+from esper.history import Rate, World
+from esper.leyline.envelope import new_event
+from esper.leyline.objects import ObjectStore
+from esper.tolaria import checkpoint
+from esper.tolaria.learning_rate import LearningRates
+from esper.tolaria.state_tree import flatten
+from projections.archive import Archive
+from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers
+
+RUN = "k3f9x2qa"
+LOAD = ("--load", "{folder}/w.safetensors")
+
+
+def tree(value: float) -> dict[str, object]:
+    """A state as a checkpoint holds it: a host, a seed's module, and what is no weight."""
+    return {
+        "host": {"head.weight": torch.full((2, 2), value)},
+        "kasmina": {
+            "tensors": {
+                "s1.module.norm.weight": torch.full((3,), value),
+                "s1.stream.0": torch.zeros(4),
+                "probe": torch.zeros(5),
+            }
+        },
+        "optimizer": {"exp_avg": torch.zeros(2)},
+    }
+
+
+@pytest.fixture
+def played(tmp_path) -> Trainers:
+    """s1 germinates, an epoch ends, a checkpoint; what follows is rolled back, and a second one goes on from there."""
+    run = Trainers(RUN)
+    trainer, objects = run.trainers[0], ObjectStore(tmp_path / "objects")
+    run.move(0, 0, 0)
+    run.complete_epoch(0)
+    for step, value in ((10, 1.0), (20, 2.0)):
+        if step == 20:
+            run.complete_epoch(0)
+        place = checkpoint.Position(RUN, 1, step, step // 10, trainer.sequence)
+        saved = checkpoint.save(objects, flatten(tree(value)), bytes(32), place)
+        run.publish(trainer, pb.CheckpointSaved(ref=saved.ref, step=step, upto_sequence=place.sequence))
+    run.publish(trainer, pb.BreakerChanged(breaker="isolation", to_state=2))
+    run.roll_back(0, 3)
+    run.move(0, 0, 0)
+    run.complete_epoch(0)
+    return run
+
+
+@pytest.fixture
+def ask(tmp_path, played):
+    """Runs `esper state` on the archived run; its exit code."""
+    decisions = [
+        new_event(
+            pb.DecisionMade(
+                packet_id=event.event_id, actions=[f"cull s{event.sequence}"], policy="random", policy_version="7"
+            ),
+            event_id=bytes([event.sequence]) * 16,
+            run_id=RUN,
+            producer="tamiyo",
+            recorded_at_ns=RECORDED_AT_NS,
+            epoch=event.epoch,
+        )
+        for event in played.events
+        if event.HasField("epoch_completed")
+    ]
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place([*played.events, *decisions]))
+    return lambda *arguments: dispatch(["state", *arguments, "--data-dir", str(tmp_path)])
+
+
+def told(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_step_means_the_surviving_timeline(ask, capsys):
+    """Step 15 lay in the stretch that was rolled back; what no rollback takes back is as it was then."""
+    assert ask("k3f", "--at", "15", "--json") == 0
+    then = told(capsys)
+    assert ask("last", "--json") == 0
+    now = told(capsys)
+
+    assert (then["step"], then["epoch"], then["timeline"], then["sequence"]) == (15, 1, 2, 9)
+    assert then["seeds"][0]["stage"] == "TRAINING"
+    assert (then["breakers"], then["last_checkpoint"]["step"]) == ({"isolation": "OPEN"}, 10)
+    assert then["last_decision"]["chosen"] == "cull s3"
+    assert (then["policy"], then["policy_version"]) == ("random", "7")
+    assert (then["now"]["step"], then["now"]["sequence"]) == (20, 10) == (now["step"], now["sequence"])
+    assert now["last_decision"]["chosen"] == "cull s10"
+    assert [window["seed_id"] for window in now["open_windows"]] == ["s2"]
+    assert now["params"] == 1_002
+
+
+def test_an_epoch_can_be_asked_for(ask, capsys):
+    assert ask("last", "--at", "epoch:1", "--json") == 0
+    assert told(capsys)["epoch"] == 1
+    assert ask("last", "--at", "epoch:0", "--json") == 0
+    before = told(capsys)
+
+    assert (before["last_decision"], before["last_checkpoint"], before["breakers"]) == (None, None, {})
+    assert [seed["stage"] for seed in before["seeds"]] == ["GERMINATED", "DORMANT", "DORMANT"]
+
+
+def test_a_person_reads_lines_and_a_table(ask, capsys):
+    assert ask("last", "--at", "15") == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    assert lines[0] == f"run {RUN} at step 15, epoch 1; by now step 20, epoch 2"
+    assert "breakers       isolation OPEN" in lines
+    assert lines[-3].split()[:4] == ["s1", "layers.9", "TRAINING", "BP008"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["last", "--at", "soon"], "--at 'soon' is neither a step, such as 120, nor an epoch, such as epoch:7"),
+        (["last", "--at", "21"], f"run {RUN} has no step 21: its facts reach step 20"),
+        (["last", "--at", "epoch:3"], f"run {RUN} has no epoch 3: its facts reach epoch 2"),
+        (["last", "--at", "10", *LOAD], "its checkpoint of step 10 was made before a seed moved there"),
+        (["last", "--at", "15", *LOAD], "no checkpoint of exactly step 15; the nearest is at step 10"),
+        (["nobody"], "there is no run 'nobody' in this data folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said_in_one_line(ask, capsys, tmp_path, arguments, says):
+    assert ask(*(each.format(folder=tmp_path) for each in arguments)) == 2
+    said = capsys.readouterr().err
+
+    assert says in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_weights_are_those_of_the_checkpoint_there(tmp_path, played, capsys):
+    """Before the second seed move at step 10 the stored state is the run's; after it a replay is needed."""
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(played.events[:6]))
+    file = tmp_path / "w.safetensors"
+    assert dispatch(["state", "last", "--at", "10", "--load", str(file), "--json", "--data-dir", str(tmp_path)]) == 0
+    capsys.readouterr()
+
+    with safetensors.safe_open(file, "pt") as opened:
+        held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        about = opened.metadata()
+    assert {name: tensor.tolist() for name, tensor in held.items()} == {
+        "host.head.weight": [[1.0, 1.0], [1.0, 1.0]],
+        "s1.norm.weight": [1.0, 1.0, 1.0],
+    }
+    nowhere = tmp_path / "none" / "w.safetensors"
+    assert dispatch(["state", "last", "--at", "10", "--load", str(nowhere), "--data-dir", str(tmp_path)]) == 2
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+    assert (about["run_id"], about["step"], json.loads(about["seeds"])[0]["stage"]) == (RUN, "10", "GERMINATED")
+
+
+@pytest.mark.parametrize("policy", ["constant", "cosine", "warmup"])
+def test_learning_rates_are_those_that_the_trainer_takes(policy):
+    """From the configuration and the changes alone, as the controller itself gives them, to the last digits."""
+    controller = LearningRates(
+        policy,
+        base_rate=0.02,
+        total_steps=120,
+        warmup_steps=20,
+        new_parameter_rate=0.1,
+        new_parameter_warmup_steps=10,
+        breaker=None,
+    )
+    config = {"rate_policy": policy, "learning_rate": 0.02, "rate_warmup_epochs": 2.0, "new_parameter_rate": 0.1}
+    config["new_parameter_warmup_epochs"] = 1.0
+    begun = pb.RunStarted(config_json=json.dumps(config), epochs=12, steps_per_epoch=10)
+    (added,) = controller.add("s1", 0.5, 31)
+    changed = controller.set_base("host", 0.01, "a person's", 44)
+    rates = {"s1": Rate(added.new_lr, 31, born=31), "host": Rate(changed.new_lr, 44)}
+
+    for step in (44, 60, 119):
+        expected = {group: controller.rate(group, step) for group in ("host", "s1")}
+        assert rates_at(World(step=step, learning_rates=rates), begun) == pytest.approx(expected, rel=1e-9)
+    assert rates_at(World(step=7), begun)["host"] == pytest.approx(2 * controller.rate("host", 7), rel=1e-9)
+
+
+def test_neither_torch_nor_the_tasks_are_imported(ask, tmp_path):
+    program = (
+        "import sys\nfrom esper.cli.app import dispatch\n"
+        f"assert dispatch(['state', 'last', '--at', '15', '--data-dir', {str(tmp_path)!r}]) == 0\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
+    )
+
+    assert (result.returncode, result.stderr) == (0, "")

@@ -1,0 +1,92 @@
+"""`esper why`: every life of a seed with its times, up to the policy that was learnt from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from contracts.leyline.v1 import event_pb2 as e
+from contracts.leyline.v1 import leyline_pb2 as l
+from esper.cli.app import dispatch
+from esper.leyline.envelope import body_name
+from esper.leyline.ids import derived_id
+from projections.archive import Archive
+from projections.testing import LogOfRecords
+
+
+@pytest.fixture
+def lives(story, tell):
+    """The story, s1's second germination after it, and a policy that was trained on the first life's report."""
+    report = next(event for event in story if body_name(event) == "field_report")
+    command = tell(
+        l.AdaptationCommand(command_type=l.COMMAND_TYPE_SEED, target_seed_id="s1", issued_by="operator:ada"), epoch=3
+    )
+    again = tell(
+        e.SeedTransitioned(
+            seed_id="s1",
+            from_stage=l.SEED_LIFECYCLE_STAGE_DORMANT,
+            to_stage=l.SEED_LIFECYCLE_STAGE_GERMINATED,
+            blueprint_id="BP013",
+            life=2,
+        ),
+        causation_id=command.event_id,
+        epoch=3,
+    )
+    learnt = e.PolicyTrained(policy_id="p", policy_version="2")
+    trained = tell(learnt, causation_id=report.event_id, event_id=derived_id(b"t", "x", 0))
+    promoted = tell(e.PolicyPromoted(policy_id="p", policy_version="2"), causation_id=trained.event_id)
+    for policy in (trained, promoted):
+        policy.run_id = ""
+    return [*story, command, again, trained, promoted]
+
+
+@pytest.fixture
+def archived(tmp_path, lives):
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(lives))
+    return tmp_path
+
+
+def test_every_life_has_its_chain_and_its_times(archived, capsys):
+    assert dispatch(["why", "k3f", "s1", "--json", "--data-dir", str(archived)]) == 0
+    chain = json.loads(capsys.readouterr().out)
+
+    assert [(link["life"], link["depth"], link["type"]) for link in chain][:4] == [
+        (1, 0, "epoch_completed"),
+        (1, 1, "decision_made"),
+        (1, 2, "adaptation_command"),
+        (1, 3, "command_applied"),
+    ]
+    assert [(link["life"], link["depth"], link["type"]) for link in chain][-5:] == [
+        (1, 3, "field_report"),
+        (1, 4, "policy_trained"),
+        (1, 5, "policy_promoted"),
+        (2, 0, "adaptation_command"),
+        (2, 1, "seed_transitioned"),
+    ]
+    assert (chain[0]["since_start_s"], chain[0]["after_cause_s"]) == (1.0, None)
+    assert [link["after_cause_s"] for link in chain[1:4]] == [1.0, 1.0, 1.0]
+
+
+def test_no_event_happens_before_its_cause(archived, lives, capsys):
+    """A command is recorded with its packet's time: it counts as decided, and what follows counts from there."""
+    for event in lives:
+        if event.HasField("adaptation_command") and event.causation_id:
+            event.recorded_at_ns -= 60 * 10**9
+    with Archive(archived / "other" / "archive") as archive:
+        archive.append(LogOfRecords().place(lives))
+    assert dispatch(["why", "last", "s1", "--json", "--data-dir", str(archived / "other")]) == 0
+    first = [link for link in json.loads(capsys.readouterr().out) if link["life"] == 1]
+
+    assert [link["after_cause_s"] for link in first[1:4]] == [1.0, 0.0, 2.0]
+
+
+def test_a_person_reads_titles_and_durations(archived, capsys):
+    assert dispatch(["why", "last", "s1", "--data-dir", str(archived)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    assert lines[0] == "seed s1 of run k3f9x2qa"
+    assert "life 1: BP009, epochs 1 to 2 in 3.0 s, EMBARGOED" in lines
+    assert "life 2: BP013, epochs 3 to 3 in 0.0 s, GERMINATED" in lines
+    assert any("+1.000 s  epoch   1  └─ decision_made" in line for line in lines)
