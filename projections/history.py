@@ -201,6 +201,10 @@ def read_sql(name: str) -> str:
     return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
 
 
+def _counted(events: dict[str, int]) -> str:
+    return ", ".join(f"{count} events of type {name}" for name, count in events.items())
+
+
 def _tables() -> list[str]:
     """SQL that makes what does not depend on any file: settings, schemas, empty tables and the words of the views."""
     statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true", "SET enable_progress_bar = false"]
@@ -214,12 +218,7 @@ def _tables() -> list[str]:
 def _views() -> list[str]:
     """SQL that makes the views of the fold and those that people are promised."""
     views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
-    macros = [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
-    return [*views, *macros]
-
-
-def _counted(events: dict[str, int]) -> str:
-    return ", ".join(f"{count} events of type {name}" for name, count in events.items())
+    return views + [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
 
 
 def _view(name: str, query: str) -> str:

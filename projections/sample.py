@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from projections import open_history
 from projections.export import ARCHIVE
 from projections.history import History
 
@@ -25,7 +24,7 @@ def folder() -> Path:
 
 def sample() -> History:
     """The small history, open."""
-    return open_history(folder() / ARCHIVE)
+    return History(folder() / ARCHIVE)
 
 
 def grown_run(history: History) -> str:

@@ -137,6 +137,13 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     ] = "",
     data_dir: DataDir = DATA_DIR,
     *,
+    compiled_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--compiled-kernels",
+            help="Let compiled kernels that are faster replace eager ones; the last bits then depend on when.",
+        ),
+    ] = False,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
@@ -161,6 +168,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         device=device,
         pool=_ids(pool),
         drill=_ids(drill),
+        compiled_kernels=compiled_kernels,
         control=control,
         ignore_history=ignore_history,
         as_json=as_json,
@@ -212,6 +220,47 @@ def why(
     from esper.cli.why import why_command  # noqa: PLC0415
 
     why_command(data_dir, run, seed, as_json=as_json)
+
+
+@app.command(epilog="Example: esper resume last")
+def resume(run: Run, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+    """Go on with a run that was interrupted or whose trainer died, and with its control run if that was not over.
+
+    It claims the run, lives it again from its last checkpoint to the end of its record, and trains on from there.
+    """
+    from esper.cli.resume import resume_command  # noqa: PLC0415
+
+    return resume_command(data_dir, run, as_json=as_json)
+
+
+@app.command(epilog='Example: esper fork last --at 240 --do "cull s2"')
+def fork(
+    run: Run,
+    at: Annotated[
+        int, typer.Option("--at", min=0, metavar="STEP", help="Before which optimiser step it leaves the run.")
+    ],
+    do: Annotated[
+        str,
+        typer.Option(
+            "--do",
+            metavar="CHANGE",
+            help='"cull s2", "fossilize s2", "germinate s1 BP013", "policy random" or "nothing".',
+        ),
+    ],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """What if: a new run that is RUN up to a step, and from there does one thing otherwise.
+
+    At an epoch's end the change takes the place of that epoch's decision, in the middle of one it comes before the next
+    step. All later decisions are its own: Tamiyo makes them anew, with the same random draws. `nothing` changes
+    nothing: the fork ends bit for bit as its parent, unless a person's commands, late decisions or faults came after
+    the step, which are the parent's alone.
+    """
+    from esper.cli.fork import fork_command  # noqa: PLC0415
+
+    return fork_command(data_dir, run, at, do, as_json=as_json)
 
 
 @app.command(epilog="Example: esper replay last --from 200 --to 400")

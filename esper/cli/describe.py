@@ -72,10 +72,16 @@ def _measurements(body: Any) -> str:
 
 def _run_started(body: Any) -> str:
     role = f", control of {body.control_of}" if body.control_of else ""
+    role += f", {body.parent_run_id} with {body.fork_change!r}" if body.parent_run_id else ""
     return (
         f"{body.task} on {body.device}, policy {body.policy}{role}: {body.params_host:,} parameters, "
         f"{body.epochs} epochs of {body.steps_per_epoch} steps, {len(body.sites)} sites"
     )
+
+
+def _run_resumed(body: Any) -> str:
+    void = ", what came after it is void" if body.superseded else ""
+    return f"from the checkpoint of step {body.from_step}, after fact {body.accepted_sequence}{void}: {body.reason}"
 
 
 def _run_finished(body: Any) -> str:
@@ -133,10 +139,24 @@ def _gate_evaluated(body: Any) -> str:
 
 
 def _kernel_attached(body: Any) -> str:
+    if body.form == "identity":
+        return f"{body.blueprint_id} at {body.seed_id}: its kernel cannot be used, the identity stands in its place"
+    origin = f"kernel {_brief(body.artifact_ref)} of the library" if body.artifact_ref else "built from its template"
     return (
         f"{body.blueprint_id} at {body.seed_id}: {body.module_parameters:,} parameters, "
-        f"{body.flops_per_sample:,} FLOPs a sample, {body.form}, in {body.attach_ms:.1f} ms"
+        f"{body.flops_per_sample:,} FLOPs a sample, {origin}, {body.form}, in {body.attach_ms:.1f} ms"
     )
+
+
+def _kernel_swapped(body: Any) -> str:
+    return (
+        f"{body.blueprint_id} at {body.seed_id}: {body.from_form} to {body.to_form}, "
+        f"kernel {_brief(body.artifact_ref)}, outputs differ by {body.max_difference:.1e} at most"
+    )
+
+
+def _brief(reference: str) -> str:
+    return reference.removeprefix("sha256:")[:12]
 
 
 def _field_report(body: Any) -> str:
@@ -178,6 +198,7 @@ def _short_enum(field: Any, number: int) -> str:
 
 _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "run_started": _run_started,
+    "run_resumed": _run_resumed,
     "run_finished": _run_finished,
     "epoch_completed": _epoch_completed,
     "decision_made": _decision_made,
@@ -187,6 +208,7 @@ _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "seed_transitioned": _seed_transitioned,
     "gate_evaluated": _gate_evaluated,
     "kernel_attached": _kernel_attached,
+    "kernel_swapped": _kernel_swapped,
     "field_report": _field_report,
     "rolled_back": _rolled_back,
 }

@@ -33,6 +33,7 @@ from esper.tolaria.random_streams import own_random_stream
 from esper.tolaria.result import RunResult, abandon, finish
 from esper.tolaria.run import find_device, make_run
 from esper.tolaria.start import begin
+from esper.tolaria.swaps import swap_kernels
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.telemetry import sample_step
 
@@ -95,6 +96,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
             while recorder.epoch < run.epochs:
                 run.host.train()
                 order = epoch_order(len(task.train), run.batch_size, run.steps_per_epoch, run.random.data)
+                swap_kernels(run, task.train.inputs[order[0].to(run.device)])
                 epoch_began, loss_sum, norm, trouble = clock.monotonic(), 0.0, 0.0, ""
                 for indices in order.to(run.device):
                     if (ending := run.past.ending()) or should_stop():

@@ -30,6 +30,7 @@ BENCHES = (
     "archive",
     "state",
     "library",
+    "kernels",
     "compile",
     "feed",
     "run",

@@ -14,6 +14,7 @@ from contracts.leyline.v1 import event_pb2, leyline_pb2
 from esper.leyline.envelope import new_event
 from projections.decode import decode as decode_all
 from projections.narrow import Narrow, lawful
+from projections.records import batches_of
 from projections.testing import LogOfRecords
 from streams.feed import LONGEST, Field, Schema
 from streams.feed.batch import decode
@@ -85,7 +86,7 @@ def packets(count: int) -> list[event_pb2.Event]:
 
 def by_the_archive(events):
     placed = LogOfRecords().place(events)
-    return Selection(SCHEMA, None, None).flat(decode_all(placed)["epoch_completed"])
+    return Selection(SCHEMA, None, None).flat(decode_all(batches_of(placed))["epoch_completed"])
 
 
 def by_the_log(events):
