@@ -355,6 +355,23 @@ def sql(
     sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
 
 
+@app.command(epilog="Example: esper report last --to run.html")
+def report(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file to write; esper-report-RUN.html by default.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as one web page that needs no network: curves beside the control run, seeds, decisions, gates, cost."""
+    from esper.cli.report import report_command  # noqa: PLC0415
+
+    report_command(data_dir, run, to, as_json=as_json)
+
+
 @app.command(epilog="Example: esper export last --to for-ada --with-objects")
 def export(
     run: Run,
