@@ -16,7 +16,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import PARTITIONS
-from projections.library import SOURCES, Library, LibraryReader, Taken
+from projections.library import URZA, Library, LibraryReader
+from projections.store import Taken
 from streams.metrics import Metrics
 from streams.producer import unavailable
 
@@ -106,7 +107,7 @@ class LibraryFeed:
 
     async def _seek(self, consumer: AIOKafkaConsumer) -> None:
         """Go to where the projection ends. A log that ends before that is another one: then begin anew."""
-        places = [TopicPartition(topic.name, number) for topic in SOURCES for number in range(PARTITIONS)]
+        places = [TopicPartition(topic.name, number) for topic in URZA.sources for number in range(PARTITIONS)]
         consumer.assign(places)
         ends = await consumer.end_offsets(places)
         begins = await consumer.beginning_offsets(places)
