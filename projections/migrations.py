@@ -2,8 +2,8 @@
 
 A file that has all of ours and no more is used. One that lacks some is migrated, or, where a migration needs events
 that were folded before it, emptied and folded again. One that another Esper's migrations have shaped differently is
-emptied too, because the log has everything; but one that is ahead of this Esper is refused: whoever made it may be using
-it still.
+emptied too, because the log has everything; but one that is ahead of this Esper is refused: whoever made it may still
+be using it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,7 @@ def migrate(execute: Execute, projection: Projection) -> list[str]:
     execute("BEGIN")
     try:
         applied = _applied(execute)
-        if applied is not None and (newer := [name for name, _ in applied if name not in {each.name for each in ours}]):
-            raise InvalidInput(
-                f"projection {projection.name} was made by a newer Esper (migration {newer[0]}): use that one, or make it "
-                f"anew with `esper projections rebuild {projection.name}`"
-            )
+        _refuse_newer(projection, applied or [], ours)
         due = _due(applied, ours)
         if due is None:
             _empty(execute)
@@ -54,6 +50,16 @@ def migrate(execute: Execute, projection: Projection) -> list[str]:
         execute("ROLLBACK")
         raise
     return [script.name for script in due]
+
+
+def _refuse_newer(projection: Projection, applied: list[tuple[str, str]], ours: list[Script]) -> None:
+    known = {script.name for script in ours}
+    newer = [name for name, _ in applied if name not in known]
+    if newer:
+        raise InvalidInput(
+            f"projection {projection.name} is a newer Esper's (it has the migration {newer[0]}): use that Esper, or "
+            f"make it anew with `esper projections rebuild {projection.name}`"
+        )
 
 
 def refresh(execute: Execute, kept: Kept, touched: list[Any] | None) -> None:

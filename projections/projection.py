@@ -48,8 +48,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """`rows` has one function per body of `sources`. The SQL is `sql/<folder>/`: `0001_<what>.sql` and on are the
-    migrations, `views` the views, in an order in which each finds those that it reads.
+    """A projection by its name.
+
+    `rows` has one function per body of `sources` that it takes. The SQL is in `sql/<folder>/`: `0001_<what>.sql` and on
+    are the migrations, `views` the views, in an order in which each finds those that it reads.
 
     `owner` is the process that keeps the file, which no other may open meanwhile (DuckDB locks it).
     """

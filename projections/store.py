@@ -46,7 +46,7 @@ class Store:
     """The projection in the file `path`, or in memory where that is None. One thread writes; `cursor` is for another.
 
     With `ring` every record's signature is verified; without one that was done before, by the archive. A file that
-    cannot be read is made anew. Raises Locked where another process has it open, InvalidInput where a newer Esper made it.
+    cannot be read is made anew. Raises Locked where another process has it open, InvalidInput for a newer Esper's.
     """
 
     def __init__(self, projection: Projection, path: Path | None, ring: KeyRing | None) -> None:
@@ -144,12 +144,14 @@ class Store:
 
     def _insert(self, table: str, rows: list[Row]) -> None:
         columns = self._columns[table]
+        held = [{name: row[name] for name in columns} for row in rows]
         struct = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
         names = ", ".join(f'"{name}"' for name in columns)
         # The names are ours. An event that came before stays as it is: repeated, it must not move to a later place.
         self._execute(
-            f"INSERT INTO {table} ({names}) SELECT unnest(?::STRUCT({struct})[], max_depth := 2) ON CONFLICT DO NOTHING",
-            [rows],
+            f"INSERT INTO {table} ({names}) SELECT unnest(?::STRUCT({struct})[], max_depth := 2) "
+            "ON CONFLICT DO NOTHING",
+            [held],
         )
 
     def _execute(self, *arguments: Any) -> duckdb.DuckDBPyConnection:
