@@ -188,16 +188,24 @@ class Store:
         return {(topic, partition): offset for topic, partition, offset in rows}
 
 
+def connected(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """A connection to a projection's file; raises Locked where another process has it open."""
+    try:
+        return duckdb.connect(path, read_only=read_only, config=_SETTINGS)
+    except duckdb.Error as error:
+        if "lock" in str(error):
+            raise Locked(f"{path} is kept by a running process; stop it, or ask the archive instead") from None
+        raise
+
+
 def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
     if path is None:
         return duckdb.connect(":memory:", config=_SETTINGS)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return duckdb.connect(path, config=_SETTINGS)
+        return connected(path)
     except duckdb.Error as error:
-        if "lock" in str(error):
-            raise Locked(f"{path} is kept by a running process; stop it, or ask the archive instead") from None
         _log.warning("%s cannot be read and is made anew from the log: %s", path, error)
     for file in (path, path.with_name(f"{path.name}.wal")):
         file.unlink(missing_ok=True)
-    return duckdb.connect(path, config=_SETTINGS)
+    return connected(path)
