@@ -2,6 +2,7 @@
 
 EsperError
 ├── InvalidInput         the person who called: a task, option, file or site that does not exist or does not fit
+├── Superseded           nobody: another process resumed the run, and this one has to leave it alone
 ├── LogUnavailable       the operator: the log does not answer, refuses, or its disk is full
 ├── ContractViolation    a producer: bytes that are no valid event, or an event that breaks its contract
 ├── IllegalTransition    a programmer: a seed was asked to make a move that its stage does not allow
@@ -20,6 +21,10 @@ class EsperError(Exception):
 
 class InvalidInput(EsperError):
     """Something a person gave does not exist or does not fit."""
+
+
+class Superseded(EsperError):
+    """Another process has claimed the run: whatever this one writes from now on is void, so it stops."""
 
 
 class LogUnavailable(EsperError):

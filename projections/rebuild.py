@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 import duckdb
 
 from esper.errors import CorruptState
-from projections.registry import file_of
 from projections.history import History
 from projections.manifest import Place
 from projections.projection import Projection
 from projections.records import StoredRecord
+from projections.registry import file_of
 from projections.store import Locked, Store, Taken, connected
 
 BATCH: Final = 5_000
@@ -169,4 +169,7 @@ def _records(history: History, bodies: list[str], offsets: Mapping[Place, int]) 
     cursor = history.connection.cursor()
     cursor.execute(f"{_from(bodies, offsets, columns)} ORDER BY log_topic, log_partition, log_offset")
     while rows := cursor.fetchmany(BATCH):
-        yield [StoredRecord(*row, ()) for row in rows]
+        yield [
+            StoredRecord(topic, partition, offset, timestamp_ms, key, value, ())
+            for topic, partition, offset, timestamp_ms, key, value in rows
+        ]

@@ -122,7 +122,7 @@ class ProjectionFeed:
         return self._consumer
 
     async def _seek(self, consumer: AIOKafkaConsumer) -> None:
-        """Go to where the first of the projections ends. A log that ends before one is another: that one begins anew."""
+        """Go to where the first projection ends. One that is ahead of the log is of another log: it begins anew."""
         places = sorted({place for store in self._stores for place in _places(store)})
         consumer.assign(places)
         ends = await consumer.end_offsets(places)

@@ -245,6 +245,29 @@ def diff(
     return diff_command(data_dir, a, b, as_json=as_json)
 
 
+@app.command(epilog="Example: esper replay last --from 200 --to 400")
+def replay(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    from_step: Annotated[
+        int,
+        typer.Option("--from", min=0, metavar="STEP", help="Begin at the nearest checkpoint kept before this step."),
+    ] = 0,
+    to_step: Annotated[
+        int | None, typer.Option("--to", min=0, metavar="STEP", help="End at this step of the surviving timeline.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a run again from its record and compare every digest and decision; 1 where one differs.
+
+    What was decided and measured then is applied as recorded. Nothing is written, and nothing needs to be running.
+    """
+    from esper.cli.replay import replay_command  # noqa: PLC0415
+
+    return replay_command(data_dir, run, from_step, to_step, as_json=as_json)
+
+
 @app.command(
     epilog="Example: esper sql \"select epoch, probe_loss from epochs where run_id = 'k3f9x2qa' order by epoch\""
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from esper.history.accepted import Accepted, accept
 from esper.history.fold import evolve, replay
+from esper.history.recorded import Recorded
 from esper.history.state import (
     Mark,
     Problem,
@@ -16,6 +17,7 @@ from esper.history.state import (
     mark_at_epoch,
     mark_at_step,
     packets,
+    sequence_at_step,
     stages_by_epoch,
 )
 
@@ -24,6 +26,7 @@ __all__ = [
     "Mark",
     "Problem",
     "Rate",
+    "Recorded",
     "RunState",
     "Saved",
     "SeedState",
@@ -35,5 +38,6 @@ __all__ = [
     "mark_at_step",
     "packets",
     "replay",
+    "sequence_at_step",
     "stages_by_epoch",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from contracts.leyline.v1.event_pb2 import SeedObservation
 from esper.history.state import Rate, Saved, SeedState, Standing, World
 from esper.kasmina.lifecycle import ATTACHED
 from esper.leyline.envelope import Event
@@ -18,14 +19,29 @@ V = TypeVar("V")
 
 
 def started(event: Event) -> tuple[World, Standing]:
-    """The run's first fact: its seed slots, and the network without any of them."""
+    """The run's first fact: its seed slots, and the network without any of them; a fork's are as it found them."""
     body = event.run_started
     seeds = {site.seed_id: SeedState(site.seed_id, site.site) for site in body.sites}
+    for seen in body.inherited:
+        seeds[seen.seed_id] = _inherited(seeds.get(seen.seed_id) or SeedState(seen.seed_id), seen)
     return World(seeds=seeds, params=body.params_host), Standing(status="running", timeline=event.timeline)
 
 
-def resumed(standing: Standing, event: Event) -> Standing:
-    """The claim of a higher incarnation: the run goes on from the standing after the last fact that it accepts."""
+def _inherited(slot: SeedState, seen: SeedObservation) -> SeedState:
+    return replace(
+        slot,
+        stage=seen.stage,
+        blueprint_id=seen.blueprint_id,
+        alpha=seen.alpha,
+        life=seen.life,
+        parameters=seen.parameters,
+        stage_age_epochs=seen.stage_age_epochs,
+        moved=True,
+    )
+
+
+def taken_over(standing: Standing, event: Event) -> Standing:
+    """A resume or a fork goes on from the standing after the last fact that it shares with who wrote before it."""
     return replace(standing, status="running", reason="", timeline=event.timeline)
 
 

@@ -11,6 +11,9 @@ The rules (ruling 3), in the order in which a fact meets them:
 5. Any other fact has the next sequence. A lower one with a known id is a repetition, which is skipped.
 6. A rollback restores the world after a fact that is on the path.
 7. A seed that the run declared moves from the stage it is in, by a move that the lifecycle has.
+8. A fork begins after the fact of its parent that it shares last, and its sequences go on from there. Its fold takes
+   the parent's facts first (`projections.lineage` gives them all in this order) or, without them, begins with the seeds
+   that its first fact says it inherited; then only a rollback to a fact of the parent's cannot be followed.
 
 A fact that breaks one of these stops the fold of that run, and `RunState.problem` says so; it is never left out
 silently. Facts must come in the order of the log; how they are mixed with other topics does not matter.
@@ -24,6 +27,7 @@ from typing import Any, Final
 
 from contracts.topics import BY_BODY, RUNS
 from esper.history import facts
+from esper.history.ledger import Ledger
 from esper.history.state import Mark, Problem, ProblemKind, RunState, Standing, World, marks
 from esper.kasmina import lifecycle
 from esper.leyline.envelope import Event
@@ -44,6 +48,8 @@ def evolve(state: RunState, event: Event) -> RunState:  # noqa: PLR0911  one lin
     name = event.WhichOneof("body")
     if name is None or BY_BODY[name] is not RUNS or state.problem is not None:
         return state
+    if name == "run_started" and state.run_id not in ("", event.run_id):
+        return _forked(state, event)
     if event.incarnation < state.incarnation:
         return replace(state, void=state.void + 1)
     if name in _CLAIMS and (event.incarnation > state.incarnation or state.path is None):
@@ -64,10 +70,12 @@ def _claimed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR
             return _stopped(state, event, "bad_claim", "the run was started before")
         if event.incarnation == 0:
             return _stopped(state, event, "not_started", "the start is of no incarnation")
-        if event.sequence != 1:
-            return _stopped(state, event, "gap", f"the run starts with sequence {event.sequence} instead of 1")
-        body = event.run_started
-        begun = replace(state, run_id=event.run_id, task=body.task, policy=body.policy, incarnation=event.incarnation)
+        shared = event.run_started.parent_sequence
+        if event.sequence != shared + 1:
+            return _stopped(
+                state, event, "gap", f"the run starts with sequence {event.sequence} instead of {shared + 1}"
+            )
+        begun = replace(_named(state, event), ledger=Ledger.after(shared))
         return _accepted(begun, event, name, *facts.started(event), previous=None)
     if state.path is None:
         return _stopped(state, event, "not_started", "it is resumed before it was started")
@@ -76,7 +84,24 @@ def _claimed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR
     if target is None or event.sequence != accepted + 1:
         return _stopped(state, event, "bad_claim", f"incarnation {event.incarnation} goes on from sequence {accepted}")
     owned = replace(state, incarnation=event.incarnation, ledger=state.ledger.cut(accepted))
-    return _accepted(owned, event, name, target.world, facts.resumed(target.standing, event), previous=target)
+    return _accepted(owned, event, name, target.world, facts.taken_over(target.standing, event), previous=target)
+
+
+def _forked(state: RunState, event: Event) -> RunState:
+    """The first fact of a fork after the facts of its parent."""
+    body = event.run_started
+    target = _on_path(state, body.parent_sequence)
+    if body.parent_run_id != state.run_id or target is None or event.sequence != body.parent_sequence + 1:
+        return _stopped(state, event, "bad_claim", f"{event.run_id} does not go on from {state.run_id}")
+    child = replace(_named(state, event), ledger=state.ledger.cut(body.parent_sequence))
+    return _accepted(
+        child, event, "run_started", target.world, facts.taken_over(target.standing, event), previous=target
+    )
+
+
+def _named(state: RunState, event: Event) -> RunState:
+    body = event.run_started
+    return replace(state, run_id=event.run_id, task=body.task, policy=body.policy, incarnation=event.incarnation)
 
 
 def _followed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR0911  as above

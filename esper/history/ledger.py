@@ -16,6 +16,11 @@ class Ledger:
     _ids: list[bytes] = field(default_factory=list, repr=False)
     length: int = 0
 
+    @classmethod
+    def after(cls, length: int) -> Ledger:
+        """A ledger whose first `length` facts are another run's, and not known here."""
+        return cls([b""] * length, length)
+
     def appended(self, event_id: bytes) -> Ledger:
         """This ledger and one more id."""
         ids = self._ids if len(self._ids) == self.length else self._ids[: self.length]

@@ -207,6 +207,11 @@ def packets(state: RunState, mark: Mark) -> Iterator[bytes]:
     )
 
 
+def sequence_at_step(state: RunState, step: int) -> int:
+    """The last sequence of the surviving timeline when `step` optimiser steps were taken; 0 before the run began."""
+    return next((mark.sequence for mark in marks(state) if mark.world.step <= step), 0)
+
+
 def stages_by_epoch(state: RunState) -> dict[int, dict[str, Stage]]:
     """Every seed's stage at the end of every completed epoch of the surviving timeline, by the fact's sequence."""
     return {

@@ -9,13 +9,13 @@ forward away, so the host never feels it. Source: R-KAS-15, R-KAS-24, R-KAS-25.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import BreakerChanged
-from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED, CIRCUIT_BREAKER_STATE_OPEN
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.breaker import CircuitBreaker
 
@@ -71,20 +71,35 @@ class Isolation:
 
     def violated(self, seed_id: str, reason: str) -> bool:
         """Record a violation; True when it opens the breaker."""
-        breaker = self._breakers.get(seed_id)
-        if breaker is None:
-            breaker = CircuitBreaker(
+        changes = self._breaker(seed_id).failed(reason)
+        if changes:
+            self._opened[seed_id] = changes[-1]
+        return bool(changes)
+
+    def settle(self, found: Iterable[str], counting: Collection[str]) -> None:
+        """Of the breakers `found` to have opened those that are not `counting` close again, and all that are open.
+
+        Without a word, and without any change where both are the same.
+        """
+        for seed_id in set(found).difference(counting):
+            self._breaker(seed_id).force(CIRCUIT_BREAKER_STATE_CLOSED, "as recorded")
+        for seed_id in counting:
+            self.reopen(seed_id)
+
+    def reopen(self, seed_id: str) -> None:
+        """The seed's breaker is open, without a word."""
+        self._breaker(seed_id).force(CIRCUIT_BREAKER_STATE_OPEN, "as recorded")
+
+    def _breaker(self, seed_id: str) -> CircuitBreaker:
+        if seed_id not in self._breakers:
+            self._breakers[seed_id] = CircuitBreaker(
                 f"gradient_isolation/{seed_id}",
                 failures=self._settings.isolation_violations,
                 window_s=self._settings.isolation_window_s,
                 reset_s=math.inf,  # it stays open until the slot is scrubbed
                 monotonic=self._monotonic,
             )
-            self._breakers[seed_id] = breaker
-        changes = breaker.failed(reason)
-        if changes:
-            self._opened[seed_id] = changes[-1]
-        return bool(changes)
+        return self._breakers[seed_id]
 
     def take_opened(self) -> dict[str, BreakerChanged]:
         """The breakers that opened since the last call, by seed, each with the fact to publish."""

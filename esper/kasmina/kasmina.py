@@ -44,6 +44,7 @@ from esper.kasmina.side_pass import LossFunction, SidePassResult, run_side_pass
 from esper.kasmina.sites import find_module
 from esper.kasmina.state import KasminaState
 from esper.kasmina.telemetry import Outbox
+from esper.kasmina.witness import Present, Witness
 
 _DIRECT: Final = (
     lifecycle.TRAINING,
@@ -61,8 +62,9 @@ class Kasmina:
     """The seeds of one host. Not safe for several threads at once: the training loop owns it.
 
     `build` makes modules of blueprints, `kernels` is the library that has them compiled (by default an empty one),
-    `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back.
-    `probe_loss` is the probe loss of the network as it stands after the last `end_epoch`.
+    `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back, and
+    `witness` has the last word on verdicts. `probe_loss` is the probe loss of the network as it stands after the last
+    `end_epoch`.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Kasmina:
         seed: int,
         monotonic: Callable[[], float],
         kernels: Kernels | None = None,
+        witness: Witness | None = None,
     ) -> None:
         if steps_per_epoch < 1:
             raise InvalidInput(f"steps_per_epoch is {steps_per_epoch}; it must be at least 1")
@@ -86,10 +89,11 @@ class Kasmina:
         self._slots = {site.seed_id: Slot(site) for site in sites}
         self._turn = 0
         self._outbox = Outbox()
+        self._witness = witness or Present()
         self._isolation = Isolation(settings, monotonic)
         self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
         self._moves = Moves(self._grafts, self._slots, build, kernels or TemplatesAlone(), seed)
-        self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch)
+        self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._witness)
 
     # ---------------------------------------------------------------------------------------------------- commands
 
@@ -134,7 +138,7 @@ class Kasmina:
         if impact is None or not self._progress.gate_ready(slot):
             needed = self.settings.probation_epochs
             raise CommandRefused("dwell_not_over", f"{slot.seed_id} must be PROBATIONARY for {needed} epoch ends first")
-        verdict = gates.g4_system_impact(slot.subject, slot.health(), impact, self.settings)
+        verdict = self._witness.verdict(gates.g4_system_impact(slot.subject, slot.health(), impact, self.settings))
         if not verdict.passed:
             self._forget_probe(slot)
             return [verdict, *self._moves.gate_failed(slot, verdict)]
@@ -284,6 +288,10 @@ class Kasmina:
         if self.probe_loss is not None:
             tensors["probe"] = self.probe_loss.per_sample.clone()
         return {"scalars": {"version": state.VERSION, "turn": self._turn, "slots": slots}, "tensors": tensors}
+
+    def reopen(self, seed_id: str) -> None:
+        """The seed's isolation breaker is open, as it was when the state that was loaded was saved."""
+        self._isolation.reopen(seed_id)
 
     def load_state_dict(self, saved: KasminaState) -> None:
         """Put every slot into a saved state, structure included; raises CorruptState where that does not fit."""

@@ -21,6 +21,7 @@ from esper.kasmina.probe import Loss, difference
 from esper.kasmina.randomness import Stream, drawing_from
 from esper.kasmina.seed import Slot, ramp
 from esper.kasmina.sites import device_of, evaluating
+from esper.kasmina.witness import Witness
 
 
 class Probing:
@@ -55,13 +56,16 @@ class Probing:
 class Progress:
     """The mechanical part of a seed's life."""
 
-    def __init__(self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int) -> None:
+    def __init__(
+        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, witness: Witness
+    ) -> None:
         self._host = grafts.host
         self._settings = grafts.settings
         self._isolation = grafts.isolation
         self._outbox = grafts.outbox
         self._moves = moves
         self._slots = slots
+        self._witness = witness
         self._ramp_steps = self._settings.blend_epochs * steps_per_epoch
 
     def step(self, slot: Slot) -> list[Message]:
@@ -72,14 +76,17 @@ class Progress:
             seed.ramp_step += 1
             slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
         elif slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
-            verdict = gates.g0_sanity(slot.subject, self._dry_run(slot))
+            verdict = self._witness.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
             return self._pass_or_cull(slot, verdict, lifecycle.TRAINING)
         return []
 
     def isolate(self) -> list[Message]:
         """Cull the seeds whose isolation breaker has opened."""
         facts: list[Message] = []
-        for seed_id, change in self._isolation.take_opened().items():
+        found = self._isolation.take_opened()
+        opened = self._witness.opened(found)
+        self._isolation.settle(found, opened)
+        for seed_id, change in opened.items():
             slot = self._slots[seed_id]
             facts.append(change)
             self._outbox.tell(seed_id, "isolation_breaker", TELEMETRY_LEVEL_CRITICAL, reason=change.reason)
@@ -145,7 +152,7 @@ class Progress:
             trial=difference(probing.as_is(), probing.trial(slot)),
             loss=probing.as_is().mean,
         )
-        verdict = gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings)
+        verdict = self._witness.verdict(gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings))
         return self._pass_or_cull(slot, verdict, lifecycle.BLENDING)
 
     def _leave_blending(self, slot: Slot, probing: Probing) -> list[Message]:
@@ -160,14 +167,16 @@ class Progress:
             drift=difference(probing.as_is(), seed.before),
             loss_before=seed.before.mean,
         )
-        verdict = gates.g2_stability(slot.subject, slot.health(), blended, self._settings)
+        verdict = self._witness.verdict(gates.g2_stability(slot.subject, slot.health(), blended, self._settings))
         return self._pass_or_cull(slot, verdict, lifecycle.SHADOWING)
 
     def _leave_shadowing(self, slot: Slot, probing: Probing) -> list[Message]:
         impact = self._measure(slot, probing)
         if not self.gate_ready(slot):
             return []
-        verdict = gates.g3_interface(slot.subject, slot.health(), self._dry_run(slot), impact, self._settings)
+        verdict = self._witness.verdict(
+            gates.g3_interface(slot.subject, slot.health(), self._dry_run(slot), impact, self._settings)
+        )
         return self._pass_or_cull(slot, verdict, lifecycle.PROBATIONARY)
 
     def _watch_probation(self, slot: Slot, probing: Probing) -> list[Message]:
@@ -187,7 +196,7 @@ class Progress:
     def _leave_resetting(self, slot: Slot, _probing: Probing) -> list[Message]:
         if not self.gate_ready(slot):
             return []
-        verdict = gates.g5_reset(slot.subject, slot.leftovers())
+        verdict = self._witness.verdict(gates.g5_reset(slot.subject, slot.leftovers()))
         if verdict.passed:
             return [verdict, self._moves.move(slot, lifecycle.DORMANT, "G5_RESET passed")]
         self._outbox.tell(

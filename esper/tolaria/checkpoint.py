@@ -9,7 +9,7 @@ from typing import Any, Final
 import safetensors
 import safetensors.torch
 
-from esper.errors import CorruptState
+from esper.errors import CorruptState, EsperError
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.state_tree import FlatState
 
@@ -32,7 +32,6 @@ class Checkpoint:
     """A stored state: `ref` is its manifest's, `bytes` what both objects take."""
 
     ref: str
-    tensors_ref: str
     position: Position
     bytes: int
 
@@ -45,7 +44,7 @@ def save(objects: ObjectStore, flat: FlatState, root: bytes, position: Position)
     tensors_ref = objects.put(tensors)
     manifest = {"format": FORMAT, **where, "digest": root.hex(), "tensors_ref": tensors_ref, "state": flat.scalars}
     content = json.dumps(manifest, sort_keys=True).encode()
-    return Checkpoint(objects.put(content), tensors_ref, position, len(tensors) + len(content))
+    return Checkpoint(objects.put(content), position, len(tensors) + len(content))
 
 
 def load(objects: ObjectStore, ref: str) -> tuple[FlatState, bytes, Position]:
@@ -65,9 +64,21 @@ def load(objects: ObjectStore, ref: str) -> tuple[FlatState, bytes, Position]:
     return FlatState(tensors, manifest["state"]), root, position
 
 
+def tensors_of(objects: ObjectStore, ref: str) -> str:
+    """The reference of the tensors that belong to the manifest `ref`; raises as `load` does."""
+    try:
+        return str(json.loads(objects.get(ref))["tensors_ref"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptState(f"object {ref} is no checkpoint: {error}") from None
+
+
 def delete(objects: ObjectStore, checkpoint: Checkpoint) -> int:
-    """Remove both objects, the manifest first; returns the bytes freed."""
-    return objects.delete(checkpoint.ref) + objects.delete(checkpoint.tensors_ref)
+    """Remove both objects, the manifest first; returns the bytes freed, 0 where it was gone or is damaged."""
+    try:
+        tensors = tensors_of(objects, checkpoint.ref)
+    except EsperError:
+        return objects.delete(checkpoint.ref)
+    return objects.delete(checkpoint.ref) + objects.delete(tensors)
 
 
 def _place(position: Position) -> dict[str, Any]:

@@ -36,8 +36,27 @@ _HYPERPARAMETERS: Final = ("lr", "lr_factor", "weight_decay")
 
 def apply_arrived(run: Run) -> None:
     """Apply the commands that came since the last step. An answer among them comes too late and is rejected."""
-    for signed in run.log.take_commands():
-        apply_command(run, signed)
+    follow_commands(run)
+    if run.past.over:
+        for signed in run.log.take_commands():
+            apply_command(run, signed)
+
+
+def follow_commands(run: Run, decision: Event | None = None) -> None:
+    """Do with the commands that came at this step what the run's past did: apply them as they are, or refuse them.
+
+    Raises Diverged where one was applied and cannot be now.
+    """
+    while (fact := run.past.here("command_applied", "command_rejected")) is not None:
+        if fact.HasField("command_rejected"):
+            run.recorder.publish(fact.command_rejected)
+            continue
+        try:
+            carry_out(run, run.past.command(fact.command_applied.command_id), decision)
+        except CommandRefused as refusal:
+            raise run.past.diverged(f"a command that was applied is refused: {refusal}") from None
+        drain(run)
+        decision = None  # the commands after it came by themselves
 
 
 def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> None:
@@ -45,26 +64,34 @@ def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> No
 
     Publishes CommandApplied and what follows from it, or CommandRejected; a duplicate leaves no trace.
     """
+    if not run.past.over:
+        follow_commands(run, decision)
+        return
     verdict = _judge(run, signed)
     if verdict.rejected:
         _reject(run, verdict.command_id, verdict.outcome, verdict.detail, event=verdict.event, critical=True)
     if verdict.event is None or verdict.command is None:
         return
-    event, command = verdict.event, verdict.command
-    blueprint_id, params = _blueprint(run, command), run.params
-    started = run.clock.monotonic()
+    event = verdict.event
     try:
-        _check(run, event, command, decision)
-        facts = run.kasmina.apply(command) if command.command_type == COMMAND_TYPE_SEED else _apply_other(run, command)
+        _check(run, event, verdict.command, decision)
+        carry_out(run, event, decision)
     except CommandRefused as refusal:
         _reject(run, verdict.command_id, refusal.reason, refusal.detail, event=event, critical=refusal.critical)
-    else:
-        chain = _applied(run, event, decision, 1e3 * (run.clock.monotonic() - started))
-        if command.command_type == COMMAND_TYPE_SEED:
-            run.chains[command.target_seed_id] = chain
-            _watch(run, command, decision, blueprint_id=blueprint_id, parameters_added=run.params - params)
-        take_effect(run, facts, chain)
     drain(run)
+
+
+def carry_out(run: Run, event: Event, decision: Event | None) -> None:
+    """Apply a command that may be believed, publish that and all that follows; CommandRefused changes nothing."""
+    command = event.adaptation_command
+    blueprint_id, params = _blueprint(run, command), run.params
+    started = run.clock.monotonic()
+    facts = run.kasmina.apply(command) if command.command_type == COMMAND_TYPE_SEED else _apply_other(run, command)
+    chain = _applied(run, event, decision, 1e3 * (run.clock.monotonic() - started))
+    if command.command_type == COMMAND_TYPE_SEED:
+        run.chains[command.target_seed_id] = chain
+        _watch(run, command, decision, blueprint_id=blueprint_id, parameters_added=run.params - params)
+    take_effect(run, facts, chain)
 
 
 def _judge(run: Run, signed: Signed) -> Verdict:

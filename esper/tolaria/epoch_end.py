@@ -10,6 +10,7 @@ import torch
 from contracts.leyline.v1.event_pb2 import DecisionTimedOut, SiteEvidence
 from esper.kasmina.probe import Loss
 from esper.leyline.envelope import Event, parse
+from esper.tolaria.branch import branch
 from esper.tolaria.commands import PAUSE, apply_command
 from esper.tolaria.effects import drain, publish, take_effect
 from esper.tolaria.evaluation import Evaluation, evaluate
@@ -32,6 +33,7 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
     if last:
         run.windows.end_all("run_ended")
+    branch(run, "packet")
     evidence = _gather_evidence(run)
     _decide(run, trained, evaluation, evidence)
     _look_at_breakers(run)
@@ -81,14 +83,14 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     body = epoch_packet(run, packet_id, trained, evaluation, evidence)
     packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
     assembled = run.clock.monotonic()
-    answer = _await_answer(run, packet)
+    answer = None if branch(run, "decision") else _await_answer(run, packet)
     decided = run.clock.monotonic()
     if answer is not None and answer.command is not None:
         apply_command(run, answer.command, parse(answer.decision.payload))
     applied = run.clock.monotonic()
     run.log.flush()
     acknowledged = run.clock.monotonic()
-    run.hook_ms.append(1e3 * (acknowledged - started))
+    run.hook_ms.append(run.past.hook_ms(1e3 * (acknowledged - started)))
     run.hook_parts_ms = {
         "assembly": 1e3 * (assembled - started),
         "decision": 1e3 * (decided - assembled),
@@ -104,7 +106,10 @@ def _await_answer(run: Run, packet: Event) -> Answer | None:
         return None
     started = run.clock.monotonic()
     timeout_s = run.config.decision_timeout_s
-    answer = run.log.await_answer(packet.event_id, FOR_EVER_S if timeout_s is None else timeout_s)
+    if run.past.over:
+        answer = run.log.await_answer(packet.event_id, FOR_EVER_S if timeout_s is None else timeout_s)
+    else:
+        answer = run.past.answer(packet.event_id)
     if answer is None:
         waited_ms = 1e3 * (run.clock.monotonic() - started)
         run.decision_timeouts += 1

@@ -18,6 +18,7 @@ from esper.leyline.breaker import CircuitBreaker
 
 MIN_RATE: Final = 1e-6
 HISTORY: Final = 1_000
+UNDONE: Final = "outside write undone"
 TOLERANCE: Final = 1e-6
 """Relative: two rates nearer than this are the same rate."""
 
@@ -127,7 +128,7 @@ class LearningRates:
             written = self._written.get(name)
             if written is not None:
                 if group["lr"] != written and not _same(group["lr"], written):
-                    undone.append(self._change(name, group["lr"], rate, "outside write undone"))
+                    undone.append(self._change(name, group["lr"], rate, UNDONE))
                     changes += self.breaker.failed(f"learning rate of {name} was written from outside")
                 elif written == rate:
                     continue

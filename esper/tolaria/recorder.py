@@ -12,6 +12,7 @@ from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import EMERGENCY, RUNS
 from esper.leyline.envelope import Event, new_event, topic_of
 from esper.leyline.ids import uuid7
+from esper.tolaria.past import Past
 from esper.tolaria.ports import Clock, Log
 
 PRODUCER: Final = "trainer"
@@ -20,8 +21,10 @@ PRODUCER: Final = "trainer"
 class Recorder:
     """The pen of one incarnation of a run. The training loop moves `step` and `epoch`, a rollback `timeline`."""
 
-    def __init__(self, log: Log, run_id: str, clock: Clock, *, incarnation: int = 1) -> None:
+    def __init__(self, log: Log, run_id: str, clock: Clock, *, incarnation: int = 1, past: Past | None = None) -> None:
         self.log = log
+        self.past = past or Past()
+        self.past.bind(lambda: self.step)
         self.run_id = run_id
         self.incarnation = incarnation
         self.timeline = 1
@@ -44,7 +47,11 @@ class Recorder:
         event_id: bytes = b"",
         priority: leyline_pb2.MessagePriority = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
     ) -> Event:
-        """Put `body` into an event and hand it to the log; returns the event."""
+        """Put `body` into an event and hand it to the log; returns the event.
+
+        While the run's past is followed nothing is published: a fact is compared with the one on record, which is
+        returned, and the rest was told when it happened.
+        """
         event = new_event(
             body,
             event_id=event_id or self.new_id(),
@@ -60,6 +67,11 @@ class Recorder:
             priority=priority,
         )
         topic = topic_of(event)
+        if not self.past.over:
+            if topic is RUNS:
+                event = self.past.follow(event)
+                self.sequence = self.past.sequence
+            return event
         if topic is RUNS:
             self.sequence += 1
             event.sequence = self.sequence

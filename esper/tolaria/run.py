@@ -15,20 +15,23 @@ from esper.karn import catalogue
 from esper.karn.approval import Clearance
 from esper.karn.offer import offer
 from esper.kasmina.kasmina import Kasmina
+from esper.kasmina.kernels import TemplatesAlone
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
-from esper.leyline.breaker import CircuitBreaker
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
+from esper.tolaria.breakers import FollowingBreaker
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.config import RunConfig
 from esper.tolaria.conservative import ConservativeMode
 from esper.tolaria.flops import FlopMeter
+from esper.tolaria.forking import Fork
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import Guard
-from esper.tolaria.kernels import LibraryKernels
+from esper.tolaria.kernels import LibraryKernels, RecordedKernels
 from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
+from esper.tolaria.past import Past
 from esper.tolaria.ports import Clock, KernelSource, Log
 from esper.tolaria.random_streams import RandomStreams
 from esper.tolaria.recorder import Recorder
@@ -70,7 +73,7 @@ class Run:
     flops: FlopMeter
     windows: Windows
     mode: ConservativeMode
-    decider_breaker: CircuitBreaker
+    decider_breaker: FollowingBreaker
     snapshots: SnapshotCache
     params_host: int
     learners: Learners
@@ -88,6 +91,13 @@ class Run:
     """The epoch whose end lifts a pause that was commanded."""
     rollback_asked: AdaptationCommand | None = None
     """A command to roll back that was accepted and waits for the loop."""
+    fork: Fork | None = None
+    """What this run has yet to do to become another one."""
+
+    @property
+    def past(self) -> Past:
+        """What it did before and follows now."""
+        return self.recorder.past
 
     def regroup(self) -> None:
         """Sort the parameters that learn now by the loss that they learn from; call it when the seeds changed."""
@@ -122,6 +132,9 @@ def make_run(
     verifier: CommandVerifier | None,
     run_id: str,
     library: KernelSource | None = None,
+    incarnation: int = 1,
+    past: Past | None = None,
+    fork: Fork | None = None,
 ) -> Run:
     """The run at step 0, with nothing published yet.
 
@@ -145,6 +158,8 @@ def make_run(
     sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
+    recorder = Recorder(log, run_id, clock, incarnation=incarnation, past=past)
+    live = LibraryKernels(library) if library is not None and computes_in_32_bits(host) else TemplatesAlone()
     kasmina = Kasmina(
         host,
         sites,
@@ -153,7 +168,8 @@ def make_run(
         steps_per_epoch=steps_per_epoch,
         seed=random.seeds["seeds"],
         monotonic=clock.monotonic,
-        kernels=LibraryKernels(library) if library is not None and computes_in_32_bits(host) else None,
+        kernels=RecordedKernels(recorder.past, objects, live),
+        witness=recorder.past,
     )
     random.begin_training()
     return Run(
@@ -163,7 +179,7 @@ def make_run(
         clock=clock,
         objects=objects,
         verifier=verifier,
-        recorder=Recorder(log, run_id, clock),
+        recorder=recorder,
         device=device,
         batch_size=config.batch_size,
         steps_per_epoch=steps_per_epoch,
@@ -186,17 +202,18 @@ def make_run(
             warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
-            breaker=_breaker("learning_rate", clock),
+            breaker=FollowingBreaker("learning_rate", recorder.past, clock.monotonic),
         ),
         random=random,
         guard=Guard(config.divergence_factor),
         flops=FlopMeter(),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
-        decider_breaker=_breaker("tamiyo", clock),
+        decider_breaker=FollowingBreaker("tamiyo", recorder.past, clock.monotonic),
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
+        fork=fork,
     )
 
 
@@ -229,8 +246,3 @@ def find_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InvalidInput(f"device {name!r} is not supported; use cpu, cuda or cuda:<number>")
     return device
-
-
-def _breaker(name: str, clock: Clock) -> CircuitBreaker:
-    """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32)."""
-    return CircuitBreaker(name, failures=3, window_s=600.0, reset_s=30.0, successes=1, monotonic=clock.monotonic)

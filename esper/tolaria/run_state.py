@@ -33,6 +33,8 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "windows": run.windows.state(),
         "probe_losses": list(run.probe_losses),
         "epochs_since_structural_change": run.epochs_since_structural_change,
+        "paused_until": run.paused_until,
+        "spent": run.flops.state(),
         "chains": {
             seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
         },
@@ -40,10 +42,20 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
     return FlatState(flat.tensors, {**flat.scalars, _PROGRESS: progress})
 
 
+def spent_by(flat: FlatState) -> dict[str, float]:
+    """The FLOPs that a run had spent when `with_progress` made `flat`; a rollback does not bring them back."""
+    spent: dict[str, float] = flat.scalars[_PROGRESS].get("spent", {})
+    return spent
+
+
 def publish_digest(run: Run, flat: FlatState, occasion: str) -> Digest:
-    """Digest `flat`, keep the per-tensor list as an object, and publish the root."""
+    """Digest `flat`, keep the per-tensor list as an object, and publish the root.
+
+    Raises Diverged where the run's past is followed and has another one.
+    """
     found = digest(flat)
-    reference = run.objects.put(found.to_bytes())
+    run.past.examine(found, flat)
+    reference = run.objects.put(found.to_bytes()) if run.past.over else ""
     body = StateDigested(root=found.root, tensors_ref=reference, tensors=len(flat.tensors), occasion=occasion)
     run.recorder.publish(body)
     return found
@@ -75,6 +87,7 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.windows.load_state(progress["windows"])
     run.probe_losses = list(progress["probe_losses"])
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
+    run.paused_until = progress.get("paused_until", 0)
     run.chains = {
         seed: Chain(**{name: bytes.fromhex(value) for name, value in chain.items()})
         for seed, chain in progress["chains"].items()

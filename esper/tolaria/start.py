@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-import platform
-
-import numpy as np
-import safetensors
 import torch
 
 import esper
 from contracts.leyline.v1.event_pb2 import RunStarted
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN, CircuitBreakerState
+from esper.tolaria.commands import PAUSE
 from esper.tolaria.data import fingerprint
 from esper.tolaria.flops import host_flops_per_sample
+from esper.tolaria.past import ISOLATION
 from esper.tolaria.recovery import keep, save_checkpoint
 from esper.tolaria.run import Run
-from esper.tolaria.run_state import capture, publish_digest
+from esper.tolaria.run_state import capture, publish_digest, restore, spent_by
 from esper.tolaria.state_tree import digest, flatten
+from esper.tolaria.versions import library_versions
+
+
+def begin(run: Run) -> None:
+    """Be where the run begins: at its first step, or at the checkpoint from which its past is followed."""
+    if run.past.start is None:
+        publish_start(run)
+        return
+    snapshot, before = run.past.start, run.past.before
+    where = snapshot.position
+    restore(run, snapshot.flat)
+    flat = capture(run)
+    run.past.examine_start(digest(flat), flat)
+    run.recorder.timeline, run.recorder.step, run.recorder.epoch = where.timeline, where.step, where.epoch
+    run.recorder.sequence = where.sequence
+    run.flops.spent |= spent_by(snapshot.flat)
+    run.checkpoints = [checkpoint for checkpoint in run.past.checkpoints if checkpoint.position.step < where.step]
+    for breaker in (run.decider_breaker, run.rates.breaker):
+        if breaker.name in before.standing.breakers:
+            breaker.force(CircuitBreakerState(before.standing.breakers[breaker.name]), "as it was left")
+    for name, state in before.standing.breakers.items():
+        if state == CIRCUIT_BREAKER_STATE_OPEN:
+            run.mode.enter(name)
+            if name.startswith(ISOLATION):
+                run.kasmina.reopen(name.removeprefix(ISOLATION))
+    if run.paused_until > where.epoch:
+        run.mode.enter(PAUSE)
+    run.snapshots.add(snapshot)
+    run.past.remember(snapshot)
+    saved = run.past.next("checkpoint_saved")
+    save_checkpoint(run, snapshot, "epoch" if saved is None else saved.checkpoint_saved.reason)
+    run.log.flush()
 
 
 def publish_start(run: Run) -> None:
     """Publish RunStarted, the digest of step 0 and its checkpoint, and wait until the log has them."""
     task, config = run.task, run.config
-    if task.source_code:
+    if task.source_code and run.past.over:
         run.objects.put(task.source_code)
     run.recorder.publish(
         RunStarted(
             task=task.name,
             config_json=config.to_json(),
             esper_version=esper.__version__,
-            library_versions={
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "safetensors": safetensors.__version__,
-            },
+            library_versions=library_versions(),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             threads=torch.get_num_threads(),
             seeds=run.random.seeds,

@@ -1,5 +1,5 @@
 -- Every change of a seed's stage in the order of the log: its transitions, and what a jump restored it to (null: as before
--- its first transition). `prior` is the stage that the seed was in, `cause_offset` the transition that `stage` comes from.
+-- its first transition), and how a fork found it. `prior` is the stage that the seed was in, `cause_offset` the transition that `stage` comes from.
 WITH once AS MATERIALIZED (
     SELECT run_id, seed_id, log_offset, sequence, from_stage, to_stage FROM log.seed_transitioned WHERE log_regular
     UNION ALL
@@ -31,7 +31,13 @@ WITH once AS MATERIALIZED (
 ), changed AS (
     SELECT run_id, seed_id, log_offset, sequence, from_stage, to_stage AS stage, log_offset AS cause_offset FROM once
     UNION ALL
-    SELECT run_id, seed_id, log_offset, sequence, NULL, stage, cause_offset FROM restored
+    SELECT run_id, seed_id, restored.log_offset, restored.sequence, NULL, coalesce(stage, seed.inherited.stage), cause_offset
+    FROM restored
+    LEFT JOIN fold_seeds AS seed USING (run_id, seed_id)
+    UNION ALL
+    SELECT run_id, seed_id, from_offset, sequence, NULL, inherited.stage, NULL
+    FROM fold_seeds
+    WHERE inherited IS NOT NULL
 )
 SELECT *, lag(stage) OVER (PARTITION BY run_id, seed_id ORDER BY log_offset) AS prior
 FROM changed;

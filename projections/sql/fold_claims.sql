@@ -1,7 +1,10 @@
 -- Which incarnation owned a run between which offsets. Of two claims to one incarnation the lower offset wins, and a
--- claim counts only above every earlier one. `accepted` is the last sequence of the incarnation before that still counts.
+-- claim counts only above every earlier one. `accepted` is the last sequence of the incarnation before that still counts;
+-- for a fork's first fact the last one that it shares with its parent.
 WITH claimed AS (
-    SELECT run_id, incarnation, log_offset, sequence, 0::UBIGINT AS accepted, true AS starts FROM log.run_started
+    SELECT run_id, incarnation, log_offset, sequence, coalesce(parent_sequence, 0)::UBIGINT AS accepted,
+        true AS starts
+    FROM log.run_started
     UNION ALL
     SELECT run_id, incarnation, log_offset, sequence, accepted_sequence, false FROM log.run_resumed
 ), ordered AS (

@@ -25,7 +25,7 @@ WITH suspect AS MATERIALIZED (
     UNION ALL
     SELECT run_id, from_offset, sequence, 1, 'not_started' FROM fold_claims WHERE first AND NOT starts
     UNION ALL
-    SELECT run_id, from_offset, sequence, 2, 'gap' FROM fold_claims WHERE first AND starts AND sequence <> 1
+    SELECT run_id, from_offset, sequence, 2, 'gap' FROM fold_claims WHERE first AND starts AND sequence <> accepted + 1
     UNION ALL
     SELECT run_id, log_offset, sequence, 1, 'unclaimed'
     FROM placed WHERE incarnation > owner AND body NOT IN ('run_started', 'run_resumed')

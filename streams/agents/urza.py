@@ -17,8 +17,8 @@ from esper.urza.cache import Cache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
 from esper.urza.shelf import Shelf
-from projections.registry import PROJECTIONS, file_of
 from projections.library import URZA, Library, LibraryReader
+from projections.registry import PROJECTIONS, file_of
 from projections.store import Locked, Store
 from streams.app import record_of_event, source
 from streams.metrics import Metrics
@@ -150,7 +150,7 @@ async def furnish(room: Room) -> LibraryReader:
 
 
 def _others(room: Room) -> list[Store]:
-    """The other projections that this process keeps; those that another worker of the data folder keeps are left to it."""
+    """The other projections that this process keeps; what another worker of the data folder keeps is left to it."""
     stores = []
     for projection in PROJECTIONS.values():
         if projection.owner == "worker" and projection is not URZA:

@@ -296,7 +296,7 @@ class Measurement(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ...) -> None: ...
 
 class RunStarted(_message.Message):
-    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples")
+    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -335,6 +335,8 @@ class RunStarted(_message.Message):
     TRAIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     PROBE_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TEST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    INHERITED_FIELD_NUMBER: _ClassVar[int]
+    FORK_CHANGE_FIELD_NUMBER: _ClassVar[int]
     task: str
     config_json: str
     esper_version: str
@@ -359,7 +361,9 @@ class RunStarted(_message.Message):
     train_samples: int
     probe_samples: int
     test_samples: int
-    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ...) -> None: ...
+    inherited: _containers.RepeatedCompositeFieldContainer[SeedObservation]
+    fork_change: str
+    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ...) -> None: ...
 
 class RunResumed(_message.Message):
     __slots__ = ("accepted_sequence", "from_step", "checkpoint_ref", "superseded", "reason")

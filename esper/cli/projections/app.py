@@ -37,7 +37,7 @@ def rebuild(
 
 @app.command(epilog="Example: esper projections lag --json")
 def lag(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
-    """How many records each projection has not folded yet, against the archive; of one that is kept, its keeper says."""
+    """How many records each projection lacks, against the archive; of one that is being kept, its keeper says it."""
     from esper.cli.projections.commands import lag_command  # noqa: PLC0415
 
     lag_command(data_dir, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -15,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from esper.cli.output import say, say_json, table
 from esper.cli.read import history_of
-from projections.registry import PROJECTIONS, file_of, named
 from projections.manifest import covered
 from projections.projection import Projection
 from projections.rebuild import behind, rebuild, seen
+from projections.registry import PROJECTIONS, file_of, named
 
 ASK_S: Final = 2.0
 _STATES: Final = {
@@ -95,12 +96,12 @@ class _progress:  # noqa: N801 - a context manager that reads like a function
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            disable=not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task(name, total=None)
 
     def __enter__(self) -> Callable[[int, int], None]:
-        if self._bar.console.is_terminal:
-            self._bar.start()
+        self._bar.start()
         return lambda done, total: self._bar.update(self._task, completed=done, total=total)
 
     def __exit__(self, *_error: object) -> None:
@@ -131,8 +132,8 @@ def _behind(records: Any) -> str:
 def _live(data_dir: Path) -> Mapping[str, int]:
     """What the worker says of the projections that it keeps: nothing where none runs or it does not answer."""
     try:
-        address = json.loads((data_dir / "run" / "worker.json").read_bytes())
-        with urllib.request.urlopen(f"http://127.0.0.1:{int(address['port'])}/metrics", timeout=ASK_S) as answer:
+        ((target,),) = (each["targets"] for each in json.loads((data_dir / "run" / "worker.json").read_bytes()))
+        with urllib.request.urlopen(f"http://{target}/metrics", timeout=ASK_S) as answer:
             text = answer.read().decode()
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -9,13 +9,14 @@ from typing import Final
 
 from esper.errors import InvalidInput
 from esper.kasmina.sites import Site
+from esper.leyline.objects import ObjectStore
 from esper.tolaria.data import Samples
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.cifar10 import cifar10
 from esper.tolaria.tasks.digits import digits, digits_wide
 from esper.tolaria.tasks.spirals import spirals
 from esper.tolaria.tasks.task import Task
-from esper.tolaria.tasks.user_file import user_task
+from esper.tolaria.tasks.user_file import recorded_user_task, user_task
 
 BUILTIN: Final[dict[str, Callable[[], Task]]] = {
     "digits": digits,
@@ -47,6 +48,11 @@ def load_task(name: str) -> Task:
     )
 
 
+def recorded_task(name: str, source: str, objects: ObjectStore) -> Task:
+    """The task that a run was trained on, where `source` is what it recorded; a person's own as it was then."""
+    return recorded_user_task(name, source, objects) if source.startswith("file:") else load_task(name)
+
+
 def _sized(task: Task, params: str) -> Task:
     if task.sized_host is None or not params.isdecimal():
         raise InvalidInput(f"task {task.name}: {params!r} is no number of parameters; write NAME@1200")
@@ -54,4 +60,4 @@ def _sized(task: Task, params: str) -> Task:
     return replace(task, make_host=lambda: sized_host(wanted))
 
 
-__all__ = ["BUILTIN", "Samples", "Site", "Task", "load_task"]
+__all__ = ["BUILTIN", "Samples", "Site", "Task", "load_task", "recorded_task"]

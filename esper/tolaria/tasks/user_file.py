@@ -5,11 +5,29 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from esper.errors import EsperError, InvalidInput
+from esper.leyline.objects import ObjectStore
 from esper.tolaria.tasks.task import Task
+
+
+def recorded_user_task(reference: str, source: str, objects: ObjectStore) -> Task:
+    """The task as it was when a run recorded its `source`: the file, or what the run kept of it where that has changed.
+
+    Raises InvalidInput where neither is there, and as `user_task` does.
+    """
+    location, _, function = reference.rpartition(":")
+    path, digest = Path(location), source.removeprefix("file:")
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+        return user_task(reference)
+    code = objects.get(f"sha256:{digest}")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(code)
+        return user_task(f"{copy}:{function}")
 
 
 def user_task(reference: str) -> Task:

@@ -12,7 +12,7 @@ import torch
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.tolaria import checkpoint
-from esper.tolaria.checkpoint import Position
+from esper.tolaria.checkpoint import Position, tensors_of
 from esper.tolaria.snapshots import Snapshot, SnapshotCache
 from esper.tolaria.state_tree import FlatState, digest, flatten, unflatten
 
@@ -81,7 +81,8 @@ def test_two_runs_never_share_a_checkpoint_object(tmp_path: Path) -> None:
 def test_a_changed_byte_is_corrupt_and_a_missing_object_is_named(tmp_path: Path) -> None:
     objects = ObjectStore(tmp_path)
     saved = checkpoint.save(objects, flatten(TREE), b"root", PLACE)
-    path = next(path for path in tmp_path.rglob("*") if path.is_file() and saved.tensors_ref.endswith(path.name))
+    tensors = tensors_of(objects, saved.ref)
+    path = next(path for path in tmp_path.rglob("*") if path.is_file() and tensors.endswith(path.name))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -1,0 +1,136 @@
+"""`esper replay`: train a run again from its record alone, and say whether it comes to the same, bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from esper.cli import RUN_FAILED
+from esper.cli.output import BOLD, DIM, GREEN, RED, complain, say, say_json, styled
+from esper.cli.read import history_of, run_ids
+from esper.cli.run_ids import resolve
+from esper.errors import InvalidInput
+from esper.history import Recorded
+from esper.leyline.objects import ObjectStore
+from esper.tolaria.config import RunConfig
+from esper.tolaria.ports import Clock
+
+if TYPE_CHECKING:
+    from esper.tolaria.replay import Replayed
+    from projections.history import History
+
+REDRAWN_S: Final = 0.1
+
+
+def recorded_run(history: History, run_id: str) -> Recorded:
+    """All that the archive knows of a run, its ancestors' part included."""
+    from projections.lineage import facts, requests  # noqa: PLC0415 - DuckDB, and only where it is needed
+
+    return Recorded.of(run_id, facts(history, run_id), requests(history, run_id))
+
+
+def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | None, *, as_json: bool) -> int:
+    """Replay a run and print the verdict; 0 where all agrees, 1 where something does not."""
+    with history_of(data_dir) as history:
+        recorded = recorded_run(history, resolve(word, run_ids(history)))
+    reached = recorded.state.world.step
+    if from_step > reached or (to_step is not None and not from_step <= to_step):
+        raise InvalidInput(
+            f"run {recorded.run_id} has the steps 0 to {reached}; --from {from_step} --to {to_step} is no part of it"
+        )
+    objects = ObjectStore(data_dir / "objects")
+    if not as_json:
+        say(styled("preparing the run's task", DIM))
+    import torch  # noqa: PLC0415 - takes two seconds
+
+    from esper.tolaria.replay import replay_run  # noqa: PLC0415
+    from esper.tolaria.run import find_device  # noqa: PLC0415
+    from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
+    from esper.tolaria.versions import differences  # noqa: PLC0415
+
+    config = RunConfig.from_json(recorded.root.config_json)
+    find_device(config.device)
+    task = recorded_task(config.task, recorded.root.task_source, objects)
+    torch.set_num_threads(config.threads)
+    different = list(differences(recorded.root, task))
+    for difference in different:
+        complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
+    with _shown(recorded, to_step, quiet=as_json) as watch:
+        replayed = replay_run(
+            recorded,
+            task,
+            objects=objects,
+            clock=Clock(time.monotonic, time.time_ns),
+            from_step=from_step,
+            to_step=to_step,
+            watch=watch,
+        )
+    live = _live_steps_per_s(recorded)
+    if as_json:
+        speeds = {"steps_per_s": _speed(replayed), "live_steps_per_s": live}
+        say_json({"run_id": recorded.run_id, **replayed.to_dict(), **speeds, "differences": different})
+    else:
+        say("\n".join(_verdict(recorded.run_id, replayed, live)))
+    return RUN_FAILED if replayed.diverged else 0
+
+
+def _speed(replayed: Replayed) -> float:
+    return round(replayed.steps / max(replayed.wall_s, 1e-9), 1)
+
+
+def _live_steps_per_s(recorded: Recorded) -> float:
+    """How fast the run was when it was live, from its first fact to its last epoch; pauses of a resumed run count."""
+    epochs = [fact for fact in recorded.facts if fact.HasField("epoch_completed")]
+    if not epochs:
+        return 0.0
+    took_s = (epochs[-1].recorded_at_ns - recorded.facts[0].recorded_at_ns) / 1e9
+    return round(recorded.root.steps_per_epoch * len(epochs) / max(took_s, 1e-9), 1)
+
+
+def _verdict(run_id: str, replayed: Replayed, live: float) -> Iterator[str]:
+    stretch = f"steps {replayed.from_step} to {replayed.step}"
+    if replayed.diverged is None:
+        yield styled(f"run {run_id} replays bit for bit, {stretch}", BOLD, GREEN)
+    else:
+        yield styled(f"run {run_id} diverges at {replayed.diverged}", BOLD, RED)
+        for name in replayed.diverged.tensors[:10]:
+            yield f"  {name}"
+        if len(replayed.diverged.tensors) > 10:
+            yield f"  and {len(replayed.diverged.tensors) - 10} more"
+    yield (
+        f"{replayed.digests_checked:,} digests, {replayed.decisions_checked:,} decisions and {replayed.facts:,} facts "
+        f"{'agree' if replayed.diverged is None else 'were compared up to there'}"
+    )
+    if replayed.decisions_of_another_policy:
+        yield (
+            f"{replayed.decisions_of_another_policy:,} decisions are of a policy that this Esper does not have: only "
+            "the choice was made again, from mask, logits and draw"
+        )
+    speed = f"{_speed(replayed):,.0f} steps/s, live it was {live:,.0f}"
+    yield f"{replayed.steps:,} steps in {replayed.wall_s:.1f} s: {speed}"
+
+
+@contextmanager
+def _shown(recorded: Recorded, to_step: int | None, *, quiet: bool) -> Iterator[Callable[[Replayed], None]]:
+    """A bar on a terminal, on stderr so that stdout is for the verdict; nothing elsewhere."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    console = Console(stderr=True, quiet=quiet)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        end = recorded.state.world.step if to_step is None else to_step
+        shown = bar.add_task(f"replaying {recorded.run_id}", total=end, what="")
+        last = 0.0
+
+        def watch(replayed: Replayed) -> None:
+            nonlocal last
+            if replayed.wall_s - last >= REDRAWN_S:
+                last = replayed.wall_s
+                agree = f"{replayed.digests_checked} digests agree, {_speed(replayed):,.0f} steps/s"
+                bar.update(shown, completed=replayed.step, what=f"step {replayed.step}, {agree}")
+
+        yield watch

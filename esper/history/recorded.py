@@ -1,0 +1,69 @@
+"""A run as it is recorded: the facts that count, and the decisions and commands that they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from contracts.leyline.v1.event_pb2 import RunStarted
+from esper.errors import InvalidInput
+from esper.history.accepted import accept
+from esper.history.state import RunState, marks
+from esper.leyline.envelope import Event, body_name
+from esper.leyline.signing import Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is known of a run, its ancestors' part included: `facts` have the sequences 1, 2, 3, ...
+
+    `decisions` are by the packet that they answer, `commands` by their id, both as they were signed.
+    """
+
+    run_id: str
+    facts: Sequence[Event]
+    state: RunState
+    decisions: dict[bytes, Signed] = field(default_factory=dict)
+    commands: dict[bytes, Signed] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run_id: str, facts: Iterable[Event], requests: Iterable[tuple[Event, Signed]]) -> Recorded:
+        """The run in `facts`, which come in the order of the log, ancestors' first.
+
+        Raises InvalidInput where they are no run, or where the fold stops: nobody can go on from what cannot be true.
+        """
+        accepted = accept(facts)
+        if accepted.state.problem is not None:
+            raise InvalidInput(f"the history of run {run_id} does not hold together: {accepted.state.problem}")
+        if not accepted.facts:
+            raise InvalidInput(f"run {run_id} has no facts in this archive")
+        recorded = cls(run_id, accepted.facts, accepted.state)
+        for event, signed in requests:
+            if body_name(event) == "decision_made":
+                recorded.decisions.setdefault(event.decision_made.packet_id, signed)
+            else:
+                recorded.commands.setdefault(event.event_id, signed)
+        return recorded
+
+    @property
+    def started(self) -> RunStarted:
+        """The run's first fact, a fork's own; it has the configuration that counts at the end."""
+        bodies = [fact.run_started for fact in self.facts if fact.HasField("run_started")]
+        return bodies[-1]
+
+    @property
+    def root(self) -> RunStarted:
+        """The first fact of all, the oldest ancestor's."""
+        return self.facts[0].run_started
+
+    def checkpoints(self) -> list[Event]:
+        """The CheckpointSaved of every checkpoint that is kept and lies on the surviving timeline, the oldest first."""
+        # Of what a rollback left, not of its own fact: that one comes after the state which the rollback restored.
+        path = {mark.sequence for mark in marks(self.state)}
+        return [
+            fact
+            for fact in self.facts
+            if fact.HasField("checkpoint_saved")
+            and fact.checkpoint_saved.ref in self.state.standing.checkpoints
+            and fact.checkpoint_saved.upto_sequence in path
+        ]

@@ -1,0 +1,87 @@
+"""A run's whole history out of the archive: a fork's begins with its ancestors', up to where it left them.
+
+Nothing is copied when a run is forked. Its first fact names its parent, the last sequence that both share, and as its
+cause the very fact; whoever reads a run through this module reads the shared part too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from contracts.topics import COMMANDS
+from esper.leyline import envelope
+from esper.leyline.envelope import Event
+from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, Signed
+from projections.history import History
+
+BATCH: Final = 2_000
+_EVER: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run's facts up to and with the offset `upto` of its partition; all of them for the run itself."""
+
+    run_id: str
+    upto: int = _EVER
+
+
+def lineage(history: History, run_id: str) -> list[Stretch]:
+    """The stretches that a run's history is made of, the oldest ancestor's first; one for a run that is no fork.
+
+    An ancestor whose fact the archive does not have (an exported folder may lack it) contributes nothing.
+    """
+    stretches = [Stretch(run_id)]
+    while (parent := _parent(history, stretches[0].run_id)) is not None and parent.run_id not in _ids(stretches):
+        stretches.insert(0, parent)
+    return stretches
+
+
+def facts(history: History, run_id: str) -> Iterator[Event]:
+    """Every fact of the run and of its ancestors, in the order in which a fold takes them."""
+    query = "SELECT log_raw FROM log.facts WHERE run_id = ? AND log_offset <= ? ORDER BY log_partition, log_offset"
+    for stretch in lineage(history, run_id):
+        for (raw,) in _rows(history, query, [stretch.run_id, stretch.upto]):
+            yield envelope.parse(raw)
+
+
+def requests(history: History, run_id: str) -> Iterator[tuple[Event, Signed]]:
+    """Every decision and command for the run and for its ancestors, as it was signed, in the order of the log.
+
+    An ancestor's are all there, those after the fork too: the facts say which of them the run followed.
+    """
+    query = "SELECT log_raw, log_headers FROM log.every WHERE run_id = ? AND log_topic = ? ORDER BY log_offset"
+    for stretch in lineage(history, run_id):
+        for raw, headers in _rows(history, query, [stretch.run_id, COMMANDS.name]):
+            yield envelope.parse(raw), _signed(raw, headers)
+
+
+def _ids(stretches: Sequence[Stretch]) -> set[str]:
+    return {stretch.run_id for stretch in stretches}
+
+
+def _parent(history: History, run_id: str) -> Stretch | None:
+    """The stretch of the parent that a fork shares; None for a run that is no fork."""
+    query = (
+        "SELECT parent_run_id, parent_sequence, causation_id FROM log.run_started WHERE run_id = ? ORDER BY log_offset"
+    )
+    row = history.connection.cursor().execute(query, [run_id]).fetchone()
+    if row is None or not row[0]:
+        return None
+    query = "SELECT log_offset FROM log.facts WHERE run_id = ? AND sequence = ? ORDER BY event_id = ? DESC, log_offset"
+    shared = history.connection.cursor().execute(query, [*row]).fetchone()
+    return None if shared is None else Stretch(row[0], shared[0])
+
+
+def _rows(history: History, query: str, parameters: list[Any]) -> Iterator[tuple[Any, ...]]:
+    answer = history.connection.cursor().execute(query, parameters)
+    while rows := answer.fetchmany(BATCH):
+        yield from rows
+
+
+def _signed(raw: bytes, headers: Sequence[Any]) -> Signed:
+    named = {header["key"]: header["value"] for header in headers}
+    key_id = named.get(HEADER_KEY_ID)
+    return Signed(raw, key_id.decode("utf-8", "replace") if key_id else None, named.get(HEADER_SIGNATURE))

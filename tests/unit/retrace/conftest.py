@@ -1,0 +1,182 @@
+"""Runs in memory with all that a run can meet: growth, culls, a person's commands, faults, rollbacks, slow deciders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from contracts.leyline.v1 import leyline_pb2 as leyline
+from esper.history import Recorded
+from esper.kasmina.settings import SeedSettings
+from esper.leyline.envelope import Event, body_name
+from esper.leyline.objects import ObjectStore
+from esper.leyline.signing import Signed
+from esper.leyline.verifier import CommandVerifier
+from esper.testing import KEYS, REAL_CLOCK, MemoryLog, command_event, seed_command, signed
+from esper.tolaria.config import RunConfig
+from esper.tolaria.replay import Replayed, replay_run
+from esper.tolaria.result import RunResult
+from esper.tolaria.tasks import Samples, Site, Task
+from esper.tolaria.tasks.task import cross_entropy
+from esper.tolaria.train import train
+
+Command = Callable[[str], Event]
+
+EPOCHS = 10
+STEPS = 3
+QUICK = SeedSettings(
+    training_epochs=1,
+    blend_epochs=1,
+    embargo_epochs=1,
+    probation_patience=2,
+    harm_z=50.0,  # so that seeds of a network this small get through the gates now and then
+    drift_z=50.0,
+    benefit_z=0.0,
+    regression_z=50.0,
+)
+
+
+def tiny(**changes: Any) -> Task:
+    """A task whose whole run takes a second, with dropout so that the random streams count."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(120, 4, generator=generator)
+    targets = (inputs[:, 0] * inputs[:, 1] > 0).long()
+    parts = [Samples(inputs[a:b], targets[a:b]) for a, b in ((0, 48), (48, 84), (84, 120))]
+    layers = (nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.1), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+    settings: dict[str, Any] = {
+        "name": "tiny",
+        "make_host": lambda: nn.Sequential(*(type(each)(*_sizes(each)) for each in layers)),
+        "sites": (Site("1", "vector"), Site("4", "vector")),
+        "epochs": EPOCHS,
+        "batch_size": 16,
+        "learning_rate": 1e-2,
+    }
+    return Task(train=parts[0], probe=parts[1], test=parts[2], **(settings | changes))
+
+
+def _sizes(layer: nn.Module) -> tuple[Any, ...]:
+    if isinstance(layer, nn.Linear):
+        return (layer.in_features, layer.out_features)
+    return (0.1,) if isinstance(layer, nn.Dropout) else ()
+
+
+class Fault:
+    """A loss that is no number at the calls named, counted over calls with gradient: it strikes once, like chance."""
+
+    def __init__(self, calls: Iterable[int]) -> None:
+        self._calls = set(calls)
+        self._made = 0
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = cross_entropy(logits, targets)
+        if torch.is_grad_enabled():
+            self._made += 1
+            if self._made in self._calls:
+                return loss * math.nan
+        return loss
+
+
+class Scripted(MemoryLog):
+    """A log that delivers a person's commands when the run asks for the so-many-th time."""
+
+    def __init__(self, objects: ObjectStore, script: dict[int, Command]) -> None:
+        super().__init__(objects=objects)
+        self._script = script
+        self._asked = 0
+        self.requests: list[tuple[Event, Signed]] = []
+
+    def take_commands(self) -> list[Signed]:
+        """What is due now."""
+        due = self._script.get(self._asked)
+        self._asked += 1
+        if due is not None:
+            event = due("run")
+            self.requests.append((event, signed(event)))
+            self.send(self.requests[-1][1])
+        return super().take_commands()
+
+
+class Lived:
+    """A run that was trained: its log and objects, and what a replay makes of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.objects = ObjectStore(folder / "objects")
+        self.log = Scripted(self.objects, {})
+        self.result: RunResult | None = None
+        self.config = RunConfig(task="tiny")
+
+    @staticmethod
+    def germinate(seed_id: str, blueprint_id: str = "BP009") -> Command:
+        return lambda run_id: seed_command(run_id, leyline.SEED_OPERATION_GERMINATE, seed_id, blueprint_id)
+
+    @staticmethod
+    def cull(seed_id: str) -> Command:
+        return lambda run_id: seed_command(run_id, leyline.SEED_OPERATION_CULL, seed_id)
+
+    @staticmethod
+    def go_back(level: str) -> Command:
+        command = leyline.AdaptationCommand(command_type=leyline.COMMAND_TYPE_ROLLBACK)
+        command.rollback_payload.update({"level": level})
+        return lambda run_id: command_event(run_id, command)
+
+    @staticmethod
+    def set_rate(rate: float) -> Command:
+        payload = leyline.CommandOptimizerAdjustment(optimizer_id="host", hyperparameters={"lr": rate})
+        command = leyline.AdaptationCommand(command_type=leyline.COMMAND_TYPE_OPTIMIZER, optimizer_adjustment=payload)
+        return lambda run_id: command_event(run_id, command)
+
+    tiny = staticmethod(tiny)
+
+    def train(
+        self,
+        script: dict[int, Command] | None = None,
+        faults: Iterable[int] = (),
+        miss: int = 0,
+        should_stop: Callable[[], bool] = lambda: False,
+        task: Task | None = None,
+        **config: Any,
+    ) -> Lived:
+        """Live it."""
+        settings = {"task": "tiny", "policy": "random", "decision_timeout_s": None, "keep_checkpoints": 0}
+        self.config = RunConfig(**(settings | {"seeds": QUICK} | config))
+        self.log = Scripted(self.objects, script or {})
+        self.log.miss(miss)
+        self.result = train(
+            self.config,
+            task or tiny(per_sample_loss=Fault(faults)),
+            self.log,
+            clock=REAL_CLOCK,
+            objects=self.objects,
+            verifier=CommandVerifier(KEYS),
+            run_id="run",
+            should_stop=should_stop,
+        )
+        return self
+
+    def recorded(self, events: Iterable[Event] | None = None) -> Recorded:
+        """What its log says of it, or what `events` say instead."""
+        events = list(self.log.events if events is None else events)
+        requests = [(e, signed(e)) for e in events if body_name(e) in ("decision_made", "adaptation_command")]
+        return Recorded.of("run", [e for e in events if e.sequence], [*requests, *self.log.requests])
+
+    def replay(self, events: Iterable[Event] | None = None, *, task: Task | None = None, **where: Any) -> Replayed:
+        """Live it again."""
+        return replay_run(self.recorded(events), task or tiny(), objects=self.objects, clock=REAL_CLOCK, **where)
+
+    def copies(self) -> list[Event]:
+        """Its events, to be tampered with."""
+        return [Event.FromString(event.SerializeToString()) for event in self.log.events]
+
+    def count(self, name: str) -> int:
+        return len(self.log.bodies(name))
+
+
+@pytest.fixture
+def lived(tmp_path: Path) -> Lived:
+    return Lived(tmp_path)
