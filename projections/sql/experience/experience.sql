@@ -47,17 +47,17 @@ WITH claims AS (
     ) AS back ON back.packet_id = ordered.event_id
 ), made AS (
     SELECT * FROM decided QUALIFY row_number() OVER (PARTITION BY packet_id ORDER BY place) = 1
-), ended AS (
-    SELECT *
-    FROM finished
-    WHERE NOT EXISTS (
-        FROM claims
-        WHERE claims.run_id = finished.run_id AND claims.incarnation > finished.incarnation
-            AND finished.sequence > claims.to_sequence
-    )
-    QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY sequence DESC) = 1
 ), begun AS (
     SELECT * FROM started QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY place) = 1
+), owner AS (
+    SELECT run_id, max(incarnation) AS incarnation
+    FROM (SELECT run_id, incarnation FROM begun UNION ALL SELECT run_id, incarnation FROM claims)
+    GROUP BY run_id
+), ended AS (
+    SELECT fact.*
+    FROM finished AS fact
+    JOIN owner ON owner.run_id = fact.run_id AND owner.incarnation = fact.incarnation
+    QUALIFY row_number() OVER (PARTITION BY fact.run_id ORDER BY place DESC) = 1
 ), became AS (
     SELECT * FROM outcomes QUALIFY row_number() OVER (PARTITION BY run_id, command_id ORDER BY place) = 1
 ), report AS (
@@ -118,7 +118,7 @@ SELECT
     CASE WHEN next_packet_id IS NOT NULL THEN packet.next_flops END AS next_flops,
     CASE WHEN next_packet_id IS NOT NULL THEN packet.next_hook END AS hook_ms,
     packet.undone_at IS NOT NULL AS undone,
-    packet.undone_reason,
+    nullif(packet.undone_reason, '') AS undone_reason,
     next_packet_id IS NULL AND (ended.run_id IS NOT NULL OR undone) AS is_last,
     ended.status AS run_status,
     CASE WHEN NOT isnan(ended.test_accuracy) THEN ended.test_accuracy END AS test_accuracy,

@@ -1,5 +1,5 @@
 -- One row per run, as the archive's view of this name has it; `control_accuracy` is that of its control run. What an
--- incarnation wrote that another one superseded, and what a rollback went behind, does not count.
+-- incarnation wrote that another one superseded, and epochs that a rollback went behind, do not count.
 WITH claims AS (
     SELECT *
     FROM jumps
@@ -19,15 +19,16 @@ WITH claims AS (
     )
 ), begun AS (
     SELECT * FROM started QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY place) = 1
+), owner AS (
+    SELECT run_id, max(incarnation) AS incarnation
+    FROM (SELECT run_id, incarnation FROM begun UNION ALL SELECT run_id, incarnation FROM claims)
+    GROUP BY run_id
 ), ended AS (
+    -- Whoever takes a run over goes on with it, however it had ended.
     SELECT fact.*
     FROM finished AS fact
-    WHERE NOT EXISTS (
-        FROM cuts
-        WHERE cuts.run_id = fact.run_id AND cuts.to_sequence < fact.sequence
-            AND (cuts.place > fact.place OR cuts.incarnation > fact.incarnation)
-    )
-    QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY place DESC) = 1
+    JOIN owner ON owner.run_id = fact.run_id AND owner.incarnation = fact.incarnation
+    QUALIFY row_number() OVER (PARTITION BY fact.run_id ORDER BY place DESC) = 1
 ), reached AS (
     SELECT fact.run_id, max(epoch) AS epoch, max(step) AS step, max(recorded_at_ns) AS recorded_at_ns,
         max_by(probe_accuracy, place) AS probe_accuracy, max_by(probe_loss, place) AS probe_loss,
@@ -39,10 +40,6 @@ WITH claims AS (
             AND (cuts.place > fact.place OR cuts.incarnation > fact.incarnation)
     )
     GROUP BY fact.run_id
-), owner AS (
-    SELECT run_id, max(incarnation) AS incarnation
-    FROM (SELECT run_id, incarnation FROM begun UNION ALL SELECT run_id, incarnation FROM claims)
-    GROUP BY run_id
 ), control AS (
     SELECT begun.control_of AS run_id, arg_max(ended.test_accuracy, begun.recorded_at_ns) AS test_accuracy
     FROM begun
