@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from projections.history import History
 
-__all__ = ["open_history"]
+__all__ = ["open_history", "open_sample"]
 
 
-def open_history(archive: Path) -> History:
-    """The history in the folder `archive` as SQL; see `projections.history`. DuckDB is imported here and not before."""
+def open_history(archive: Path | str) -> History:
+    """The history in the folder `archive`, or at an address such as `s3://bucket/archive`, as SQL.
+
+    See `projections.history`. Every view is there, without rows where nothing is archived yet. An archive at an address
+    is copied to this machine first, what is new of it. DuckDB is imported here and not before.
+    """
     from projections.history import History  # noqa: PLC0415
 
-    return History(archive)
+    if isinstance(archive, Path) or "://" not in archive:
+        return History(Path(archive))
+    import time  # noqa: PLC0415
+
+    from projections.transfer import Mirror  # noqa: PLC0415
+
+    mirror = Mirror(archive, time.time)
+    return History(mirror.source.local) if mirror.source.local is not None else History(mirror.folder, mirror)
+
+
+def open_sample() -> History:
+    """The small history that Esper carries: four runs to try a question on."""
+    from projections.sample import sample  # noqa: PLC0415
+
+    return sample()

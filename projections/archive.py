@@ -11,7 +11,9 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -26,11 +28,14 @@ from projections import files, manifest, parquet
 from projections.columns import INVALID, shape_of
 from projections.decode import decode
 from projections.manifest import FileEntry, Gap, Manifest, Place
-from projections.records import Record
+from projections.records import Batch, Record, batches_of
 from projections.regularity import Regularity
 
 KEEP_REPLACED_S: Final = 600.0
 """How long a replaced file stays for readers that hold an older manifest: longer than any query takes."""
+
+WRITERS: Final = 4
+"""Files that are encoded and synced at once: a flush has one for every body type."""
 
 LOCK: Final = "lock"
 FILES: Final = "files"
@@ -43,11 +48,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What one flush did."""
+    """What one flush did; `lost` are offsets that the log jumped over."""
 
     rows: int
     invalid: int
     files: int
+    lost: int = 0
 
 
 class Archive:
@@ -72,6 +78,7 @@ class Archive:
         except BaseException:
             os.close(self._lock)
             raise
+        self._writers = ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="archive-file")
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +90,7 @@ class Archive:
 
     def close(self) -> None:
         """Let another process own the archive. Nothing is pending: every call commits before it returns."""
+        self._writers.shutdown()
         os.close(self._lock)
 
     def append(self, records: Sequence[Record]) -> Flushed:
@@ -91,12 +99,17 @@ class Archive:
         Offsets that are already archived are left out, so a repeated fetch does no harm; offsets that were jumped over
         are noted as gaps. Returns when everything is durable and readable.
         """
-        fresh, next_offsets, gaps = self._fresh(records)
+        return self.take(batches_of(records))
+
+    def take(self, batches: Iterable[Batch]) -> Flushed:
+        """The same for records in batches, as the log gives them in bulk."""
+        fresh, next_offsets, gaps = self._fresh(batches)
         if not fresh:
             return Flushed(0, 0, 0)
         generation = self.manifest.generation + 1
         tables = decode(fresh, self._keys, self._regularity)
-        entries = [self._write(name, table, generation) for name, table in sorted(tables.items())]
+        # Encoding and syncing release the interpreter, and files that are synced together share the disk's journal.
+        entries = list(self._writers.map(lambda name: self._write(name, tables[name], generation), sorted(tables)))
         files.sync_folder(self.folder / FILES)
         self._commit(
             replace(
@@ -107,7 +120,7 @@ class Archive:
             )
         )
         invalid = tables[INVALID].num_rows if INVALID in tables else 0
-        return Flushed(len(fresh), invalid, len(entries))
+        return Flushed(sum(map(len, fresh)), invalid, len(entries), sum(gap.next - gap.first for gap in gaps))
 
     def swap(self, old: frozenset[str], new: FileEntry, now_s: float) -> bool:
         """Put a merged file in the place of those that it was made of; False where the proposal does not fit.
@@ -137,24 +150,29 @@ class Archive:
         return replace(entry, generation=self.manifest.generation + 1) if entry is new else entry
 
     def _commit(self, changed: Manifest) -> None:
-        committed = replace(changed, generation=self.manifest.generation + 1)
+        archive_id = changed.archive_id or secrets.token_hex(8)
+        committed = replace(changed, generation=self.manifest.generation + 1, archive_id=archive_id)
         manifest.save(self.folder, committed)
         self.manifest = committed
 
-    def _fresh(self, records: Sequence[Record]) -> tuple[list[Record], Mapping[Place, int], list[Gap]]:
+    def _fresh(self, batches: Iterable[Batch]) -> tuple[list[Batch], Mapping[Place, int], list[Gap]]:
         """The records that are not archived yet, the offsets after them, and what was jumped over on the way."""
         ends = dict(self.manifest.next_offsets)
-        fresh: list[Record] = []
+        fresh: list[Batch] = []
         gaps: list[Gap] = []
-        for record in records:
-            place = (record.topic, record.partition)
+        for batch in batches:
+            place, offsets = (batch.topic, batch.partition), batch.offsets
             end = ends.get(place, 0)
-            if record.offset < end:
-                continue
-            if record.offset > end:
-                gaps.append(Gap(*place, end, record.offset))
-            ends[place] = record.offset + 1
-            fresh.append(record)
+            new = batch
+            if not offsets or offsets[0] != end or offsets[-1] + 1 - end != len(offsets):
+                places, jumps, end = _new(offsets, end)
+                gaps += (Gap(*place, *jump) for jump in jumps)
+                new = batch.at(places)
+            else:
+                end = offsets[-1] + 1
+            if len(new):
+                ends[place] = end
+                fresh.append(new)
         return fresh, ends, gaps
 
     def _write(self, name: str, table: Any, generation: int) -> FileEntry:
@@ -194,6 +212,20 @@ class Archive:
         for path in orphans:
             path.unlink()
         return len(orphans)
+
+
+def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Which of `offsets` are at or after `end` and count up, what they jump over, and the offset after the last."""
+    places: list[int] = []
+    jumps: list[tuple[int, int]] = []
+    for place, offset in enumerate(offsets):
+        if offset < end:
+            continue
+        if offset > end:
+            jumps.append((end, offset))
+        places.append(place)
+        end = offset + 1
+    return places, jumps, end
 
 
 def _offsets(table: Any) -> dict[Place, tuple[int, int]]:

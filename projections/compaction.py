@@ -17,16 +17,19 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from projections import files
 from projections.columns import INVALID
 from projections.manifest import FileEntry, Manifest, Place, entry_from_json, entry_to_json
 from projections.parquet import ROW_GROUP
 from projections.verify import FILES
+
+if TYPE_CHECKING:
+    from projections.archive import Archive
 
 MERGE_AT: Final = 20
 """Files of one type and level: a reader pays about 0.1 ms a file, a merge rewrites its rows."""
@@ -99,6 +102,24 @@ def merge(archive: Path, job: Job) -> Proposal:
         offsets=_union(job.inputs),
     )
     return Proposal(names, merged, ())
+
+
+def merge_all(
+    owned: Archive, merge_at: int, now_s: Callable[[], float], progress: Callable[[int], None] = lambda _bytes: None
+) -> set[str]:
+    """Every merge of at least `merge_at` files that can be made, here and now; the names of files that are damaged.
+
+    `progress` is told the bytes of the files that were merged.
+    """
+    damaged: set[str] = set()
+    while jobs := plan(owned.manifest, damaged, merge_at=merge_at):
+        for job in jobs:
+            proposal = merge(owned.folder, job)
+            damaged.update(proposal.damaged)
+            if proposal.merged is not None:
+                owned.swap(proposal.inputs, proposal.merged, now_s())
+            progress(sum(entry.size for entry in job.inputs))
+    return damaged
 
 
 def _write(path: Path, inputs: list[Path], table: str) -> None:

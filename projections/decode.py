@@ -1,181 +1,125 @@
 """Records of the log become columns: one Arrow table per body type, and one of the records that are no valid event.
 
-The split parses every record once with the twin message (bodies stay encoded), then ptars turns the envelopes and the
-bodies of one type into columns together: 2 to 3 µs an event against 5 to 10 in plain Python. What ptars will not take
-is decoded by `decode_python`, which must give the same values, and what protobuf will not take is kept raw in the table
-`invalid` with the reason. No record is ever left out.
+`split` parses every record once, by ptars, into columns of envelopes and encoded bodies; the bodies of one type then
+become columns together. No Python object is made per record but for its signature: 3 µs an event. What ptars will not
+take is decoded by `decode_python`, which must give the same values, and what protobuf will not take is kept raw in the
+table `invalid` with the reason. No record is ever left out.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-import ptars
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 
-from contracts.topics import BY_BODY, RUNS
-from esper.leyline.envelope import SCHEMA_VERSION
-from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing
+from contracts.topics import RUNS
+from esper.leyline.signing import KeyRing
 from projections import decode_python
 from projections.columns import BODIES, INVALID, STRUCT, arrow_schema
-from projections.records import Record
+from projections.records import Batch
 from projections.regularity import Regularity
-from projections.rows import Group, invalid_table, log_columns, struct_json
-from projections.twin import ENVELOPE_TWIN, Parts, twin_of
+from projections.rows import log_columns, struct_json
+from projections.split import HANDLERS, NAMES, Split, split
+from projections.twin import twin_of
 
-CHUNK: Final = 10_000
-"""Records decoded together: larger chunks are slower (more live objects), smaller ones pay more per call."""
+_FACTS: Final = np.array([*(name in RUNS.bodies for name in NAMES), False])
+"""Whether a kind is a fact; the last place stands for -1, no event."""
 
 _log = logging.getLogger(__name__)
-_handlers = ptars.HandlerPool([ENVELOPE_TWIN.file], ptars.PtarsConfig(timestamp_unit="us"))
-_TOPIC_OF: Final = {body: topic.name for body, topic in BY_BODY.items()}
 
 
 def decode(
-    records: Sequence[Record], keys: KeyRing | None = None, regularity: Regularity | None = None
+    batches: Sequence[Batch], keys: KeyRing | None = None, regularity: Regularity | None = None
 ) -> dict[str, pa.Table]:
-    """`records` as one table per body type that occurs, plus `invalid`; every record is in exactly one of them.
+    """The records as one table per body type that occurs, plus `invalid`; every record is in exactly one of them.
 
     With `keys` every signature is verified. `regularity` remembers the records before these. Rows keep the order of
-    `records`.
+    `batches`.
     """
-    regularity = regularity or Regularity()
-    tables: dict[str, list[pa.Table]] = {}
-    for start in range(0, len(records), CHUNK):
-        for name, table in _decode_chunk(records[start : start + CHUNK], keys, regularity).items():
-            tables.setdefault(name, []).append(table)
-    return {name: pa.concat_tables(parts) for name, parts in tables.items()}
+    found = split(batches, keys)
+    bodies = {kind: _bodies(found, kind) for kind in np.unique(found.kinds).tolist() if kind >= 0}
+    log = log_columns(batches)
+    regular = _regular(found, log[1].to_numpy(), regularity or Regularity())
+    order = np.argsort(found.kinds, kind="stable")
+    ends = np.searchsorted(found.kinds[order], np.arange(-1, len(NAMES)), side="right").tolist()
+    sorted_rows = [column.take(pa.array(order)) for column in (*log, regular, *found.envelope())]
+    tables: dict[str, pa.Table] = {}
+    if ends[0]:
+        tables[INVALID] = _invalid([column.slice(0, ends[0]) for column in sorted_rows[: len(log)]], found, order)
+    for kind, body in bodies.items():
+        first, end = ends[kind], ends[kind + 1]
+        if first < end:
+            rows = [column.slice(first, end - first) for column in sorted_rows]
+            columns = [*rows[: len(log)], pa.repeat(NAMES[kind], end - first), *rows[len(log) :], *body]
+            tables[NAMES[kind]] = pa.table(columns, schema=arrow_schema(NAMES[kind]))
+    return tables
 
 
-def _decode_chunk(records: Sequence[Record], keys: KeyRing | None, regularity: Regularity) -> dict[str, pa.Table]:
-    was_enabled = gc.isenabled()
-    gc.disable()  # a chunk makes many objects and no cycles: collecting in the middle costs up to a quarter of the time
+def _invalid(log: list[pa.Array], found: Split, order: npt.NDArray[np.intp]) -> pa.Table:
+    """Records that are no event by contract, raw, each with the reason."""
+    count = len(log[0])
+    reasons = pa.array([found.reasons[place] for place in order[:count].tolist()], pa.string())
+    columns = [*log, pa.repeat(INVALID, count), pa.nulls(count, pa.bool_()), reasons]
+    return pa.table(columns, schema=arrow_schema(INVALID))
+
+
+def _regular(found: Split, partitions: npt.NDArray[np.int32], regularity: Regularity) -> pa.Array:
+    """The hint for every record, null for what is no fact."""
+    places = np.flatnonzero(_FACTS[found.kinds])
+    facts = zip(
+        found.column("run_id", places).to_pylist(),
+        (NAMES[kind] for kind in found.kinds[places].tolist()),
+        partitions[places].tolist(),
+        found.column("incarnation", places).to_pylist(),
+        found.column("sequence", places).to_pylist(),
+        strict=True,
+    )
+    hints: npt.NDArray[np.object_] = np.full(len(found.kinds), None)
+    hints[places] = [regularity.take(*fact) for fact in facts]
+    return pa.array(hints, pa.bool_())
+
+
+def _bodies(found: Split, kind: int) -> list[pa.Array]:
+    """The columns of the bodies of one type; what protobuf refuses of them becomes invalid."""
     try:
-        groups, invalid = _split(records, keys, regularity)
-        tables: dict[str, pa.Table] = {}
-        fact_refused = False
-        for name, group in groups.items():
-            table, refused = _columns(name, group)
-            invalid += refused
-            fact_refused = fact_refused or (bool(refused) and name in RUNS.bodies)
-            if table.num_rows:
-                tables[name] = table
-        if fact_refused:  # then what followed it in its run was taken for regular and is not
-            regularity.forget()
-            tables = {name: _irregular(table) if name in RUNS.bodies else table for name, table in tables.items()}
-        if invalid:
-            tables[INVALID] = invalid_table(invalid)
-        return tables
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _irregular(table: pa.Table) -> pa.Table:
-    place = table.schema.get_field_index("log_regular")
-    return table.set_column(place, table.schema.field(place), pa.array([False] * table.num_rows, pa.bool_()))
-
-
-def _split(
-    records: Iterable[Record], keys: KeyRing | None, regularity: Regularity
-) -> tuple[dict[str, Group], list[tuple[Record, str]]]:
-    groups: dict[str, Group] = {}
-    invalid: list[tuple[Record, str]] = []
-    parse, facts = Parts.FromString, RUNS.name
-    for record in records:
-        value = record.value
-        if not value:
-            invalid.append((record, "no value"))
-            continue
-        try:
-            parts = parse(value)
-        except DecodeError as error:
-            invalid.append((record, f"not an event: {error}"))
-            continue
-        body = parts.WhichOneof("body")
-        if (
-            body is None
-            or len(parts.event_id) != 16
-            or parts.schema_version != SCHEMA_VERSION
-            or _TOPIC_OF[body] != record.topic
-        ):
-            invalid.append((record, _breach(parts, body, record.topic)))
-            continue
-        if keys is not None and (breach := _unsigned(record, value, keys, parts.recorded_at_ns)):
-            invalid.append((record, breach))
-            continue
-        group = groups.get(body)
-        if group is None:
-            group = groups[body] = Group()
-        group.records.append(record)
-        group.bodies.append(getattr(parts, body))
-        group.regular.append(regularity.take(parts, body, record.partition) if record.topic == facts else None)
-    return groups, invalid
-
-
-def _breach(parts: Any, body: str | None, topic: str) -> str:
-    """Which rule of the contract an event breaks, the most telling first."""
-    if len(parts.event_id) != 16:
-        return f"event_id has {len(parts.event_id)} bytes instead of 16"
-    if parts.schema_version != SCHEMA_VERSION:
-        return f"schema version {parts.schema_version}; this Esper reads {SCHEMA_VERSION}"
-    if body is None:
-        return "no body that this Esper knows"
-    return f"{body} belongs on {_TOPIC_OF[body]}, not on {topic}"
-
-
-def _unsigned(record: Record, value: bytes, keys: KeyRing, recorded_at_ns: int) -> str | None:
-    headers = dict(record.headers)
-    key_id = headers.get(HEADER_KEY_ID)
-    name = key_id.decode("utf-8", "replace") if key_id else None
-    return keys.check(value, name, headers.get(HEADER_SIGNATURE), recorded_at_ns)
-
-
-def _columns(name: str, group: Group) -> tuple[pa.Table, list[tuple[Record, str]]]:
-    """The table of one body type, and what of it protobuf refuses."""
-    try:
-        return _with_ptars(name, group), []
+        return _with_ptars(found, kind)
     except ValueError:
-        sound, refused = _sift(name, group)
+        _sift(found, kind)
     try:
-        return _with_ptars(name, sound), refused
+        return _with_ptars(found, kind)
     except ValueError as error:
-        _log.warning("ptars refuses %s (%s): decoded in Python", name, error)
-        return decode_python.table(name, sound), refused
+        _log.warning("ptars refuses %s (%s): decoded in Python", NAMES[kind], error)
+        return decode_python.bodies(NAMES[kind], _encoded(found, kind).to_pylist())
 
 
-def _sift(name: str, group: Group) -> tuple[Group, list[tuple[Record, str]]]:
-    """The records whose body protobuf can read, and the others with the reason."""
-    parse = message_factory.GetMessageClass(BODIES[name]).FromString
-    sound, refused = Group(), []
-    for record, body, regular in zip(group.records, group.bodies, group.regular, strict=True):
+def _sift(found: Split, kind: int) -> None:
+    """Refuse the records whose body protobuf cannot read."""
+    parse = message_factory.GetMessageClass(BODIES[NAMES[kind]]).FromString
+    encoded = _encoded(found, kind).to_pylist()
+    for place, body in zip(np.flatnonzero(found.kinds == kind).tolist(), encoded, strict=True):
         try:
             parse(body)
         except DecodeError as error:
-            refused.append((record, f"not a {name}: {error}"))
-        else:
-            sound.records.append(record)
-            sound.bodies.append(body)
-            sound.regular.append(regular)
-    return sound, refused
+            found.refuse(place, f"not a {NAMES[kind]}: {error}")
 
 
-def _with_ptars(name: str, group: Group) -> pa.Table:
-    payloads = [record.value for record in group.records]
-    envelope = _handlers.get_for_message(ENVELOPE_TWIN).list_to_record_batch(payloads)
-    body = _handlers.get_for_message(twin_of(BODIES[name].full_name)).list_to_record_batch(group.bodies)
-    columns = [*body.columns]
-    for index, own in enumerate(BODIES[name].fields):
-        if own.message_type is not None and own.message_type.full_name == STRUCT:
+def _encoded(found: Split, kind: int) -> pa.Array:
+    return found.column(NAMES[kind], np.flatnonzero(found.kinds == kind))
+
+
+def _with_ptars(found: Split, kind: int) -> list[pa.Array]:
+    own = BODIES[NAMES[kind]]
+    columns = HANDLERS.get_for_message(twin_of(own.full_name)).array_to_record_batch(_encoded(found, kind)).columns
+    for index, field in enumerate(own.fields):
+        if field.message_type is not None and field.message_type.full_name == STRUCT:
             columns[index] = _json_column(columns[index])
-    return pa.table(
-        [*log_columns(name, group.records, group.regular), *envelope.columns, *columns], schema=arrow_schema(name)
-    )
+    return list(columns)
 
 
 def _json_column(encoded: pa.Array) -> pa.Array:

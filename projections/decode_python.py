@@ -6,35 +6,42 @@ in the order of their keys, whereas ptars keeps the order on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
 import pyarrow as pa
 from google.protobuf import message_factory
 
-from projections.columns import BODIES, STRUCT, Descriptor, Field, arrow_schema, is_map
-from projections.rows import Group, log_columns, struct_json
-from projections.twin import ENVELOPE_TWIN, twin_of
+from projections.columns import BODIES, STRUCT, Descriptor, Field, arrow_field, arrow_schema, is_map
+from projections.rows import struct_json
+from projections.twin import Parts, twin_of
 
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
 
 
-def table(name: str, group: Group) -> pa.Table:
-    """The table of body type `name`; raises google.protobuf's DecodeError for a body that is torn."""
+def parts(values: Sequence[bytes]) -> pa.RecordBatch:
+    """Serialised events as columns of envelopes and of encoded bodies; raises DecodeError for what is no event."""
+    names = [field.name for field in Parts.DESCRIPTOR.fields]
+    types = [arrow_field(field) for field in Parts.DESCRIPTOR.fields]
+    arrays = [
+        pa.array(column, type_.type) for column, type_ in zip(_columns(Parts.DESCRIPTOR, values), types, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def bodies(name: str, encoded: Sequence[bytes]) -> list[pa.Array]:
+    """The columns of the bodies of type `name`; raises google.protobuf's DecodeError for one that is torn."""
     schema = arrow_schema(name)
-    envelopes = [record.value for record in group.records]
-    body = _columns(twin_of(BODIES[name].full_name), group.bodies)
+    columns = _columns(twin_of(BODIES[name].full_name), encoded)
     for index, own in enumerate(BODIES[name].fields):
         if own.message_type is not None and own.message_type.full_name == STRUCT:
-            body[index] = [struct_json(item) for item in body[index]]
-    columns = _columns(ENVELOPE_TWIN, envelopes) + body
+            columns[index] = [struct_json(item) for item in columns[index]]
     types = schema.types[len(schema.types) - len(columns) :]
-    arrays = [pa.array(values, type_) for values, type_ in zip(columns, types, strict=True)]
-    return pa.table([*log_columns(name, group.records, group.regular), *arrays], schema=schema)
+    return [pa.array(values, type_) for values, type_ in zip(columns, types, strict=True)]
 
 
-def _columns(descriptor: Descriptor, encoded: list[Any]) -> list[list[Any]]:
+def _columns(descriptor: Descriptor, encoded: Sequence[bytes]) -> list[list[Any]]:
     parse = message_factory.GetMessageClass(descriptor).FromString
     messages = [parse(item) for item in encoded]
     return [[read(message) for message in messages] for read in _readers(descriptor)]

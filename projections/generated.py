@@ -184,7 +184,9 @@ def _command(
         yield run.event("trainer", **about, command_rejected=refused)
         return
     applied = pb.CommandApplied(command_id=command_id, seed_id=seed_id, blueprint_id="BP009", apply_ms=1.0)
-    yield run.event("trainer", **about, command_applied=applied)
+    done = run.event("trainer", **about, command_applied=applied)
+    yield done
+    about["cause"] = done.event_id  # what a command changes is caused by its having been applied
     stage = run.stages[seed_id]
     if (gate := exit_gate(stage)) is not None:
         figures = [pb.Measurement(name="probe_loss", value=run.chance.random(), limit=0.5)]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import duckdb
 
@@ -22,6 +22,9 @@ from projections import manifest, vocabulary
 from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
 from projections.manifest import FileEntry, Manifest
 from projections.verify import FILES, Damage, damaged
+
+if TYPE_CHECKING:
+    from projections.transfer import Mirror
 
 VIEWS: Final = (
     "runs",
@@ -61,19 +64,24 @@ _log = logging.getLogger(__name__)
 class History:
     """A connection over one archive. `refresh` looks for a newer manifest; `execute` and `sql` do so first.
 
-    `damage` are the files that were left out because their bytes are not those that were written. Thread-bound, as
+    `damage` are the files that were left out because their bytes are not those that were written, `unknown` how many
+    events there are of types that only a newer Esper knows. Where a file of facts is left out, no fact counts as
+    regular any more, so that the fold misses what was in it and says so. Thread-bound, as
     DuckDB connections are: use `connection.cursor()` for another thread.
     """
 
-    def __init__(self, archive: Path) -> None:
+    def __init__(self, archive: Path, source: Mirror | None = None) -> None:
         self.archive = archive
+        self._source = source
         self.manifest = Manifest(generation=-1)
         self.damage: list[Damage] = []
+        self.unknown: dict[str, int] = {}
         self.connection = duckdb.connect(":memory:")
         self._listed: dict[str, tuple[str, ...]] = {}
-        self._define_tables()
+        self._hints = True
+        self.connection.execute(";\n".join(_tables()))
         self.refresh()
-        self._define_views()
+        self.connection.execute(";\n".join(_views()))
 
     def __enter__(self) -> Self:
         return self
@@ -102,19 +110,34 @@ class History:
 
         Files whose bytes are not those that were written are left out, logged, and listed in `damage`.
         """
+        elsewhere = list(self._source.refresh()) if self._source is not None else []
         newest = manifest.load(self.archive)
         if newest.generation == self.manifest.generation:
             return False
-        known = {entry.name for entry in self.manifest.files} - {damage.path.name for damage in self.damage}
-        found = damaged(self.archive, [entry for entry in newest.files if entry.name not in known])
-        for damage in found:
-            if damage not in self.damage:
-                _log.warning("%s", damage)
-        self.damage = found
-        bad = {damage.path.name for damage in found}
-        self._point([entry for entry in newest.files if entry.name not in bad])
+        missing = {damage.name for damage in elsewhere}
+        known = {entry.name for entry in self.manifest.files} - {damage.name for damage in self.damage}
+        unknown = [entry for entry in newest.files if entry.name not in known | missing]
+        found = [*elsewhere, *damaged(self.archive, unknown)]
         self.manifest = newest
+        self.leave_out(found)
         return True
+
+    def leave_out(self, damage: list[Damage]) -> None:
+        """Read the manifest's files but for these, and say so once."""
+        for each in damage:
+            if each not in self.damage:
+                _log.warning("%s", each)
+        self.damage = damage
+        bad = {each.name for each in damage}
+        entries = [entry for entry in self.manifest.files if entry.name not in bad]
+        unknown = {entry.table: self.manifest.rows(entry.table) for entry in entries if entry.table not in TABLES}
+        if unknown.keys() - self.unknown.keys():
+            _log.warning("%s of a newer Esper are left out: this one does not know the type", _counted(unknown))
+        self.unknown = unknown
+        hints = not any(each.table in RUNS.bodies for each in damage)
+        if hints != self._hints:  # then every view of facts reads otherwise
+            self._hints, self._listed = hints, {}
+        self._point(entries)
 
     def _point(self, entries: Iterable[FileEntry]) -> None:
         """Make the views of `log` read `entries`, and the small tables follow."""
@@ -124,16 +147,26 @@ class History:
                 by_table[entry.table].append(entry)
         listed = {table: tuple(entry.name for entry in held) for table, held in by_table.items()}
         changed = {table for table in TABLES if self._listed.get(table) != listed[table]}
+        statements = self._pointing(by_table, changed)
+        if statements:
+            self.connection.execute(";\n".join(statements))
+        self._listed = listed
+
+    def script(self) -> str:
+        """The SQL that makes the same views in any DuckDB: what this connection was given, as one text."""
+        by_table = {table: self.manifest.of(table) for table in TABLES}
+        statements = [*_tables(), *self._pointing(by_table, set(TABLES)), *_views()]
+        return ";\n\n".join(statements) + ";\n"
+
+    def _pointing(self, by_table: dict[str, list[FileEntry]], changed: set[str]) -> list[str]:
+        """SQL that makes the views of the tables that `changed` read their files, and the small tables follow."""
         statements = [_view(table, self._reading(table, by_table[table])) for table in TABLES if table in changed]
         for union, tables in _UNIONS.items():
             if changed & tables:
                 files = [entry for table in TABLES if table in tables for entry in by_table[table]]
                 statements.append(_view(union, self._reading_shared(files)))
         stale = [name for name, sources in _SMALL.items() if changed & {*sources, "run_started", "run_resumed"}]
-        statements += [f"CREATE OR REPLACE TABLE {name} AS {read_sql(name)}" for name in stale]
-        if statements:
-            self.connection.execute(";\n".join(statements))
-        self._listed = listed
+        return [*statements, *(f"CREATE OR REPLACE TABLE {name} AS {read_sql(name)}" for name in stale)]
 
     def _reading(self, table: str, entries: list[FileEntry]) -> str:
         """SQL that reads one table: files of today's columns as they are, older shapes filled up with nulls."""
@@ -155,26 +188,10 @@ class History:
         return f"SELECT {', '.join(_SHARED)} FROM {source}"  # noqa: S608  names of ours
 
     def _scan(self, entries: list[FileEntry]) -> str:
-        return f"read_parquet([{', '.join(_quoted(self.archive / FILES / entry.name) for entry in entries)}])"
-
-    def _define_tables(self) -> None:
-        statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true"]
-        statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
-        for table in TABLES:
-            columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
-            statements.append(f'CREATE TABLE empty."{table}" ({columns})')
-        self.connection.execute(";\n".join(statements))
-        self.connection.execute(";\n".join(vocabulary.statements()))
-
-    def _define_views(self) -> None:
-        views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
-        macros = [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
-        self.connection.execute(";\n".join([*views, *macros]))
-
-
-def open_history(archive: Path) -> History:
-    """The history in the folder `archive`: every view is there, without rows where nothing is archived yet."""
-    return History(archive)
+        files = f"read_parquet([{', '.join(_quoted(self.archive / FILES / entry.name) for entry in entries)}])"
+        if self._hints:
+            return files
+        return f"(SELECT * REPLACE (if(log_regular, false, log_regular) AS log_regular) FROM {files})"  # noqa: S608  ours
 
 
 def read_sql(name: str) -> str:
@@ -182,6 +199,26 @@ def read_sql(name: str) -> str:
     folder = resources.files("projections").joinpath("sql")
     text = folder.joinpath(f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
     return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
+
+
+def _counted(events: dict[str, int]) -> str:
+    return ", ".join(f"{count} events of type {name}" for name, count in events.items())
+
+
+def _tables() -> list[str]:
+    """SQL that makes what does not depend on any file: settings, schemas, empty tables and the words of the views."""
+    statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true", "SET enable_progress_bar = false"]
+    statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
+    for table in TABLES:
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
+        statements.append(f'CREATE TABLE empty."{table}" ({columns})')
+    return [*statements, *vocabulary.statements()]
+
+
+def _views() -> list[str]:
+    """SQL that makes the views of the fold and those that people are promised."""
+    views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
+    return views + [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
 
 
 def _view(name: str, query: str) -> str:

@@ -53,13 +53,17 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The archive at one moment. `retired` are replaced files and the Unix second from which they may be deleted."""
+    """The archive at one moment. `retired` are replaced files and the Unix second from which they may be deleted.
+
+    `archive_id` is drawn once and tells an archive and its copies from others; those of earlier versions have none.
+    """
 
     generation: int = 0
     next_offsets: Mapping[Place, int] = field(default_factory=dict)
     files: tuple[FileEntry, ...] = ()
     retired: Mapping[str, float] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
+    archive_id: str = ""
 
     def of(self, table: str) -> list[FileEntry]:
         """The files of one table, in the order in which they appeared."""
@@ -102,18 +106,28 @@ def load(archive: Path) -> Manifest:
         content = path.read_bytes()
     except FileNotFoundError:
         return Manifest()
+    return parse(content, str(path))
+
+
+def parse(content: bytes, where: str) -> Manifest:
+    """A manifest's bytes; raises CorruptState, with the place `where`, for what is none."""
     try:
         return _from_json(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptState(
-            f"the archive's manifest {path} cannot be read ({type(error).__name__}: {error}): "
+            f"the archive's manifest {where} cannot be read ({type(error).__name__}: {error}): "
             "restore it from a copy, or delete the folder to archive the kept log again"
         ) from None
 
 
 def save(archive: Path, manifest: Manifest) -> None:
     """Replace the manifest in the folder `archive`; durable when this returns."""
-    files.replace(archive / NAME, json.dumps(_to_json(manifest), separators=(",", ":")).encode())
+    files.replace(archive / NAME, as_bytes(manifest))
+
+
+def as_bytes(manifest: Manifest) -> bytes:
+    """A manifest as it is stored."""
+    return json.dumps(_to_json(manifest), separators=(",", ":")).encode()
 
 
 def entry_to_json(entry: FileEntry) -> dict[str, Any]:
@@ -140,6 +154,7 @@ def entry_from_json(value: Mapping[str, Any]) -> FileEntry:
 def _to_json(manifest: Manifest) -> dict[str, Any]:
     return {
         "format": FORMAT,
+        "archive_id": manifest.archive_id,
         "generation": manifest.generation,
         "next_offsets": [[*place, offset] for place, offset in manifest.next_offsets.items()],
         "files": [entry_to_json(entry) for entry in manifest.files],
@@ -157,4 +172,5 @@ def _from_json(value: Mapping[str, Any]) -> Manifest:
         files=tuple(entry_from_json(entry) for entry in value["files"]),
         retired=dict(value["retired"]),
         gaps=tuple(Gap(*gap) for gap in value["gaps"]),
+        archive_id=str(value.get("archive_id", "")),
     )

@@ -1,14 +1,17 @@
-"""A record as it lay on the log: what the archive takes in and what it can give back byte for byte."""
+"""Records as they lay on the log: what the archive takes in and what it can give back byte for byte."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
+"""Header names and values in their order."""
 
 
 class Record(Protocol):
-    """One record of a topic partition. aiokafka's `ConsumerRecord` is one as it stands, so nothing is converted."""
+    """One record of a topic partition. aiokafka's `ConsumerRecord` is one as it stands."""
 
     @property
     def topic(self) -> str:
@@ -35,7 +38,7 @@ class Record(Protocol):
         """The serialised event."""
 
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+    def headers(self) -> Headers:
         """Header names and values in their order."""
 
 
@@ -50,3 +53,44 @@ class StoredRecord:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one topic partition in the order of their offsets, column by column.
+
+    What comes from the log in bulk stays in this form: an object for every record would cost more than all its bytes.
+    """
+
+    topic: str
+    partition: int
+    offsets: list[int] = field(default_factory=list)
+    timestamps: list[int] = field(default_factory=list)
+    keys: list[bytes | None] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    headers: list[Headers] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def at(self, places: Iterable[int]) -> Batch:
+        """The records at some places of this batch."""
+        chosen = list(places)
+        columns = (self.offsets, self.timestamps, self.keys, self.values, self.headers)
+        return Batch(self.topic, self.partition, *([column[i] for i in chosen] for column in columns))  # type: ignore[arg-type]
+
+
+def batches_of(records: Iterable[Record]) -> list[Batch]:
+    """Single records as batches, one per topic partition."""
+    batches: dict[tuple[str, int], Batch] = {}
+    for record in records:
+        place = (record.topic, record.partition)
+        batch = batches.get(place)
+        if batch is None:
+            batch = batches[place] = Batch(*place)
+        batch.offsets.append(record.offset)
+        batch.timestamps.append(record.timestamp)
+        batch.keys.append(record.key)
+        batch.values.append(record.value)
+        batch.headers.append(record.headers)
+    return list(batches.values())

@@ -9,7 +9,6 @@ before the archiver was started again, is irregular, and then the exact rules of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 
 class Regularity:
@@ -23,22 +22,17 @@ class Regularity:
         self._started = set(started or ())
         self._reached: dict[str, tuple[int, int, int]] = {}
 
-    def take(self, fact: Any, body: str, partition: int) -> bool:
-        """Whether a fact (anything with an envelope's fields) is regular; call it for every fact in the log's order."""
-        run_id: str = fact.run_id
+    def take(self, run_id: str, body: str, partition: int, incarnation: int, sequence: int) -> bool:
+        """Whether a fact is regular; call it for every fact in the log's order."""
         if body == "run_started":
-            if self._blind or run_id in self._started or fact.sequence != 1 or fact.incarnation == 0:
+            if self._blind or run_id in self._started or sequence != 1 or incarnation == 0:
                 self._reached.pop(run_id, None)
                 return False
             self._started.add(run_id)
         elif body == "run_resumed":
             self._reached.pop(run_id, None)
             return False
-        elif self._reached.get(run_id) != (partition, fact.incarnation, fact.sequence - 1):
+        elif self._reached.get(run_id) != (partition, incarnation, sequence - 1):
             return False
-        self._reached[run_id] = (partition, fact.incarnation, fact.sequence)
+        self._reached[run_id] = (partition, incarnation, sequence)
         return True
-
-    def forget(self) -> None:
-        """Know nothing any more: every fact of a run that has begun is irregular from here on."""
-        self._reached.clear()

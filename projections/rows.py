@@ -1,54 +1,50 @@
-"""What the fast and the plain decoder share: records grouped by body type, and the columns that say where they lay."""
+"""The columns `log_*`: where records lay and what they were, valid or not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
+from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 from google.protobuf import json_format, struct_pb2
 
 from projections.columns import INVALID, arrow_schema
-from projections.records import Record
+from projections.records import Batch, Headers
+
+Item = TypeVar("Item")
 
 
-@dataclass(slots=True)
-class Group:
-    """The records of one body type, their bodies still encoded, and whether each is a regular fact (None: no fact)."""
-
-    records: list[Record] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    regular: list[bool | None] = field(default_factory=list)
-
-
-def log_columns(table: str, records: Sequence[Record], regular: Sequence[bool | None]) -> list[pa.Array]:
-    """Where records lay and what they were: the columns `log_*`."""
-    headers = [record.headers for record in records]
-    ends = [0, *accumulate(map(len, headers))]
-    pairs = list(chain.from_iterable(headers))
-    names = pa.array([pair[0] for pair in pairs], pa.string())
-    values = pa.array([pair[1] for pair in pairs], pa.binary())
-    header = arrow_schema(INVALID).field("log_headers").type
-    structs = pa.StructArray.from_arrays([names, values], fields=list(header.value_type))
+def log_columns(batches: Sequence[Batch]) -> list[pa.Array]:
+    """The columns `log_topic` to `log_raw` of all records of `batches`, in their order."""
+    counts = [len(batch) for batch in batches]
+    topics = pa.array([batch.topic for batch in batches], pa.string())
+    of_batch = np.repeat(np.arange(len(batches)), counts)
     return [
-        pa.array([record.topic for record in records], pa.string()),
-        pa.array([record.partition for record in records], pa.int32()),
-        pa.array([record.offset for record in records], pa.int64()),
-        pa.array([record.timestamp for record in records], pa.int64()),
-        pa.array([record.key for record in records], pa.binary()),
-        pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=header),
-        pa.array([record.value for record in records], pa.binary()),
-        pa.repeat(table, len(records)),
-        pa.array(regular, pa.bool_()),
+        topics.take(pa.array(of_batch)),
+        pa.array(np.repeat([batch.partition for batch in batches], counts).astype(np.int32)),
+        pa.array(_flat(batch.offsets for batch in batches), pa.int64()),
+        pa.array(_flat(batch.timestamps for batch in batches), pa.int64()),
+        pa.array(_flat(batch.keys for batch in batches), pa.binary()),
+        _header_column(_flat(batch.headers for batch in batches)),
+        pa.array(_flat(batch.values for batch in batches), pa.binary()),
     ]
 
 
-def invalid_table(invalid: Sequence[tuple[Record, str]]) -> pa.Table:
-    """Records that are no event by contract, raw, each with the reason."""
-    reasons = pa.array([reason for _, reason in invalid], pa.string())
-    columns = log_columns(INVALID, [record for record, _ in invalid], [None] * len(invalid))
-    return pa.table([*columns, reasons], schema=arrow_schema(INVALID))
+def _flat(columns: Iterable[Iterable[Item]]) -> list[Item]:
+    return list(chain.from_iterable(columns))
+
+
+def _header_column(headers: list[Headers]) -> pa.Array:
+    pairs = _flat(headers)
+    ends = list(accumulate(map(len, headers), initial=0))
+    type_ = arrow_schema(INVALID).field("log_headers").type
+    structs = pa.StructArray.from_arrays(
+        [pa.array([pair[0] for pair in pairs], pa.string()), pa.array([pair[1] for pair in pairs], pa.binary())],
+        fields=list(type_.value_type),
+    )
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=type_)
 
 
 def struct_json(encoded: bytes | None) -> str | None:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,24 +27,41 @@ CACHE: Final = "verified.json"
 class Damage:
     """A file that the manifest lists and that cannot be read as it was written."""
 
-    path: Path
+    path: Path | str
     table: str
     rows: int
     problem: str
+
+    @property
+    def name(self) -> str:
+        """The file's name in the archive."""
+        return str(self.path).rsplit("/", 1)[-1]
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}; its {self.rows} rows of {self.table} are left out"
 
 
-def damaged(archive: Path, entries: Iterable[FileEntry], *, trust_cache: bool = True) -> list[Damage]:
-    """The damaged files among `entries`, each with what is wrong; `trust_cache=False` reads every byte again."""
+def damaged(
+    archive: Path,
+    entries: Iterable[FileEntry],
+    *,
+    trust_cache: bool = True,
+    progress: Callable[[FileEntry], None] = lambda _entry: None,
+) -> list[Damage]:
+    """The damaged files among `entries`, each with what is wrong; `trust_cache=False` reads every byte again.
+
+    `progress` is told every file that was read.
+    """
     cache = _load(archive) if trust_cache else {}
     stamps = {entry.name: _stamp(archive / FILES / entry.name) for entry in entries}
     unknown = [entry for entry in entries if stamps[entry.name] is None or cache.get(entry.name) != stamps[entry.name]]
     if not unknown:
         return []
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashing releases the interpreter
-        found = list(pool.map(lambda entry: _problem(archive / FILES / entry.name, entry), unknown))
+        found = []
+        for entry, problem in zip(unknown, pool.map(lambda each: _problem(archive, each), unknown), strict=True):
+            found.append(problem)
+            progress(entry)
     sound = {entry.name: stamps[entry.name] for entry, problem in zip(unknown, found, strict=True) if problem is None}
     if sound:
         _save(archive, {**cache, **sound})
@@ -55,9 +72,9 @@ def damaged(archive: Path, entries: Iterable[FileEntry], *, trust_cache: bool = 
     ]
 
 
-def _problem(path: Path, entry: FileEntry) -> str | None:
+def _problem(archive: Path, entry: FileEntry) -> str | None:
     try:
-        with path.open("rb") as file:
+        with (archive / FILES / entry.name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return f"cannot be read ({error.strerror})"

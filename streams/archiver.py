@@ -23,6 +23,7 @@ from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
 from esper.errors import EsperError, InvalidInput, LogUnavailable
 from esper.leyline.signing import KeyRing
 from projections.archive import Archive
+from streams.bulk import read_in_batches
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -66,6 +67,7 @@ async def _serve(settings: Settings, brokers: str, ring: KeyRing) -> None:
     metrics = Metrics()
     with Archive(settings.data / "archive", ring) as archive:
         await ensure_topics(brokers)
+        read_in_batches()
         consumer = await connect(brokers, archive)
         pump = Pump(archive, consumer, metrics, stop)
         try:
@@ -88,7 +90,8 @@ async def connect(brokers: str, archive: Archive) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
         fetch_max_wait_ms=POLL_MS,
-        max_partition_fetch_bytes=4 * 2**20,
+        max_partition_fetch_bytes=2 * 2**20,
+        fetch_max_bytes=8 * 2**20,
     )
     try:
         await consumer.start()

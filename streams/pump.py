@@ -11,22 +11,25 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
 from projections.archive import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
+from projections.records import Batch
 from streams.metrics import Metrics
 
 FLUSH_S: Final = 0.2
 """From a record's arrival to its flush: what is left of a second is for the disk, and for a reader to look."""
-FLUSH_RECORDS: Final = 20_000
-BUFFER_RECORDS: Final = 60_000
-"""With so many fetched and not yet flushed nothing more is fetched."""
+FLUSH_RECORDS: Final = 30_000
+FLUSH_BYTES: Final = 32 * 2**20
+"""So much is flushed without waiting, and more than that is not fetched beside a flush. Larger flushes cost less an
+event, because a file of a body type costs the same however little is in it, and more memory."""
 POLL_MS: Final = 50
 COMMIT_S: Final = 0.5
 COMPACT_S: Final = 5.0
@@ -37,8 +40,23 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Buffer:
+    """Batches that were fetched and are not yet flushed; `fill` is 1 where they are as many as a flush takes."""
+
+    batches: list[Batch] = field(default_factory=list)
+    fill: float = 0.0
+
+    def add(self, batches: Iterable[Batch]) -> None:
+        """Take in what was fetched."""
+        for batch in batches:
+            size = sum(len(value) for value in batch.values if value)
+            self.fill += max(len(batch) / FLUSH_RECORDS, size / FLUSH_BYTES)
+            self.batches.append(batch)
+
+
 class Pump:
-    """Moves records from a consumer to an archive until `stop` is set."""
+    """Moves records from a consumer to an archive until `stop` is set. The consumer reads in batches (`bulk`)."""
 
     def __init__(self, archive: Archive, consumer: AIOKafkaConsumer, metrics: Metrics, stop: asyncio.Event) -> None:
         self._archive = archive
@@ -54,27 +72,27 @@ class Pump:
     async def run(self) -> None:
         """Archive until stopped, then what was fetched already. Raises OSError where the archive cannot be written."""
         keeping = asyncio.create_task(self._keep_house())
-        buffer: list[Any] = []
+        buffer = Buffer()
         flush: asyncio.Task[None] | None = None
         try:
             while not self._stop.is_set():
-                if len(buffer) < BUFFER_RECORDS:
-                    fetched = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=5_000)
-                    for records in fetched.values():
-                        buffer.extend(records)
+                if buffer.fill < 1:
+                    fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
+                    for batches in fetched.values():
+                        buffer.add(batches)
                 elif flush is not None:
                     await flush
                 flush = _unless_over(flush)
-                if buffer and self._waiting_since is None:
+                if buffer.batches and self._waiting_since is None:
                     self._waiting_since = time.monotonic()
-                if flush is None and self._due(len(buffer)):
+                if flush is None and self._due(buffer.fill):
                     self._waiting_since = None
-                    flush, buffer = asyncio.create_task(self._flush(buffer)), []
+                    flush, buffer = asyncio.create_task(self._flush(buffer.batches)), Buffer()
                 if keeping.done():
                     keeping.result()
             if flush is not None:
                 await flush
-            await self._flush(buffer)
+            await self._flush(buffer.batches)
             await self._commit(final=True)
         finally:
             keeping.cancel()
@@ -88,19 +106,22 @@ class Pump:
         waited_s = 0.0 if since is None else time.monotonic() - since
         return None if waited_s < STALLED_S else f"records wait for the archive for {waited_s:.0f} s"
 
-    def _due(self, buffered: int) -> bool:
+    def _due(self, fill: float) -> bool:
         since = self._waiting_since
-        return since is not None and (buffered >= FLUSH_RECORDS or time.monotonic() - since >= FLUSH_S)
+        return since is not None and (fill >= 1 or time.monotonic() - since >= FLUSH_S)
 
-    async def _flush(self, records: Sequence[Any]) -> None:
-        if not records:
+    async def _flush(self, batches: Sequence[Batch]) -> None:
+        if not batches:
             return
         started = time.monotonic()
-        done: Flushed = await self._own(lambda: self._archive.append(records))
+        done: Flushed = await self._own(lambda: self._archive.take(batches))
         self._metrics.count("esper_archive_records_total", done.rows)
         if done.invalid:
             self._metrics.count("esper_archive_invalid_total", done.invalid)
             logger.warning("%d records are no valid event and were kept raw in the table invalid", done.invalid)
+        self._metrics.count("esper_archive_lost_total", done.lost)
+        if done.lost:
+            logger.error("%d offsets were gone from the log before they were archived: see `esper archive`", done.lost)
         self._metrics.observe("esper_archive_flush_seconds", time.monotonic() - started)
         self._metrics.set("esper_archive_files", len(self._archive.manifest.files))
         await self._commit()

@@ -11,8 +11,9 @@ import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
+from esper.cli.archive.app import app as archive_app
 from esper.cli.blueprints.app import app as blueprints_app
-from esper.cli.options import DATA_DIR, AsJson, DataDir
+from esper.cli.options import DATA_DIR, Archive, AsJson, DataDir
 from esper.cli.output import complain
 from esper.cli.projections.app import app as projections_app
 from esper.errors import EsperError
@@ -53,6 +54,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
+app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
 app.add_typer(projections_app, name="projections")
 
@@ -65,7 +67,7 @@ Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `la
 def dispatch(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; every foreseen error becomes one line on stderr."""
     try:
-        result = app(list(arguments), prog_name="esper", standalone_mode=False)
+        result = _invoke(arguments)
     except typer.TyperException as error:
         complain(f"{error.format_message().replace('Value error, ', '')} (see `{_help_command(error)}`)")
         return WRONG_INPUT
@@ -73,6 +75,16 @@ def dispatch(arguments: Sequence[str]) -> int:
         complain(str(error))
         return WRONG_INPUT
     return result if isinstance(result, int) else 0
+
+
+def _invoke(arguments: Sequence[str]) -> object:
+    """What the command returns. Not by calling `app`: it makes an error of a reader that left (`esper ... | head`)."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("esper", list(arguments)) as context:
+            return command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
 
 
 def _help_command(error: typer.TyperException) -> str:
@@ -127,6 +139,13 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     ] = "",
     data_dir: DataDir = DATA_DIR,
     *,
+    compiled_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--compiled-kernels",
+            help="Let compiled kernels that are faster replace eager ones; the last bits then depend on when.",
+        ),
+    ] = False,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
@@ -151,6 +170,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         device=device,
         pool=_ids(pool),
         drill=_ids(drill),
+        compiled_kernels=compiled_kernels,
         control=control,
         ignore_history=ignore_history,
         as_json=as_json,
@@ -204,6 +224,29 @@ def why(
     why_command(data_dir, run, seed, as_json=as_json)
 
 
+@app.command(epilog="Example: esper replay last --from 200 --to 400")
+def replay(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    from_step: Annotated[
+        int,
+        typer.Option("--from", min=0, metavar="STEP", help="Begin at the nearest checkpoint kept before this step."),
+    ] = 0,
+    to_step: Annotated[
+        int | None, typer.Option("--to", min=0, metavar="STEP", help="End at this step of the surviving timeline.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a run again from its record and compare every digest and decision; 1 where one differs.
+
+    What was decided and measured then is applied as recorded. Nothing is written, and nothing needs to be running.
+    """
+    from esper.cli.replay import replay_command  # noqa: PLC0415
+
+    return replay_command(data_dir, run, from_step, to_step, as_json=as_json)
+
+
 @app.command(epilog="Example: esper state last --at epoch:7 --load weights.safetensors")
 def state(
     run: Run,
@@ -245,47 +288,66 @@ def diff(
     return diff_command(data_dir, a, b, as_json=as_json)
 
 
-@app.command(epilog="Example: esper replay last --from 200 --to 400")
-def replay(
-    run: Run,
-    data_dir: DataDir = DATA_DIR,
-    *,
-    from_step: Annotated[
-        int,
-        typer.Option("--from", min=0, metavar="STEP", help="Begin at the nearest checkpoint kept before this step."),
-    ] = 0,
-    to_step: Annotated[
-        int | None, typer.Option("--to", min=0, metavar="STEP", help="End at this step of the surviving timeline.")
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Train a run again from its record and compare every digest and decision; 1 where one differs.
-
-    What was decided and measured then is applied as recorded. Nothing is written, and nothing needs to be running.
-    """
-    from esper.cli.replay import replay_command  # noqa: PLC0415
-
-    return replay_command(data_dir, run, from_step, to_step, as_json=as_json)
-
-
 @app.command(
     epilog="Example: esper sql \"select epoch, probe_loss from epochs where run_id = 'k3f9x2qa' order by epoch\""
 )
 def sql(
     query: Annotated[
-        str, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="QUERY")
-    ],
+        str | None, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="[QUERY]")
+    ] = None,
     data_dir: DataDir = DATA_DIR,
+    archive: Archive = None,
     *,
+    show_schema: Annotated[
+        bool, typer.Option("--schema", help="Show the views; with a view's name in the query's place, its columns.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Ask the small history that Esper carries, to try a question.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask the history in SQL, over the views runs, epochs, decisions, commands, transitions, gates, seeds, reports, ...
 
-    `esper sql "show tables"` names them all and `esper sql "describe epochs"` a view's columns. Needs nothing running.
+    Without a query it is a shell where you sit at a terminal, and else the query is read from stdin. `esper sql
+    --schema` lists the views and `esper sql --schema epochs` says what a view's columns mean. Needs nothing running.
     """
-    from esper.cli.read import sql_command  # noqa: PLC0415
+    from esper.cli.sql import sql_command  # noqa: PLC0415
 
-    sql_command(data_dir, query, as_json=as_json)
+    sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
+
+
+@app.command(epilog="Example: esper export last --to for-ada --with-objects")
+def export(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The folder to make; esper-export-RUN by default.", show_default=False)
+    ] = None,
+    with_objects: Annotated[
+        bool, typer.Option("--with-objects", help="Also what a replay needs: checkpoints, digests, long observations.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run's whole history as one folder without keys, that anybody can ask with plain DuckDB and verify.
+
+    Its control run comes along, and the runs that it was forked from. Nothing is overwritten.
+    """
+    from esper.cli.share import export_command  # noqa: PLC0415
+
+    export_command(data_dir, run, to, with_objects=with_objects, as_json=as_json)
+
+
+@app.command(epilog="Example: esper verify esper-export-k3f9x2qa")
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that `esper export` made.", metavar="FOLDER")],
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Check that an exported folder holds what was exported: exit code 0 where it does, 1 where something differs."""
+    from esper.cli.share import verify_command  # noqa: PLC0415
+
+    return verify_command(folder, as_json=as_json)
 
 
 @app.command(epilog="Example: esper broker --port 9092")

@@ -133,10 +133,24 @@ def _gate_evaluated(body: Any) -> str:
 
 
 def _kernel_attached(body: Any) -> str:
+    if body.form == "identity":
+        return f"{body.blueprint_id} at {body.seed_id}: its kernel cannot be used, the identity stands in its place"
+    origin = f"kernel {_brief(body.artifact_ref)} of the library" if body.artifact_ref else "built from its template"
     return (
         f"{body.blueprint_id} at {body.seed_id}: {body.module_parameters:,} parameters, "
-        f"{body.flops_per_sample:,} FLOPs a sample, {body.form}, in {body.attach_ms:.1f} ms"
+        f"{body.flops_per_sample:,} FLOPs a sample, {origin}, {body.form}, in {body.attach_ms:.1f} ms"
     )
+
+
+def _kernel_swapped(body: Any) -> str:
+    return (
+        f"{body.blueprint_id} at {body.seed_id}: {body.from_form} to {body.to_form}, "
+        f"kernel {_brief(body.artifact_ref)}, outputs differ by {body.max_difference:.1e} at most"
+    )
+
+
+def _brief(reference: str) -> str:
+    return reference.removeprefix("sha256:")[:12]
 
 
 def _field_report(body: Any) -> str:
@@ -187,6 +201,7 @@ _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "seed_transitioned": _seed_transitioned,
     "gate_evaluated": _gate_evaluated,
     "kernel_attached": _kernel_attached,
+    "kernel_swapped": _kernel_swapped,
     "field_report": _field_report,
     "rolled_back": _rolled_back,
 }

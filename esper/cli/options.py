@@ -14,4 +14,13 @@ DataDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Archive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="An archive elsewhere instead: a folder, or an address that fsspec knows, such as s3://bucket/esper.",
+        metavar="ADDRESS",
+        show_default=False,
+    ),
+]
 DATA_DIR: Final = Path("esper-data")

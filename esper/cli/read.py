@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +22,6 @@ from esper.cli.output import (
     say,
     say_hanging,
     say_json,
-    say_json_rows,
-    say_table,
     styled,
     table,
 )
@@ -54,18 +51,22 @@ _TYPE_STYLES: Final = {
 
 
 @contextmanager
-def history_of(data_dir: Path) -> Iterator[History]:
-    """The data folder's history; raises InvalidInput where there is none."""
+def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
+    """The data folder's history, or that of the archive at `address`; raises InvalidInput where there is none."""
     from projections import open_history  # noqa: PLC0415 - only needed here
 
-    archive = data_dir / "archive"
-    if not archive.is_dir():
+    archive = address if address is not None and "://" in address else Path(address or data_dir / "archive")
+    if isinstance(archive, Path) and address is not None and not (archive / "manifest.json").is_file():
+        raise InvalidInput(f"{archive} holds no archive: there is no manifest.json")
+    if isinstance(archive, Path) and not archive.is_dir():
         if (data_dir / "log").is_dir():
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
     with open_history(archive) as history:
         for damage in history.damage:
             complain(str(damage))
+        for name, count in history.unknown.items():
+            complain(f"{count} events of type {name} are of a newer Esper and are left out; a newer one reads them")
         yield history
 
 
@@ -151,45 +152,18 @@ def _say_event(event: Event, *, as_json: bool) -> None:
     say_hanging(f"{_clock(event)}  {place}  {styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
 
 
-def sql_command(data_dir: Path, query: str, *, as_json: bool) -> None:
-    """A person's query, its rows shown as they come; raises InvalidInput where it is wrong or would write."""
-    with history_of(data_dir) as history, _ended_by_signals():
-        _check_reads(history, query)
-        columns, blocks = _blocks(history, query)
-        if as_json:
-            say_json_rows(dict(zip(columns, row, strict=True)) for block in blocks for row in block)
-        else:
-            say_table(columns, blocks)
-
-
-def _check_reads(history: History, query: str) -> None:
-    """Raise InvalidInput where `query` is not one statement that reads: a history is not changed by asking it."""
-    import duckdb  # noqa: PLC0415
-
-    with _wrong_query():
-        statements = history.connection.extract_statements(query)
-    if len(statements) != 1:
-        raise InvalidInput(f'the query has {len(statements)} statements; ask one, such as `esper sql "from runs"`')
-    kind = duckdb.StatementType
-    # DuckDB makes several statements of a PIVOT.
-    if statements[0].type not in {kind.SELECT, kind.EXPLAIN, kind.PRAGMA, kind.CALL, kind.MULTI}:
-        raise InvalidInput(
-            f"`esper sql` only reads, and {statements[0].type.name} does more; to keep an answer, use `--json > FILE`"
-        )
-
-
 def _query(history: History, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    columns, blocks = _blocks(history, query)
+    columns, blocks = blocks_of(history, query)
     return columns, [row for block in blocks for row in block]
 
 
-def _blocks(history: History, query: str) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
+def blocks_of(history: History, query: str) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
     """The answer's columns, and its rows in blocks: an answer may be larger than the memory."""
-    with _wrong_query():
+    with wrong_query():
         answer = history.execute(query)
 
     def blocks() -> Iterator[list[tuple[Any, ...]]]:
-        with _wrong_query():
+        with wrong_query():
             while rows := answer.fetchmany(BLOCK):
                 yield rows
 
@@ -197,21 +171,7 @@ def _blocks(history: History, query: str) -> tuple[list[str], Iterator[list[tupl
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C ends the process as it stands: DuckDB may not look for it before a long query is over.
-
-    Nothing is lost by that, because nothing is written.
-    """
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _wrong_query() -> Iterator[None]:
+def wrong_query() -> Iterator[None]:
     """DuckDB's errors as InvalidInput, in its own words."""
     import duckdb  # noqa: PLC0415
 

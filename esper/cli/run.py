@@ -51,6 +51,7 @@ class RunRequest:
     device: str
     pool: tuple[str, ...]
     drill: tuple[str, ...]
+    compiled_kernels: bool
     control: bool
     ignore_history: bool
     as_json: bool
@@ -69,6 +70,7 @@ class RunRequest:
             pool=(*self.pool, *self.drill),
             drill=bool(self.drill),
             dossier=dossier_of(self.data_dir, outcomes=not self.ignore_history),
+            compiled_kernels=self.compiled_kernels,
             seeds=SeedSettings(lifecycle=self.lifecycle),
         )
         wanted = self.control and self.policy != "none"

@@ -14,6 +14,7 @@ from esper.cli.moment import show, to_json
 from esper.cli.output import complain, say_json
 from esper.cli.rates import rates_at
 from esper.cli.read import history_of, run_ids
+from esper.cli.replay import recorded_run
 from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.history import Mark, RunState, World, mark_at_epoch, mark_at_step, packets, replay
@@ -55,11 +56,13 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
         mark = mark_at(state, run_id, place)
         decision = last_decision(history, run_id, packets(state, mark))
         rates = rates_at(mark.world, started(history, run_id))
-    if load is not None:
-        from esper.cli.weights import write_weights  # noqa: PLC0415 - imports torch, and only --load needs it
+        recorded = None if load is None else recorded_run(history, run_id)
+    if load is not None and recorded is not None:
+        from esper.cli.weights import check_writable, write_weights  # noqa: PLC0415 - torch, and only --load needs it
 
-        write_weights(data_dir, state, mark, load)
-        complain(f"weights at step {mark.world.step} are in {load}")
+        check_writable(load)
+        write_weights(data_dir, recorded, mark, load)
+        complain(f"the weights at step {mark.world.step} are in {load}")
     if as_json:
         say_json(to_json(state, mark, decision, rates))
     else:

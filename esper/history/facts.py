@@ -40,8 +40,8 @@ def _inherited(slot: SeedState, seen: SeedObservation) -> SeedState:
     )
 
 
-def taken_over(standing: Standing, event: Event) -> Standing:
-    """A resume or a fork goes on from the standing after the last fact that it shares with who wrote before it."""
+def resumed(standing: Standing, event: Event) -> Standing:
+    """The claim of a higher incarnation, or a fork's start, goes on from the standing after the last fact accepted."""
     return replace(standing, status="running", reason="", timeline=event.timeline)
 
 

@@ -75,7 +75,7 @@ def _claimed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR
             return _stopped(
                 state, event, "gap", f"the run starts with sequence {event.sequence} instead of {shared + 1}"
             )
-        begun = replace(_named(state, event), ledger=Ledger.after(shared))
+        begun = _named(replace(state, ledger=Ledger.after(shared)), event)
         return _accepted(begun, event, name, *facts.started(event), previous=None)
     if state.path is None:
         return _stopped(state, event, "not_started", "it is resumed before it was started")
@@ -84,7 +84,7 @@ def _claimed(state: RunState, event: Event, name: str) -> RunState:  # noqa: PLR
     if target is None or event.sequence != accepted + 1:
         return _stopped(state, event, "bad_claim", f"incarnation {event.incarnation} goes on from sequence {accepted}")
     owned = replace(state, incarnation=event.incarnation, ledger=state.ledger.cut(accepted))
-    return _accepted(owned, event, name, target.world, facts.taken_over(target.standing, event), previous=target)
+    return _accepted(owned, event, name, target.world, facts.resumed(target.standing, event), previous=target)
 
 
 def _forked(state: RunState, event: Event) -> RunState:
@@ -93,10 +93,9 @@ def _forked(state: RunState, event: Event) -> RunState:
     target = _on_path(state, body.parent_sequence)
     if body.parent_run_id != state.run_id or target is None or event.sequence != body.parent_sequence + 1:
         return _stopped(state, event, "bad_claim", f"{event.run_id} does not go on from {state.run_id}")
-    child = replace(_named(state, event), ledger=state.ledger.cut(body.parent_sequence))
-    return _accepted(
-        child, event, "run_started", target.world, facts.taken_over(target.standing, event), previous=target
-    )
+    child = _named(replace(state, ledger=state.ledger.cut(body.parent_sequence)), event)
+    standing = facts.resumed(target.standing, event)
+    return _accepted(child, event, "run_started", target.world, standing, previous=target)
 
 
 def _named(state: RunState, event: Event) -> RunState:

@@ -82,8 +82,20 @@ class DryRun:
     """Parameters that it shares with the host or another seed."""
     identity_error: float | None
     """Largest |s(h) - h|; None for a module that does not claim to begin as the identity."""
+    repeat_error: float = 0.0
+    """Largest difference between repetitions on the same activations and random numbers, against the output's largest
+    value or 1."""
     trouble: str = ""
     """Why the library's kernel could not be used; empty where there is a module of the blueprint."""
+
+    def checks(self) -> tuple[Check, ...]:
+        """The module fits its site, shares nothing, and gives the same again, as a replay needs it to."""
+        return (
+            Check("shape_matches", self.shape_matches, "=", 1),
+            Check("finite", self.finite, "=", 1),
+            Check("foreign_parameters", self.foreign_parameters, "=", 0),
+            Check("repeat_error", self.repeat_error, "<=", 1e-5),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +145,12 @@ class Leftovers:
 
 
 def g0_sanity(subject: Subject, dry_run: DryRun) -> GateEvaluated:
-    """Leaves GERMINATED: the kernel is there, fits its site, is finite, shares nothing, begins as it claims to."""
+    """Leaves GERMINATED: the kernel is there, fits, is finite, repeatable, shares nothing, begins as it claims to."""
     if dry_run.trouble:
         missing = _verdict(G0, subject, [Check("kernel_ready", 0, "=", 1)])
         missing.reason = f"no kernel: {dry_run.trouble}"
         return missing
-    checks = [
-        Check("shape_matches", dry_run.shape_matches, "=", 1),
-        Check("finite", dry_run.finite, "=", 1),
-        Check("foreign_parameters", dry_run.foreign_parameters, "=", 0),
-    ]
+    checks = [*dry_run.checks()]
     if dry_run.identity_error is not None:
         checks.append(Check("identity_error", dry_run.identity_error, "<=", 1e-5))
     return _verdict(G0, subject, checks)
@@ -157,7 +165,7 @@ def g1_gradient_health(subject: Subject, health: Health, learning: Learning, set
         *health.checks(),
         Check("training_steps", learning.steps, ">=", 1),
         Check("nonfinite_losses", learning.nonfinite_losses, "=", 0),
-        Check("gradient_norm", learning.gradient_norm, ">" if learning.parameters else "", 0),
+        Check("gradient_norm", learning.gradient_norm, ">" if learning.parameters else "", settings.min_gradient_norm),
         Check("output_ratio", learning.output_ratio, "<=", settings.max_output_ratio),
         Check("trial_contribution", learning.trial.mean, ">=", -_harm(learning.trial, learning.loss, settings)),
         Check("trial_stderr", learning.trial.stderr),
@@ -189,9 +197,7 @@ def g3_interface(
     """Leaves SHADOWING: the interface still holds, and the frozen seed does no harm against alpha 0."""
     checks = [
         *health.checks(),
-        Check("shape_matches", dry_run.shape_matches, "=", 1),
-        Check("finite", dry_run.finite, "=", 1),
-        Check("foreign_parameters", dry_run.foreign_parameters, "=", 0),
+        *dry_run.checks(),
         Check("contribution", impact.contribution.mean, ">=", -_harm(impact.contribution, impact.loss_now, settings)),
         Check("contribution_stderr", impact.contribution.stderr),
     ]

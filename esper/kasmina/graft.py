@@ -142,7 +142,11 @@ class Grafts:
         )
         started = self.monotonic()
         with own_stream:
-            s: Tensor = functional_call(seed.module, borrowed(seed.module), (h,)) if traceless else seed.module(h)
+            if traceless:
+                s: Tensor = functional_call(seed.module, borrowed(seed.module), (h,))
+            else:
+                quick = training and h.requires_grad and torch.is_grad_enabled()
+                s = seed.compiled(h) if quick and seed.compiled is not None else seed.module(h)
         seed.latencies_ms.append((self.monotonic() - started) * 1e3)
         return s
 

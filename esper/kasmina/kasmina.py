@@ -25,6 +25,7 @@ from contracts.leyline.v1.event_pb2 import SeedObservation, SeedStep, SiteDescri
 from contracts.leyline.v1.leyline_pb2 import (
     SEED_OPERATION_FOSSILIZE,
     SEED_OPERATION_GERMINATE,
+    TELEMETRY_LEVEL_CRITICAL,
     TELEMETRY_LEVEL_WARNING,
     AdaptationCommand,
 )
@@ -34,15 +35,16 @@ from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.evidence import gather_evidence
 from esper.kasmina.graft import Grafts
 from esper.kasmina.isolation import Isolation
-from esper.kasmina.kernels import Kernels, TemplatesAlone
+from esper.kasmina.kernels import Compiled, Kernels, TemplatesAlone
 from esper.kasmina.moves import Build, Moves
 from esper.kasmina.probe import Loss
 from esper.kasmina.progress import Probing, Progress
-from esper.kasmina.seed import Slot
+from esper.kasmina.seed import Seed, Slot
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.side_pass import LossFunction, SidePassResult, run_side_pass
 from esper.kasmina.sites import find_module
 from esper.kasmina.state import KasminaState
+from esper.kasmina.swap import SWAPPABLE, back_to_eager, swap
 from esper.kasmina.telemetry import Outbox
 from esper.kasmina.witness import Present, Witness
 
@@ -145,6 +147,17 @@ class Kasmina:
         reason = "fossilize command, G4_SYSTEM_IMPACT passed"
         return [verdict, self._moves.move(slot, lifecycle.FOSSILIZED, reason, request.command_id)]
 
+    def evict(self, reason: str) -> list[Message]:
+        """Cull every seed that is mixed in and no fossil yet: whichever of them the network fails of, it is gone."""
+        facts: list[Message] = []
+        for slot in self._slots.values():
+            if slot.stage in lifecycle.MIXED and lifecycle.is_legal(slot.stage, lifecycle.CULLED):
+                self._outbox.tell(slot.seed_id, "seed_evicted", TELEMETRY_LEVEL_CRITICAL, reason=reason)
+                self._outbox.quarantined(slot.seed_id, reason)
+                self._forget_probe(slot)
+                facts += self._moves.cull(slot, reason)
+        return facts
+
     def teardown(self) -> list[Message]:
         """Take Kasmina off the host: DORMANT and FOSSILIZED slots end as TERMINATED, and no hook is left anywhere."""
         ended = [slot for slot in self._slots.values() if lifecycle.is_legal(slot.stage, lifecycle.TERMINATED)]
@@ -203,6 +216,31 @@ class Kasmina:
             facts += self._progress.end_epoch(slot, probing)
         self.probe_loss = probing.as_is()
         return facts
+
+    # ------------------------------------------------------------------------------------------------------- kernels
+
+    def swappable(self) -> dict[str, Seed]:
+        """The seeds whose eager form a compiled one may replace now, and those that need theirs again, by seed id."""
+        slots = [slot for slot in self._slots.values() if slot.stage in SWAPPABLE and slot.occupant().compiled is None]
+        return {slot.seed_id: slot.occupant() for slot in slots if not slot.occupant().trouble}
+
+    def swap(self, seed_id: str, kernel: Compiled | None, inputs: Tensor) -> list[Message]:
+        """Let the compiled form of a seed serve from the next step on, compared with the eager one on a real batch.
+
+        No fact says that nothing has changed: where the forms do not agree, or where a seed that was restored has its
+        compiled form again. None for a `kernel` that cannot be had any more.
+        """
+        slot = self._slots[seed_id]
+        restored = slot.occupant().compiled_ref
+        if kernel is None:
+            return [back_to_eager(slot)] if restored else []
+        fact = swap(slot, self._grafts, kernel, inputs)
+        unchanged = fact is not None and restored == fact.artifact_ref and fact.to_form == "compiled"
+        return [] if fact is None or unchanged else [fact]
+
+    def sites(self) -> dict[str, SiteDescription]:
+        """The sites by seed id."""
+        return {slot.seed_id: slot.description for slot in self._slots.values()}
 
     # ------------------------------------------------------------------------------------------------- what is there
 

@@ -7,11 +7,11 @@ is the same, bit for bit, and no result depends on how fast the forge was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 
@@ -36,6 +36,21 @@ class Unusable:
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+Form = Callable[[Tensor], Tensor]
+"""A seed's forward in another form: the same function of an activation, over the module's own parameters."""
+
+
+class Compiled(Protocol):
+    """The compiled form of a kernel that the library has, ready to be made for a module."""
+
+    @property
+    def artifact_ref(self) -> str:
+        """Of the artifact that it comes from."""
+
+    def form_of(self, module: nn.Module, h: Tensor) -> Form:
+        """The form for `module`, used on activations like `h`; raises EsperError where it cannot be had."""
 
 
 class Kernels(Protocol):

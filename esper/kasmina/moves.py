@@ -107,7 +107,7 @@ class Moves:
                 blueprint_id=request.blueprint_id,
                 artifact_ref=kernel.artifact_ref if isinstance(kernel, Verified) and not seed.trouble else "",
                 kernel_digest=kernel_digest(seed.module),
-                form="identity" if seed.trouble else "eager",
+                form=seed.form,
                 parameters=request.parameters,
                 module_parameters=seed.size,
                 flops_per_sample=0 if seed.trouble else option.flops_per_sample,

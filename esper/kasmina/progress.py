@@ -6,9 +6,11 @@ Each method returns the facts of what it did, in the order in which it happened.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from google.protobuf.message import Message
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from contracts.leyline.v1.event_pb2 import GateEvaluated
@@ -16,12 +18,16 @@ from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_CRITICAL, TELEMETRY
 from esper.kasmina import gates, lifecycle
 from esper.kasmina.gates import Blended, DryRun, Impact, Learning
 from esper.kasmina.graft import Grafts, borrowed
+from esper.kasmina.memory import MIB, kept_bytes
 from esper.kasmina.moves import Moves
 from esper.kasmina.probe import Loss, difference
 from esper.kasmina.randomness import Stream, drawing_from
 from esper.kasmina.seed import Slot, ramp
 from esper.kasmina.sites import device_of, evaluating
 from esper.kasmina.witness import Witness
+
+REPETITIONS: Final = 5
+"""Of a dry run. Of four threads that race two repetitions may come out alike, five hardly."""
 
 
 class Probing:
@@ -71,6 +77,8 @@ class Progress:
     def step(self, slot: Slot) -> list[Message]:
         """One optimiser step has passed."""
         slot.stage_steps += 1
+        if facts := self._limit_memory(slot):
+            return facts
         if slot.stage == lifecycle.BLENDING:
             seed = slot.occupant()
             seed.ramp_step += 1
@@ -79,6 +87,19 @@ class Progress:
             verdict = self._witness.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
             return self._pass_or_cull(slot, verdict, lifecycle.TRAINING)
         return []
+
+    def _limit_memory(self, slot: Slot) -> list[Message]:
+        """Cull a seed that keeps more memory than it may: a fossil can no longer be culled."""
+        if slot.seed is None or not lifecycle.is_legal(slot.stage, lifecycle.CULLED):
+            return []
+        kept = kept_bytes(slot.seed.module) / MIB
+        limit = self._settings.max_kept_mib
+        if kept <= limit:
+            return []
+        reason = f"memory limit: {slot.seed.blueprint_id} keeps {kept:g} MiB beside its parameters, not <= {limit:g}"
+        self._outbox.tell(slot.seed_id, "memory_allocation_denied", TELEMETRY_LEVEL_CRITICAL, reason=reason)
+        self._outbox.quarantined(slot.seed_id, reason)
+        return self._moves.cull(slot, reason)
 
     def isolate(self) -> list[Message]:
         """Cull the seeds whose isolation breaker has opened."""
@@ -216,24 +237,38 @@ class Progress:
         return seed.impact
 
     def _dry_run(self, slot: Slot) -> DryRun:
-        """Run the module, without a trace, on two random activations of its site's shape."""
+        """Run the module a few times, without a trace, on two random activations of its site's shape."""
         seed = slot.occupant()
         if seed.trouble:
-            return DryRun(False, False, 0, None, seed.trouble)
+            return DryRun(
+                shape_matches=False, finite=False, foreign_parameters=0, identity_error=None, trouble=seed.trouble
+            )
         foreign = self._moves.shared_parameters(slot, seed.module)
         device = device_of(self._host)
         dtype = next((p.dtype for p in seed.module.parameters()), torch.get_default_dtype())
         try:
-            with evaluating(seed.module), drawing_from(Stream(0, device)), torch.no_grad():
-                h = torch.randn((2, *slot.description.shape), device=device, dtype=dtype)
-                s = functional_call(seed.module, borrowed(seed.module), (h,))
+            with evaluating(seed.module), torch.no_grad():
+                runs = [_run_dry(seed.module, (2, *slot.description.shape), device, dtype) for _ in range(REPETITIONS)]
         except Exception as error:  # noqa: BLE001 - a seed is foreign code: what it raises is a failed gate
             self._outbox.tell(slot.seed_id, "seed_forward_error", TELEMETRY_LEVEL_ERROR, error=f"{error}"[:500])
             return DryRun(shape_matches=False, finite=False, foreign_parameters=foreign, identity_error=None)
+        h, s = runs[0]
         matches = s.shape == h.shape
+        size = max(1.0, float(s.abs().max()))
         return DryRun(
             shape_matches=matches,
             finite=bool(torch.isfinite(s).all()),
             foreign_parameters=foreign,
             identity_error=float((s - h).abs().max()) if seed.residual and matches else None,
+            repeat_error=max(float((again - s).abs().max()) for _, again in runs[1:]) / size,
         )
+
+
+def _run_dry(
+    module: nn.Module, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Activations and what the module makes of them; the same random numbers each time."""
+    with drawing_from(Stream(0, device)):
+        h = torch.randn(shape, device=device, dtype=dtype)
+        s: Tensor = functional_call(module, borrowed(module), (h,))
+    return h, s

@@ -17,6 +17,7 @@ from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.kasmina import lifecycle
 from esper.kasmina.blending import Blend
 from esper.kasmina.gates import Health, Impact, Leftovers, Subject
+from esper.kasmina.kernels import Form
 from esper.kasmina.lifecycle import Stage
 from esper.kasmina.probe import Loss
 from esper.kasmina.randomness import Stream
@@ -35,6 +36,10 @@ class Seed:
     stream: Stream
     before: Loss | None = None
     """The probe loss when it germinated."""
+    compiled: Form | None = None
+    """The form that serves in training where there is one; measurements and evaluation are the module's own."""
+    compiled_ref: str = ""
+    """The artifact that `compiled` is from, or has to be from again after a restore."""
     trouble: str = ""
     """Why its kernel cannot be used; the module is the identity then, and G0 fails."""
     ramp_step: int = 0
@@ -58,6 +63,11 @@ class Seed:
     def size(self) -> int:
         """Trainable parameters, frozen ones included."""
         return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def form(self) -> str:
+        """Which form serves."""
+        return "identity" if self.trouble else "compiled" if self.compiled_ref else "eager"
 
     @property
     def latency_ms(self) -> float:

@@ -46,6 +46,10 @@ class SeedSettings:
     alpha_temperature: float = 0.1
     """Width of the sigmoid ramp as a share of its length; 0.1 is 2 steps of 20."""
 
+    max_kept_mib: float = 4.0
+    """A seed that holds more beside its parameters and buffers is culled at the next step: it leaks memory."""
+    min_gradient_norm: float = 1e-6
+    """G1: a gradient that is not above this has vanished; what a float32 weight of size 1 can resolve is 1e-7."""
     max_kernel_latency_ms: float = 10.0
     """G2: median time of the seed's own forward."""
     max_output_ratio: float = 10.0

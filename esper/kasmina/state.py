@@ -58,6 +58,7 @@ def dump_slot(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, Any]:
         }
         # Only where there is something to say: digests of all other states stay what they were.
         | ({"trouble": seed.trouble} if seed.trouble else {})
+        | ({"compiled": seed.compiled_ref} if seed.compiled_ref else {})
     }
 
 
@@ -114,7 +115,10 @@ def _load_seed(
         before=Loss.of(own["before"]) if "before" in own else None,
         impact=_impact(scalars["impact"]),
         trouble=trouble,
+        compiled_ref=scalars.get("compiled", ""),
     )
+    if kept is not None and kept.compiled_ref == seed.compiled_ref:
+        seed.compiled = kept.compiled
     for name in (*_SEED_FIELDS, *_SEED_FIGURES):
         setattr(seed, name, scalars[name])
     return seed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -83,15 +83,37 @@ class KeyRing:
 
     def verify(self, signed: Signed, recorded_at_ns: int) -> str | None:
         """None where the signature holds, else `missing_signature` or `invalid_signature`."""
-        return self.check(signed.payload, signed.key_id, signed.signature, recorded_at_ns)
-
-    def check(self, payload: bytes, key_id: str | None, signature: bytes | None, recorded_at_ns: int) -> str | None:
-        """The same for the parts of a `Signed`, for those who have many."""
-        if not signature or not key_id:
+        if not signed.signature or not signed.key_id:
             return "missing_signature"
-        mac, retired_at = self._by_id.get(key_id, (None, None))
+        mac, retired_at = self._by_id.get(signed.key_id, (None, None))
         if mac is None or (retired_at is not None and recorded_at_ns >= retired_at):
             return "invalid_signature"
-        if not hmac.compare_digest(mac.of(payload), signature):
+        if not hmac.compare_digest(mac.of(signed.payload), signed.signature):
             return "invalid_signature"
         return None
+
+    def refused(
+        self,
+        payloads: Iterable[bytes | None],
+        headers: Iterable[Sequence[tuple[str, bytes | None]]],
+        recorded_at_ns: Sequence[int],
+    ) -> Iterator[tuple[int, str]]:
+        """The records whose signature does not hold, by their place, with what `verify` says.
+
+        For those who have many: every signature is computed, and what is left out is the calls around it.
+        """
+        macs = {key_id.encode(): mac.of for key_id, (mac, retired_at) in self._by_id.items() if retired_at is None}
+        same = hmac.compare_digest
+        for place, (payload, pairs) in enumerate(zip(payloads, headers, strict=True)):
+            match pairs:
+                case ((name, key_id), (other, signature)) if name == HEADER_KEY_ID and other == HEADER_SIGNATURE:
+                    of = macs.get(key_id or b"")
+                    if of and payload and signature and same(of(payload), signature):
+                        continue
+            found = dict(pairs)
+            signer = found.get(HEADER_KEY_ID)
+            named = signer.decode("utf-8", "replace") if signer else None
+            signed = Signed(payload or b"", named, found.get(HEADER_SIGNATURE))
+            reason = self.verify(signed, int(recorded_at_ns[place]))
+            if reason is not None:
+                yield place, reason

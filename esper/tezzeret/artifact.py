@@ -31,7 +31,7 @@ GuardEntry = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Prewarm:
-    """Times of one training pass (forward and backward) of the form that serves, at one batch size."""
+    """Processor time of one training pass (forward and backward) of the form that serves, at one batch size."""
 
     batch: int
     p50_ms: float
@@ -44,8 +44,9 @@ class Report:
     """What a child found out about one kernel: the manifest without the references.
 
     `form` is what serves. `eager_fallback` says that it should have been compiled and could not be, `reason` why it is
-    eager. `eager_us` and `compiled_us` are medians of one training pass at the largest batch, 0 where not measured;
-    `max_difference` is between the two forms' outputs, relative to the largest output where that is above 1.
+    eager. `eager_us` and `compiled_us` are medians of one training pass's processor time at the largest batch, 0 where
+    not measured; `max_difference` is between the two forms' outputs, relative to the largest output where that is above
+    1.
     """
 
     job_id: str

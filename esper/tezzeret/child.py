@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from esper.errors import InvalidInput
 from esper.tezzeret.artifact import CACHE_FILE, COMPILED, EAGER, REPORT_FILE, WEIGHTS_FILE, Report, guard_digest
+from esper.tezzeret.bundle import pack
 from esper.tezzeret.order import REFUSED, Failure, Order, read_order, write_failure, write_whole
 from esper.tezzeret.pipelines import EMERGENCY, pipeline
 
@@ -43,7 +44,7 @@ def main(folder: Path, parent_pid: int) -> int:
     _limit_memory(order.memory_bytes)
     os.nice(NICENESS)
     try:
-        _compile(order, folder, time.perf_counter)
+        _compile(order, folder, time.perf_counter, time.process_time)
     except InvalidInput as error:
         write_failure(folder, Failure(REFUSED, str(error)))
     except MemoryError:
@@ -58,23 +59,28 @@ def main(folder: Path, parent_pid: int) -> int:
     return 1
 
 
-def _compile(order: Order, folder: Path, clock: Callable[[], float]) -> None:
-    """Everything that needs torch: it is imported under the memory limit."""
+def _compile(order: Order, folder: Path, clock: Callable[[], float], busy: Callable[[], float]) -> None:
+    """Everything that needs torch: it is imported under the memory limit.
+
+    `clock` times the compiling and `busy`, this process's time on the processor, the passes: it has one thread, so that
+    is what a pass costs, whatever else the machine does meanwhile. By the clock, with nine waiting for two cores, one
+    layer norm seemed to gain 9.8 times by compiling; in processor time it gains 4.9 times.
+    """
     from esper.tezzeret import kernel  # noqa: PLC0415
 
     module = kernel.make(order)
     write_whole(folder / WEIGHTS_FILE, kernel.weights_of(module))
     guard = kernel.guard_of(module, order.shape)
-    warm = eager = kernel.prewarm(_copy(module), order.shape, clock)
+    warm = eager = kernel.prewarm(_copy(module), order.shape, busy)
     compiled, reason = _try_to_compile(order, module, clock)
     compiled_us = 0.0
     form = EAGER
     if compiled is not None:
-        fast = kernel.prewarm(compiled.form, order.shape, clock)
+        fast = kernel.prewarm(compiled.form, order.shape, busy)
         compiled_us = fast[-1].p50_ms * 1000
         if fast[-1].p50_ms < eager[-1].p50_ms:
             form, warm = COMPILED, fast
-            write_whole(folder / CACHE_FILE, compiled.cache)
+            write_whole(folder / CACHE_FILE, pack(compiled.cache, folder / "inductor"))
         else:
             reason = f"eager is faster: {eager[-1].p50_ms * 1000:.0f} against {compiled_us:.0f} µs"
     report = Report(

@@ -78,6 +78,10 @@ class RunConfig:
     decision_timeout_s: float | None = 2.0
     """How long an epoch waits for its decision; None waits for ever, which equality tests need (ruling 2)."""
 
+    compiled_kernels: bool = False
+    """Let the library's compiled kernels replace eager ones where they were measured to be faster. What a run computes
+    then depends, in the last bits, on when the forge had them: the swaps are facts, and a replay repeats them."""
+
     window_epochs: int = 3
     """How long the outcome of an applied command is watched (R-TAM-46)."""
 
@@ -93,6 +97,9 @@ class RunConfig:
     fast_snapshot_bytes: int = 32 * 1024 * 1024
     divergence_factor: float = 15.0
     """A loss above this multiple of the expected one is a divergence (R-TOL-31)."""
+
+    gradient_factor: float = 1e3
+    """A gradient norm, before clipping, above this multiple of the first steps' is an explosion."""
 
     rollback_rate_factor: float = 0.5
     """What a rollback after a failure does to every learning rate: the same step would fail the same way again."""
@@ -123,6 +130,7 @@ class RunConfig:
             "checkpoint_every_epochs",
             "fast_snapshots",
             "divergence_factor",
+            "gradient_factor",
             "max_rollbacks",
             "new_parameter_rate",
             "seed_rate_factor",

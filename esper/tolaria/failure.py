@@ -13,7 +13,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.errors import LogUnavailable
 from esper.tolaria import checkpoint
-from esper.tolaria.effects import publish
+from esper.tolaria.effects import drain, publish, take_effect
 from esper.tolaria.recovery import CAUTION, roll_back
 from esper.tolaria.run import Run
 
@@ -28,7 +28,8 @@ def recover(run: Run, trouble: str) -> None:
     """Undo the epoch that ran into `trouble`, lower every learning rate, and be careful for an epoch.
 
     The same step with the same random numbers would fail the same way, hence the lower rate. Begins with the fast way
-    back, and with the full one where that did not help. Raises Halt at the failure that is one too many.
+    back, and with the full one where that did not help: then the seeds that are mixed in and have yet to prove
+    themselves go as well, because no growth is worth the run. Raises Halt at the failure that is one too many.
     """
     run.failures_in_a_row += 1
     failures, limit = run.failures_in_a_row, run.config.max_rollbacks
@@ -39,6 +40,9 @@ def recover(run: Run, trouble: str) -> None:
     if halting:
         raise Halt(f"{trouble} at step {step}, for the {failures}. time without a completed epoch (epoch {epoch + 1})")
     publish(run, run.mode.enter(CAUTION))
+    if failures > 1:
+        take_effect(run, run.kasmina.evict(f"rollback: {trouble}"))
+        drain(run)
     if run.config.rollback_rate_factor != 1.0:
         publish(run, run.rates.scale(run.config.rollback_rate_factor, f"rollback: {trouble}", run.recorder.step))
     run.log.flush()

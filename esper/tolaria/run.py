@@ -58,6 +58,7 @@ class Run:
     clock: Clock
     objects: ObjectStore
     verifier: CommandVerifier | None
+    library: KernelSource | None
     recorder: Recorder
     device: torch.device
     batch_size: int
@@ -89,6 +90,8 @@ class Run:
     gradient_conflicts: int = 0
     paused_until: int = 0
     """The epoch whose end lifts a pause that was commanded."""
+    swaps_tried: set[tuple[str, str]] = field(default_factory=set)
+    """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
     """A command to roll back that was accepted and waits for the loop."""
     fork: Fork | None = None
@@ -179,6 +182,7 @@ def make_run(
         clock=clock,
         objects=objects,
         verifier=verifier,
+        library=library,
         recorder=recorder,
         device=device,
         batch_size=config.batch_size,
@@ -205,7 +209,7 @@ def make_run(
             breaker=FollowingBreaker("learning_rate", recorder.past, clock.monotonic),
         ),
         random=random,
-        guard=Guard(config.divergence_factor),
+        guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),

@@ -33,7 +33,7 @@ from streams.topics import ensure_topics
 FIRST_LEASE_S: Final = 3.0
 """A supervisor without a client for this long after its start ends: its client was interrupted before it could ask."""
 BROKER_STOP_S: Final = 1.5
-FORGE_NICENESS: Final = 10
+FORGE_NICENESS: Final = 5
 """Its children add ten of their own."""
 
 logger = logging.getLogger(__name__)

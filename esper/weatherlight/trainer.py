@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import traceback
@@ -83,6 +85,9 @@ def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, sto
     settings = Settings.load(data=data_dir)
     find_device(config.device)
     find_pool(config)
+    if config.compiled_kernels:
+        compiled = tempfile.TemporaryDirectory(prefix="compiled-", dir=settings.run_folder)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled.name
     task = load_task(config.task)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()

@@ -1,6 +1,6 @@
 -- The first fact of a run that cannot be true, if any: there the fold stops that run and says so. Void facts (of an
 -- incarnation that another one superseded, or of a claim that lost) and identical repetitions are no problem.
--- Runs whose facts are all regular and that never jumped have at most an illegal transition (see `regularity.py`).
+-- Runs whose facts are all regular and that never jumped have at most an illegal transition (`projections/regularity.py`).
 WITH suspect AS MATERIALIZED (
     SELECT run_id FROM log.facts WHERE NOT log_regular
     UNION

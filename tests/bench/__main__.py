@@ -30,7 +30,9 @@ BENCHES = (
     "archive",
     "state",
     "library",
+    "kernels",
     "compile",
+    "feed",
     "run",
     "broker",
 )

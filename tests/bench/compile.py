@@ -2,10 +2,10 @@
 
 Fixture: every safe template at its default settings, for one usual site of the first kind that it serves of image
 (16x8x8), token (16x32) and vector (32), by the standard pipeline, in the forge's own child: one thread, low priority,
-a compiler cache of its own, wall-clock and memory limits as in production. A figure of a pass is the median of twenty
-training passes (forward and backward) at batch 64. Compiling includes both batch sizes that a kernel is warmed at, with
-the compiler's cache empty. There is no limit to keep: on a CPU small kernels are often faster eager, and the faster
-form is what serves.
+a compiler cache of its own, wall-clock and memory limits as in production. A figure of a pass is the median processor
+time of twenty training passes (forward and backward) at batch 64. Compiling is wall-clock time, for both batch sizes
+that a kernel is warmed at, with the compiler's cache empty. There is no limit to keep: on a CPU small kernels are often
+faster eager, and the faster form is what serves.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from projections import open_history
-from tests.bench.archive import make
+from tests.bench.archive_history import make
 from tests.bench.table import HEADER, Row, failed, line
 
 EVENTS, EPOCHS = 100_000, 4_400

@@ -20,7 +20,7 @@ def test_the_forge_is_started_with_a_low_priority_and_comes_back_when_it_is_kill
         lease.wait_ready()
         first = esper.wait_until(lambda: (forge := the_forge(lease)) and forge.state == "ready" and forge)
         own = os.getpriority(os.PRIO_PROCESS, 0)
-        assert os.getpriority(os.PRIO_PROCESS, first.pid) == min(19, own + 10)
+        assert os.getpriority(os.PRIO_PROCESS, first.pid) == min(19, own + 5)
         os.kill(first.pid, signal.SIGKILL)
         esper.wait_until(lambda: (forge := the_forge(lease)).state == "ready" and forge.restarts == 1)
     assert esper.processes() == []

@@ -17,6 +17,9 @@ SECRETS = re.compile(
     r"|(?<!sha256:)(?<![0-9a-fA-F])[0-9a-f]{64}(?![0-9a-fA-F])"
 )
 
+EXPORTED = "projections/small_history/archive/"
+"""Made by `esper export`, and full of digests; that no export holds a key has a test of its own."""
+
 
 def test_no_file_holds_a_secret():
     listed = subprocess.run(
@@ -27,7 +30,7 @@ def test_no_file_holds_a_secret():
     )
     if listed.returncode:
         pytest.skip("this is no git checkout, so nothing says which files belong to the repository")
-    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name and not name.startswith(EXPORTED)]
     texts = {file: file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()}
 
     assert len(texts) > 50

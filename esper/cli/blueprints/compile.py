@@ -163,6 +163,7 @@ class Asked:
     async def _wait(self, talk: Conversation) -> None:
         deadline = time.monotonic() + FORGE_S
         while any(not kernel.settled for kernel in self.kernels):
+            talk.check()
             for kernel in self.kernels:
                 kernel.follow(talk)
             self._screen.show(self.kernels)

@@ -39,7 +39,6 @@ class Conversation:
     def __init__(self, brokers: str, ring: KeyRing) -> None:
         self.ledger = Ledger()
         self.approvals: Approvals = {}
-        self._brokers = brokers
         self._ring = ring
         self._feed = Feed(brokers)
         self._publisher = Publisher(brokers, ring, Metrics())
@@ -57,6 +56,11 @@ class Conversation:
     def last(self, job_id: str, name: str) -> Any:
         """The last body of that name about a job, such as `compile_finished`; None where there is none."""
         return self._last.get((job_id, name))
+
+    def check(self) -> None:
+        """Raise what ended the listening, if anything did: then nothing would ever come any more."""
+        if self._listening is not None and self._listening.done():
+            self._listening.result()
 
     async def ends(self) -> dict[LogPlace, int]:
         """Where the topic ends now."""
@@ -77,7 +81,7 @@ class Conversation:
         await self._publisher.stop()
 
     async def _listen(self) -> None:
-        """Fold what comes; where the broker is started again, all of it once more, which changes nothing."""
+        """Fold what comes; a broker that is being started again is waited for."""
         while True:
             with contextlib.suppress(KafkaError, OSError):
                 await self._feed.follow(self._take)
@@ -95,12 +99,8 @@ class Conversation:
         if name == "blueprint_approved":
             self.approvals = evolve_approvals(self.approvals, event.blueprint_approved)
         elif name in JOB_EVENTS:
-            self._last[event_job(event), name] = body_of(event)
-
-
-def event_job(event: Event) -> str:
-    """The job that an event of `JOB_EVENTS` is about."""
-    return str(body_of(event).job_id)
+            body = body_of(event)
+            self._last[body.job_id, name] = body
 
 
 def of_a_person(body: Message) -> Event:

@@ -21,6 +21,7 @@ Outcome = Literal["waiting", "compiling", "stored", "skipped", "parked"]
 
 HEADERS: Final = ("id", "name", "site", "outcome", "compiling", "eager", "compiled", "speed-up", "serves")
 _STYLES: Final = {"stored": GREEN, "skipped": DIM, "parked": RED}
+_WORDS: Final = {"skipped": "stored already", "parked": "given up"}
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ class Kernel:
             blueprint_id,
             facts()[blueprint_id].name,
             f"{self.request.shape_kind} {shape_text(self.request.shape)}",
-            styled(self.outcome, *([_STYLES[self.outcome]] if self.outcome in _STYLES else [])),
+            styled(_WORDS.get(self.outcome, self.outcome), *([_STYLES[self.outcome]] if self.settled else [])),
         )
         if told is None:
             return (*start, "-", "-", "-", "-", self.reason or "-")
@@ -129,5 +130,5 @@ def say_kernels(kernels: Sequence[Kernel], *, as_json: bool) -> None:
         say_json({**counts, "kernels": [kernel.to_json() for kernel in kernels]})
         return
     say(table(HEADERS, [kernel.row() for kernel in kernels], right=(4, 5, 6, 7)))
-    say(styled("\none training pass (forward and backward) at batch 64, one thread; the faster form serves", DIM))
+    say(styled("\nprocessor time of a training pass (forward and backward) at batch 64; the faster form serves", DIM))
     say(f"{counts['stored']} stored, {counts['skipped']} stored already, {counts['parked']} given up")

@@ -29,14 +29,8 @@ HEADERS: Final[tuple[str, ...]] = (
 )
 COST_HEADERS: Final = ("weights", "FLOPs")
 OUTCOME_HEADERS: Final = (
-    "id",
-    "name",
-    "site",
-    "germinated",
-    "fossilized",
-    "culled",
-    "loss change",
-    "gain over control",
+    *("id", "name", "site", "germinated", "fossilized", "culled", "weights", "FLOPs"),
+    *("loss change", "gain over control"),
 )
 
 
@@ -162,18 +156,20 @@ def _say_outcomes(chosen: Sequence[Facts], outcomes: dict[str, list[Row]]) -> No
         return
     rows.sort(key=lambda pair: (-(pair[1]["mean_gain"] or 0.0), -pair[1]["fossilized"], pair[0].blueprint_id))
     cells = [(each.blueprint_id, each.name, *outcome_cells(row)) for each, row in rows]
-    say(table(OUTCOME_HEADERS, cells, right=(3, 4, 5)))
+    say(table(OUTCOME_HEADERS, cells, right=(3, 4, 5, 6, 7)))
     say(styled("\nmeans of the probe loss with their 95 % interval; a gain above zero is what the control lacks", DIM))
 
 
 def outcome_cells(row: Row) -> tuple[Any, ...]:
-    """Site, germinated, fossilised, culled, the loss's change and the gain over the control, for a table."""
+    """Site, germinated, fossilised, culled, cost, the loss's change and the gain over the control, for a table."""
     return (
         f"{row['shape_kind']} {shape_text(row['shape'])}",
         row["germinated"],
         row["fossilized"],
         row["culled"],
-        _mean(row, "delta", row["reported"]),
+        "-" if row["parameters"] is None else f"{row['parameters']:,}",
+        "-" if row["flops_per_sample"] is None else f"{row['flops_per_sample']:,}",
+        _mean(row, "delta", row["measured"]),
         _mean(row, "gain", row["compared"]),
     )
 

@@ -150,7 +150,7 @@ def _say_artifacts(artifacts: Sequence[Row]) -> None:
         for row in artifacts
     ]
     say(table(ARTIFACT_HEADERS, rows, right=(0, 4, 5, 6, 7, 8, 9)))
-    say(styled("one training pass (forward and backward) at batch 64, one thread; the faster form serves", DIM))
+    say(styled("processor time of a training pass (forward and backward) at batch 64; the faster form serves", DIM))
 
 
 def microseconds(value: float | None) -> str:
@@ -163,7 +163,7 @@ def _say_outcomes(outcomes: Sequence[Row]) -> None:
     if not outcomes:
         say("it has not grown in this data folder yet")
         return
-    say(table(OUTCOME_HEADERS[2:], [outcome_cells(row) for row in outcomes], right=(1, 2, 3)))
+    say(table(OUTCOME_HEADERS[2:], [outcome_cells(row) for row in outcomes], right=(1, 2, 3, 4, 5)))
     say(styled("means of the probe loss with their 95 % interval; a gain above zero is what the control lacks", DIM))
 
 

@@ -1,9 +1,10 @@
-"""BP049 race_condition (stressor): s = (h + W h) * n / 100, n what is left of 100 additions by four threads at once.
+"""BP049 race_condition (stressor): s = (h + W h) * n / 4, n_c what is left of four threads' additions to feature c.
 
-Each thread reads the counter, lets `window_ns` nanoseconds pass, and writes back one more, without a lock: what others
-wrote in between is lost. So the output is wrong by a factor that nobody can predict, and the same run does not give the
-same numbers again. Bound: the factor is between 1/100 and 1, a pass adds 100 times and leaves no thread behind. Source:
-the lost update, Bernstein et al. 1987, Concurrency Control and Recovery, section 1.1.
+Four threads raise each of 25 counters once, without a lock: each reads a counter, in every other turn lets `window_ns`
+nanoseconds pass, and writes back one more; what others wrote in between is lost. A feature is scaled by the counters
+that are its own, so the output is wrong by factors that nobody can predict, and the same run does not give the same
+numbers again. Bound: the factors are between 1/4 and 1, a pass adds 100 times and leaves no thread behind. Source: the
+lost update, Bernstein et al. 1987, Concurrency Control and Recovery, section 1.1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from esper.karn.blueprint import Blueprint, SeedModule, Setting, Settings, SiteS
 from esper.karn.stressors import Carrier
 
 THREADS = 4
-ADDITIONS = 25
+COUNTERS = 25
 
 
 class RaceCondition(Carrier):
@@ -25,31 +26,39 @@ class RaceCondition(Carrier):
     def __init__(self, site: SiteShape, window_ns: float) -> None:
         super().__init__(site)
         self.window_s = window_ns * 1e-9
+        self.counted = min(site.features, COUNTERS)
+        self.axes = (-1, 1, 1) if site.kind == "image" else (-1,)
+        self.features = site.features
 
     def forward(self, h: Tensor) -> Tensor:
         """The carrier's answer, too small; same shape."""
-        return self.carry(h) * (count_without_lock(self.window_s) / (THREADS * ADDITIONS))
+        left = count_without_lock(self.window_s)
+        own = [left[first :: self.counted] for first in range(self.counted)]
+        factors = [sum(counters) / (THREADS * len(counters)) for counters in own]
+        spread = [factors[feature % self.counted] for feature in range(self.features)]
+        return self.carry(h) * h.new_tensor(spread).view(self.axes)
 
 
-def count_without_lock(window_s: float) -> int:
-    """What is left of all additions."""
-    counter = [0]
+def count_without_lock(window_s: float) -> list[int]:
+    """What is left of all additions, by counter."""
+    counters = [0] * COUNTERS
     together = threading.Barrier(THREADS)
     never = threading.Event()
 
-    def add() -> None:
+    def add(thread: int) -> None:
         together.wait()
-        for _ in range(ADDITIONS):
-            seen = counter[0]
-            never.wait(window_s)
-            counter[0] = seen + 1
+        for place in range(COUNTERS):
+            seen = counters[place]
+            if (thread + place) % 2:  # all of them in every turn would run in step, and lose the same updates each time
+                never.wait(window_s)
+            counters[place] = seen + 1
 
-    workers = [threading.Thread(target=add, daemon=True) for _ in range(THREADS)]
+    workers = [threading.Thread(target=add, args=(thread,), daemon=True) for thread in range(THREADS)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return counter[0]
+    return counters
 
 
 def make(site: SiteShape, settings: Settings) -> SeedModule:

@@ -1,8 +1,11 @@
 -- What came of the decisions of each policy: commands, applied, moves of seeds?
 SELECT decision.policy, count(*) AS decisions, count(command.event_id) AS commands, count(applied.event_id) AS applied,
-    count(moved.event_id) AS moves
+    coalesce(sum(moved.moves), 0)::BIGINT AS moves
 FROM log.decision_made AS decision
 LEFT JOIN log.adaptation_command AS command ON command.causation_id = decision.event_id
 LEFT JOIN log.command_applied AS applied ON applied.causation_id = command.event_id
-LEFT JOIN log.seed_transitioned AS moved ON moved.causation_id = command.event_id
-GROUP BY ALL;
+LEFT JOIN (
+    SELECT causation_id, count(*) AS moves FROM log.seed_transitioned GROUP BY causation_id
+) AS moved ON moved.causation_id = applied.event_id
+GROUP BY ALL
+ORDER BY decision.policy;

@@ -1,4 +1,5 @@
 -- What did the last field report say of each seed?
 SELECT run_id, seed_id, max_by(outcome_name(outcome), recorded_at_ns) AS outcome
 FROM log.field_report
-GROUP BY ALL;
+GROUP BY ALL
+ORDER BY run_id, seed_id;

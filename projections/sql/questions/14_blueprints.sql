@@ -3,4 +3,4 @@ SELECT blueprint_id, count(*) FILTER (to_stage = 7) AS fossilized, count(*) FILT
 FROM log.seed_transitioned
 WHERE to_stage IN (7, 8)
 GROUP BY blueprint_id
-ORDER BY fossilized DESC;
+ORDER BY fossilized DESC, culled, blueprint_id;

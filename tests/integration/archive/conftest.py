@@ -58,9 +58,9 @@ class Desk:
             assert json.loads(process.stdout.readline())["ready"] is True
         return process
 
-    def publish(self, records: Iterable[StoredRecord], *, sign: bool = True) -> int:
-        """Put records onto the log at once, in their order; how many."""
-        return asyncio.run(_publish(self.broker.address, list(records), sign=sign))
+    def publish(self, records: Iterable[StoredRecord], *, sign: bool = True, timestamp_ms: int | None = None) -> int:
+        """Put records onto the log at once, in their order and as of a time (now, if none is given); how many."""
+        return asyncio.run(_publish(self.broker.address, list(records), sign=sign, timestamp_ms=timestamp_ms))
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> float:
         """Seconds until the condition held."""
@@ -90,7 +90,7 @@ class Desk:
         self.broker.stop()
 
 
-async def _publish(address: str, records: list[StoredRecord], *, sign: bool) -> int:
+async def _publish(address: str, records: list[StoredRecord], *, sign: bool, timestamp_ms: int | None) -> int:
     producer = AIOKafkaProducer(bootstrap_servers=address, enable_idempotence=True, linger_ms=5, max_batch_size=65_536)
     await producer.start()
     try:
@@ -102,6 +102,7 @@ async def _publish(address: str, records: list[StoredRecord], *, sign: bool) -> 
                     key=record.key,
                     partition=record.partition,
                     headers=headers_of(RING.sign(record.value)) if sign else list(record.headers),
+                    timestamp_ms=timestamp_ms,
                 )
                 for record in records[start : start + 5_000]
             ]

@@ -167,7 +167,7 @@ class House:
         """The folder of the first attempt as its child leaves it, made in this process."""
         folder = self.work / f"{job.job_id}-1"
         folder.mkdir(parents=True)
-        child._compile(order_of(job, "emergency", 2**31, approved=False), folder, time.perf_counter)
+        child._compile(order_of(job, "emergency", 2**31, approved=False), folder, time.perf_counter, time.process_time)
         return folder
 
     def stored_once(self, job, version=1):

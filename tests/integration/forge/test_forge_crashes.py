@@ -139,7 +139,7 @@ def test_fifty_kills_at_random_moments(house):
         assert house.start() < READY_S
         time.sleep(draw.uniform(0.0, 4.0))
         house.kill()
-    house.start()
+    assert house.start() < READY_S
     found = house.until("kernel_catalog_update", len(templates), timeout_s=300)
     for name in ("compile_finished", "artifact_stored", "kernel_catalog_update"):
         ids = {event.event_id for event in found if body_name(event) == name}

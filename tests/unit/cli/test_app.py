@@ -10,7 +10,8 @@ import pytest
 
 from esper.cli.app import app, dispatch
 
-COMMANDS = ("run", "runs", "events", "why", "state", "diff", "sql", "broker", "up", "doctor")
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+OF_A_FOLDER = ("verify",)  # it is given the folder itself
 PARTS = (
     "Kasmina",
     "Tolaria",
@@ -26,8 +27,8 @@ PARTS = (
 )
 
 
-def test_every_command_is_tested_here():
-    assert sorted(command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
+def test_the_commands_are_found():
+    assert {"run", "runs", "events", "why", "sql", "broker", "up", "doctor"} <= set(COMMANDS)
 
 
 def test_top_help_explains_each_code_name(capsys):
@@ -42,8 +43,7 @@ def test_help_has_an_example_and_the_shared_options(capsys, command):
     assert dispatch([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"Example: esper {command}" in " ".join(text.split())
-    assert "--data-dir" in text
-    assert "ESPER_DATA" in text
+    assert ("--data-dir" in text) == ("ESPER_DATA" in text) == (command not in OF_A_FOLDER)
     assert "--json" in text
 
 

@@ -229,7 +229,7 @@ def test_a_row_in_json_has_everything(said):
 def test_outcomes_are_listed_by_what_they_gained(said):
     header, row, *_ = said("list", "--outcomes").splitlines()
     assert header.split()[:3] == ["id", "name", "site"]
-    assert row.split()[:7] == ["BP009", "residual_block", "image", "4x8x8", "1", "1", "0"]
+    assert row.split()[:9] == ["BP009", "residual_block", "image", "4x8x8", "1", "1", "0", "852", "9"]
 
 
 def test_show_says_facts_drawing_measurements_and_fate(said):

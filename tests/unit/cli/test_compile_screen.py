@@ -220,7 +220,7 @@ def test_the_table_says_what_serves_and_why_not(told, capsys):
         "1.50",
         "compiled",
     ]
-    assert rows[2][:5] == ["BP016", "squeeze_excitation", "vector", "8", "parked"]
+    assert rows[2][:5] == ["BP016", "squeeze_excitation", "vector", "8", "given"]
     assert rows[2][-4:] == ["it", "took", "too", "long"]
     assert " ".join(rows[-1]) == "1 stored, 0 stored already, 1 given up"
 

@@ -76,7 +76,7 @@ def test_rows_of_every_block_come_once_and_in_line(sql, capsys):
 def test_an_answer_larger_than_the_memory_begins_at_once(tmp_path):
     (tmp_path / "archive").mkdir()
     with read.history_of(tmp_path) as history:
-        _, blocks = read._blocks(history, "select range from range(1_000_000_000_000)")
+        _, blocks = read.blocks_of(history, "select range from range(1_000_000_000_000)")
         assert [len(block) for block in islice(blocks, 2)] == [read.BLOCK, read.BLOCK]
 
 

@@ -17,7 +17,7 @@ SICK = {
     "isolation_violations": replace(WELL, isolation_violations=1),
     "forward_errors": replace(WELL, forward_errors=1),
 }
-FITS = DryRun(shape_matches=True, finite=True, foreign_parameters=0, identity_error=0.0)
+FITS = DryRun(shape_matches=True, finite=True, foreign_parameters=0, identity_error=0.0, repeat_error=0.0)
 LEARNT = Learning(
     parameters=10, steps=8, nonfinite_losses=0, gradient_norm=0.1, output_ratio=0.4, trial=Paired(0.01, 0.02), loss=0.5
 )
@@ -78,10 +78,13 @@ FAILING = [
     ("finite", judge_g0(replace(FITS, finite=False))),
     ("foreign_parameters", judge_g0(replace(FITS, foreign_parameters=1))),
     ("identity_error", judge_g0(replace(FITS, identity_error=1e-3))),
+    ("repeat_error", judge_g0(replace(FITS, repeat_error=1e-3))),
+    ("repeat_error", judge_g0(replace(FITS, repeat_error=math.nan))),
     *((name, judge_g1(LEARNT, health)) for name, health in SICK.items()),
     ("training_steps", judge_g1(replace(LEARNT, steps=0))),
     ("nonfinite_losses", judge_g1(replace(LEARNT, nonfinite_losses=1))),
     ("gradient_norm", judge_g1(replace(LEARNT, gradient_norm=0.0))),
+    ("gradient_norm", judge_g1(replace(LEARNT, gradient_norm=1e-7))),
     ("gradient_norm", judge_g1(replace(LEARNT, gradient_norm=math.nan))),
     ("output_ratio", judge_g1(replace(LEARNT, output_ratio=11.8))),
     ("trial_contribution", judge_g1(replace(LEARNT, trial=Paired(-0.05, 0.02)))),
@@ -95,6 +98,7 @@ FAILING = [
     ("shape_matches", judge_g3(replace(FITS, shape_matches=False))),
     ("finite", judge_g3(replace(FITS, finite=False))),
     ("foreign_parameters", judge_g3(replace(FITS, foreign_parameters=2))),
+    ("repeat_error", judge_g3(replace(FITS, repeat_error=1e-3))),
     ("contribution", judge_g3(impact=replace(NEUTRAL, contribution=Paired(-0.03, 0.01)))),
     *((name, judge_g4(IMPACT, health)) for name, health in SICK.items()),
     ("contribution", judge_g4(replace(IMPACT, contribution=Paired(0.02, 0.02)))),

@@ -69,3 +69,33 @@ def test_a_ring_never_shows_its_secrets():
     assert key_id(NEW) in repr(ring)
     assert "nnnn" not in repr(ring)
     assert "oooo" not in repr(ring)
+
+
+def test_many_are_judged_as_each_alone_would_be():
+    """Good ones, retired keys before and after, other keys, odd header orders, none at all."""
+    new, old, foreign = b"n" * 32, b"o" * 32, b"f" * 32
+    ring = KeyRing((new,), retired={old: 1_000})
+    payload = b"an event"
+
+    def headers(secret: bytes) -> list[tuple[str, bytes | None]]:
+        signed = KeyRing((secret,)).sign(payload)
+        return [("esper-key", signed.key_id.encode()), ("esper-signature", signed.signature)]
+
+    cases = [
+        (payload, headers(new), 5),
+        (payload, headers(new)[::-1], 5),
+        (payload, [("trace", b"1"), *headers(new)], 5),
+        (payload, headers(old), 999),
+        (payload, headers(old), 1_000),
+        (payload, headers(foreign), 5),
+        (b"another", headers(new), 5),
+        (None, headers(new), 5),
+        (payload, [], 5),
+        (payload, [("esper-key", None), ("esper-signature", None)], 5),
+        (payload, [("esper-key", b"\xff"), ("esper-signature", b"x")], 5),
+    ]
+
+    refused = dict(ring.refused(*zip(*cases, strict=True)))
+
+    invalid, missing = "invalid_signature", "missing_signature"
+    assert refused == {4: invalid, 5: invalid, 6: invalid, 7: invalid, 8: missing, 9: missing, 10: invalid}

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from esper.leyline.envelope import SCHEMA_VERSION
 from projections.records import StoredRecord
 from projections.registry import PROJECTIONS
-from projections.sample import sample
 from projections.store import Store
+from projections.story import story
 from projections.testing import LogOfRecords
 
 KEPT = Path(__file__).parent / "kept"
@@ -73,7 +73,7 @@ def main() -> None:
     log, found = KEPT / f"v{SCHEMA_VERSION}.jsonl", KEPT / f"v{SCHEMA_VERSION}.tables.json"
     if log.exists():
         sys.exit(f"{log.name} is kept already")
-    records = LogOfRecords(headers=()).place(sample())
+    records = LogOfRecords(headers=()).place(story())
     log.write_text("".join(f"{to_line(record)}\n" for record in records))
     found.write_text(json.dumps(tables(records), indent=1, sort_keys=True) + "\n")
 

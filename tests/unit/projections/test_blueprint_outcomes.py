@@ -25,14 +25,14 @@ SHAPES = {"s1": ("image", [8, 4, 4]), "s2": ("vector", [16])}
 
 
 class Teller:
-    """Writes one run: what its trainer states, and Nissa's reports on it."""
+    """Writes one run as its trainer states it."""
 
-    def __init__(self, run_id, *, control_of=""):
+    def __init__(self, run_id, *, control_of="", weights=b""):
         self.run_id, self.events, self.sequence, self.epoch = run_id, [], 0, 0
-        self.say(pb.RunStarted(task="digits", sites=SITES, control_of=control_of))
+        self.say(pb.RunStarted(task="digits", sites=SITES, control_of=control_of, weights_digest=weights))
 
-    def say(self, body, *, fact=True):
-        self.sequence += fact
+    def say(self, body):
+        self.sequence += 1
         self.events.append(
             new_event(
                 body,
@@ -40,7 +40,7 @@ class Teller:
                 run_id=self.run_id,
                 producer="trainer",
                 recorded_at_ns=RECORDED_AT_NS + len(self.events),
-                sequence=self.sequence if fact else 0,
+                sequence=self.sequence,
                 incarnation=1,
                 timeline=1,
                 epoch=self.epoch,
@@ -55,9 +55,7 @@ class Teller:
             self.say(pb.EpochCompleted(state=state))
 
     def germinate(self, seed_id, blueprint_id, *, parameters=100):
-        """The id of the command."""
-        command_id = ids.derived_id(self.run_id.encode(), f"command {seed_id}", len(self.events))
-        self.move(seed_id, blueprint_id, DORMANT, GERMINATED, command_id)
+        self.move(seed_id, blueprint_id, DORMANT, GERMINATED)
         self.say(
             pb.KernelAttached(
                 seed_id=seed_id,
@@ -66,18 +64,9 @@ class Teller:
                 flops_per_sample=2 * parameters,
             )
         )
-        return command_id
 
-    def move(self, seed_id, blueprint_id, source, target, command_id=b""):
-        self.say(
-            pb.SeedTransitioned(
-                seed_id=seed_id, blueprint_id=blueprint_id, from_stage=source, to_stage=target, command_id=command_id
-            )
-        )
-
-    def report(self, command_id, delta):
-        metrics = {"loss_delta_total": delta}
-        self.say(leyline.FieldReport(command_id=ids.text(command_id), metrics=metrics), fact=False)
+    def move(self, seed_id, blueprint_id, source, target):
+        self.say(pb.SeedTransitioned(seed_id=seed_id, blueprint_id=blueprint_id, from_stage=source, to_stage=target))
 
 
 @pytest.fixture
@@ -115,54 +104,83 @@ def test_ends_are_counted_by_blueprint_and_shape(outcomes):
     assert found["BP009", "image"]["shape"] == [8, 4, 4]
 
 
+def grown(run_id, before, after, *, weights=b""):
+    """A run whose loss goes from `before`, where BP009 germinates, to `after`, where the run ends."""
+    teller = Teller(run_id, weights=weights)
+    teller.train(before)
+    teller.germinate("s1", "BP009")
+    teller.train(after)
+    return teller
+
+
 def test_the_mean_delta_has_the_interval_of_student(outcomes):
     deltas = [-0.4, -0.1, 0.2]
-    tellers = [Teller(f"run{number}") for number in range(len(deltas))]
-    for teller, delta in zip(tellers, deltas, strict=True):
-        teller.report(teller.germinate("s1", "BP009"), delta)
+    row = outcomes(*(grown(f"run{number}", 1.0, 1.0 + delta) for number, delta in enumerate(deltas)))["BP009", "image"]
 
-    row = outcomes(*tellers)["BP009", "image"]
     error = statistics.stdev(deltas) / math.sqrt(3)
     low, high = stats.t.interval(0.95, 2, loc=statistics.mean(deltas), scale=error)
-    assert [row["reported"], row["mean_delta"]] == [3, pytest.approx(statistics.mean(deltas))]
+    assert [row["measured"], row["mean_delta"]] == [3, pytest.approx(statistics.mean(deltas))]
     assert [row["delta_low"], row["delta_high"]] == [pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3)]
     assert [row["compared"], row["mean_gain"], row["gain_low"]] == [0, None, None]
 
 
-def test_a_single_report_and_one_without_a_number_have_no_interval(outcomes):
-    one, other = Teller("one"), Teller("other")
-    one.report(one.germinate("s1", "BP009"), -0.5)
-    other.report(other.germinate("s1", "BP009"), math.nan)
+def test_a_single_run_and_one_whose_loss_is_no_number_have_no_interval(outcomes):
+    row = outcomes(grown("one", 1.0, 0.5), grown("other", 1.0, math.nan))["BP009", "image"]
 
-    row = outcomes(one, other)["BP009", "image"]
-    assert [row[name] for name in ("germinated", "reported", "mean_delta", "delta_low")] == [2, 1, -0.5, None]
+    assert [row[name] for name in ("germinated", "measured", "mean_delta", "delta_low")] == [2, 1, -0.5, None]
+
+
+def test_a_run_that_repeats_another_is_counted_and_is_once_in_the_means(outcomes):
+    """Their interval would say that a figure is certain because it was computed twice."""
+    same, other = [grown(name, 1.0, 0.5, weights=b"w" * 32) for name in ("one", "again")], b"x" * 32
+    row = outcomes(*same, grown("other", 1.0, 0.7, weights=other))["BP009", "image"]
+
+    assert [row["germinated"], row["measured"], row["mean_delta"]] == [3, 2, pytest.approx(-0.4)]
 
 
 def test_the_gain_is_what_the_control_did_not_win_by_itself(outcomes):
-    """The loss fell by 0.5 over two epochs, the control's over the same two by 0.2."""
-    grown, control = Teller("grown"), Teller("grown-control", control_of="grown")
+    """From the germination to the run's end the loss fell by 0.5, the control's between the same epochs by 0.2."""
+    one, control = Teller("grown"), Teller("grown-control", control_of="grown")
     control.train(1.0, 0.9, 0.8, 0.1)
-    grown.train(1.0)
-    command_id = grown.germinate("s1", "BP009")
-    grown.train(0.7, 0.5)
-    grown.report(command_id, -0.5)
+    one.train(1.0)
+    one.germinate("s1", "BP009")
+    one.move("s1", "BP009", PROBATIONARY, FOSSILIZED)
+    one.train(0.7, 0.5)
 
-    row = outcomes(grown, control)["BP009", "image"]
-    assert [row["compared"], row["mean_gain"]] == [1, pytest.approx(0.3)]
+    row = outcomes(one, control)["BP009", "image"]
+    assert [row["compared"], row["mean_delta"]] == [1, pytest.approx(-0.5)]
+    assert row["mean_gain"] == pytest.approx(0.3)
+
+
+def test_what_was_culled_is_measured_up_to_its_cull(outcomes):
+    """What another seed wins after it is not its merit."""
+    one, control = Teller("grown"), Teller("grown-control", control_of="grown")
+    control.train(1.0, 0.8, 0.8, 0.8)
+    one.train(1.0)
+    one.germinate("s1", "BP009")
+    one.train(0.9)
+    one.move("s1", "BP009", TRAINING, CULLED)
+    one.germinate("s1", "BP016")
+    one.move("s1", "BP016", PROBATIONARY, FOSSILIZED)
+    one.train(0.4, 0.2)
+
+    found = outcomes(one, control)
+    assert [found["BP009", "image"][name] for name in ("fossilized", "culled")] == [0, 1]
+    assert found["BP009", "image"]["mean_gain"] == pytest.approx(-0.1)
+    assert [found["BP016", "image"][name] for name in ("fossilized", "culled")] == [1, 0]
+    assert found["BP016", "image"]["mean_gain"] == pytest.approx(0.7)
 
 
 def test_what_a_rollback_undid_and_what_came_twice_does_not_count(outcomes):
     teller = Teller("one")
-    kept = teller.germinate("s1", "BP009")
-    undone = teller.germinate("s2", "BP009")
+    teller.germinate("s1", "BP009")
+    teller.germinate("s2", "BP009")
     teller.move("s1", "BP009", TRAINING, CULLED)
     teller.say(pb.RolledBack(to_sequence=3, new_timeline=2, level="fast"))
     teller.move("s1", "BP009", PROBATIONARY, FOSSILIZED)
-    teller.report(undone, 9.0)
-    teller.report(kept, -0.25)
-    teller.events += [teller.events[1], teller.events[-1], teller.events[-3]]
+    teller.events += [teller.events[1], teller.events[-1]]
 
     found = outcomes(teller)
     row = found["BP009", "image"]
     assert list(found) == [("BP009", "image")]
-    assert [row[name] for name in ("germinated", "fossilized", "culled", "mean_delta")] == [1, 1, 0, -0.25]
+    assert [row[name] for name in ("germinated", "fossilized", "culled", "undecided")] == [1, 1, 0, 0]

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from contracts.leyline.v1 import event_pb2
 from esper.leyline.signing import KeyRing
-from projections import columns, decode, decode_python, parquet
-from projections.decode import decode as decode_records
-from projections.rows import Group
+from projections import columns, decode, decode_python, parquet, split
+from projections.records import batches_of
 from projections.twin import Parts
 
 BODIES = sorted(columns.BODIES)
+
+
+def decode_records(records, keys: KeyRing | None = None) -> dict[str, Any]:
+    return decode.decode(batches_of(records), keys)
 
 
 def sorted_maps(value: Any) -> Any:
@@ -33,13 +37,15 @@ def sorted_maps(value: Any) -> Any:
 def test_both_decoders_agree(body, any_record):
     """On random messages of every type, unknown enum numbers and absent parts included."""
     records = [any_record(body, offset) for offset in range(8)]
-    bodies = [getattr(Parts.FromString(record.value), body) for record in records]
+    parts = [Parts.FromString(record.value) for record in records]
 
     fast = decode_records(records)[body]
-    plain = decode_python.table(body, Group(records, bodies, fast["log_regular"].to_pylist()))
+    envelopes = decode_python.parts([record.value for record in records]).select([f.name for f in columns.ENVELOPE])
+    bodies = decode_python.bodies(body, [getattr(each, body) for each in parts])
 
-    assert plain.schema.equals(fast.schema)
-    assert sorted_maps(plain.to_pylist()) == sorted_maps(fast.to_pylist())
+    places = len(columns.LOG_COLUMNS)
+    plain = pa.table([*envelopes.columns, *bodies], schema=pa.schema(list(fast.schema)[places:]))
+    assert sorted_maps(plain.to_pylist()) == sorted_maps(fast.select(fast.column_names[places:]).to_pylist())
 
 
 @pytest.mark.parametrize("table", columns.TABLES)
@@ -137,18 +143,32 @@ def test_signatures_are_verified(any_record):
 def test_what_ptars_refuses_is_decoded_in_python(any_record, monkeypatch):
     """A defect of the fast decoder costs time and no event."""
 
-    def refuse(_name, _group):
-        raise ValueError("not today")
+    class Refusing:
+        def get_for_message(self, _descriptor):
+            return self
+
+        def array_to_record_batch(self, _encoded):
+            raise ValueError("not today")
 
     records = [any_record("seed_transitioned", offset) for offset in range(5)]
     expected = decode_records(records)["seed_transitioned"]
-    monkeypatch.setattr(decode, "_with_ptars", refuse)
+    monkeypatch.setattr(split, "HANDLERS", Refusing())
+    monkeypatch.setattr(decode, "HANDLERS", Refusing())
 
     assert decode_records(records)["seed_transitioned"].to_pylist() == expected.to_pylist()
 
 
+def test_of_two_bodies_the_last_counts(any_record):
+    """As protobuf has it, so that every reader of the log sees the same event."""
+    record = any_record("run_resumed", 1)
+    both = replace(record, value=record.value + event_pb2.Event(run_finished={"status": "done"}).SerializeToString())
+
+    assert event_pb2.Event.FromString(both.value).WhichOneof("body") == "run_finished"
+    assert decode_records([record, both])["run_finished"]["status"].to_pylist() == ["done"]
+
+
 def test_large_batches_keep_their_order(any_record):
-    """Records are decoded in chunks and come out as they went in."""
+    """Records come out as they went in."""
     records = [any_record("state_digested", offset) for offset in range(25_000)]
 
     table = decode_records(records)["state_digested"]

@@ -14,6 +14,7 @@ import pytest
 from projections import columns, manifest, open_history, verify
 from projections.archive import Archive
 from projections.history import VIEWS
+from projections.testing import LogOfRecords, Trainers
 
 PROMISED = {
     "runs": {"run_id", "status", "task", "policy", "epochs_done", "test_accuracy", "reason", "started_at"},
@@ -130,6 +131,28 @@ def test_a_damaged_file_is_named_and_the_rest_is_readable(harm, tmp_path: Path, 
         assert not history.refresh()
 
 
+def test_a_run_that_lost_facts_with_a_file_is_no_whole_one(tmp_path: Path):
+    """The facts that are left were regular when they came; without those of the file they are not any more."""
+    run = Trainers("run")
+    run.train(0)
+    run.complete_epoch(0)
+    run.finish(0)
+    with Archive(tmp_path) as archive:
+        archive.append(LogOfRecords().place(run.events))
+        bad = tmp_path / "files" / archive.manifest.of("epoch_completed")[0].name
+    sound = bad.read_bytes()
+    problems = "SELECT run_id, problem, sequence FROM fold_problems"
+    with open_history(tmp_path) as history:
+        assert history.execute(problems).fetchall() == []
+    bad.unlink()
+
+    with open_history(tmp_path) as history:
+        assert history.execute(problems).fetchall() == [("run", "gap", 4)]
+    bad.write_bytes(sound)
+    with open_history(tmp_path) as history:
+        assert history.execute(problems).fetchall() == []
+
+
 def test_sound_files_are_hashed_once(tmp_path: Path, any_record, monkeypatch):
     """The second reader trusts size, time and inode; a full check reads every byte again."""
     with Archive(tmp_path) as archive:
@@ -137,7 +160,7 @@ def test_sound_files_are_hashed_once(tmp_path: Path, any_record, monkeypatch):
         entries = archive.manifest.files
     assert verify.damaged(tmp_path, entries) == []
     hashed = []
-    monkeypatch.setattr(verify, "_problem", lambda path, _: hashed.append(path.name))
+    monkeypatch.setattr(verify, "_problem", lambda _, entry: hashed.append(entry.name))
 
     verify.damaged(tmp_path, entries)
     assert hashed == []

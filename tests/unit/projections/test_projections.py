@@ -26,8 +26,8 @@ from projections.projection import Projection, Script
 from projections.rebuild import follow, rebuild, seen
 from projections.records import StoredRecord
 from projections.registry import PROJECTIONS, file_of
-from projections.sample import sample
 from projections.store import Locked, Store
+from projections.story import story
 from projections.testing import LogOfRecords, Trainers
 from tests.unit.projections import keep_log
 
@@ -63,7 +63,7 @@ with Store(projection, path, None) as store:
 
 @pytest.fixture(scope="module")
 def records() -> list[StoredRecord]:
-    return LogOfRecords().place(sample())
+    return LogOfRecords().place(story())
 
 
 def content(store: Store) -> dict[str, list[dict]]:
@@ -100,7 +100,7 @@ def with_repetitions(events: list[Event], seed: int) -> list[StoredRecord]:
 @pytest.mark.parametrize("seed", range(4))
 def test_repetitions_orders_and_batches_make_no_difference(projection, expected, seed):
     """Topics overtake each other, events come again at later places, and records are delivered a second time."""
-    chance, told = random.Random(seed), overtaken(with_repetitions(sample(), seed), seed)
+    chance, told = random.Random(seed), overtaken(with_repetitions(story(), seed), seed)
     with Store(projection, None, None) as store:
         start = 0
         while start < len(told):

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from esper.errors import InvalidInput
-from esper.karn.blueprint import Blueprint, SiteShape
 from esper.karn.catalogue import CATALOGUE
-from esper.tezzeret import kernel
-from esper.tezzeret.artifact import guard_digest
+from esper.karn.facts import Facts, SiteShape
+from esper.tezzeret import child, kernel
+from esper.tezzeret.artifact import guard_digest, read_report
 from esper.tezzeret.order import order_of
 from esper.tezzeret.scan import refusal, requests
 
@@ -75,6 +75,15 @@ def test_a_slow_kernel_is_measured_three_times_at_least(order):
     assert [each.samples for each in warm] == [3] * len(warm)
 
 
+def test_a_pass_is_measured_in_processor_time_and_not_by_the_clock(order, tmp_path):
+    """A second clock that stands for a busy machine changes nothing."""
+    child._compile(order, tmp_path, ticking(step_s=100.0), ticking(step_s=0.002))
+
+    report = read_report(tmp_path)
+    assert report.eager_us == pytest.approx(2_000.0)
+    assert [each.p50_ms for each in report.prewarm] == pytest.approx([2.0, 2.0])
+
+
 def test_percentiles_are_interpolated():
     assert kernel.percentile([], 0.5) == 0.0
     assert kernel.percentile([3.0], 0.95) == 3.0
@@ -111,7 +120,7 @@ def test_random_forms_are_compared_with_the_same_draws():
 
 
 def template(tier):
-    return Blueprint("BP099", "something", 5, 0.8, CATALOGUE["BP001"].make, "for a test", tier=tier)
+    return Facts("BP099", "something", 5, 0.8, "for a test", tier=tier)
 
 
 def test_only_what_is_permitted_is_compiled():

@@ -1,0 +1,177 @@
+"""The shell of `esper sql`: lines until a semicolon, completion, a history of its own, a pager for long answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
+
+import platformdirs
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import FileHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import PygmentsLexer
+from pygments.lexers.sql import SqlLexer
+
+from esper.cli.completion import SqlCompleter
+from esper.cli.output import DIM, complain, say, say_table, styled
+from esper.cli.read import blocks_of
+from esper.cli.sql import check_reads, say_schema
+from esper.errors import EsperError
+
+if TYPE_CHECKING:
+    from projections.history import History
+
+PROMPT: Final = "esper> "
+HELP: Final = """\
+  end a query with ; and Enter     Ctrl-C  cancels a query or clears the line
+  \\d        all views              Ctrl-D, \\q  leave
+  \\d VIEW   a view's columns       Tab     completes views, columns and keywords"""
+PAGER: Final = "less -SRFX"
+"""Long lines are cut and scrolled sideways, colours stay, and what fits on the screen is shown as it is."""
+_T = TypeVar("_T")
+
+
+def shell(history: History) -> None:
+    """Ask and answer until the person leaves."""
+    session: PromptSession[str] = PromptSession(
+        message=PROMPT,
+        history=FileHistory(str(_history_file())),
+        lexer=PygmentsLexer(SqlLexer),
+        completer=SqlCompleter(history),
+        complete_in_thread=True,
+        multiline=True,
+        key_bindings=_keys(),
+        prompt_continuation=lambda width, _line, _wrapped: " " * (width - 2) + "> ",
+    )
+    (runs,) = history.execute("select count(*) from runs").fetchone() or (0,)
+    say(styled(f"{runs} runs in {history.archive.parent}; \\d shows the views, \\? helps, \\q leaves", DIM))
+    while True:
+        try:
+            line = session.prompt().strip()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        if line in {"\\q", "quit", "exit", "quit;", "exit;"}:
+            return
+        if line:
+            obey(history, line)
+
+
+def obey(history: History, line: str) -> None:
+    """Carry out one line; whatever is wrong with it is said in one line."""
+    try:
+        if line in {"\\?", "\\h", "help"}:
+            say(HELP)
+        elif line.startswith("\\d"):
+            with paged():
+                say_schema(history, line[2:].strip().rstrip(";") or None)
+        elif line.startswith("\\"):
+            complain(f"there is no command {line.split(maxsplit=1)[0]}; \\? shows those that there are")
+        else:
+            _answer(history, line)
+    except EsperError as error:
+        complain(str(error))
+    except KeyboardInterrupt:
+        complain("cancelled")
+    except BrokenPipeError:
+        pass  # the pager was left before the end
+
+
+def _answer(history: History, query: str) -> None:
+    began = time.monotonic()
+    check_reads(history, query)
+    columns, blocks = interruptible(history, lambda: blocks_of(history, query))
+    rows = 0
+
+    def counted() -> Iterator[list[tuple[Any, ...]]]:
+        nonlocal rows
+        while (block := interruptible(history, lambda: next(blocks, None))) is not None:
+            rows += len(block)
+            yield block
+
+    with paged():
+        say_table(columns, counted())
+    plural = "" if rows == 1 else "s"
+    say(styled(f"({rows:,} row{plural}, {1e3 * (time.monotonic() - began):,.0f} ms)", DIM))
+
+
+def interruptible(history: History, call: Callable[[], _T]) -> _T:
+    """What `call` returns, on a thread of its own: DuckDB does not look for Ctrl-C, but it can be told to stop."""
+    outcome: list[_T] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where it was waited for
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="esper-sql", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    except KeyboardInterrupt:
+        history.connection.interrupt()
+        thread.join()
+        raise
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+@contextlib.contextmanager
+def paged() -> Iterator[None]:
+    """What is said inside goes through the person's pager, or straight to the terminal where there is none."""
+    command = shlex.split(os.environ.get("PAGER", "")) or shlex.split(PAGER)
+    if shutil.which(command[0]) is None:
+        yield
+        return
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as pager:
+        try:
+            with contextlib.redirect_stdout(cast(TextIO, pager.stdin)):
+                yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                cast(TextIO, pager.stdin).close()
+            _wait(pager)
+
+
+def _wait(pager: subprocess.Popen[str]) -> None:
+    """Until the person leaves the pager, to which Ctrl-C means something of its own."""
+    while pager.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            pager.wait()
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        text = buffer.text.strip()
+        if not text or text.startswith("\\") or text.endswith(";") or text in {"quit", "exit", "help"}:
+            buffer.validate_and_handle()
+        else:
+            buffer.insert_text("\n")
+
+    return keys
+
+
+def _history_file() -> Path:
+    """Where what was asked is kept: the user's own, never in a data folder, which people copy and share."""
+    folder = Path(platformdirs.user_state_dir("esper", appauthor=False))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = folder / "sql-history"
+    file.touch(mode=0o600)
+    return file

@@ -1,0 +1,108 @@
+"""`esper sql`: one query from the command line or a pipe, the schema, or a shell where a person sits at a terminal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esper.cli.output import say, say_json, say_json_rows, say_table, table
+from esper.cli.read import blocks_of, history_of, wrong_query
+from esper.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from projections.history import History
+    from projections.schema import Relation
+
+
+def sql_command(
+    data_dir: Path, query: str | None, *, archive: str | None, sample: bool, show_schema: bool, as_json: bool
+) -> None:
+    """Answer a person's query, show the schema, or begin a shell; raises InvalidInput where the query would write."""
+    with history_of(_sample_folder() if sample else data_dir, archive) as history:
+        if show_schema:
+            say_schema(history, query, as_json=as_json)
+        elif query is None and sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
+            from esper.cli.shell import shell  # noqa: PLC0415 - prompt_toolkit is for people at a terminal
+
+            shell(history)
+        else:
+            with _ended_by_signals():
+                _answer(history, sys.stdin.read() if query is None else query, as_json=as_json)
+
+
+def _answer(history: History, query: str, *, as_json: bool) -> None:
+    """The answer's rows, shown as they come."""
+    check_reads(history, query)
+    columns, blocks = blocks_of(history, query)
+    if as_json:
+        say_json_rows(dict(zip(columns, row, strict=True)) for block in blocks for row in block)
+    else:
+        say_table(columns, blocks)
+
+
+def check_reads(history: History, query: str) -> None:
+    """Raise InvalidInput where `query` is not one statement that reads: a history is not changed by asking it."""
+    import duckdb  # noqa: PLC0415
+
+    with wrong_query():
+        statements = history.connection.extract_statements(query)
+    if len(statements) != 1:
+        raise InvalidInput(f'the query has {len(statements)} statements; ask one, such as `esper sql "from runs"`')
+    kind = duckdb.StatementType
+    # DuckDB makes several statements of a PIVOT.
+    if statements[0].type not in {kind.SELECT, kind.EXPLAIN, kind.PRAGMA, kind.CALL, kind.MULTI}:
+        raise InvalidInput(
+            f"`esper sql` only reads, and {statements[0].type.name} does more; to keep an answer, use `--json > FILE`"
+        )
+
+
+def say_schema(history: History, name: str | None, *, as_json: bool = False) -> None:
+    """All views and tables in a line each, or one with its columns; raises InvalidInput for a name that is none."""
+    from projections import schema  # noqa: PLC0415
+
+    every = schema.all_relations
+    found = every(history.connection) if name is None else [schema.find(history.connection, name)]
+    if as_json:
+        say_json([_as_json(relation) for relation in found])
+    elif name is None:
+        say(table(("view", "columns", "what a row is"), [(r.name, len(r.columns), _first(r.meaning)) for r in found]))
+    else:
+        (relation,) = found
+        say(f"{relation.name}: {relation.meaning}\n")
+        rows = [(column.name, column.type, column.unit, column.meaning) for column in relation.columns]
+        say(table(("column", "type", "unit", "meaning"), rows))
+
+
+def _first(meaning: str) -> str:
+    """The first sentence."""
+    return meaning.partition(". ")[0].removesuffix(".")
+
+
+def _as_json(relation: Relation) -> dict[str, object]:
+    from dataclasses import asdict  # noqa: PLC0415
+
+    return asdict(relation)
+
+
+def _sample_folder() -> Path:
+    from projections import sample  # noqa: PLC0415
+
+    return sample.folder()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C ends the process as it stands: DuckDB may not look for it before a long query is over.
+
+    Nothing is lost by that, because nothing is written.
+    """
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

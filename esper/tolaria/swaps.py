@@ -1,0 +1,102 @@
+"""Compiled kernels in the place of eager ones, between two steps: only where a run asked for them, and as facts.
+
+Looked for at the start of an epoch, with its first batch. Loading a form costs that step about a second, once a seed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from contracts.leyline.v1.event_pb2 import KernelSwapped
+from esper.errors import CorruptState
+from esper.kasmina.kernels import Form
+from esper.kasmina.seed import Seed
+from esper.tezzeret.artifact import COMPILED
+from esper.tezzeret.compiled import fits_here, restore
+from esper.tolaria.effects import drain, publish
+from esper.tolaria.kernels import wanted_at
+from esper.tolaria.ports import KernelSource
+from esper.tolaria.run import Run
+from esper.urza.artifact import Kernel, Refusal, named
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledKernel:
+    """A kernel of the library with its compiled form, which is loaded when a seed gets it."""
+
+    kernel: Kernel
+    folder: Path
+
+    @property
+    def artifact_ref(self) -> str:
+        """Of the artifact."""
+        return self.kernel.artifact_ref
+
+    def form_of(self, module: nn.Module, h: Tensor) -> Form:
+        """The form for `module`; raises CompilerFailed where torch cannot load it and CorruptState for no cache."""
+        return restore(self.kernel.cache, module, h, self.kernel.manifest["pipeline"], self.folder)
+
+
+def swap_kernels(run: Run, inputs: Tensor) -> None:
+    """Let compiled forms serve where the library has them and they were measured as faster; wait for the log."""
+    while (fact := run.past.here("kernel_swapped")) is not None:
+        swap_as_recorded(run, fact.kernel_swapped, inputs)
+        if run.past.here("kernel_swapped") is fact:
+            raise run.past.diverged(f"the kernel of {fact.kernel_swapped.seed_id} cannot be swapped as on record")
+    if not run.past.over or not run.config.compiled_kernels or run.library is None or run.device.type != "cpu":
+        return
+    for seed_id, seed in run.kasmina.swappable().items():
+        kernel = _again(run, seed) if seed.compiled_ref else _offered(run, run.library, seed_id, seed)
+        tried = (seed_id, "" if kernel is None else kernel.artifact_ref)
+        if tried in run.swaps_tried or (kernel is None and not seed.compiled_ref):
+            continue
+        _swap(run, seed_id, kernel, inputs)
+        if seed.compiled is None:
+            run.swaps_tried.add(tried)
+
+
+def swap_as_recorded(run: Run, fact: KernelSwapped, inputs: Tensor) -> None:
+    """What `swap_kernels` did when `fact` was recorded, by the fact and the object store alone."""
+    if fact.to_form != COMPILED:
+        _swap(run, fact.seed_id, None, inputs)
+        return
+    kernel = named(run.objects, fact.artifact_ref, fact.blueprint_id)
+    if isinstance(kernel, Refusal):
+        raise CorruptState(f"the compiled kernel of {fact.seed_id} is gone: {kernel.detail}")
+    _swap(run, fact.seed_id, CompiledKernel(kernel, compiled_folder()), inputs)
+
+
+def compiled_folder() -> Path:
+    """Where torch of this process keeps compiled code; it has that from its environment."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # noqa: PLC0415 - half a second, for those who swap
+
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir())
+
+
+def _swap(run: Run, seed_id: str, kernel: CompiledKernel | None, inputs: Tensor) -> None:
+    facts = run.kasmina.swap(seed_id, kernel, inputs)
+    publish(run, facts)
+    drain(run)
+    if facts:
+        run.log.flush()
+
+
+def _offered(run: Run, library: KernelSource, seed_id: str, seed: Seed) -> CompiledKernel | None:
+    """The compiled kernel for a seed, if the library has one by now that was measured as faster and runs here."""
+    found = library.take(wanted_at(run.kasmina.sites()[seed_id], seed.blueprint_id, seed.parameters))
+    return _usable(found)
+
+
+def _again(run: Run, seed: Seed) -> CompiledKernel | None:
+    """The kernel that a restored seed had."""
+    return _usable(named(run.objects, seed.compiled_ref, seed.blueprint_id))
+
+
+def _usable(kernel: Kernel | Refusal | None) -> CompiledKernel | None:
+    if not isinstance(kernel, Kernel) or kernel.form != COMPILED or not kernel.cache:
+        return None
+    return CompiledKernel(kernel, compiled_folder()) if fits_here(kernel.manifest.get("toolchain", {})) else None

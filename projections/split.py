@@ -1,0 +1,153 @@
+"""Every record parsed once: its envelope and its body, still encoded, as columns, and which records are no event.
+
+The rules are those of the contract: an id of 16 bytes, a schema version that this Esper reads, exactly one body that it
+knows, on the topic of that body, and, where there are keys, a signature that holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import ptars
+import pyarrow as pa
+import pyarrow.compute as pc
+from google.protobuf.message import DecodeError
+
+from contracts.topics import BY_BODY
+from esper.leyline.envelope import SCHEMA_VERSION
+from esper.leyline.signing import KeyRing
+from projections import decode_python
+from projections.columns import BODIES, ENVELOPE
+from projections.records import Batch
+from projections.twin import ENVELOPE_TWIN, Parts
+
+NAMES: Final = tuple(BODIES)
+"""The body types; `Split.kinds` has places in it."""
+
+TOPIC_OF: Final = {body: topic.name for body, topic in BY_BODY.items()}
+
+HANDLERS: Final = ptars.HandlerPool([ENVELOPE_TWIN.file], ptars.PtarsConfig(timestamp_unit="us"))
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The records of some batches: `parts` has the envelope's columns and one of encoded bodies per body type.
+
+    `kinds` says which body type each record has, -1 where it is no event, and `reasons` why it is none, by its place.
+    """
+
+    parts: Any
+    kinds: npt.NDArray[np.int16]
+    reasons: dict[int, str]
+
+    def column(self, name: str, places: npt.NDArray[np.intp]) -> Any:
+        """A column of `parts` at some places."""
+        return self.parts.column(name).take(pa.array(places))
+
+    def envelope(self) -> list[Any]:
+        """The columns of the envelope."""
+        return [self.parts.column(field.name) for field in ENVELOPE]
+
+    def refuse(self, place: int, reason: str) -> None:
+        """Note that a record is no event after all."""
+        self.kinds[place] = -1
+        self.reasons[place] = reason
+
+
+def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
+    """The records of `batches` in their order; with `keys` every signature is verified."""
+    values = list(chain.from_iterable(batch.values for batch in batches))
+    parts, reasons = _parsed(values)
+    found = Split(parts, np.full(len(values), -1, np.int16), reasons)
+    for place in _place_bodies(found, batches):
+        if place not in reasons:
+            _judge(found, place, values[place] or b"", _topic_at(batches, place))
+    if keys is not None:
+        headers = chain.from_iterable(batch.headers for batch in batches)
+        for place, reason in keys.refused(values, headers, parts.column("recorded_at_ns").to_numpy()):
+            if place not in reasons:  # what is no event is named by what is wrong with it
+                found.refuse(place, reason)
+    return found
+
+
+def _parsed(values: list[bytes | None]) -> tuple[Any, dict[int, str]]:
+    """The records' parts, and why some of them have none: there the parts are empty."""
+    reasons = {place: "no value" for place, value in enumerate(values) if not value}
+    handler = HANDLERS.get_for_message(Parts.DESCRIPTOR)
+    try:
+        return handler.array_to_record_batch(pa.array(values, pa.binary())), reasons
+    except ValueError as error:
+        refusal = error
+    sound: list[bytes | None] = list(values)
+    for place, value in enumerate(values):
+        try:
+            Parts.FromString(value or b"")
+        except DecodeError as error:
+            reasons[place] = f"not an event: {error}"
+            sound[place] = None
+    try:
+        return handler.array_to_record_batch(pa.array(sound, pa.binary())), reasons
+    except ValueError:
+        _log.warning("ptars refuses %d records (%s): split in Python", len(values), refusal)
+        return decode_python.parts([value or b"" for value in sound]), reasons
+
+
+def _place_bodies(found: Split, batches: Sequence[Batch]) -> npt.NDArray[np.intp]:
+    """Fill in the kinds of the records that keep every rule; the places of the others."""
+    parts, kinds = found.parts, found.kinds
+    bodies = np.zeros(len(kinds), np.int8)
+    for kind, name in enumerate(NAMES):
+        column = parts.column(name)
+        if column.null_count < len(column):
+            there = column.is_valid().to_numpy(zero_copy_only=False)
+            bodies += there
+            kinds[there] = kind
+    topics = {name: index for index, name in enumerate(sorted(set(TOPIC_OF.values())))}
+    expected = np.array([*(topics[TOPIC_OF[name]] for name in NAMES), -2])
+    topic = np.repeat([topics.get(batch.topic, -1) for batch in batches], [len(batch) for batch in batches])
+    lawful = (
+        (bodies == 1)
+        & (pc.binary_length(parts.column("event_id")).to_numpy() == 16)
+        & (parts.column("schema_version").to_numpy() == SCHEMA_VERSION)
+        & (expected[kinds] == topic)
+    )
+    kinds[~lawful] = -1
+    return np.flatnonzero(~lawful)
+
+
+def _judge(found: Split, place: int, value: bytes, topic: str) -> None:
+    """Look closely at a record that seems to break a rule, and say which it is; two bodies on the wire break none."""
+    parts = Parts.FromString(value)
+    body = parts.WhichOneof("body")  # of two on the wire the last one counts
+    breach = _breach(parts, body, topic)
+    if breach is not None:
+        found.refuse(place, breach)
+    else:
+        found.kinds[place] = NAMES.index(body)
+
+
+def _breach(parts: Any, body: str | None, topic: str) -> str | None:
+    """Which rule of the contract an event breaks, the most telling first."""
+    if len(parts.event_id) != 16:
+        return f"event_id has {len(parts.event_id)} bytes instead of 16"
+    if parts.schema_version != SCHEMA_VERSION:
+        return f"schema version {parts.schema_version}; this Esper reads {SCHEMA_VERSION}"
+    if body is None:
+        return "no body that this Esper knows"
+    return None if TOPIC_OF[body] == topic else f"{body} belongs on {TOPIC_OF[body]}, not on {topic}"
+
+
+def _topic_at(batches: Sequence[Batch], place: int) -> str:
+    for batch in batches:
+        if place < len(batch):
+            return batch.topic
+        place -= len(batch)
+    raise IndexError(place)

@@ -1,0 +1,158 @@
+"""Copies of an archive: file by file, each compared with its checksum, the manifest last.
+
+So a copy is whole at every moment: whoever reads it meanwhile sees what the manifest before listed. Files that are
+there already are not copied again; those that the manifest no longer lists stay ten minutes, as beside the archiver.
+A copy is an archive like any other, and the way to have one in an object store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from esper.errors import InvalidInput
+from projections import manifest
+from projections.address import Folder
+from projections.manifest import FileEntry, Manifest
+from projections.verify import FILES, Damage
+
+KEEP_REPLACED_S: Final = 600.0
+AT_ONCE: Final = 4
+"""Files on their way at once: a store answers late and takes several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """What a transfer did: files and bytes that were copied, how many were there already, and what is damaged."""
+
+    manifest: Manifest
+    copied: int
+    size: int
+    kept: int
+    removed: int
+    damage: tuple[Damage, ...]
+
+
+def manifest_at(folder: Folder) -> Manifest:
+    """The manifest in a folder, an empty one where there is none. Raises OSError, or CorruptState for a damaged one."""
+    try:
+        return manifest.parse(folder.read(manifest.NAME), f"{folder.address}/{manifest.NAME}")
+    except FileNotFoundError:
+        return Manifest()
+
+
+def transfer(
+    source: Folder, target: Folder, now_s: float, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> Transferred:
+    """Make the folder `target` a copy of the archive in `source`, or bring one up to date.
+
+    `progress` is told the bytes done and the bytes to do. A file whose bytes are not those that were written is not
+    copied; the copy's manifest lists it all the same, so that it is missed there too. Raises InvalidInput where
+    `target` holds another archive, or one that is ahead, and OSError where it cannot be read or written.
+    """
+    newest, before = manifest_at(source), manifest_at(target)
+    _refuse_another(target, newest, before)
+    there = target.sizes(FILES)
+    wanted = [entry for entry in newest.files if there.get(entry.name) != entry.size]
+    total, done = sum(entry.size for entry in wanted), 0
+    damage: list[Damage] = []
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        for entry, problem in zip(wanted, pool.map(lambda each: _copy(source, target, each), wanted), strict=True):
+            if problem is not None:
+                damage.append(Damage(f"{source.address}/{FILES}/{entry.name}", entry.table, entry.rows, problem))
+            done += entry.size
+            progress(done, total)
+    retired, due = _retired(newest, before, there, now_s)
+    if newest.generation != before.generation or retired != before.retired:
+        target.write(manifest.NAME, manifest.as_bytes(replace(newest, retired=retired)))
+    for name in due:
+        target.remove(f"{FILES}/{name}")
+    copied = len(wanted) - len(damage)
+    return Transferred(newest, copied, total, len(newest.files) - len(wanted), len(due), tuple(damage))
+
+
+def _refuse_another(target: Folder, newest: Manifest, before: Manifest) -> None:
+    if before.files and before.archive_id != newest.archive_id:
+        raise InvalidInput(f"{target.address} holds another archive: name an empty place, or that archive's own copy")
+    if before.generation > newest.generation:
+        raise InvalidInput(
+            f"{target.address} is ahead of the archive that is to be copied there (generation {before.generation}, "
+            f"not {newest.generation}): copy the other way round"
+        )
+
+
+def damaged_at(source: Folder, entries: Sequence[FileEntry], progress: Callable[[int], None]) -> list[Damage]:
+    """The files in a folder, near or far, whose bytes are not those that were written; every byte is read."""
+    found: list[Damage] = []
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        for entry, (_, problem) in zip(entries, pool.map(lambda each: _sound(source, each), entries), strict=True):
+            if problem is not None:
+                found.append(Damage(f"{source.address}/{FILES}/{entry.name}", entry.table, entry.rows, problem))
+            progress(entry.size)
+    return found
+
+
+def _sound(source: Folder, entry: FileEntry) -> tuple[bytes, str | None]:
+    """A file's bytes, or what is wrong with them."""
+    try:
+        content = source.read(f"{FILES}/{entry.name}")
+    except OSError as error:
+        return b"", f"cannot be read ({error.strerror or error})"
+    sound = hashlib.sha256(content).hexdigest() == entry.sha256
+    return content, None if sound else "its bytes do not match their checksum"
+
+
+def _copy(source: Folder, target: Folder, entry: FileEntry) -> str | None:
+    """Copy one file, or what is wrong with it."""
+    content, problem = _sound(source, entry)
+    if problem is None:
+        target.write(f"{FILES}/{entry.name}", content)
+    return problem
+
+
+def _retired(
+    newest: Manifest, before: Manifest, there: dict[str, int], now_s: float
+) -> tuple[dict[str, float], list[str]]:
+    """Files of the copy that nothing lists any more: those that stay until when, and those whose time has come."""
+    listed = {entry.name for entry in newest.files}
+    retired = {name: before.retired.get(name, now_s + KEEP_REPLACED_S) for name in there if name not in listed}
+    due = [name for name, at_s in retired.items() if at_s <= now_s]
+    return {name: at_s for name, at_s in retired.items() if at_s > now_s}, due
+
+
+class Mirror:
+    """An archive at an address, kept as a copy on this machine so that DuckDB reads it at the disk's speed.
+
+    Every byte has to be read once to be compared with its checksum, so reading only parts of files over the network
+    would save nothing; and what was copied is there the next time.
+    """
+
+    def __init__(self, address: str, now_s: Callable[[], float]) -> None:
+        self.source = Folder.at(address)
+        name = hashlib.sha256(self.source.address.encode()).hexdigest()[:16]
+        self.folder = Path(platformdirs.user_cache_dir("esper")) / "archives" / name
+        self._now_s = now_s
+        self._generation = -1
+        self._damage: tuple[Damage, ...] = ()
+
+    def refresh(self) -> tuple[Damage, ...]:
+        """Copy what is new, and say which files are damaged at the address.
+
+        Raises InvalidInput where the address does not answer or holds no archive.
+        """
+        try:
+            newest = manifest_at(self.source)
+            if newest.generation == 0:
+                raise InvalidInput(f"{self.source.address} holds no archive: there is no {manifest.NAME}")
+            if newest.generation != self._generation:
+                done = transfer(self.source, Folder.at(self.folder), self._now_s())
+                self._generation, self._damage = done.manifest.generation, done.damage
+        except OSError as error:
+            raise InvalidInput(f"the archive at {self.source.address} cannot be read: {error}") from None
+        return self._damage

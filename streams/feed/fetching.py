@@ -1,0 +1,241 @@
+"""Record batches straight from the log, a bounded number ahead of whoever takes them.
+
+aiokafka's consumer makes an object of every record in Python (2 µs each); here its client fetches, and its record
+batches stay as they came until somebody reads them. A thread of its own waits for the network. At most one answer is on
+its way and one lies ready, so a slow reader makes fetching stop, and memory does not grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Collection, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from typing import Any, Final, Self, TypeAlias, TypeVar
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaError,
+    NodeNotReadyError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+
+from esper.errors import CorruptState
+from projections.manifest import Place
+from streams.producer import unavailable
+
+FETCH_BYTES: Final = 2 * 2**20
+"""Of one partition in one answer."""
+ANSWER_BYTES: Final = 16 * 2**20
+POLL_MS: Final = 100
+START_S: Final = 10.0
+EARLIEST: Final = -2
+LATEST: Final = -1
+_ANY_ISOLATION: Final = 0
+
+T = TypeVar("T")
+Taken: TypeAlias = tuple[list[Any], int]
+"""Record batches, and the offset up to which they are all there is."""
+
+
+class OutOfRange(Exception):
+    """The log does not hold this offset any more, or not yet."""
+
+    def __init__(self, place: Place, offset: int) -> None:
+        super().__init__(f"{place[0]}/{place[1]}@{offset}")
+        self.place = place
+        self.offset = offset
+
+
+class LogReader:
+    """Reads partitions of the log at `brokers` from the offsets that `seek` was given.
+
+    Every method raises LogUnavailable where the log does not answer; then this reader is of no more use.
+    """
+
+    def __init__(self, brokers: str) -> None:
+        self.brokers = brokers
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="feed-fetch", daemon=True)
+        self._thread.start()
+        self._client: AIOKafkaClient | None = None
+        self._next: dict[Place, int] = {}
+        self._ready: dict[Place, Taken] = {}
+        self._coming: Future[dict[Place, Taken]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def connect(self, topics: Iterable[str]) -> None:
+        """Find the log and where the partitions of `topics` are."""
+        self._do(self._connect(topics))
+
+    def close(self) -> None:
+        """Disconnect and end the thread."""
+        if not self._thread.is_alive():
+            return
+        if self._coming is not None:
+            self._coming.cancel()
+        if self._client is not None:
+            with contextlib.suppress(KafkaError, OSError, NotYet):
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(2.0)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5.0)
+        self._loop.close()
+
+    def offsets(self, places: Collection[Place], at: int) -> dict[Place, int]:
+        """Where each partition begins (`EARLIEST`), ends (`LATEST`), or was at a Unix time in milliseconds."""
+        return self._do(self._offsets(places, at))
+
+    def seek(self, place: Place, offset: int) -> None:
+        """Read a partition from `offset`."""
+        if self._coming is not None:  # what comes may be of the offset before
+            self._settle()
+        self._ready.pop(place, None)
+        self._next[place] = offset
+
+    def take(self, places: Collection[Place], wait_s: float) -> dict[Place, Taken]:
+        """Record batches of some of `places`, in order, that no `take` gave before; none where none came in time.
+
+        Raises OutOfRange for an offset that the log does not hold, and CorruptState for bytes that are damaged.
+        """
+        wanted = [place for place in places if place not in self._ready]
+        if len(wanted) == len(places):
+            if self._coming is None:
+                self._ask(wanted)
+            self._settle(wait_s)
+        found = {place: self._ready.pop(place) for place in places if place in self._ready}
+        if self._coming is None and found:
+            self._ask([place for place in places if place not in self._ready])
+        return found
+
+    def _ask(self, places: Collection[Place]) -> None:
+        wanted = {place: self._next[place] for place in places}
+        self._coming = asyncio.run_coroutine_threadsafe(self._fetch(wanted), self._loop)
+
+    def _settle(self, wait_s: float | None = None) -> None:
+        """Let what is on its way arrive and lie ready."""
+        assert self._coming is not None
+        try:
+            came = self._coming.result(wait_s)
+        except NotYet:
+            return
+        except (KafkaError, OSError, TimeoutError) as error:
+            self._coming = None
+            raise unavailable(self.brokers, "give the feed its events", error) from None
+        except BaseException:
+            self._coming = None
+            raise
+        self._coming = None
+        self._ready |= came
+        self._next |= {place: until for place, (_, until) in came.items()}
+
+    def _do(self, doing: Coroutine[Any, Any, T]) -> T:
+        try:
+            return asyncio.run_coroutine_threadsafe(doing, self._loop).result()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unavailable(self.brokers, "answer", error) from None
+
+    async def _connect(self, topics: Iterable[str]) -> None:
+        client = AIOKafkaClient(bootstrap_servers=self.brokers, request_timeout_ms=int(START_S * 1000))
+        self._client = client
+        async with asyncio.timeout(START_S):
+            await client.bootstrap()
+            for topic in topics:
+                await client._wait_on_metadata(topic)  # noqa: SLF001 - there is no public way to wait for one topic
+
+    def _leader(self, place: Place) -> int:
+        assert self._client is not None
+        node = self._client.cluster.leader_for_partition(TopicPartition(*place))
+        if node is None or node < 0:
+            raise NodeNotReadyError(f"{place[0]}/{place[1]} has no leader")
+        return int(node)
+
+    def _by_leader(self, places: Iterable[Place]) -> dict[int, dict[str, list[int]]]:
+        grouped: dict[int, dict[str, list[int]]] = {}
+        for topic, partition in places:
+            grouped.setdefault(self._leader((topic, partition)), {}).setdefault(topic, []).append(partition)
+        return grouped
+
+    async def _offsets(self, places: Collection[Place], at: int) -> dict[Place, int]:
+        assert self._client is not None
+        found: dict[Place, int] = {}
+        for node, topics in self._by_leader(places).items():
+            asked = [(topic, [(partition, at) for partition in partitions]) for topic, partitions in topics.items()]
+            answer = await self._client.send(node, OffsetRequest(-1, _ANY_ISOLATION, asked))
+            for topic, partitions in answer.topics:
+                for partition, code, *_, offset in partitions:
+                    if code:
+                        raise for_code(code)
+                    found[topic, partition] = offset
+        return found
+
+    async def _fetch(self, wanted: Mapping[Place, int]) -> dict[Place, Taken]:
+        answers = [self._fetch_from(node, topics, wanted) for node, topics in self._by_leader(wanted).items()]
+        found: dict[Place, Taken] = {}
+        for answer in await asyncio.gather(*answers):
+            found |= answer
+        return found
+
+    async def _fetch_from(
+        self, node: int, topics: Mapping[str, list[int]], wanted: Mapping[Place, int]
+    ) -> dict[Place, Taken]:
+        assert self._client is not None
+        asked = [
+            (topic, [(partition, wanted[topic, partition], FETCH_BYTES) for partition in partitions])
+            for topic, partitions in topics.items()
+        ]
+        answer = await self._client.send(node, FetchRequest(POLL_MS, 1, ANSWER_BYTES, _ANY_ISOLATION, asked))
+        found: dict[Place, Taken] = {}
+        for topic, partitions in answer.topics:
+            for partition, code, end, *_, content in partitions:
+                place = (topic, partition)
+                self._check(place, wanted[place], code)
+                if batches := _batches(content, place):
+                    found[place] = (batches, batches[-1].next_offset)
+                elif len(wanted) == 1 and end > wanted[place]:  # asked for nothing else: the log lost what was there
+                    found[place] = ([], end)
+        return found
+
+    def _check(self, place: Place, offset: int, code: int) -> None:
+        kind = for_code(code)
+        if kind is OffsetOutOfRangeError:
+            raise OutOfRange(place, offset)
+        if kind is CorruptRecordException:
+            raise _damaged(place, offset)
+        if code:
+            assert self._client is not None
+            if kind is not UnknownTopicOrPartitionError:
+                self._client.force_metadata_update()
+            raise kind
+
+
+def _batches(content: bytes, place: Place) -> list[Any]:
+    """The whole record batches of an answer, their checksums verified, nothing in them read."""
+    found = []
+    records = MemoryRecords(content)
+    while records.has_next():
+        batch = records.next_batch()
+        if not batch.validate_crc():
+            raise _damaged(place, batch.base_offset)
+        found.append(batch)
+    return found
+
+
+def _damaged(place: Place, offset: int) -> CorruptState:
+    return CorruptState(
+        f"the log's {place[0]}/{place[1]} is damaged at offset {offset}: what is archived of it can be read with "
+        "end='archive'; start behind it to leave it out"
+    )

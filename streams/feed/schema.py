@@ -1,0 +1,123 @@
+"""What a job wants of each event: fields of one body type, each with a place in the batch, a shape and a dtype.
+
+===============================  ============================================  ======================
+field                            tensors, for n events                         dtype
+===============================  ============================================  ======================
+number, enum                     `name`: (n,)                                  see below
+text with `among`                `name`: (n,); 1 + its place, 0 for another    int64
+bytes with `width`               `name`: (n, width), zeros at the end          uint8
+list                             `name`: (items,), `name.offsets`: (n + 1,)    of the item, int64
+list with `pad=p`                `name`: (n, p), `name.mask`: (n, p)           of the item, bool
+===============================  ============================================  ======================
+
+float stays float32, double float64, bool bool; all other numbers are int64, times microseconds since 1970. What an
+event lacks is NaN, 0 or false. The items of event i are `values[offsets[i]:offsets[i + 1]]`; with `pad`, items beyond
+the p-th are left out, p = `LONGEST` takes the longest list of the batch, and `mask` is true where there is an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from esper.errors import InvalidInput
+from streams.feed.paths import Column, column
+
+LONGEST: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a batch: `path` says where it is in the event, `name` what it is called (the path, if empty).
+
+    `among` are the texts that count, `width` how many bytes are kept, `pad` how many items of a list.
+    """
+
+    path: str
+    name: str = ""
+    among: tuple[str, ...] = ()
+    width: int = 0
+    pad: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What the batch calls it."""
+        return self.name or self.path
+
+
+_SIGNS: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+    "in": lambda array, values: pc.and_(pc.is_valid(array), pc.is_in(array, value_set=pa.array(values, array.type))),
+    "not in": lambda array, values: pc.and_(
+        pc.is_valid(array), pc.invert(pc.is_in(array, value_set=pa.array(values, array.type)))
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A column compared with a value; raises InvalidInput for a sign that is none or a value that fits no column."""
+
+    column: Column
+    sign: str
+    value: Any
+
+    def __post_init__(self) -> None:
+        if self.sign not in _SIGNS:
+            raise InvalidInput(f"where {self.column.path}: {self.sign!r} is no sign; there are {', '.join(_SIGNS)}")
+        try:
+            self.met(pa.nulls(0, self.column.type))
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InvalidInput(f"where {self.column.path} {self.sign} {self.value!r}: {error}") from None
+
+    def met(self, array: Any) -> Any:
+        """Whether each row meets it; null or false where not."""
+        return _SIGNS[self.sign](array, self.value)
+
+
+class Schema:
+    """The fields of one body type, checked: raises InvalidInput for a path that leads nowhere or a form that misfits.
+
+    A field may be given by its path alone. `where` are conditions that an event must meet, all of them, such as
+    `("outcome", "!=", 0)` or `("seed_id", "in", ["s1", "s2"])`; what an event lacks meets none.
+    """
+
+    def __init__(self, body: str, fields: Sequence[Field | str], where: Sequence[tuple[str, str, Any]] = ()) -> None:
+        self.body = body
+        self.where = tuple(Condition(column(body, path), sign, value) for path, sign, value in where)
+        self.fields = tuple(Field(field) if isinstance(field, str) else field for field in fields)
+        self.columns: tuple[Column, ...] = tuple(column(body, field.path) for field in self.fields)
+        if not self.fields:
+            raise InvalidInput(f"a schema of {body} needs at least one field, such as `event_id`")
+        keys = [field.key for field in self.fields]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InvalidInput(f"two fields of {body} are called {twice!r}; give one of them a name")
+        for field, found in zip(self.fields, self.columns, strict=True):
+            _check(field, found)
+
+    def __repr__(self) -> str:
+        return f"Schema({self.body!r}, {list(self.fields)!r})"
+
+
+def _check(field: Field, found: Column) -> None:
+    listed = pa.types.is_list(found.type)
+    item = found.type.value_type if listed else found.type
+    if pa.types.is_string(item) != bool(field.among):
+        kind = "text: say which texts count with among=(...)" if pa.types.is_string(item) else "no text"
+        raise InvalidInput(f"{field.path} is {kind}")
+    if pa.types.is_binary(item) and (listed or field.width <= 0):
+        raise InvalidInput(f"{field.path} is bytes: say how many with width=N, 16 for an id")
+    if field.width and not pa.types.is_binary(item):
+        raise InvalidInput(f"{field.path} is no bytes, so it has no width")
+    if field.pad is not None and (not listed or field.pad < 0):
+        raise InvalidInput(f"{field.path}: pad is for lists and at least 1, or LONGEST")

@@ -1,0 +1,138 @@
+"""Archive and log as one source of rows: what is archived comes from there, the rest from the log, by offset.
+
+The log may go away and come back, be restarted on another port, or have deleted what only the archive still has: then
+it is connected anew, from where the lanes are. An event is read once, because a lane's place is an offset of the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from esper.errors import InvalidInput, LogUnavailable
+from projections.manifest import Place
+from streams.broker import address
+from streams.feed.archived import Archived
+from streams.feed.fetching import EARLIEST, LATEST, LogReader, OutOfRange
+from streams.feed.lanes import Lane
+from streams.feed.live import REMEMBERED, Live
+from streams.feed.selection import Selection
+from streams.keys import load_key_ring
+from streams.settings import Settings
+
+WAIT_S: Final = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class Source:
+    """The rows of `lanes`. `brokers` is the log's address, None for the embedded one of the data folder."""
+
+    def __init__(
+        self, data_dir: Path, brokers: str | None, selections: Mapping[str, Selection], lanes: Sequence[Lane]
+    ) -> None:
+        self._data_dir = data_dir
+        self._brokers = brokers
+        self._selections = selections
+        self._lanes: dict[Place, list[Lane]] = {}
+        for lane in lanes:
+            self._lanes.setdefault(lane.place, []).append(lane)
+        self._live: dict[Place, Live] = {}
+        self._reader: LogReader | None = None
+        self.refused = 0
+        self.archive = Archived(data_dir / "archive", selections, lanes)
+        self.archive.refresh()
+
+    def close(self) -> None:
+        """Disconnect from the log."""
+        reader, self._reader = self._reader, None
+        self.refused += sum(live.refused for live in self._live.values())
+        self._live = {}
+        if reader is not None:
+            reader.close()
+
+    def offsets(self, at: int) -> dict[Place, int]:
+        """The log's offsets of all places at a time (`LogReader.offsets`); raises LogUnavailable."""
+        with self._connected() as reader:
+            return reader.offsets(list(self._lanes), at)
+
+    def limit(self, lane: Lane) -> int:
+        """Up to which offset the lane can be read at once."""
+        archived = self.archive.end(lane.place)
+        live = self._live.get(lane.place)
+        return archived if live is None or lane.read < archived else live.until
+
+    def rows(self, lane: Lane, stop: int) -> pa.Table | None:
+        """The lane's rows up to `stop`, which is not beyond the limit; None where there are none."""
+        if lane.read < self.archive.end(lane.place):
+            return self.archive.rows(lane, stop)
+        return self._live[lane.place].take(lane, stop)
+
+    def more(self, places: Collection[Place]) -> None:
+        """Let the log give more of `places`, or wait a moment. Raises LogUnavailable while it does not answer."""
+        try:
+            if self._reader is None:
+                self._open()
+            assert self._reader is not None
+            for place, (batches, until) in self._reader.take(places, WAIT_S).items():
+                self._live[place].put(batches, until)
+        except OutOfRange as gone:
+            _log.info("the log does not hold %s any more; the archive is asked", gone)
+            self.close()
+            self.archive.refresh()
+        except LogUnavailable:
+            self.close()
+            self.archive.refresh()  # what was logged before the end may be archived by now
+            raise
+
+    def _connected(self) -> LogReader:
+        where = self._brokers or address.read(self._data_dir)
+        if where is None:
+            raise LogUnavailable(
+                f"no log runs for {self._data_dir}; start one (`esper up`) or read the archive alone with end='archive'"
+            )
+        reader = LogReader(where)
+        try:
+            reader.connect({place[0] for place in self._lanes})
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _open(self) -> None:
+        """Read the log from where the lanes are, and somewhat earlier to know again what comes twice."""
+        self.archive.release()
+        reader = self._connected()
+        try:
+            ring = load_key_ring(Settings.load(data=self._data_dir), reader.brokers)
+            begins, ends = reader.offsets(list(self._lanes), EARLIEST), reader.offsets(list(self._lanes), LATEST)
+            for place, lanes in self._lanes.items():
+                begin = self._begin(place, begins[place], ends[place], reader.brokers)
+                self._live[place] = Live(lanes, self._selections, ring, begin)
+                reader.seek(place, begin)
+        except BaseException:
+            self._live = {}
+            reader.close()
+            raise
+        self._reader = reader
+
+    def _begin(self, place: Place, first: int, end: int, brokers: str) -> int:
+        """From which offset the log, which holds `[first, end)` of a partition, must be read."""
+        lanes, archived = self._lanes[place], self.archive.end(place)
+        wanted = min(max(lane.read, archived) for lane in lanes)
+        name = f"{place[0]}/{place[1]}"
+        if wanted > end:
+            raise InvalidInput(
+                f"{name} is wanted from offset {wanted} and the log at {brokers} ends at {end}: it is another log, so "
+                "start the feed without its state, or with the data folder of that log"
+            )
+        if wanted < first:
+            _log.warning(
+                "%s: neither the archive nor the log holds offsets %d to %d; the feed goes on behind them",
+                *(name, wanted, first - 1),
+            )
+        return max(first, wanted - REMEMBERED, min(wanted, *(lane.start for lane in lanes)))

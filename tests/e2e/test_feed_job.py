@@ -1,0 +1,79 @@
+"""A training job that is fed by a run while it runs: killed and started again, it has seen every event once."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from projections import open_history
+
+ROOT = Path(__file__).parents[2]
+BODIES = ("decision_made", "epoch_completed", "field_report")
+KILLS = 2
+
+
+def start_job(esper, *arguments):
+    """The example job on the run's folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "streams.feed.outcome", "--data-dir", str(esper.data_dir), "--json", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def archived(esper):
+    """How many events of each type there are, and the sum of their ids, by the archive."""
+    counts, checksum = {}, 0
+    with open_history(esper.data_dir / "archive") as history:
+        for body in BODIES:
+            rows = history.execute(f"select distinct event_id from log.{body}").fetchall()
+            counts[body] = len(rows)
+            checksum += sum(int.from_bytes(event_id) for (event_id,) in rows)
+    return counts, f"{checksum % 2**128:032x}"
+
+
+def test_a_job_that_follows_a_run_and_is_killed_sees_every_event_once(esper):
+    checkpoint = esper.data_dir / "projections" / "outcome.pt"
+    job = start_job(esper)  # before there is a log
+    run = esper.start("run", "--task", "spirals", "--no-control", "--policy", "random", "--epochs", "120", "--json")
+    written = 0.0
+    for _ in range(KILLS):
+        esper.wait_until(lambda before=written: checkpoint.exists() and checkpoint.stat().st_mtime > before, 90.0)
+        assert run.poll() is None, "the run ended before the job had seen any of it"
+        time.sleep(random.uniform(0.0, 1.0))
+        job.kill()
+        job.communicate()
+        written = checkpoint.stat().st_mtime
+        job = start_job(esper)
+    result = json.loads(run.communicate(timeout=200)[0].splitlines()[-1])
+    job.terminate()
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 0, said
+
+    last = start_job(esper, "--once")
+    lines = [json.loads(line) for line in last.communicate(timeout=60)[0].splitlines()]
+
+    summary = lines[-1]
+    assert last.returncode == 0
+    assert (summary["events"], summary["checksum"]) == archived(esper)
+    assert summary["events"]["epoch_completed"] == result["epochs"] == 120
+    assert summary["reports"] == summary["events"]["field_report"] > 0
+    assert 0.0 <= summary["accuracy"] <= 1.0
+
+
+def test_a_checkpoint_that_is_none_is_named(esper, tmp_path):
+    broken = tmp_path / "broken.pt"
+    broken.write_text("no checkpoint")
+
+    job = start_job(esper, "--once", "--checkpoint", str(broken))
+    out, said = job.communicate(timeout=60)
+
+    assert (job.returncode, out) == (1, "")
+    assert said.startswith(f"outcome: the job's checkpoint {broken} is unreadable")
+    assert said.count("\n") == 1

@@ -1,0 +1,204 @@
+"""Archives at an address: copied whole, incrementally, and read like any other."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from esper.errors import InvalidInput
+from projections import manifest, open_history
+from projections.address import Folder
+from projections.archive import Archive
+from projections.catalogue import examine
+from projections.compaction import merge_all
+from projections.transfer import KEEP_REPLACED_S, manifest_at, transfer
+
+COUNT = "SELECT count(*) FROM log.every"
+
+
+@pytest.fixture
+def memory() -> str:
+    """An address of a store in memory, its own for every test."""
+    return f"memory://{secrets.token_hex(6)}/archive"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def archive(tmp_path, any_record) -> Path:
+    """An archive of six decisions in three flushes."""
+    folder = tmp_path / "archive"
+    with Archive(folder) as owned:
+        for flush in range(3):
+            owned.append([any_record("decision_made", 2 * flush + i) for i in range(2)])
+    return folder
+
+
+def copy(source, target, now_s: float = 0.0):
+    return transfer(Folder.at(source), Folder.at(target), now_s)
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_a_copy_is_an_archive(where, archive, memory, tmp_path):
+    target = memory if where == "memory" else tmp_path / "copies" / "one"
+
+    done = copy(archive, target)
+
+    assert (done.copied, done.kept, done.damage) == (3, 0, ())
+    assert manifest_at(Folder.at(target)) == manifest.load(archive)
+    with open_history(target) as there, open_history(archive) as here:
+        assert there.execute(COUNT).fetchone() == (6,)
+        whole = "SELECT * EXCLUDE log_headers FROM log.decision_made ORDER BY log_offset"
+        assert there.execute(whole).fetchall() == here.execute(whole).fetchall()
+        assert examine(there, Folder.at(target)) == []
+    again = copy(archive, target)
+    assert (again.copied, again.kept, again.size) == (0, 3, 0)
+
+
+def test_only_what_is_new_is_copied_and_replaced_files_stay_a_while(archive, memory, any_record):
+    """After a merge the old files stay for whoever reads by the manifest before."""
+    copy(archive, memory)
+    with Archive(archive) as owned:
+        owned.append([any_record("decision_made", 6)])
+        assert merge_all(owned, 2, lambda: 0.0) == set()
+
+    done = copy(archive, memory, now_s=100.0)
+
+    assert (done.copied, done.removed) == (1, 0)
+    there = Folder.at(memory)
+    assert len(there.sizes("files")) == 4
+    assert copy(archive, memory, now_s=100.0 + KEEP_REPLACED_S - 1).removed == 0
+    assert copy(archive, memory, now_s=100.0 + KEEP_REPLACED_S).removed == 3
+    assert set(there.sizes("files")) == {entry.name for entry in manifest.load(archive).files}
+
+
+def test_the_manifest_comes_last(archive, memory, monkeypatch):
+    """Killed in between, the copy is what it was; the next attempt takes up what was copied."""
+    copy(archive, memory)
+    before = Folder.at(memory).read("manifest.json")
+    target = f"{memory}-2"
+    written = []
+    write = Folder.write
+
+    def dies(folder: Folder, name: str, content: bytes) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(name)
+        write(folder, name, content)
+
+    monkeypatch.setattr("projections.transfer.AT_ONCE", 1)
+    monkeypatch.setattr(Folder, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        copy(archive, target)
+    monkeypatch.undo()
+
+    assert all(name.startswith("files/") for name in written)
+    assert manifest_at(Folder.at(target)) == manifest.Manifest()
+    assert copy(archive, target).kept == 2
+    assert Folder.at(target).read("manifest.json") == before
+
+
+def test_a_damaged_file_is_named_and_not_copied(archive, memory):
+    """At the source; and at an address, where the reader names it and the rest stays readable."""
+    bad = archive / "files" / manifest.load(archive).files[1].name
+    sound = bad.read_bytes()
+    bad.write_bytes(sound[:-1] + b"x")
+
+    done = copy(archive, memory)
+
+    assert [(each.name, each.problem) for each in done.damage] == [(bad.name, "its bytes do not match their checksum")]
+    assert bad.name not in Folder.at(memory).sizes("files")
+    with open_history(memory) as history:
+        assert [each.path for each in history.damage] == [f"{memory}/files/{bad.name}"]
+        assert history.execute(COUNT).fetchone() == (4,)
+        kinds = [each.kind for each in examine(history, Folder.at(memory))]
+        assert kinds == ["file", "records"]
+    bad.write_bytes(sound)
+    assert copy(archive, memory).copied == 1
+    with open_history(memory) as history:
+        assert history.execute(COUNT).fetchone() == (6,)
+
+
+def test_verifying_reads_the_address_and_not_what_was_copied_before(archive, memory):
+    copy(archive, memory)
+    with open_history(memory) as history:
+        assert history.damage == []
+    name = manifest.load(archive).files[0].name
+    Folder.at(memory).write(f"files/{name}", b"PAR1")
+
+    with open_history(memory) as history:
+        found = examine(history, Folder.at(memory))
+
+    assert (found[0].kind, found[0].where) == ("file", f"{memory}/files/{name}")
+
+
+def test_a_reader_sees_what_was_copied_since(archive, memory, any_record):
+    copy(archive, memory)
+    with open_history(memory) as history:
+        assert history.execute(COUNT).fetchone() == (6,)
+        with Archive(archive) as owned:
+            owned.append([any_record("decision_made", 6)])
+        copy(archive, memory)
+        assert history.execute(COUNT).fetchone() == (7,)
+        assert not history.refresh()
+
+
+def test_another_archive_is_not_overwritten(archive, memory, tmp_path, any_record):
+    other = tmp_path / "other"
+    with Archive(other) as owned:
+        owned.append([any_record("decision_made", 0)])
+    copy(other, memory)
+
+    with pytest.raises(InvalidInput, match="holds another archive"):
+        copy(archive, memory)
+    with open_history(memory) as history:
+        assert history.execute(COUNT).fetchone() == (1,)
+
+
+def test_a_copy_that_is_ahead_is_not_overwritten(archive, memory):
+    older = manifest.load(archive)
+    copy(archive, memory)
+    Folder.at(memory).write("manifest.json", manifest.as_bytes(replace(older, generation=99)))
+
+    with pytest.raises(InvalidInput, match=r"is ahead of the archive.*generation 99, not 3"):
+        copy(archive, memory)
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [("nowhere://x/y", "nowhere"), ("memory://nothing-here", "holds no archive: there is no manifest.json")],
+)
+def test_an_address_without_an_archive_is_one_line(address, problem):
+    with pytest.raises(InvalidInput, match=problem) as caught, open_history(address):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_store_raises_is_one_line_with_its_address(archive, memory, monkeypatch):
+    """Libraries behind fsspec have exceptions of their own."""
+    copy(archive, memory)
+
+    def refuse(*_arguments, **_options):
+        raise RuntimeError("the bucket\nis not yours")
+
+    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", refuse, raising=False)
+    with (
+        pytest.raises(InvalidInput, match=r"cannot be read: memory://.*RuntimeError: the bucket is not yours"),
+        open_history(memory),
+    ):
+        pass
+
+
+def test_a_local_file_address_is_a_folder(archive, tmp_path):
+    """No copy is made of what lies here already."""
+    with open_history(f"file://{archive}") as history:
+        assert history.archive == archive
+        assert history.execute(COUNT).fetchone() == (6,)
+    assert not (tmp_path / "cache").exists()
