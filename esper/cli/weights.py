@@ -6,16 +6,20 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from esper.cli.describe import stage
 from esper.cli.output import complain
 from esper.errors import InvalidInput
 from esper.history import Mark, Recorded, SeedState
+from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.at_step import state_at
 from esper.tolaria.config import RunConfig
@@ -39,7 +43,8 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
     for difference in differences(recorded.root, task):
         complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
     clock = Clock(time.monotonic, time.time_ns)
-    flat = state_at(recorded, task, objects=objects, clock=clock, step=mark.world.step)
+    with _shown(recorded.run_id, mark.world.step) as watch:
+        flat = state_at(recorded, task, objects=objects, clock=clock, step=mark.world.step, watch=watch)
     metadata = {
         "run_id": recorded.run_id,
         "step": str(mark.world.step),
@@ -48,6 +53,16 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
         "seeds": json.dumps([_described(seed) for seed in mark.world.seeds.values()]),
     }
     _write(target, safetensors.torch.save(weights(flat), metadata=metadata))
+
+
+@contextlib.contextmanager
+def _shown(run_id: str, step: int) -> Iterator[Callable[[Event], None]]:
+    """A bar on a terminal while the run is trained again up to `step`; nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task(f"training {run_id} again", total=step)
+        yield lambda fact: bar.update(shown, completed=fact.global_step)
 
 
 def weights(flat: FlatState) -> dict[str, Any]:

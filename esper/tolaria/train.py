@@ -95,6 +95,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
             begin(run)
             want_likely(library if config.policy != "none" else None, run.sites)
             while recorder.epoch < run.epochs:
+                look(run)
                 run.host.train()
                 order = epoch_order(len(task.train), run.batch_size, run.steps_per_epoch, run.random.data)
                 swap_kernels(run, task.train.inputs[order[0].to(run.device)])
