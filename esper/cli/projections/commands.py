@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +68,7 @@ def rebuild_command(data_dir: Path, name: str, *, as_json: bool) -> None:
     with history_of(data_dir) as history:
         for projection in wanted:
             began = time.monotonic()
-            with _progress(projection.name) as advance:
+            with _shown(projection.name) as advance:
                 taken = rebuild(projection, data_dir, history, advance)
             told = {
                 "projection": projection.name,
@@ -85,27 +85,14 @@ def rebuild_command(data_dir: Path, name: str, *, as_json: bool) -> None:
         say_json(made if name == "all" else made[0])
 
 
-class _progress:  # noqa: N801 - a context manager that reads like a function
-    """A bar on stderr's terminal, from which stdout stays free; nothing elsewhere."""
-
-    def __init__(self, name: str) -> None:
-        self._bar = Progress(
-            TextColumn(name),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task(name, total=None)
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        self._bar.start()
-        return lambda done, total: self._bar.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_error: object) -> None:
-        self._bar.stop()
+@contextmanager
+def _shown(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, on stderr so that stdout is for the result; nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"rebuilding {name}", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def lag_command(data_dir: Path, *, as_json: bool) -> None:
