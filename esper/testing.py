@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from contracts.leyline.v1.leyline_pb2 import (
@@ -17,7 +17,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     CommandSeedOperation,
     SeedOperation,
 )
-from esper.errors import LogUnavailable
+from esper.errors import LogUnavailable, Superseded
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, body_of, new_event
 from esper.leyline.objects import ObjectStore
@@ -47,16 +47,25 @@ class MemoryLog:
     """A log that keeps its events in a list, in the order they were written, and answers packets itself.
 
     `miss(n)` makes the next n answers too late: their commands arrive afterwards as any other. `send` delivers a signed
-    command. `close` makes the log refuse what comes from then on.
+    command. `close` makes the log refuse what comes from then on. `events` lie on it already.
     """
 
-    def __init__(self, clock: Clock = REAL_CLOCK, *, keys: KeyRing = KEYS, objects: ObjectStore | None = None) -> None:
-        self.events: list[Event] = []
+    def __init__(
+        self,
+        clock: Clock = REAL_CLOCK,
+        *,
+        keys: KeyRing = KEYS,
+        objects: ObjectStore | None = None,
+        events: Iterable[Event] = (),
+    ) -> None:
+        self.events = list(events)
         self.flushes = 0
         self._clock = clock
         self._keys = keys
         self._objects = objects
         self._packets: dict[bytes, Event] = {}
+        self._given: dict[bytes, Answer] = {}
+        self._claimed = 1
         self._arrived: list[Signed] = []
         self._to_miss = 0
         self._closed = False
@@ -75,6 +84,8 @@ class MemoryLog:
 
     def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:  # noqa: ARG002 (it never waits)
         """Tamiyo's answer to the packet, signed."""
+        if packet_id in self._given:
+            return self._given.pop(packet_id)
         found = answer(self._packets.pop(packet_id), now_ns=self._clock.wall_ns())
         for content in found.objects:
             if self._objects is not None:
@@ -91,6 +102,22 @@ class MemoryLog:
         """What `send` delivered and what came too late."""
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    def claim(self, event: Event) -> None:
+        """Append the claim; raises Superseded where the run was claimed by that incarnation before."""
+        if event.incarnation <= self._claimed:
+            raise Superseded(f"run {event.run_id} was claimed before")
+        self._claimed = event.incarnation
+        self.events.append(event)
+
+    def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:  # noqa: ARG002 (nothing comes twice)
+        """Have ready what arrived before."""
+        self._packets = {event.event_id: event for event in self.events if event.event_id == open_packet}
+        by_packet = {name: each for each in requests if (name := body_name(each[0])) and each[0].correlation_id}
+        if "decision_made" in by_packet:
+            commands = by_packet.get("adaptation_command")
+            self._given[open_packet] = Answer(by_packet["decision_made"][1], commands[1] if commands else None)
+        self._arrived += [signed for event, signed in requests if not event.correlation_id]
 
     def shed(self) -> int:
         """Nothing is ever shed."""

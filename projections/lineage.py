@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from contracts.topics import COMMANDS
+from contracts.topics import COMMANDS, REPORTS
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, Signed
@@ -45,6 +45,29 @@ def facts(history: History, run_id: str) -> Iterator[Event]:
     for stretch in lineage(history, run_id):
         for (raw,) in _rows(history, query, [stretch.run_id, stretch.upto]):
             yield envelope.parse(raw)
+
+
+def inherited(history: History, run_id: str) -> Iterator[Event]:
+    """The ancestors' events that are part of a fork's history: the facts shared, and what they answer and led to.
+
+    A decision that the fork put another in the place of is not among them, nor a report on what came afterwards.
+    """
+    shared = [fact for fact in facts(history, run_id) if fact.run_id != run_id]
+    yield from shared
+    packets = {fact.event_id for fact in shared[:-1]}  # the last fact was answered by the fork itself, if it was one
+    commands = {_command_of(fact) for fact in shared}
+    query = "SELECT log_raw FROM log.every WHERE run_id = ? AND log_topic IN (?, ?) ORDER BY log_topic, log_offset"
+    for stretch in lineage(history, run_id)[:-1]:
+        for (raw,) in _rows(history, query, [stretch.run_id, COMMANDS.name, REPORTS.name]):
+            event = envelope.parse(raw)
+            if event.event_id in commands if event.HasField("adaptation_command") else event.correlation_id in packets:
+                yield event
+
+
+def _command_of(fact: Event) -> bytes:
+    """The command that a fact is the answer to; empty for a fact that is none."""
+    answers = (fact.command_applied.command_id, fact.command_rejected.command_id)
+    return next((command_id for command_id in answers if command_id), b"")
 
 
 def requests(history: History, run_id: str) -> Iterator[tuple[Event, Signed]]:

@@ -26,6 +26,7 @@ class Answers:
         self._complete: dict[bytes, Answer] = {}
         self._loose: list[Signed] = []
         self._seen: set[bytes] = set()
+        self._given_up = False
 
     def expect(self, packet_id: bytes) -> None:
         """A packet goes out now; call it before the packet can be answered."""
@@ -36,9 +37,20 @@ class Answers:
         """The answer to a packet, or None after `timeout_s`; from then on its command is loose."""
         with self._changed:
             self._open.add(packet_id)
-            self._changed.wait_for(lambda: packet_id in self._complete, timeout_s)
+            self._changed.wait_for(lambda: packet_id in self._complete or self._given_up, timeout_s)
             self._open.discard(packet_id)
             return self._complete.pop(packet_id, None)
+
+    def give_up(self) -> None:
+        """Nobody is to wait any longer."""
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
+
+    def known(self, signed: Signed) -> None:
+        """A record that was dealt with before: if it comes again, it is dropped."""
+        with self._changed:
+            self._seen.add(hashlib.sha256(signed.payload).digest())
 
     def take_loose(self) -> list[Signed]:
         """The loose commands since the last call, oldest first."""

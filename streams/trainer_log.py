@@ -1,8 +1,9 @@
 """The trainer's log on Kafka: `esper.tolaria.ports.Log` for synchronous code.
 
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
-`esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
-stands between a decision and the trainer.
+`esper.commands` and `esper.runs`: one partition of each, no group, from where the log ends at the start, so that no
+join and no other topic stands between a decision and the trainer. Of `esper.runs` it wants the claims to its run alone:
+whoever resumes the run owns it, and then every call here raises Superseded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,13 +21,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import leyline_pb2
-from contracts.topics import COMMANDS
+from contracts.topics import COMMANDS, RUNS
 from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing, Signed
 from esper.tolaria.ports import Answer
 from streams.answers import Answers
+from streams.claims import Claims
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.producer import unavailable
@@ -45,18 +48,22 @@ logger = logging.getLogger(__name__)
 class KafkaLog:
     """A started log for one run's trainer. Raises LogUnavailable where no broker answers within 10 s.
 
-    It returns when the end of `esper.commands` is known: no decision on anything published afterwards can be missed.
+    It returns when the end of both topics is known, which `ends` has: no decision on anything published afterwards can
+    be missed, and no claim either.
     """
 
     def __init__(
         self, brokers: str, ring: KeyRing, *, run_id: str, metrics: Metrics, producer: str = "trainer"
     ) -> None:
         self.run_id = run_id
+        self._key = run_id.encode()
         self.writer = LogWriter(brokers, ring, producer=producer, metrics=metrics)
         self._ring = ring
         self._metrics = metrics
         self._name = producer
         self._answers = Answers()
+        self._claims = Claims(run_id)
+        self.ends: dict[tuple[str, int], int] = {}
         self._closed = False
         try:
             self._consumer = self.writer.thread.run(self._start(brokers), CONNECT_S)
@@ -67,6 +74,7 @@ class KafkaLog:
 
     def publish(self, event: Event) -> None:
         """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
+        self._claims.check()
         if event.WhichOneof("body") == "epoch_completed":
             self._answers.expect(event.event_id)
         self.writer.publish(event)
@@ -74,17 +82,40 @@ class KafkaLog:
     def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
         self.writer.flush(timeout_s)
+        self._claims.check()
 
     def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
         """Wait for the answer to a packet; None after `timeout_s`."""
         self.writer.nudge()
-        return self._answers.wait(packet_id, timeout_s)
+        answer = self._answers.wait(packet_id, timeout_s)
+        self._claims.check()
+        return answer
+
+    def claim(self, event: Event, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
+        """Publish a RunResumed and wait until the run is this process's; raises Superseded where another was first."""
+        self._claims.make(event)
+        self.writer.publish(event)
+        self.writer.flush(timeout_s)
+        self._claims.await_own(timeout_s)
+
+    def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:
+        """Take in what arrived before this process: the answer to `open_packet`, and `requests` that nobody answered.
+
+        What is `known` was dealt with, and is dropped if it comes again.
+        """
+        for signed in known:
+            self._answers.known(signed)
+        if open_packet:
+            self._answers.expect(open_packet)
+        for event, signed in requests:
+            self._answers.arrived(event, signed)
 
     def take_commands(self) -> list[Signed]:
         """Commands that arrived since the last call and answer no packet that was waited for.
 
         They are late, or from a person, or their signature does not hold: judge each before applying it.
         """
+        self._claims.check()
         return self._answers.take_loose()
 
     def shed(self) -> int:
@@ -121,9 +152,10 @@ class KafkaLog:
         )
         try:
             await consumer.start()
-            partition = TopicPartition(COMMANDS.name, partition_of(self.run_id.encode()))
-            consumer.assign([partition])
-            await consumer.position(partition)  # known from here on
+            number = partition_of(self.run_id.encode())
+            places = [TopicPartition(topic.name, number) for topic in (COMMANDS, RUNS)]
+            consumer.assign(places)
+            self.ends = {(place.topic, number): await consumer.position(place) for place in places}
         except BaseException:
             await consumer.stop()
             raise
@@ -134,10 +166,19 @@ class KafkaLog:
             try:
                 message = await self._consumer.getone()
             except KafkaError as error:
-                logger.warning("reading %s failed, trying again: %s", COMMANDS.name, error)
+                logger.warning("reading the log failed, trying again: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._arrived(record_of(message))
+            if message.topic == COMMANDS.name:
+                self._arrived(record_of(message))
+            elif message.key == self._key:
+                self._fact(record_of(message))
+
+    def _fact(self, record: Record) -> None:
+        """A fact of this run, mostly one of our own: only a claim matters, and only one that is signed."""
+        event = verified(record.signed, self._ring)
+        if not isinstance(event, Refused) and event.HasField("run_resumed") and self._claims.seen(event):
+            self._answers.give_up()
 
     def _arrived(self, record: Record) -> None:
         event = verified(record.signed, self._ring)

@@ -224,6 +224,47 @@ def why(
     why_command(data_dir, run, seed, as_json=as_json)
 
 
+@app.command(epilog="Example: esper resume last")
+def resume(run: Run, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+    """Go on with a run that was interrupted or whose trainer died, and with its control run if that was not over.
+
+    It claims the run, lives it again from its last checkpoint to the end of its record, and trains on from there.
+    """
+    from esper.cli.resume import resume_command  # noqa: PLC0415
+
+    return resume_command(data_dir, run, as_json=as_json)
+
+
+@app.command(epilog='Example: esper fork last --at 240 --do "cull s2"')
+def fork(
+    run: Run,
+    at: Annotated[
+        int, typer.Option("--at", min=0, metavar="STEP", help="Before which optimiser step it leaves the run.")
+    ],
+    do: Annotated[
+        str,
+        typer.Option(
+            "--do",
+            metavar="CHANGE",
+            help='"cull s2", "fossilize s2", "germinate s1 BP013", "policy random" or "nothing".',
+        ),
+    ],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """What if: a new run that is RUN up to a step, and from there does one thing otherwise.
+
+    At an epoch's end the change takes the place of that epoch's decision, in the middle of one it comes before the next
+    step. All later decisions are its own: Tamiyo makes them anew, with the same random draws. `nothing` changes
+    nothing: the fork ends bit for bit as its parent, unless a person's commands, late decisions or faults came after
+    the step, which are the parent's alone.
+    """
+    from esper.cli.fork import fork_command  # noqa: PLC0415
+
+    return fork_command(data_dir, run, at, do, as_json=as_json)
+
+
 @app.command(epilog="Example: esper replay last --from 200 --to 400")
 def replay(
     run: Run,
@@ -314,6 +355,23 @@ def sql(
     from esper.cli.sql import sql_command  # noqa: PLC0415
 
     sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
+
+
+@app.command(epilog="Example: esper report last --to run.html")
+def report(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file to write; esper-report-RUN.html by default.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as one web page that needs no network: curves beside the control run, seeds, decisions, gates, cost."""
+    from esper.cli.report import report_command  # noqa: PLC0415
+
+    report_command(data_dir, run, to, as_json=as_json)
 
 
 @app.command(epilog="Example: esper export last --to for-ada --with-objects")

@@ -72,10 +72,16 @@ def _measurements(body: Any) -> str:
 
 def _run_started(body: Any) -> str:
     role = f", control of {body.control_of}" if body.control_of else ""
+    role += f", {body.parent_run_id} with {body.fork_change!r}" if body.parent_run_id else ""
     return (
         f"{body.task} on {body.device}, policy {body.policy}{role}: {body.params_host:,} parameters, "
         f"{body.epochs} epochs of {body.steps_per_epoch} steps, {len(body.sites)} sites"
     )
+
+
+def _run_resumed(body: Any) -> str:
+    void = ", what came after it is void" if body.superseded else ""
+    return f"from the checkpoint of step {body.from_step}, after fact {body.accepted_sequence}{void}: {body.reason}"
 
 
 def _run_finished(body: Any) -> str:
@@ -134,7 +140,7 @@ def _gate_evaluated(body: Any) -> str:
 
 def _kernel_attached(body: Any) -> str:
     if body.form == "identity":
-        return f"{body.blueprint_id} at {body.seed_id}: its kernel cannot be used, the identity stands in its place"
+        return f"{body.blueprint_id} at {body.seed_id}: the identity, because its kernel cannot be used: {body.trouble}"
     origin = f"kernel {_brief(body.artifact_ref)} of the library" if body.artifact_ref else "built from its template"
     return (
         f"{body.blueprint_id} at {body.seed_id}: {body.module_parameters:,} parameters, "
@@ -192,6 +198,7 @@ def _short_enum(field: Any, number: int) -> str:
 
 _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "run_started": _run_started,
+    "run_resumed": _run_resumed,
     "run_finished": _run_finished,
     "epoch_completed": _epoch_completed,
     "decision_made": _decision_made,

@@ -102,6 +102,12 @@ class RunView:
         self.epochs_total = body.epochs
         self.parameters = body.params_host
         self.seeds = {site.seed_id: SeedView(site.seed_id, site.site) for site in body.sites}
+        for seen in body.inherited:
+            self.seeds[seen.seed_id].stage = stage(seen.stage)
+            self.seeds[seen.seed_id].alpha, self.seeds[seen.seed_id].blueprint_id = seen.alpha, seen.blueprint_id
+
+    def _on_run_resumed(self, _event: Event, _body: Any) -> None:
+        self.finished = None
 
     def _on_epoch_completed(self, event: Event, body: Any) -> None:
         self.epoch = event.epoch
@@ -109,7 +115,7 @@ class RunView:
         self.probe_loss = body.state.validation_loss
         self.accuracy = body.state.validation_accuracy
         self.parameters = body.params or self.parameters
-        self._reports_due.update(report_id(window) for window in body.windows if window.closed)
+        self._reports_due.update(report_id(window, event.run_id) for window in body.windows if window.closed)
         for seed in body.seeds:
             view = self.seeds.setdefault(seed.seed_id, SeedView(seed.seed_id, ""))
             view.stage, view.alpha, view.blueprint_id = stage(seed.stage), seed.alpha, seed.blueprint_id

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
@@ -23,6 +24,7 @@ from esper.cli.tail import LogTail
 from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput, LogUnavailable
 from esper.kasmina.settings import SeedSettings
+from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
@@ -55,6 +57,8 @@ class RunRequest:
     control: bool
     ignore_history: bool
     as_json: bool
+    verb: str = "run"
+    """The command that was given."""
 
     def configs(self) -> tuple[RunConfig, RunConfig | None]:
         """The grown run's and its control's configuration; without growth a run is its own control.
@@ -105,20 +109,33 @@ def run_command(request: RunRequest) -> int:
 
 
 class RunCommand:
-    """One `esper run` between its lease and its summary."""
+    """One `esper run`, `resume` or `fork` between its lease and its summary.
 
-    def __init__(self, request: RunRequest, ring: KeyRing, lease: client.Lease, trainers: Trainers) -> None:
+    `before` are the events that the runs begin with, which are on the log already; `told` the runs of the summary.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        ring: KeyRing,
+        lease: client.Lease,
+        trainers: Trainers,
+        *,
+        before: Mapping[str, Sequence[Event]] = MappingProxyType({}),
+        told: Sequence[str] = (),
+    ) -> None:
         self._request = request
         self._ring = ring
         self._lease = lease
         self._trainers = trainers
         self._run_ids = [trainer.run_id for trainer in trainers.trainers]
-        self._views = [RunView(run_id) for run_id in self._run_ids]
+        self._told = told or self._run_ids
+        self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
-        title = f"esper run {self._run_ids[0]} · {self._request.task} · {self._request.policy}"
+        title = f"esper {self._request.verb} {self._run_ids[0]} · {self._request.task} · {self._request.policy}"
         with make_screen(title, self._views, quiet=self._request.as_json) as screen:
             self._prepare(screen)
             tail = LogTail(self._lease.brokers, self._ring, self._run_ids)
@@ -141,7 +158,11 @@ class RunCommand:
     def kept(self) -> str:
         """Where to read what the grown run wrote; empty where it wrote nothing."""
         run_id = self._run_ids[0]
-        return f"; what was recorded is kept: `esper events {run_id}`" if self._views[0].events else ""
+        if not self._views[0].events:
+            return ""
+        kept, end = f"; what was recorded is kept: `esper events {run_id}`", self._views[0].finished
+        over = end is not None and end.status != "interrupted"
+        return kept if over else f"{kept}, and `esper resume {run_id}` goes on from there"
 
     def _prepare(self, screen: Screen) -> None:
         """Until the processes are ready and the trainers have loaded what they need, both at once."""
@@ -229,7 +250,7 @@ class RunCommand:
     def summary(self, since: float) -> Summary:
         """Both runs as the archive tells them, now that it holds everything."""
         with history_of(self._request.data_dir) as history:
-            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._run_ids]
+            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._told]
         grown, *others = views
         return Summary(
             grown=grown,

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 REDRAWN_S: Final = 0.125
 _TOLD: Final = frozenset(
-    {"command_rejected", "decision_timed_out", "gate_evaluated", "rolled_back", "seed_transitioned", "run_finished"}
+    {
+        "command_rejected",
+        "decision_timed_out",
+        "gate_evaluated",
+        "rolled_back",
+        "run_finished",
+        "run_resumed",
+        "seed_transitioned",
+    }
 )
 """What gets a line of its own where lines are printed, beside the epochs and the decisions that do something."""
 

@@ -12,13 +12,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from esper.errors import InvalidInput
 from esper.tolaria.config import RunConfig
 from esper.weatherlight.guard import child_environment, guarded
 from esper.weatherlight.nursery import Order, log_path, order_text
+from esper.weatherlight.plan import Plan
 
 STOP_S: Final = 1.5
 """From SIGTERM, on which a trainer records that it was interrupted, to SIGKILL."""
@@ -96,13 +97,25 @@ class Trainer:
 class Trainers:
     """All trainers of one command, forked by one nursery; leaving the context ends those that still run.
 
-    `runs` are configurations by run id, in the order of `names`.
+    `runs` are configurations by run id, in the order of `names`; `plans` say how those begin that do not just start.
     """
 
-    def __init__(self, data_dir: Path, names: Mapping[str, str], runs: Mapping[str, RunConfig]) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        names: Mapping[str, str],
+        runs: Mapping[str, RunConfig],
+        plans: Mapping[str, Plan] = MappingProxyType({}),
+    ) -> None:
         self.trainers = tuple(Trainer(names[run_id], run_id, log_path(data_dir, run_id)) for run_id in runs)
         orders = [
-            Order(each.run_id, config.to_json(), each.control_fd, each.messages_fd)
+            Order(
+                each.run_id,
+                config.to_json(),
+                plans.get(each.run_id, Plan()).to_json(),
+                each.control_fd,
+                each.messages_fd,
+            )
             for each, config in zip(self.trainers, runs.values(), strict=True)
         ]
         arguments = ("--data-dir", str(data_dir), "--trainers", order_text(orders))

@@ -26,15 +26,17 @@ _STEPS_OF_A_POLICY: Final = 3
 
 def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
     """The causal chain of a seed as trees, life by life."""
+    from projections.lineage import inherited  # noqa: PLC0415 - DuckDB, and only where it is needed
+
     with history_of(data_dir) as history:
         run_id = resolve(word, run_ids(history))
-        events = list(Reading(history, run_id, types_of(())).new())
+        events = [*inherited(history, run_id), *Reading(history, run_id, types_of(())).new()]
         events += _policies_after(history, [event.event_id for event in events])
     roots = chain_of(events, seed) if seed else []
     if not roots:
         known = sorted({seed_of(event) for event in events} - {""})
         raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
-    begin_ns = min(event.recorded_at_ns for event in events if event.run_id == run_id)
+    begin_ns = min(event.recorded_at_ns for event in events if event.sequence)
     lives = lives_of(roots, seed)
     if as_json:
         say_json([_to_json(life, link, begin_ns) for life in lives for link in walk(life.roots)])

@@ -46,15 +46,25 @@ class Recorded:
         return recorded
 
     @property
-    def started(self) -> RunStarted:
-        """The run's first fact, a fork's own; it has the configuration that counts at the end."""
-        bodies = [fact.run_started for fact in self.facts if fact.HasField("run_started")]
-        return bodies[-1]
-
-    @property
     def root(self) -> RunStarted:
         """The first fact of all, the oldest ancestor's."""
         return self.facts[0].run_started
+
+    def last_accepted(self) -> int:
+        """The last sequence from which the run can be gone on with; raises InvalidInput for one that is over."""
+        last = self.facts[-1]
+        if not last.HasField("run_finished"):
+            return last.sequence
+        if last.run_finished.status == "interrupted":
+            return last.sequence - 1
+        raise InvalidInput(
+            f"run {self.run_id} is over ({last.run_finished.status}): there is nothing to resume; to try it otherwise, "
+            f"leave it at a step: `esper fork {self.run_id} --at STEP --do nothing`"
+        )
+
+    def begun(self, sequence: int) -> Event:
+        """The first fact of the run that this was after the fact `sequence`: an ancestor's, before a fork."""
+        return next(fact for fact in reversed(self.facts[: max(1, sequence)]) if fact.HasField("run_started"))
 
     def checkpoints(self) -> list[Event]:
         """The CheckpointSaved of every checkpoint that is kept and lies on the surviving timeline, the oldest first."""

@@ -104,6 +104,13 @@ class CommandVerifier:
         self.outcomes[verdict.outcome] += 1
         return verdict
 
+    def remember(self, signed: Signed, *, now_ns: int) -> None:
+        """Take a command that was accepted before this verifier was made: its nonce is used up."""
+        event = _decode(signed.payload)
+        if event is not None:
+            nonce = ids.from_text(event.adaptation_command.command_id)
+            self._ledger[nonce] = (hashlib.sha256(signed.payload).digest(), now_ns + self._nonce_ttl_ns)
+
     @property
     def remembered(self) -> int:
         """How many nonces the ledger holds."""

@@ -133,7 +133,7 @@ def _alarm_event(packet: Event, body: EmergencySignal | TelemetryPacket, made: E
 
 def _report_event(packet: Event, window: ObservationWindow, now_ns: int) -> Event:
     body = reports.report(window, packet.run_id, packet.recorded_at_ns)
-    return _follows(packet, body, reports.report_id(window), window.command_id, now_ns)
+    return _follows(packet, body, reports.report_id(window, packet.run_id), window.command_id, now_ns)
 
 
 def _follows(

@@ -29,16 +29,19 @@ _BY_ENDING: Final = {
 window closed gave none: until then the loss fell, or rose, by the host's own learning at least as much."""
 
 
-def report_id(window: ObservationWindow) -> bytes:
-    """The report's id: one report a command, however often its window is delivered."""
-    return ids.derived_id(window.command_id, "tamiyo.report", 0)
+def report_id(window: ObservationWindow, run_id: str) -> bytes:
+    """The report's id: one report a command and run, however often its window is delivered.
+
+    A fork inherits its parent's open windows, and each of the two says what became of them in its own history.
+    """
+    return ids.derived_id(window.command_id, f"tamiyo.report/{run_id}", 0)
 
 
 def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldReport:
     """The report on a closed window. Deltas are new minus old, in the unit of the probe loss."""
     body = FieldReport(
         version=1,
-        report_id=ids.text(report_id(window)),
+        report_id=ids.text(report_id(window, run_id)),
         command_id=ids.text(window.command_id),
         training_run_id=run_id,
         seed_id=window.seed_id,

@@ -59,15 +59,17 @@ def follow_commands(run: Run, decision: Event | None = None) -> None:
         decision = None  # the commands after it came by themselves
 
 
-def apply_command(run: Run, signed: Signed, decision: Event | None = None) -> None:
+def apply_command(run: Run, signed: Signed, decision: Event | None = None, now_ns: int | None = None) -> None:
     """Judge one command and apply or reject it; `decision` is the decision that it follows from and was waited for.
+
+    Its age is judged at `now_ns`, the wall clock's time where that is left out.
 
     Publishes CommandApplied and what follows from it, or CommandRejected; a duplicate leaves no trace.
     """
     if not run.past.over:
         follow_commands(run, decision)
         return
-    verdict = _judge(run, signed)
+    verdict = _judge(run, signed, run.clock.wall_ns() if now_ns is None else now_ns)
     if verdict.rejected:
         _reject(run, verdict.command_id, verdict.outcome, verdict.detail, event=verdict.event, critical=True)
     if verdict.event is None or verdict.command is None:
@@ -94,10 +96,10 @@ def carry_out(run: Run, event: Event, decision: Event | None) -> None:
     take_effect(run, facts, chain)
 
 
-def _judge(run: Run, signed: Signed) -> Verdict:
+def _judge(run: Run, signed: Signed, now_ns: int) -> Verdict:
     """The verifier's verdict; where a run has none, as under test of other things, every command is accepted."""
     if run.verifier is not None:
-        return run.verifier.verify(signed, now_ns=run.clock.wall_ns())
+        return run.verifier.verify(signed, now_ns=now_ns)
     event = parse(signed.payload)
     command = event.adaptation_command
     return Verdict("accepted", "", ids.from_text(command.command_id), event, command)

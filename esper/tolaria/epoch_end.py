@@ -86,7 +86,9 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     answer = None if branch(run, "decision") else _await_answer(run, packet)
     decided = run.clock.monotonic()
     if answer is not None and answer.command is not None:
-        apply_command(run, answer.command, parse(answer.decision.payload))
+        # A command is as old as the packet that it answers, and a run that was resumed did not age meanwhile.
+        now_ns = packet.recorded_at_ns + round(1e9 * (decided - assembled))
+        apply_command(run, answer.command, parse(answer.decision.payload), now_ns)
     applied = run.clock.monotonic()
     run.log.flush()
     acknowledged = run.clock.monotonic()

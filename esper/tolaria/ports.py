@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,10 @@ class Answer:
 
 
 class Log(Protocol):
-    """The trainer's view of the log. All calls are synchronous; only the three that say so wait."""
+    """The trainer's view of the log. All calls are synchronous; only the three that say so wait.
+
+    All but `shed` raise Superseded once another process has claimed the run.
+    """
 
     def publish(self, event: Event) -> None:
         """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
@@ -37,6 +40,19 @@ class Log(Protocol):
 
     def shed(self) -> int:
         """How many telemetry events were shed so far."""
+
+
+class ClaimableLog(Log, Protocol):
+    """A log on which a run lies already."""
+
+    def claim(self, event: Event) -> None:
+        """Publish a RunResumed and wait until the run is this process's; raises Superseded where it is another's."""
+
+    def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:
+        """Take in what arrived before this process: the answer to `open_packet`, and `requests` that nobody answered.
+
+        What is `known` was dealt with, and is dropped if it comes again.
+        """
 
 
 class KernelSource(Protocol):

@@ -103,16 +103,17 @@ def replay_run(
             _check_decision(recorded.decisions[fact.event_id], fact, objects, progress)
         watch(progress)
 
+    begun = recorded.begun(0 if start is None else start.sequence)
     past = retrace(recorded, objects, start=start, upto=last, watch=followed)
     try:
         train(
-            RunConfig.from_json(recorded.root.config_json),
+            RunConfig.from_json(begun.run_started.config_json),
             task,
             Nowhere(),
             clock=clock,
             objects=objects,
             verifier=None,
-            run_id=recorded.facts[0].run_id if start is None else start.run_id,
+            run_id=begun.run_id,
             should_stop=lambda: past.over,
             past=past,
         )

@@ -11,6 +11,7 @@ import torch
 
 import esper
 from contracts.leyline.v1.event_pb2 import RunStarted
+from esper.errors import InvalidInput
 from esper.tolaria.data import fingerprint
 from esper.tolaria.tasks.task import Task
 
@@ -23,6 +24,12 @@ def library_versions() -> dict[str, str]:
         "numpy": np.__version__,
         "safetensors": safetensors.__version__,
     }
+
+
+def check_data(recorded: RunStarted, task: Task) -> None:
+    """Raise InvalidInput where the task's samples are not those that the run was trained on."""
+    if fingerprint([task.train, task.probe, task.test]) != recorded.data_fingerprint:
+        raise InvalidInput(f"the samples of task {recorded.task} are not those that the run was trained on")
 
 
 def differences(recorded: RunStarted, task: Task) -> Iterator[str]:

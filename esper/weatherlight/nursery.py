@@ -24,18 +24,20 @@ from typing import NoReturn
 from esper.weatherlight import trainer
 from esper.weatherlight.endpoint import run_folder
 from esper.weatherlight.guard import die_with_parent
+from esper.weatherlight.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """One trainer to fork: its run, and the pipes over which it is talked to, as inherited file descriptors.
 
-    `config` is a `RunConfig` in JSON. The trainer reads the log's address from `control_fd` and writes its messages to
-    `messages_fd`, where the nursery adds `{"exit": code}` after its end, negative for a signal.
+    `config` is a `RunConfig` in JSON, `plan` a `Plan`. The trainer reads the log's address from `control_fd` and writes
+    its messages to `messages_fd`, where the nursery adds `{"exit": code}` after its end, negative for a signal.
     """
 
     run_id: str
     config: str
+    plan: str
     control_fd: int
     messages_fd: int
 
@@ -80,7 +82,9 @@ def _load() -> None:
     """Import all that a trainer needs, and have the collector leave it alone so that its pages stay shared."""
     import torch._dynamo  # noqa: F401, PLC0415 - torch imports it anyway, at the first step of any optimiser
 
-    import esper.tolaria.tasks  # noqa: PLC0415 - as the next
+    import esper.tolaria.fork  # noqa: PLC0415 - as the last
+    import esper.tolaria.resume  # noqa: PLC0415
+    import esper.tolaria.tasks  # noqa: PLC0415
     import esper.tolaria.train  # noqa: F401, PLC0415 - torch takes two seconds; wrong arguments are told before
 
     gc.collect()
@@ -102,7 +106,7 @@ def _become_trainer(data_dir: Path, order: Order, orders: list[Order]) -> NoRetu
             if other is not order:
                 os.close(other.messages_fd)
         with os.fdopen(order.messages_fd, "w") as messages:
-            code = trainer.run(data_dir, order.run_id, order.config, messages)
+            code = trainer.run(data_dir, order.run_id, order.config, messages, Plan.from_json(order.plan))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

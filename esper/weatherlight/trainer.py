@@ -29,9 +29,11 @@ from esper.errors import EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
+from esper.tolaria.forking import read_change
 from esper.tolaria.ports import Clock
 from esper.urza.cache import Cache
 from esper.urza.shelf import Shelf
+from esper.weatherlight.plan import Plan
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -48,20 +50,21 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--config", default="{}", help="a RunConfig in JSON; what it leaves out has its default")
+    parser.add_argument("--plan", default="{}", help="how it begins, in JSON; a new run by default")
     options = parser.parse_args()
-    return run(options.data_dir, options.run_id, options.config, sys.stdout)
+    return run(options.data_dir, options.run_id, options.config, sys.stdout, Plan.from_json(options.plan))
 
 
-def run(data_dir: Path, run_id: str, config: str, messages: TextIO) -> int:
+def run(data_dir: Path, run_id: str, config: str, messages: TextIO, plan: Plan) -> int:
     """Train one run; the exit code: 0 where it came to a result, 1 where it failed, 2 where its input is wrong.
 
-    `config` is a `RunConfig` in JSON. `messages` takes one JSON object a line.
+    `config` is a `RunConfig` in JSON; a run that is gone on with has its own. `messages` takes one JSON object a line.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
-        result = _train(data_dir, run_id, RunConfig.from_json(config), messages, stop)
+        result = _train(data_dir, run_id, RunConfig.from_json(config), messages, plan, stop=stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})
         return 2
@@ -76,19 +79,24 @@ def run(data_dir: Path, run_id: str, config: str, messages: TextIO) -> int:
     return 0
 
 
-def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, stop: threading.Event) -> dict[str, Any]:
+def _train(
+    data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, plan: Plan, *, stop: threading.Event
+) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
-    from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415 - torch is loaded by the time that this is called
-    from esper.tolaria.tasks import load_task  # noqa: PLC0415
+    from esper.tolaria.fork import fork_run  # noqa: PLC0415 - torch is loaded by the time that this is called
+    from esper.tolaria.resume import resume_run  # noqa: PLC0415
+    from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
+    from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
+    objects = ObjectStore(settings.objects)
     find_device(config.device)
     find_pool(config)
     if config.compiled_kernels:
         compiled = tempfile.TemporaryDirectory(prefix="compiled-", dir=settings.run_folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled.name
-    task = load_task(config.task)
+    task = recorded_task(config.task, plan.source, objects)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()
     if not brokers:
@@ -101,18 +109,22 @@ def _train(data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, sto
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
         closing(Prefetch(log.writer, ring, _shelf(settings), run_id=run_id, metrics=metrics)) as library,
     ):
-        result = train(
-            config,
-            task,
-            log,
-            clock=clock,
-            objects=ObjectStore(settings.objects),
-            verifier=CommandVerifier(ring),
-            run_id=run_id,
-            library=library,
-            should_stop=stop.is_set,
-        )
-    return result.to_dict()
+        world: dict[str, Any] = {
+            "clock": clock,
+            "objects": objects,
+            "verifier": CommandVerifier(ring),
+            "should_stop": stop.is_set,
+            "library": library,
+        }
+        if plan.begin == "start":
+            return train(config, task, log, run_id=run_id, **world).to_dict()
+        from esper.weatherlight.rejoin import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
+
+        archive = settings.data / "archive"
+        if plan.begin == "resume":
+            return resume_run(read_recorded(archive, run_id, log.ends), task, log, **world).to_dict()
+        parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
+        return fork_run(parent, run_id, task, log, step=plan.step, change=change, **world).to_dict()
 
 
 def _shelf(settings: Settings) -> Shelf:

@@ -168,7 +168,7 @@ def story(tell) -> list[Event]:
             observation_window_epochs=1,
             metrics={"loss_delta": -0.1},
         ),
-        event_id=derived_id(command_id, "tamiyo.report", 0),
+        event_id=derived_id(command_id, "tamiyo.report/k3f9x2qa", 0),
         causation_id=command_id,
         epoch=2,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,8 +21,11 @@ from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, REAL_CLOCK, MemoryLog, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
+from esper.tolaria.fork import fork_run
+from esper.tolaria.forking import read_change
 from esper.tolaria.replay import Replayed, replay_run
 from esper.tolaria.result import RunResult
+from esper.tolaria.resume import resume_run
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.tasks.task import cross_entropy
 from esper.tolaria.train import train
@@ -82,14 +86,32 @@ class Fault:
         return loss
 
 
-class Scripted(MemoryLog):
-    """A log that delivers a person's commands when the run asks for the so-many-th time."""
+class Killed(BaseException):
+    """The trainer's process is gone: nothing is caught, nothing is tidied up."""
 
-    def __init__(self, objects: ObjectStore, script: dict[int, Command]) -> None:
-        super().__init__(objects=objects)
+
+class Scripted(MemoryLog):
+    """A log that delivers a person's commands when the run asks for the so-many-th time.
+
+    The process dies at event `dies_at`, counted over all that lies on the log, `told` says whether it was written.
+    """
+
+    dies_at: int | None = None
+    told: bool = True
+
+    def __init__(self, objects: ObjectStore, script: dict[int, Command], events: Iterable[Event] = ()) -> None:
+        super().__init__(objects=objects, events=events)
         self._script = script
         self._asked = 0
         self.requests: list[tuple[Event, Signed]] = []
+
+    def publish(self, event: Event) -> None:
+        """Append the event, if the process lives that long."""
+        dies = self.dies_at is not None and len(self.events) >= self.dies_at
+        if not dies or self.told:
+            super().publish(event)
+        if dies:
+            raise Killed
 
     def take_commands(self) -> list[Signed]:
         """What is due now."""
@@ -109,6 +131,7 @@ class Lived:
         self.objects = ObjectStore(folder / "objects")
         self.log = Scripted(self.objects, {})
         self.result: RunResult | None = None
+        self.parent, self.run_id = self, "run"
         self.config = RunConfig(task="tiny")
 
     @staticmethod
@@ -140,24 +163,86 @@ class Lived:
         miss: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
         task: Task | None = None,
+        dies_at: int | None = None,
+        *,
+        told: bool = True,
         **config: Any,
     ) -> Lived:
-        """Live it."""
+        """Live it, up to its end or its death."""
         settings = {"task": "tiny", "policy": "random", "decision_timeout_s": None, "keep_checkpoints": 0}
         self.config = RunConfig(**(settings | {"seeds": QUICK} | config))
         self.log = Scripted(self.objects, script or {})
         self.log.miss(miss)
-        self.result = train(
-            self.config,
-            task or tiny(per_sample_loss=Fault(faults)),
+        self.log.dies_at, self.log.told = dies_at, told
+        with contextlib.suppress(Killed):
+            self.result = train(
+                self.config,
+                task or tiny(per_sample_loss=Fault(faults)),
+                self.log,
+                clock=REAL_CLOCK,
+                objects=self.objects,
+                verifier=CommandVerifier(KEYS),
+                run_id="run",
+                should_stop=should_stop,
+            )
+        return self
+
+    def resume(self, dies_at: int | None = None, *, told: bool = True, task: Task | None = None) -> Lived:
+        """Go on with it in another process."""
+        recorded = self.recorded()
+        log = Scripted(self.objects, {}, self.log.events)
+        log.requests = self.log.requests
+        log.dies_at, log.told = dies_at, told
+        self.log = log
+        with contextlib.suppress(Killed):
+            self.result = resume_run(
+                recorded,
+                task or tiny(),
+                log,
+                clock=REAL_CLOCK,
+                objects=self.objects,
+                verifier=CommandVerifier(KEYS),
+                should_stop=lambda: False,
+            )
+        return self
+
+    def fork(self, parent: Lived, step: int, change: str, *, task: Task | None = None, run_id: str = "child") -> Lived:
+        """Leave `parent` at a step, on a log of its own that its parent's is read from before."""
+        self.objects = parent.objects
+        self.log = Scripted(self.objects, {})
+        self.result = fork_run(
+            parent.whole(),
+            run_id,
+            task or tiny(),
             self.log,
+            step=step,
+            change=read_change(change),
             clock=REAL_CLOCK,
             objects=self.objects,
             verifier=CommandVerifier(KEYS),
-            run_id="run",
-            should_stop=should_stop,
+            should_stop=lambda: False,
         )
+        requests = [e for e in self.log.events if body_name(e) in ("decision_made", "adaptation_command")]
+        self.log.requests += [*((event, signed(event)) for event in requests)]
+        self.parent, self.run_id = parent, run_id
         return self
+
+    def whole(self) -> Recorded:
+        """A fork as it is recorded, with its parent's part."""
+        if self.parent is self:
+            return self.recorded()
+        whole = self.parent.whole()
+        start = self.log.events[0].run_started
+        shared = whole.facts[: start.parent_sequence]
+        asked = [(Event.FromString(s.payload), s) for s in (*whole.decisions.values(), *whole.commands.values())]
+        own = [event for event in self.log.events if event.sequence]
+        return Recorded.of(self.run_id, [*shared, *own], [*asked, *self.log.requests])
+
+    def digests(self) -> list[tuple[int, bytes]]:
+        """The digests at the ends of epochs that count, with their steps."""
+        facts = self.recorded().facts
+        kept = [(fact.global_step, fact.state_digested) for fact in facts if fact.HasField("state_digested")]
+        return [(step, body.root) for step, body in kept if body.occasion == "epoch"]
 
     def recorded(self, events: Iterable[Event] | None = None) -> Recorded:
         """What its log says of it, or what `events` say instead."""
@@ -175,6 +260,11 @@ class Lived:
 
     def count(self, name: str) -> int:
         return len(self.log.bodies(name))
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Lived:
+    return Lived(tmp_path / "other")
 
 
 @pytest.fixture

@@ -70,7 +70,8 @@ def test_open_windows_are_not_reported_and_each_command_has_one_report(make_stat
     reports = [event for event in events if event.WhichOneof("body") == "field_report"]
     assert [event.field_report.seed_id for event in reports] == ["s1", "s2"]
     assert [event.event_id for event in reports] == [
-        ids.derived_id(window.command_id, "tamiyo.report", 0) for window in (windows[0], windows[2])
+        ids.derived_id(window.command_id, f"tamiyo.report/{reports[0].run_id}", 0)
+        for window in (windows[0], windows[2])
     ]
     assert reports[0].causation_id == windows[0].command_id
     assert ids.from_text(reports[0].field_report.report_id) == reports[0].event_id

@@ -1,0 +1,139 @@
+"""A run that somebody stopped, or whose process died, goes on: from its last checkpoint, by its record, then live."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import torch
+
+from contracts.leyline.v1.event_pb2 import RunResumed
+from esper.history import Recorded
+from esper.leyline import ids
+from esper.leyline.envelope import Event, new_event
+from esper.leyline.objects import ObjectStore
+from esper.leyline.signing import Signed
+from esper.leyline.verifier import CommandVerifier
+from esper.tolaria.config import RunConfig
+from esper.tolaria.divergence import Diverged
+from esper.tolaria.ports import ClaimableLog, Clock, KernelSource
+from esper.tolaria.recorder import PRODUCER
+from esper.tolaria.result import RunResult
+from esper.tolaria.retrace import nearest, retrace
+from esper.tolaria.tasks.task import Task
+from esper.tolaria.train import train
+from esper.tolaria.versions import check_data, differences
+
+_EVER: Final = 2**62
+
+
+def resume_run(
+    recorded: Recorded,
+    task: Task,
+    log: ClaimableLog,
+    *,
+    clock: Clock,
+    objects: ObjectStore,
+    verifier: CommandVerifier,
+    should_stop: Callable[[], bool],
+    library: KernelSource | None = None,
+) -> RunResult:
+    """Claim the run, follow its record from the last checkpoint on, and be live where that ends.
+
+    Where the record cannot be followed, it is void from that checkpoint on, and a second claim says so. Raises
+    Superseded where another process claimed the run first, and InvalidInput where the run is over.
+    """
+    upto = recorded.last_accepted()
+    torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)
+    check_data(recorded.root, task)
+    start = nearest(recorded, objects, step=_EVER, sequence=upto)
+    begun = recorded.begun(0 if start is None else start.sequence)
+    incarnation = recorded.state.incarnation + 1
+    _catch_up(log, verifier, recorded, upto, clock)
+    reason, superseded = "; ".join(["resumed", *differences(recorded.root, task)]), False
+    while True:
+        claim = _claim(recorded, upto, incarnation, start, clock, reason=reason, superseded=superseded)
+        log.claim(claim)
+        try:
+            return train(
+                RunConfig.from_json(begun.run_started.config_json),
+                task,
+                log,
+                clock=clock,
+                objects=objects,
+                verifier=verifier,
+                run_id=begun.run_id,
+                should_stop=should_stop,
+                library=library,
+                incarnation=incarnation,
+                past=retrace(recorded, objects, start=start, upto=upto, claim=claim),
+            )
+        except Diverged as error:
+            if superseded:
+                raise
+            upto, superseded = settled(recorded, start), True
+            incarnation, reason = incarnation + 1, f"the record could not be followed: {error}"
+
+
+def settled(recorded: Recorded, start: Event | None) -> int:
+    """The last sequence that belongs to where a run begins again: its checkpoint's, or its first facts'."""
+    first = 0 if start is None else start.checkpoint_saved.upto_sequence
+    belongs = ("checkpoint_saved", "checkpoint_pruned", *(() if start else ("run_started", "state_digested")))
+    upto = first
+    while upto < len(recorded.facts) and recorded.facts[upto].WhichOneof("body") in belongs:
+        upto += 1
+    return upto
+
+
+def _claim(
+    recorded: Recorded, upto: int, incarnation: int, start: Event | None, clock: Clock, *, reason: str, superseded: bool
+) -> Event:
+    """The RunResumed that goes on after the fact `upto`."""
+    fact = recorded.facts[upto - 1]
+    now_ns = clock.wall_ns()
+    body = RunResumed(accepted_sequence=upto, superseded=superseded, reason=reason)
+    if start is not None:
+        body.from_step, body.checkpoint_ref = start.checkpoint_saved.step, start.checkpoint_saved.ref
+    return new_event(
+        body,
+        event_id=ids.uuid7(now_ns, secrets.token_bytes(10)),
+        run_id=recorded.run_id,
+        producer=PRODUCER,
+        recorded_at_ns=now_ns,
+        causation_id=fact.event_id,
+        sequence=upto + 1,
+        incarnation=incarnation,
+        timeline=fact.timeline,
+        global_step=fact.global_step,
+        epoch=fact.epoch,
+    )
+
+
+def _catch_up(log: ClaimableLog, verifier: CommandVerifier, recorded: Recorded, upto: int, clock: Clock) -> None:
+    """Tell the log and the verifier what of the run's decisions and commands was dealt with, and what was not."""
+    done = set(_answered(recorded, upto))
+    last = next(fact for fact in reversed(recorded.facts[:upto]) if not fact.HasField("run_resumed"))
+    packet = last.event_id if last.HasField("epoch_completed") else b""
+    open_requests = []
+    if packet in recorded.decisions:
+        open_requests.append(_parsed(recorded.decisions[packet]))
+    for command_id, signed in recorded.commands.items():
+        event, _ = _parsed(signed)
+        if command_id in done:
+            verifier.remember(signed, now_ns=clock.wall_ns())
+        elif event.run_id == recorded.run_id and event.correlation_id in (b"", packet):
+            open_requests.append((event, signed))
+    log.catch_up(packet, open_requests, [recorded.commands[each] for each in done if each in recorded.commands])
+
+
+def _answered(recorded: Recorded, upto: int) -> Iterator[bytes]:
+    for fact in recorded.facts[:upto]:
+        if fact.HasField("command_applied"):
+            yield fact.command_applied.command_id
+        elif fact.HasField("command_rejected"):
+            yield fact.command_rejected.command_id
+
+
+def _parsed(signed: Signed) -> tuple[Event, Signed]:
+    return Event.FromString(signed.payload), signed

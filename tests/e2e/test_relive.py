@@ -1,0 +1,191 @@
+"""Killed, resumed, forked and lived again: with processes, a broker and an archive, as a person does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from esper.history import replay
+from esper.tolaria.config import RunConfig
+from projections import open_history
+from projections.lineage import facts
+
+EPOCHS = 12
+CONFIG = RunConfig(task="spirals", seed=5, epochs=EPOCHS, decision_timeout_s=None)
+DEATHS = 3
+SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
+
+
+class House:
+    """The processes that serve trainers, kept by `esper up`, and trainers started by hand."""
+
+    def __init__(self, esper) -> None:
+        self.esper = esper
+        self.up = esper.start("up", "--json")
+        self.brokers = json.loads(self.up.stdout.readline())["brokers"]
+
+    def train(self, run_id: str, plan: str = "{}") -> subprocess.Popen[str]:
+        """A trainer's process; it begins at once."""
+        command = [sys.executable, "-m", "esper.weatherlight.trainer", "--data-dir", str(self.esper.data_dir)]
+        command += ["--run-id", run_id, "--config", CONFIG.to_json(), "--plan", plan]
+        trainer = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        trainer.stdin.write(self.brokers + "\n")
+        trainer.stdin.flush()
+        return trainer
+
+    def resume(self, run_id: str) -> subprocess.Popen[str]:
+        return self.train(run_id, '{"begin": "resume"}')
+
+    def facts(self, run_id: str) -> list:
+        """What the archive has of a run."""
+        if not (self.esper.data_dir / "archive").is_dir():
+            return []
+        with open_history(self.esper.data_dir / "archive") as history:
+            return list(facts(history, run_id))
+
+    def wait_for_epoch(self, run_id: str, epoch: int) -> None:
+        self.esper.wait_until(lambda: any(fact.epoch >= epoch for fact in self.facts(run_id)), 120.0)
+
+    def whole(self, run_id: str) -> list:
+        """The facts of a run that is over."""
+        over = self.esper.wait_until(lambda: [f for f in self.facts(run_id) if f.HasField("run_finished")], 60.0)
+        assert over
+        return self.facts(run_id)
+
+    def close(self) -> None:
+        self.up.send_signal(signal.SIGINT)
+        self.up.communicate(timeout=20)
+
+
+@pytest.fixture
+def house(esper):
+    made = House(esper)
+    yield made
+    made.close()
+
+
+def said(trainer: subprocess.Popen[str]) -> dict:
+    """Its last message; its process has ended."""
+    out, err = trainer.communicate(timeout=240)
+    assert out, err
+    return json.loads(out.splitlines()[-1])
+
+
+def digests(run: list) -> list[tuple[int, bytes]]:
+    """The digests that count at the ends of epochs."""
+    state = replay(run)
+    assert state.problem is None
+    kept: dict[int, bytes] = {}
+    for fact in run:
+        if fact.HasField("state_digested") and fact.state_digested.occasion == "epoch":
+            kept[fact.global_step] = fact.state_digested.root
+    return sorted(kept.items())
+
+
+@pytest.mark.parametrize("deaths", [DEATHS, SOAK])
+def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, deaths):
+    chance = random.Random(random.random())
+    assert said(house.train("whole"))["result"]["status"] == "completed"
+    trainer = house.train("killed")
+    house.wait_for_epoch("killed", 1)
+    for _ in range(deaths):
+        time.sleep(chance.uniform(0.0, 1.0))
+        if trainer.poll() is not None:
+            break
+        os.kill(trainer.pid, signal.SIGKILL)
+        trainer.communicate()
+        seen = len(house.facts("killed"))
+        trainer = house.resume("killed")
+        house.esper.wait_until(lambda seen=seen: len(house.facts("killed")) > seen, 120.0)
+    result = said(trainer)["result"]
+
+    assert result["status"] == "completed"
+    assert digests(house.whole("killed")) == digests(house.whole("whole"))
+    assert replay(house.facts("killed")).incarnation > 1
+
+
+def test_of_two_that_resume_a_run_at_once_one_wins(house):
+    trainer = house.train("wanted")
+    house.wait_for_epoch("wanted", 2)
+    os.kill(trainer.pid, signal.SIGKILL)
+    trainer.communicate()
+    both = [house.resume("wanted") for _ in range(2)]
+    messages = [said(each) for each in both]
+
+    won, lost = sorted(messages, key=lambda message: "error" in message)
+    assert won["result"]["status"] == "completed"
+    assert "run wanted was taken over by another process that resumed it" in lost["error"]
+    state = replay(house.whole("wanted"))
+    assert (state.problem, state.status, state.world.epoch) == (None, "completed", EPOCHS)
+    (row,) = house.esper.json("sql", "select status, epochs_done, incarnation from runs where run_id = 'wanted'")
+    assert row == {"status": "completed", "epochs_done": EPOCHS, "incarnation": state.incarnation}
+
+
+def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house):
+    zombie = house.train("asleep")
+    house.wait_for_epoch("asleep", 2)
+    os.kill(zombie.pid, signal.SIGSTOP)
+    assert said(house.resume("asleep"))["result"]["status"] == "completed"
+    os.kill(zombie.pid, signal.SIGCONT)
+
+    assert "was taken over by another process" in said(zombie)["error"]
+    state = replay(house.whole("asleep"))
+    assert (state.problem, state.status, state.incarnation) == (None, "completed", 2)
+
+
+def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
+    """Interrupted with its control run, resumed, replayed, forked twice; each command says what the next needs."""
+    running = esper.start("run", "--task", "spirals", "--epochs", str(EPOCHS), "--seed", "5")
+    for line in running.stdout:
+        if "epoch 3/" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    run_id = esper.json("runs")[0]["run_id"].removesuffix("-control")
+    assert f"`esper resume {run_id}` goes on from there" in err
+
+    resumed = esper.json("resume", run_id)
+    assert (resumed["run_id"], resumed["epochs"]) == (run_id, EPOCHS)
+    assert {run["status"] for run in esper.json("runs")} == {"completed"}
+    assert resumed["control_val_accuracy"] is not None
+    over = esper("resume", run_id, code=2)
+    assert f"run {run_id} is over (completed): there is nothing to resume" in over.stderr
+
+    replayed = esper.json("replay", run_id)
+    assert (replayed["diverged"], replayed["to_step"], replayed["differences"]) == (False, 144, [])
+    assert replayed["digests_checked"] > EPOCHS
+    assert replayed["decisions_checked"] == EPOCHS
+    assert "replays bit for bit" in esper("replay", run_id, "--from", "100").stdout
+    beyond = esper("replay", run_id, "--from", "999", code=2)
+    assert "has the steps 0 to 144" in beyond.stderr
+
+    same = esper.json("fork", run_id, "--at", "60", "--do", "nothing")
+    assert (same["parent_run_id"], same["change"]) == (run_id, "nothing")
+    if not esper.json("sql", "select 1 from log.decision_timed_out"):  # one that comes too late is another decision
+        assert (same["same_as_parent"], same["parts_at_step"]) == (True, None)
+    other = esper.json("fork", run_id, "--at", "0", "--do", "germinate s3 BP009")
+    assert (other["same_as_parent"], other["parts_at_step"]) == (False, 0)
+    assert esper.json("replay", other["run_id"])["diverged"] is False
+    chain = esper("why", other["run_id"], "s3").stdout
+    assert "adaptation_command" in chain
+    refused = esper("fork", run_id, "--at", "60", "--do", "cull s9", code=2)
+    assert "there is no seed 's9'" in refused.stderr
+
+
+def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):
+    task = tmp_path / "mine.py"
+    task.write_text((Path(__file__).parent / "own_task.py").read_text())
+    esper("run", "--task", f"{task}:task", "--epochs", "2", "--no-control")
+    task.write_text("raise SystemExit('changed since')\n")
+
+    assert esper.json("replay", "last")["diverged"] is False  # on the source that the run kept

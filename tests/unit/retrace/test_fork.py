@@ -1,0 +1,185 @@
+"""A fork is its parent up to where it leaves it, and after that what its one change makes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from esper.errors import InvalidInput
+from esper.history import replay
+from esper.leyline.envelope import body_name
+from esper.testing import REAL_CLOCK
+from esper.tolaria.forking import place_of, read_change
+from esper.tolaria.replay import replay_run
+
+LAST = 30
+
+
+def digests(events) -> dict[tuple[int, str], bytes]:
+    """By step and occasion, the last of each: a transition's may come several times at a step."""
+    bodies = [(event.global_step, event.state_digested) for event in events if event.HasField("state_digested")]
+    return {(step, body.occasion): body.root for step, body in bodies}
+
+
+def check_replays(child) -> None:
+    """The child, its parent's part included, can be lived again."""
+    whole = child.whole()
+    assert whole.state.problem is None
+    replayed = replay_run(whole, child.tiny(), objects=child.objects, clock=REAL_CLOCK)
+    assert replayed.diverged is None, str(replayed.diverged)
+
+
+@pytest.mark.parametrize("step", [0, 9, 13])
+def test_a_fork_that_does_nothing_is_its_parent(lived, other, step):
+    """At an epoch's end (9), in the middle of one (13) and at the very start."""
+    lived.train(seed=6)
+    other.fork(lived, step, "nothing")
+    own = digests(other.log.events)
+    parents = digests(lived.log.events)
+
+    assert own.items() <= parents.items()
+    assert (LAST, "epoch") in own
+    assert min(at for at, _ in own) >= step
+    assert other.result.val_accuracy == lived.result.val_accuracy
+    check_replays(other)
+
+
+def test_its_first_fact_names_the_last_one_that_it_shares(lived, other):
+    lived.train(seed=6)
+    other.fork(lived, 9, "nothing")
+    start = other.log.events[0]
+    shared = next(event for event in lived.log.events if event.event_id == start.causation_id)
+
+    assert body_name(start) == "run_started"
+    assert start.run_id == "child"
+    assert start.run_started.parent_run_id == "run"
+    assert start.run_started.parent_sequence == shared.sequence == start.sequence - 1
+    assert start.run_started.fork_change == "nothing"
+    assert all(event.run_id == "child" for event in other.log.events)
+    state = replay([*[e for e in lived.log.events if 0 < e.sequence <= shared.sequence], *other.log.events])
+    assert (state.problem, state.run_id, state.status, state.world.step) == (None, "child", "completed", LAST)
+
+
+def grown(lived, seed: int = 6) -> str:
+    """A seed that lives at the end of epoch 4, which is step 12, and in the middle of epoch 5."""
+    lived.train({4: lived.germinate("s1", "BP009")}, seed=seed, policy="none")
+    return "s1"
+
+
+@pytest.mark.parametrize(
+    ("step", "change"), [(6, "cull s1"), (7, "cull s1"), (6, "germinate s2 BP009"), (8, "germinate s2 BP009")]
+)
+def test_a_changed_fork_differs_from_its_step_on(lived, other, step, change):
+    """At an epoch's end it takes the place of that epoch's decision, elsewhere it comes before the next step."""
+    grown(lived)
+    other.fork(lived, step, change)
+    own = [event for event in other.log.events if event.HasField("state_digested")]
+    parents = digests(lived.log.events)
+
+    assert own[0].global_step == step
+    assert own[0].state_digested.occasion == "transition"
+    later = [(e.global_step, e.state_digested) for e in own if e.state_digested.occasion == "epoch"]
+    assert all(body.root != parents[step_, "epoch"] for step_, body in later)
+    applied = next(event for event in other.log.events if event.HasField("command_applied"))
+    assert (applied.global_step, applied.command_applied.origin) == (step, "fork")
+    check_replays(other)
+
+
+def test_at_an_epochs_end_the_chain_of_causes_begins_with_the_parents_packet(lived, other):
+    grown(lived)
+    other.fork(lived, 6, "cull s1")
+    packet = [event for event in lived.log.events if event.HasField("epoch_completed")][1]
+    by_id = {event.event_id: event for event in other.log.events}
+    moved = next(event for event in other.log.events if event.HasField("seed_transitioned"))
+    applied = by_id[moved.causation_id]
+    command = by_id[applied.causation_id]
+
+    assert packet.global_step == 6
+    assert body_name(command) == "adaptation_command"
+    assert command.causation_id == packet.event_id == moved.correlation_id
+    assert not any(event.HasField("decision_made") and event.global_step == 6 for event in other.log.events)
+
+
+@pytest.mark.parametrize("step", [9, 10])
+def test_another_policy_decides_from_there_on(lived, other, step):
+    lived.train(seed=6, policy="none")
+    other.fork(lived, step, "policy random")
+    decisions = [event for event in other.log.events if event.HasField("decision_made")]
+
+    assert decisions[0].global_step == (9 if step == 9 else 12)
+    assert {event.decision_made.policy for event in decisions} == {"random"}
+    assert other.log.events[0].run_started.policy == "random"
+    check_replays(other)
+
+
+def test_a_fork_of_a_fork(lived, other, tmp_path):
+    grown(lived)
+    other.fork(lived, 6, "cull s1")
+    check_replays(other)
+    again = type(lived)(tmp_path / "again")
+    again.fork(other, 12, "germinate s2 BP009", run_id="grandchild")
+
+    state = again.whole().state
+    assert (state.problem, state.status) == (None, "completed")
+    check_replays(again)
+
+
+def test_a_fork_may_fail_and_go_back_to_its_parents_state(lived, other):
+    """In the epoch in which it left, it has no state of its own yet."""
+    grown(lived)
+    calls = iter(range(1000))
+    task = lived.tiny()
+    fault = task.per_sample_loss
+
+    def faulty(logits, targets):
+        loss = fault(logits, targets)
+        return loss * float("nan") if loss.requires_grad and next(calls) == 3 else loss
+
+    other.fork(lived, 7, "germinate s2 BP009", task=lived.tiny(per_sample_loss=faulty))
+    (back,) = other.log.bodies("rolled_back")
+
+    assert back.to_sequence < other.log.events[0].sequence
+    check_replays(other)
+
+
+def test_a_fork_leaves_its_parents_checkpoints_alone(lived, other):
+    lived.train(seed=6, keep_checkpoints=3)
+    other.fork(lived, 27, "nothing")
+
+    for fact in lived.recorded().checkpoints():
+        assert fact.checkpoint_saved.ref in lived.objects
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "message"),
+    [
+        (30, "nothing", "can be left before its steps 0 to 29, not before 30"),
+        (6, "cull s9", "there is no seed 's9'; there are s1, s2"),
+        (6, "cull s2", "s2 is DORMANT there and cannot become CULLED"),
+        (6, "germinate s1 BP009", "cannot become GERMINATED"),
+        (6, "germinate s2 BP999", "BP999 cannot grow there; BP"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_trained(lived, step, change, message):
+    grown(lived)
+    with pytest.raises(InvalidInput, match=message):
+        place_of(lived.recorded(), step, read_change(change))
+
+
+@pytest.mark.parametrize("words", ["", "cull", "cull s1 s2", "germinate s1", "policy", "do something"])
+def test_words_that_mean_nothing_are_refused(words):
+    with pytest.raises(InvalidInput, match="is nothing that a fork can do; write"):
+        read_change(words)
+
+
+def test_a_policy_that_there_is_not_is_refused():
+    with pytest.raises(InvalidInput, match="there is no policy 'clever'; choose heuristic, random, none"):
+        read_change("policy clever")
+
+
+def test_a_parent_that_was_rolled_back_is_left_on_the_surviving_timeline(lived, other):
+    lived.train({1: lived.germinate("s1"), 5: lived.go_back("fast")}, seed=6)
+    assert lived.count("rolled_back") == 1
+    other.fork(lived, 4, "nothing")
+
+    assert other.log.events[0].timeline == 2
+    assert digests(other.log.events).items() <= digests(lived.log.events).items()

@@ -1,0 +1,130 @@
+"""A run that died at any moment and was resumed ends as the run that lived."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from esper.errors import InvalidInput, Superseded
+from esper.history import replay
+from esper.leyline.verifier import CommandVerifier
+from esper.testing import KEYS, REAL_CLOCK
+from esper.tolaria.resume import resume_run
+
+
+def check_same(resumed, whole) -> None:
+    """The same digests at the same steps, and a history that holds together and can be lived again."""
+    assert resumed.digests() == whole.digests()
+    state = replay(event for event in resumed.log.events if event.sequence)
+    assert (state.problem, state.status) == (None, "completed")
+    assert resumed.result.val_accuracy == whole.result.val_accuracy
+    assert resumed.result.flops == whole.result.flops
+
+
+def story(lived) -> dict[int, object]:
+    return {1: lived.germinate("s1"), 2: lived.germinate("s2"), 5: lived.go_back("fast"), 6: lived.germinate("s2")}
+
+
+def deaths(seed: int, count: int, events: int) -> list[tuple[int, bool]]:
+    """Moments at which to die: after so many events, the last of which was written or was not."""
+    chance = random.Random(seed)
+    return [(chance.randrange(4, events), chance.random() < 0.5) for _ in range(count)]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_run_that_died_goes_on_as_if_nothing_had_been(lived, other, number):
+    other.train(story(other), seed=6)
+    dies_at, told = deaths(17, 3, len(other.log.events))[number]
+    lived.train(story(lived), seed=6, dies_at=dies_at, told=told).resume()
+
+    check_same(lived, other)
+    (claim,) = lived.log.bodies("run_resumed")
+    assert not claim.superseded
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("seed", range(50))
+def test_fifty_deaths(lived, other, seed):
+    other.train(story(other), seed=seed)
+    for dies_at, told in deaths(seed, 1, len(other.log.events)):
+        lived.train(story(lived), seed=seed, dies_at=dies_at, told=told).resume()
+    check_same(lived, other)
+    assert lived.replay().diverged is None
+
+
+def test_a_run_that_dies_again_and_again_comes_to_its_end(lived, other):
+    other.train(story(other), seed=8)
+    lived.train(story(lived), seed=8, dies_at=30)
+    for dies_at in (36, 75, 77, 120):
+        lived.resume(dies_at)
+    lived.resume()
+
+    check_same(lived, other)
+    assert [claim.accepted_sequence for claim in lived.log.bodies("run_resumed")] != []
+    assert lived.recorded().state.incarnation == 6
+    assert lived.replay().diverged is None
+
+
+def test_a_run_that_was_stopped_goes_on(lived, other):
+    """What the stopped process said last is void; the run ends otherwise."""
+    other.train(seed=3)
+    asked = iter(range(1000))
+    lived.train(seed=3, should_stop=lambda: next(asked) == 14)
+    assert lived.log.bodies("run_finished")[0].status == "interrupted"
+    lived.resume()
+
+    check_same(lived, other)
+
+
+def test_a_run_that_only_lacks_its_last_word_says_it(lived, other):
+    other.train(seed=3)
+    events = len(other.log.events)
+    lived.train(seed=3, dies_at=events - 1, told=False)
+    assert not lived.log.bodies("run_finished")
+    lived.resume()
+
+    check_same(lived, other)
+
+
+def test_a_run_that_is_over_is_refused(lived):
+    lived.train(seed=3)
+    with pytest.raises(InvalidInput, match=r"run run is over \(completed\): there is nothing to resume"):
+        lived.resume()
+
+
+def test_a_stretch_that_cannot_be_followed_is_void(lived):
+    """Here the record was changed; on another machine the bits may be others."""
+    lived.train(seed=3, dies_at=70)
+    digests = [event for event in lived.log.events if event.HasField("state_digested")]
+    digests[-1].state_digested.root = bytes(32)
+    step = digests[-1].global_step
+    lived.resume()
+
+    first, second = lived.log.bodies("run_resumed")
+    assert (first.superseded, second.superseded) == (False, True)
+    assert second.accepted_sequence < digests[-1].sequence <= first.accepted_sequence
+    assert f"step {step}" in second.reason
+    state = replay(event for event in lived.log.events if event.sequence)
+    assert (state.problem, state.status, state.incarnation, state.world.epoch) == (None, "completed", 3, 10)
+    assert lived.replay().diverged is None
+
+
+def test_the_second_of_two_claims_stops(lived):
+    lived.train(seed=3, dies_at=60)
+    late = lived.recorded()
+    lived.resume()
+    written = len(lived.log.events)
+    with pytest.raises(Superseded, match="claimed before"):
+        resume_run(
+            late,
+            lived.tiny(),
+            lived.log,
+            clock=REAL_CLOCK,
+            objects=lived.objects,
+            verifier=CommandVerifier(KEYS),
+            should_stop=lambda: False,
+        )
+
+    assert len(lived.log.events) == written
