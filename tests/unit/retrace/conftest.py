@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from esper.testing import KEYS, REAL_CLOCK, MemoryLog, command_event, seed_comma
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork import fork_run
 from esper.tolaria.forking import read_change
+from esper.tolaria.ports import Clock
 from esper.tolaria.replay import Replayed, replay_run
 from esper.tolaria.result import RunResult
 from esper.tolaria.resume import resume_run
@@ -166,6 +168,7 @@ class Lived:
         dies_at: int | None = None,
         *,
         told: bool = True,
+        clock: Clock = REAL_CLOCK,
         **config: Any,
     ) -> Lived:
         """Live it, up to its end or its death."""
@@ -179,7 +182,7 @@ class Lived:
                 self.config,
                 task or tiny(per_sample_loss=Fault(faults)),
                 self.log,
-                clock=REAL_CLOCK,
+                clock=clock,
                 objects=self.objects,
                 verifier=CommandVerifier(KEYS),
                 run_id="run",
@@ -250,9 +253,22 @@ class Lived:
         requests = [(e, signed(e)) for e in events if body_name(e) in ("decision_made", "adaptation_command")]
         return Recorded.of("run", [e for e in events if e.sequence], [*requests, *self.log.requests])
 
-    def replay(self, events: Iterable[Event] | None = None, *, task: Task | None = None, **where: Any) -> Replayed:
+    def replay(
+        self,
+        events: Iterable[Event] | None = None,
+        *,
+        task: Task | None = None,
+        clock: Clock = REAL_CLOCK,
+        **where: Any,
+    ) -> Replayed:
         """Live it again."""
-        return replay_run(self.recorded(events), task or tiny(), objects=self.objects, clock=REAL_CLOCK, **where)
+        return replay_run(self.recorded(events), task or tiny(), objects=self.objects, clock=clock, **where)
+
+    @staticmethod
+    def slow_clock(seconds: float) -> Clock:
+        """A clock on which every reading comes so much later than the one before."""
+        readings = itertools.count()
+        return Clock(lambda: seconds * next(readings), REAL_CLOCK.wall_ns)
 
     def copies(self) -> list[Event]:
         """Its events, to be tampered with."""
