@@ -33,6 +33,7 @@ BENCHES = (
     "compile",
     "feed",
     "run",
+    "relive",
     "broker",
 )
 
