@@ -192,7 +192,7 @@ class Lived:
 
     def resume(self, dies_at: int | None = None, *, told: bool = True, task: Task | None = None) -> Lived:
         """Go on with it in another process."""
-        recorded = self.recorded()
+        recorded = self.whole()
         log = Scripted(self.objects, {}, self.log.events)
         log.requests = self.log.requests
         log.dies_at, log.told = dies_at, told
@@ -209,25 +209,33 @@ class Lived:
             )
         return self
 
-    def fork(self, parent: Lived, step: int, change: str, *, task: Task | None = None, run_id: str = "child") -> Lived:
+    def fork(
+        self,
+        parent: Lived,
+        step: int,
+        change: str,
+        *,
+        task: Task | None = None,
+        run_id: str = "child",
+        dies_at: int | None = None,
+    ) -> Lived:
         """Leave `parent` at a step, on a log of its own that its parent's is read from before."""
-        self.objects = parent.objects
+        self.parent, self.run_id, self.objects = parent, run_id, parent.objects
         self.log = Scripted(self.objects, {})
-        self.result = fork_run(
-            parent.whole(),
-            run_id,
-            task or tiny(),
-            self.log,
-            step=step,
-            change=read_change(change),
-            clock=REAL_CLOCK,
-            objects=self.objects,
-            verifier=CommandVerifier(KEYS),
-            should_stop=lambda: False,
-        )
-        requests = [e for e in self.log.events if body_name(e) in ("decision_made", "adaptation_command")]
-        self.log.requests += [*((event, signed(event)) for event in requests)]
-        self.parent, self.run_id = parent, run_id
+        self.log.dies_at = dies_at
+        with contextlib.suppress(Killed):
+            self.result = fork_run(
+                parent.whole(),
+                run_id,
+                task or tiny(),
+                self.log,
+                step=step,
+                change=read_change(change),
+                clock=REAL_CLOCK,
+                objects=self.objects,
+                verifier=CommandVerifier(KEYS),
+                should_stop=lambda: False,
+            )
         return self
 
     def whole(self) -> Recorded:
@@ -239,7 +247,8 @@ class Lived:
         shared = whole.facts[: start.parent_sequence]
         asked = [(Event.FromString(s.payload), s) for s in (*whole.decisions.values(), *whole.commands.values())]
         own = [event for event in self.log.events if event.sequence]
-        return Recorded.of(self.run_id, [*shared, *own], [*asked, *self.log.requests])
+        mine = [(e, signed(e)) for e in self.log.events if body_name(e) in ("decision_made", "adaptation_command")]
+        return Recorded.of(self.run_id, [*shared, *own], [*asked, *mine])
 
     def digests(self) -> list[tuple[int, bytes]]:
         """The digests at the ends of epochs that count, with their steps."""
