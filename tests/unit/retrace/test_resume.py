@@ -34,7 +34,7 @@ def deaths(seed: int, count: int, whole) -> list[tuple[int, bool]]:
     chance, events = random.Random(seed), whole.log.events
     asked = [n for n, event in enumerate(events) if event.HasField("command_applied") and not event.correlation_id]
     first = max([4, *(n + 1 for n in asked)])
-    return [(chance.randrange(first, len(events)), chance.random() < 0.5) for _ in range(count)]
+    return [(chance.randrange(first, len(events) - 1), chance.random() < 0.5) for _ in range(count)]
 
 
 @pytest.mark.parametrize("number", range(3))
