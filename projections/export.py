@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
 from projections import files, manifest, open_history, schema
-from projections.columns import INVALID, TABLES, shape_of
+from projections.columns import INVALID
 from projections.manifest import FileEntry, Manifest
 from projections.parquet import ROW_GROUP
 from projections.verify import CACHE, FILES
@@ -104,40 +104,46 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def _write_archive(history: History, run_ids: Sequence[str], archive: Path) -> None:
+    """One file per body type and shape of its columns, which stay as they were archived."""
     (archive / FILES).mkdir(parents=True)
-    entries = [_write_table(history, table, run_ids, archive / FILES) for table in TABLES]
+    shapes: dict[tuple[str, str], list[FileEntry]] = {}
+    for entry in history.manifest.files:
+        shapes.setdefault((entry.table, entry.shape), []).append(entry)
+    written = [_write_table(history, held, run_ids, archive / FILES) for held in shapes.values()]
     files.sync_folder(archive / FILES)
-    manifest.save(archive, Manifest(generation=1, files=tuple(entry for entry in entries if entry is not None)))
+    manifest.save(archive, Manifest(generation=1, files=tuple(entry for entry in written if entry is not None)))
 
 
-def _write_table(history: History, table: str, run_ids: Sequence[str], folder: Path) -> FileEntry | None:
-    """One body type's rows of the runs as a file; None where there are none."""
+def _write_table(history: History, held: Sequence[FileEntry], run_ids: Sequence[str], folder: Path) -> FileEntry | None:
+    """The runs' rows of some files of one body type and shape as one file; None where there are none."""
+    first, source = held[0], ", ".join(f"'{_escaped(history.archive / FILES / entry.name)}'" for entry in held)
     mine, order = "list_contains($runs, run_id)", "run_id, log_topic, log_partition, log_offset"
-    if table == INVALID:
+    if first.table == INVALID:
         mine, order = "list_contains($runs, decode(log_key))", "log_topic, log_partition, log_offset"
+    rows = f"FROM read_parquet([{source}]) WHERE {mine}"
     places = history.connection.execute(
-        f'SELECT log_topic, log_partition, min(log_offset), max(log_offset) + 1, count(*) FROM log."{table}" '  # noqa: S608
-        f"WHERE {mine} GROUP BY ALL ORDER BY ALL",
+        f"SELECT log_topic, log_partition, min(log_offset), max(log_offset) + 1, count(*) {rows} GROUP BY ALL "
+        "ORDER BY ALL",
         {"runs": list(run_ids)},
     ).fetchall()
     if not places:
         return None
-    path = folder / f"{table}-000000001.parquet"
+    path = folder / f"{first.table}-{first.shape}-000000001.parquet"
     history.connection.execute(
-        f"COPY (SELECT * FROM log.\"{table}\" WHERE {mine} ORDER BY {order}) TO '{_escaped(path)}' "  # noqa: S608
+        f"COPY (SELECT * {rows} ORDER BY {order}) TO '{_escaped(path)}' "
         f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 12, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)",
         {"runs": list(run_ids)},
     )
     return FileEntry(
         name=path.name,
-        table=table,
+        table=first.table,
         level=1,
-        rows=sum(rows for *_, rows in places),
+        rows=sum(count for *_, count in places),
         size=path.stat().st_size,
         sha256=_sha256(path),
-        shape=shape_of(table),
+        shape=first.shape,
         generation=1,
-        offsets={(topic, partition): (first, end) for topic, partition, first, end, _ in places},
+        offsets={(topic, partition): (begin, end) for topic, partition, begin, end, _ in places},
     )
 
 
@@ -168,7 +174,7 @@ def _describe(made: Path, objects: int) -> int:
         texts = ";\n".join(schema.comments(history.connection))
         found = history.execute(DIGESTS)
         runs = [dict(zip([column[0] for column in found.description], row, strict=True)) for row in found.fetchall()]
-        tables = {entry.table: entry.rows for entry in history.manifest.files}
+        tables = {entry.table: history.manifest.rows(entry.table) for entry in history.manifest.files}
     (made / ARCHIVE / CACHE).unlink(missing_ok=True)
     (made / VIEWS).write_text(f"{_HEAD}{script}\n{texts};\n", "utf-8")
     contents = {"format": FORMAT, "runs": runs, "tables": tables, "objects": objects}

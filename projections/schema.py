@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 _UNIONS: Final = ("every", "facts")
-_PRIVATE: Final = ("legal_moves",)
+_PRIVATE: Final = ("legal_moves", "attached_stages")
 """What the fold looks up in, and nobody asks."""
+
+
+_TABLE_MACROS: Final = (
+    "select function_name, parameters from duckdb_functions() "
+    "where function_type = 'table_macro' and not internal order by function_name"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +50,13 @@ def relations(connection: Connection) -> dict[str, list[Relation]]:
     names = {name for (name,) in found.fetchall()}
     tables = connection.execute("select table_name from duckdb_tables() where schema_name = 'main'").fetchall()
     folds = sorted((names | {name for (name,) in tables}) - {*VIEWS, *_PRIVATE})
+    macros = connection.execute(_TABLE_MACROS).fetchall()
     return {
         "views": [_relation(connection, name, name) for name in VIEWS],
-        "fold": [_relation(connection, name, name) for name in folds],
+        "fold": [
+            *(_relation(connection, name, name) for name in folds),
+            *(_relation(connection, f"{name}({', '.join(takes)})", name, f"{name}(0)") for name, takes in macros),
+        ],
         "log": [_relation(connection, f"log.{name}", name) for name in (*_UNIONS, *TABLES)],
     }
 
@@ -59,6 +69,7 @@ def all_relations(connection: Connection) -> list[Relation]:
 def find(connection: Connection, name: str) -> Relation:
     """The view or table that a person names, with or without `log.`; raises InvalidInput where there is none."""
     known = {each.name: each for each in all_relations(connection)}
+    known |= {each.partition("(")[0]: relation for each, relation in known.items() if "(" in each}
     for word in (name, f"log.{name}"):
         if word in known:
             return known[word]
@@ -70,7 +81,8 @@ def find(connection: Connection, name: str) -> Relation:
 def comments(connection: Connection) -> list[str]:
     """SQL that puts the meanings into a DuckDB's own catalogue, for whoever opens an exported folder without Esper."""
     statements = []
-    for relation in (each for group in ("views", "fold") for each in relations(connection)[group]):
+    named = [each for group in ("views", "fold") for each in relations(connection)[group] if "(" not in each.name]
+    for relation in named:
         kind = "VIEW" if _is_view(connection, relation.name) else "TABLE"
         statements.append(f"COMMENT ON {kind} {relation.name} IS {_quoted(relation.meaning)}")
         for column in relation.columns:
@@ -84,8 +96,8 @@ def _is_view(connection: Connection, name: str) -> bool:
     return bool(found and found[0])
 
 
-def _relation(connection: Connection, name: str, own: str) -> Relation:
-    shape = connection.sql(f"from {name}")
+def _relation(connection: Connection, name: str, own: str, asked: str = "") -> Relation:
+    shape = connection.sql(f"from {asked or name}")
     columns = tuple(_column(own, column, type_) for column, type_ in zip(shape.columns, shape.types, strict=True))
     return Relation(name, meanings.of_relation(own) or "", columns)
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.errors import CorruptState, EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
 from projections import open_history
-from projections.columns import TABLES
 from projections.decode import decode
 from projections.export import ARCHIVE, CONTENTS, DIGESTS, FORMAT, OBJECTS, SUMS, sums
 from projections.records import batches_of
 from projections.restore import stored_records
+from projections.verify import FILES
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
     from projections.history import History
 
 _HINT: Final = "log_regular"
@@ -113,20 +115,35 @@ def _wrong_runs(history: History, told: dict[str, Any]) -> list[str]:
 
 
 def _wrong_columns(history: History) -> list[str]:
-    """Tables whose columns are not what their own `log_raw` says."""
+    """Files whose columns are not what their own `log_raw` says; what this Esper does not know is left alone."""
     again = decode(batches_of(stored_records(history)))
     problems = []
-    for table in TABLES:
-        held = f'SELECT * EXCLUDE ({_HINT}) FROM log."{table}"'  # noqa: S608  a name of ours
-        if table not in again:
-            (wrong,) = history.connection.execute(f"SELECT count(*) FROM ({held})").fetchall()  # noqa: S608  as above
-        else:
-            history.connection.register("decoded_again", again[table])
-            meant = f"SELECT * EXCLUDE ({_HINT}) FROM decoded_again"  # noqa: S608  as above
-            (wrong,) = history.connection.execute(
-                f"SELECT count(*) FROM (({held} EXCEPT ALL {meant}) UNION ALL ({meant} EXCEPT ALL {held}))"  # noqa: S608
-            ).fetchall()
+    for entry in history.manifest.files:
+        if entry.table in again:
+            history.connection.register("decoded_again", again[entry.table])
+            wrong = _differences(history.connection, history.archive / FILES / entry.name)
             history.connection.unregister("decoded_again")
-        if wrong[0]:
-            problems.append(f"{table} has rows that are not what their own bytes say ({wrong[0]} differences)")
+            if wrong:
+                problems.append(f"{entry.name} has rows that are not what their own bytes say ({wrong} differences)")
     return problems
+
+
+def _differences(connection: Connection, path: Path) -> int:
+    """How many rows of a file differ from those of `decoded_again`, in what both have (older files have fewer)."""
+    quoted = str(path).replace("'", "''")
+    file = f"read_parquet('{quoted}')"
+    known, shape = connection.sql("FROM decoded_again").columns, connection.sql(f"FROM {file}")
+    types = dict(zip(shape.columns, shape.types, strict=True))
+    both = [name for name in types if name in known and name != _HINT]
+    held = f"SELECT {', '.join(map(_named, both))} FROM {file}"  # noqa: S608  names of ours
+    cast = ", ".join(f"{_named(name)}::{types[name]} AS {_named(name)}" for name in both)
+    meant = f"SELECT {cast} FROM decoded_again SEMI JOIN {file} USING (log_topic, log_partition, log_offset)"  # noqa: S608
+    ((count,),) = connection.execute(
+        f"SELECT count(*) FROM (({held} EXCEPT ALL {meant}) UNION ALL ({meant} EXCEPT ALL {held}))"  # noqa: S608  as above
+    ).fetchall()
+    return int(count)
+
+
+def _named(column: str) -> str:
+    """A column's name as SQL takes it, whatever the name."""
+    return f'"{column}"'

@@ -15,6 +15,7 @@ from esper.cli.archive.app import app as archive_app
 from esper.cli.blueprints.app import app as blueprints_app
 from esper.cli.options import DATA_DIR, Archive, AsJson, DataDir
 from esper.cli.output import complain
+from esper.cli.projections.app import app as projections_app
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -55,6 +56,7 @@ app = typer.Typer(
 
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
+app.add_typer(projections_app, name="projections")
 
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
@@ -353,6 +355,23 @@ def sql(
     from esper.cli.sql import sql_command  # noqa: PLC0415
 
     sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
+
+
+@app.command(epilog="Example: esper report last --to run.html")
+def report(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file to write; esper-report-RUN.html by default.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as one web page that needs no network: curves beside the control run, seeds, decisions, gates, cost."""
+    from esper.cli.report import report_command  # noqa: PLC0415
+
+    report_command(data_dir, run, to, as_json=as_json)
 
 
 @app.command(epilog="Example: esper export last --to for-ada --with-objects")

@@ -22,7 +22,7 @@ def sql_command(
     data_dir: Path, query: str | None, *, archive: str | None, sample: bool, show_schema: bool, as_json: bool
 ) -> None:
     """Answer a person's query, show the schema, or begin a shell; raises InvalidInput where the query would write."""
-    with history_of(_sample_folder() if sample else data_dir, archive) as history:
+    with history_of(_sample_folder() if sample else data_dir, None if sample else archive) as history:
         if show_schema:
             say_schema(history, query, as_json=as_json)
         elif query is None and sys.stdin.isatty() and sys.stdout.isatty() and not as_json:

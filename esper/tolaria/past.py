@@ -35,12 +35,21 @@ States = Callable[[int], FlatState | None]
 """The recorded state after the fact with this sequence, where it is kept."""
 
 
+class Reached(Exception):
+    """The run is where whoever follows its record wants to see it; `state` is a copy of what it is there."""
+
+    def __init__(self, state: FlatState) -> None:
+        super().__init__("the step that was asked for is reached")
+        self.state = state
+
+
 class Past:
     """The facts to follow, in their order, beginning after `start`, or with the run's first where that is None.
 
     `anchor` is the recorded digest of that state, `before` the fold of the facts up to it, and `checkpoints` are those
     that were kept by then. `more` is set while the run goes on from here as another one (a fork), and so must not be
-    live yet when the facts are at their end. `watch` is told every fact that was followed.
+    live yet when the facts are at their end. `watch` is told every fact that was followed. `until` is the step, at or
+    after the last of the facts, at which the run is looked at instead of going on.
     """
 
     def __init__(
@@ -57,8 +66,10 @@ class Past:
         states: States = lambda _sequence: None,
         watch: Callable[[Event], None] = lambda _fact: None,
         more: bool = False,
+        until: int | None = None,
     ) -> None:
         self.start = start
+        self.until = until
         self.checkpoints = checkpoints
         self._anchor = anchor
         self.before = before or RunState()
@@ -91,6 +102,11 @@ class Past:
     def exhausted(self) -> bool:
         """Whether every recorded fact was followed."""
         return self._next >= len(self._facts)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the run is at the step at which it is to be looked at."""
+        return self.until is not None and self.over and self._step() >= self.until
 
     def bind(self, step: Callable[[], int]) -> None:
         """`step` says how many optimiser steps the run has taken."""

@@ -1,0 +1,113 @@
+"""The pictures of a run, out of a history: what the report and the notebooks both show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from projections.history import History
+from projections.pictures.lanes import Lane, Stay, swimlane
+from projections.pictures.lines import Mark, Series, lines
+from projections.pictures.svg import Picture
+
+_MANY_MARKS: Final = 8
+_MOMENTS: Final = {"GERMINATED": "{seed} {blueprint}", "FOSSILIZED": "{seed} kept", "CULLED": "{seed} culled"}
+"""The moves that a curve is marked with."""
+
+
+def percent(value: float) -> str:
+    """A share as people read it."""
+    return f"{100 * value:.3g}%"
+
+
+def accuracy(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
+    """How many of the probe set were right, epoch by epoch; `runs` are names and run ids, the first one is marked."""
+    return _curves(history, runs, "probe_accuracy", "Right on the probe set", width, form=percent)
+
+
+def loss(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
+    """The mean loss on the probe set, epoch by epoch."""
+    return _curves(history, runs, "probe_loss", "Loss on the probe set (nats)", width)
+
+
+def parameters(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
+    """How large each network was, epoch by epoch."""
+    return _curves(history, runs, "params", "Parameters of the network", width, steps=True)
+
+
+def flops(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
+    """What had been spent by the end of each epoch."""
+    return _curves(history, runs, "flops", "FLOPs spent so far", width)
+
+
+def _curves(
+    history: History, runs: Mapping[str, str], column: str, title: str, width: float, *, steps: bool = False, **how: Any
+) -> Picture:
+    query = f"select epoch, {column} from epochs where run_id = ? and surviving order by epoch"  # noqa: S608  ours
+    series = [Series(name, history.execute(query, [run_id]).fetchall(), steps) for name, run_id in runs.items()]
+    return lines(series, title=title, marks=_marks(history, next(iter(runs.values()))), width=width, **how)
+
+
+def seeds(history: History, run_id: str, width: float = 1040) -> Picture:
+    """Which stage each seed of a run was in."""
+    steps, epochs = _extent(history, run_id)
+    lanes = []
+    for seed_id, site in history.execute(
+        "select seed_id, site from seeds where run_id = ? order by length(seed_id), seed_id", [run_id]
+    ).fetchall():
+        moves = history.execute(
+            "select step / ?, to_stage, reason, blueprint_id from transitions "
+            "where run_id = ? and seed_id = ? and surviving order by sequence",
+            [steps, run_id, seed_id],
+        ).fetchall()
+        ends = [begin for begin, *_ in moves[1:]] + [epochs] * bool(moves)
+        stays = [
+            Stay(stage, begin, end, f"{blueprint or ''} {reason}".strip())
+            for (begin, stage, reason, blueprint), end in zip(moves, ends, strict=True)
+        ]
+        lanes.append(Lane(seed_id, site, stays))
+    return swimlane(lanes, epochs=epochs, width=width, marks=_rollbacks(history, run_id, steps))
+
+
+def alphas(history: History, run_id: str, width: float = 390) -> Picture:
+    """How strongly each seed was mixed in, epoch by epoch."""
+    query = (
+        "select seed.seed_id, epoch, case when stage_name(seed.stage) <> 'DORMANT' then seed.alpha end "
+        "from (select epoch, unnest(seeds) as seed from epochs where run_id = ? and surviving) order by all"
+    )
+    points: dict[str, list[tuple[float, float | None]]] = {}
+    for seed_id, epoch, alpha in history.execute(query, [run_id]).fetchall():
+        points.setdefault(seed_id, []).append((epoch, alpha))
+    lived = [Series(name, each) for name, each in points.items() if any(alpha is not None for _, alpha in each)]
+    return lines(lived, title="Alpha: how strongly each seed is mixed in", span=(0, 1), width=width)
+
+
+def _extent(history: History, run_id: str) -> tuple[int, float]:
+    """Steps in an epoch, and how many epochs the run has come."""
+    (row,) = history.execute(
+        "select any_value(started.steps_per_epoch), max(runs.epochs_done), max(runs.epochs_planned), max(runs.status) "
+        "from runs join log.run_started as started using (run_id) where run_id = ?",
+        [run_id],
+    ).fetchall()
+    steps, done, planned, status = row
+    return max(steps, 1), planned if status == "running" else max(done, 1)
+
+
+def _rollbacks(history: History, run_id: str, steps: int) -> list[float]:
+    found = history.execute(
+        "select from_step / ? from log.rolled_back where run_id = ? order by log_offset", [steps, run_id]
+    ).fetchall()
+    return [at for (at,) in found]
+
+
+def _marks(history: History, run_id: str) -> list[Mark]:
+    steps, _ = _extent(history, run_id)
+    moves = history.execute(
+        "select step / ?, to_stage, seed_id, blueprint_id from transitions "
+        "where run_id = ? and surviving and list_contains(?, to_stage) order by sequence",
+        [steps, run_id, list(_MOMENTS)],
+    ).fetchall()
+    if len(moves) > _MANY_MARKS:
+        moves = [move for move in moves if move[1] == "FOSSILIZED"]
+    marks = [Mark(at, _MOMENTS[stage].format(seed=seed, blueprint=blueprint)) for at, stage, seed, blueprint in moves]
+    return marks + [Mark(at, "rolled back") for at in _rollbacks(history, run_id, steps)]

@@ -1,0 +1,7 @@
+"""`esper report`: one run as one page that needs nothing else."""
+
+from __future__ import annotations
+
+from projections.report.page import page
+
+__all__ = ["page"]

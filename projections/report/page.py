@@ -1,0 +1,213 @@
+"""The page: a run's story and pictures in one HTML file without scripts, fonts or anything from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from projections.pictures import of_run, svg
+from projections.report.story import Row, Story, story
+
+if TYPE_CHECKING:
+    from projections.history import History
+
+NARROW, WIDE = 390, 1040
+NONE: Final = "\N{EN DASH}"
+"""What stands where there is nothing."""
+
+
+def page(history: History, run_id: str) -> str:
+    """The report of a run as HTML; raises InvalidInput where the history does not have the run's start."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only a report needs it
+    from markupsafe import Markup  # noqa: PLC0415
+
+    told = story(history, run_id)
+    environment = Environment(
+        loader=PackageLoader("projections.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    environment.filters |= {
+        "command": command,
+        "dash": dash,
+        "figure": figure,
+        "gate": gate,
+        "outcome": outcome,
+    }
+    css = resources.files("projections.report").joinpath("page.css").read_text("utf-8")
+    drawn = {name: Markup(picture.svg) for name, picture in _pictures(history, told).items()}  # noqa: S704  ours, escaped
+    acted = [decision for decision in told.decisions if decision["chosen"] != "nothing"]
+    return environment.get_template("page.html.j2").render(
+        run=told.run,
+        control=told.control,
+        styles=Markup(css + svg.style()),  # noqa: S704  ours
+        verdict=verdict(told),
+        tiles=_tiles(told),
+        pictures=drawn,
+        seeds=told.seeds,
+        decisions=told.decisions,
+        decided=acted,
+        nothing=[decision for decision in told.decisions if decision["chosen"] == "nothing"],
+        gates=told.gates,
+        commands=told.commands,
+        reports=told.reports,
+        rollbacks=told.rollbacks,
+        alerts=told.alerts,
+        events=told.events,
+        costs=_costs(told),
+        again=_again(told),
+        determined=_determined(told),
+        config=json.dumps(told.config, indent=2, sort_keys=True),
+    )
+
+
+def _pictures(history: History, told: Story) -> dict[str, svg.Picture]:
+    runs, run_id = told.runs, str(told.run["run_id"])
+    return {
+        "accuracy": of_run.accuracy(history, runs),
+        "loss": of_run.loss(history, runs),
+        "parameters": of_run.parameters(history, runs),
+        "flops": of_run.flops(history, runs),
+        "alphas": of_run.alphas(history, run_id),
+        "seeds_wide": of_run.seeds(history, run_id, WIDE),
+        "seeds_narrow": of_run.seeds(history, run_id, NARROW),
+    }
+
+
+def verdict(told: Story) -> str:
+    """The run in a sentence or two."""
+    run, control = told.run, told.control
+    host, final = run["params_host"], run["params_final"] or run["params_host"]
+    size = f"stayed at {figure(host)} parameters"
+    if final != host:
+        size = f"{'grew' if final > host else 'shrank'} from {figure(host)} parameters to {figure(final)}"
+    if run["test_accuracy"] is None:
+        return f"It {size} and has not been tested: it is {run['status']} after {run['epochs_done']} epochs."
+    right = f"It {size} and was right on {share(run['test_accuracy'])} of the test set"
+    if control is None or control["test_accuracy"] is None:
+        return f"{right}."
+    points = 100 * (run["test_accuracy"] - control["test_accuracy"])
+    beside = f"{abs(points):.2f} points {'above' if points >= 0 else 'below'}"
+    return f"{right}, {beside} its control run, which had the same data and budget and did not grow."
+
+
+def _tiles(told: Story) -> list[dict[str, str]]:
+    run, control = told.run, told.control
+    beside = {
+        name: f"control {form(control[name])}" if control is not None else ""
+        for name, form in (("test_accuracy", share), ("test_loss", figure), ("params_final", figure), ("flops", figure))
+    }
+    kept = "-" if run["seeds_germinated"] is None else f"{run['seeds_fossilized']} of {run['seeds_germinated']}"
+    culled = "" if run["seeds_culled"] is None else f"{run['seeds_culled']} culled"
+    named = (
+        ("Test accuracy", share(run["test_accuracy"]), beside["test_accuracy"]),
+        ("Test loss", figure(run["test_loss"]), beside["test_loss"]),
+        ("Parameters", figure(run["params_final"]), beside["params_final"] or f"{figure(run['params_host'])} at first"),
+        ("FLOPs spent", figure(run["flops"]), beside["flops"]),
+        ("Seeds kept", kept, culled),
+        ("Time", seconds(run["wall_s"]), "" if control is None else f"control {seconds(control['wall_s'])}"),
+    )
+    return [{"name": name, "value": value, "note": note} for name, value, note in named]
+
+
+def _costs(told: Story) -> list[dict[str, str]]:
+    control = told.control or {}
+    table = [
+        ("parameters of the host", told.run["params_host"], control.get("params_host")),
+        ("parameters at the end", told.run["params_final"], control.get("params_final")),
+        ("FLOPs altogether", told.run["flops"], control.get("flops")),
+        ("of them the seeds' own passes", *_spent(told, "side_pass_flops")),
+        ("of them probes", *_spent(told, "probe_flops")),
+        ("seconds on the clock", told.run["wall_s"], control.get("wall_s")),
+    ]
+    return [{"name": name, "grown": figure(grown), "control": figure(other)} for name, grown, other in table]
+
+
+def _spent(told: Story, name: str) -> tuple[Any, Any]:
+    return tuple(None if end is None else end[name] for end in (told.end, told.control_end))  # type: ignore[return-value]
+
+
+def _again(told: Story) -> str:
+    run_id = told.run["run_id"]
+    seed = next((each["seed_id"] for each in told.seeds if each["life"]), "s1")
+    lines = [
+        f"{told.command}    # train it again",
+        f"esper events {run_id}    # everything that happened, in order",
+        f"esper why {run_id} {seed}    # the causal chain of a seed",
+        f"esper sql \"from epochs where run_id = '{run_id}' order by epoch\"",
+    ]
+    return "\n".join(lines)
+
+
+def _determined(told: Story) -> list[tuple[str, str]]:
+    start = told.start
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(start["library_versions"].items()))
+    seeds = ", ".join(f"{name} {seed}" for name, seed in sorted(start["seeds"].items()))
+    sets = f"{start['train_samples']} training, {start['probe_samples']} probe, {start['test_samples']} test"
+    found = [
+        ("task", start["task_source"]),
+        ("Esper", start["esper_version"]),
+        ("libraries", versions),
+        ("processor", f"{start['device']}, {start['cpu_capability']}, {start['threads']} threads"),
+        ("random seeds", seeds),
+        ("samples", sets),
+        ("data, SHA-256", start["data_fingerprint"]),
+        ("weights at step 0, SHA-256", start["weights_digest"].hex()),
+    ]
+    return found + ([("forked from", told.parent)] if told.parent else [])
+
+
+def share(value: float | None) -> str:
+    """A share as people read it: 97.32%."""
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.2f}%"
+
+
+def figure(value: float | None) -> str:
+    """A figure as people read it: whole numbers with commas, others to four digits, large ones by their power."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if float(value).is_integer() and abs(value) < 1e7:
+        return f"{int(value):,}"
+    if abs(value) >= 1e6:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa} \N{MULTIPLICATION SIGN} 10{str(int(exponent)).translate(_RAISED)}"
+    return f"{value:.4g}"
+
+
+_RAISED: Final = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def dash(value: object) -> str:
+    """The value, or a dash where there is none."""
+    return NONE if value is None or value == "" else str(value)
+
+
+def seconds(value: float | None) -> str:
+    """A duration."""
+    if value is None:
+        return NONE
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{value:.1f} s"
+
+
+def gate(name: str) -> str:
+    """G1_GRADIENT_HEALTH as people read it."""
+    code, _, rest = name.partition("_")
+    return f"{code} {rest.lower().replace('_', ' ')}"
+
+
+def command(row: Row) -> str:
+    """A command in a few words."""
+    if row["command_type"] != "SEED":
+        return str(row["command_type"]).lower().replace("_", " ")
+    return " ".join(
+        filter(None, (str(row["operation"]).lower().replace("_", " "), row["seed_id"], row["blueprint_id"]))
+    )
+
+
+def outcome(report: Mapping[str, Any]) -> str:
+    """A field report in a few words."""
+    delta = report["metrics"].get("loss_delta_total")
+    change = "" if delta is None or not math.isfinite(delta) else f", probe loss {delta:+.4f}"
+    return f"{report['outcome'].lower()}{change} in {report['observation_window_epochs']} epochs"

@@ -1,0 +1,320 @@
+"""The report: one page that says what the history says, needs nothing else, and is legible in a real browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from contracts.leyline.v1 import event_pb2 as pb
+from esper.cli.app import dispatch
+from esper.leyline.envelope import new_event
+from projections import open_history, open_sample, sample
+from projections.archive import Archive
+from projections.pictures import Bar, Lane, Mark, Series, Stay, bars, lines, of_run, swimlane
+from projections.pictures.svg import ticks
+from projections.report import page
+from projections.report.page import figure, seconds, share
+from projections.testing import LogOfRecords, Trainers
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DASH = "\N{EN DASH}"
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+@pytest.fixture(scope="module")
+def small():
+    with open_sample() as history:
+        yield history
+
+
+@pytest.fixture(scope="module")
+def runs(small):
+    """The runs of the small history by their tasks and policies."""
+    found = small.execute("select task || ' ' || policy, run_id from runs").fetchall()
+    return dict(found)
+
+
+@pytest.fixture(scope="module")
+def grown(small, runs):
+    """The report of the run with a control."""
+    return page(small, runs["digits heuristic"])
+
+
+class Nest(HTMLParser):
+    """Reads a page strictly: every element is closed where it must be."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.seen if name == tag]
+
+
+def test_it_says_what_the_history_says(small, runs, grown):
+    text = " ".join(" ".join(Nest(grown).text).split())
+    (accuracy, params, control) = small.execute(
+        "select run.test_accuracy, run.params_final, other.test_accuracy from runs as run "
+        "join runs as other on other.control_of = run.run_id"
+    ).fetchone()
+
+    assert f"grew from 214 parameters to {params} and was right on {100 * accuracy:.2f}%" in text
+    assert f"{100 * (accuracy - control):.2f} points above its control run" in text
+    assert f"control {100 * control:.2f}%" in text
+    for (reason,) in small.execute(
+        "select reason from decisions where run_id = ? and chosen <> 'nothing'", [runs["digits heuristic"]]
+    ).fetchall():
+        assert reason in text
+    assert text.count("passed") >= 10
+    assert "esper run --task digits --epochs 40 --seed 0 --policy heuristic" in text
+
+
+def test_commands_refused_gates_failed_and_rollbacks_are_told(small, runs):
+    spirals = " ".join(page(small, runs["spirals heuristic"]).split())
+    random = " ".join(page(small, runs["digits random"]).split())
+
+    assert "<h2>Rollbacks</h2>" in spirals
+    assert "rejected: s3 is DORMANT and cannot become CULLED" in html.unescape(spirals)
+    assert "rolled back" in spirals
+    assert "There is no control run to compare with" in spirals
+    assert "--no-control" in spirals
+    assert re.search(r"G4 system impact</td>\s*<td><span class=\"bad\">failed</span>: contribution is", random)
+
+
+def test_it_is_one_file_that_asks_for_nothing(grown):
+    read = Nest(grown)
+    addresses = [value for _, attributes in read.seen for name, value in attributes.items() if name in {"src", "href"}]
+
+    assert read.open == []
+    assert addresses == []
+    assert {"script", "link", "iframe", "img"} & {tag for tag, _ in read.seen} == set()
+    assert "url(" not in grown
+    assert "@import" not in grown
+    assert len(grown) < 200_000
+
+
+def test_it_is_accessible(grown):
+    """Pictures have titles and descriptions, tables captions and headers, and what scrolls can be reached by keys."""
+    read = Nest(grown)
+    ids = [attributes["id"] for _, attributes in read.seen if "id" in attributes]
+
+    assert [each["lang"] for each in read.all("html")] == ["en"]
+    assert len(ids) == len(set(ids))
+    assert len(read.all("svg")) == 7
+    for svg in read.all("svg"):
+        assert svg["role"] == "img"
+        assert set(svg["aria-labelledby"].split()) <= set(ids)
+    assert len(read.all("table")) == len(read.all("caption"))
+    assert all(each.get("tabindex") == "0" for each in read.all("div") if each.get("class") == "scroll")
+    assert len(read.all("h1")) == 1
+
+
+def test_words_of_a_run_are_no_markup(tmp_path):
+    """A task is a person's own file name, and a reason whatever was said."""
+    started = Trainers("evil").events[0]
+    started.run_started.task = "<script>alert(1)</script>"
+    started.run_started.config_json = json.dumps({"seed": "</code><b>"})
+    started.run_started.sites[0].site = '"><script>'
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place([started]))
+    with open_history(tmp_path / "archive") as history:
+        text = page(history, "evil")
+
+    assert "script" not in {tag for tag, _ in Nest(text).seen}
+    assert "&lt;script&gt;alert(1)" in text
+    assert "has not been tested: it is running after 0 epochs" in text
+    assert "nothing was measured" in text
+
+
+def test_a_run_without_its_start_is_said_to_have_none(tmp_path, capsys):
+    body = new_event(
+        pb.StateDigested(occasion="epoch"),
+        event_id=bytes(15) + b"1",
+        run_id="headless",
+        producer="trainer",
+        recorded_at_ns=1,
+        sequence=7,
+    )
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place([body]))
+    with open_history(tmp_path / "archive") as history, pytest.raises(Exception, match="and not its start"):
+        page(history, "headless")
+
+
+def test_the_command_writes_replaces_its_own_and_nothing_else(tmp_path, capsys, runs):
+    folder, file = str(sample.folder()), tmp_path / "run.html"
+    asked = ["report", runs["digits heuristic"], "--data-dir", folder, "--to", str(file)]
+
+    assert dispatch(asked) == 0
+    assert dispatch([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"] == file.stat().st_size
+    file.write_text("<html>my own page</html>")
+    assert dispatch(asked) == 2
+    assert "exists and is no report of Esper's" in capsys.readouterr().err
+    assert dispatch([*asked[:-1], str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert dispatch([*asked[:-1], str(tmp_path / "no" / "such.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+MEASURE = """<!doctype html><meta charset="utf-8"><body><iframe id="page" style="border: 0" width="{width}"
+height="2000" srcdoc="{page}"></iframe><script>
+document.getElementById("page").onload = () => {{
+  const page = document.getElementById("page").contentDocument, view = page.defaultView;
+  const shown = [...page.querySelectorAll("svg")].filter(each => each.getBoundingClientRect().width > 0);
+  const texts = shown.flatMap(svg => [...svg.querySelectorAll("text")]);
+  const heights = texts.map(each => each.getBoundingClientRect().height);
+  const boxes = shown.map(svg => [...svg.querySelectorAll("text")].filter(each => {{
+    const text = each.getBoundingClientRect(), frame = svg.getBoundingClientRect();
+    return text.left < frame.left - 1 || text.right > frame.right + 1 || text.bottom > frame.bottom + 1;
+  }}).map(each => each.textContent));
+  document.body.innerHTML = "<pre>" + JSON.stringify({{
+    width: page.documentElement.scrollWidth, pictures: shown.length, smallest: Math.min(...heights),
+    outside: boxes.flat(), asked: view.performance.getEntriesByType("resource").length,
+    title: page.title, ground: view.getComputedStyle(page.body).backgroundColor,
+  }}).replaceAll("<", "&lt;") + "</pre>";
+}};
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here")
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("run", ["digits heuristic", "spirals heuristic"])
+def test_a_real_browser_shows_it_whole_and_legibly(tmp_path, small, runs, width, dark, run):
+    text = html.escape(page(small, runs[run]), quote=True)
+    (tmp_path / "measure.html").write_text(MEASURE.format(width=width, page=text), "utf-8")
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+            (tmp_path / "measure.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[1]))
+
+    assert found["width"] == width  # nothing sticks out
+    assert found["pictures"] == 6  # the seeds in the one form or in the other
+    assert found["smallest"] >= 11.0  # pixels from the top of a line to its bottom
+    assert found["outside"] == []
+    assert found["asked"] == 0
+    assert found["title"].startswith("Run ")
+    assert found["ground"] == ("rgb(13, 18, 25)" if dark else "rgb(244, 246, 249)")
+
+
+def drawn(picture):
+    """The picture as XML: it is well formed."""
+    return ET.fromstring(picture.svg)
+
+
+def test_curves_go_where_their_figures_say():
+    picture = lines([Series("a", [(0, 0.0), (10, 1.0)]), Series("b", [(0, None), (10, float("nan"))])], title="T")
+    (path, _) = drawn(picture).iter("{http://www.w3.org/2000/svg}path")
+    (x0, y0, x1, y1) = map(float, re.findall(r"[\d.]+", path.get("d")))
+
+    assert x0 < x1
+    assert y0 > y1  # up is more
+    assert "a: 1 at 10" in picture.svg
+
+
+def test_a_gap_in_a_curve_stays_one():
+    picture = lines([Series("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.5), (4, 1.0)])], title="T")
+
+    assert picture.svg.count("M") == 2
+
+
+def test_nothing_measured_is_said():
+    assert "nothing was measured" in lines([Series("a", [])], title="T", marks=[Mark(1, "x")]).svg
+
+
+def test_lanes_are_as_long_as_the_stays():
+    stays = [Stay("TRAINING", 2, 4), Stay("FOSSILIZED", 4, 10, "helped")]
+    picture = swimlane([Lane("s1", "layer", stays), Lane("s2", "other", [])], epochs=10)
+    widths = {
+        each.get("style"): float(each.get("width"))
+        for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect")
+        if float(each.get("height")) > 20
+    }
+
+    assert widths["fill: var(--fossilized)"] == pytest.approx(3 * widths["fill: var(--training)"], abs=0.1)
+    assert widths["fill: var(--dormant)"] == pytest.approx(5 * widths["fill: var(--training)"], abs=0.1)
+    assert "TRAINING from epoch 2, FOSSILIZED from epoch 4" in picture.svg
+    assert "s2 other: never germinated" in picture.svg
+    assert "epochs 4 to 10: helped" in picture.svg
+
+
+def test_bars_lie_on_their_side_of_zero():
+    picture = bars([Bar("up", 2.0, 1.0, 3.0, "n 3"), Bar("down", -1.0)], title="T", x_name="x")
+    up, down = (float(each.get("width")) for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect"))
+
+    assert up == pytest.approx(2 * down, abs=0.1)
+    assert picture.svg.count("<title>") == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.3, 40, [10, 20, 30, 40]), (5, 5, [5]), (-1, 1, [-1, -0.5, 0, 0.5, 1])],
+)
+def test_ticks_are_round(low, high, expected):
+    assert ticks(low, high, 5) == pytest.approx(expected)
+
+
+def test_every_picture_of_every_run_is_well_formed(small, runs):
+    for run_id in runs.values():
+        for draw in (of_run.accuracy, of_run.loss, of_run.parameters, of_run.flops):
+            drawn(draw(small, {"run": run_id}))
+        drawn(of_run.seeds(small, run_id))
+        drawn(of_run.alphas(small, run_id))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (214, "214"),
+        (1_234_567, "1,234,567"),
+        (1.04e10, "1.04 \N{MULTIPLICATION SIGN} 10¹⁰"),
+        (0.09084, "0.09084"),
+        (None, DASH),
+        (float("nan"), DASH),
+    ],
+)
+def test_figures_as_people_read_them(value, said):
+    assert figure(value) == said
+
+
+def test_shares_and_durations_as_people_read_them():
+    assert (share(0.97319), share(None)) == ("97.32%", DASH)
+    assert (seconds(27.57), seconds(125.2), seconds(None)) == ("27.6 s", "2 min 5 s", DASH)
