@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from esper.testing import KEYS, REAL_CLOCK, MemoryLog, command_event, seed_comma
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork import fork_run
 from esper.tolaria.forking import read_change
+from esper.tolaria.ports import Clock
 from esper.tolaria.replay import Replayed, replay_run
 from esper.tolaria.result import RunResult
 from esper.tolaria.resume import resume_run
@@ -166,6 +168,7 @@ class Lived:
         dies_at: int | None = None,
         *,
         told: bool = True,
+        clock: Clock = REAL_CLOCK,
         **config: Any,
     ) -> Lived:
         """Live it, up to its end or its death."""
@@ -179,7 +182,7 @@ class Lived:
                 self.config,
                 task or tiny(per_sample_loss=Fault(faults)),
                 self.log,
-                clock=REAL_CLOCK,
+                clock=clock,
                 objects=self.objects,
                 verifier=CommandVerifier(KEYS),
                 run_id="run",
@@ -189,7 +192,7 @@ class Lived:
 
     def resume(self, dies_at: int | None = None, *, told: bool = True, task: Task | None = None) -> Lived:
         """Go on with it in another process."""
-        recorded = self.recorded()
+        recorded = self.whole()
         log = Scripted(self.objects, {}, self.log.events)
         log.requests = self.log.requests
         log.dies_at, log.told = dies_at, told
@@ -206,25 +209,33 @@ class Lived:
             )
         return self
 
-    def fork(self, parent: Lived, step: int, change: str, *, task: Task | None = None, run_id: str = "child") -> Lived:
+    def fork(
+        self,
+        parent: Lived,
+        step: int,
+        change: str,
+        *,
+        task: Task | None = None,
+        run_id: str = "child",
+        dies_at: int | None = None,
+    ) -> Lived:
         """Leave `parent` at a step, on a log of its own that its parent's is read from before."""
-        self.objects = parent.objects
+        self.parent, self.run_id, self.objects = parent, run_id, parent.objects
         self.log = Scripted(self.objects, {})
-        self.result = fork_run(
-            parent.whole(),
-            run_id,
-            task or tiny(),
-            self.log,
-            step=step,
-            change=read_change(change),
-            clock=REAL_CLOCK,
-            objects=self.objects,
-            verifier=CommandVerifier(KEYS),
-            should_stop=lambda: False,
-        )
-        requests = [e for e in self.log.events if body_name(e) in ("decision_made", "adaptation_command")]
-        self.log.requests += [*((event, signed(event)) for event in requests)]
-        self.parent, self.run_id = parent, run_id
+        self.log.dies_at = dies_at
+        with contextlib.suppress(Killed):
+            self.result = fork_run(
+                parent.whole(),
+                run_id,
+                task or tiny(),
+                self.log,
+                step=step,
+                change=read_change(change),
+                clock=REAL_CLOCK,
+                objects=self.objects,
+                verifier=CommandVerifier(KEYS),
+                should_stop=lambda: False,
+            )
         return self
 
     def whole(self) -> Recorded:
@@ -236,7 +247,8 @@ class Lived:
         shared = whole.facts[: start.parent_sequence]
         asked = [(Event.FromString(s.payload), s) for s in (*whole.decisions.values(), *whole.commands.values())]
         own = [event for event in self.log.events if event.sequence]
-        return Recorded.of(self.run_id, [*shared, *own], [*asked, *self.log.requests])
+        mine = [(e, signed(e)) for e in self.log.events if body_name(e) in ("decision_made", "adaptation_command")]
+        return Recorded.of(self.run_id, [*shared, *own], [*asked, *mine])
 
     def digests(self) -> list[tuple[int, bytes]]:
         """The digests at the ends of epochs that count, with their steps."""
@@ -250,9 +262,22 @@ class Lived:
         requests = [(e, signed(e)) for e in events if body_name(e) in ("decision_made", "adaptation_command")]
         return Recorded.of("run", [e for e in events if e.sequence], [*requests, *self.log.requests])
 
-    def replay(self, events: Iterable[Event] | None = None, *, task: Task | None = None, **where: Any) -> Replayed:
+    def replay(
+        self,
+        events: Iterable[Event] | None = None,
+        *,
+        task: Task | None = None,
+        clock: Clock = REAL_CLOCK,
+        **where: Any,
+    ) -> Replayed:
         """Live it again."""
-        return replay_run(self.recorded(events), task or tiny(), objects=self.objects, clock=REAL_CLOCK, **where)
+        return replay_run(self.recorded(events), task or tiny(), objects=self.objects, clock=clock, **where)
+
+    @staticmethod
+    def slow_clock(seconds: float) -> Clock:
+        """A clock on which every reading comes so much later than the one before."""
+        readings = itertools.count()
+        return Clock(lambda: seconds * next(readings), REAL_CLOCK.wall_ns)
 
     def copies(self) -> list[Event]:
         """Its events, to be tampered with."""
