@@ -29,10 +29,8 @@ _BUNCH_ENDS: Final = ("epoch_completed", "state_digested", "checkpoint_saved", "
 """What is told at once ends before one of these."""
 
 Parts = Callable[[str], Mapping[str, str]]
-"""The digests of a state's parts by the reference that its StateDigested gives."""
-
 States = Callable[[int], FlatState | None]
-"""The recorded state after the fact with this sequence, where it is kept."""
+"""What is kept of recorded states: digests of the parts, by their reference, and the whole after a fact's sequence."""
 
 
 class Reached(Exception):
@@ -153,15 +151,15 @@ class Past:
         return Answer(decision, self._commands.get(command_id) if command_id else None)
 
     def command(self, command_id: bytes) -> Event:
-        """A command that was applied; raises InvalidInput where it is missing."""
+        """An applied command; raises InvalidInput where it is missing."""
         if command_id not in self._commands:
             raise InvalidInput(f"command {command_id.hex()} was applied and is not in the archive")
         return Event.FromString(self._commands[command_id].payload)
 
     def hook_ms(self, found: float) -> float:
         """How long the hook of this epoch took: the next packet says it."""
-        later = (fact for fact in self._ahead() if fact.HasField("epoch_completed"))
-        fact = next(later, None)
+        ahead = itertools.islice(self._facts, self._next, None)
+        fact = next((fact for fact in ahead if fact.HasField("epoch_completed")), None)
         return found if fact is None else fact.epoch_completed.hook_ms_before
 
     def verdict(self, found: GateEvaluated) -> GateEvaluated:
@@ -190,10 +188,8 @@ class Past:
 
     def _bunch(self) -> Iterator[Event]:
         """The facts that are told together, from the next one on."""
-        return itertools.takewhile(lambda fact: body_name(fact) not in _BUNCH_ENDS, self._ahead())
-
-    def _ahead(self) -> Iterator[Event]:
-        return itertools.islice(self._facts, self._next, None)
+        ahead = itertools.islice(self._facts, self._next, None)
+        return itertools.takewhile(lambda fact: body_name(fact) not in _BUNCH_ENDS, ahead)
 
     # ------------------------------------------------------------------------------------------------------- following
 
