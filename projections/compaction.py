@@ -66,7 +66,7 @@ def plan(manifest: Manifest, leave: Collection[str] = (), *, merge_at: int = MER
     jobs: dict[str, Job] = {}
     for (table, level, _), entries in groups.items():
         if len(entries) >= merge_at and table not in jobs:
-            jobs[table] = Job(table, level + 1, tuple(_oldest(entries[: 2 * merge_at])))
+            jobs[table] = Job(table, level + 1, tuple(_oldest(entries[: 2 * MERGE_AT])))
     return list(jobs.values())
 
 

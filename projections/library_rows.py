@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final
 
 from esper.leyline.envelope import Event
 from esper.urza.version import settings_key
+from projections.projection import Make, Row, row
 from projections.records import Record
-
-Row: TypeAlias = dict[str, Any]
-Make: TypeAlias = Callable[[Event, Record], tuple[str, Row]]
 
 
 def _row(event: Event, record: Record, blueprint_id: str, **columns: Any) -> Row:
-    return {"event_id": event.event_id, "place": record.offset, "blueprint_id": blueprint_id, **columns}
+    return row(event, record, blueprint_id=blueprint_id, **columns)
 
 
 def _registered(event: Event, record: Record) -> tuple[str, Row]:

@@ -7,7 +7,7 @@ knows, on the topic of that body, and, where there are keys, a signature that ho
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
 
 from contracts.topics import BY_BODY
-from esper.leyline.envelope import SCHEMA_VERSION
+from esper.errors import ContractViolation
+from esper.leyline import envelope
 from esper.leyline.signing import KeyRing
 from projections import decode_python
 from projections.columns import BODIES, ENVELOPE
@@ -64,18 +65,37 @@ class Split:
 
 def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
     """The records of `batches` in their order; with `keys` every signature is verified."""
-    values = list(chain.from_iterable(batch.values for batch in batches))
+    signed = values = list(chain.from_iterable(batch.values for batch in batches))
     parts, reasons = _parsed(values)
+    old = _old(parts, reasons)
+    if old:
+        values = [_todays(value) if place in old else value for place, value in enumerate(signed)]
+        parts, _ = _parsed(values)
     found = Split(parts, np.full(len(values), -1, np.int16), reasons)
     for place in _place_bodies(found, batches):
         if place not in reasons:
             _judge(found, place, values[place] or b"", _topic_at(batches, place))
     if keys is not None:
         headers = chain.from_iterable(batch.headers for batch in batches)
-        for place, reason in keys.refused(values, headers, parts.column("recorded_at_ns").to_numpy()):
+        for place, reason in keys.refused(signed, headers, parts.column("recorded_at_ns").to_numpy()):
             if place not in reasons:  # what is no event is named by what is wrong with it
                 found.refuse(place, reason)
     return found
+
+
+def _old(parts: Any, reasons: Mapping[int, str]) -> set[int]:
+    """The places of events of an older schema that is read still; their columns are those of today's."""
+    versions = parts.column("schema_version").to_numpy()
+    places = np.flatnonzero((versions >= envelope.OLDEST_VERSION) & (versions < envelope.SCHEMA_VERSION))
+    return {int(place) for place in places} - reasons.keys()
+
+
+def _todays(value: bytes | None) -> bytes | None:
+    """An event of an older schema as today's has it; one that is no event stays what it is."""
+    try:
+        return envelope.parse(value or b"").SerializeToString(deterministic=True)
+    except ContractViolation:
+        return value
 
 
 def _parsed(values: list[bytes | None]) -> tuple[Any, dict[int, str]]:
@@ -116,7 +136,7 @@ def _place_bodies(found: Split, batches: Sequence[Batch]) -> npt.NDArray[np.intp
     lawful = (
         (bodies == 1)
         & (pc.binary_length(parts.column("event_id")).to_numpy() == 16)
-        & (parts.column("schema_version").to_numpy() == SCHEMA_VERSION)
+        & (parts.column("schema_version").to_numpy() == envelope.SCHEMA_VERSION)
         & (expected[kinds] == topic)
     )
     kinds[~lawful] = -1
@@ -138,8 +158,8 @@ def _breach(parts: Any, body: str | None, topic: str) -> str | None:
     """Which rule of the contract an event breaks, the most telling first."""
     if len(parts.event_id) != 16:
         return f"event_id has {len(parts.event_id)} bytes instead of 16"
-    if parts.schema_version != SCHEMA_VERSION:
-        return f"schema version {parts.schema_version}; this Esper reads {SCHEMA_VERSION}"
+    if parts.schema_version != envelope.SCHEMA_VERSION:
+        return f"schema version {parts.schema_version}; this Esper reads {envelope.SCHEMA_VERSION}"
     if body is None:
         return "no body that this Esper knows"
     return None if TOPIC_OF[body] == topic else f"{body} belongs on {TOPIC_OF[body]}, not on {topic}"

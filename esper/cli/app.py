@@ -15,6 +15,7 @@ from esper.cli.archive.app import app as archive_app
 from esper.cli.blueprints.app import app as blueprints_app
 from esper.cli.options import DATA_DIR, Archive, AsJson, DataDir
 from esper.cli.output import complain
+from esper.cli.projections.app import app as projections_app
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -55,6 +56,7 @@ app = typer.Typer(
 
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
+app.add_typer(projections_app, name="projections")
 
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
@@ -132,7 +134,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         typer.Option(
             "--drill",
             metavar="ID,...",
-            help="A quarantine drill: these approved stressors (BP043 to BP050) may grow too.",
+            help="A quarantine drill: these approved stressors (BP043 to BP050) germinate at the start.",
         ),
     ] = "",
     data_dir: DataDir = DATA_DIR,

@@ -140,7 +140,7 @@ def _gate_evaluated(body: Any) -> str:
 
 def _kernel_attached(body: Any) -> str:
     if body.form == "identity":
-        return f"{body.blueprint_id} at {body.seed_id}: its kernel cannot be used, the identity stands in its place"
+        return f"{body.blueprint_id} at {body.seed_id}: the identity, because its kernel cannot be used: {body.trouble}"
     origin = f"kernel {_brief(body.artifact_ref)} of the library" if body.artifact_ref else "built from its template"
     return (
         f"{body.blueprint_id} at {body.seed_id}: {body.module_parameters:,} parameters, "

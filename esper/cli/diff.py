@@ -60,13 +60,15 @@ def diff_command(data_dir: Path, word_a: str, word_b: str, *, as_json: bool) -> 
 
 def side_of(history: History, run_id: str) -> Side:
     """One run out of the archive; raises InvalidInput where its history cannot be folded."""
-    from projections.restore import facts_of  # noqa: PLC0415 - as in `history_of`
+    from projections.lineage import facts, lineage  # noqa: PLC0415 - as in `history_of`
 
-    accepted = accept(facts_of(history, run_id))
+    accepted = accept(facts(history, run_id))
     if accepted.state.path is None:
         raise InvalidInput(f"run {run_id} cannot be folded: {accepted.state.problem}")
     cursor = history.connection.cursor()
-    cursor.execute("SELECT log_raw FROM log.decision_made WHERE run_id = ? ORDER BY log_offset", [run_id])
+    runs = [stretch.run_id for stretch in lineage(history, run_id)]
+    query = "SELECT log_raw FROM log.decision_made WHERE list_contains(?, run_id) ORDER BY log_offset"
+    cursor.execute(query, [runs])
     decisions = [envelope.parse(raw) for (raw,) in cursor.fetchall()]
     begun = next(fact.run_started for fact in accepted.facts if fact.HasField("run_started") and fact.run_id == run_id)
     return Side(begun, accepted.state, accepted.facts, list(_told(accepted.facts, decisions)))

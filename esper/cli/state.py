@@ -14,6 +14,7 @@ from esper.cli.moment import show, to_json
 from esper.cli.output import complain, say_json
 from esper.cli.rates import rates_at
 from esper.cli.read import history_of, run_ids
+from esper.cli.replay import recorded_run
 from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.history import Mark, RunState, World, mark_at_epoch, mark_at_step, packets, replay
@@ -55,11 +56,13 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
         mark = mark_at(state, run_id, place)
         decision = last_decision(history, run_id, packets(state, mark))
         rates = rates_at(mark.world, started(history, run_id))
-    if load is not None:
-        from esper.cli.weights import write_weights  # noqa: PLC0415 - imports torch, and only --load needs it
+        recorded = None if load is None else recorded_run(history, run_id)
+    if load is not None and recorded is not None:
+        from esper.cli.weights import check_writable, write_weights  # noqa: PLC0415 - torch, and only --load needs it
 
-        write_weights(data_dir, state, mark, load)
-        complain(f"weights at step {mark.world.step} are in {load}")
+        check_writable(load)
+        write_weights(data_dir, recorded, mark, load)
+        complain(f"the weights at step {mark.world.step} are in {load}")
     if as_json:
         say_json(to_json(state, mark, decision, rates))
     else:
@@ -67,13 +70,13 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
 
 
 def fold(history: History, run_id: str) -> RunState:
-    """The fold of a run's facts."""
-    from projections.restore import facts_of  # noqa: PLC0415 - as in `history_of`
+    """The fold of a run's facts, a fork's parent's before its own."""
+    from projections.lineage import facts  # noqa: PLC0415 - as in `history_of`
 
     was_enabled = gc.isenabled()
     gc.disable()  # every fact makes a few objects that live on, and none is a cycle: looking for them costs a third
     try:
-        return replay(facts_of(history, run_id))
+        return replay(facts(history, run_id))
     finally:
         if was_enabled:
             gc.enable()
@@ -103,13 +106,17 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
 def last_decision(history: History, run_id: str, packet_ids: Iterable[bytes]) -> Event | None:
     """The decision that answers the first of `packet_ids` that any decision answers."""
     cursor = history.connection.cursor()
-    cursor.execute("SELECT packet_id, event_id FROM log.decision_made WHERE run_id = ? ORDER BY log_offset", [run_id])
+    from projections.lineage import lineage  # noqa: PLC0415 - as in `history_of`
+
+    runs = [stretch.run_id for stretch in lineage(history, run_id)]
+    query = "SELECT packet_id, event_id FROM log.decision_made WHERE list_contains(?, run_id) ORDER BY log_offset"
+    cursor.execute(query, [runs])
     answers: dict[bytes, bytes] = dict(cursor.fetchall())
     event_id = next((answers[packet] for packet in packet_ids if packet in answers), None)
     if event_id is None:
         return None
-    query = "SELECT log_raw FROM log.decision_made WHERE run_id = ? AND event_id = ? LIMIT 1"
-    ((raw,),) = cursor.execute(query, [run_id, event_id]).fetchall()
+    query = "SELECT log_raw FROM log.decision_made WHERE event_id = ? AND list_contains(?, run_id) LIMIT 1"
+    ((raw,),) = cursor.execute(query, [event_id, runs]).fetchall()
     return envelope.parse(raw)
 
 

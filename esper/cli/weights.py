@@ -5,40 +5,64 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import safetensors.torch
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from esper.cli.describe import stage
+from esper.cli.output import complain
 from esper.errors import InvalidInput
-from esper.history import Mark, RunState, Saved
-from esper.history.facts import TO_WORLD
-from esper.history.state import marks, path_from
+from esper.history import Mark, Recorded, SeedState
+from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
-from esper.tolaria import checkpoint
+from esper.tolaria.at_step import state_at
+from esper.tolaria.config import RunConfig
+from esper.tolaria.ports import Clock
+from esper.tolaria.run import find_device
 from esper.tolaria.state_tree import FlatState
-
-_CHANGES_NOTHING: Final = frozenset(
-    {"checkpoint_saved", "epoch_completed", "learning_rate_changed", "optimizer_changed"}
-)
-"""Facts that say something of the network and leave its weights as they are."""
-_STRUCTURAL: Final = (TO_WORLD.keys() - _CHANGES_NOTHING) | {"rolled_back"}
+from esper.tolaria.tasks import recorded_task
+from esper.tolaria.versions import differences
 
 
-def write_weights(data_dir: Path, state: RunState, mark: Mark, target: Path) -> None:
-    """Write the weights of the host and of every seed's module at `mark`; raises InvalidInput where none are stored."""
-    saved = exact_checkpoint(state, mark)
-    flat, _, _ = checkpoint.load(ObjectStore(data_dir / "objects"), saved.ref)
+def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) -> None:
+    """Write the weights of the host and of every seed's module at `mark`.
+
+    From the nearest checkpoint that is kept, the rest is trained again from the record, with every digest compared.
+    """
+    objects = ObjectStore(data_dir / "objects")
+    config = RunConfig.from_json(recorded.root.config_json)
+    find_device(config.device)
+    task = recorded_task(config.task, recorded.root.task_source, objects)
+    torch.set_num_threads(config.threads)
+    for difference in differences(recorded.root, task):
+        complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
+    clock = Clock(time.monotonic, time.time_ns)
+    with _shown(recorded.run_id, mark.world.step) as watch:
+        flat = state_at(recorded, task, objects=objects, clock=clock, step=mark.world.step, watch=watch)
     metadata = {
-        "run_id": state.run_id,
+        "run_id": recorded.run_id,
         "step": str(mark.world.step),
         "epoch": str(mark.world.epoch),
         "timeline": str(mark.standing.timeline),
         "seeds": json.dumps([_described(seed) for seed in mark.world.seeds.values()]),
     }
     _write(target, safetensors.torch.save(weights(flat), metadata=metadata))
+
+
+@contextlib.contextmanager
+def _shown(run_id: str, step: int) -> Iterator[Callable[[Event], None]]:
+    """A bar on a terminal while the run is trained again up to `step`; nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task(f"training {run_id} again", total=step)
+        yield lambda fact: bar.update(shown, completed=fact.global_step)
 
 
 def weights(flat: FlatState) -> dict[str, Any]:
@@ -52,36 +76,7 @@ def weights(flat: FlatState) -> dict[str, Any]:
     return named
 
 
-def exact_checkpoint(state: RunState, mark: Mark) -> Saved:
-    """The kept checkpoint whose state is the one at `mark`; raises InvalidInput, naming the nearest, where none is."""
-    saved = mark.world.checkpoint
-    if saved is not None and saved.step == mark.world.step and saved.ref in state.standing.checkpoints:
-        since = [each.body for each in path_from(mark) if each.sequence > saved.sequence]
-        if not _STRUCTURAL.intersection(since):
-            return saved
-    steps = sorted({saved.step for saved in _stored(state)}, key=lambda step: (abs(step - mark.world.step), -step))
-    if not steps:
-        raise InvalidInput(f"run {state.run_id} keeps no checkpoint, so its weights at step {mark.world.step} are gone")
-    if steps[0] == mark.world.step:
-        raise InvalidInput(
-            f"run {state.run_id}: its checkpoint of step {steps[0]} was made before a seed moved there, "
-            "so the weights after the move are not stored; name an earlier or a later step"
-        )
-    raise InvalidInput(
-        f"run {state.run_id} keeps no checkpoint of exactly step {mark.world.step}; the nearest is at step {steps[0]}: "
-        f"`esper state {state.run_id} --at {steps[0]} --load FILE`"
-    )
-
-
-def _stored(state: RunState) -> Iterator[Saved]:
-    """The kept checkpoints of the surviving timeline."""
-    for mark in marks(state):
-        saved = mark.world.checkpoint
-        if mark.body == "checkpoint_saved" and saved is not None and saved.ref in state.standing.checkpoints:
-            yield saved
-
-
-def _described(seed: Any) -> dict[str, Any]:
+def _described(seed: SeedState) -> dict[str, Any]:
     return {
         "seed_id": seed.seed_id,
         "site": seed.site,
@@ -89,6 +84,12 @@ def _described(seed: Any) -> dict[str, Any]:
         "blueprint_id": seed.blueprint_id,
         "alpha": seed.alpha,
     }
+
+
+def check_writable(target: Path) -> None:
+    """Raises InvalidInput where the file cannot be: before a long replay and not after it."""
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise InvalidInput(f"{target} cannot be written: {target.parent} is no folder that takes it; name another file")
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -113,6 +113,7 @@ class Moves:
                 flops_per_sample=0 if seed.trouble else option.flops_per_sample,
                 attach_ms=(self._grafts.monotonic() - started) * 1e3,
                 blend_mode=seed.blend.mode,
+                trouble=seed.trouble,
             )
         )
         if seed.trouble:

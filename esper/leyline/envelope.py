@@ -7,10 +7,13 @@ from typing import Any, Final
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import BY_BODY, EMERGENCY, Topic
 from esper.errors import ContractViolation
+from esper.leyline.upcast import upcast
 
 Event = event_pb2.Event
 
 SCHEMA_VERSION: Final = 1
+OLDEST_VERSION: Final = 1
+"""What was written once can be read for ever: from here on, older versions are upcast."""
 MAX_EVENT_BYTES: Final = 256 * 1024
 """Larger events are refused before they are published: large bytes live in the object store."""
 
@@ -85,7 +88,7 @@ def topic_of(event: Event) -> Topic:
 
 
 def parse(payload: bytes) -> Event:
-    """The event in `payload`.
+    """The event in `payload`, as today's schema has it: one of an older version is upcast.
 
     Raises ContractViolation for bytes that are no event, an event without id or body (an empty payload parses as a
     valid message with all defaults), and a schema version that this code does not know.
@@ -96,11 +99,14 @@ def parse(payload: bytes) -> Event:
         raise ContractViolation(f"not an event: {error}") from None
     if len(event.event_id) != 16:
         raise ContractViolation(f"event_id has {len(event.event_id)} bytes instead of 16")
-    if event.WhichOneof("body") is None:
+    body = event.WhichOneof("body")
+    if body is None:
         raise ContractViolation(
             f"event {event.event_id.hex()} has no body that schema version {SCHEMA_VERSION} knows "
             f"(it says version {event.schema_version})"
         )
+    if OLDEST_VERSION <= event.schema_version < SCHEMA_VERSION:
+        upcast(event, body, SCHEMA_VERSION)
     if event.schema_version != SCHEMA_VERSION:
         raise ContractViolation(
             f"event {event.event_id.hex()} has schema version {event.schema_version}; this Esper reads {SCHEMA_VERSION}"

@@ -77,6 +77,12 @@ URZA: Final = (
     Metric("esper_urza_breaker_openings", "gauge", "How often the breaker opened since the start"),
     Metric("esper_urza_conservative_mode", "gauge", "1 while only memory is served"),
     Metric("esper_urza_library_versions", "gauge", "Versions in the catalogue"),
+    Metric(
+        "esper_projection_lag_records",
+        "gauge",
+        "Records of the log that a projection has not folded yet",
+        ("projection",),
+    ),
     Metric("esper_urza_nonce_evictions", "gauge", "Request ids forgotten for want of room, since the start"),
 )
 """Of the worker, at Urza's counter."""

@@ -84,7 +84,8 @@ def recalled(objects: ObjectStore, fact: KernelAttached) -> Verified | Unusable 
     The reference is the artifact's SHA-256 and vouches for all of it. Raises CorruptState where it cannot be read.
     """
     if fact.form == "identity":
-        return Unusable("recorded", "the kernel could not be used")
+        reason, _, detail = fact.trouble.partition(": ")
+        return Unusable(reason, detail)
     if not fact.artifact_ref:
         return None
     kernel = named(objects, fact.artifact_ref, fact.blueprint_id)

@@ -29,10 +29,16 @@ _BUNCH_ENDS: Final = ("epoch_completed", "state_digested", "checkpoint_saved", "
 """What is told at once ends before one of these."""
 
 Parts = Callable[[str], Mapping[str, str]]
-"""The digests of a state's parts by the reference that its StateDigested gives."""
-
 States = Callable[[int], FlatState | None]
-"""The recorded state after the fact with this sequence, where it is kept."""
+"""What is kept of recorded states: digests of the parts, by their reference, and the whole after a fact's sequence."""
+
+
+class Reached(Exception):
+    """The run is where whoever follows its record wants to see it; `state` is a copy of what it is there."""
+
+    def __init__(self, state: FlatState) -> None:
+        super().__init__("the step that was asked for is reached")
+        self.state = state
 
 
 class Past:
@@ -40,7 +46,8 @@ class Past:
 
     `anchor` is the recorded digest of that state, `before` the fold of the facts up to it, and `checkpoints` are those
     that were kept by then. `more` is set while the run goes on from here as another one (a fork), and so must not be
-    live yet when the facts are at their end. `watch` is told every fact that was followed.
+    live yet when the facts are at their end. `watch` is told every fact that was followed. `until` is the step, at or
+    after the last of the facts, at which the run is looked at instead of going on.
     """
 
     def __init__(
@@ -57,8 +64,10 @@ class Past:
         states: States = lambda _sequence: None,
         watch: Callable[[Event], None] = lambda _fact: None,
         more: bool = False,
+        until: int | None = None,
     ) -> None:
         self.start = start
+        self.until = until
         self.checkpoints = checkpoints
         self._anchor = anchor
         self.before = before or RunState()
@@ -91,6 +100,11 @@ class Past:
     def exhausted(self) -> bool:
         """Whether every recorded fact was followed."""
         return self._next >= len(self._facts)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the run is at the step at which it is to be looked at."""
+        return self.until is not None and self.over and self._step() >= self.until
 
     def bind(self, step: Callable[[], int]) -> None:
         """`step` says how many optimiser steps the run has taken."""
@@ -137,15 +151,15 @@ class Past:
         return Answer(decision, self._commands.get(command_id) if command_id else None)
 
     def command(self, command_id: bytes) -> Event:
-        """A command that was applied; raises InvalidInput where it is missing."""
+        """An applied command; raises InvalidInput where it is missing."""
         if command_id not in self._commands:
             raise InvalidInput(f"command {command_id.hex()} was applied and is not in the archive")
         return Event.FromString(self._commands[command_id].payload)
 
     def hook_ms(self, found: float) -> float:
         """How long the hook of this epoch took: the next packet says it."""
-        later = (fact for fact in self._ahead() if fact.HasField("epoch_completed"))
-        fact = next(later, None)
+        ahead = itertools.islice(self._facts, self._next, None)
+        fact = next((fact for fact in ahead if fact.HasField("epoch_completed")), None)
         return found if fact is None else fact.epoch_completed.hook_ms_before
 
     def verdict(self, found: GateEvaluated) -> GateEvaluated:
@@ -174,10 +188,8 @@ class Past:
 
     def _bunch(self) -> Iterator[Event]:
         """The facts that are told together, from the next one on."""
-        return itertools.takewhile(lambda fact: body_name(fact) not in _BUNCH_ENDS, self._ahead())
-
-    def _ahead(self) -> Iterator[Event]:
-        return itertools.islice(self._facts, self._next, None)
+        ahead = itertools.islice(self._facts, self._next, None)
+        return itertools.takewhile(lambda fact: body_name(fact) not in _BUNCH_ENDS, ahead)
 
     # ------------------------------------------------------------------------------------------------------- following
 

@@ -45,6 +45,7 @@ def retrace(
     claim: Event | None = None,
     watch: Callable[[Event], None] = lambda _fact: None,
     more: bool = False,
+    until: int | None = None,
 ) -> Past:
     """The past from the checkpoint `start` (the run's beginning where that is None) to the sequence `upto`.
 
@@ -65,6 +66,7 @@ def retrace(
         states=lambda sequence: _state(recorded.facts, objects, sequence),
         watch=watch,
         more=more,
+        until=until,
     )
 
 

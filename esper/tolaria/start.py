@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 import esper
@@ -34,7 +36,7 @@ def begin(run: Run) -> None:
     run.checkpoints = [checkpoint for checkpoint in run.past.checkpoints if checkpoint.position.step < where.step]
     for breaker in (run.decider_breaker, run.rates.breaker):
         if breaker.name in before.standing.breakers:
-            breaker.force(CircuitBreakerState(before.standing.breakers[breaker.name]), "as it was left")
+            breaker.force(cast("CircuitBreakerState", before.standing.breakers[breaker.name]), "as it was left")
     for name, state in before.standing.breakers.items():
         if state == CIRCUIT_BREAKER_STATE_OPEN:
             run.mode.enter(name)

@@ -42,7 +42,13 @@ class CompiledKernel:
 
 
 def swap_kernels(run: Run, inputs: Tensor) -> None:
-    """Let compiled forms serve where the library has them and they were measured as faster; wait for the log."""
+    """Let compiled forms serve where the library has them and they were measured as faster; wait for the log.
+
+    A restored seed gets its compiled form back first, also while the past is followed: the state says that it serves.
+    """
+    for seed_id, seed in run.kasmina.swappable().items():
+        if seed.compiled_ref:
+            _swap(run, seed_id, _again(run, seed), inputs)
     while (fact := run.past.here("kernel_swapped")) is not None:
         swap_as_recorded(run, fact.kernel_swapped, inputs)
         if run.past.here("kernel_swapped") is fact:
@@ -50,13 +56,11 @@ def swap_kernels(run: Run, inputs: Tensor) -> None:
     if not run.past.over or not run.config.compiled_kernels or run.library is None or run.device.type != "cpu":
         return
     for seed_id, seed in run.kasmina.swappable().items():
-        kernel = _again(run, seed) if seed.compiled_ref else _offered(run, run.library, seed_id, seed)
-        tried = (seed_id, "" if kernel is None else kernel.artifact_ref)
-        if tried in run.swaps_tried or (kernel is None and not seed.compiled_ref):
-            continue
-        _swap(run, seed_id, kernel, inputs)
-        if seed.compiled is None:
-            run.swaps_tried.add(tried)
+        kernel = _offered(run, run.library, seed_id, seed)
+        if kernel is not None and (seed_id, kernel.artifact_ref) not in run.swaps_tried:
+            _swap(run, seed_id, kernel, inputs)
+            if seed.compiled is None:
+                run.swaps_tried.add((seed_id, kernel.artifact_ref))
 
 
 def swap_as_recorded(run: Run, fact: KernelSwapped, inputs: Tensor) -> None:

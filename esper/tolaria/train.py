@@ -27,11 +27,12 @@ from esper.tolaria.forking import Fork
 from esper.tolaria.gradients import backward, clip
 from esper.tolaria.kernels import want_likely
 from esper.tolaria.packet import Trained
-from esper.tolaria.past import Past
+from esper.tolaria.past import Past, Reached
 from esper.tolaria.ports import Clock, KernelSource, Log
 from esper.tolaria.random_streams import own_random_stream
 from esper.tolaria.result import RunResult, abandon, finish
 from esper.tolaria.run import find_device, make_run
+from esper.tolaria.run_state import look
 from esper.tolaria.start import begin
 from esper.tolaria.swaps import swap_kernels
 from esper.tolaria.tasks.task import Task
@@ -94,6 +95,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
             begin(run)
             want_likely(library if config.policy != "none" else None, run.sites)
             while recorder.epoch < run.epochs:
+                look(run)
                 run.host.train()
                 order = epoch_order(len(task.train), run.batch_size, run.steps_per_epoch, run.random.data)
                 swap_kernels(run, task.train.inputs[order[0].to(run.device)])
@@ -103,6 +105,7 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
                         return finish(run, *(ending or INTERRUPTED), clock.monotonic() - began)
                     branch(run, "step")
                     apply_arrived(run)
+                    look(run)
                     if run.rollback_asked is not None:
                         break
                     step_began = clock.monotonic()
@@ -150,11 +153,12 @@ def train(  # noqa: C901, PLR0915 (the loop is one linear function on purpose)
                 recorder.epoch += 1
                 duration_s = clock.monotonic() - epoch_began
                 finish_epoch(run, Trained(loss_sum / run.steps_per_epoch, norm, duration_s))
+            look(run)
         except Halt as halt:
             return finish(run, "failed", str(halt), clock.monotonic() - began)
         except LogUnavailable as error:
             raise rescue(run, error) from error
-        except (Diverged, Superseded):  # what this process writes would not be the run's history
+        except (Diverged, Reached, Superseded):  # what this process writes would not be the run's history
             raise
         except Exception as error:  # of a person's model or data, anything
             abandon(run, error, clock.monotonic() - began)

@@ -1,6 +1,6 @@
 -- One row per approval of a blueprint, or withdrawal of one, in the order in which they were given: who, why, and when.
 -- The last one of a blueprint holds; `approved` is false for a withdrawal, and for one that does not say who and why.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT DISTINCT ON (event_id) * FROM log.blueprint_approved ORDER BY log_offset
 )
 SELECT

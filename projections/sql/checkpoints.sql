@@ -1,6 +1,6 @@
 -- One row per checkpoint that was saved, and when it was pruned, if it was.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT * FROM log.checkpoint_saved WHERE log_regular
     UNION ALL
     SELECT fact.*

@@ -1,5 +1,5 @@
 -- One row per command, a decision's or a person's, with what the trainer made of it: applied, rejected, or null so far.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT *
     FROM log.adaptation_command
     JOIN (

@@ -1,5 +1,5 @@
 -- One row per decision on a state packet: what was chosen among what, and why.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT *
     FROM log.decision_made
     JOIN (

@@ -1,6 +1,6 @@
 -- One row per epoch that a run completed.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT * FROM log.epoch_completed WHERE log_regular
     UNION ALL
     SELECT fact.*

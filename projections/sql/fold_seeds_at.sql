@@ -6,8 +6,10 @@ WITH mark AS (
     SELECT fact.* FROM fold_facts AS fact JOIN mark ON mark.run_id = fact.run_id AND fact.sequence <= mark.sequence
     WHERE on_path
 ), said AS (
-    SELECT path.run_id, seed.seed_id, path.sequence, seed.site, 1 AS stage, '' AS blueprint_id, 0::FLOAT AS alpha,
-        0 AS life, 0::UBIGINT AS parameters, '' AS form, 0 AS stage_age_epochs, 0::UBIGINT AS since_sequence,
+    SELECT path.run_id, seed.seed_id, path.sequence, seed.site, coalesce(seed.inherited.stage, 1) AS stage,
+        coalesce(seed.inherited.blueprint_id, '') AS blueprint_id, coalesce(seed.inherited.alpha, 0)::FLOAT AS alpha,
+        coalesce(seed.inherited.life, 0) AS life, coalesce(seed.inherited.parameters, 0)::UBIGINT AS parameters,
+        '' AS form, coalesce(seed.inherited.stage_age_epochs, 0) AS stage_age_epochs, 0::UBIGINT AS since_sequence,
         0::UBIGINT AS since_step, 0 AS since_epoch
     FROM path
     JOIN fold_seeds AS seed ON seed.run_id = path.run_id

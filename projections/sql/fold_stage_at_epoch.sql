@@ -1,5 +1,5 @@
 -- The stage of every seed at the end of every epoch of the surviving timeline, by the fold.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT run_id, log_offset, sequence, epoch, global_step FROM log.epoch_completed WHERE log_regular
     UNION ALL
     SELECT fact.run_id, log_offset, fact.sequence, epoch, global_step

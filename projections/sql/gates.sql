@@ -1,6 +1,6 @@
 -- One row per gate that was evaluated, with its figures: name, value and, where there is one, limit.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT * FROM log.gate_evaluated WHERE log_regular
     UNION ALL
     SELECT fact.*

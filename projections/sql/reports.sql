@@ -1,5 +1,5 @@
 -- One row per field report: what came of an applied command.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT *
     FROM log.field_report
     JOIN (

@@ -2,13 +2,13 @@
 -- `status` is running until the trainer says otherwise, and stopped where the fold found a fact that cannot be true.
 WITH started AS (
     SELECT DISTINCT ON (run_id) * FROM log.run_started ORDER BY log_offset
+), owner AS (
+    SELECT run_id, max(incarnation) AS incarnation FROM fold_claims GROUP BY run_id
 ), ended AS (
-    SELECT DISTINCT ON (run_id) * FROM log.run_finished AS fact
-    WHERE NOT EXISTS (
-        FROM fold_jumps AS jump
-        WHERE jump.run_id = fact.run_id
-            AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
-    )
+    -- Whoever takes a run over goes on with it, however it had ended.
+    SELECT DISTINCT ON (run_id) fact.*
+    FROM log.run_finished AS fact
+    JOIN owner ON owner.run_id = fact.run_id AND owner.incarnation = fact.incarnation
     ORDER BY log_offset DESC
 ), reached AS (
     SELECT fact.run_id, max(epoch) AS epoch, max(global_step) AS step, max(recorded_at_ns) AS recorded_at_ns,
@@ -21,8 +21,6 @@ WITH started AS (
             AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
     )
     GROUP BY fact.run_id
-), owner AS (
-    SELECT run_id, max(incarnation) AS incarnation FROM fold_claims GROUP BY run_id
 )
 SELECT
     started.run_id,

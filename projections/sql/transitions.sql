@@ -1,6 +1,6 @@
 -- One row per move of a seed from one stage to another, in the trainer's words.
 -- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
-WITH once AS (
+WITH once AS NOT MATERIALIZED (
     SELECT * FROM log.seed_transitioned WHERE log_regular
     UNION ALL
     SELECT fact.*

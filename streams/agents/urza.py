@@ -17,12 +17,14 @@ from esper.urza.cache import Cache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
 from esper.urza.shelf import Shelf
-from projections.library import Library, LibraryReader
+from projections.library import URZA, Library, LibraryReader
+from projections.registry import PROJECTIONS, file_of
+from projections.store import Locked, Store
 from streams.app import record_of_event, source
-from streams.library_feed import LibraryFeed
 from streams.metrics import Metrics
 from streams.process import Room
 from streams.producer import Publisher
+from streams.projection_feed import ProjectionFeed
 from streams.reader import Intake, past
 from streams.records import Record
 
@@ -112,16 +114,27 @@ async def furnish(room: Room) -> LibraryReader:
 
     Returns a view of the catalogue for the other agents of the process.
     """
-    library = Library(room.settings.data / "projections" / "urza.duckdb", room.ring)
-    feed = LibraryFeed(library, room.brokers, room.metrics)
+    library = Library(file_of(room.settings.data, URZA), room.ring)
+    count = library.reader()
+    feed = ProjectionFeed(
+        [library, *_others(room)],
+        room.brokers,
+        room.metrics,
+        after=lambda: room.metrics.set("esper_urza_library_versions", count.count()),
+    )
+    feed.lend(count)
     await feed.catch_up()
     nonces = Nonces()
     async for event in past(room.brokers, room.ring, KERNELS):
         nonces.restore(event)
     shelf = Shelf(ObjectStore(room.settings.objects), Cache(time.monotonic, limit_bytes=CACHE_BYTES))
-    reader = feed.reader()
+    reader = feed.lend(library.reader())
     counter = Counter(
-        UrzaLibrary(feed.reader(), shelf, monotonic=time.monotonic), nonces, reader.jobs(), room.publisher, room.metrics
+        UrzaLibrary(feed.lend(library.reader()), shelf, monotonic=time.monotonic),
+        nonces,
+        reader.jobs(),
+        room.publisher,
+        room.metrics,
     )
     intake = Intake("urza", room.ring, room.publisher, room.metrics, counter.handle)
 
@@ -134,6 +147,18 @@ async def furnish(room: Room) -> LibraryReader:
         _tasks.add(task)
         task.add_done_callback(_ended)
     return reader
+
+
+def _others(room: Room) -> list[Store]:
+    """The other projections that this process keeps; what another worker of the data folder keeps is left to it."""
+    stores = []
+    for projection in PROJECTIONS.values():
+        if projection.owner == "worker" and projection is not URZA:
+            try:
+                stores.append(Store(projection, file_of(room.settings.data, projection), room.ring))
+            except Locked:
+                logger.info("another worker keeps projection %s", projection.name)
+    return stores
 
 
 def _ended(task: asyncio.Task[None]) -> None:

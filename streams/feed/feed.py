@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from contracts.topics import BY_BODY, PARTITIONS
 from esper.errors import InvalidInput
 from streams.feed.batch import Batch
 from streams.feed.lanes import rank_now, shard_of
@@ -111,5 +112,11 @@ class EventFeed(IterableDataset[Batch]):
             raise InvalidInput(f"batch_size is {self.batch_size}; a batch has one event at least")
         if self.end not in {"archive", "now", "never"}:
             raise InvalidInput(f"end is {self.end!r}; there are 'archive', 'now' and 'never'")
+        places = {(BY_BODY[body].name, partition) for body in self.schemas for partition in range(PARTITIONS)}
+        if isinstance(self.start, Mapping) and (others := set(self.start) - places):
+            topics = ", ".join(sorted({topic for topic, _ in places}))
+            raise InvalidInput(
+                f"start names {min(others)}; this feed reads partitions 0 to {PARTITIONS - 1} of {topics}"
+            )
         if isinstance(self.start, str) and self.start not in {"beginning", "new"}:
             raise InvalidInput(f"start is {self.start!r}; there are 'beginning', 'new', a datetime, and offsets")

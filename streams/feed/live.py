@@ -107,10 +107,10 @@ class Live:
             for place in self._narrow.torn(payloads):
                 payloads[place] = b""  # an event without an id, which is refused like any other that breaks the rules
             columns = self._narrow.columns(payloads)
-        offsets = np.fromiter((record.offset for record in records), np.int64, len(records))
+        offsets = np.array([record.offset for record in records], np.int64)
         recorded_at_ns = columns.column("recorded_at_ns").to_numpy().tolist()
         kept = lawful(columns)
-        for place, _ in self._ring.refused(payloads, (record.headers for record in records), recorded_at_ns):
+        for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns):
             kept[place] = False
         if not kept.all():
             self._refuse(offsets[~kept])
@@ -130,8 +130,13 @@ class Live:
         if not fresh.all():
             places = places[fresh]
         if len(places):
-            chosen = columns if len(places) == len(offsets) else columns.take(pa.array(places))
-            table = self._table(body, [records[place] for place in places], chosen, offsets[places])
+            everything = len(places) == len(offsets)
+            table = self._table(
+                body,
+                records if everything else [records[place] for place in places],
+                columns if everything else columns.take(pa.array(places)),
+                offsets[places],
+            )
             self._waiting[body].append(self._selections[body].flat(table))
 
     def _table(self, body: str, records: list[Any], columns: pa.RecordBatch, offsets: Any) -> pa.Table:

@@ -118,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="outcome: %(message)s")
     signal.signal(signal.SIGTERM, _as_interrupt)
+    torch.set_num_threads(1)  # the network is too small to share, and the run that it watches needs the cores
     job = None
     try:
         data_dir = Settings.load(data=options.data_dir).data

@@ -34,6 +34,7 @@ BENCHES = (
     "compile",
     "feed",
     "run",
+    "relive",
     "broker",
 )
 

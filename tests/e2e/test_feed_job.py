@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from projections import open_history
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,7 @@ def archived(esper):
     return counts, f"{checksum % 2**128:032x}"
 
 
+@pytest.mark.timeout(600)
 def test_a_job_that_follows_a_run_and_is_killed_sees_every_event_once(esper):
     checkpoint = esper.data_dir / "projections" / "outcome.pt"
     job = start_job(esper)  # before there is a log
@@ -51,13 +54,13 @@ def test_a_job_that_follows_a_run_and_is_killed_sees_every_event_once(esper):
         job.communicate()
         written = checkpoint.stat().st_mtime
         job = start_job(esper)
-    result = json.loads(run.communicate(timeout=200)[0].splitlines()[-1])
+    result = json.loads(run.communicate(timeout=250)[0].splitlines()[-1])
     job.terminate()
-    _, said = job.communicate(timeout=60)
+    _, said = job.communicate(timeout=100)
     assert job.returncode == 0, said
 
     last = start_job(esper, "--once")
-    lines = [json.loads(line) for line in last.communicate(timeout=60)[0].splitlines()]
+    lines = [json.loads(line) for line in last.communicate(timeout=150)[0].splitlines()]
 
     summary = lines[-1]
     assert last.returncode == 0

@@ -189,3 +189,26 @@ def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):
     task.write_text("raise SystemExit('changed since')\n")
 
     assert esper.json("replay", "last")["diverged"] is False  # on the source that the run kept
+
+
+def test_a_power_cut_costs_no_run(esper):
+    """Everything dies at once, and the disk keeps less than was written: the run goes on from what there is."""
+    running = esper.start("run", "--task", "spirals", "--epochs", str(EPOCHS), "--seed", "5", "--no-control")
+    for line in running.stdout:
+        if "epoch 4/" in line:
+            break
+    for process in esper.processes():
+        process.send_signal(signal.SIGKILL)
+    running.communicate()
+    esper.wait_until(lambda: not esper.processes())
+    cut = [
+        path for path in (esper.data_dir / "log").rglob("*.log") if "esper.runs" in str(path) and path.stat().st_size
+    ]
+    for path in cut:
+        os.truncate(path, max(0, path.stat().st_size - 700))
+    assert cut
+
+    resumed = esper.json("resume", "last")
+    assert resumed["epochs"] == EPOCHS
+    assert esper.json("runs")[0]["status"] == "completed"
+    assert esper.json("replay", "last")["diverged"] is False

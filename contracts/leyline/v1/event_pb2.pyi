@@ -580,7 +580,7 @@ class LearningRateChanged(_message.Message):
     def __init__(self, group: _Optional[str] = ..., old_lr: _Optional[float] = ..., new_lr: _Optional[float] = ..., policy: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class KernelAttached(_message.Message):
-    __slots__ = ("seed_id", "blueprint_id", "artifact_ref", "kernel_digest", "form", "parameters", "module_parameters", "flops_per_sample", "attach_ms", "blend_mode")
+    __slots__ = ("seed_id", "blueprint_id", "artifact_ref", "kernel_digest", "form", "parameters", "module_parameters", "flops_per_sample", "attach_ms", "blend_mode", "trouble")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -598,6 +598,7 @@ class KernelAttached(_message.Message):
     FLOPS_PER_SAMPLE_FIELD_NUMBER: _ClassVar[int]
     ATTACH_MS_FIELD_NUMBER: _ClassVar[int]
     BLEND_MODE_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
     seed_id: str
     blueprint_id: str
     artifact_ref: str
@@ -608,7 +609,8 @@ class KernelAttached(_message.Message):
     flops_per_sample: int
     attach_ms: float
     blend_mode: _leyline_pb2.BlendMode
-    def __init__(self, seed_id: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., artifact_ref: _Optional[str] = ..., kernel_digest: _Optional[bytes] = ..., form: _Optional[str] = ..., parameters: _Optional[_Mapping[str, float]] = ..., module_parameters: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., attach_ms: _Optional[float] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ...) -> None: ...
+    trouble: str
+    def __init__(self, seed_id: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., artifact_ref: _Optional[str] = ..., kernel_digest: _Optional[bytes] = ..., form: _Optional[str] = ..., parameters: _Optional[_Mapping[str, float]] = ..., module_parameters: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., attach_ms: _Optional[float] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class KernelSwapped(_message.Message):
     __slots__ = ("seed_id", "blueprint_id", "from_form", "to_form", "artifact_ref", "max_difference")

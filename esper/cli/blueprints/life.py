@@ -176,7 +176,7 @@ _MOMENTS: Final[dict[str, Callable[[Event, Sites], tuple[str, str, Row]]]] = {
 
 _IN_RUNS: Final = """
 WITH attached AS (
-    SELECT DISTINCT ON (event_id) run_id, seed_id, epoch, recorded_at_ns, form, artifact_ref, module_parameters
+    SELECT DISTINCT ON (event_id) run_id, seed_id, epoch, recorded_at_ns, form, artifact_ref, module_parameters, trouble
     FROM log.kernel_attached WHERE blueprint_id = $blueprint ORDER BY log_offset
 ), swapped AS (
     SELECT DISTINCT ON (event_id) run_id, seed_id, epoch, recorded_at_ns, from_form, to_form
@@ -187,12 +187,13 @@ WITH attached AS (
     WHERE blueprint_id = $blueprint AND surviving AND to_stage IN ('FOSSILIZED', 'CULLED')
 )
 SELECT moment(recorded_at_ns) AS at, 'attached' AS what, run_id, seed_id, epoch, form AS said, artifact_ref,
-    module_parameters AS parameters FROM attached
+    module_parameters AS parameters, coalesce(trouble, '') AS trouble
+FROM attached
 UNION ALL
-SELECT moment(recorded_at_ns), 'swapped', run_id, seed_id, epoch, from_form || ' to ' || to_form, NULL, NULL
+SELECT moment(recorded_at_ns), 'swapped', run_id, seed_id, epoch, from_form || ' to ' || to_form, NULL, NULL, ''
 FROM swapped
 UNION ALL
-SELECT recorded_at, to_stage, run_id, seed_id, epoch, reason, NULL, NULL FROM ended
+SELECT recorded_at, to_stage, run_id, seed_id, epoch, reason, NULL, NULL, '' FROM ended
 """
 
 
@@ -209,5 +210,7 @@ _RUN_FIELDS: Final = ("run_id", "seed_id", "epoch", "artifact_ref")
 def _told(row: dict[str, Any]) -> str:
     if row["what"] != "attached":
         return str(row["said"])
+    if row["trouble"]:
+        return f"the kernel could not be used, {row['trouble']}; the identity stands in its place"
     kernel = f"the kernel {row['artifact_ref'][:19]}" if row["artifact_ref"] else "built from the template"
     return f"{row['said']}, {kernel}, {row['parameters']:,} weights"

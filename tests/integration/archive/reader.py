@@ -24,10 +24,7 @@ PER_RUN = """
 
 
 def read(archive: Path, until: float, told: dict[str, list]) -> None:
-    """Ask until a moment, three times at least.
-
-    The count is what the manifest says and never falls, and no run has a hole in its facts.
-    """
+    """Ask until a moment, three times at least: the count is the manifest's and never falls, and no run has a hole."""
     before, asked = 0, 0
     try:
         with open_history(archive) as history:

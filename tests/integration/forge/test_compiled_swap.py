@@ -41,15 +41,17 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from torch import nn
+from contracts.leyline.v1.event_pb2 import KernelSwapped
 from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
 from esper.leyline.objects import ObjectStore
 from esper.testing import REAL_CLOCK, MemoryLog, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.tasks import Samples, Site, Task
-from esper.tolaria.train import train
+import esper.tolaria.train as loop
+from esper.tolaria.swaps import swap_as_recorded
 from esper.urza.artifact import named
 
-objects, ref, wanted = ObjectStore(Path(sys.argv[1]) / "objects"), sys.argv[2], sys.argv[3] == "compiled"
+objects, ref, mode = ObjectStore(Path(sys.argv[1]) / "objects"), sys.argv[2], sys.argv[3]
 
 
 class Library:
@@ -57,7 +59,16 @@ class Library:
         pass
 
     def take(self, wanted):
-        return named(objects, ref, wanted.blueprint_id)
+        return named(objects, ref, wanted.blueprint_id) if mode != "recorded" else None
+
+
+def by_record(run, inputs):
+    if run.recorder.step == int(sys.argv[4]):
+        swap_as_recorded(run, KernelSwapped.FromString(bytes.fromhex(sys.argv[5])), inputs)
+
+
+if mode == "recorded":
+    loop.swap_kernels = by_record
 
 
 def host():
@@ -72,14 +83,16 @@ task = Task(
 )
 log = MemoryLog(objects=objects)
 log.send(signed(seed_command("run", SEED_OPERATION_GERMINATE, "s1", "BP009")))
-train(
-    RunConfig(task="tiny", policy="none", compiled_kernels=wanted),
+loop.train(
+    RunConfig(task="tiny", policy="none", compiled_kernels=mode != "eager"),
     task, log, clock=REAL_CLOCK, objects=objects, verifier=None, run_id="run", library=Library(),
 )
-said = log.bodies("kernel_swapped")
+facts = [event for event in log.events if event.WhichOneof("body") == "kernel_swapped"]
+said = [event.kernel_swapped for event in facts]
 swaps = [(body.from_form, body.to_form, body.artifact_ref, body.max_difference) for body in said]
 print(json.dumps({
     "swaps": swaps,
+    "record": [(str(event.global_step), event.kernel_swapped.SerializeToString().hex()) for event in facts],
     "roots": [body.root.hex() for body in log.bodies("state_digested") if body.occasion == "epoch"],
     "loss": log.bodies("run_finished")[0].test_loss,
     "others_s": resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime,
@@ -102,16 +115,18 @@ def python(tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_a_compiled_kernel_takes_over_in_another_process_and_the_same_run_comes_twice(python, tmp_path):
+def test_a_compiled_kernel_takes_over_in_another_process_and_the_same_run_comes_again(python, tmp_path):
     ref = python(FORGE, name="forge")
 
     first, second = (json.loads(python(TRAINER, ref, "compiled", name=f"trainer {n}")) for n in (1, 2))
+    record = first["record"][0]
+    again = json.loads(python(TRAINER, ref, "recorded", *record, name="replay"))
     eager = json.loads(python(TRAINER, ref, "eager", name="eager"))
 
     ((before, after, from_ref, size),) = first["swaps"]
     assert (before, after, from_ref) == ("eager", "compiled", ref)
     assert size <= 1e-5
-    assert first["roots"] == second["roots"]
+    assert first["roots"] == second["roots"] == again["roots"] != eager["roots"]
     assert first["loss"] == pytest.approx(eager["loss"], abs=1e-4)
     assert eager["swaps"] == []
     assert list((tmp_path / "trainer 1").rglob("*.main.so")) != []

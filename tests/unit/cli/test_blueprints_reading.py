@@ -100,6 +100,7 @@ def folder(tmp_path_factory):
             flops_per_sample=9,
         ),
         moved(PROBATIONARY, FOSSILIZED, "it helps"),
+        pb.KernelAttached(seed_id="s2", blueprint_id="BP009", form="identity", trouble="checksum_mismatch"),
     ]
     for number, body in enumerate(facts_of_a_run, start=1):
         story.say(body, run_id="k3f9x2qa", epoch=number, sequence=number)
@@ -290,11 +291,13 @@ def test_history_tells_a_life_in_order(said):
         "stored",
         "attached",
         "FOSSILIZED",
+        "attached",
     ]
     assert "image 4x8x8, depth 1: attempt 1, will be tried again: killed after 65 s" in lines[3]
     assert "compiled serves, 300 µs eager against 250 µs compiled" in lines[5]
     assert f"run k3f9x2qa, seed s1, epoch 3: compiled, the kernel {REF[:19]}, 852 weights" in lines[7]
     assert lines[8].endswith("run k3f9x2qa, seed s1, epoch 4: it helps")
+    assert "the kernel could not be used, checksum_mismatch; the identity stands in its place" in lines[9]
 
 
 def test_history_tells_of_approvals_and_in_json_of_ids(said):
@@ -307,7 +310,7 @@ def test_history_tells_of_approvals_and_in_json_of_ids(said):
     assert {moment["job_id"] for moment in moments if "job_id" in moment} == {
         request("BP009", "image", [4, 8, 8], {"depth": 1.0}, "fast").job_id
     }
-    assert [moment["run_id"] for moment in moments if "run_id" in moment] == ["k3f9x2qa", "k3f9x2qa"]
+    assert [moment["run_id"] for moment in moments if "run_id" in moment] == ["k3f9x2qa"] * 3
 
 
 def test_a_life_that_has_not_begun_says_so(said):

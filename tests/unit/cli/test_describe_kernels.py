@@ -19,8 +19,8 @@ def test_a_kernel_says_where_it_came_from():
     assert told(body) == "BP009 at s1: 1,200 parameters, 0 FLOPs a sample, built from its template, eager, in 2.0 ms"
     body.artifact_ref = REF
     assert "kernel 0123456789ab of the library, eager" in told(body)
-    body.form = "identity"
-    assert told(body) == "BP009 at s1: its kernel cannot be used, the identity stands in its place"
+    body.form, body.trouble = "identity", "checksum_mismatch: it changed"
+    assert told(body) == ("BP009 at s1: the identity, because its kernel cannot be used: checksum_mismatch: it changed")
 
 
 def test_a_swap_says_how_far_the_forms_are_apart():

@@ -10,6 +10,7 @@ from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import RUNS
 from esper.cli.app import dispatch
+from esper.history import replay
 from esper.history.content import HOUSEKEEPING, content, differences, first_difference
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.objects import ObjectStore
@@ -125,6 +126,46 @@ def test_a_state_may_differ_where_no_fact_does(diff, tmp_path):
         50,
         ["host/head.weight"],
     )
+
+
+def forked(parent: Trainers, at: int, run_id: str = "cccc") -> Trainers:
+    """A fork that shares the parent's first `at` facts."""
+    shared, child = parent.events[at - 1], Trainers(run_id)
+    before, trainer = replay(parent.events[:at]), child.trainers[0]
+    trainer.sequence, trainer.step, trainer.epoch = shared.sequence, shared.global_step, shared.epoch
+    trainer.timeline, trainer.stages = before.timeline, {name: seed.stage for name, seed in before.seeds.items()}
+    trainer.lives = {name: seed.life for name, seed in before.seeds.items()}
+    start = child.events.pop().run_started
+    start.parent_run_id, start.parent_sequence, start.fork_change = parent.run_id, shared.sequence, "nothing"
+    child.publish(trainer, start).causation_id = shared.event_id
+    return child
+
+
+def test_a_fork_that_does_nothing_else_is_the_same(diff):
+    parent = life("aaaa")
+    child = forked(parent, 5)
+    for _ in range(2):
+        child.move(0, 0, 0)
+        child.complete_epoch(0)
+    child.complete_epoch(0)
+    child.publish(child.trainers[0], parent.events[-1].run_finished)
+    code, told = diff(parent, child)
+
+    assert (code, told["parted"], told["shared_events"]) == (0, None, 10)
+    assert told["fork"] == {"child": "cccc", "parent": "aaaa", "sequence": 5, "step": 20}
+    assert all(seed["same"] for seed in told["seeds"])
+
+
+def test_a_fork_parts_from_its_parent_where_it_does_otherwise(diff):
+    parent = life("aaaa")
+    child = forked(parent, 5)
+    child.move(0, 0, -1)
+    code, told = diff(child, parent)
+
+    assert (code, told["shared_events"]) == (1, 4)
+    assert "s1 TRAINING -> CULLED" in told["parted"]["a"][0]["what"]
+    assert "s1 TRAINING -> BLENDING" in told["parted"]["b"][0]["what"]
+    assert told["fork"]["step"] == 20
 
 
 def test_settings_that_differ_are_listed(tmp_path, diff):

@@ -30,6 +30,7 @@ def request_(tmp_path: Path) -> RunRequest:
         device="cpu",
         pool=("default",),
         drill=(),
+        compiled_kernels=False,
         control=True,
         ignore_history=False,
         as_json=True,

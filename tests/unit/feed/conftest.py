@@ -28,11 +28,7 @@ def _fill(archive: Path, made: Sequence[StoredRecord], flush: int = 400) -> Path
 def _merge(archive: Path) -> int:
     """Merge whatever can be merged; how many files are left."""
     with Archive(archive) as owned:
-        while jobs := compaction.plan(owned.manifest, merge_at=2):
-            for job in jobs:
-                proposal = compaction.merge(archive, job)
-                assert proposal.merged is not None
-                assert owned.swap(proposal.inputs, proposal.merged, time.time())
+        assert compaction.merge_all(owned, 2, time.time) == set()
         return len(owned.manifest.files)
 
 

@@ -236,6 +236,17 @@ def test_only_the_wanted_runs_and_tasks_and_rows(feed, made, ids, events_of):
     assert sorted(ids(feed(some))) == sorted(wanted)
 
 
+def test_a_run_whose_task_nobody_knows_is_left_out_and_named(few, tmp_path, ids, fill, monkeypatch, caplog):
+    monkeypatch.setattr("streams.feed.selection.WAIT_S", 0.2)
+    fill(tmp_path / "archive", few)  # without any run's first fact
+
+    with caplog.at_level(logging.WARNING):
+        found = ids(EventFeed(tmp_path, PACKETS, tasks=["digits"]))
+
+    assert found == []
+    assert "the archive does not know the task of 010000000000" in caplog.text
+
+
 def test_a_pass_begins_at_an_offset(feed):
     read = feed(start={("esper.runs", 1): 100})
 

@@ -57,6 +57,8 @@ def test_two_fields_need_two_names():
     [
         ({"end": "later"}, "end is 'later'"),
         ({"start": "yesterday"}, "start is 'yesterday'"),
+        ({"start": {("esper.runs", 0): 1}}, r"start names \('esper.runs', 0\); this feed reads .* of esper.reports"),
+        ({"start": {("esper.reports", 4): 1}}, "this feed reads partitions 0 to 3"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )

@@ -230,3 +230,11 @@ def _seconds(verifier: CommandVerifier, batch: list[Signed]) -> float:
     for signed in batch:
         verifier.verify(signed, now_ns=NOW)
     return time.perf_counter() - started
+
+
+def test_a_command_that_was_accepted_before_this_verifier_was_made_is_known():
+    verifier = CommandVerifier(RING)
+    verifier.remember(RING.sign(command(1)), now_ns=NOW)
+
+    assert outcome(verifier, command(1)) == "duplicate"
+    assert outcome(verifier, command(1, target_seed_id="s2")) == "nonce_replayed"

@@ -18,7 +18,7 @@ from contracts.topics import FOR_EVER
 from esper.leyline.envelope import parse
 from projections import open_history
 from projections.archive import Archive
-from projections.library import SOURCES, Library
+from projections.library import URZA, Library
 from projections.restore import stored_records
 
 ROOT = Path(__file__).parents[3]
@@ -257,4 +257,4 @@ def test_a_cleared_library_begins_anew(news, ring, fold, content):
 
 
 def test_only_topics_that_are_kept_for_ever_are_folded():
-    assert all(topic.retention_ms == FOR_EVER for topic in SOURCES)
+    assert all(topic.retention_ms == FOR_EVER for topic in URZA.sources)

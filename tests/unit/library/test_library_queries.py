@@ -203,7 +203,7 @@ def test_a_file_that_cannot_be_used_is_made_anew(news, tmp_path, ring, content, 
     else:
         with Library(path, ring) as older:
             older.take(news.records)
-            older._connection.execute("UPDATE made_by SET digest = 'of an older Esper'")
+            older._connection.execute("UPDATE migrations SET digest = 'of another Esper'")
 
     with Library(path, ring) as library:
         assert library.next_offsets == {}

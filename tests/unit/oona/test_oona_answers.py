@@ -149,3 +149,20 @@ def test_answers_to_two_open_packets_do_not_mix():
     assert b"this" in first.decision.payload
     assert second is not None
     assert b"other" in second.decision.payload
+
+
+def test_what_was_dealt_with_before_is_dropped_when_it_comes_again():
+    answers = Answers()
+    loose = command(by="a person")
+    answers.known(RING.sign(outgoing(loose).payload))
+    bring(answers, loose)
+
+    assert answers.take_loose() == []
+
+
+def test_whoever_waits_is_let_go_when_there_is_nothing_to_wait_for():
+    answers = Answers()
+    answers.expect(PACKET)
+    threading.Timer(0.05, answers.give_up).start()
+
+    assert answers.wait(PACKET, 60.0) is None

@@ -183,3 +183,17 @@ def test_a_parent_that_was_rolled_back_is_left_on_the_surviving_timeline(lived, 
 
     assert other.log.events[0].timeline == 2
     assert digests(other.log.events).items() <= digests(lived.log.events).items()
+
+
+@pytest.mark.parametrize("dies_at", [3, 40])
+def test_a_fork_that_died_is_resumed(lived, other, tmp_path, dies_at):
+    """Soon after it left, when only its parent's checkpoints are there, and later, from its own."""
+    grown(lived)
+    whole = type(lived)(tmp_path / "whole").fork(lived, 7, "germinate s2 BP009")
+    other.fork(lived, 7, "germinate s2 BP009", dies_at=dies_at).resume()
+
+    assert digests(other.log.events) == digests(whole.log.events)
+    (claim,) = [event for event in other.log.events if event.HasField("run_resumed")]
+    assert claim.run_id == "child"
+    assert not claim.run_resumed.superseded
+    check_replays(other)

@@ -36,12 +36,14 @@ STRESSORS = [blueprint.blueprint_id for blueprint in CATALOGUE.values() if bluep
 APPROVED = {name: Approval("a tester", "a drill") for name in STRESSORS}
 STEPS, BATCH, SAMPLES = 8, 20, 160
 NAN_IN_BLENDING = 3
+INDULGENT = {"harm_share": 100.0, "drift_z": 1e6}
+"""So that no gate culls for harm what another path is to stop."""
 
 
 @cache
-def spirals() -> Task:
+def small(task_name: str) -> Task:
     """The task with its own host and a few of its own samples."""
-    task = load_task("spirals")
+    task = load_task(task_name)
     some = {}
     for part in ("train", "probe", "test"):
         samples = getattr(task, part)
@@ -100,7 +102,7 @@ def hold(tmp_path: Path) -> Callable[..., Drill]:
     ) -> Drill:
         now = clock or FakeClock().clock
         log, objects, steps = MemoryLog(now, objects=ObjectStore(tmp_path)), ObjectStore(tmp_path), iter(range(10**6))
-        task = task or spirals()
+        task = task or small("spirals")
 
         def watch() -> bool:
             if next(steps) == task.steps(task.batch_size):
@@ -132,18 +134,22 @@ def hold(tmp_path: Path) -> Callable[..., Drill]:
 
 @pytest.mark.parametrize("scale", [5.0, 20.0])
 def test_exploding_gradient_is_rolled_back_and_the_run_goes_on_without_it(hold, scale) -> None:
-    drill = hold("BP043", settings={"scale": scale}, epochs=12)
+    drill = hold("BP043", settings={"scale": scale}, epochs=12, seeds=SeedSettings(**INDULGENT))
 
-    assert drill.rollbacks == [("fast", "exploding_gradient"), ("full", "exploding_gradient")]
+    levels = [level for level, _ in drill.rollbacks]
+    signals = [body.level for body in drill.log.bodies("emergency_signal")]
+    assert {reason for _, reason in drill.rollbacks} == {"exploding_gradient"}
+    assert (levels[-2:], levels.count("full")) == (["fast", "full"], 1)  # a halved rate may help for an epoch
     assert drill.culls == ["rollback: exploding_gradient"]
-    assert [body.level for body in drill.log.bodies("emergency_signal")] == [leyline.EMERGENCY_LEVEL_CONSERVATIVE] * 2
-    assert [body.entered for body in drill.log.bodies("conservative_mode_changed")] == [True, False]
+    assert signals == [leyline.EMERGENCY_LEVEL_CONSERVATIVE] * len(levels)
+    assert [body.entered for body in drill.log.bodies("conservative_mode_changed")][-2:] == [True, False]
     assert drill.told("seed_evicted")[0].attributes["seed_id"] == "s1"
     assert (drill.result.status, drill.result.epochs) == ("completed", 12)
 
 
 def test_three_of_them_at_once_are_beyond_numbers_and_rolled_back_too(hold) -> None:
-    drill = hold("BP043", settings={"scale": 20.0}, sites=("s1", "s2", "s3"), gradient_factor=1e38)
+    sites = ("s1", "s2", "s3")
+    drill = hold("BP043", settings={"scale": 20.0}, sites=sites, gradient_factor=1e38, seeds=SeedSettings(**INDULGENT))
 
     assert drill.rollbacks == [("fast", "non_finite_gradient"), ("full", "non_finite_gradient")]
     assert drill.culls == ["rollback: non_finite_gradient"] * 3
@@ -172,7 +178,8 @@ def test_a_nan_in_training_culls_the_seed_before_the_host_sees_one(hold) -> None
 
 def test_a_nan_that_comes_only_once_the_seed_is_mixed_in_is_rolled_back_and_the_seed_evicted(hold) -> None:
     """With these random numbers the seed gets through its short training without one."""
-    drill = hold("BP045", settings={"frequency": 0.05}, seeds=SeedSettings(training_epochs=1), seed=NAN_IN_BLENDING)
+    seeds = SeedSettings(**INDULGENT, training_epochs=1)
+    drill = hold("BP045", settings={"frequency": 0.05}, seeds=seeds, seed=NAN_IN_BLENDING)
 
     assert drill.rollbacks == [("fast", "non_finite_loss"), ("full", "non_finite_loss")]
     assert drill.culls == ["rollback: non_finite_loss"]
@@ -196,8 +203,9 @@ SLOW = [("BP046", {"iterations": 10000.0}), ("BP048", {"threads": 4.0})]
 @pytest.mark.parametrize(("blueprint_id", "settings"), SLOW)
 def test_one_that_takes_for_ever_is_bounded_and_too_slow_for_its_gate(hold, blueprint_id, settings) -> None:
     threads = threading.active_count()
-    slow = replace(spirals(), steps_per_epoch=2)
-    drill = hold(blueprint_id, settings=settings, clock=REAL_CLOCK, task=slow, seeds=SeedSettings(blend_epochs=1))
+    slow = replace(small("spirals"), steps_per_epoch=2)
+    seeds = SeedSettings(**INDULGENT, blend_epochs=1)
+    drill = hold(blueprint_id, settings=settings, clock=REAL_CLOCK, task=slow, seeds=seeds)
 
     assert drill.failed_gates == [("G2_STABILITY", "kernel_latency_ms")]
     assert "SHADOWING" not in drill.reached
@@ -227,14 +235,14 @@ def test_a_race_condition_gives_no_run_that_could_be_repeated_and_fails_its_gate
     assert drill.result.status == "completed"
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 1.0])
-def test_adversarial_noise_is_culled_for_the_harm_it_does(hold, epsilon) -> None:
-    drill = hold("BP050", settings={"epsilon": epsilon})
+@pytest.mark.parametrize("seed", [0, 1])
+def test_adversarial_noise_is_culled_for_the_harm_it_does(hold, seed) -> None:
+    drill = hold("BP050", settings={"epsilon": 1.0}, task=small("digits"), seed=seed)
     (failed,) = drill.failed_gates
 
     assert failed in {("G1_GRADIENT_HEALTH", "trial_contribution"), ("G3_INTERFACE", "contribution")}
     assert len(drill.culls) == 1
-    assert "FOSSILIZED" not in drill.reached
+    assert "PROBATIONARY" not in drill.reached
 
 
 @pytest.mark.parametrize("blueprint_id", STRESSORS)

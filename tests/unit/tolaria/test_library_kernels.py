@@ -11,6 +11,7 @@ import torch
 from contracts.leyline.v1.event_pb2 import KernelAttached
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_CULLED, SEED_OPERATION_GERMINATE
 from esper.errors import CorruptState
+from esper.history import Recorded
 from esper.kasmina.kernels import Unusable, Verified
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
@@ -20,6 +21,7 @@ from esper.tezzeret.jobs import job_id_of
 from esper.tezzeret.order import Order
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kernels import likely, recalled
+from esper.tolaria.replay import replay_run
 from esper.tolaria.run import computes_in_32_bits
 from esper.tolaria.train import train
 from esper.urza.artifact import MAX_BYTES, Expected
@@ -100,6 +102,7 @@ def grow(bench, tiny_task):
     def run(library=None, *, blueprint="BP009", epochs=6, lifecycle="full", seed=0):
         log = MemoryLog(bench.clock.clock, objects=bench.objects)
         command = seed_command("run", SEED_OPERATION_GERMINATE, "s1", blueprint, clock=bench.clock.clock)
+        log.command = command
         log.send(signed(command))
         seeds = SeedSettings(lifecycle=lifecycle)
         train(
@@ -167,7 +170,8 @@ def test_a_kernel_that_cannot_be_used_fails_its_gate_and_the_run_goes_on_with_th
     assert (attached.form, attached.artifact_ref, attached.module_parameters) == ("identity", "", 0)
     verdict, *_ = log.bodies("gate_evaluated")
     assert not verdict.passed
-    assert verdict.reason.startswith(f"no kernel: {reason}: ")
+    assert verdict.reason == f"no kernel: {attached.trouble}"
+    assert attached.trouble.startswith(f"{reason}: ")
     assert stages(log)[1] == SEED_LIFECYCLE_STAGE_CULLED
     (finished,) = log.bodies("run_finished")
     assert (finished.status, finished.culled) == ("completed", 1)
@@ -205,6 +209,21 @@ def test_the_same_kernel_failure_gives_the_same_digests(grow, stock):
     stock.change = lambda expected: replace(expected, checksum="0" * 64)
 
     assert roots(grow(stock)) == roots(grow(stock))
+
+
+@pytest.mark.parametrize("fault", [None, "checksum_mismatch"])
+def test_a_replay_attaches_what_was_attached_by_record_alone(grow, stock, bench, tiny_task, fault):
+    """Also where that was the identity; no library is asked."""
+    if fault is not None:
+        stock.change = lambda expected: FAULTS[fault](stock, expected)
+    log = grow(stock)
+    facts = [event for event in log.events if event.sequence]
+    recorded = Recorded.of("run", facts, [(log.command, signed(log.command))])
+
+    replayed = replay_run(recorded, tiny_task(), objects=bench.objects, clock=bench.clock.clock)
+
+    assert replayed.diverged is None
+    assert replayed.facts == len(facts)
 
 
 def test_a_setting_that_does_not_exist_is_refused_as_ever(grow, stock):
@@ -251,7 +270,10 @@ def test_a_fact_and_the_object_store_are_enough_to_have_a_kernel_again(grow, sto
     assert again.artifact_ref == attached.artifact_ref
     assert again == Verified(attached.artifact_ref, json.loads(stock.objects.get(attached.artifact_ref))["guard"])
     assert recalled(stock.objects, KernelAttached(form="eager")) is None
-    assert isinstance(recalled(stock.objects, KernelAttached(form="identity")), Unusable)
+    trouble = "guard_mismatch: of BP009: other tensors"
+    refused = recalled(stock.objects, KernelAttached(form="identity", trouble=trouble))
+    assert refused == Unusable("guard_mismatch", "of BP009: other tensors")
+    assert str(refused) == trouble
 
 
 def test_a_kernel_that_is_gone_or_damaged_is_not_had_again(grow, stock):

@@ -1,9 +1,6 @@
 -- What the log says about blueprints, one row an event, kept under the event's id: a repetition changes nothing, and no
 -- table depends on another, so the order of topics does not matter. `place` is the offset: a blueprint's events share a
--- partition. `library` is what is made of them.
-CREATE TABLE offsets (
-    topic VARCHAR NOT NULL, partition INTEGER NOT NULL, next_offset BIGINT NOT NULL, PRIMARY KEY (topic, partition)
-);
+-- partition.
 CREATE TABLE registered (
     event_id BLOB PRIMARY KEY, place BIGINT, blueprint_id VARCHAR, name VARCHAR, tier INTEGER, stage INTEGER, risk FLOAT,
     quarantine_only BOOLEAN, approval_required BOOLEAN, description VARCHAR, bounds VARCHAR, shape_kinds VARCHAR[],

@@ -1,0 +1,1 @@
+"""`esper projections`: the tables that are folded from the log, and how far they are."""

@@ -1,0 +1,80 @@
+"""Simic's experience: for every decision what the policy saw, drew and chose, and what a reward can be made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from contracts.topics import COMMANDS, REPORTS, RUNS
+from esper.leyline.envelope import Event
+from projections.projection import Projection, Row, fact_row, fields, row
+from projections.records import Record
+from projections.runs import COURSE
+
+_DECIDED: Final = (
+    *("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash"),
+    *("action_mask", "logits", "draw", "action", "actions", "command_id", "risk", "value_estimate"),
+)
+_METRICS: Final[Mapping[str, str]] = {
+    "loss_delta_total": "loss_delta",
+    "loss_delta_min": "loss_delta_min",
+    "loss_delta_max": "loss_delta_max",
+    "avg_hook_latency_ms": "hook_ms",
+}
+"""A field report's metrics, and the columns that hold them; one that a report lacks is null."""
+
+
+def _decided(event: Event, record: Record) -> tuple[str, Row]:
+    return "decided", row(event, record, run_id=event.run_id, **fields(event.decision_made, _DECIDED))
+
+
+def _applied(event: Event, record: Record) -> tuple[str, Row]:
+    return "outcomes", fact_row(
+        event, record, command_id=event.command_applied.command_id, outcome="applied", reason=""
+    )
+
+
+def _rejected(event: Event, record: Record) -> tuple[str, Row]:
+    body = event.command_rejected
+    return "outcomes", fact_row(event, record, command_id=body.command_id, outcome="rejected", reason=body.reason)
+
+
+def _reported(event: Event, record: Record) -> tuple[str, Row]:
+    body = event.field_report
+    metrics: dict[str, Any] = {column: body.metrics.get(name) for name, column in _METRICS.items()}
+    return "reported", row(
+        event,
+        record,
+        run_id=event.run_id,
+        command_id=_bytes(body.command_id),
+        window_epochs=body.observation_window_epochs,
+        ended_as=body.notes,
+        **fields(body, ("seed_id", "blueprint_id", "outcome")),
+        **metrics,
+    )
+
+
+def _bytes(command_id: str) -> bytes | None:
+    """A command's id as facts carry it; None for text that is none."""
+    try:
+        return UUID(command_id).bytes
+    except ValueError:
+        return None
+
+
+EXPERIENCE: Final = Projection(
+    name="experience",
+    what="Simic's experience: state, mask, logits, draw and action of every decision, and what came of it",
+    owner="learner",
+    sources=(RUNS, COMMANDS, REPORTS),
+    folder="experience",
+    rows={
+        **COURSE,
+        "decision_made": _decided,
+        "command_applied": _applied,
+        "command_rejected": _rejected,
+        "field_report": _reported,
+    },
+    views=("experience",),
+)

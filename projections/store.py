@@ -1,0 +1,211 @@
+"""The one engine of all projections: events folded into a DuckDB file, rows and offsets in one transaction.
+
+So every event counts exactly once, whatever the log delivers twice and wherever the process dies. A file holds nothing
+that the log does not: delete it and the same tables come back (ruling 24).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+
+from esper.errors import ContractViolation, EsperError
+from esper.leyline import envelope
+from esper.leyline.envelope import Event
+from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed
+from projections.manifest import Place
+from projections.migrations import migrate, refresh
+from projections.projection import Projection, Row
+from projections.records import Record
+
+_SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {"threads": 1, "memory_limit": "256MB"}
+_log = logging.getLogger(__name__)
+
+
+class Locked(EsperError):
+    """Another process has the file open."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a batch: events folded in, those known already, and records refused, by reason."""
+
+    folded: int = 0
+    repeated: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class Store:
+    """The projection in the file `path`, or in memory where that is None. One thread writes; `cursor` is for another.
+
+    With `ring` every record's signature is verified; without one that was done before, by the archive. A file that
+    cannot be read is made anew. Raises Locked where another process has it open, InvalidInput for a newer Esper's.
+    """
+
+    def __init__(self, projection: Projection, path: Path | None, ring: KeyRing | None) -> None:
+        self.projection = projection
+        self.path = path
+        self._ring = ring
+        self._connection = _open(path)
+        try:
+            self.migrated = migrate(self._execute, projection)
+            self.next_offsets = self._read_offsets()
+            self._columns = {table: self._described(table) for table in self._tables()}
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._connection.close()
+        del (
+            self._connection
+        )  # without this DuckDB complains at the interpreter's end where someone still holds the store
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A view of what is committed, for a thread of its own."""
+        return self._connection.cursor()
+
+    def clear(self) -> None:
+        """Forget everything, offsets too: for a log that is not the one that this was folded from."""
+        self._execute("BEGIN")
+        try:
+            for table in (*self._tables(), *(kept.table for kept in self.projection.kept), "offsets"):
+                self._execute(f"DELETE FROM {table}")  # noqa: S608  names of ours
+            self._execute("COMMIT")
+        except BaseException:
+            self._execute("ROLLBACK")
+            raise
+        self.next_offsets = {}
+
+    def take(self, records: Sequence[Record], upto: Mapping[Place, int] | None = None) -> Taken:
+        """Fold records in, in one transaction with the offsets after them; those before an offset are left out.
+
+        Records of one partition come in the order of their offsets. `upto` says that there is nothing else of interest
+        before these offsets. After an error nothing of the batch counts.
+        """
+        taken, offsets = Taken(), dict(self.next_offsets)
+        rows: dict[str, dict[bytes, Row]] = {}
+        for record in records:
+            place = (record.topic, record.partition)
+            if record.offset < offsets.get(place, 0):
+                taken.repeated += 1
+                continue
+            offsets[place] = record.offset + 1
+            event = self._event(record)
+            if isinstance(event, str):
+                taken.refused[event] += 1
+                continue
+            make = self.projection.rows.get(envelope.body_name(event))
+            if make is not None:
+                table, row = make(event, record)
+                known = rows.setdefault(table, {})
+                taken.folded += event.event_id not in known
+                taken.repeated += event.event_id in known
+                known.setdefault(event.event_id, row)
+        for place, offset in (upto or {}).items():
+            offsets[place] = max(offset, offsets.get(place, 0))
+        if offsets != self.next_offsets:
+            self._commit(rows, offsets)
+            self.next_offsets = offsets
+        return taken
+
+    def _commit(self, rows: Mapping[str, dict[bytes, Row]], offsets: Mapping[Place, int]) -> None:
+        self._execute("BEGIN")
+        try:
+            for table, made in rows.items():
+                self._insert(table, list(made.values()))
+            for kept in self.projection.kept:
+                touched = {row[kept.key] for made in rows.values() for row in made.values()}
+                if touched:
+                    refresh(self._execute, kept, sorted(touched))
+            for (topic, partition), offset in offsets.items():
+                if self.next_offsets.get((topic, partition)) != offset:
+                    self._execute("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", [topic, partition, offset])
+            self._execute("COMMIT")
+        except BaseException:
+            self._execute("ROLLBACK")
+            raise
+
+    def _insert(self, table: str, rows: list[Row]) -> None:
+        columns = self._columns[table]
+        held = [{name: row[name] for name in columns} for row in rows]
+        struct = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+        names = ", ".join(f'"{name}"' for name in columns)
+        # The names are ours. An event that came before stays as it is: repeated, it must not move to a later place.
+        self._execute(
+            f"INSERT INTO {table} ({names}) SELECT unnest(?::STRUCT({struct})[], max_depth := 2) "
+            "ON CONFLICT DO NOTHING",
+            [held],
+        )
+
+    def _execute(self, *arguments: Any) -> duckdb.DuckDBPyConnection:
+        return self._connection.execute(*arguments)
+
+    def _event(self, record: Record) -> Event | str:
+        """The event in a record, or why it is refused."""
+        value = record.value or b""
+        try:
+            event = envelope.parse(value)
+        except ContractViolation:
+            return "malformed"
+        if envelope.topic_of(event).name != record.topic:
+            return "misplaced"
+        if self._ring is None:
+            return event
+        headers = dict(record.headers)
+        key_id = headers.get(HEADER_KEY_ID)
+        name = key_id.decode("utf-8", "replace") if key_id else None
+        return self._ring.verify(Signed(value, name, headers.get(HEADER_SIGNATURE)), event.recorded_at_ns) or event
+
+    def _tables(self) -> list[str]:
+        """The tables of events: those with the id of one as their key."""
+        query = (
+            "SELECT table_name FROM information_schema.columns WHERE column_name = 'event_id' AND is_nullable = 'NO'"
+        )
+        return [name for (name,) in self._execute(f"{query} ORDER BY ALL").fetchall()]
+
+    def _described(self, table: str) -> dict[str, str]:
+        return {column[0]: column[1] for column in self._execute(f"DESCRIBE {table}").fetchall()}
+
+    def _read_offsets(self) -> dict[Place, int]:
+        rows = self._execute("SELECT topic, partition, next_offset FROM offsets").fetchall()
+        return {(topic, partition): offset for topic, partition, offset in rows}
+
+
+def connected(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """A connection to a projection's file; raises Locked where another process has it open."""
+    try:
+        return duckdb.connect(path, read_only=read_only, config=_SETTINGS)
+    except duckdb.Error as error:
+        if "lock" in str(error):
+            raise Locked(f"{path} is kept by a running process; stop it, or ask the archive instead") from None
+        raise
+
+
+def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
+    if path is None:
+        return duckdb.connect(":memory:", config=_SETTINGS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return connected(path)
+    except duckdb.Error as error:
+        _log.warning("%s cannot be read and is made anew from the log: %s", path, error)
+    for file in (path, path.with_name(f"{path.name}.wal")):
+        file.unlink(missing_ok=True)
+    return connected(path)

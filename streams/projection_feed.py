@@ -1,0 +1,158 @@
+"""Keeps projections up with the log: plain aiokafka from where they end, never a consumer group.
+
+The position is the projection's own, committed with its rows. So a deleted projection is made again from the beginning,
+and nothing that a group committed elsewhere can make it miss an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, Final, Protocol, TypeVar
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from contracts.topics import PARTITIONS
+from projections.store import Store
+from streams.metrics import Metrics
+from streams.producer import unavailable
+
+POLL_MS: Final = 50
+BATCH: Final = 2_000
+RETRY_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Closable(Protocol):
+    """What is lent for as long as the feed keeps the projections."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+Reader = TypeVar("Reader", bound=Closable)
+
+
+class ProjectionFeed:
+    """Folds the log into `stores`, which from now on belong to this feed's thread; `after` is called there when it did.
+
+    Others read through what is lent to them.
+    """
+
+    def __init__(
+        self, stores: Sequence[Store], brokers: str, metrics: Metrics, after: Callable[[], None] = lambda: None
+    ) -> None:
+        self._stores = stores
+        self._brokers = brokers
+        self._metrics = metrics
+        self._after = after
+        self._owner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="projections")
+        self._lent: list[Closable] = []
+        self._consumer: AIOKafkaConsumer | None = None
+
+    def lend(self, reader: Reader) -> Reader:
+        """`reader`, a view of one of the stores; closed when `keep` ends."""
+        self._lent.append(reader)
+        return reader
+
+    async def catch_up(self) -> None:
+        """Fold all that is on the log now. Raises LogUnavailable where it does not answer."""
+        try:
+            consumer = await self._connected()
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            while any([await consumer.position(place) < end for place, end in ends.items()]):
+                await self._step(consumer)
+        except (KafkaError, OSError) as error:
+            raise unavailable(self._brokers, "give the projections their events", error) from None
+
+    async def keep(self) -> None:
+        """Fold what comes, until cancelled; a log that is away is asked again. Then the files are given back."""
+        try:
+            while True:
+                try:
+                    await self._step(await self._connected())
+                except (KafkaError, OSError) as error:
+                    logger.warning("the projections wait for the log: %r", error)
+                    await self._disconnect()
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            await self._disconnect()
+            for lent in (*self._lent, *self._stores):
+                self._owner.submit(lent.close)
+            self._owner.shutdown(wait=True)
+
+    async def _step(self, consumer: AIOKafkaConsumer) -> None:
+        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+        records: list[Any] = list(chain.from_iterable(fetched.values()))
+        if records:
+            await asyncio.get_running_loop().run_in_executor(self._owner, self._take, records)
+        for store in self._stores:
+            self._metrics.set(
+                "esper_projection_lag_records", _behind(store, consumer), projection=store.projection.name
+            )
+
+    def _take(self, records: list[Any]) -> None:
+        for store in self._stores:
+            topics = {topic.name for topic in store.projection.sources}
+            taken = store.take([record for record in records if record.topic in topics])
+            if taken.refused:
+                logger.warning("projection %s left out records: %s", store.projection.name, dict(taken.refused))
+        self._after()
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._brokers,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=POLL_MS,
+            )
+            try:
+                await consumer.start()
+                await self._seek(consumer)
+            except BaseException:
+                await consumer.stop()
+                raise
+            self._consumer = consumer
+        return self._consumer
+
+    async def _seek(self, consumer: AIOKafkaConsumer) -> None:
+        """Go to where the first projection ends. One that is ahead of the log is of another log: it begins anew."""
+        places = sorted({place for store in self._stores for place in _places(store)})
+        consumer.assign(places)
+        ends = await consumer.end_offsets(places)
+        begins = await consumer.beginning_offsets(places)
+        for store in self._stores:
+            if any(_position(store, place) > ends[place] for place in _places(store)):
+                logger.warning(
+                    "the log ends before projection %s does, so it is another log: it is made anew",
+                    store.projection.name,
+                )
+                await asyncio.get_running_loop().run_in_executor(self._owner, store.clear)
+        for place in places:
+            first = min(_position(store, place) for store in self._stores if place in _places(store))
+            consumer.seek(place, max(begins[place], first))
+
+    async def _disconnect(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+
+def _places(store: Store) -> list[TopicPartition]:
+    return [TopicPartition(topic.name, number) for topic in store.projection.sources for number in range(PARTITIONS)]
+
+
+def _position(store: Store, place: TopicPartition) -> int:
+    return store.next_offsets.get((place.topic, place.partition), 0)
+
+
+def _behind(store: Store, consumer: AIOKafkaConsumer) -> int:
+    """How many records the log has beyond the store, as far as the last fetch told."""
+    ends = ((place, consumer.highwater(place)) for place in _places(store))
+    return sum(max(0, end - _position(store, place)) for place, end in ends if end is not None)
