@@ -74,7 +74,7 @@ def _axes(across: Scale, up: Scale, x_name: str, form: Callable[[float], str], w
     for value in ticks(up.low, up.high, 5):
         yield rule(LEFT, up(value), width - RIGHT, up(value), "grid")
         yield words(LEFT - 7, up(value) + 4, form(value), anchor="end")
-    for value in ticks(across.low, across.high, 6):
+    for value in ticks(across.low, across.high, 6, least=1):  # there are no halves of epochs
         yield rule(across(value), up.start, across(value), up.start + 4, "axis")
         yield words(across(value), up.start + 18, short(value), anchor="middle")
     yield rule(LEFT, up.start, width - RIGHT, up.start, "axis")

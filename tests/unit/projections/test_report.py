@@ -315,6 +315,10 @@ def test_ticks_are_round(low, high, expected):
     assert ticks(low, high, 5) == pytest.approx(expected)
 
 
+def test_ticks_are_not_closer_than_they_may_be():
+    assert ticks(11, 12, 6, least=1) == [11, 12]
+
+
 def test_every_picture_of_every_run_is_well_formed(small, runs):
     for run_id in runs.values():
         for draw in (of_run.accuracy, of_run.loss, of_run.parameters, of_run.flops):
