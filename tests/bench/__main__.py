@@ -28,6 +28,7 @@ BENCHES = (
     "kasmina",
     "decision_latency",
     "archive",
+    "archive_peers",
     "state",
     "library",
     "kernels",

@@ -4,7 +4,7 @@
 
 Fixture: generated histories (`projections.generated`, 27 event types, 145 bytes at the mean), an embedded broker and
 one archiver process with its compactor, producer and reader on the same machine: on a busy one read the row in
-processor time. The archives that are asked (`archive_history`) and the peers (`archive_peers`) have files of their own.
+processor time. The archives that are asked are in `archive_history`; the peers are a benchmark of their own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from streams.broker.launch import start_broker
 from streams.records import headers_of
 from streams.topics import ensure_topics
 from tests.bench.archive_history import queried
-from tests.bench.archive_peers import beside
 from tests.bench.burst import Encoded, Signed, encoded, offer
 from tests.bench.table import HEADER, Row, failed, line
 
@@ -51,13 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=1_000_000, help="of the history that is queried")
     parser.add_argument("--drain", type=int, default=300_000, help="events that are drained")
     parser.add_argument("--seconds", type=float, default=20.0, help="of steady traffic")
-    parser.add_argument("--peers", type=int, default=100_000, help="events of the history that peers are compared on")
     parser.add_argument("--keep", type=Path, help="make the queried archive here, or use the one that is here")
     options = parser.parse_args(arguments)
     rows = [
         *live(options.drain, options.seconds),
         *queried(options.events, options.keep),
-        *beside(options.peers),
     ]
     sys.stdout.write("\n".join([HEADER, *map(line, rows)]) + "\n")
     return int(failed(rows))
@@ -68,7 +65,7 @@ def rows(*, full: bool = False) -> list[Row]:
     measured = [*live(300_000, 20.0 if full else 5.0), *queried(1_000_000, None)]
     if full:
         measured += queried(10_000_000, None)
-    return [*measured, *beside(300_000 if full else 100_000)]
+    return measured
 
 
 def live(drain: int, seconds: float) -> list[Row]:

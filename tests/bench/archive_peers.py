@@ -47,6 +47,11 @@ COLUMNS = """{event_id: 'VARCHAR', run_id: 'VARCHAR', sequence: 'BIGINT', epoch:
     body: 'VARCHAR', content: 'JSON'}"""
 
 
+def rows(*, full: bool = False) -> list[Row]:
+    """A hundred thousand events, or three times as many."""
+    return beside(300_000 if full else 100_000)
+
+
 def beside(events: int) -> list[Row]:
     """All peers over a history of so many events."""
     with tempfile.TemporaryDirectory() as folder:
