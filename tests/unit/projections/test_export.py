@@ -175,7 +175,7 @@ def test_a_column_that_tells_another_story_than_the_event_is_found(copy):
     rewrite(copy, "run_finished", "* replace (test_accuracy + 0.01 as test_accuracy)")
 
     (problem,) = verify_export(copy).problems
-    assert re.fullmatch(r"run_finished-\S+ has rows that are not what their own bytes say \(8 differences\)", problem)
+    assert re.fullmatch(r"run_finished-\S+ has rows that are not what their own bytes say \(10 differences\)", problem)
 
 
 def test_a_row_that_was_taken_out_is_found_by_the_digest(copy):
