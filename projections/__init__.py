@@ -30,7 +30,7 @@ def open_history(archive: Path | str) -> History:
 
 
 def open_sample() -> History:
-    """The small history that Esper carries: four runs to try a question on."""
+    """The small history that Esper carries: a few runs to try a question on."""
     from projections.sample import sample  # noqa: PLC0415
 
     return sample()

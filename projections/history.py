@@ -207,7 +207,7 @@ def _counted(events: dict[str, int]) -> str:
 
 def _tables() -> list[str]:
     """SQL that makes what does not depend on any file: settings, schemas, empty tables and the words of the views."""
-    statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true", "SET enable_progress_bar = false"]
+    statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true"]
     statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
     for table in TABLES:
         columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())

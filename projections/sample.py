@@ -1,7 +1,7 @@
 """The small history that Esper carries, so that a question can be tried before anything was run.
 
-Four runs, exported as `esper export` does it: digits with its control run, the same with random decisions, and spirals
-where a person asked for a cull, which was refused, and for a rollback.
+Five runs, exported as `esper export` does it: digits with its control run, a fork of it, digits with random decisions,
+and spirals where a person asked for a cull, which was refused, and for a rollback.
 """
 
 from __future__ import annotations

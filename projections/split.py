@@ -65,11 +65,11 @@ class Split:
 
 def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
     """The records of `batches` in their order; with `keys` every signature is verified."""
-    values = list(chain.from_iterable(batch.values for batch in batches))
+    signed = values = list(chain.from_iterable(batch.values for batch in batches))
     parts, reasons = _parsed(values)
     old = _old(parts, reasons)
     if old:
-        values = [_todays(value) if place in old else value for place, value in enumerate(values)]
+        values = [_todays(value) if place in old else value for place, value in enumerate(signed)]
         parts, _ = _parsed(values)
     found = Split(parts, np.full(len(values), -1, np.int16), reasons)
     for place in _place_bodies(found, batches):
@@ -77,7 +77,7 @@ def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
             _judge(found, place, values[place] or b"", _topic_at(batches, place))
     if keys is not None:
         headers = chain.from_iterable(batch.headers for batch in batches)
-        for place, reason in keys.refused(values, headers, parts.column("recorded_at_ns").to_numpy()):
+        for place, reason in keys.refused(signed, headers, parts.column("recorded_at_ns").to_numpy()):
             if place not in reasons:  # what is no event is named by what is wrong with it
                 found.refuse(place, reason)
     return found

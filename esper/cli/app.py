@@ -134,7 +134,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         typer.Option(
             "--drill",
             metavar="ID,...",
-            help="A quarantine drill: these approved stressors (BP043 to BP050) may grow too.",
+            help="A quarantine drill: these approved stressors (BP043 to BP050) germinate at the start.",
         ),
     ] = "",
     data_dir: DataDir = DATA_DIR,

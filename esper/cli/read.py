@@ -63,6 +63,8 @@ def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
     with open_history(archive) as history:
+        # DuckDB draws one into stdout after two seconds; a notebook refuses the setting, so it is made here.
+        history.connection.execute("SET enable_progress_bar = false")
         for damage in history.damage:
             complain(str(damage))
         for name, count in history.unknown.items():

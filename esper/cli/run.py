@@ -12,9 +12,11 @@ from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
 from esper.cli.archived import wait_for_archive
+from esper.cli.drill import Instructor
 from esper.cli.events import Reading, types_of
 from esper.cli.folder import check_writable
 from esper.cli.output import complain, say, say_json
+from esper.cli.pool import check_pool, ids_of
 from esper.cli.progress import RunView
 from esper.cli.read import history_of
 from esper.cli.run_ids import control_of, new_run_id
@@ -71,7 +73,7 @@ class RunRequest:
             seed=self.seed,
             policy=self.policy,
             device=self.device,
-            pool=(*self.pool, *self.drill),
+            pool=ids_of((*self.pool, *self.drill)),
             drill=bool(self.drill),
             dossier=dossier_of(self.data_dir, outcomes=not self.ignore_history),
             compiled_kernels=self.compiled_kernels,
@@ -88,6 +90,7 @@ def run_command(request: RunRequest) -> int:
     _check_task(request.task)
     check_writable(request.data_dir)
     grown_config, control_config = request.configs()
+    check_pool(grown_config)
     ring = load_key_ring(settings)
     run_id = new_run_id()
     configs, names = {run_id: grown_config}, {run_id: "grown", control_of(run_id): "control"}
@@ -97,7 +100,8 @@ def run_command(request: RunRequest) -> int:
         Trainers(request.data_dir, names, configs) as trainers,  # they prepare while the log starts
         client.join(request.data_dir, client=f"esper run {run_id}", brokers=settings.brokers) as lease,
     ):
-        command = RunCommand(request, ring, lease, trainers)
+        instructor = Instructor(run_id, ids_of(request.drill), ring)
+        command = RunCommand(request, ring, lease, trainers, instructor=instructor)
         failure = command.train()
         if failure:
             complain(failure + command.kept)
@@ -123,6 +127,7 @@ class RunCommand:
         *,
         before: Mapping[str, Sequence[Event]] = MappingProxyType({}),
         told: Sequence[str] = (),
+        instructor: Instructor | None = None,
     ) -> None:
         self._request = request
         self._ring = ring
@@ -130,6 +135,7 @@ class RunCommand:
         self._trainers = trainers
         self._run_ids = [trainer.run_id for trainer in trainers.trainers]
         self._told = told or self._run_ids
+        self._instructor = instructor
         self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
 
@@ -219,6 +225,8 @@ class RunCommand:
         view = next(view for view in self._views if view.run_id == event.run_id)
         if view.apply(event):
             screen.show(view, event)
+        if self._instructor is not None:
+            self._instructor.see(event, self._lease.brokers)
 
     def _take_news(self, screen: Screen) -> None:
         """What the supervisor says; where it is gone, another one is started and the run goes on."""

@@ -45,7 +45,7 @@ class Clearance:
         if blueprint.quarantine_only and not self.drill:
             return f"{named} misbehaves on purpose and runs inside a quarantine drill only"
         if blueprint.approval_required and blueprint.blueprint_id not in self.approvals:
-            return f"{named} is {blueprint.tier} and not approved; somebody must approve it and say why"
+            return f"{named} is {blueprint.tier} and not approved; see `esper blueprints approve --help`"
         return ""
 
     def check(self, blueprint: Facts) -> None:

@@ -68,7 +68,7 @@ def swimlane(
 
 
 def _axis(across: Scale, bottom: float) -> Iterator[str]:
-    for value in ticks(0, across.high, 8):
+    for value in ticks(0, across.high, 8, least=1):
         yield rule(across(value), TOP - 2, across(value), bottom, "grid")
         yield words(across(value), bottom + 14, short(value), anchor="middle")
     yield words(across.end, bottom + 30, "epoch", anchor="end")

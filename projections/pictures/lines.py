@@ -74,7 +74,7 @@ def _axes(across: Scale, up: Scale, x_name: str, form: Callable[[float], str], w
     for value in ticks(up.low, up.high, 5):
         yield rule(LEFT, up(value), width - RIGHT, up(value), "grid")
         yield words(LEFT - 7, up(value) + 4, form(value), anchor="end")
-    for value in ticks(across.low, across.high, 6):
+    for value in ticks(across.low, across.high, 6, least=1):  # there are no halves of epochs
         yield rule(across(value), up.start, across(value), up.start + 4, "axis")
         yield words(across(value), up.start + 18, short(value), anchor="middle")
     yield rule(LEFT, up.start, width - RIGHT, up.start, "axis")
@@ -95,7 +95,7 @@ def _marks(marks: Sequence[Mark], across: Scale, up: Scale) -> Iterator[str]:
     """Dotted lines with their words, in one of two rows and on the side where there is room; else the line alone."""
     taken: list[tuple[int, float, float]] = []
     for mark in sorted(marks, key=lambda mark: mark.x):
-        x, room = across(mark.x), len(mark.text) * CHARACTER
+        x, room = across(mark.x), len(mark.text) * CHARACTER + 4
         places = [(row, "start", x + 3, x + 3 + room) for row in (0, 1)]
         places += [(row, "end", x - 3 - room, x - 3) for row in (0, 1)]
         free = next((each for each in places if _is_free(each[0], each[2], each[3], taken, across)), None)

@@ -11,6 +11,7 @@ from projections.pictures.lines import Mark, Series, lines
 from projections.pictures.svg import Picture
 
 _MANY_MARKS: Final = 8
+_FOR_EVER: Final = 2**63 - 1
 _MOMENTS: Final = {"GERMINATED": "{seed} {blueprint}", "FOSSILIZED": "{seed} kept", "CULLED": "{seed} culled"}
 """The moves that a curve is marked with."""
 
@@ -43,40 +44,60 @@ def flops(history: History, runs: Mapping[str, str], width: float = 390) -> Pict
 def _curves(
     history: History, runs: Mapping[str, str], column: str, title: str, width: float, *, steps: bool = False, **how: Any
 ) -> Picture:
-    query = f"select epoch, {column} from epochs where run_id = ? and surviving order by epoch"  # noqa: S608  ours
-    series = [Series(name, history.execute(query, [run_id]).fetchall(), steps) for name, run_id in runs.items()]
+    what = f"select epoch, {column} from epochs"  # noqa: S608  names of ours
+    series = [Series(name, _told(history, run_id, what, "epoch"), steps) for name, run_id in runs.items()]
     return lines(series, title=title, marks=_marks(history, next(iter(runs.values()))), width=width, **how)
 
 
 def seeds(history: History, run_id: str, width: float = 1040) -> Picture:
-    """Which stage each seed of a run was in."""
+    """Which stage each seed of a run was in; a fork's lanes begin with its parent's."""
     steps, epochs = _extent(history, run_id)
     lanes = []
     for seed_id, site in history.execute(
         "select seed_id, site from seeds where run_id = ? order by length(seed_id), seed_id", [run_id]
     ).fetchall():
-        moves = history.execute(
-            "select step / ?, to_stage, reason, blueprint_id from transitions "
-            "where run_id = ? and seed_id = ? and surviving order by sequence",
-            [steps, run_id, seed_id],
-        ).fetchall()
-        ends = [begin for begin, *_ in moves[1:]] + [epochs] * bool(moves)
+        what = "select step, to_stage, reason, blueprint_id from transitions"
+        moves = _told(history, run_id, what, "sequence", seed_id=seed_id)
+        ends = [begin / steps for begin, *_ in moves[1:]] + [epochs] * bool(moves)
         stays = [
-            Stay(stage, begin, end, f"{blueprint or ''} {reason}".strip())
+            Stay(stage, begin / steps, end, f"{blueprint or ''} {reason}".strip())
             for (begin, stage, reason, blueprint), end in zip(moves, ends, strict=True)
         ]
         lanes.append(Lane(seed_id, site, stays))
     return swimlane(lanes, epochs=epochs, width=width, marks=_rollbacks(history, run_id, steps))
 
 
+def _told(history: History, run_id: str, what: str, order: str, **where: str) -> list[tuple[Any, ...]]:
+    """What the surviving facts of a run say, a fork's after those that it has from its parents."""
+    only = "".join(f" and {name} = ${name}" for name in where)
+    query = f"{what} where run_id = $run and sequence <= $upto and surviving{only} order by {order}"
+    return [
+        row
+        for run, upto in _line(history, run_id)
+        for row in history.execute(query, {"run": run, "upto": upto, **where}).fetchall()
+    ]
+
+
+def _line(history: History, run_id: str) -> list[tuple[str, int]]:
+    """The runs that a run's history is made of, the oldest first, each with the last sequence that counts."""
+    query = "select parent_run_id, parent_sequence from log.run_started where run_id = ? order by log_offset limit 1"
+    line: list[tuple[str, int]] = []
+    upto = _FOR_EVER
+    while run_id and run_id not in {name for name, _ in line}:
+        line.insert(0, (run_id, upto))
+        starts = history.execute(query, [run_id]).fetchall()
+        run_id, upto = starts[0] if starts else ("", 0)
+    return line
+
+
 def alphas(history: History, run_id: str, width: float = 390) -> Picture:
     """How strongly each seed was mixed in, epoch by epoch."""
     query = (
         "select seed.seed_id, epoch, case when stage_name(seed.stage) <> 'DORMANT' then seed.alpha end "
-        "from (select epoch, unnest(seeds) as seed from epochs where run_id = ? and surviving) order by all"
+        "from (select *, unnest(seeds) as seed from epochs) as each"
     )
     points: dict[str, list[tuple[float, float | None]]] = {}
-    for seed_id, epoch, alpha in history.execute(query, [run_id]).fetchall():
+    for seed_id, epoch, alpha in _told(history, run_id, query, "all"):
         points.setdefault(seed_id, []).append((epoch, alpha))
     lived = [Series(name, each) for name, each in points.items() if any(alpha is not None for _, alpha in each)]
     return lines(lived, title="Alpha: how strongly each seed is mixed in", span=(0, 1), width=width)
@@ -102,11 +123,8 @@ def _rollbacks(history: History, run_id: str, steps: int) -> list[float]:
 
 def _marks(history: History, run_id: str) -> list[Mark]:
     steps, _ = _extent(history, run_id)
-    moves = history.execute(
-        "select step / ?, to_stage, seed_id, blueprint_id from transitions "
-        "where run_id = ? and surviving and list_contains(?, to_stage) order by sequence",
-        [steps, run_id, list(_MOMENTS)],
-    ).fetchall()
+    told = _told(history, run_id, "select step, to_stage, seed_id, blueprint_id from transitions", "sequence")
+    moves = [(step / steps, *move) for step, *move in told if move[0] in _MOMENTS]
     if len(moves) > _MANY_MARKS:
         moves = [move for move in moves if move[1] == "FOSSILIZED"]
     marks = [Mark(at, _MOMENTS[stage].format(seed=seed, blueprint=blueprint)) for at, stage, seed, blueprint in moves]

@@ -79,12 +79,12 @@ class Scale:
         return self.start + (value - self.low) / span * (self.end - self.start)
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers between two values, about so many."""
+def ticks(low: float, high: float, about: int, least: float = 0.0) -> list[float]:
+    """Round numbers between two values, about so many and at least so far apart."""
     span = high - low
     if span <= 0 or not math.isfinite(span):
         return [low]
-    rough = span / max(about, 1)
+    rough = max(span / max(about, 1), least)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)

@@ -41,6 +41,8 @@ def page(history: History, run_id: str) -> str:
     return environment.get_template("page.html.j2").render(
         run=told.run,
         control=told.control,
+        parent=told.parent,
+        start=told.start,
         styles=Markup(css + svg.style()),  # noqa: S704  ours
         verdict=verdict(told),
         tiles=_tiles(told),

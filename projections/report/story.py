@@ -35,9 +35,11 @@ class Story:
 
     @property
     def runs(self) -> dict[str, str]:
-        """The curves' names and runs."""
-        grown = {"grown" if self.control else "run": str(self.run["run_id"])}
-        return grown | ({"control": str(self.control["run_id"])} if self.control else {})
+        """The curves' names and runs: beside its control run, or a fork beside its parent."""
+        run_id = str(self.run["run_id"])
+        if self.control:
+            return {"grown": run_id, "control": str(self.control["run_id"])}
+        return {"fork": run_id, "parent": self.parent} if self.parent else {"run": run_id}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -49,6 +51,9 @@ class Story:
     def command(self) -> str:
         """The command line that begins such a run again."""
         config = self.config
+        if self.parent:
+            at, change = str(self.start["global_step"]), str(self.start["fork_change"] or "nothing")
+            return shlex.join(["esper", "fork", self.parent, "--at", at, "--do", change])
         words = ["esper", "run", "--task", str(self.run["task"]), "--epochs", str(self.run["epochs_planned"])]
         words += ["--seed", str(config.get("seed", 0)), "--policy", str(self.run["policy"])]
         words += [] if self.run["lifecycle"] == "full" else ["--lifecycle", str(self.run["lifecycle"])]

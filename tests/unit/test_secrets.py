@@ -13,8 +13,8 @@ SECRETS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
     r"|\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}|xox[abp]-[0-9A-Za-z-]{20,})"
     r"|ESPER_KEY\w*[\"']?\s*[=:]\s*[\"']?[0-9A-Za-z+/_-]{16,}"
-    # Esper's own keys: 32 bytes as 64 hex digits. A digest says that it is one.
-    r"|(?<!sha256:)(?<![0-9a-fA-F])[0-9a-f]{64}(?![0-9a-fA-F])"
+    # Esper's own keys: 32 bytes as 64 hex digits. A digest says that it is one, and one byte 32 times is made up.
+    r"|(?<!sha256:)(?<![0-9a-fA-F])(?!(?P<byte>[0-9a-f]{2})(?P=byte){31})[0-9a-f]{64}(?![0-9a-fA-F])"
 )
 
 EXPORTED = "projections/small_history/archive/"

@@ -24,12 +24,12 @@ PER_RUN = """
 
 
 def read(archive: Path, until: float, told: dict[str, list]) -> None:
-    """Ask until a moment, three times at least: the count is the manifest's and never falls, and no run has a hole."""
+    """Ask until a moment, twice at least: the count is the manifest's and never falls, and no run has a hole."""
     before, asked = 0, 0
     try:
         with open_history(archive) as history:
             history.connection.execute("SET threads = 1")
-            while time.monotonic() < until or asked < 3:
+            while time.monotonic() < until or asked < 2:
                 history.refresh()
                 expected = sum(history.manifest.next_offsets.values())
                 count, events = history.connection.execute(QUERY).fetchone()
@@ -38,7 +38,7 @@ def read(archive: Path, until: float, told: dict[str, list]) -> None:
                 if (count, events, torn) != (expected, expected, 0) or count < before or history.damage:
                     told["wrong"].append([expected, count, events, torn, [str(each) for each in history.damage]])
                 before, asked = count, asked + 1
-                time.sleep(0.02)
+                time.sleep(0.5)  # as a person or a dashboard would; fifty without a pause only measure the processor
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what the test looks for
         told["errors"].append(repr(error))
 

@@ -35,7 +35,7 @@ def ask_while_writing(desk, processes: int, threads: int, seconds: float) -> Non
     readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     writer.start()
     try:
-        told = [json.loads(reader.communicate(timeout=seconds + 120)[0]) for reader in readers]
+        told = [json.loads(reader.communicate(timeout=seconds + 600)[0]) for reader in readers]
     finally:
         stop.set()
         for reader in readers:
@@ -44,7 +44,7 @@ def ask_while_writing(desk, processes: int, threads: int, seconds: float) -> Non
 
     assert [each["errors"] for each in told] == [[]] * processes
     assert [each["wrong"] for each in told] == [[]] * processes
-    assert all(each["asked"] >= 3 * threads for each in told)
+    assert all(each["asked"] >= 2 * threads for each in told)
     assert max(each["most"] for each in told) > 100
     desk.wait_for(lambda: any(entry.level for entry in manifest.load(desk.archive).files), 60.0)
 
@@ -56,4 +56,4 @@ def test_eight_readers_while_a_run_writes(desk):
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_fifty_readers_while_a_run_writes(desk):
-    ask_while_writing(desk, processes=10, threads=5, seconds=120.0)
+    ask_while_writing(desk, processes=10, threads=5, seconds=60.0)

@@ -21,7 +21,8 @@ from prompt_toolkit.document import Document
 from esper.cli import sql as sql_module
 from esper.cli.app import dispatch
 from esper.cli.completion import SqlCompleter
-from projections import open_sample
+from esper.cli.read import history_of
+from projections import open_sample, sample
 
 DEADLINE_S = 120.0
 COMMAND = [sys.executable, "-m", "esper.cli", "sql", "--sample"]
@@ -73,7 +74,7 @@ def terminal(tmp_path):
 
 
 def test_a_person_asks_errs_cancels_and_leaves(terminal, tmp_path):
-    terminal.until("4 runs in ")
+    terminal.until("5 runs in ")
     terminal.type("select 6 *\r7 as answer;\r")
     assert "42" in terminal.until(r"\(1 row, [\d,]+ ms\)")
     terminal.type("selec 1;\r")
@@ -144,7 +145,7 @@ def test_a_pipe_is_the_query(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("select count(*) as runs\nfrom runs;\n"))
 
     assert dispatch(["sql", "--sample", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [{"runs": 4}]
+    assert json.loads(capsys.readouterr().out) == [{"runs": 5}]
 
 
 def test_a_reader_that_has_gone_is_no_failure():
@@ -158,7 +159,7 @@ def test_a_reader_that_has_gone_is_no_failure():
 
 def test_nothing_but_the_answer_is_on_stdout_of_a_long_query():
     """DuckDB draws a progress bar after two seconds where it may."""
-    with open_sample() as history:
+    with history_of(sample.folder()) as history:
         assert history.execute("select current_setting('enable_progress_bar')").fetchone() == (False,)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from contracts.leyline.v1 import event_pb2
+from esper.leyline import envelope
 from esper.leyline.signing import KeyRing
 from projections import columns, decode, decode_python, parquet, split
 from projections.records import batches_of
@@ -118,6 +119,31 @@ def test_what_is_no_event_is_kept_with_the_reason(make, reason, any_record):
     assert reason in row["reason"]
     assert (bad.value, bad.offset, bad.key) == (row["log_raw"], row["log_offset"], row["log_key"])
     assert tables["run_resumed"]["log_offset"].to_pylist() == [7]
+
+
+def test_an_older_event_has_todays_columns_and_its_own_bytes(any_record, monkeypatch):
+    """Among newer ones; its signature is of the bytes that it came in."""
+    ring = KeyRing((bytes(32),))
+
+    def signed(record):
+        made = ring.sign(record.value)
+        return replace(record, headers=(("esper-key", made.key_id.encode()), ("esper-signature", made.signature)))
+
+    def longer(event):
+        event.run_resumed.reason = f"why: {event.run_resumed.reason}"
+
+    old = signed(spoilt(any_record, schema_version=1))
+    new = signed(replace(spoilt(any_record, schema_version=2), offset=2))
+    monkeypatch.setattr(envelope, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr("esper.leyline.upcast.UPCASTERS", {("run_resumed", 1): longer})
+    tables = decode_records([old, new], ring)
+    rows = tables["run_resumed"].to_pylist()
+
+    then = event_pb2.Event.FromString(old.value).run_resumed.reason
+    assert tables.keys() == {"run_resumed"}
+    assert [row["schema_version"] for row in rows] == [2, 2]
+    assert rows[0]["reason"] == f"why: {then}"
+    assert [row["log_raw"] for row in rows] == [old.value, new.value]
 
 
 def test_signatures_are_verified(any_record):

@@ -37,7 +37,9 @@ def small():
 @pytest.fixture(scope="module")
 def runs(small):
     """The runs of the small history by their tasks and policies."""
-    found = small.execute("select task || ' ' || policy, run_id from runs").fetchall()
+    found = small.execute(
+        "select task || ' ' || if(parent_run_id is null, policy, 'fork'), run_id from runs"
+    ).fetchall()
     return dict(found)
 
 
@@ -101,6 +103,27 @@ def test_commands_refused_gates_failed_and_rollbacks_are_told(small, runs):
     assert "There is no control run to compare with" in spirals
     assert "--no-control" in spirals
     assert re.search(r"G4 system impact</td>\s*<td><span class=\"bad\">failed</span>: contribution is", random)
+
+
+def test_a_fork_stands_beside_its_parent(small, runs):
+    text = html.unescape(" ".join(page(small, runs["digits fork"]).split()))
+
+    assert f"it is {runs['digits heuristic']} up to step 280, and then did one thing otherwise: cull s1" in text
+    assert f"esper fork {runs['digits heuristic']} --at 280 --do 'cull s1'" in text
+    assert ">parent</text>" in text
+
+
+def test_a_fork_is_drawn_with_what_it_has_from_its_parent(small, runs):
+    """Its own events begin at the step; its picture begins where its parent began."""
+    fork, parent = runs["digits fork"], runs["digits heuristic"]
+    begins = [re.search(r' d="M([\d.]+) ', of_run.loss(small, {"x": run}).svg)[1] for run in (fork, parent)]
+    own = small.execute("select min(epoch) from epochs where run_id = ?", [fork]).fetchone()
+
+    assert begins[0] == begins[1]
+    assert own[0] > 14
+    assert "GERMINATED from epoch 7" in of_run.seeds(small, fork).svg
+    assert "CULLED from epoch 14" in of_run.seeds(small, fork).svg
+    assert "CULLED" not in of_run.seeds(small, parent).svg
 
 
 def test_it_is_one_file_that_asks_for_nothing(grown):
@@ -290,6 +313,10 @@ def test_bars_lie_on_their_side_of_zero():
 )
 def test_ticks_are_round(low, high, expected):
     assert ticks(low, high, 5) == pytest.approx(expected)
+
+
+def test_ticks_are_not_closer_than_they_may_be():
+    assert ticks(11, 12, 6, least=1) == [11, 12]
 
 
 def test_every_picture_of_every_run_is_well_formed(small, runs):

@@ -108,7 +108,13 @@ def test_the_small_history_has_what_the_examples_need(small):
     counted = dict(small.execute("select body, count(*) from events group by body").fetchall())
     stages = {stage for (stage,) in small.execute("select distinct to_stage from transitions").fetchall()}
 
-    assert tasks == [("digits", "heuristic"), ("digits", "none"), ("digits", "random"), ("spirals", "heuristic")]
+    assert tasks == [
+        ("digits", "heuristic"),  # with a control run
+        ("digits", "heuristic"),  # a fork of it
+        ("digits", "none"),
+        ("digits", "random"),
+        ("spirals", "heuristic"),
+    ]
     assert {"rolled_back", "command_rejected", "alert_fired", "field_report"} <= set(counted)
     assert {"FOSSILIZED", "CULLED"} <= stages
     assert small.damage == []
