@@ -121,7 +121,7 @@ class Outcome:
         yield table(headers, rows, right=(1, 2))
         yield ""
         yield styled("try next", DIM)
-        yield f"  esper events {self.child.run_id}"
+        yield f"  esper diff {started.parent_run_id} {self.child.run_id}"
         yield f"  esper replay {self.child.run_id}"
 
 
