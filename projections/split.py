@@ -162,7 +162,8 @@ def _breach(parts: Any, body: str | None, topic: str) -> str | None:
         return f"schema version {parts.schema_version}; this Esper reads {envelope.SCHEMA_VERSION}"
     if body is None:
         return "no body that this Esper knows"
-    return None if TOPIC_OF[body] == topic else f"{body} belongs on {TOPIC_OF[body]}, not on {topic}"
+    meant = envelope.topic_for(body, parts.priority).name
+    return None if meant == topic else f"{body} belongs on {meant}, not on {topic}"
 
 
 def _topic_at(batches: Sequence[Batch], place: int) -> str:

@@ -81,10 +81,14 @@ def body_of(event: Event) -> Any:
 
 def topic_of(event: Event) -> Topic:
     """The topic of an event: that of its body, but the emergency topic for telemetry of HIGH or CRITICAL priority."""
-    name = body_name(event)
-    if name == "telemetry_packet" and event.priority >= leyline_pb2.MESSAGE_PRIORITY_HIGH:
+    return topic_for(body_name(event), event.priority)
+
+
+def topic_for(body: str, priority: int) -> Topic:
+    """The same by a body's name and the event's priority."""
+    if body == "telemetry_packet" and priority >= leyline_pb2.MESSAGE_PRIORITY_HIGH:
         return EMERGENCY
-    return BY_BODY[name]
+    return BY_BODY[body]
 
 
 def parse(payload: bytes) -> Event:

@@ -121,6 +121,16 @@ def test_what_is_no_event_is_kept_with_the_reason(make, reason, any_record):
     assert tables["run_resumed"]["log_offset"].to_pylist() == [7]
 
 
+@pytest.mark.parametrize(("priority", "kept_as"), [(3, "telemetry_packet"), (4, "telemetry_packet"), (2, "invalid")])
+def test_urgent_telemetry_belongs_on_the_emergency_topic(priority, kept_as, any_record):
+    record = any_record("telemetry_packet", 1)
+    event = event_pb2.Event.FromString(record.value)
+    event.priority = priority
+    urgent = replace(record, topic="esper.emergency", value=event.SerializeToString())
+
+    assert set(decode_records([urgent])) == {kept_as}
+
+
 def test_an_older_event_has_todays_columns_and_its_own_bytes(any_record, monkeypatch):
     """Among newer ones; its signature is of the bytes that it came in."""
     ring = KeyRing((bytes(32),))
