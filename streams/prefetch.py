@@ -1,8 +1,8 @@
 """The trainer's kernels: asked of Urza ahead, on the log's thread, so that they are in memory when a seed germinates.
 
-Requests go out through the trainer's writer. A consumer of its own reads the answers, and the news of the catalogue by
-which a kernel that was not there yet is asked for again; commands are read by another one, so nothing of this stands
-between a decision and the trainer. An artifact is read and checked in a thread beside the loop.
+Requests go out through the trainer's writer, before its first step. A consumer of its own reads the answers, and the
+news of the catalogue by which a kernel that was not there yet is asked for again; commands are read by another one, so
+nothing of this stands between a decision and the trainer. An artifact is read and checked in a thread beside the loop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -38,6 +39,9 @@ from streams.writer import LogWriter
 FETCH_WAIT_MS: Final = 500
 LOOK_S: Final = 0.5
 """How often requests that are to be made again are looked for."""
+FIRST_ANSWERS_S: Final = 1.0
+"""How long `want` waits for the library, before a run's first step: a small run germinates a tenth of a second later,
+and its kernels would always come too late."""
 RETRY_S: Final = 1.0
 STOP_S: Final = 1.0
 
@@ -64,11 +68,17 @@ class Prefetch:
         self._name = producer
         self._wishes = Wishes(shelf, time.monotonic)
         self._reading: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._settled = threading.Event()
         self._task = writer.thread.spawn(self._keep())
 
     def want(self, wanted: Sequence[Wanted]) -> None:
-        """Begin to fetch these, in this order; returns at once."""
+        """Begin to fetch these, in this order; returns when each was answered, and after a second whatever came."""
+        self._settled.clear()
         self._wishes.add(wanted)
+        self._writer.thread.call_soon(self._wake.set)
+        if wanted and not self._settled.wait(FIRST_ANSWERS_S):
+            logger.info("the library has not answered within %g s; its kernels may come later", FIRST_ANSWERS_S)
 
     def take(self, wanted: Wanted) -> Kernel | Refusal | None:
         """The kernel, checked just now; why it cannot be used; None where the library has none yet. Never waits."""
@@ -122,7 +132,10 @@ class Prefetch:
                     self._writer.publish(event)
                 except LogUnavailable:
                     return  # the training loop hears of it at its next fact
-            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
+            self._wake.clear()
 
     def _request(self, wanted: Wanted) -> Event:
         now_ns = time.time_ns()
@@ -160,17 +173,23 @@ class Prefetch:
                         task.add_done_callback(self._reading.discard)
                 case "kernel_artifact_error":
                     self._wishes.failed(event.kernel_artifact_error.request_id, event.kernel_artifact_error.reason)
+                    self._tell_settled()
                 case "kernel_catalog_update":
                     self._wishes.catalogued(event.kernel_catalog_update.blueprint_id)
 
     async def _read(self, expected: Expected, answer: Event) -> None:
         taken = await asyncio.to_thread(self._wishes.shelf.take, expected)
         self._wishes.read(expected, taken.kernel)
+        self._tell_settled()
         if isinstance(taken.kernel, Refusal):
             self._metrics.count("esper_urza_integrity_failures_total", reason=taken.kernel.reason)
             told = refused_artifact(answer, expected, taken.kernel, now_ns=time.time_ns(), producer=self._name)
             with contextlib.suppress(LogUnavailable):
                 self._writer.publish(told)
+
+    def _tell_settled(self) -> None:
+        if self._wishes.settled:
+            self._settled.set()
 
     def _refused(self, record: Record, refused: Refused) -> None:
         """A signature that does not hold: told of by the run that the record claims to be for."""

@@ -56,13 +56,16 @@ class ClaimableLog(Log, Protocol):
 
 
 class KernelSource(Protocol):
-    """The trainer's view of Urza's library. Nothing here waits."""
+    """The trainer's view of Urza's library."""
 
     def want(self, wanted: Sequence[Wanted]) -> None:
-        """Begin to fetch these kernels, in this order."""
+        """Begin to fetch these kernels, in this order. May wait for first answers, a second at most."""
 
     def take(self, wanted: Wanted) -> Kernel | Refusal | None:
-        """The kernel, checked just now; why it cannot be used; None where the library has none that is known of."""
+        """The kernel, checked just now; why it cannot be used; None where the library has none that is known of.
+
+        Never waits.
+        """
 
 
 @dataclass(frozen=True, slots=True)

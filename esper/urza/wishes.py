@@ -82,6 +82,17 @@ class Wishes:
             return Refusal("missing_artifact", f"{wish.expected.artifact_ref} was not read within {OVERDUE_S:g} s")
         return None
 
+    @property
+    def settled(self) -> bool:
+        """Whether every wish was answered once, and what the library has was read or refused."""
+        with self._lock:
+            return all(
+                wish.request_id
+                and wish.request_id not in self._by_request
+                and (wish.expected is None or wish.held or wish.refusal is not None)
+                for wish in self._wishes.values()
+            )
+
     def due(self) -> list[Wanted]:
         """What is to be asked for now, in order of wishes."""
         now = self._monotonic()

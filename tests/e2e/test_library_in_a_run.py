@@ -31,7 +31,7 @@ def stock(esper, folder, *blueprints):
         job = evolve(None, asked, Place(0, 0, 0))
         work = folder / blueprint_id
         work.mkdir()
-        child._compile(order_of(job, "emergency", 2**31, approved=False), work, time.perf_counter)
+        child._compile(order_of(job, "emergency", 2**31, approved=False), work, time.perf_counter, time.process_time)
         stored = artifact.store(objects, work, artifact.read_report(work))
         begun = events.started(job, 1, "emergency", 1)
         job = evolve(job, begun, Place(0, 0, 0))
