@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from esper.history import replay
@@ -18,7 +20,9 @@ from esper.tolaria.config import RunConfig
 from projections import open_history
 from projections.lineage import facts
 
-EPOCHS = 12
+EPOCHS = 60
+STEPS = 12 * EPOCHS
+"""Two seconds of training and more on a quiet machine, so that whoever is to be stopped half-way is."""
 CONFIG = RunConfig(task="spirals", seed=5, epochs=EPOCHS, decision_timeout_s=None)
 DEATHS = 3
 SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
@@ -99,17 +103,18 @@ def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, de
     trainer = house.train("killed")
     house.wait_for_epoch("killed", 1)
     for _ in range(deaths):
-        time.sleep(chance.uniform(0.0, 1.0))
+        time.sleep(chance.uniform(0.0, 0.4))
         if trainer.poll() is not None:
             break
         os.kill(trainer.pid, signal.SIGKILL)
         trainer.communicate()
         seen = len(house.facts("killed"))
         trainer = house.resume("killed")
-        house.esper.wait_until(lambda seen=seen: len(house.facts("killed")) > seen, 120.0)
-    result = said(trainer)["result"]
+        house.esper.wait_until(lambda t=trainer, n=seen: len(house.facts("killed")) > n or t.poll() is not None, 120.0)
+    last = said(trainer)
 
-    assert result["status"] == "completed"
+    # Whoever was killed between the run's last word and its own end finds it over.
+    assert last.get("result", {}).get("status") == "completed" or "is over (completed)" in last["error"], last
     assert digests(house.whole("killed")) == digests(house.whole("whole"))
     assert replay(house.facts("killed")).incarnation > 1
 
@@ -162,12 +167,12 @@ def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     assert f"run {run_id} is over (completed): there is nothing to resume" in over.stderr
 
     replayed = esper.json("replay", run_id)
-    assert (replayed["diverged"], replayed["to_step"], replayed["differences"]) == (False, 144, [])
+    assert (replayed["diverged"], replayed["to_step"], replayed["differences"]) == (False, STEPS, [])
     assert replayed["digests_checked"] > EPOCHS
     assert replayed["decisions_checked"] == EPOCHS
     assert "replays bit for bit" in esper("replay", run_id, "--from", "100").stdout
     beyond = esper("replay", run_id, "--from", "999", code=2)
-    assert "has the steps 0 to 144" in beyond.stderr
+    assert f"has the steps 0 to {STEPS}" in beyond.stderr
 
     same = esper.json("fork", run_id, "--at", "60", "--do", "nothing")
     assert (same["parent_run_id"], same["change"]) == (run_id, "nothing")
@@ -198,7 +203,8 @@ def test_a_power_cut_costs_no_run(esper):
         if "epoch 4/" in line:
             break
     for process in esper.processes():
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # its parent's death was its own
+            process.send_signal(signal.SIGKILL)
     running.communicate()
     esper.wait_until(lambda: not esper.processes())
     cut = [

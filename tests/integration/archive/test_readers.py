@@ -26,6 +26,7 @@ def ask_while_writing(desk, processes: int, threads: int, seconds: float) -> Non
             if stop.is_set():
                 return
             desk.publish(sent[start : start + 100])
+            stop.wait(0.2)  # all the while, so that there are flushes enough to merge
 
     desk.publish(sent[:1], sign=True)
     desk.wait_for(lambda: desk.archived() == 1)

@@ -160,9 +160,9 @@ def test_a_scan_asks_for_nothing_that_would_be_refused():
 
 
 def test_nobody_else_compiles():
-    """R-TEZ-21."""
+    """R-TEZ-21. `compiled.py` asks torch by the same call for what its cache holds; there, nothing compiles."""
     root = Path(kernel.__file__).parents[2]
     files = [path for room in ("esper", "streams", "projections") for path in (root / room).rglob("*.py")]
     compiling = {str(path.relative_to(root)) for path in files if "torch.compile(" in path.read_text(encoding="utf-8")}
 
-    assert compiling == {"esper/tezzeret/kernel.py"}
+    assert compiling == {"esper/tezzeret/kernel.py", "esper/tezzeret/compiled.py"}
