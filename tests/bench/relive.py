@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from esper.history import Recorded
@@ -26,7 +25,7 @@ from tests.bench.table import HEADER, Row, failed, line
 REQUESTS = ("decision_made", "adaptation_command")
 
 
-def rows(*, full: bool = False) -> Iterator[Row]:
+def rows(*, full: bool = False) -> list[Row]:
     """Speed of the run and of its replay."""
     epochs, repeats = (20, 5) if full else (8, 3)
     config = RunConfig(task="digits", epochs=epochs, seed=1, decision_timeout_s=None)
@@ -45,17 +44,18 @@ def rows(*, full: bool = False) -> Iterator[Row]:
             assert replayed.diverged is None, str(replayed.diverged)
             relived.append(replayed.wall_s)
     steps = replayed.steps
-    yield Row("replay: steps of the run", steps / min(lived), "steps/s", fixture)
-    yield Row("replay: steps lived again", steps / min(relived), "steps/s", fixture)
-    yield Row("replay: time of the run that it takes", min(relived) / min(lived), "", fixture, 1.5)
+    return [
+        Row("replay: steps of the run", steps / min(lived), "steps/s", fixture),
+        Row("replay: steps lived again", steps / min(relived), "steps/s", fixture),
+        Row("replay: time of the run that it takes", min(relived) / min(lived), "", fixture, 1.5),
+    ]
 
 
 def main() -> int:
     """Print the table; 1 where a limit was missed."""
     sys.stdout.write(HEADER + "\n")
-    found = []
-    for row in rows(full="--full" in sys.argv):
-        found.append(row)
+    found = rows(full="--full" in sys.argv)
+    for row in found:
         sys.stdout.write(line(row) + "\n")
     return int(failed(found))
 
