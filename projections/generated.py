@@ -1,8 +1,9 @@
-"""A long, lawful history made up for benchmarks: many runs, 27 types of events, 150 bytes at the mean.
+"""A long, lawful history made up for benchmarks: many runs, 27 types of events.
 
 The mix follows the fixture of the shared measurements: a third step samples, a third metric points, and per epoch one
-state packet, decision, command, outcome, gate, move, digest and now and then the rest. Every run folds without a
-problem. Deterministic in `seed`; ids are random, as real ones are.
+state packet, decision, command, outcome, gate, move, digest and now and then the rest. An event has 150 to 350 bytes,
+only the rarest have fewer. Every run folds without a problem. Deterministic in `seed`; ids are random, as real ones
+are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from google.protobuf.message import Message
 
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2 as leyline
@@ -22,6 +25,9 @@ EPOCHS: Final = 50
 STEPS: Final = 100
 SEEDS: Final = ("s1", "s2", "s3")
 START_NS: Final = 1_760_000_000_000_000_000
+_FIELDS: Final = {
+    field.message_type.full_name: field.name for field in pb.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+}
 
 
 @dataclass(slots=True)
@@ -40,7 +46,7 @@ class _Run:
     @property
     def run_id(self) -> str:
         """Ids of runs sort by their age."""
-        return f"01{self.number:010d}"
+        return f"01{self.number:024d}"
 
     def event(self, producer: str, *, fact: bool, cause: bytes = b"", chain: bytes = b"", **body: Any) -> pb.Event:
         """The next event."""
@@ -111,16 +117,35 @@ def _training(run: _Run) -> Iterator[pb.Event]:
     chance = run.chance
     for _ in range(8):
         run.step += STEPS // 8
-        seeds = [pb.SeedStep(seed_id=seed, stage=stage, alpha=chance.random()) for seed, stage in run.stages.items()]
+        seeds = [
+            pb.SeedStep(
+                seed_id=seed,
+                stage=stage,
+                alpha=chance.random(),
+                gradient_norm=chance.random(),
+                activation_norm_ratio=chance.random(),
+            )
+            for seed, stage in run.stages.items()
+        ]
         sample = pb.StepSampled(
-            loss=chance.random(), gradient_norm=chance.random(), step_ms=chance.random(), seeds=seeds
+            loss=chance.random(),
+            gradient_norm=chance.random(),
+            samples_per_s=9_000 * chance.random(),
+            step_ms=chance.random(),
+            seeds=seeds,
         )
         yield run.event("trainer", fact=False, step_sampled=sample)
         points = [
             leyline.MetricPoint(name="tolaria.epoch_hook.latency_ms", value=18 * chance.random(), unit="ms"),
             leyline.MetricPoint(name="kasmina.seed.alpha", value=chance.random(), attributes={"seed_id": "s1"}),
         ]
-        packet = leyline.TelemetryPacket(source_subsystem="tolaria", level=leyline.TELEMETRY_LEVEL_INFO, metrics=points)
+        packet = leyline.TelemetryPacket(
+            packet_id=chance.randbytes(16).hex(),
+            source_subsystem="tolaria",
+            level=leyline.TELEMETRY_LEVEL_INFO,
+            metrics=points,
+        )
+        packet.timestamp.FromNanoseconds(run.now_ns)
         yield run.event("trainer", fact=False, telemetry_packet=packet)
 
 
@@ -129,7 +154,10 @@ def _boundary(run: _Run) -> Iterator[pb.Event]:
     chance = run.chance
     run.epoch += 1
     loss = 1.0 / run.epoch + 0.01 * chance.random()
-    observed = [pb.SeedObservation(seed_id=seed, stage=stage, alpha=0.5) for seed, stage in run.stages.items()]
+    observed = [
+        pb.SeedObservation(seed_id=seed, stage=stage, alpha=0.5, blueprint_id="BP009", gradient_norm=chance.random())
+        for seed, stage in run.stages.items()
+    ]
     state = leyline.SystemStatePacket(
         version=1, current_epoch=run.epoch, validation_accuracy=1 - loss / 2, validation_loss=loss, training_loss=loss
     )
@@ -205,31 +233,65 @@ def _command(
 
 
 def _now_and_then(run: _Run) -> Iterator[pb.Event]:
-    """What does not happen every epoch; the numbers are how many epochs lie between."""
+    """What comes at the end of an epoch, but not of every one."""
+    for every, fact in _rare_facts(run):
+        if run.epoch % every == 0:
+            yield run.event("trainer", fact=True, **{_FIELDS[fact.DESCRIPTOR.full_name]: fact})
+    for every, told in _rare_telling(run):
+        if run.epoch % every == 0:
+            yield run.event("nissa", fact=False, **{_FIELDS[told.DESCRIPTOR.full_name]: told})
+
+
+def _rare_facts(run: _Run) -> list[tuple[int, Message]]:
+    """Facts, each with how many epochs lie between two of its kind."""
     chance = run.chance
-    digest = pb.StateDigested(root=chance.randbytes(32), tensors=40, occasion="epoch")
-    yield run.event("trainer", fact=True, state_digested=digest)
-    facts: list[tuple[int, dict[str, Any]]] = [
-        (2, {"learning_rate_changed": pb.LearningRateChanged(group="host", old_lr=0.1, new_lr=0.09, policy="cosine")}),
-        (3, {"optimizer_changed": pb.OptimizerChanged(change="group_added", optimizer="adamw", group="s1")}),
-        (5, {"checkpoint_saved": pb.CheckpointSaved(ref=f"sha256:{run.step:064x}", step=run.step, bytes=10_000)}),
-        (5, {"checkpoint_pruned": pb.CheckpointPruned(ref=f"sha256:{run.step - 3_000:064x}", step=run.step)}),
-        (20, {"decision_timed_out": pb.DecisionTimedOut(waited_ms=2_000)}),
-        (25, {"breaker_changed": pb.BreakerChanged(breaker="isolation", failures=3, reason="violations")}),
-        (25, {"conservative_mode_changed": pb.ConservativeModeChanged(entered=True, reason="breaker")}),
-        (25, {"kernel_swapped": pb.KernelSwapped(seed_id="s1", from_form="eager", to_form="compiled")}),
+    content = chance.randbytes(32)
+    saved = pb.CheckpointSaved(ref=f"sha256:{run.step:064x}", step=run.step, bytes=10_000, state_digest=content)
+    rate = pb.LearningRateChanged(group="host", old_lr=0.1, new_lr=0.09, policy="cosine", reason="a step of the policy")
+    return [
+        (1, pb.StateDigested(root=content, tensors_ref=f"sha256:{content.hex()}", tensors=40, occasion="epoch")),
+        (2, rate),
+        (
+            3,
+            pb.OptimizerChanged(
+                change="group_added",
+                optimizer="adamw",
+                group="s1",
+                hyperparameters={"lr": 0.01, "beta1": 0.9, "beta2": 0.999},
+            ),
+        ),
+        (5, saved),
+        (5, pb.CheckpointPruned(ref=f"sha256:{run.step - 3_000:064x}", step=run.step)),
+        (20, pb.DecisionTimedOut(packet_id=chance.randbytes(16), waited_ms=2_000)),
+        (25, pb.BreakerChanged(breaker="isolation", failures=3, reason="three violations of isolation in a row")),
+        (25, pb.ConservativeModeChanged(entered=True, reason="the breaker of isolation is open")),
+        (
+            25,
+            pb.KernelSwapped(
+                seed_id="s1",
+                blueprint_id="BP009",
+                from_form="eager",
+                to_form="compiled",
+                max_difference=chance.random(),
+            ),
+        ),
     ]
-    others: list[tuple[int, dict[str, Any]]] = [
-        (2, {"field_report": leyline.FieldReport(seed_id="s1", metrics={"loss": -0.1, "accuracy": 0.02})}),
-        (20, {"telemetry_shed": pb.TelemetryShed(count=3, total=9, reason="queue full")}),
-        (25, {"alert_fired": pb.AlertFired(rule="slow_hook", value=20, threshold=18)}),
-        (25, {"alert_cleared": pb.AlertCleared(rule="slow_hook", value=10)}),
-        (50, {"security_violation": pb.SecurityViolation(reason="nonce_replayed", topic="esper.commands")}),
-        (50, {"emergency_signal": leyline.EmergencySignal(version=1, reason="drill", origin="nissa")}),
+
+
+def _rare_telling(run: _Run) -> list[tuple[int, Message]]:
+    """What is told and is no fact, each with how many epochs lie between two of its kind."""
+    chance = run.chance
+    metrics = {"loss_delta_total": -chance.random(), "loss_delta_min": -0.2, "loss_delta_max": 0.02}
+    return [
+        (
+            2,
+            leyline.FieldReport(
+                version=1, training_run_id=run.run_id, seed_id="s1", blueprint_id="BP009", outcome=1, metrics=metrics
+            ),
+        ),
+        (20, pb.TelemetryShed(count=3, total=9, reason="the queue of telemetry is full")),
+        (25, pb.AlertFired(rule="slow_hook", description="the hook takes long", value=20, threshold=18)),
+        (25, pb.AlertCleared(rule="slow_hook", value=10)),
+        (50, pb.SecurityViolation(reason="nonce_replayed", topic="esper.commands", subject_id=chance.randbytes(16))),
+        (50, leyline.EmergencySignal(version=1, reason="drill", origin="nissa", run_id=run.run_id)),
     ]
-    for every, body in facts:
-        if run.epoch % every == 0:
-            yield run.event("trainer", fact=True, **body)
-    for every, body in others:
-        if run.epoch % every == 0:
-            yield run.event("nissa", fact=False, **body)

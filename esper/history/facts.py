@@ -56,9 +56,7 @@ def _epoch(world: World, event: Event) -> World:
     seeds = dict(world.seeds)
     for seen in body.seeds:
         known = seeds.get(seen.seed_id) or SeedState(seen.seed_id)
-        seeds[seen.seed_id] = replace(
-            known, alpha=seen.alpha, parameters=seen.parameters, stage_age_epochs=seen.stage_age_epochs
-        )
+        seeds[seen.seed_id] = known.reported(seen.alpha, seen.parameters, seen.stage_age_epochs)
     return replace(
         world,
         step=event.global_step,

@@ -130,7 +130,7 @@ def _rolled_back(state: RunState, event: Event) -> RunState:
     target = _on_path(state, body.to_sequence)
     if target is None:
         return _stopped(state, event, "bad_rollback", f"sequence {body.to_sequence} is not part of this timeline")
-    world = replace(target.world, step=body.to_step, epoch=body.to_epoch)
+    world = target.world.at(body.to_step, body.to_epoch)
     standing = facts.rolled_back(state.standing, event)
     return _accepted(state, event, "rolled_back", world, standing, previous=target, moves_clock=False)
 
@@ -147,9 +147,9 @@ def _accepted(
 ) -> RunState:
     """`state` with the fact on its path, and the run's clock at the fact's."""
     if moves_clock and (world.step != event.global_step or world.epoch != event.epoch):
-        world = replace(world, step=event.global_step, epoch=event.epoch)
+        world = world.at(event.global_step, event.epoch)
     path = Mark(event.sequence, name, world, standing, previous)
-    return replace(state, path=path, ledger=state.ledger.appended(event.event_id))
+    return state.followed(path, state.ledger.appended(event.event_id))
 
 
 def _on_path(state: RunState, sequence: int) -> Mark | None:

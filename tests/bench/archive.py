@@ -2,7 +2,7 @@
 
     python -m tests.bench.archive [--events 1000000] [--drain 300000] [--seconds 20] [--keep FOLDER]
 
-Fixture: generated histories (`projections.generated`, 27 event types, 145 bytes at the mean), an embedded broker and
+Fixture: generated histories (`projections.generated`, 27 event types of 150 to 350 bytes), an embedded broker and
 one archiver process with its compactor, producer and reader on the same machine: on a busy one read the row in
 processor time. The archives that are asked are in `archive_history`; the peers are a benchmark of their own.
 """

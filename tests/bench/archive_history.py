@@ -92,7 +92,7 @@ def _again(source: Path, target: Path, turn: int, runs: int, kept: Manifest) -> 
     return f"""
         COPY (
             SELECT file.* REPLACE (
-                '01' || lpad((run_id[3:]::BIGINT + {turn * runs})::VARCHAR, 10, '0') AS run_id,
+                '01' || lpad((run_id[3:]::BIGINT + {turn * runs})::VARCHAR, 24, '0') AS run_id,
                 log_offset + {turn} * end_of_place AS log_offset, {ids}
             )
             FROM read_parquet('{source}') AS file

@@ -96,27 +96,41 @@ def digests(run: list) -> list[tuple[int, bytes]]:
     return sorted(kept.items())
 
 
-@pytest.mark.parametrize("deaths", [DEATHS, SOAK])
-def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, deaths):
-    chance = random.Random(random.random())
-    assert said(house.train("whole"))["result"]["status"] == "completed"
-    trainer = house.train("killed")
-    house.wait_for_epoch("killed", 1)
-    for _ in range(deaths):
+def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) -> int:
+    """Train to the end, killed at most so often, each time when it had gone on; how often it was killed."""
+    trainer = house.train(run_id)
+    house.wait_for_epoch(run_id, 1)
+    killed = 0
+    while killed < most:
         time.sleep(chance.uniform(0.0, 0.4))
         if trainer.poll() is not None:
             break
         os.kill(trainer.pid, signal.SIGKILL)
         trainer.communicate()
-        seen = len(house.facts("killed"))
-        trainer = house.resume("killed")
-        house.esper.wait_until(lambda t=trainer, n=seen: len(house.facts("killed")) > n or t.poll() is not None, 120.0)
+        killed += 1
+        seen = len(house.facts(run_id))
+        trainer = house.resume(run_id)
+        house.esper.wait_until(lambda t=trainer, n=seen: len(house.facts(run_id)) > n or t.poll() is not None, 120.0)
     last = said(trainer)
-
     # Whoever was killed between the run's last word and its own end finds it over.
     assert last.get("result", {}).get("status") == "completed" or "is over (completed)" in last["error"], last
-    assert digests(house.whole("killed")) == digests(house.whole("whole"))
-    assert replay(house.facts("killed")).incarnation > 1
+    return killed
+
+
+@pytest.mark.parametrize("deaths", [DEATHS, SOAK])
+def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, deaths):
+    """As many runs as so many deaths take: each is killed until it is over."""
+    chance = random.Random(random.random())
+    assert said(house.train("whole"))["result"]["status"] == "completed"
+    lived = digests(house.whole("whole"))
+    runs, died = 0, 0
+    while died < deaths:
+        run_id = f"killed-{runs}"
+        killed = kill_at_random(house, run_id, chance, deaths - died)
+        runs, died = runs + 1, died + killed
+
+        assert digests(house.whole(run_id)) == lived
+        assert (replay(house.facts(run_id)).incarnation > 1) == (killed > 0)
 
 
 def test_of_two_that_resume_a_run_at_once_one_wins(house):

@@ -175,8 +175,9 @@ def test_more_readers_than_partitions_is_said_and_loses_nothing(feed, made, capl
     ]
 
 
-def test_a_run_belongs_to_one_reader(feed):
-    runs = Schema("epoch_completed", [Field("run_id", "run", among=tuple(f"01{n:010d}" for n in range(6)))])
+def test_a_run_belongs_to_one_reader(feed, made, events_of):
+    names = {event.run_id for event in events_of(made, "epoch_completed")}
+    runs = Schema("epoch_completed", [Field("run_id", "run", among=tuple(sorted(names)))])
     held = []
     for number in range(2):
         with ranked(number, 2):
@@ -184,6 +185,7 @@ def test_a_run_belongs_to_one_reader(feed):
 
     assert held[0]
     assert held[1]
+    assert held[0] | held[1] == set(range(1, len(names) + 1))
     assert not held[0] & held[1]
 
 
