@@ -26,7 +26,9 @@ STEPS: Final = 100
 SEEDS: Final = ("s1", "s2", "s3")
 START_NS: Final = 1_760_000_000_000_000_000
 _FIELDS: Final = {
-    field.message_type.full_name: field.name for field in pb.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    field.message_type.full_name: field.name
+    for field in pb.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    if field.message_type is not None
 }
 
 
@@ -236,10 +238,15 @@ def _now_and_then(run: _Run) -> Iterator[pb.Event]:
     """What comes at the end of an epoch, but not of every one."""
     for every, fact in _rare_facts(run):
         if run.epoch % every == 0:
-            yield run.event("trainer", fact=True, **{_FIELDS[fact.DESCRIPTOR.full_name]: fact})
+            yield run.event("trainer", fact=True, **_body(fact))
     for every, told in _rare_telling(run):
         if run.epoch % every == 0:
-            yield run.event("nissa", fact=False, **{_FIELDS[told.DESCRIPTOR.full_name]: told})
+            yield run.event("nissa", fact=False, **_body(told))
+
+
+def _body(message: Message) -> dict[str, Any]:
+    """The event's field that a body of this kind is."""
+    return {_FIELDS[message.DESCRIPTOR.full_name]: message}
 
 
 def _rare_facts(run: _Run) -> list[tuple[int, Message]]:
@@ -286,7 +293,12 @@ def _rare_telling(run: _Run) -> list[tuple[int, Message]]:
         (
             2,
             leyline.FieldReport(
-                version=1, training_run_id=run.run_id, seed_id="s1", blueprint_id="BP009", outcome=1, metrics=metrics
+                version=1,
+                training_run_id=run.run_id,
+                seed_id="s1",
+                blueprint_id="BP009",
+                outcome=leyline.FIELD_REPORT_OUTCOME_SUCCESS,
+                metrics=metrics,
             ),
         ),
         (20, pb.TelemetryShed(count=3, total=9, reason="the queue of telemetry is full")),

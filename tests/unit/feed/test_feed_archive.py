@@ -294,6 +294,22 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(few, tmp_path, ids, fill, 
     assert entry.name in caplog.text
 
 
+def test_a_damaged_file_of_first_facts_leaves_out_its_runs_and_is_named(made, tmp_path, ids, fill, monkeypatch, caplog):
+    monkeypatch.setattr("streams.feed.selection.WAIT_S", 0.2)
+    archive = fill(tmp_path / "archive", made)
+    whole = ids(EventFeed(tmp_path, PACKETS, tasks=["digits"]))
+    (entry, *others) = manifest.load(archive).of("run_started")
+    path = archive / "files" / entry.name
+    path.write_bytes(b"!" * path.stat().st_size)
+
+    with caplog.at_level(logging.WARNING):
+        rest = ids(EventFeed(tmp_path, PACKETS, tasks=["digits"]))
+
+    assert (len(rest) < len(whole), len(rest) > 0) == (True, bool(others))
+    assert entry.name in caplog.text
+    assert "the archive does not know the task of" in caplog.text
+
+
 def test_a_folder_without_history_gives_nothing(tmp_path):
     assert list(EventFeed(tmp_path, PACKETS)) == []
 
