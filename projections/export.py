@@ -23,6 +23,7 @@ from projections import files, manifest, open_history, schema
 from projections.columns import INVALID
 from projections.manifest import FileEntry, Manifest
 from projections.parquet import ROW_GROUP
+from projections.quoting import quoted
 from projections.verify import CACHE, FILES
 
 if TYPE_CHECKING:
@@ -74,14 +75,18 @@ def family(history: History, run_id: str) -> tuple[str, ...]:
 def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | None = None) -> Exported:
     """Write the events of `run_ids` to the new folder `to`, with the objects that they name where a store is given.
 
-    Raises InvalidInput where `to` exists, CorruptState where a part of the history is damaged: it would be missing.
+    Raises InvalidInput where `to` exists or cannot be made, CorruptState where a part of the history is damaged: it
+    would be missing.
     """
     if to.exists():
         raise InvalidInput(f"{to} exists, and an export overwrites nothing; name another folder with --to")
     if history.damage:
         raise CorruptState(f"the history is damaged, so an export would lack rows: {history.damage[0]}")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
+    except OSError as error:
+        raise InvalidInput(f"{to} cannot be made: {error.strerror}; name another folder with --to") from None
     try:
         made.chmod(0o755)
         _write_archive(history, run_ids, made / ARCHIVE)
@@ -116,7 +121,7 @@ def _write_archive(history: History, run_ids: Sequence[str], archive: Path) -> N
 
 def _write_table(history: History, held: Sequence[FileEntry], run_ids: Sequence[str], folder: Path) -> FileEntry | None:
     """The runs' rows of some files of one body type and shape as one file; None where there are none."""
-    first, source = held[0], ", ".join(f"'{_escaped(history.archive / FILES / entry.name)}'" for entry in held)
+    first, source = held[0], ", ".join(quoted(history.archive / FILES / entry.name) for entry in held)
     mine, order = "list_contains($runs, run_id)", "run_id, log_topic, log_partition, log_offset"
     if first.table == INVALID:
         mine, order = "list_contains($runs, decode(log_key))", "log_topic, log_partition, log_offset"
@@ -130,7 +135,7 @@ def _write_table(history: History, held: Sequence[FileEntry], run_ids: Sequence[
         return None
     path = folder / f"{first.table}-{first.shape}-000000001.parquet"
     history.connection.execute(
-        f"COPY (SELECT * {rows} ORDER BY {order}) TO '{_escaped(path)}' "
+        f"COPY (SELECT * {rows} ORDER BY {order}) TO {quoted(path)} "
         f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 12, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)",
         {"runs": list(run_ids)},
     )
@@ -170,7 +175,7 @@ def _copy_objects(history: History, run_ids: Sequence[str], source: Path, to: Pa
 def _describe(made: Path, objects: int) -> int:
     """Write what is in the folder and how to ask it; returns how many events there are."""
     with open_history(made / ARCHIVE) as history:
-        script = history.script().replace(f"{_escaped(made / ARCHIVE / FILES)}/", f"{ARCHIVE}/{FILES}/")
+        script = history.script().replace(quoted(made / ARCHIVE / FILES)[:-1], f"'{ARCHIVE}/{FILES}")
         texts = ";\n".join(schema.comments(history.connection))
         found = history.execute(DIGESTS)
         runs = [dict(zip([column[0] for column in found.description], row, strict=True)) for row in found.fetchall()]
@@ -200,7 +205,3 @@ def _write_sums(made: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("'", "''")
