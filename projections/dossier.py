@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.leyline.v1.leyline_pb2 import HandlingClass, HazardBand
-from projections.history import History, read_sql
+from projections.history import History
+from projections.views import read_sql
 
 
 @dataclass(frozen=True, slots=True)

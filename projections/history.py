@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import duckdb
 
 from contracts.topics import RUNS
-from projections import manifest, vocabulary
+from projections import manifest, views
 from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
 from projections.manifest import FileEntry, Manifest
 from projections.quoting import quoted
@@ -26,34 +25,6 @@ from projections.verify import FILES, Damage, damaged
 
 if TYPE_CHECKING:
     from projections.transfer import Mirror
-
-VIEWS: Final = (
-    "runs",
-    "epochs",
-    "decisions",
-    "commands",
-    "transitions",
-    "gates",
-    "seeds",
-    "reports",
-    "checkpoints",
-    "telemetry",
-    "events",
-    "blueprint_outcomes",
-    "approvals",
-    "artifacts",
-)
-"""The readable views that people are promised."""
-
-_SMALL: Final = {"fold_claims": (), "fold_jumps": ("rolled_back",), "fold_seeds": ()}
-"""Parts of the fold that are a few rows a run and that most views need: kept as tables, made anew when what they are
-made of changes: the claims of runs, and the tables named here."""
-
-_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch", "fold_facts")
-"""Views of the fold, in an order in which each finds those that it reads."""
-
-_AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
-"""The fold as of a step: `from fold_state_at(120)`."""
 
 _SHARED: Final = (*LOG_COLUMNS, *(field.name for field in ENVELOPE))
 _UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
@@ -80,9 +51,10 @@ class History:
         self.connection = duckdb.connect(":memory:")
         self._listed: dict[str, tuple[str, ...]] = {}
         self._hints = True
-        self.connection.execute(";\n".join(_tables()))
+        self._forks: bool | None = None  # whether any run is one; None before the tables of forks were made
+        self.connection.execute(";\n".join(views.tables()))
         self.refresh()
-        self.connection.execute(";\n".join(_views()))
+        self.connection.execute(";\n".join(views.views()))
 
     def __enter__(self) -> Self:
         return self
@@ -151,12 +123,13 @@ class History:
         statements = self._pointing(by_table, changed)
         if statements:
             self.connection.execute(";\n".join(statements))
+        self._follow_forks(changed)
         self._listed = listed
 
     def script(self) -> str:
         """The SQL that makes the same views in any DuckDB: what this connection was given, as one text."""
         by_table = {table: self.manifest.of(table) for table in TABLES}
-        statements = [*_tables(), *self._pointing(by_table, set(TABLES)), *_views()]
+        statements = [*views.tables(), *self._pointing(by_table, set(TABLES)), *views.of_forks(), *views.views()]
         return ";\n\n".join(statements) + ";\n"
 
     def _pointing(self, by_table: dict[str, list[FileEntry]], changed: set[str]) -> list[str]:
@@ -166,8 +139,18 @@ class History:
             if changed & tables:
                 files = [entry for table in TABLES if table in tables for entry in by_table[table]]
                 statements.append(_view(union, self._reading_shared(files)))
-        stale = [name for name, sources in _SMALL.items() if changed & {*sources, "run_started", "run_resumed"}]
-        return [*statements, *(f"CREATE OR REPLACE TABLE {name} AS {read_sql(name)}" for name in stale)]
+        return [*statements, *views.small(changed)]
+
+    def _follow_forks(self, changed: set[str]) -> None:
+        """Make the tables of forks anew where they may say something else now; planning them takes its time."""
+        if not changed & _UNIONS["facts"]:
+            return
+        forks, went_behind = self.connection.execute(views.FORKS).fetchone() or (0, 0)
+        if forks and (went_behind or changed & views.CLAIMS_AND_ROLLBACKS):
+            self.connection.execute(";\n".join(views.of_forks()))
+        elif not forks and self._forks is not False:
+            self.connection.execute(";\n".join(views.of_forks(empty=True)))
+        self._forks = bool(forks)
 
     def _reading(self, table: str, entries: list[FileEntry]) -> str:
         """SQL that reads one table: files of today's columns as they are, older shapes filled up with nulls."""
@@ -195,31 +178,8 @@ class History:
         return f"(SELECT * REPLACE (if(log_regular, false, log_regular) AS log_regular) FROM {files})"  # noqa: S608  ours
 
 
-def read_sql(name: str) -> str:
-    """The text of `sql/<name>.sql`, without the semicolon at its end; `{versions}` in it is the library's own fold."""
-    folder = resources.files("projections").joinpath("sql")
-    text = folder.joinpath(f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
-    return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
-
-
 def _counted(events: dict[str, int]) -> str:
     return ", ".join(f"{count} events of type {name}" for name, count in events.items())
-
-
-def _tables() -> list[str]:
-    """SQL that makes what does not depend on any file: settings, schemas, empty tables and the words of the views."""
-    statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true"]
-    statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
-    for table in TABLES:
-        columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
-        statements.append(f'CREATE TABLE empty."{table}" ({columns})')
-    return [*statements, *vocabulary.statements()]
-
-
-def _views() -> list[str]:
-    """SQL that makes the views of the fold and those that people are promised."""
-    views = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
-    return views + [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
 
 
 def _view(name: str, query: str) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.errors import InvalidInput
 from projections import meanings
 from projections.columns import TABLES
-from projections.history import VIEWS
 from projections.quoting import quoted
+from projections.views import VIEWS
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection

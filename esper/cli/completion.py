@@ -11,8 +11,9 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from projections import schema
-from projections.history import VIEWS, History
+from projections.history import History
 from projections.schema import Relation
+from projections.views import VIEWS
 
 _WORD: Final = re.compile(r"[\w.\\]+$")
 _SOURCE: Final = re.compile(r"\b(?:from|join)\s+([\w.]+)(?:\s+(?:as\s+)?(\w+))?", re.IGNORECASE)

@@ -13,7 +13,8 @@ The rules (ruling 3), in the order in which a fact meets them:
 7. A seed that the run declared moves from the stage it is in, by a move that the lifecycle has.
 8. A fork begins after the fact of its parent that it shares last, and its sequences go on from there. Its fold takes
    the parent's facts first (`projections.lineage` gives them all in this order) or, without them, begins with the seeds
-   that its first fact says it inherited; then only a rollback to a fact of the parent's cannot be followed.
+   that its first fact says it inherited; then only a rollback to a fact of the parent's cannot be followed. The SQL
+   begins so too, and looks among the facts of the parent and of its parents where a fork goes back behind that.
 
 A fact that breaks one of these stops the fold of that run, and `RunState.problem` says so; it is never left out
 silently. Facts must come in the order of the log; how they are mixed with other topics does not matter.

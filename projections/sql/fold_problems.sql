@@ -52,6 +52,8 @@ WITH suspect AS MATERIALIZED (
                 WHERE earlier.run_id = target.run_id AND earlier.log_offset > target.log_offset
                     AND earlier.log_offset < jump.log_offset AND earlier.to_sequence < target.sequence
             )
+    ) AND NOT EXISTS (  -- nor does a fork find it among the facts of its ancestors
+        FROM fold_shared AS shared WHERE shared.run_id = jump.run_id AND shared.jump_offset = jump.log_offset
     )
     UNION ALL
     SELECT run_id, log_offset, sequence, 4, 'illegal_transition'

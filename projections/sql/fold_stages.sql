@@ -1,4 +1,5 @@
--- The stage of every seed now, by the fold; `cause_offset` is the transition that put it there, null before the first.
+-- The stage of every seed now, by the fold; `cause_offset` is the transition that put it there, or the fact by which a fork has
+-- it of its ancestors; null before the first.
 WITH ends AS (
     SELECT change.run_id, seed_id, arg_max_null(stage, change.log_offset) AS stage,
         arg_max_null(cause_offset, change.log_offset) AS cause_offset

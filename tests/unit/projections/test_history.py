@@ -13,8 +13,8 @@ import pytest
 
 from projections import columns, manifest, open_history, verify
 from projections.archive import Archive
-from projections.history import VIEWS
 from projections.testing import LogOfRecords, Trainers
+from projections.views import VIEWS
 
 PROMISED = {
     "runs": {"run_id", "status", "task", "policy", "epochs_done", "test_accuracy", "reason", "started_at"},

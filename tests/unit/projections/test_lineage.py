@@ -108,6 +108,52 @@ def test_a_rollback_of_a_fork_may_go_back_to_its_parents_facts(family):
     assert (state.problem, state.seeds["s1"].stage, state.sequence) == (None, GERMINATED, 7)
 
 
+def gone_back(family: list[Trainers]) -> list[Trainers]:
+    """The child went back to its parent's second fact, when s1 had just germinated, and on to another epoch."""
+    child = family[1]
+    child.trainers[0].past.insert(0, (2, 0, 0, {"s1": GERMINATED, "s2": DORMANT, "s3": DORMANT}))
+    child.roll_back(0, 4)
+    child.complete_epoch(0)
+    return family[:2]
+
+
+def test_the_sql_fold_follows_a_fork_behind_its_beginning(tmp_path, family):
+    archived(tmp_path, gone_back(family))
+    with open_history(tmp_path) as history:
+        state = replay(facts(history, "child"))
+        problems = history.execute("SELECT * FROM fold_problems").fetchall()
+        query = "SELECT seed_id, stage, blueprint_id, life, alpha, since FROM seeds WHERE run_id = 'child'"
+        seeds = {seed_id: tuple(figures) for seed_id, *figures in history.execute(query).fetchall()}
+        query = "SELECT form, since_sequence, since_step, since_epoch FROM fold_seeds_at(9999) WHERE run_id = 'child'"
+        since = history.execute(f"{query} AND seed_id = 's1'").fetchall()
+        stages = history.execute("SELECT sequence, stage FROM fold_stage_at_epoch WHERE run_id = 'child'").fetchall()
+        path = history.execute("SELECT sequence FROM fold_facts WHERE run_id = 'child' AND on_path").fetchall()
+
+    seed = state.seeds["s1"]
+    assert (state.problem, problems) == (None, [])
+    assert seeds["s1"] == ("GERMINATED", "BP008", 1, 0.5, None)
+    assert seeds["s2"] == ("DORMANT", None, 0, 0, None)
+    assert since == [(seed.form, seed.since_sequence, seed.since_step, seed.since_epoch)] == [("", 2, 0, 0)]
+    assert sorted(stages) == [(8, DORMANT), (8, DORMANT), (8, GERMINATED)]
+    assert sorted(path) == [(7,), (8,)]
+
+
+def test_without_its_parent_a_fork_cannot_go_back_behind_its_beginning(tmp_path, family):
+    """Both folds stop there; the parent's facts may come later, and then both go on."""
+    parent, child = gone_back(family)
+    places, problems = LogOfRecords(), "SELECT run_id, problem, sequence FROM fold_problems"
+    with Archive(tmp_path) as archive, open_history(tmp_path) as history:
+        archive.append(places.place(child.events))
+        stopped = history.execute(problems).fetchall()
+        alone = replay(facts(history, "child")).problem
+        archive.append(places.place(parent.events))
+
+        assert alone is not None
+        assert stopped == [("child", alone.kind, alone.sequence)] == [("child", "bad_rollback", 7)]
+        assert history.execute(problems).fetchall() == []
+        assert replay(facts(history, "child")).problem is None
+
+
 def test_a_fork_that_does_not_go_on_from_its_parent_is_stopped(family):
     parent, child, _ = family
     child.events[0].run_started.parent_sequence = 9

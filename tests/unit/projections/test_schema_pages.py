@@ -8,7 +8,7 @@ import pytest
 
 from esper.errors import InvalidInput
 from projections import meanings, open_sample, pages, questions, schema
-from projections.history import VIEWS
+from projections.views import VIEWS
 
 ROOT = Path(__file__).parents[3]
 
