@@ -21,9 +21,9 @@ from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
 from projections import files, manifest, open_history, schema
 from projections.columns import INVALID
-from projections.manifest import FileEntry, Manifest
+from projections.manifest import FILES, FileEntry, Manifest
 from projections.parquet import ROW_GROUP
-from projections.verify import CACHE, FILES
+from projections.verify import CACHE
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -74,14 +74,18 @@ def family(history: History, run_id: str) -> tuple[str, ...]:
 def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | None = None) -> Exported:
     """Write the events of `run_ids` to the new folder `to`, with the objects that they name where a store is given.
 
-    Raises InvalidInput where `to` exists, CorruptState where a part of the history is damaged: it would be missing.
+    Raises InvalidInput where `to` exists or cannot be made, CorruptState where a part of the history is damaged: it
+    would be missing.
     """
     if to.exists():
         raise InvalidInput(f"{to} exists, and an export overwrites nothing; name another folder with --to")
     if history.damage:
         raise CorruptState(f"the history is damaged, so an export would lack rows: {history.damage[0]}")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
+    except OSError as error:
+        raise InvalidInput(f"{to} cannot be made: {error.strerror or error}; name another folder with --to") from None
     try:
         made.chmod(0o755)
         _write_archive(history, run_ids, made / ARCHIVE)
@@ -89,6 +93,11 @@ def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | N
         events = _describe(made, found)
         digest = _write_sums(made)
         made.rename(to)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise InvalidInput(
+            f"{to} cannot be written: {error.strerror or error}; name another folder with --to"
+        ) from None
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise

@@ -20,8 +20,8 @@ import duckdb
 from contracts.topics import RUNS
 from projections import manifest, vocabulary
 from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
-from projections.manifest import FileEntry, Manifest
-from projections.verify import FILES, Damage, damaged
+from projections.manifest import FILES, FileEntry, Manifest
+from projections.verify import Damage, damaged
 
 if TYPE_CHECKING:
     from projections.transfer import Mirror

@@ -20,9 +20,8 @@ from projections import compaction, manifest, open_history, questions
 from projections.archive import Archive
 from projections.generated import history, records
 from projections.history import History
-from projections.manifest import Manifest
+from projections.manifest import FILES, Manifest
 from projections.parquet import ROW_GROUP
-from projections.verify import FILES
 from tests.bench.table import Row
 
 AT_ONCE = 1_000_000
