@@ -283,6 +283,22 @@ def test_nothing_measured_is_said():
     assert "nothing was measured" in lines([Series("a", [])], title="T", marks=[Mark(1, "x")]).svg
 
 
+def test_a_lane_ends_where_its_run_has_come(tmp_path):
+    """A run that was killed in epoch 2 of 20 is drawn over 20 epochs, and its seed trained for one of them."""
+    run = Trainers("killed")
+    run.events[0].run_started.epochs, run.events[0].run_started.steps_per_epoch = 20, 10
+    run.complete_epoch(0)
+    run.move(0, 0, 0)
+    run.complete_epoch(0)
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(run.events))
+    with open_history(tmp_path / "archive") as history:
+        picture = of_run.seeds(history, "killed")
+
+    assert "GERMINATED, epochs 1 to 2" in picture.svg
+    assert ">20</text>" in picture.svg
+
+
 def test_lanes_are_as_long_as_the_stays():
     stays = [Stay("TRAINING", 2, 4), Stay("FOSSILIZED", 4, 10, "helped")]
     picture = swimlane([Lane("s1", "layer", stays), Lane("s2", "other", [])], epochs=10)
