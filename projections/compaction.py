@@ -26,6 +26,7 @@ from projections import files
 from projections.columns import INVALID
 from projections.manifest import FILES, FileEntry, Manifest, Place, entry_from_json, entry_to_json
 from projections.parquet import ROW_GROUP
+from projections.quoting import quoted
 
 if TYPE_CHECKING:
     from projections.archive import Archive
@@ -125,12 +126,12 @@ def _write(path: Path, inputs: list[Path], table: str) -> None:
     import duckdb  # noqa: PLC0415  the owner plans and needs no DuckDB
 
     order = "log_topic, log_partition, log_offset" if table == INVALID else "run_id, log_partition, log_offset"
-    sources = ", ".join(_quoted(source) for source in inputs)
+    sources = ", ".join(quoted(source) for source in inputs)
     with duckdb.connect(":memory:") as connection:
         connection.execute(f"SET threads = 1; SET memory_limit = '{MEMORY}'; SET TimeZone = 'UTC'")
-        connection.execute(f"SET temp_directory = {_quoted(path.parent.parent / 'merging')}")
+        connection.execute(f"SET temp_directory = {quoted(path.parent.parent / 'merging')}")
         connection.execute(
-            f"COPY (SELECT * FROM read_parquet([{sources}]) ORDER BY {order}) TO {_quoted(path)} "  # noqa: S608  ours
+            f"COPY (SELECT * FROM read_parquet([{sources}]) ORDER BY {order}) TO {quoted(path)} "  # noqa: S608  ours
             f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)"
         )
     descriptor = os.open(path, os.O_RDONLY)
@@ -156,10 +157,6 @@ def _union(entries: Iterable[FileEntry]) -> dict[Place, tuple[int, int]]:
             low, high = bounds.get(place, (first, end))
             bounds[place] = (min(low, first), max(high, end))
     return bounds
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 def job_to_line(job: Job) -> str:

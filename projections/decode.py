@@ -44,7 +44,7 @@ def decode(
     """
     found = split(batches, keys)
     bodies = {kind: _bodies(found, kind) for kind in np.unique(found.kinds).tolist() if kind >= 0}
-    log = log_columns(batches)
+    log = log_columns(batches, found.raw)
     regular = _regular(found, log[1].to_numpy(), regularity or Regularity())
     order = np.argsort(found.kinds, kind="stable")
     ends = np.searchsorted(found.kinds[order], np.arange(-1, len(NAMES)), side="right").tolist()

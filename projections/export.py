@@ -23,6 +23,7 @@ from projections import files, manifest, open_history, schema
 from projections.columns import INVALID
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.parquet import ROW_GROUP
+from projections.quoting import quoted
 from projections.verify import CACHE
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _write_archive(history: History, run_ids: Sequence[str], archive: Path) -> N
 
 def _write_table(history: History, held: Sequence[FileEntry], run_ids: Sequence[str], folder: Path) -> FileEntry | None:
     """The runs' rows of some files of one body type and shape as one file; None where there are none."""
-    first, source = held[0], ", ".join(f"'{_escaped(history.archive / FILES / entry.name)}'" for entry in held)
+    first, source = held[0], ", ".join(quoted(history.archive / FILES / entry.name) for entry in held)
     mine, order = "list_contains($runs, run_id)", "run_id, log_topic, log_partition, log_offset"
     if first.table == INVALID:
         mine, order = "list_contains($runs, decode(log_key))", "log_topic, log_partition, log_offset"
@@ -139,7 +140,7 @@ def _write_table(history: History, held: Sequence[FileEntry], run_ids: Sequence[
         return None
     path = folder / f"{first.table}-{first.shape}-000000001.parquet"
     history.connection.execute(
-        f"COPY (SELECT * {rows} ORDER BY {order}) TO '{_escaped(path)}' "
+        f"COPY (SELECT * {rows} ORDER BY {order}) TO {quoted(path)} "
         f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 12, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)",
         {"runs": list(run_ids)},
     )
@@ -179,7 +180,7 @@ def _copy_objects(history: History, run_ids: Sequence[str], source: Path, to: Pa
 def _describe(made: Path, objects: int) -> int:
     """Write what is in the folder and how to ask it; returns how many events there are."""
     with open_history(made / ARCHIVE) as history:
-        script = history.script().replace(f"{_escaped(made / ARCHIVE / FILES)}/", f"{ARCHIVE}/{FILES}/")
+        script = history.script().replace(quoted(made / ARCHIVE / FILES)[:-1], f"'{ARCHIVE}/{FILES}")
         texts = ";\n".join(schema.comments(history.connection))
         found = history.execute(DIGESTS)
         runs = [dict(zip([column[0] for column in found.description], row, strict=True)) for row in found.fetchall()]
@@ -209,7 +210,3 @@ def _write_sums(made: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("'", "''")

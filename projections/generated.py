@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from google.protobuf.message import Message
-
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from contracts.topics import BY_BODY, PARTITIONS
@@ -26,7 +24,7 @@ STEPS: Final = 100
 SEEDS: Final = ("s1", "s2", "s3")
 START_NS: Final = 1_760_000_000_000_000_000
 _FIELDS: Final = {
-    field.message_type.full_name: field.name for field in pb.Event.DESCRIPTOR.oneofs_by_name["body"].fields
+    field.message_type.full_name: field.name for field in pb.Event.DESCRIPTOR.fields if field.message_type is not None
 }
 
 
@@ -234,15 +232,15 @@ def _command(
 
 def _now_and_then(run: _Run) -> Iterator[pb.Event]:
     """What comes at the end of an epoch, but not of every one."""
-    for every, fact in _rare_facts(run):
-        if run.epoch % every == 0:
-            yield run.event("trainer", fact=True, **{_FIELDS[fact.DESCRIPTOR.full_name]: fact})
-    for every, told in _rare_telling(run):
-        if run.epoch % every == 0:
-            yield run.event("nissa", fact=False, **{_FIELDS[told.DESCRIPTOR.full_name]: told})
+    rare = (("trainer", _rare_facts(run)), ("nissa", _rare_telling(run)))
+    for producer, bodies in rare:
+        for every, body in bodies:
+            if run.epoch % every == 0:
+                named: dict[str, Any] = {_FIELDS[body.DESCRIPTOR.full_name]: body}
+                yield run.event(producer, fact=producer == "trainer", **named)
 
 
-def _rare_facts(run: _Run) -> list[tuple[int, Message]]:
+def _rare_facts(run: _Run) -> list[tuple[int, Any]]:
     """Facts, each with how many epochs lie between two of its kind."""
     chance = run.chance
     content = chance.randbytes(32)
@@ -278,7 +276,7 @@ def _rare_facts(run: _Run) -> list[tuple[int, Message]]:
     ]
 
 
-def _rare_telling(run: _Run) -> list[tuple[int, Message]]:
+def _rare_telling(run: _Run) -> list[tuple[int, Any]]:
     """What is told and is no fact, each with how many epochs lie between two of its kind."""
     chance = run.chance
     metrics = {"loss_delta_total": -chance.random(), "loss_delta_min": -0.2, "loss_delta_max": 0.02}
@@ -286,7 +284,7 @@ def _rare_telling(run: _Run) -> list[tuple[int, Message]]:
         (
             2,
             leyline.FieldReport(
-                version=1, training_run_id=run.run_id, seed_id="s1", blueprint_id="BP009", outcome=1, metrics=metrics
+                version=1, training_run_id=run.run_id, seed_id="s1", blueprint_id="BP009", metrics=metrics
             ),
         ),
         (20, pb.TelemetryShed(count=3, total=9, reason="the queue of telemetry is full")),

@@ -21,6 +21,7 @@ from contracts.topics import RUNS
 from projections import manifest, vocabulary
 from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
+from projections.quoting import quoted
 from projections.verify import Damage, damaged
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class History:
         return f"SELECT {', '.join(_SHARED)} FROM {source}"  # noqa: S608  names of ours
 
     def _scan(self, entries: list[FileEntry]) -> str:
-        files = f"read_parquet([{', '.join(_quoted(self.archive / FILES / entry.name) for entry in entries)}])"
+        files = f"read_parquet([{', '.join(quoted(self.archive / FILES / entry.name) for entry in entries)}])"
         if self._hints:
             return files
         return f"(SELECT * REPLACE (if(log_regular, false, log_regular) AS log_regular) FROM {files})"  # noqa: S608  ours
@@ -223,7 +224,3 @@ def _views() -> list[str]:
 
 def _view(name: str, query: str) -> str:
     return f'CREATE OR REPLACE VIEW log."{name}" AS {query}'
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from projections.quoting import quoted
+
 MEMORY: Final = "512MB"
 
 
@@ -18,7 +20,7 @@ def repeats(files: Iterable[Path], starts: Mapping[int, int]) -> dict[int, list[
     """
     import duckdb  # noqa: PLC0415 - a reader without an archive needs none
 
-    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    listed = ", ".join(map(quoted, files))
     if not listed or not starts:
         return {}
     wanted = " OR ".join(f"(log_partition = {place} AND log_offset >= {start})" for place, start in starts.items())

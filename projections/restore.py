@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from esper.leyline.envelope import Event
 from projections.columns import INVALID
 from projections.history import History
 from projections.records import StoredRecord
@@ -23,12 +22,3 @@ def stored_records(history: History) -> Iterator[StoredRecord]:
         for topic, partition, offset, timestamp_ms, key, value, headers in rows:
             pairs = tuple((header["key"], header["value"]) for header in headers)
             yield StoredRecord(topic, partition, offset, timestamp_ms, key, value, pairs)
-
-
-def facts_of(history: History, run_id: str) -> Iterator[Event]:
-    """The facts of a run in the order of the log, for the fold in `esper.history`."""
-    cursor = history.connection.cursor()
-    cursor.execute("SELECT log_raw FROM log.facts WHERE run_id = ? ORDER BY log_partition, log_offset", [run_id])
-    while rows := cursor.fetchmany(_BATCH):
-        for (payload,) in rows:
-            yield Event.FromString(payload)

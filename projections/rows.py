@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,8 @@ from projections.records import Batch, Headers
 Item = TypeVar("Item")
 
 
-def log_columns(batches: Sequence[Batch]) -> list[pa.Array]:
-    """The columns `log_topic` to `log_raw` of all records of `batches`, in their order."""
+def log_columns(batches: Sequence[Batch], raw: pa.Array) -> list[pa.Array]:
+    """The columns `log_topic` to `log_raw` of all records of `batches`, in their order; `raw` are their values."""
     counts = [len(batch) for batch in batches]
     topics = pa.array([batch.topic for batch in batches], pa.string())
     of_batch = np.repeat(np.arange(len(batches)), counts)
@@ -28,7 +28,7 @@ def log_columns(batches: Sequence[Batch]) -> list[pa.Array]:
         pa.array(_flat(batch.timestamps for batch in batches), pa.int64()),
         pa.array(_flat(batch.keys for batch in batches), pa.binary()),
         _header_column(_flat(batch.headers for batch in batches)),
-        pa.array(_flat(batch.values for batch in batches), pa.binary()),
+        raw,
     ]
 
 
@@ -37,12 +37,11 @@ def _flat(columns: Iterable[Iterable[Item]]) -> list[Item]:
 
 
 def _header_column(headers: list[Headers]) -> pa.Array:
-    pairs = _flat(headers)
+    words: list[Any] = _flat(chain.from_iterable(headers))  # names and values in turn
     ends = list(accumulate(map(len, headers), initial=0))
     type_ = arrow_schema(INVALID).field("log_headers").type
     structs = pa.StructArray.from_arrays(
-        [pa.array([pair[0] for pair in pairs], pa.string()), pa.array([pair[1] for pair in pairs], pa.binary())],
-        fields=list(type_.value_type),
+        [pa.array(words[0::2], pa.string()), pa.array(words[1::2], pa.binary())], fields=list(type_.value_type)
     )
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=type_)
 

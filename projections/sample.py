@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Final
 
 from projections.export import ARCHIVE
 from projections.history import History
-
-GROWN: Final = "digits"
-"""The task of the run that the example questions are about: the one with a control run."""
 
 
 def folder() -> Path:

@@ -10,6 +10,7 @@ from esper.errors import InvalidInput
 from projections import meanings
 from projections.columns import TABLES
 from projections.history import VIEWS
+from projections.quoting import quoted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -84,10 +85,10 @@ def comments(connection: Connection) -> list[str]:
     named = [each for group in ("views", "fold") for each in relations(connection)[group] if "(" not in each.name]
     for relation in named:
         kind = "VIEW" if _is_view(connection, relation.name) else "TABLE"
-        statements.append(f"COMMENT ON {kind} {relation.name} IS {_quoted(relation.meaning)}")
+        statements.append(f"COMMENT ON {kind} {relation.name} IS {quoted(relation.meaning)}")
         for column in relation.columns:
             text = f"{column.meaning} [{column.unit}]" if column.unit else column.meaning
-            statements.append(f'COMMENT ON COLUMN {relation.name}."{column.name}" IS {_quoted(text)}')
+            statements.append(f'COMMENT ON COLUMN {relation.name}."{column.name}" IS {quoted(text)}')
     return statements
 
 
@@ -116,7 +117,3 @@ def short_type(type_: Any) -> str:
     if type_.id == "map":
         return f"MAP({', '.join(short_type(child) for _, child in type_.children)})"
     return str(type_).replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

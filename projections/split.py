@@ -42,9 +42,11 @@ _log = logging.getLogger(__name__)
 class Split:
     """The records of some batches: `parts` has the envelope's columns and one of encoded bodies per body type.
 
-    `kinds` says which body type each record has, -1 where it is no event, and `reasons` why it is none, by its place.
+    `kinds` says which body type each record has, -1 where it is no event, and `reasons` why it is none, by its place;
+    `raw` are the records' bytes as they were signed.
     """
 
+    raw: pa.Array
     parts: Any
     kinds: npt.NDArray[np.int16]
     reasons: dict[int, str]
@@ -66,12 +68,13 @@ class Split:
 def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
     """The records of `batches` in their order; with `keys` every signature is verified."""
     signed = values = list(chain.from_iterable(batch.values for batch in batches))
-    parts, reasons = _parsed(values)
+    raw = pa.array(values, pa.binary())
+    parts, reasons = _parsed(values, raw)
     old = _old(parts, reasons)
     if old:
         values = [_todays(value) if place in old else value for place, value in enumerate(signed)]
-        parts, _ = _parsed(values)
-    found = Split(parts, np.full(len(values), -1, np.int16), reasons)
+        parts, _ = _parsed(values, pa.array(values, pa.binary()))
+    found = Split(raw, parts, np.full(len(values), -1, np.int16), reasons)
     for place in _place_bodies(found, batches):
         if place not in reasons:
             _judge(found, place, values[place] or b"", _topic_at(batches, place))
@@ -98,12 +101,12 @@ def _todays(value: bytes | None) -> bytes | None:
         return value
 
 
-def _parsed(values: list[bytes | None]) -> tuple[Any, dict[int, str]]:
-    """The records' parts, and why some of them have none: there the parts are empty."""
+def _parsed(values: list[bytes | None], array: pa.Array) -> tuple[Any, dict[int, str]]:
+    """The parts of records, which `array` has too, and why some of them have none: there the parts are empty."""
     reasons = {place: "no value" for place, value in enumerate(values) if not value}
     handler = HANDLERS.get_for_message(Parts.DESCRIPTOR)
     try:
-        return handler.array_to_record_batch(pa.array(values, pa.binary())), reasons
+        return handler.array_to_record_batch(array), reasons
     except ValueError as error:
         refusal = error
     sound: list[bytes | None] = list(values)

@@ -2,7 +2,8 @@
 
 DuckDB does not check Parquet's page checksums (tried: 60 of 60 flipped bits were read as wrong values), so a reader
 compares every file with its SHA-256 in the manifest before the first query. What was compared once is remembered by the
-file's size, time and inode in a cache beside the manifest; without a writable folder everything is compared again.
+file's size, time and inode in a cache beside the manifest, which is written only where it would say something new;
+without a writable folder everything is compared again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Damage:
 
 def damaged(
     archive: Path,
-    entries: Iterable[FileEntry],
+    entries: Collection[FileEntry],
     *,
     trust_cache: bool = True,
     progress: Callable[[FileEntry], None] = lambda _entry: None,
@@ -62,8 +63,7 @@ def damaged(
             found.append(problem)
             progress(entry)
     sound = {entry.name: stamps[entry.name] for entry, problem in zip(unknown, found, strict=True) if problem is None}
-    if sound:
-        _save(archive, {**cache, **sound})
+    _remember(archive, sound)
     return [
         Damage(archive / FILES / entry.name, entry.table, entry.rows, problem)
         for entry, problem in zip(unknown, found, strict=True)
@@ -90,16 +90,25 @@ def _stamp(path: Path) -> list[int] | None:
 
 def _load(archive: Path) -> dict[str, list[int] | None]:
     try:
-        loaded: dict[str, list[int] | None] = json.loads((archive / CACHE).read_bytes())
+        loaded = json.loads((archive / CACHE).read_bytes())
     except (OSError, ValueError):
         return {}
-    return loaded
+    return loaded if isinstance(loaded, dict) else {}
 
 
-def _save(archive: Path, cache: dict[str, list[int] | None]) -> None:
-    """Best effort: losing the cache costs time, and the folder may be read-only."""
-    kept = {name: stamp for name, stamp in cache.items() if (archive / FILES / name).exists()}
-    temporary = archive / f".{CACHE}.{os.getpid()}"
+def _remember(archive: Path, sound: Mapping[str, list[int] | None]) -> None:
+    """Add what was found sound to the cache, as it is by now: another reader may have found the same, or more.
+
+    Best effort: losing the cache costs time, and the folder may be read-only.
+    """
+    cache = _load(archive)
+    if all(cache.get(name) == stamp for name, stamp in sound.items()):
+        return
+    kept = {name: stamp for name, stamp in {**cache, **sound}.items() if (archive / FILES / name).exists()}
+    temporary = archive / f".{CACHE}.{secrets.token_hex(4)}"  # the threads of a process write at once too
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(kept))
-        temporary.replace(archive / CACHE)
+        try:
+            temporary.write_text(json.dumps(kept))
+            temporary.replace(archive / CACHE)
+        finally:
+            temporary.unlink(missing_ok=True)

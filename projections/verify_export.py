@@ -14,6 +14,7 @@ from projections import open_history
 from projections.decode import decode
 from projections.export import ARCHIVE, CONTENTS, DIGESTS, FORMAT, OBJECTS, SUMS, sums
 from projections.manifest import FILES
+from projections.quoting import quoted
 from projections.records import batches_of
 from projections.restore import stored_records
 
@@ -119,9 +120,9 @@ def _wrong_runs(history: History, told: dict[str, Any]) -> list[str]:
 def _wrong_columns(history: History) -> list[str]:
     """Files whose columns are not what their own `log_raw` says; what this Esper does not know is left alone."""
     again = decode(batches_of(stored_records(history)))
-    problems = []
+    problems, left_out = [], {damage.name for damage in history.damage}
     for entry in history.manifest.files:
-        if entry.table in again:
+        if entry.table in again and entry.name not in left_out:
             history.connection.register("decoded_again", again[entry.table])
             wrong = _differences(history.connection, history.archive / FILES / entry.name)
             history.connection.unregister("decoded_again")
@@ -132,8 +133,7 @@ def _wrong_columns(history: History) -> list[str]:
 
 def _differences(connection: Connection, path: Path) -> int:
     """How many rows of a file differ from those of `decoded_again`, in what both have (older files have fewer)."""
-    quoted = str(path).replace("'", "''")
-    file = f"read_parquet('{quoted}')"
+    file = f"read_parquet([{quoted(path)}])"
     known, shape = connection.sql("FROM decoded_again").columns, connection.sql(f"FROM {file}")
     types = dict(zip(shape.columns, shape.types, strict=True))
     both = [name for name in types if name in known and name != _HINT]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from esper.cli.started import machine, settings
 from esper.errors import InvalidInput
 from esper.history import RunState, accept
 from esper.history.content import HOUSEKEEPING, differences, first_difference
+from esper.history.parts import parts_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
@@ -63,14 +63,15 @@ def side_of(history: History, run_id: str) -> Side:
     from projections.lineage import facts, lineage  # noqa: PLC0415 - as in `history_of`
 
     accepted = accept(facts(history, run_id))
-    if accepted.state.path is None:
+    starts = {fact.run_id: fact.run_started for fact in accepted.facts if fact.HasField("run_started")}
+    begun = starts.get(run_id)
+    if begun is None:  # where a fork's start is what cannot be true, the facts are its parent's alone
         raise InvalidInput(f"run {run_id} cannot be folded: {accepted.state.problem}")
     cursor = history.connection.cursor()
     runs = [stretch.run_id for stretch in lineage(history, run_id)]
     query = "SELECT log_raw FROM log.decision_made WHERE list_contains(?, run_id) ORDER BY log_offset"
     cursor.execute(query, [runs])
     decisions = [envelope.parse(raw) for (raw,) in cursor.fetchall()]
-    begun = next(fact.run_started for fact in accepted.facts if fact.HasField("run_started") and fact.run_id == run_id)
     return Side(begun, accepted.state, accepted.facts, list(_told(accepted.facts, decisions)))
 
 
@@ -157,7 +158,7 @@ def _first_state(a: list[Event], b: list[Event], objects: ObjectStore) -> dict[s
             continue
         digest, other = fact.state_digested, recorded.get(_moment(fact))
         if other is not None and other.root != digest.root:
-            parts = _parts(objects, digest.tensors_ref), _parts(objects, other.tensors_ref)
+            parts = parts_of(objects, digest.tensors_ref), parts_of(objects, other.tensors_ref)
             return {
                 "step": fact.global_step,
                 "epoch": fact.epoch,
@@ -166,15 +167,6 @@ def _first_state(a: list[Event], b: list[Event], objects: ObjectStore) -> dict[s
                 "parts": sorted(name for name in {**parts[0], **parts[1]} if parts[0].get(name) != parts[1].get(name)),
             }
     return None
-
-
-def _parts(objects: ObjectStore, reference: str) -> dict[str, str]:
-    """The digests of a state's tensors by their names; none where the object is not there, as in an export."""
-    try:
-        parts: dict[str, str] = json.loads(objects.get(reference))
-    except (InvalidInput, ValueError):
-        return {}
-    return parts
 
 
 def _moment(fact: Event) -> tuple[int, int, str]:

@@ -56,10 +56,14 @@ class Reading:
                     yield event
 
     def finished(self) -> bool:
-        """Whether the run's end is in the archive."""
+        """Whether the run's end is in the archive, and nobody has gone on with the run since."""
         self._history.refresh()
-        query = "select 1 from log.run_finished where run_id = ? limit 1"
-        return self._history.connection.cursor().execute(query, [self._run_id]).fetchone() is not None
+        ended, resumed = (
+            f"coalesce((select max(log_offset) from log.{name} where run_id = $1), -1)"  # noqa: S608  names of ours
+            for name in ("run_finished", "run_resumed")
+        )
+        answer = self._history.connection.cursor().execute(f"select {ended} > {resumed}", [self._run_id])
+        return answer.fetchone() == (True,)
 
     def _query(self, types: Sequence[str]) -> str:
         after = " or ".join(

@@ -13,6 +13,7 @@ DataDir = Annotated[
         "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
     ),
 ]
+Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Archive = Annotated[
     str | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from esper.cli.output import complain, say, say_json
 from esper.cli.read import history_of, run_ids
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunCommand, RunRequest
-from esper.cli.run_ids import control_of, resolve
+from esper.cli.run_ids import CONTROL_SUFFIX, control_of, resolve
 from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput
 from esper.history import Recorded
@@ -105,8 +105,14 @@ def _goes_on(recorded: Recorded) -> bool:
 def _check_alone(lease: client.Lease, run_id: str) -> None:
     """Raise InvalidInput where another command trains this run now, so that nobody takes it over by mistake."""
     lease.poll()
-    others = [name for name in lease.status.clients if name == f"esper run {run_id}"]
-    if others:
+    command = trained_by(run_id, lease.status.clients)
+    if command:
         raise InvalidInput(
-            f"run {run_id} goes on: `esper run` trains it now; stop that first, or wait until it is over"
+            f"run {run_id} goes on: `{command}` trains it now; stop that first, or wait until it is over"
         )
+
+
+def trained_by(run_id: str, clients: Collection[str]) -> str:
+    """Which command of those that hold a lease began this run and trains it, or the run that it is the control of."""
+    name = run_id.removesuffix(CONTROL_SUFFIX)
+    return next((verb for verb in ("esper run", "esper fork") if f"{verb} {name}" in clients), "")

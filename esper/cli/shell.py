@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
 
 import platformdirs
 from prompt_toolkit import PromptSession
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.history import History as Asked
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
@@ -43,7 +44,7 @@ def shell(history: History) -> None:
     """Ask and answer until the person leaves."""
     session: PromptSession[str] = PromptSession(
         message=PROMPT,
-        history=FileHistory(str(_history_file())),
+        history=remembered(),
         lexer=PygmentsLexer(SqlLexer),
         completer=SqlCompleter(history),
         complete_in_thread=True,
@@ -168,10 +169,16 @@ def _keys() -> KeyBindings:
     return keys
 
 
-def _history_file() -> Path:
-    """Where what was asked is kept: the user's own, never in a data folder, which people copy and share."""
+def remembered() -> Asked:
+    """What was asked, kept among the user's own files: never in a data folder, which people copy and share.
+
+    Of this shell alone where those cannot be written, as in a container.
+    """
     folder = Path(platformdirs.user_state_dir("esper", appauthor=False))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = folder / "sql-history"
-    file.touch(mode=0o600)
-    return file
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(file))

@@ -88,6 +88,8 @@ def _described(seed: SeedState) -> dict[str, Any]:
 
 def check_writable(target: Path) -> None:
     """Raises InvalidInput where the file cannot be: before a long replay and not after it."""
+    if target.is_dir():
+        raise InvalidInput(f"{target} is a folder; name a file with --load")
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise InvalidInput(f"{target} cannot be written: {target.parent} is no folder that takes it; name another file")
 

@@ -30,13 +30,20 @@ class Recorded:
     def of(cls, run_id: str, facts: Iterable[Event], requests: Iterable[tuple[Event, Signed]]) -> Recorded:
         """The run in `facts`, which come in the order of the log, ancestors' first.
 
-        Raises InvalidInput where they are no run, or where the fold stops: nobody can go on from what cannot be true.
+        Raises InvalidInput where they are no run, where an ancestor's part is missing, or where the fold stops: nobody
+        can go on from what cannot be true.
         """
         accepted = accept(facts)
         if accepted.state.problem is not None:
             raise InvalidInput(f"the history of run {run_id} does not hold together: {accepted.state.problem}")
         if not accepted.facts:
             raise InvalidInput(f"run {run_id} has no facts in this archive")
+        if accepted.facts[0].sequence > 1:
+            parent_id = accepted.facts[0].run_started.parent_run_id
+            raise InvalidInput(
+                f"run {run_id} was forked from {parent_id}, whose part of the history this archive does not have: "
+                "ask an archive, or an export, that has both"
+            )
         recorded = cls(run_id, accepted.facts, accepted.state)
         for event, signed in requests:
             if body_name(event) == "decision_made":

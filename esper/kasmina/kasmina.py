@@ -37,6 +37,7 @@ from esper.kasmina.graft import Grafts
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.kernels import Compiled, Kernels, TemplatesAlone
 from esper.kasmina.moves import Build, Moves
+from esper.kasmina.observed import learning, lives, observe, step_of
 from esper.kasmina.probe import Loss
 from esper.kasmina.progress import Probing, Progress
 from esper.kasmina.seed import Seed, Slot
@@ -54,9 +55,6 @@ _DIRECT: Final = (
     lifecycle.SHADOWING,
     lifecycle.PROBATIONARY,
     lifecycle.FOSSILIZED,
-)
-_LEARNING: Final = frozenset(
-    {lifecycle.TRAINING, lifecycle.BLENDING, lifecycle.PROBATIONARY, lifecycle.FOSSILIZED},
 )
 
 
@@ -246,30 +244,7 @@ class Kasmina:
 
     def observations(self) -> list[SeedObservation]:
         """Every slot as a policy may see it, in site order."""
-        return [self._observe(slot) for slot in self._slots.values()]
-
-    def _observe(self, slot: Slot) -> SeedObservation:
-        observation = SeedObservation(
-            seed_id=slot.seed_id,
-            stage=slot.stage,
-            stage_age_epochs=slot.stage_epochs,
-            alpha=slot.alpha,
-            life=slot.life,
-            culls=slot.culls,
-            gate_ready=self._progress.gate_ready(slot),
-            epochs_until_free=self._progress.epochs_until_free(slot),
-            isolation_violations=slot.violations,
-        )
-        if slot.seed is not None:
-            observation.blueprint_id = slot.seed.blueprint_id
-            observation.parameters = slot.seed.size
-            observation.gradient_norm = float(slot.seed.gradient_norm)
-            observation.activation_norm_ratio = float(slot.seed.output_ratio)
-            observation.loss_before = 0.0 if slot.seed.before is None else slot.seed.before.mean
-            if slot.seed.impact is not None:
-                observation.contribution = slot.seed.impact.contribution.mean
-                observation.contribution_stderr = slot.seed.impact.contribution.stderr
-        return observation
+        return [observe(slot, self._progress) for slot in self._slots.values()]
 
     def evidence(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> list[SiteEvidence]:
         """What one probe batch says about each site, in site order; leaves no trace."""
@@ -278,12 +253,7 @@ class Kasmina:
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that an optimiser must hold now, by seed id: those of seeds that learn."""
-        learning = {slot.seed_id: slot for slot in self._slots.values() if slot.stage in _LEARNING}
-        held = {
-            seed_id: [parameter for parameter in slot.occupant().module.parameters() if parameter.requires_grad]
-            for seed_id, slot in learning.items()
-        }
-        return {seed_id: parameters for seed_id, parameters in held.items() if parameters}
+        return learning(self._slots.values())
 
     def modules(self) -> dict[str, nn.Module]:
         """The attached modules, by seed id."""
@@ -291,27 +261,11 @@ class Kasmina:
 
     def summary(self) -> dict[str, int]:
         """How many lives were germinated, fossilized and culled."""
-        slots = self._slots.values()
-        return {
-            "germinated": sum(slot.life for slot in slots),
-            "fossilized": sum(slot.fossils for slot in slots),
-            "culled": sum(slot.culls for slot in slots),
-        }
+        return lives(self._slots.values())
 
     def step_samples(self) -> list[SeedStep]:
         """The last step's figures of every seed that is there, in site order."""
-        return [
-            SeedStep(
-                seed_id=slot.seed_id,
-                stage=slot.stage,
-                alpha=slot.alpha,
-                gradient_norm=float(slot.seed.gradient_norm),
-                side_loss=slot.seed.side_loss,
-                activation_norm_ratio=float(slot.seed.output_ratio),
-            )
-            for slot in self._slots.values()
-            if slot.seed is not None
-        ]
+        return [step_of(slot, slot.seed) for slot in self._slots.values() if slot.seed is not None]
 
     def drain_telemetry(self) -> list[Message]:
         """The telemetry packets since the last drain: seed and gate failures, violations, unsupported commands."""

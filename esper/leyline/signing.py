@@ -36,16 +36,16 @@ def key_id(secret: bytes) -> str:
 class _Mac:
     """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand: half the time of `hmac.digest`, 0.8 µs."""
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("begun",)
 
     def __init__(self, secret: bytes) -> None:
         block = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+        self.begun = (inner, outer)
 
     def of(self, payload: bytes) -> bytes:
         """The 32 bytes that vouch for `payload`."""
-        inner, outer = self._inner.copy(), self._outer.copy()
+        inner, outer = self.begun[0].copy(), self.begun[1].copy()
         inner.update(payload)
         outer.update(inner.digest())
         return outer.digest()
@@ -102,13 +102,17 @@ class KeyRing:
 
         For those who have many: every signature is computed, and what is left out is the calls around it.
         """
-        macs = {key_id.encode(): mac.of for key_id, (mac, retired_at) in self._by_id.items() if retired_at is None}
+        begun = {key_id.encode(): mac.begun for key_id, (mac, retired_at) in self._by_id.items() if retired_at is None}
         same = hmac.compare_digest
         for place, (payload, pairs) in enumerate(zip(payloads, headers, strict=True)):
-            match pairs:
-                case ((name, key_id), (other, signature)) if name == HEADER_KEY_ID and other == HEADER_SIGNATURE:
-                    of = macs.get(key_id or b"")
-                    if of and payload and signature and same(of(payload), signature):
+            if len(pairs) == 2:
+                (name, key_id), (other, signature) = pairs
+                blocks = begun.get(key_id or b"")
+                if blocks and payload and signature and name == HEADER_KEY_ID and other == HEADER_SIGNATURE:
+                    inner, outer = blocks[0].copy(), blocks[1].copy()  # `of`, without the call
+                    inner.update(payload)
+                    outer.update(inner.digest())
+                    if same(outer.digest(), signature):
                         continue
             found = dict(pairs)
             signer = found.get(HEADER_KEY_ID)

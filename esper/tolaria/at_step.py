@@ -38,16 +38,17 @@ def state_at(
     # The end changes nothing, and a run that has ended takes no further step.
     upto = next((each.sequence for each in path_from(mark) if each.body != "run_finished"), 0)
     start = nearest(recorded, objects, step=step, sequence=upto)
+    begun = recorded.begun(0 if start is None else start.sequence)
     past = retrace(recorded, objects, start=start, upto=upto, watch=watch, until=step)
     try:
         train(
-            RunConfig.from_json(recorded.root.config_json),
+            RunConfig.from_json(begun.run_started.config_json),
             task,
             Nowhere(),
             clock=clock,
             objects=objects,
             verifier=None,
-            run_id=recorded.facts[0].run_id if start is None else start.run_id,
+            run_id=begun.run_id,
             past=past,
         )
     except Reached as reached:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
-from esper.errors import CorruptState, EsperError, InvalidInput
+from esper.errors import CorruptState, EsperError
 from esper.history import Recorded, replay
+from esper.history.parts import parts_of
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.tolaria import checkpoint
@@ -62,7 +62,7 @@ def retrace(
         before=replay(recorded.facts[:first]),
         decisions=recorded.decisions,
         commands=recorded.commands,
-        parts=lambda reference: _parts(objects, reference),
+        parts=lambda reference: parts_of(objects, reference),
         states=lambda sequence: _state(recorded.facts, objects, sequence),
         watch=watch,
         more=more,
@@ -90,14 +90,6 @@ def _kept(facts: Sequence[Event]) -> list[Checkpoint]:
         elif fact.HasField("rolled_back"):
             kept = [each for each in kept if each.position.step <= fact.rolled_back.to_step]
     return kept
-
-
-def _parts(objects: ObjectStore, reference: str) -> dict[str, str]:
-    try:
-        parts: dict[str, str] = json.loads(objects.get(reference))
-    except (InvalidInput, CorruptState, ValueError):
-        return {}
-    return parts
 
 
 def _state(facts: Sequence[Event], objects: ObjectStore, sequence: int) -> FlatState | None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from projections import manifest
 from projections.columns import LOG_COLUMNS
 from projections.manifest import FILES
+from projections.verify import damaged
 from streams.feed.batch import coded
 from streams.feed.paths import Column, column
 from streams.feed.schema import Schema
@@ -52,13 +53,17 @@ class Tasks:
         return pc.is_in(runs, value_set=pa.array(wanted, pa.string()))
 
     def _learn(self) -> None:
-        for entry in manifest.load(self._archive).of("run_started"):
-            if entry.name not in self._read:
-                path = self._archive / FILES / entry.name
-                started = pq.read_table(path, columns=["run_id", "task"], use_threads=False)
-                wanted = pc.is_in(started["task"], value_set=self._wanted)
-                self._known |= dict(zip(started["run_id"].to_pylist(), wanted.to_pylist(), strict=True))
-                self._read.add(entry.name)
+        new = [entry for entry in manifest.load(self._archive).of("run_started") if entry.name not in self._read]
+        bad = {damage.name: damage for damage in damaged(self._archive, new)}
+        for entry in new:
+            self._read.add(entry.name)
+            if entry.name in bad:
+                _log.warning("%s", bad[entry.name])
+                continue
+            path = self._archive / FILES / entry.name
+            started = pq.read_table(path, columns=["run_id", "task"], use_threads=False)
+            wanted = pc.is_in(started["task"], value_set=self._wanted)
+            self._known |= dict(zip(started["run_id"].to_pylist(), wanted.to_pylist(), strict=True))
 
 
 class Selection:

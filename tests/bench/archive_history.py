@@ -1,30 +1,23 @@
 """Archives that are asked: the SQL folds and the twenty standard questions over generated histories.
 
 Warm, best of five, over an archive that is fully merged; each row says the processor time too, which a busy machine
-spoils less. Ten million events are a million ten times, as other runs with other ids at other offsets (the columns;
-the raw bytes beside them stay): generating them one by one takes an hour, and questions cannot tell.
+spoils less. To make ten million events takes a quarter of an hour; `python -m tests.bench.archive --keep FOLDER` makes
+them once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
-
-import duckdb
 
 from projections import compaction, manifest, open_history, questions
 from projections.archive import Archive
 from projections.generated import history, records
 from projections.history import History
-from projections.manifest import FILES, Manifest
-from projections.parquet import ROW_GROUP
 from tests.bench.table import Row
 
-AT_ONCE = 1_000_000
 FOLDS = {
     "stage of every seed (reads all facts and moves)": "SELECT * FROM fold_stages",
     "stage of every seed at every epoch": "SELECT count(*), sum(stage) FROM fold_stage_at_epoch",
@@ -45,62 +38,13 @@ def queried(events: int, keep: Path | None) -> list[Row]:
 def make(archive: Path, events: int, **shape: int) -> None:
     """An archive of generated runs, fully merged."""
     with Archive(archive) as owned:
-        made = records(history(min(events, AT_ONCE), **shape))
+        made = records(history(events, **shape))
         while part := list(itertools.islice(made, 50_000)):
             owned.append(part)
             if len(owned.manifest.files) > 400:
                 compaction.merge_all(owned, compaction.MERGE_AT, time.time)
         compaction.merge_all(owned, 2, time.time)
         owned.delete_retired(time.time() + 1e6)
-        kept = owned.manifest
-    if events > AT_ONCE:
-        multiply(archive, kept, round(events / AT_ONCE))
-        with Archive(archive) as owned:
-            compaction.merge_all(owned, 2, time.time)
-            owned.delete_retired(time.time() + 1e6)
-
-
-def multiply(archive: Path, kept: Manifest, times: int) -> None:
-    """The archive's history so many times over: its runs again under other names, with other ids, later on the log."""
-    runs = kept.rows("run_started")
-    entries, ends = list(kept.files), dict(kept.next_offsets)
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET threads = 2")
-        for turn in range(1, times):
-            for entry in kept.files:
-                name = entry.name.replace(".parquet", f"-again-{turn}.parquet")
-                connection.execute(_again(archive / FILES / entry.name, archive / FILES / name, turn, runs, kept))
-                content = (archive / FILES / name).read_bytes()
-                offsets = {
-                    place: (first + turn * ends[place], end + turn * ends[place])
-                    for place, (first, end) in entry.offsets.items()
-                }
-                digest = hashlib.sha256(content).hexdigest()
-                entries.append(replace(entry, name=name, size=len(content), sha256=digest, offsets=offsets))
-    ends = {place: end * times for place, end in ends.items()}
-    manifest.save(archive, replace(kept, files=tuple(entries), next_offsets=ends, generation=kept.generation + 1))
-
-
-def _again(source: Path, target: Path, turn: int, runs: int, kept: Manifest) -> str:
-    """SQL that writes a file once more: its runs are numbered on, its ids begin with another byte."""
-    ends = ", ".join(f"({topic!r}, {partition}, {end})" for (topic, partition), end in kept.next_offsets.items())
-    ids = ", ".join(
-        f"CASE WHEN octet_length({name}) = 16 THEN '\\x{turn:02X}'::BLOB || {name}[2:] ELSE {name} END AS {name}"
-        for name in ("event_id", "causation_id", "correlation_id")
-    )
-    return f"""
-        COPY (
-            SELECT file.* REPLACE (
-                '01' || lpad((run_id[3:]::BIGINT + {turn * runs})::VARCHAR, 24, '0') AS run_id,
-                log_offset + {turn} * end_of_place AS log_offset, {ids}
-            )
-            FROM read_parquet('{source}') AS file
-            JOIN (VALUES {ends}) AS ends (of_topic, of_part, end_of_place)
-                ON of_topic = log_topic AND of_part = log_partition
-            ORDER BY run_id, log_partition, log_offset
-        ) TO '{target}'
-        (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)
-    """
 
 
 def folds(opened: History) -> list[Row]:

@@ -21,10 +21,9 @@ from google.protobuf.json_format import MessageToDict
 
 from contracts.leyline.v1 import event_pb2
 from esper.history import replay
-from projections import compaction, open_history
+from projections import compaction, lineage, open_history
 from projections.archive import Archive
 from projections.generated import history, records
-from projections.restore import facts_of
 from tests.bench.table import Row
 
 QUESTIONS = {
@@ -104,7 +103,7 @@ def _replays(folder: Path, made: list[event_pb2.Event]) -> Iterator[Row]:
     with open_history(folder / "archive") as ours:
         whole = "SELECT count(*), sum(stage) FROM fold_stages"
         by_sql = best(lambda: ours.connection.execute(whole).fetchall())
-        by_python = best(lambda: [replay(facts_of(ours, run)) for run in runs], times=1)
+        by_python = best(lambda: [replay(lineage.facts(ours, run)) for run in runs], times=1)
     fixture = f"{count:,} facts of {len(runs)} runs; pyeventsourcing {count / theirs:,.0f}/s"
     yield Row("beside pyeventsourcing: every run's fold, SQL", count / by_sql, "facts/s", fixture)
     yield Row("beside pyeventsourcing: every run's fold, Python", len(facts) / by_python, "facts/s", fixture)

@@ -9,7 +9,8 @@ from kio.schema.errors import ErrorCode
 from streams.broker.codec import Fields
 from streams.broker.core import Caller, Core
 from streams.broker.errors import Refused
-from streams.broker.groups import Group, JoinRequest, MemberIdRequired, State
+from streams.broker.groups import Group
+from streams.broker.members import JoinRequest, MemberIdRequired, State
 
 _ID_FIRST_SINCE: Final = 4
 """From this version of JoinGroup on, a new member is told its id first and joins with it (KIP-394)."""

@@ -18,8 +18,8 @@ from contracts.topics import ARCHIVER_GROUP
 from esper.history import replay
 from projections import manifest, open_history
 from projections.generated import history, records
+from projections.lineage import facts
 from projections.manifest import covered
-from projections.restore import facts_of
 from streams.broker.launch import start_broker
 
 
@@ -41,7 +41,7 @@ def test_what_is_on_the_log_is_in_the_archive(desk, end_with):
     with open_history(desk.archive) as opened:
         assert opened.execute("SELECT count(*) FROM log.invalid").fetchone() == (0,)
         run = opened.execute("SELECT run_id FROM runs ORDER BY run_id").fetchone()[0]
-        state = replay(facts_of(opened, run))
+        state = replay(facts(opened, run))
     assert (state.problem, state.status) == (None, "completed")
     assert asyncio.run(committed(desk.broker.address)).items() <= covered(desk.archive).items()
 

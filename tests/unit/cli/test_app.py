@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from esper.cli.app import app, dispatch
 
-COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+GROUPS = {group.name for group in app.registered_groups}
+COMMANDS = [name for name in typer.main.get_command(app).commands if name not in GROUPS]
 OF_A_FOLDER = ("verify",)  # it is given the folder itself
 PARTS = (
     "Kasmina",

@@ -128,6 +128,19 @@ def test_a_state_may_differ_where_no_fact_does(diff, tmp_path):
     )
 
 
+def test_digests_that_are_damaged_leave_the_parts_unnamed(diff, tmp_path):
+    objects, runs = ObjectStore(tmp_path / "objects"), [life("aaaa"), life("bbbb")]
+    for run, bit in zip(runs, "01", strict=True):
+        kept = objects.put(json.dumps({PART: bit}).encode())
+        run.publish(run.trainers[0], pb.StateDigested(root=bit.encode() * 32, tensors_ref=kept, occasion="final"))
+    for file in (tmp_path / "objects").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"{}")
+    code, told = diff(*runs)
+
+    assert (code, told["first_state_that_differs"]["step"], told["first_state_that_differs"]["parts"]) == (1, 50, [])
+
+
 def forked(parent: Trainers, at: int, run_id: str = "cccc") -> Trainers:
     """A fork that shares the parent's first `at` facts."""
     shared, child = parent.events[at - 1], Trainers(run_id)
@@ -166,6 +179,18 @@ def test_a_fork_parts_from_its_parent_where_it_does_otherwise(diff):
     assert "s1 TRAINING -> CULLED" in told["parted"]["a"][0]["what"]
     assert "s1 TRAINING -> BLENDING" in told["parted"]["b"][0]["what"]
     assert told["fork"]["step"] == 20
+
+
+def test_a_fork_that_cannot_go_on_from_its_parent_is_said_to_be_one(tmp_path, capsys):
+    """Its own facts do not count then; those of its parent are not its."""
+    parent = life("aaaa")
+    child = forked(parent, 5)
+    child.events[0].sequence += 1
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place([*parent.events, *child.events]))
+
+    assert dispatch(["diff", "aaaa", "cccc", "--data-dir", str(tmp_path)]) == 2
+    assert "run cccc cannot be folded: bad_claim at sequence 7" in capsys.readouterr().err
 
 
 def test_settings_that_differ_are_listed(tmp_path, diff):

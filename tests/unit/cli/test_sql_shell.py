@@ -18,6 +18,7 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
+from esper.cli import shell
 from esper.cli import sql as sql_module
 from esper.cli.app import dispatch
 from esper.cli.completion import SqlCompleter
@@ -181,3 +182,14 @@ def test_what_a_shell_may_do_is_what_a_query_may(tmp_path):
     """The shell and the command line refuse with the same function."""
     with open_sample() as history, pytest.raises(Exception, match="only reads"):
         sql_module.check_reads(history, f"copy (select 1) to '{tmp_path}/x.csv'")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_where_nothing_can_be_kept_the_shell_remembers_by_itself(tmp_path, monkeypatch, writable):
+    state = tmp_path / "state"
+    if not writable:
+        state.write_text("no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    shell.remembered().append_string("from runs;")
+
+    assert list(shell.remembered().load_history_strings()) == (["from runs;"] if writable else [])

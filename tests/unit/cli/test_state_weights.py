@@ -75,3 +75,17 @@ def test_a_file_that_cannot_be_is_said_before_anything_is_trained(data_dir, tmp_
 
     assert dispatch(["state", "last", "--load", str(file), "--data-dir", str(data_dir)]) == 2
     assert f"{file} cannot be written" in capsys.readouterr().err
+
+
+def test_a_folder_is_refused_before_anything_is_trained(data_dir, tmp_path, capsys):
+    for folder in (".", str(tmp_path)):
+        assert dispatch(["state", "last", "--load", folder, "--data-dir", str(data_dir)]) == 2
+        said = capsys.readouterr()
+        assert f"{folder} is a folder; name a file with --load" in said.err
+        assert said.out == ""
+
+
+def test_a_stretch_that_the_run_does_not_have_is_refused_in_the_words_that_were_given(data_dir, capsys):
+    for asked in (["--from", "90000"], ["--from", "9", "--to", "3"]):
+        assert dispatch(["replay", "last", *asked, "--data-dir", str(data_dir)]) == 2
+        assert f"; {' '.join(asked)} is no part of it" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from projections.generated import history, records
 from projections.records import StoredRecord
 from projections.testing import LogOfRecords
 from streams.feed import EventFeed
+from tests.unit.feed.wanted import PACKETS
 
 
 def _fill(archive: Path, made: Sequence[StoredRecord], flush: int = 400) -> Path:
@@ -91,3 +92,13 @@ def merge():
 def events_of():
     """The events of one type among records."""
     return _events_of
+
+
+@pytest.fixture
+def feed(data_dir) -> Callable[..., EventFeed]:
+    """A feed of the shared archive in small batches."""
+
+    def make(*schemas, **options):
+        return EventFeed(data_dir, *(schemas or (PACKETS,)), **{"batch_size": 32, **options})
+
+    return make

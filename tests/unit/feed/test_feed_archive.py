@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
-from contextlib import contextmanager
-from datetime import UTC, datetime
 
-import pytest
 import torch
-from torch.testing._internal.distributed.fake_pg import FakeStore
-from torchdata.stateful_dataloader import StatefulDataLoader
 
-from contracts.leyline.v1 import event_pb2
 from contracts.topics import PARTITIONS
-from esper.errors import InvalidInput
 from projections import manifest
 from projections.testing import LogOfRecords, Trainers
-from streams.feed import EventFeed, Field, Schema
-
-ID = Field("event_id", width=16)
-PACKETS = Schema("epoch_completed", [ID, "log_partition", "log_offset", "epoch"])
-REPORTS = Schema("field_report", [ID, "log_partition", "log_offset"])
-
-
-@contextmanager
-def ranked(rank, ranks):
-    """This process as one of many ranks; torch's own `fake` group, which has no others."""
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.fixture
-def feed(data_dir):
-    """A feed of the shared archive in small batches."""
-
-    def make(*schemas, **options):
-        return EventFeed(data_dir, *(schemas or (PACKETS,)), **{"batch_size": 32, **options})
-
-    return make
+from streams.feed import EventFeed
+from tests.unit.feed.wanted import PACKETS, REPORTS
 
 
 def test_every_event_comes_once_in_the_order_of_its_partition(feed, made, ids, small_blocks, events_of):
@@ -135,78 +104,6 @@ def test_a_pass_ends_where_the_archive_ended_when_it_began(few, tmp_path, ids, f
     assert len(ids(going_on)) > len(whole), "the pass after it sees what came meanwhile"
 
 
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 on torch 2.13
-@pytest.mark.parametrize("workers", [0, 2])
-def test_torchdatas_loader_goes_on_where_its_state_was_taken(feed, made, workers, small_blocks, events_of):
-    def loader():
-        return StatefulDataLoader(feed(batch_size=16), batch_size=None, num_workers=workers)
-
-    left = loader()
-    seen = []
-    for count, batch in enumerate(left, 1):
-        seen += batch["event_id"].tolist()
-        if count == 5:
-            state = left.state_dict()
-            break
-    going_on = loader()
-    going_on.load_state_dict(state)
-    for batch in going_on:
-        seen += batch["event_id"].tolist()
-    again = [row for batch in going_on for row in batch["event_id"].tolist()]
-
-    everything = sorted(list(event.event_id) for event in events_of(made, "epoch_completed"))
-    assert sorted(seen) == everything
-    assert sorted(again) == everything, "the next epoch is whole"
-
-
-def test_more_readers_than_partitions_is_said_and_loses_nothing(feed, made, caplog, events_of):
-    seen, counts = [], []
-    for number in range(6):
-        with caplog.at_level(logging.WARNING), ranked(number, 6):
-            rows = [row for batch in feed() for row in batch["event_id"].tolist()]
-        seen += rows
-        counts.append(len(rows))
-
-    assert sorted(seen) == sorted(list(event.event_id) for event in events_of(made, "epoch_completed"))
-    assert [count > 0 for count in counts] == [True] * 4 + [False] * 2
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "reader 4 of 6 gets no events",
-        "reader 5 of 6 gets no events",
-    ]
-
-
-def test_a_run_belongs_to_one_reader(feed, made, events_of):
-    names = {event.run_id for event in events_of(made, "epoch_completed")}
-    runs = Schema("epoch_completed", [Field("run_id", "run", among=tuple(sorted(names)))])
-    held = []
-    for number in range(2):
-        with ranked(number, 2):
-            held.append({run for batch in feed(runs) for run in batch["run"].tolist()})
-
-    assert held[0]
-    assert held[1]
-    assert held[0] | held[1] == set(range(1, len(names) + 1))
-    assert not held[0] & held[1]
-
-
-def test_the_state_of_another_reader_or_another_feed_is_refused(feed):
-    state = _state_after_one(feed())
-    other_types = feed(REPORTS)
-    other_types.load_state_dict(state)
-    with pytest.raises(InvalidInput, match="is of other event types"):
-        iter(other_types)
-
-    other_rank = feed()
-    other_rank.load_state_dict(state)
-    with ranked(1, 2), pytest.raises(InvalidInput, match="is of reader 1 of 1 and this is reader 2 of 2"):
-        iter(other_rank)
-
-
-def _state_after_one(read):
-    next(iter(read))
-    return read.state_dict()
-
-
 def test_an_event_that_was_delivered_again_comes_once_however_late(tmp_path, ids, fill):
     trainers = Trainers("run-1")
     for _ in range(30):
@@ -222,76 +119,6 @@ def test_an_event_that_was_delivered_again_comes_once_however_late(tmp_path, ids
 
     assert len(found) == 230
     assert Counter(found).most_common(1)[0][1] == 1
-
-
-def test_only_the_wanted_runs_and_tasks_and_rows(feed, made, ids, events_of):
-    packets = events_of(made, "epoch_completed")
-    run = packets[-1].run_id
-
-    some = Schema("epoch_completed", [ID], where=[("epoch", ">", 40), ("state.validation_loss", "<", 0.03)])
-
-    assert ids(feed(runs=[run])) == [event.event_id for event in packets if event.run_id == run]
-    assert sorted(ids(feed(tasks=["digits"]))) == sorted(event.event_id for event in packets)
-    assert ids(feed(tasks=["spirals"])) == []
-    wanted = [e.event_id for e in packets if e.epoch > 40 and e.epoch_completed.state.validation_loss < 0.03]
-    assert 0 < len(wanted) < len(packets)
-    assert sorted(ids(feed(some))) == sorted(wanted)
-
-
-def test_a_run_whose_task_nobody_knows_is_left_out_and_named(few, tmp_path, ids, fill, monkeypatch, caplog):
-    monkeypatch.setattr("streams.feed.selection.WAIT_S", 0.2)
-    fill(tmp_path / "archive", few)  # without any run's first fact
-
-    with caplog.at_level(logging.WARNING):
-        found = ids(EventFeed(tmp_path, PACKETS, tasks=["digits"]))
-
-    assert found == []
-    assert "the archive does not know the task of 010000000000" in caplog.text
-
-
-def test_a_pass_begins_at_an_offset(feed):
-    read = feed(start={("esper.runs", 1): 100})
-
-    first = {}
-    for batch in read:
-        for partition, offset in zip(batch["log_partition"].tolist(), batch["log_offset"].tolist(), strict=True):
-            first.setdefault(partition, offset)
-    assert first[1] >= 100
-    assert all(first[partition] < 100 for partition in (0, 2, 3))
-
-
-def test_a_pass_begins_with_the_first_record_at_a_time(feed, made, ids):
-    packets = [(record, event) for record, event in parsed(made) if event.WhichOneof("body") == "epoch_completed"]
-    time_ms = sorted(record.timestamp for record, _ in packets)[len(packets) // 2]
-    begun, wanted = set(), []
-    for record, event in packets:
-        if record.timestamp >= time_ms:
-            begun.add(record.partition)
-        if record.partition in begun:
-            wanted.append(event.event_id)
-
-    found = ids(feed(start=datetime.fromtimestamp(time_ms / 1000, UTC)))
-
-    assert 0 < len(wanted) < len(packets)
-    assert sorted(found) == sorted(wanted)
-
-
-def parsed(made):
-    return [(record, event_pb2.Event.FromString(record.value)) for record in made]
-
-
-def test_a_damaged_file_is_named_and_the_rest_is_read(few, tmp_path, ids, fill, caplog):
-    archive = fill(tmp_path / "archive", few, flush=100)
-    whole = ids(EventFeed(tmp_path, PACKETS))
-    entry = manifest.load(archive).of("epoch_completed")[2]
-    path = archive / "files" / entry.name
-    path.write_bytes(path.read_bytes()[:-1] + b"!")
-
-    with caplog.at_level(logging.WARNING):
-        rest = ids(EventFeed(tmp_path, PACKETS))
-
-    assert len(rest) == len(whole) - entry.rows
-    assert entry.name in caplog.text
 
 
 def test_a_folder_without_history_gives_nothing(tmp_path):

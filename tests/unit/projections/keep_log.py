@@ -30,8 +30,13 @@ def tables(records: list[StoredRecord]) -> dict[str, dict[str, list[dict[str, An
     for projection in PROJECTIONS.values():
         with Store(projection, None, None) as store:
             store.take(records)
-            found[projection.name] = {view: rows(store, view) for view in projection.views}
+            found[projection.name] = content(store)
     return found
+
+
+def content(store: Store) -> dict[str, list[dict[str, Any]]]:
+    """What every view of a projection shows."""
+    return {view: rows(store, view) for view in store.projection.views}
 
 
 def rows(store: Store, view: str) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ from contracts.topics import PARTITIONS
 from esper.errors import CorruptState, InvalidInput
 from projections import manifest, open_history
 from projections.archive import KEEP_REPLACED_S, Archive
+from projections.lineage import facts
 from projections.manifest import Gap, covered
-from projections.restore import facts_of, stored_records
+from projections.restore import stored_records
 
 
 def rows(archive: Path) -> list[tuple[int, int]]:
@@ -175,7 +176,7 @@ def test_the_log_comes_back_byte_for_byte(tmp_path: Path, any_record):
 def test_facts_come_back_in_order(opened):
     run = opened.execute("SELECT min(run_id) FROM runs").fetchone()[0]
 
-    sequences = [event.sequence for event in facts_of(opened, run)]
+    sequences = [event.sequence for event in facts(opened, run)]
 
     assert sequences == list(range(1, len(sequences) + 1))
     assert len(sequences) > 100

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
-from esper.history import accept, replay, sequence_at_step
+from esper.errors import InvalidInput
+from esper.history import Recorded, accept, replay, sequence_at_step
 from esper.kasmina.lifecycle import DORMANT, GERMINATED, TRAINING
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
@@ -182,3 +183,15 @@ def test_an_event_without_a_run_of_its_own_is_not_taken_for_a_fork():
     )
 
     assert replay([event]).problem.kind == "not_started"
+
+
+def test_a_fork_whose_parent_is_elsewhere_is_no_record_to_train_by(tmp_path, family):
+    """Its facts alone begin in the middle; who has both can go on with it."""
+    archived(tmp_path / "whole", family)
+    archived(tmp_path / "part", family[1:2])
+    with open_history(tmp_path / "whole") as history:
+        recorded = Recorded.of("child", facts(history, "child"), [])
+    assert [fact.sequence for fact in recorded.facts] == [1, 2, 3, 4, 5, 6]
+
+    with open_history(tmp_path / "part") as history, pytest.raises(InvalidInput, match="child was forked from parent"):
+        Recorded.of("child", facts(history, "child"), [])

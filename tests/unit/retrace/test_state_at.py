@@ -90,3 +90,16 @@ def test_a_record_that_was_tampered_with_is_said(grown):
 
     with pytest.raises(CorruptState, match="does not come to its record again"):
         at(grown, grown.recorded().state.world.step, events)
+
+
+def test_a_fork_with_another_policy_is_come_to_from_its_own_checkpoints(lived, other):
+    """Its packets name its own policy, which its parent's configuration does not."""
+    lived.train(seed=6)
+    other.fork(lived, 9, "policy heuristic")
+    whole = other.whole()
+    *_, before, last = whole.checkpoints()
+    other.objects.delete(last.checkpoint_saved.ref)
+    state = state_at(whole, other.tiny(), objects=other.objects, clock=REAL_CLOCK, step=last.global_step)
+
+    assert before.run_id == "child"
+    assert digest(state).root == last.checkpoint_saved.state_digest

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
-from esper.testing import KEYS, FakeClock, MemoryLog
+from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.ports import KernelSource
 from esper.tolaria.result import RunResult
@@ -89,6 +90,18 @@ class Bench:
             library=library,
             should_stop=should_stop,
         )
+
+    def growing(self, after: int, seed_id: str = "s1") -> Callable[[], bool]:
+        """A `should_stop` that never stops, and sends a germination after so many steps."""
+        calls = iter(range(10**6))
+
+        def watch() -> bool:
+            if next(calls) == after:
+                command = seed_command("run", SEED_OPERATION_GERMINATE, seed_id, "BP009", clock=self.clock.clock)
+                self.log.send(signed(command))
+            return False
+
+        return watch
 
     def digests(self, occasion: str = "epoch") -> list[bytes]:
         return [body.root for body in self.log.bodies("state_digested") if body.occasion == occasion]

@@ -8,17 +8,15 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from xml.etree import ElementTree as ET
 
 import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
 from esper.leyline.envelope import new_event
-from projections import open_history, open_sample, sample
+from projections import open_history, sample
 from projections.archive import Archive
-from projections.pictures import Bar, Lane, Mark, Series, Stay, bars, lines, of_run, swimlane
-from projections.pictures.svg import ticks
+from projections.pictures import of_run
 from projections.report import page
 from projections.report.page import figure, seconds, share
 from projections.testing import LogOfRecords, Trainers
@@ -26,27 +24,6 @@ from projections.testing import LogOfRecords, Trainers
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DASH = "\N{EN DASH}"
 VOID = {"meta", "br", "hr", "img", "link", "input"}
-
-
-@pytest.fixture(scope="module")
-def small():
-    with open_sample() as history:
-        yield history
-
-
-@pytest.fixture(scope="module")
-def runs(small):
-    """The runs of the small history by their tasks and policies."""
-    found = small.execute(
-        "select task || ' ' || if(parent_run_id is null, policy, 'fork'), run_id from runs"
-    ).fetchall()
-    return dict(found)
-
-
-@pytest.fixture(scope="module")
-def grown(small, runs):
-    """The report of the run with a control."""
-    return page(small, runs["digits heuristic"])
 
 
 class Nest(HTMLParser):
@@ -256,91 +233,6 @@ def test_a_real_browser_shows_it_whole_and_legibly(tmp_path, small, runs, width,
     assert found["asked"] == 0
     assert found["title"].startswith("Run ")
     assert found["ground"] == ("rgb(13, 18, 25)" if dark else "rgb(244, 246, 249)")
-
-
-def drawn(picture):
-    """The picture as XML: it is well formed."""
-    return ET.fromstring(picture.svg)
-
-
-def test_curves_go_where_their_figures_say():
-    picture = lines([Series("a", [(0, 0.0), (10, 1.0)]), Series("b", [(0, None), (10, float("nan"))])], title="T")
-    (path, _) = drawn(picture).iter("{http://www.w3.org/2000/svg}path")
-    (x0, y0, x1, y1) = map(float, re.findall(r"[\d.]+", path.get("d")))
-
-    assert x0 < x1
-    assert y0 > y1  # up is more
-    assert "a: 1 at 10" in picture.svg
-
-
-def test_a_gap_in_a_curve_stays_one():
-    picture = lines([Series("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.5), (4, 1.0)])], title="T")
-
-    assert picture.svg.count("M") == 2
-
-
-def test_nothing_measured_is_said():
-    assert "nothing was measured" in lines([Series("a", [])], title="T", marks=[Mark(1, "x")]).svg
-
-
-def test_a_lane_ends_where_its_run_has_come(tmp_path):
-    """A run that was killed in epoch 2 of 20 is drawn over 20 epochs, and its seed trained for one of them."""
-    run = Trainers("killed")
-    run.events[0].run_started.epochs, run.events[0].run_started.steps_per_epoch = 20, 10
-    run.complete_epoch(0)
-    run.move(0, 0, 0)
-    run.complete_epoch(0)
-    with Archive(tmp_path / "archive") as archive:
-        archive.append(LogOfRecords().place(run.events))
-    with open_history(tmp_path / "archive") as history:
-        picture = of_run.seeds(history, "killed")
-
-    assert "GERMINATED, epochs 1 to 2" in picture.svg
-    assert ">20</text>" in picture.svg
-
-
-def test_lanes_are_as_long_as_the_stays():
-    stays = [Stay("TRAINING", 2, 4), Stay("FOSSILIZED", 4, 10, "helped")]
-    picture = swimlane([Lane("s1", "layer", stays), Lane("s2", "other", [])], epochs=10)
-    widths = {
-        each.get("style"): float(each.get("width"))
-        for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect")
-        if float(each.get("height")) > 20
-    }
-
-    assert widths["fill: var(--fossilized)"] == pytest.approx(3 * widths["fill: var(--training)"], abs=0.1)
-    assert widths["fill: var(--dormant)"] == pytest.approx(5 * widths["fill: var(--training)"], abs=0.1)
-    assert "TRAINING from epoch 2, FOSSILIZED from epoch 4" in picture.svg
-    assert "s2 other: never germinated" in picture.svg
-    assert "epochs 4 to 10: helped" in picture.svg
-
-
-def test_bars_lie_on_their_side_of_zero():
-    picture = bars([Bar("up", 2.0, 1.0, 3.0, "n 3"), Bar("down", -1.0)], title="T", x_name="x")
-    up, down = (float(each.get("width")) for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect"))
-
-    assert up == pytest.approx(2 * down, abs=0.1)
-    assert picture.svg.count("<title>") == 2
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.3, 40, [10, 20, 30, 40]), (5, 5, [5]), (-1, 1, [-1, -0.5, 0, 0.5, 1])],
-)
-def test_ticks_are_round(low, high, expected):
-    assert ticks(low, high, 5) == pytest.approx(expected)
-
-
-def test_ticks_are_not_closer_than_they_may_be():
-    assert ticks(11, 12, 6, least=1) == [11, 12]
-
-
-def test_every_picture_of_every_run_is_well_formed(small, runs):
-    for run_id in runs.values():
-        for draw in (of_run.accuracy, of_run.loss, of_run.parameters, of_run.flops):
-            drawn(draw(small, {"run": run_id}))
-        drawn(of_run.seeds(small, run_id))
-        drawn(of_run.alphas(small, run_id))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""A projection is made anew out of the archive alone, and what the archive gets later is followed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from projections import open_history
+from projections.archive import Archive
+from projections.rebuild import follow, rebuild, seen
+from projections.registry import PROJECTIONS, file_of
+from projections.store import Locked, Store
+from tests.unit.projections.keep_log import content
+
+
+def test_the_archive_alone_gives_the_same_tables(projection, records, expected, tmp_path):
+    """With nothing running; and going on from there with the live log changes nothing."""
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(records)
+    seen_of = []
+    with open_history(tmp_path / "archive") as history:
+        taken = rebuild(projection, tmp_path, history, lambda done, total: seen_of.append((done, total)))
+        assert seen(projection, tmp_path).state == "ready"
+    with Store(projection, file_of(tmp_path, projection), None) as store:
+        assert content(store) == expected[projection.name]
+        assert store.take(records).folded == 0
+
+    assert taken.folded > 0
+    assert seen_of[-1][0] == seen_of[-1][1] >= taken.folded
+
+
+def test_what_the_archive_gets_later_is_followed(records, expected, tmp_path):
+    projection = PROJECTIONS["experience"]
+    with Archive(tmp_path / "archive") as archive, Store(projection, None, None) as store:
+        for start in range(0, len(records), 20):
+            archive.append(records[start : start + 20])
+            with open_history(tmp_path / "archive") as history:
+                follow(store, history, lambda _done, _total: None)
+        assert content(store) == expected["experience"]
+
+
+def test_an_interrupted_rebuild_leaves_the_old_file(records, tmp_path, expected):
+    projection = PROJECTIONS["runs"]
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(records)
+
+    def stop(done: int, _total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with open_history(tmp_path / "archive") as history:
+        rebuild(projection, tmp_path, history)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(projection, tmp_path, history, stop)
+        with Store(projection, file_of(tmp_path, projection), None) as store:
+            assert content(store) == expected["runs"]
+        rebuild(projection, tmp_path, history)
+
+    assert [path.name for path in (tmp_path / "projections").iterdir()] == ["runs.duckdb"]
+
+
+def test_a_file_that_a_process_keeps_is_left_to_it(tmp_path):
+    """DuckDB lets a process open its own file twice, so the keeper is another process."""
+    projection = PROJECTIONS["reports"]
+    path = file_of(tmp_path, projection)
+    (tmp_path / "archive").mkdir()
+    path.parent.mkdir()
+    program = f"import duckdb; c = duckdb.connect({str(path)!r}); print('ready', flush=True); input()"
+    keeper = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert keeper.stdout.readline() == "ready\n"
+        with open_history(tmp_path / "archive") as history, pytest.raises(Locked, match="kept by a running process"):
+            rebuild(projection, tmp_path, history)
+        assert seen(projection, tmp_path).state == "kept"
+    finally:
+        keeper.communicate("\n", timeout=30)
