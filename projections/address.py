@@ -26,12 +26,14 @@ class Folder:
     def at(cls, address: Path | str) -> Folder:
         """The folder at an address, which need not exist yet.
 
-        Raises InvalidInput where no installed library knows such addresses.
+        Raises InvalidInput where no installed library knows such addresses, or a server of that name answers.
         """
         try:
             system, root = fsspec.core.url_to_fs(str(address))
         except (ValueError, ImportError) as error:
             raise InvalidInput(f"{address}: {error}; install what fsspec needs for it, or name a folder") from None
+        except Exception as error:  # noqa: BLE001 - some libraries connect here, and each fails in its own way
+            raise InvalidInput(f"{address} does not answer: {type(error).__name__}: {_line(error)}") from None
         return cls(str(address).rstrip("/"), system, root.rstrip("/"))
 
     @property
@@ -56,8 +58,21 @@ class Folder:
                 try:
                     self.system.pipe_file(path, content)
                 except FileNotFoundError:
-                    self.system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+                    self._make_folder(path.rpartition("/")[0])
                     self.system.pipe_file(path, content)
+
+    def _make_folder(self, path: str) -> None:
+        """A folder and those above it, but no bucket: a name misspelt would become one, and somebody's bill.
+
+        Raises FileNotFoundError where there is no bucket of that name.
+        """
+        above = path.rpartition("/")[0]
+        if above and not self.system.exists(above):
+            self._make_folder(above)
+        if not path.startswith("/") and "/" not in path:
+            raise FileNotFoundError(f"{self.address}: there is no bucket '{path}'; make it first")
+        with contextlib.suppress(FileExistsError):
+            self.system.mkdir(path, create_parents=False)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The files in a folder inside this one and their sizes; none where it does not exist."""
@@ -86,5 +101,8 @@ def _as_os_error(folder: Folder, name: str) -> Any:
     except OSError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise OSError(f"{folder.address}/{name}: {type(error).__name__}: {text}") from error
+        raise OSError(f"{folder.address}/{name}: {type(error).__name__}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -27,7 +27,7 @@ from esper.leyline.signing import KeyRing
 from projections import files, manifest, parquet
 from projections.columns import INVALID, shape_of
 from projections.decode import decode
-from projections.manifest import FileEntry, Gap, Manifest, Place
+from projections.manifest import FILES, FileEntry, Gap, Manifest, Place
 from projections.records import Batch, Record, batches_of
 from projections.regularity import Regularity
 
@@ -38,10 +38,6 @@ WRITERS: Final = 4
 """Files that are encoded and synced at once: a flush has one for every body type."""
 
 LOCK: Final = "lock"
-FILES: Final = "files"
-"""The folder of the Parquet files inside the archive."""
-FIRST: Final = "-000000001"
-"""How the files of an archive's first flush end, the only ones that may lie there before there is a manifest."""
 
 _log = logging.getLogger(__name__)
 
@@ -201,14 +197,9 @@ class Archive:
             return None
 
     def _remove_orphans(self) -> int:
-        """Delete what a killed flush or merge left behind. Raises CorruptState where the manifest itself has gone."""
+        """Delete what a killed flush or merge left behind."""
         listed = {entry.name for entry in self.manifest.files} | set(self.manifest.retired)
         orphans = [path for path in (self.folder / FILES).iterdir() if path.name not in listed]
-        if self.manifest.generation == 0 and any(not path.stem.endswith(FIRST) for path in orphans):
-            raise CorruptState(
-                f"{self.folder} holds {len(orphans)} files and no {manifest.NAME} that lists them: restore it from a "
-                "copy, or move the folder away to archive the kept log again"
-            )
         for path in orphans:
             path.unlink()
         return len(orphans)

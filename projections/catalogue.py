@@ -12,9 +12,9 @@ from typing import Any, Final
 from projections.address import Folder
 from projections.columns import INVALID, TABLES
 from projections.history import History
-from projections.manifest import Gap, Manifest
+from projections.manifest import FILES, Gap, Manifest
 from projections.transfer import damaged_at
-from projections.verify import FILES, damaged
+from projections.verify import damaged
 
 SERIOUS: Final = frozenset({"file", "records", "repeated", "lost", "run"})
 """Kinds of findings after which a history is not whole. The others are told and everything is there."""

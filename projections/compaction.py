@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from projections import files
 from projections.columns import INVALID
-from projections.manifest import FileEntry, Manifest, Place, entry_from_json, entry_to_json
+from projections.manifest import FILES, FileEntry, Manifest, Place, entry_from_json, entry_to_json
 from projections.parquet import ROW_GROUP
 from projections.quoting import quoted
-from projections.verify import FILES
 
 if TYPE_CHECKING:
     from projections.archive import Archive

@@ -21,10 +21,10 @@ from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
 from projections import files, manifest, open_history, schema
 from projections.columns import INVALID
-from projections.manifest import FileEntry, Manifest
+from projections.manifest import FILES, FileEntry, Manifest
 from projections.parquet import ROW_GROUP
 from projections.quoting import quoted
-from projections.verify import CACHE, FILES
+from projections.verify import CACHE
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -86,7 +86,7 @@ def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | N
         to.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}-"))
     except OSError as error:
-        raise InvalidInput(f"{to} cannot be made: {error.strerror}; name another folder with --to") from None
+        raise InvalidInput(f"{to} cannot be made: {error.strerror or error}; name another folder with --to") from None
     try:
         made.chmod(0o755)
         _write_archive(history, run_ids, made / ARCHIVE)
@@ -94,6 +94,11 @@ def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | N
         events = _describe(made, found)
         digest = _write_sums(made)
         made.rename(to)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise InvalidInput(
+            f"{to} cannot be written: {error.strerror or error}; name another folder with --to"
+        ) from None
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise

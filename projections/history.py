@@ -19,9 +19,9 @@ import duckdb
 from contracts.topics import RUNS
 from projections import manifest, views
 from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
-from projections.manifest import FileEntry, Manifest
+from projections.manifest import FILES, FileEntry, Manifest
 from projections.quoting import quoted
-from projections.verify import FILES, Damage, damaged
+from projections.verify import Damage, damaged
 
 if TYPE_CHECKING:
     from projections.transfer import Mirror

@@ -17,6 +17,10 @@ from esper.errors import CorruptState
 from projections import files
 
 NAME: Final = "manifest.json"
+FILES: Final = "files"
+"""The folder of the Parquet files inside the archive."""
+FIRST: Final = "-000000001"
+"""How the files of an archive's first flush end, the only ones that may lie there before there is a manifest."""
 FORMAT: Final = 1
 
 Place = tuple[str, int]
@@ -99,12 +103,19 @@ def covered(archive: Path) -> dict[Place, int]:
 def load(archive: Path) -> Manifest:
     """The manifest in the folder `archive`, an empty one where there is none yet.
 
-    Raises CorruptState for one that cannot be read: it is written whole, so this is a damaged disk or another format.
+    Raises CorruptState for one that cannot be read: it is written whole, so this is a damaged disk or another format;
+    and where there is none beside files of more than a first flush, which is a history that lost it, and not none.
     """
     path = archive / NAME
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        lying = [each.stem for each in (archive / FILES).glob("*")]
+        if not all(name.endswith(FIRST) for name in lying) and not path.exists():
+            raise CorruptState(
+                f"{archive} holds {len(lying)} files and no {NAME} that lists them: restore it from a copy, "
+                "end the copy that was broken off, or move the folder away to archive the kept log again"
+            ) from None
         return Manifest()
     return parse(content, str(path))
 

@@ -19,8 +19,8 @@ import platformdirs
 from esper.errors import InvalidInput
 from projections import manifest
 from projections.address import Folder
-from projections.manifest import FileEntry, Manifest
-from projections.verify import FILES, Damage
+from projections.manifest import FILES, FileEntry, Manifest
+from projections.verify import Damage
 
 KEEP_REPLACED_S: Final = 600.0
 AT_ONCE: Final = 4
@@ -88,7 +88,10 @@ def _refuse_another(target: Folder, newest: Manifest, before: Manifest) -> None:
 
 
 def damaged_at(source: Folder, entries: Sequence[FileEntry], progress: Callable[[int], None]) -> list[Damage]:
-    """The files in a folder, near or far, whose bytes are not those that were written; every byte is read."""
+    """The files in a folder, near or far, whose bytes are not those that were written; every byte is read.
+
+    Raises OSError where a store does not answer.
+    """
     found: list[Damage] = []
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         for entry, (_, problem) in zip(entries, pool.map(lambda each: _sound(source, each), entries), strict=True):
@@ -99,10 +102,15 @@ def damaged_at(source: Folder, entries: Sequence[FileEntry], progress: Callable[
 
 
 def _sound(source: Folder, entry: FileEntry) -> tuple[bytes, str | None]:
-    """A file's bytes, or what is wrong with them."""
+    """A file's bytes, or what is wrong with them.
+
+    Raises OSError where a store does not answer: that says nothing of its files, and each would be waited for in vain.
+    """
     try:
         content = source.read(f"{FILES}/{entry.name}")
     except OSError as error:
+        if source.local is None and not isinstance(error, FileNotFoundError | PermissionError):
+            raise
         return b"", f"cannot be read ({error.strerror or error})"
     sound = hashlib.sha256(content).hexdigest() == entry.sha256
     return content, None if sound else "its bytes do not match their checksum"

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from projections.manifest import FileEntry
+from projections.manifest import FILES, FileEntry
 
-FILES: Final = "files"
 CACHE: Final = "verified.json"
 
 

@@ -13,10 +13,10 @@ from esper.leyline.objects import ObjectStore
 from projections import open_history
 from projections.decode import decode
 from projections.export import ARCHIVE, CONTENTS, DIGESTS, FORMAT, OBJECTS, SUMS, sums
+from projections.manifest import FILES
 from projections.quoting import quoted
 from projections.records import batches_of
 from projections.restore import stored_records
-from projections.verify import FILES
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -66,6 +66,8 @@ def verify_export(folder: Path) -> Verdict:
 
 
 def _listed(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        raise InvalidInput(f"there is no folder {folder}; `esper export RUN` makes one to verify")
     try:
         lines = (folder / SUMS).read_text("utf-8").splitlines()
         return {path: digest for digest, path in (line.split("  ", 1) for line in lines)}

@@ -89,7 +89,8 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     if not found:
         say("nothing was run in this data folder yet; start with `esper run`")
         return
-    controls = {run["control_of"]: run["test_accuracy"] for run in found if run["control_of"]}
+    over = [run for run in found if run["control_of"] and run["status"] == "completed"]
+    controls = {run["control_of"]: run["test_accuracy"] for run in over}
     known = {run["run_id"] for run in found}
     shown = [run for run in found if run["control_of"] not in known]
     say(table(_RUN_HEADERS, [_run_row(run, controls.get(run["run_id"])) for run in shown], right=(4, 5, 6, 7)))

@@ -49,9 +49,9 @@ class Summary:
 
     @property
     def _control_end(self) -> Any:
-        """How the control run ended; None where there was none or it failed."""
+        """How the control run ended; None where there was none, or it is not over: half a run is nothing to compare."""
         end = self.control.finished if self.control is not None else None
-        return end if end is not None and end.status != "failed" else None
+        return end if end is not None and end.status == "completed" else None
 
     def _lines(self) -> Iterator[str]:
         grown = self.grown
@@ -60,6 +60,8 @@ class Summary:
         yield ""
         headers = ("", "grown", "control") if self._control_end is not None else ("", "grown")
         yield table(headers, self._figures(), right=(1, 2))
+        if self.control is not None and self._control_end is None:
+            yield f"the control run is not over: `esper resume {grown.run_id}` goes on with it where it can"
         yield ""
         yield styled("seeds", DIM)
         yield from self._seeds()

@@ -50,15 +50,15 @@ def _curves(
 
 
 def seeds(history: History, run_id: str, width: float = 1040) -> Picture:
-    """Which stage each seed of a run was in; a fork's lanes begin with its parent's."""
-    steps, epochs = _extent(history, run_id)
+    """Which stage each seed of a run was in as far as it has come; a fork's lanes begin with its parent's."""
+    steps, come, epochs = _extent(history, run_id)
     lanes = []
     for seed_id, site in history.execute(
         "select seed_id, site from seeds where run_id = ? order by length(seed_id), seed_id", [run_id]
     ).fetchall():
         what = "select step, to_stage, reason, blueprint_id from transitions"
         moves = _told(history, run_id, what, "sequence", seed_id=seed_id)
-        ends = [begin / steps for begin, *_ in moves[1:]] + [epochs] * bool(moves)
+        ends = [begin / steps for begin, *_ in moves[1:]] + [max(come, step / steps) for step, *_ in moves[-1:]]
         stays = [
             Stay(stage, begin / steps, end, f"{blueprint or ''} {reason}".strip())
             for (begin, stage, reason, blueprint), end in zip(moves, ends, strict=True)
@@ -103,15 +103,15 @@ def alphas(history: History, run_id: str, width: float = 390) -> Picture:
     return lines(lived, title="Alpha: how strongly each seed is mixed in", span=(0, 1), width=width)
 
 
-def _extent(history: History, run_id: str) -> tuple[int, float]:
-    """Steps in an epoch, and how many epochs the run has come."""
+def _extent(history: History, run_id: str) -> tuple[int, float, float]:
+    """Steps in an epoch, how many epochs the run has come, and how many its pictures are wide."""
     (row,) = history.execute(
         "select any_value(started.steps_per_epoch), max(runs.epochs_done), max(runs.epochs_planned), max(runs.status) "
         "from runs join log.run_started as started using (run_id) where run_id = ?",
         [run_id],
     ).fetchall()
     steps, done, planned, status = row
-    return max(steps, 1), planned if status == "running" else max(done, 1)
+    return max(steps, 1), done, planned if status == "running" else max(done, 1)
 
 
 def _rollbacks(history: History, run_id: str, steps: int) -> list[float]:
@@ -122,7 +122,7 @@ def _rollbacks(history: History, run_id: str, steps: int) -> list[float]:
 
 
 def _marks(history: History, run_id: str) -> list[Mark]:
-    steps, _ = _extent(history, run_id)
+    steps, *_ = _extent(history, run_id)
     told = _told(history, run_id, "select step, to_stage, seed_id, blueprint_id from transitions", "sequence")
     moves = [(step / steps, *move) for step, *move in told if move[0] in _MOMENTS]
     if len(moves) > _MANY_MARKS:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from projections import manifest
-from projections.archive import FILES
-from projections.manifest import FileEntry, Manifest, Place
+from projections.manifest import FILES, FileEntry, Manifest, Place
 from projections.repeats import repeats
 from projections.verify import damaged
 from streams.feed.lanes import Lane

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from projections import manifest
-from projections.archive import FILES
 from projections.columns import LOG_COLUMNS
+from projections.manifest import FILES
 from projections.verify import damaged
 from streams.feed.batch import coded
 from streams.feed.paths import Column, column

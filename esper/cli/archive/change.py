@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from esper.cli import RUN_FAILED
 from esper.cli.archive.look import MB, found
 from esper.cli.archive.meter import meter
 from esper.cli.output import complain, say, say_json
 from esper.errors import InvalidInput
+
+AGAIN: Final = "; what is there stays whole, and the same command goes on where it stopped"
 
 
 def compact_command(data_dir: Path, *, as_json: bool) -> None:
@@ -51,7 +53,7 @@ def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool)
         with meter("copying", 0) as tell:
             done = transfer(source, target, time.time(), lambda size, _of: tell(size))
     except OSError as error:
-        raise InvalidInput(f"the copy at {target.address} cannot be written: {error}") from None
+        raise InvalidInput(f"the copy at {target.address} cannot be written to its end: {error}{AGAIN}") from None
     for each in done.damage:
         complain(str(each))
     summary: dict[str, Any] = {"from": source.address, "to": target.address, "copied": done.copied, "bytes": done.size}

@@ -48,7 +48,7 @@ def status_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
     say()
     rows = [(f"{each.topic}/{each.partition}", each.first, each.next, each.records, each.lost) for each in covered]
     say(table(("topic/partition", "from offset", "to before", "records", "lost"), rows, right=(1, 2, 3, 4)))
-    _say_findings(findings)
+    _say_findings(findings, sound="nothing is plainly missing; `esper archive verify` reads every byte")
     return _verdict(findings)
 
 
@@ -66,7 +66,10 @@ def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
             done += size
             tell(done)
 
-        findings = examine(history, folder if folder.local is None else None, read)
+        try:
+            findings = examine(history, folder if folder.local is None else None, read)
+        except OSError as error:
+            raise InvalidInput(f"the archive at {folder.address} cannot be read: {error}") from None
         checked = history.manifest
     if as_json:
         size = sum(entry.size for entry in checked.files)
@@ -74,23 +77,24 @@ def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
         return _verdict(findings)
     records = sum(entry.rows for entry in checked.files)
     say(f"{folder.address}: {records:,} records in {len(checked.files):,} files, {done / MB:,.1f} MB read")
-    _say_findings(findings)
+    _say_findings(findings, sound="whole")
     return _verdict(findings)
 
 
 def found(data_dir: Path, address: str | None) -> tuple[Any, Manifest]:
     """The archive of a data folder or at an address; raises InvalidInput where there is none."""
+    from projections import manifest  # noqa: PLC0415
     from projections.address import Folder  # noqa: PLC0415
     from projections.transfer import manifest_at  # noqa: PLC0415
 
     folder = Folder.at(address if address is not None else data_dir / "archive")
     try:
-        manifest = manifest_at(folder)
+        listed = manifest_at(folder) if folder.local is None else manifest.load(folder.local)
     except OSError as error:
         raise InvalidInput(f"the archive at {folder.address} cannot be read: {error}") from None
-    if manifest.generation == 0:
+    if listed.generation == 0:
         raise InvalidInput(f"{folder.address} holds no archive; run `esper run`, or name another with --archive")
-    return folder, manifest
+    return folder, listed
 
 
 def _written_now(archive: Path) -> bool:
@@ -113,7 +117,7 @@ def _verdict(findings: list[Finding]) -> int:
     return RUN_FAILED if any(each.serious for each in findings) else 0
 
 
-def _say_findings(findings: list[Finding]) -> None:
+def _say_findings(findings: list[Finding], sound: str) -> None:
     say()
     for each in findings:
         say(styled(str(each), RED if each.serious else YELLOW))
@@ -121,4 +125,4 @@ def _say_findings(findings: list[Finding]) -> None:
     if serious:
         say(styled(f"not whole: {serious} findings; the rest stays readable", RED))
     else:
-        say(styled("whole" if not findings else "whole; what is told above is kept as it came", GREEN))
+        say(styled(sound if not findings else f"{sound}; what is told above is kept as it came", GREEN))

@@ -55,7 +55,7 @@ def test_status_says_what_is_covered(esper):
     assert "4 records in 4 files" in out
     (line,) = (line for line in out.splitlines() if line.startswith("esper.runs/"))
     assert line.split()[1:] == ["0", "4", "4", "0"]
-    assert out.splitlines()[-1] == "whole"
+    assert out.splitlines()[-1] == "nothing is plainly missing; `esper archive verify` reads every byte"
     summary = json.loads(esper("archive", "status", "--json")[1])
     assert summary["whole"] is True
     assert (summary["records"], summary["files"], summary["written_now"]) == (4, 4, False)
@@ -162,3 +162,23 @@ def test_a_wrong_place_is_one_line(esper, arguments, says):
 def test_a_folder_without_an_archive_is_one_line(tmp_path, capsys):
     assert dispatch(["archive", "status", "--data-dir", str(tmp_path)]) == 2
     assert "holds no archive; run `esper run`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("runs",), ("sql", "select 1"), ("archive", "status"), ("archive", "verify")])
+def test_a_history_that_lost_its_manifest_is_not_an_empty_one(words, esper, folder):
+    (folder / "archive" / "manifest.json").unlink()
+    (folder / "archive" / "files" / "run_started-000000002-000000003-merged.parquet").write_bytes(b"")
+
+    code, out, err = esper(*words)
+
+    assert (code, out) == (2, "")
+    assert "no manifest.json that lists them: restore it from a copy" in err
+    assert err.count("\n") == 1
+
+
+def test_a_store_that_does_not_answer_is_one_line(esper):
+    code, _, err = esper("archive", "copy", "ftp://127.0.0.1:1/esper")
+
+    assert code == 2
+    assert err.startswith("esper: ftp://127.0.0.1:1/esper does not answer: ConnectionRefusedError")
+    assert err.count("\n") == 1

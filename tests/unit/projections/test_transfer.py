@@ -15,7 +15,7 @@ from projections.address import Folder
 from projections.archive import Archive
 from projections.catalogue import examine
 from projections.compaction import merge_all
-from projections.transfer import KEEP_REPLACED_S, manifest_at, transfer
+from projections.transfer import KEEP_REPLACED_S, damaged_at, manifest_at, transfer
 
 COUNT = "SELECT count(*) FROM log.every"
 
@@ -194,6 +194,33 @@ def test_what_a_store_raises_is_one_line_with_its_address(archive, memory, monke
         open_history(memory),
     ):
         pass
+
+
+def test_a_store_that_dies_in_the_middle_is_one_error_and_no_damage(archive, memory, monkeypatch):
+    """Its files are not damaged because it is away, and not each of them is waited for."""
+    copy(archive, memory)
+    store, asked = fsspec.filesystem("memory"), []
+    answer = store.cat_file
+
+    def dies(path, **options):
+        asked.append(path)
+        if "/files/" in path:
+            raise RuntimeError("connection lost")
+        return answer(path, **options)
+
+    monkeypatch.setattr(store, "cat_file", dies, raising=False)
+    monkeypatch.setattr("projections.transfer.AT_ONCE", 1)
+    with pytest.raises(InvalidInput, match=r"cannot be read: memory://.*RuntimeError: connection lost"):
+        open_history(memory)
+    assert len([path for path in asked if "/files/" in path]) < 3
+    with pytest.raises(OSError, match="connection lost"):
+        damaged_at(Folder.at(memory), manifest.load(archive).files, lambda _size: None)
+    monkeypatch.undo()
+    Folder.at(memory).remove(f"files/{manifest.load(archive).files[0].name}")
+
+    with open_history(memory) as history:  # and a file that has gone is damage, as before
+        assert [each.name for each in history.damage] == [manifest.load(archive).files[0].name]
+        assert history.execute(COUNT).fetchone() == (4,)
 
 
 def test_a_local_file_address_is_a_folder(archive, tmp_path):

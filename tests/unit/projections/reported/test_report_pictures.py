@@ -7,8 +7,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from projections import open_history
+from projections.archive import Archive
 from projections.pictures import Bar, Lane, Mark, Series, Stay, bars, lines, of_run, swimlane
 from projections.pictures.svg import ticks
+from projections.testing import LogOfRecords, Trainers
 
 
 def drawn(picture):
@@ -34,6 +37,22 @@ def test_a_gap_in_a_curve_stays_one():
 
 def test_nothing_measured_is_said():
     assert "nothing was measured" in lines([Series("a", [])], title="T", marks=[Mark(1, "x")]).svg
+
+
+def test_a_lane_ends_where_its_run_has_come(tmp_path):
+    """A run that was killed in epoch 2 of 20 is drawn over 20 epochs, and its seed trained for one of them."""
+    run = Trainers("killed")
+    run.events[0].run_started.epochs, run.events[0].run_started.steps_per_epoch = 20, 10
+    run.complete_epoch(0)
+    run.move(0, 0, 0)
+    run.complete_epoch(0)
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(run.events))
+    with open_history(tmp_path / "archive") as history:
+        picture = of_run.seeds(history, "killed")
+
+    assert "GERMINATED, epochs 1 to 2" in picture.svg
+    assert ">20</text>" in picture.svg
 
 
 def test_lanes_are_as_long_as_the_stays():

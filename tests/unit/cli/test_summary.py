@@ -1,0 +1,31 @@
+"""What `esper run`, `resume` and `fork` say at their end."""
+
+from __future__ import annotations
+
+import pytest
+
+from esper.cli.progress import RunView
+from esper.cli.summary import Summary
+from projections.testing import Trainers
+
+
+def ended(run_id: str, status: str, accuracy: float) -> RunView:
+    run = Trainers(run_id)
+    run.complete_epoch(0)
+    run.finish(0)
+    run.events[-1].run_finished.status = status
+    run.events[-1].run_finished.test_accuracy = accuracy
+    return RunView.of(run_id, run.events)
+
+
+@pytest.mark.parametrize(("status", "compared"), [("completed", True), ("interrupted", False), ("failed", False)])
+def test_only_a_control_run_that_completed_is_compared(status, compared):
+    """Of two that resume a run at once, one may win the grown run and the other, which then stops, its control run."""
+    control = ended("k3f9-control", status, 0.5)
+    summary = Summary(ended("k3f9", "completed", 0.75), control, 0, {"p50": 1.0, "p99": 2.0}, 3.0, "esper-data")
+
+    text = summary.text()
+
+    assert ("+25.00 points" in text) == compared
+    assert ("`esper resume k3f9` goes on with it" in text) != compared
+    assert summary.to_json()["control_val_accuracy"] == (0.5 if compared else None)
