@@ -129,6 +129,7 @@ def _write(path: Path, inputs: list[Path], table: str) -> None:
     sources = ", ".join(quoted(source) for source in inputs)
     with duckdb.connect(":memory:") as connection:
         connection.execute(f"SET threads = 1; SET memory_limit = '{MEMORY}'; SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")  # it may be drawn into stdout, which is for proposals
         connection.execute(f"SET temp_directory = {quoted(path.parent.parent / 'merging')}")
         connection.execute(
             f"COPY (SELECT * FROM read_parquet([{sources}]) ORDER BY {order}) TO {quoted(path)} "  # noqa: S608  ours
