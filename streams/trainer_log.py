@@ -34,7 +34,7 @@ from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.producer import unavailable
 from streams.reader import record_of
-from streams.records import Record, Refused, partition_of, verified
+from streams.records import Record, Refused, outgoing, partition_of, verified
 from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
 
 FETCH_WAIT_MS: Final = 100
@@ -78,8 +78,11 @@ class KafkaLog:
     def publish(self, event: Event) -> None:
         """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
         self._claims.check()
-        if event.WhichOneof("body") == "epoch_completed":
-            self._answers.expect(event.event_id)
+        match event.WhichOneof("body"):
+            case "epoch_completed":
+                self._answers.expect(event.event_id)
+            case "adaptation_command":  # a fork's own, which it carries out itself: it comes back with the others
+                self._answers.known(Signed(outgoing(event).payload))
         self.writer.publish(event)
 
     def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:

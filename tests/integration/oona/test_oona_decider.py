@@ -158,16 +158,35 @@ def test_a_forged_decision_is_no_answer_but_a_forged_command_is_handed_on_to_be_
     assert told[-1].security_violation.topic == "esper.commands"
 
 
+def arrived(trainer_log: KafkaLog) -> list:
+    """The first loose commands that come within five seconds."""
+    deadline = time.monotonic() + 5
+    taken: list = []
+    while not taken and time.monotonic() < deadline:
+        taken = trainer_log.take_commands()
+    return taken
+
+
 def test_a_person_can_command_a_run(trainer_log, writer, events):
     command = events.make(leyline_pb2.AdaptationCommand(command_id=ids.text(bytes(16)), issued_by="ada"))
     writer.publish(command)
     writer.flush()
-    deadline = time.monotonic() + 5
-    taken = []
-    while not taken and time.monotonic() < deadline:
-        taken = trainer_log.take_commands()
 
-    assert [envelope.parse(signed.payload) for signed in taken] == [command]
+    assert [envelope.parse(signed.payload) for signed in arrived(trainer_log)] == [command]
+
+
+def test_what_a_fork_commands_itself_does_not_come_back_to_it(trainer_log, writer, events):
+    """It carried that command out already; what another says afterwards arrives."""
+    own, another = (
+        events.make(leyline_pb2.AdaptationCommand(command_id=ids.text(bytes([n] * 16)), issued_by=by))
+        for n, by in ((1, "fork"), (2, "ada"))
+    )
+    trainer_log.publish(own)
+    trainer_log.flush()
+    writer.publish(another)
+    writer.flush()
+
+    assert [envelope.parse(signed.payload) for signed in arrived(trainer_log)] == [another]
 
 
 def test_another_runs_commands_are_not_mine(trainer_log, log, ring, events, writer):
