@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from projections.history import History
 
 __all__ = ["open_history", "open_sample"]
 
 
-def open_history(archive: Path | str) -> History:
+def open_history(archive: Path | str, progress: Callable[[int, int], None] = lambda _done, _of: None) -> History:
     """The history in the folder `archive`, or at an address such as `s3://bucket/archive`, as SQL.
 
     See `projections.history`. Every view is there, without rows where nothing is archived yet. An archive at an address
-    is copied to this machine first, what is new of it. DuckDB is imported here and not before.
+    is copied to this machine first, what is new of it: `progress` is told the bytes done and the bytes to do. DuckDB is
+    imported here and not before.
     """
     from projections.history import History  # noqa: PLC0415
 
@@ -25,7 +28,7 @@ def open_history(archive: Path | str) -> History:
 
     from projections.transfer import Mirror  # noqa: PLC0415
 
-    mirror = Mirror(archive, time.time)
+    mirror = Mirror(archive, time.time, progress)
     return History(mirror.source.local) if mirror.source.local is not None else History(mirror.folder, mirror)
 
 

@@ -138,14 +138,17 @@ class Mirror:
     """An archive at an address, kept as a copy on this machine so that DuckDB reads it at the disk's speed.
 
     Every byte has to be read once to be compared with its checksum, so reading only parts of files over the network
-    would save nothing; and what was copied is there the next time.
+    would save nothing; and what was copied is there the next time. `progress` is as for `transfer`.
     """
 
-    def __init__(self, address: str, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, address: str, now_s: Callable[[], float], progress: Callable[[int, int], None] = lambda _done, _of: None
+    ) -> None:
         self.source = Folder.at(address)
         name = hashlib.sha256(self.source.address.encode()).hexdigest()[:16]
         self.folder = Path(platformdirs.user_cache_dir("esper")) / "archives" / name
         self._now_s = now_s
+        self._progress = progress
         self._generation = -1
         self._damage: tuple[Damage, ...] = ()
 
@@ -159,7 +162,7 @@ class Mirror:
             if newest.generation == 0:
                 raise InvalidInput(f"{self.source.address} holds no archive: there is no {manifest.NAME}")
             if newest.generation != self._generation:
-                done = transfer(self.source, Folder.at(self.folder), self._now_s())
+                done = transfer(self.source, Folder.at(self.folder), self._now_s(), self._progress)
                 self._generation, self._damage = done.manifest.generation, done.damage
         except OSError as error:
             raise InvalidInput(f"the archive at {self.source.address} cannot be read: {error}") from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.describe import headline
 from esper.cli.events import Reading, event_json, types_of
+from esper.cli.meter import meter
 from esper.cli.output import (
     CYAN,
     DIM,
@@ -53,8 +54,6 @@ _TYPE_STYLES: Final = {
 @contextmanager
 def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
     """The data folder's history, or that of the archive at `address`; raises InvalidInput where there is none."""
-    from projections import open_history  # noqa: PLC0415 - only needed here
-
     archive = address if address is not None and "://" in address else Path(address or data_dir / "archive")
     if isinstance(archive, Path) and address is not None and not (archive / "manifest.json").is_file():
         raise InvalidInput(f"{archive} holds no archive: there is no manifest.json")
@@ -62,7 +61,7 @@ def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
         if (data_dir / "log").is_dir():
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
-    with open_history(archive) as history:
+    with _opened(archive) as history:
         # DuckDB draws one into stdout after two seconds; a notebook refuses the setting, so it is made here.
         history.connection.execute("SET enable_progress_bar = false")
         for damage in history.damage:
@@ -70,6 +69,15 @@ def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
         for name, count in history.unknown.items():
             complain(f"{count} events of type {name} are of a newer Esper and are left out; a newer one reads them")
         yield history
+
+
+def _opened(archive: Path | str) -> History:
+    from projections import open_history  # noqa: PLC0415 - only needed here
+
+    if isinstance(archive, Path):
+        return open_history(archive)
+    with meter("copying what is new of it") as tell:
+        return open_history(archive, tell)
 
 
 def run_ids(history: History) -> list[str]:

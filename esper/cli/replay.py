@@ -37,7 +37,7 @@ def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | Non
     with history_of(data_dir) as history:
         recorded = recorded_run(history, resolve(word, run_ids(history)))
     reached = recorded.state.world.step
-    if from_step > reached or (to_step is not None and not from_step <= to_step):
+    if from_step > reached or (to_step is not None and not from_step <= to_step <= reached):
         asked = f"--from {from_step}" if to_step is None else f"--from {from_step} --to {to_step}"
         raise InvalidInput(f"run {recorded.run_id} has the steps 0 to {reached}; {asked} is no part of it")
     objects = ObjectStore(data_dir / "objects")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from esper.cli import RUN_FAILED
 from esper.cli.archive.look import MB, found
-from esper.cli.archive.meter import meter
+from esper.cli.meter import meter
 from esper.cli.output import complain, say, say_json
 from esper.errors import InvalidInput
 
@@ -29,7 +29,7 @@ def compact_command(data_dir: Path, *, as_json: bool) -> None:
         def done(size: int) -> None:
             nonlocal merged
             merged += size
-            tell(merged)
+            tell(merged, None)
 
         damaged = merge_all(owned, 2, time.time, done)
         after = owned.manifest
@@ -50,8 +50,8 @@ def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool)
     source, _ = found(data_dir, address)
     target = Folder.at(to)
     try:
-        with meter("copying", 0) as tell:
-            done = transfer(source, target, time.time(), lambda size, _of: tell(size))
+        with meter("copying") as tell:
+            done = transfer(source, target, time.time(), tell)
     except OSError as error:
         raise InvalidInput(f"the copy at {target.address} cannot be written to its end: {error}{AGAIN}") from None
     for each in done.damage:

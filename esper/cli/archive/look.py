@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.cli import RUN_FAILED
-from esper.cli.archive.meter import meter
+from esper.cli.meter import meter
 from esper.cli.output import GREEN, RED, YELLOW, say, say_json, styled, table
 from esper.errors import InvalidInput
 
@@ -64,7 +64,7 @@ def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
         def read(size: int) -> None:
             nonlocal done
             done += size
-            tell(done)
+            tell(done, None)
 
         try:
             findings = examine(history, folder if folder.local is None else None, read)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from esper.cli.output import say, say_json, table
+from esper.cli.output import DIM, say, say_json, styled, table
 from esper.cli.read import history_of
 from projections.manifest import covered
 from projections.projection import Projection
@@ -43,6 +43,9 @@ def list_command(data_dir: Path, *, as_json: bool) -> None:
         (each["name"], each["owner"], _STATES[each["state"]], _megabytes(each["bytes"]), each["what"]) for each in found
     ]
     say(table(("projection", "kept by", "state", "size", "what"), rows, right=(3,)))
+    for each in found:
+        if each["state"] == "absent":
+            say(styled(f"`esper projections rebuild {each['name']}` makes {each['name']} from the archive", DIM))
 
 
 def _described(projection: Projection, data_dir: Path) -> dict[str, Any]:
