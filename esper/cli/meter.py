@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-
 Tell: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are done, and with those that are to be done where that was not known before."""
 
