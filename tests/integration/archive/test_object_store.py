@@ -1,4 +1,4 @@
-"""An archive in an object store: a real S3 client against a server of its protocol, where both are installed."""
+"""An archive in an object store: a real S3 client against a server of its protocol."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from esper.errors import InvalidInput
 from projections import open_history
@@ -17,17 +19,13 @@ from projections.catalogue import examine
 from projections.testing import LogOfRecords, Trainers
 from projections.transfer import Mirror, transfer
 
-pytest.importorskip("s3fs", reason="needs `pip install s3fs 'moto[server]'`")
-moto = pytest.importorskip("moto.server", reason="needs `pip install s3fs 'moto[server]'`")
-import s3fs  # noqa: E402 - after it is known to be there
-
 COUNT = "SELECT count(*) FROM log.every"
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Iterator[moto.ThreadedMotoServer]:
+def store(tmp_path, monkeypatch) -> Iterator[ThreadedMotoServer]:
     """An S3 server, and the environment that docs/archive.md names for it."""
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
