@@ -249,4 +249,6 @@ def find_device(name: str) -> torch.device:
         raise InvalidInput(f"device {name!r} is not available: this PyTorch sees no CUDA device; use cpu")
     if device.type not in ("cpu", "cuda"):
         raise InvalidInput(f"device {name!r} is not supported; use cpu, cuda or cuda:<number>")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise InvalidInput(f"device {name!r} is not there: this machine has {count} of them, from cuda:0 on")
     return device

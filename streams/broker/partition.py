@@ -52,6 +52,7 @@ class Partition:
         self._dirty = False
         self._tail = TailMark(folder / "tail")
         self._segments = self._load(state.now_ms)
+        self._report_missing()
         self._tail.recover(self.end, machine_died=state.machine_died)
         self.start = max(self.start, self._segments[0].base_offset)
         self.synced_to = self.next_offset
@@ -60,6 +61,18 @@ class Partition:
         paths = sorted(self.folder.glob("*.log")) or [segment_path(self.folder, self._tail.next_offset)]
         closed = [self._closed_segment(path, int(after.stem), now_ms) for path, after in pairwise(paths)]
         return [*closed, self._active_segment(paths[-1], now_ms)]
+
+    def _report_missing(self) -> None:
+        """Names the offsets that were given and that no segment holds, at every start as other damage is."""
+        ends = [self.start, *(segment.index.next_offset for segment in self._segments)]
+        begins = [*(segment.base_offset for segment in self._segments), self._tail.next_offset]
+        for end, begin in zip(ends, begins, strict=True):
+            if end < begin:
+                _LOG.warning(
+                    "%s: offsets %d to %d are not there: a segment file is missing, or the machine died before its "
+                    "disk had them; the rest is readable",
+                    *(self.folder, end, begin - 1),
+                )
 
     def _closed_segment(self, path: Path, next_base: int, now_ms: int) -> Segment:
         size = path.stat().st_size

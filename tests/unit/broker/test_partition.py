@@ -10,7 +10,9 @@ from kio.schema.errors import ErrorCode
 
 from streams.broker.batch import header
 from streams.broker.errors import Refused
+from streams.broker.partition import Partition, PartitionState
 from streams.broker.tail import RESERVE
+from tests.unit.broker.conftest import values_of
 
 
 def fill(log, count, size=300):
@@ -157,6 +159,28 @@ def test_a_shortened_closed_segment_is_named_and_the_rest_is_readable(log, caplo
     caplog.clear()
     log.crash()
     assert str(second) in caplog.text, "every start names the damage"
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_missing_segment_is_named_and_the_rest_is_readable(log, caplog, place):
+    """The first, one in the middle, and the one that was written to; none of its offsets is given again."""
+    fill(log, 60)
+    gone = log.segments()[place]
+    inside = [offset for offset, _ in values_of(gone.read_bytes())]
+    for _ in range(2):
+        caplog.clear()
+        log.crash(damage=lambda _: gone.unlink(missing_ok=True))
+        assert f"offsets {inside[0]} to {inside[-1]} are not there" in caplog.text, "every start names it"
+    assert log.append(b"after") == 60
+    assert [offset for offset, _ in log.read_all()] == [n for n in range(61) if n not in inside]
+
+
+def test_a_whole_partition_names_nothing(log, caplog):
+    fill(log, 60)
+    log.crash()
+    log.partition.delete_before(30)  # whose durable note is the store's
+    Partition(log.folder, "t-0", PartitionState(machine_died=False, log_start=30, now_ms=5_000)).close()
+    assert "not there" not in caplog.text
 
 
 def test_damage_inside_the_active_segment_costs_only_the_damaged_batch(log, caplog):
