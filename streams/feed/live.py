@@ -108,6 +108,7 @@ class Live:
                 payloads[place] = b""  # an event without an id, which is refused like any other that breaks the rules
             columns = self._narrow.columns(payloads)
         offsets = np.array([record.offset for record in records], np.int64)
+        self._name_missing(offsets)
         recorded_at_ns = columns.column("recorded_at_ns").to_numpy().tolist()
         kept = lawful(columns)
         for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns):
@@ -116,6 +117,14 @@ class Live:
             self._refuse(offsets[~kept])
         for body in self._lanes:
             self._rows(body, records, columns, offsets, kept)
+
+    def _name_missing(self, offsets: Any) -> None:
+        """Say which offsets the log does not hold, as where a segment of it has gone."""
+        before = np.concatenate(([self.until - 1], offsets[:-1]))
+        for place in np.flatnonzero(offsets - before > 1).tolist():
+            _log.warning(
+                "%s/%d: the log does not hold offsets %d to %d", *self._place, before[place] + 1, offsets[place] - 1
+            )
 
     def _rows(self, body: str, records: list[Any], columns: pa.RecordBatch, offsets: Any, kept: _Mask) -> None:
         """Put the flat rows of one body type among those that wait."""

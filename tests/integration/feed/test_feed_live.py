@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from contracts.leyline.v1 import event_pb2
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.signing import KeyRing
 from projections.records import StoredRecord
@@ -209,6 +210,26 @@ def test_what_the_log_deleted_comes_from_the_archive_and_a_gap_is_named(desk, pa
     kept = {record.value for record in records if not 10 <= record.offset < 20}
     assert sorted(found) == sorted(event.event_id for event in packets if event.SerializeToString() in kept)
     assert "esper.runs/0: neither the archive nor the log holds offsets 10 to 19" in caplog.text
+
+
+def test_what_the_log_has_lost_in_its_middle_is_named(desk, packets, caplog):
+    records = desk.place(packets)
+    first, later = records[:40], records[40:]
+    desk.publish(first)
+    desk.broker.kill()
+    lost = [record for record in first if record.partition == first[-1].partition][-1]
+    (segment,) = (desk.data_dir / "log" / "topics" / "esper.runs" / str(lost.partition)).glob("*.log")
+    os.truncate(segment, segment.stat().st_size - 10)  # its last batch
+    desk.start_log()
+    desk.publish(later)
+
+    with caplog.at_level(logging.WARNING):
+        found = desk.ids(desk.feed())
+
+    assert f"esper.runs/{lost.partition}: the log does not hold offsets " in caplog.text
+    assert f" to {lost.offset}\n" in caplog.text
+    assert set(found) < {event.event_id for event in packets}
+    assert set(found) >= {event_pb2.Event.FromString(record.value).event_id for record in later}
 
 
 async def _delete(address, before):
