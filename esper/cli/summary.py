@@ -61,7 +61,7 @@ class Summary:
         headers = ("", "grown", "control") if self._control_end is not None else ("", "grown")
         yield table(headers, self._figures(), right=(1, 2))
         if self.control is not None and self._control_end is None:
-            yield f"the control run did not complete, so nothing is compared; `esper resume {grown.run_id}` may go on with it"
+            yield f"the control run did not complete: nothing to compare; `esper resume {grown.run_id}` may go on with it"
         yield ""
         yield styled("seeds", DIM)
         yield from self._seeds()
