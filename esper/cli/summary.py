@@ -61,7 +61,9 @@ class Summary:
         headers = ("", "grown", "control") if self._control_end is not None else ("", "grown")
         yield table(headers, self._figures(), right=(1, 2))
         if self.control is not None and self._control_end is None:
-            yield f"the control run did not complete: nothing to compare; `esper resume {grown.run_id}` may go on with it"
+            over = self.control.finished is not None and self.control.finished.status == "failed"
+            way = "" if over else f"; `esper resume {grown.run_id}` goes on with it"
+            yield f"the control run did not complete, so it is left out{way}"
         yield ""
         yield styled("seeds", DIM)
         yield from self._seeds()
