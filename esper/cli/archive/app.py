@@ -8,10 +8,10 @@ import typer
 
 from esper.cli.options import DATA_DIR, Archive, AsJson, DataDir
 
-app = typer.Typer(help="The archive: every event of the log as Parquet. What it covers, whether it is whole, copies.")
+archive_app = typer.Typer(help="The archive: every event of the log as Parquet. What it covers, whether it is whole, copies.")
 
 
-@app.command(epilog="Example: esper archive status --archive s3://bucket/esper")
+@archive_app.command(epilog="Example: esper archive status --archive s3://bucket/esper")
 def status(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: AsJson = False) -> int:
     """What is archived: offsets of every topic partition, files and their sizes, and what is plainly missing.
 
@@ -22,7 +22,7 @@ def status(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: As
     return status_command(data_dir, archive, as_json=as_json)
 
 
-@app.command(epilog="Example: esper archive verify --json")
+@archive_app.command(epilog="Example: esper archive verify --json")
 def verify(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: AsJson = False) -> int:
     """Read everything: each file against its checksum, each offset once, the facts of each run without a gap.
 
@@ -34,7 +34,7 @@ def verify(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: As
     return verify_command(data_dir, archive, as_json=as_json)
 
 
-@app.command(epilog="Example: esper archive compact --data-dir esper-data")
+@archive_app.command(epilog="Example: esper archive compact --data-dir esper-data")
 def compact(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """Merge small files into few, which makes questions faster, and delete those that were replaced long ago.
 
@@ -45,7 +45,7 @@ def compact(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     compact_command(data_dir, as_json=as_json)
 
 
-@app.command(epilog="Example: esper archive copy s3://bucket/esper")
+@archive_app.command(epilog="Example: esper archive copy s3://bucket/esper")
 def copy(
     to: Annotated[str, typer.Argument(help="A folder, or an address that fsspec knows.", metavar="TO")],
     data_dir: DataDir = DATA_DIR,

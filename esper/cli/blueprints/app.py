@@ -8,14 +8,14 @@ import typer
 
 from esper.cli.options import DATA_DIR, AsJson, DataDir
 
-app = typer.Typer(help="The catalogue that seeds grow from: what there is, what is compiled, what earned its place.")
+blueprints_app = typer.Typer(help="The catalogue that seeds grow from: what there is, what is compiled, what earned its place.")
 
 TierName = Literal["safe", "experimental", "high-risk"]
 Id = Annotated[str, typer.Argument(help="A blueprint's id or name, such as BP016.", metavar="ID")]
 
 
-@app.command("list", epilog="Example: esper blueprints list --tier safe --shape image --stored")
-def list_(  # noqa: PLR0917 - one parameter for each option of the command line
+@blueprints_app.command("list", epilog="Example: esper blueprints list --tier safe --shape image --stored")
+def list_blueprints(  # noqa: PLR0917 - one parameter for each option of the command line
     tier: Annotated[TierName | None, typer.Option("--tier", help="Only those of this tier.")] = None,
     stage: Annotated[
         int | None, typer.Option("--stage", min=0, max=6, help="Only those of this stage of the curriculum.")
@@ -43,7 +43,7 @@ def list_(  # noqa: PLR0917 - one parameter for each option of the command line
     list_command(data_dir, wanted, as_json=as_json)
 
 
-@app.command(epilog="Example: esper blueprints show BP016 --shape 16x8x8")
+@blueprints_app.command(epilog="Example: esper blueprints show BP016 --shape 16x8x8")
 def show(
     blueprint: Id,
     shape: Annotated[
@@ -60,7 +60,7 @@ def show(
     show_command(data_dir, blueprint, shape, as_json=as_json)
 
 
-@app.command(epilog="Example: esper blueprints history BP009")
+@blueprints_app.command(epilog="Example: esper blueprints history BP009")
 def history(blueprint: Id, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """The life of a blueprint: registered, approved, compiled, stored, attached, and what came of it."""
     from esper.cli.blueprints.life import history_command  # noqa: PLC0415
@@ -68,7 +68,7 @@ def history(blueprint: Id, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = Fa
     history_command(data_dir, blueprint, as_json=as_json)
 
 
-@app.command(epilog='Example: esper blueprints approve BP039 --by ada --why "ODEs on spirals"')
+@blueprints_app.command(epilog='Example: esper blueprints approve BP039 --by ada --why "ODEs on spirals"')
 def approve(
     blueprint: Id,
     by: Annotated[str, typer.Option("--by", help="Who approves: it is recorded, with the reason.")],
@@ -84,7 +84,7 @@ def approve(
     approve_command(data_dir, blueprint, by=by, why=why, withdraw=withdraw, as_json=as_json)
 
 
-@app.command("compile", epilog="Example: esper blueprints compile --tier safe --task digits --pipeline fast")
+@blueprints_app.command("compile", epilog="Example: esper blueprints compile --tier safe --task digits --pipeline fast")
 def compile_(  # noqa: PLR0917 - one parameter for each option of the command line
     blueprints: Annotated[
         list[str] | None, typer.Argument(help="Ids or names; without any all of the tier.", metavar="[ID]...")

@@ -9,9 +9,6 @@ import typer
 
 from esper.cli.options import DATA_DIR, Archive, AsJson, DataDir, Run
 
-app = typer.Typer()
-
-
 @app.command(epilog="Example: esper runs --json")
 def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """All runs of the data folder, the latest first. Needs nothing running."""

@@ -8,8 +8,6 @@ import typer
 
 from esper.cli.options import DATA_DIR, AsJson, DataDir
 
-app = typer.Typer()
-
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
 ]

@@ -9,9 +9,6 @@ import typer
 
 from esper.cli.options import DATA_DIR, AsJson, DataDir, Run
 
-app = typer.Typer()
-
-
 @app.command(epilog="Example: esper report last --to run.html")
 def report(
     run: Run,

@@ -8,18 +8,18 @@ import typer
 
 from esper.cli.options import DATA_DIR, AsJson, DataDir
 
-app = typer.Typer(help="Tables folded from the log into DuckDB files: what there is, how far it is, made anew.")
+projections_app = typer.Typer(help="Tables folded from the log into DuckDB files: what there is, how far it is, made anew.")
 
 
-@app.command("list", epilog="Example: esper projections list")
-def list_(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
+@projections_app.command("list", epilog="Example: esper projections list")
+def list_projections(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """All projections: what they hold, which process keeps them, their state and migrations. Needs nothing running."""
     from esper.cli.projections.commands import list_command  # noqa: PLC0415
 
     list_command(data_dir, as_json=as_json)
 
 
-@app.command(epilog="Example: esper projections rebuild experience")
+@projections_app.command(epilog="Example: esper projections rebuild experience")
 def rebuild(
     name: Annotated[str, typer.Argument(help="A projection, as `list` names it, or `all`.", metavar="NAME")],
     data_dir: DataDir = DATA_DIR,
@@ -35,7 +35,7 @@ def rebuild(
     rebuild_command(data_dir, name, as_json=as_json)
 
 
-@app.command(epilog="Example: esper projections lag --json")
+@projections_app.command(epilog="Example: esper projections lag --json")
 def lag(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """How many records each projection lacks, against the archive; of one that is being kept, its keeper says it."""
     from esper.cli.projections.commands import lag_command  # noqa: PLC0415
