@@ -10,11 +10,9 @@ import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
-from esper.cli.archive.app import archive_app
-from esper.cli.blueprints.app import blueprints_app
-from esper.cli.commands.train import app as single_commands
+from esper.cli.command_groups import archive_app, blueprints_app, projections_app
+from esper.cli.commands import app as single_commands
 from esper.cli.output import complain
-from esper.cli.projections.app import projections_app
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.

@@ -1,4 +1,4 @@
-"""The commands of `esper blueprints`, their options and their help."""
+"""The commands of `esper archive`, `esper blueprints` and `esper projections`: their arguments, options and help."""
 
 from __future__ import annotations
 
@@ -6,11 +6,72 @@ from typing import Annotated, Literal
 
 import typer
 
-from esper.cli.options import DATA_DIR, AsJson, DataDir
+from esper.cli.commands import DATA_DIR, Archive, AsJson, DataDir
 
-blueprints_app = typer.Typer(help="The catalogue that seeds grow from: what there is, what is compiled, what earned its place.")
+archive_app = typer.Typer(
+    help="The archive: every event of the log as Parquet. What it covers, whether it is whole, copies."
+)
+
+
+@archive_app.command(epilog="Example: esper archive status --archive s3://bucket/esper")
+def status(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: AsJson = False) -> int:
+    """What is archived: offsets of every topic partition, files and their sizes, and what is plainly missing.
+
+    Exit code 1 where something is. It reads no file but the manifest; `esper archive verify` reads them all.
+    """
+    from esper.cli.archive.look import status_command  # noqa: PLC0415
+
+    return status_command(data_dir, archive, as_json=as_json)
+
+
+@archive_app.command(epilog="Example: esper archive verify --json")
+def verify(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: AsJson = False) -> int:
+    """Read everything: each file against its checksum, each offset once, the facts of each run without a gap.
+
+    What is damaged, missing, repeated or of a newer Esper is named; exit code 1 where the history is not whole. Needs
+    nothing running, and may run beside everything.
+    """
+    from esper.cli.archive.look import verify_command  # noqa: PLC0415
+
+    return verify_command(data_dir, archive, as_json=as_json)
+
+
+@archive_app.command(epilog="Example: esper archive compact --data-dir esper-data")
+def compact(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
+    """Merge small files into few, which makes questions faster, and delete those that were replaced long ago.
+
+    The archiver does that by itself while it runs; this is for an archive that none writes any more.
+    """
+    from esper.cli.archive.change import compact_command  # noqa: PLC0415
+
+    compact_command(data_dir, as_json=as_json)
+
+
+@archive_app.command(epilog="Example: esper archive copy s3://bucket/esper")
+def copy(
+    to: Annotated[str, typer.Argument(help="A folder, or an address that fsspec knows.", metavar="TO")],
+    data_dir: DataDir = DATA_DIR,
+    archive: Archive = None,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Copy the archive, or what is new since the last copy; the copy is whole at every moment, and an archive itself.
+
+    Every file is compared with its checksum on the way, and the manifest comes last; exit code 1 where one is damaged.
+    """
+    from esper.cli.archive.change import copy_command  # noqa: PLC0415
+
+    return copy_command(data_dir, archive, to, as_json=as_json)
+
+
+blueprints_app = typer.Typer(
+    help="The catalogue that seeds grow from: what there is, what is compiled, what earned its place."
+)
+
 
 TierName = Literal["safe", "experimental", "high-risk"]
+
+
 Id = Annotated[str, typer.Argument(help="A blueprint's id or name, such as BP016.", metavar="ID")]
 
 
@@ -121,3 +182,40 @@ def compile_(  # noqa: PLR0917 - one parameter for each option of the command li
         as_json=as_json,
     )
     return compile_command(request)
+
+
+projections_app = typer.Typer(
+    help="Tables folded from the log into DuckDB files: what there is, how far it is, made anew."
+)
+
+
+@projections_app.command("list", epilog="Example: esper projections list")
+def list_projections(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
+    """All projections: what they hold, which process keeps them, their state and migrations. Needs nothing running."""
+    from esper.cli.projections.commands import list_command  # noqa: PLC0415
+
+    list_command(data_dir, as_json=as_json)
+
+
+@projections_app.command(epilog="Example: esper projections rebuild experience")
+def rebuild(
+    name: Annotated[str, typer.Argument(help="A projection, as `list` names it, or `all`.", metavar="NAME")],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make a projection anew out of the archive alone; the old file serves until the new one is whole.
+
+    The file is a DuckDB database: open it with any tool, one process at a time. Needs nothing running.
+    """
+    from esper.cli.projections.commands import rebuild_command  # noqa: PLC0415
+
+    rebuild_command(data_dir, name, as_json=as_json)
+
+
+@projections_app.command(epilog="Example: esper projections lag --json")
+def lag(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
+    """How many records each projection lacks, against the archive; of one that is being kept, its keeper says it."""
+    from esper.cli.projections.commands import lag_command  # noqa: PLC0415
+
+    lag_command(data_dir, as_json=as_json)
