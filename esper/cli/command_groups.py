@@ -19,7 +19,7 @@ def status(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: As
 
     Exit code 1 where something is. It reads no file but the manifest; `esper archive verify` reads them all.
     """
-    from esper.cli.archive.look import status_command  # noqa: PLC0415
+    from esper.cli.archive import status_command  # noqa: PLC0415
 
     return status_command(data_dir, archive, as_json=as_json)
 
@@ -31,7 +31,7 @@ def verify(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: As
     What is damaged, missing, repeated or of a newer Esper is named; exit code 1 where the history is not whole. Needs
     nothing running, and may run beside everything.
     """
-    from esper.cli.archive.look import verify_command  # noqa: PLC0415
+    from esper.cli.archive import verify_command  # noqa: PLC0415
 
     return verify_command(data_dir, archive, as_json=as_json)
 
@@ -42,7 +42,7 @@ def compact(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
 
     The archiver does that by itself while it runs; this is for an archive that none writes any more.
     """
-    from esper.cli.archive.change import compact_command  # noqa: PLC0415
+    from esper.cli.archive import compact_command  # noqa: PLC0415
 
     compact_command(data_dir, as_json=as_json)
 
@@ -59,7 +59,7 @@ def copy(
 
     Every file is compared with its checksum on the way, and the manifest comes last; exit code 1 where one is damaged.
     """
-    from esper.cli.archive.change import copy_command  # noqa: PLC0415
+    from esper.cli.archive import copy_command  # noqa: PLC0415
 
     return copy_command(data_dir, archive, to, as_json=as_json)
 
@@ -192,7 +192,7 @@ projections_app = typer.Typer(
 @projections_app.command("list", epilog="Example: esper projections list")
 def list_projections(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """All projections: what they hold, which process keeps them, their state and migrations. Needs nothing running."""
-    from esper.cli.projections.commands import list_command  # noqa: PLC0415
+    from esper.cli.projections import list_command  # noqa: PLC0415
 
     list_command(data_dir, as_json=as_json)
 
@@ -208,7 +208,7 @@ def rebuild(
 
     The file is a DuckDB database: open it with any tool, one process at a time. Needs nothing running.
     """
-    from esper.cli.projections.commands import rebuild_command  # noqa: PLC0415
+    from esper.cli.projections import rebuild_command  # noqa: PLC0415
 
     rebuild_command(data_dir, name, as_json=as_json)
 
@@ -216,6 +216,6 @@ def rebuild(
 @projections_app.command(epilog="Example: esper projections lag --json")
 def lag(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """How many records each projection lacks, against the archive; of one that is being kept, its keeper says it."""
-    from esper.cli.projections.commands import lag_command  # noqa: PLC0415
+    from esper.cli.projections import lag_command  # noqa: PLC0415
 
     lag_command(data_dir, as_json=as_json)

@@ -305,7 +305,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """A run as one web page that needs no network: curves beside the control run, seeds, decisions, gates, cost."""
-    from esper.cli.report import report_command  # noqa: PLC0415
+    from esper.cli.share import report_command  # noqa: PLC0415
 
     report_command(data_dir, run, to, as_json=as_json)
 

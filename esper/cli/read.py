@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.describe import headline
 from esper.cli.events import Reading, event_json, types_of
-from esper.cli.meter import meter
 from esper.cli.output import (
     CYAN,
     DIM,
@@ -20,6 +19,7 @@ from esper.cli.output import (
     RED,
     YELLOW,
     complain,
+    meter,
     say,
     say_hanging,
     say_json,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from esper.cli import RUN_FAILED
-from esper.cli.archived import wait_for_archive
 from esper.cli.events import Reading, types_of
+from esper.cli.folder import wait_for_archive
 from esper.cli.output import complain, say, say_json
 from esper.cli.read import history_of, run_ids
 from esper.cli.replay import recorded_run

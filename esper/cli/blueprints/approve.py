@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
-from esper.cli.archived import wait_for_archive
 from esper.cli.blueprints.conversation import Conversation, of_a_person
-from esper.cli.folder import check_writable
+from esper.cli.folder import check_writable, wait_for_archive
 from esper.cli.output import say, say_json
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval, approve

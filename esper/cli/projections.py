@@ -1,4 +1,4 @@
-"""What `esper projections` does: it opens files read-only, and asks the worker of those that are being kept."""
+"""`esper projections`: it opens the files read-only, and asks the worker about those that are being kept."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from projections.rebuild import behind, rebuild, seen
 from projections.registry import PROJECTIONS, file_of, named
 
 ASK_S: Final = 2.0
+
+
 _STATES: Final = {
     "absent": "not made yet",
     "ready": "ready",
@@ -30,6 +32,8 @@ _STATES: Final = {
     "newer": "of a newer Esper; use that one, or rebuild it",
     "unreadable": "damaged; its next owner makes it anew",
 }
+
+
 _LAG: Final = re.compile(r'^esper_projection_lag_records\{projection="(\w+)"\} (\S+)$', re.MULTILINE)
 
 
