@@ -19,6 +19,7 @@ from esper.cli.blueprints.jobs_screen import JobsScreen, make_jobs_screen
 from esper.cli.blueprints.kernels import Kernel, say_kernels
 from esper.cli.blueprints.known import WAY_TO_APPROVAL
 from esper.cli.blueprints.shapes import parse_shape
+from esper.cli.blueprints.task_sites import task_sites
 from esper.cli.folder import check_writable, wait_for_archive
 from esper.cli.output import complain
 from esper.errors import InvalidInput, LogUnavailable
@@ -64,8 +65,6 @@ class CompileRequest:
         """The site shapes that are meant, each once; raises InvalidInput for a shape or a task that there is not."""
         if self.shapes:
             return list(dict.fromkeys(parse_shape(shape) for shape in self.shapes))
-        from esper.cli.blueprints.task_sites import task_sites  # noqa: PLC0415 - torch, and the task's data
-
         return task_sites(self.task)
 
 

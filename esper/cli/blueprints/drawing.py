@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
 from esper.cli.blueprints.shapes import shape_text
-from esper.karn.catalogue import draft, find, measure
 from esper.karn.facts import SiteShape
 
 if TYPE_CHECKING:
     from rich.tree import Tree
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,8 @@ def draw(blueprint_id: str, site: SiteShape) -> Drawing:
 
     Raises InvalidInput for a site shape that the blueprint does not serve.
     """
+    from esper.karn.catalogue import draft, find, measure  # noqa: PLC0415 - torch, once everything cheap is right
+
     blueprint = find(blueprint_id)
     module = draft(blueprint, site, blueprint.resolve({}))
     outputs = _outputs(module, site)
@@ -105,10 +104,12 @@ def _part(name: str, module: nn.Module, outputs: dict[nn.Module, tuple[int, ...]
 
 def _outputs(module: nn.Module, site: SiteShape) -> dict[nn.Module, tuple[int, ...]]:
     """The shape, without the batch, of what each submodule gave last in one forward pass."""
+    import torch  # noqa: PLC0415 - takes two seconds
+
     seen: dict[nn.Module, tuple[int, ...]] = {}
 
     def see(which: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() > 1:
+        if isinstance(output, torch.Tensor) and output.dim() > 1:
             seen[which] = tuple(output.shape[1:])
 
     handles = [each.register_forward_hook(see) for each in module.modules()]

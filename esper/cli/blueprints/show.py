@@ -6,9 +6,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
+from esper.cli.blueprints.drawing import Drawing, draw, tree_of
 from esper.cli.blueprints.known import WAY_TO_APPROVAL, Row, facts_json, known_of
 from esper.cli.blueprints.listing import OUTCOME_HEADERS, outcome_cells, setting_text
 from esper.cli.blueprints.shapes import USUAL, parse_shape, shape_text
@@ -18,9 +19,6 @@ from esper.karn.descriptor import descriptor
 from esper.karn.facts import Facts, SiteShape
 from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
 from esper.karn.table import find_facts, formula
-
-if TYPE_CHECKING:
-    from esper.cli.blueprints.drawing import Drawing
 
 PIPED_COLUMNS: Final = 120
 ARTIFACT_HEADERS: Final = (
@@ -42,8 +40,6 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
         approval = known.approvals().get(name)
         artifacts = known.artifacts(name).get(name, [])
         outcomes = known.outcomes(name).get(name, [])
-    from esper.cli.blueprints.drawing import draw  # noqa: PLC0415 - torch, once everything cheap is known to be right
-
     drawing = draw(name, asked or _site(blueprint, [*artifacts, *outcomes]))
     if as_json:
         say_json(_json(blueprint, approval, artifacts, outcomes, drawing))
@@ -117,8 +113,6 @@ def approval_text(blueprint: Facts, approval: Row | None) -> str:
 
 def _say_drawing(blueprint: Facts, drawing: Drawing) -> None:
     from rich.console import Console  # noqa: PLC0415 - only here
-
-    from esper.cli.blueprints.drawing import tree_of  # noqa: PLC0415
 
     _say_part("module")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
