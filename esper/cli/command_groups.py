@@ -98,7 +98,7 @@ def list_blueprints(  # noqa: PLR0917 - one parameter for each option of the com
     as_json: AsJson = False,
 ) -> None:
     """All blueprints with tier, risk, parameters, approval and stored kernels. Needs nothing running."""
-    from esper.cli.blueprints.listing import Wanted, list_command  # noqa: PLC0415
+    from esper.cli.blueprints.catalogue import Wanted, list_command  # noqa: PLC0415
 
     wanted = Wanted(tier, stage, kind, tag, stored, outcomes, measure)
     list_command(data_dir, wanted, as_json=as_json)
@@ -124,7 +124,7 @@ def show(
 @blueprints_app.command(epilog="Example: esper blueprints history BP009")
 def history(blueprint: Id, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """The life of a blueprint: registered, approved, compiled, stored, attached, and what came of it."""
-    from esper.cli.blueprints.life import history_command  # noqa: PLC0415
+    from esper.cli.blueprints.history import history_command  # noqa: PLC0415
 
     history_command(data_dir, blueprint, as_json=as_json)
 

@@ -185,7 +185,7 @@ def replay(
 @app.command(epilog="Example: esper runs --json")
 def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """All runs of the data folder, the latest first. Needs nothing running."""
-    from esper.cli.read import runs_command  # noqa: PLC0415
+    from esper.cli.history import runs_command  # noqa: PLC0415
 
     runs_command(data_dir, as_json=as_json)
 
@@ -202,7 +202,7 @@ def events(
     as_json: AsJson = False,
 ) -> None:
     """The events of a run in their order; with --json one object a line. Needs nothing running."""
-    from esper.cli.read import events_command  # noqa: PLC0415
+    from esper.cli.history import events_command  # noqa: PLC0415
 
     events_command(data_dir, run, types or [], follow=follow, as_json=as_json)
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
 from esper.cli.describe import headline, stage
+from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
-from esper.cli.read import history_of, run_ids
-from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.history import RunState, accept
 from esper.history.content import HOUSEKEEPING, Difference, differences, first_difference

@@ -14,8 +14,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from esper.cli.history import history_of
 from esper.cli.output import DIM, say, say_json, styled, table
-from esper.cli.read import history_of
 from projections.manifest import covered
 from projections.projection import Projection
 from projections.rebuild import behind, rebuild, seen

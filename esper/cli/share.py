@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from esper.cli import RUN_FAILED
+from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import GREEN, RED, say, say_json, styled
-from esper.cli.read import history_of, run_ids
-from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 
 

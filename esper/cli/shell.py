@@ -25,8 +25,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
+from esper.cli.history import blocks_of
 from esper.cli.output import DIM, complain, say, say_table, styled
-from esper.cli.read import blocks_of
 from esper.cli.sql import check_reads, say_schema
 from esper.errors import EsperError
 from projections import schema

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from contracts.leyline.v1.event_pb2 import RunStarted
 from esper.cli.describe import breaker_state, chosen, stage
+from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import BOLD, RED, complain, say, say_json, styled, table
-from esper.cli.read import history_of, run_ids
 from esper.cli.replay import recorded_run
-from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.history import Mark, Rate, RunState, SeedState, World, mark_at_epoch, mark_at_step, packets, replay
 from esper.leyline import envelope

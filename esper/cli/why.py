@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from contracts.topics import BY_BODY, POLICIES
 from esper.cli.describe import headline, seed_of, stage
 from esper.cli.events import Reading, event_json, types_of
+from esper.cli.history import history_of, resolve, run_ids, styled_name
 from esper.cli.output import BOLD, DIM, say, say_hanging, say_json, styled
-from esper.cli.read import history_of, run_ids, styled_name
-from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name

@@ -14,12 +14,9 @@ from typing import Final
 
 from contracts.leyline.v1.event_pb2 import CompileRequested
 from esper.cli import RUN_FAILED
-from esper.cli.blueprints.conversation import PRODUCER, Conversation
-from esper.cli.blueprints.jobs_screen import JobsScreen, make_jobs_screen
-from esper.cli.blueprints.kernels import Kernel, say_kernels
-from esper.cli.blueprints.known import WAY_TO_APPROVAL
-from esper.cli.blueprints.shapes import parse_shape
-from esper.cli.blueprints.task_sites import task_sites
+from esper.cli.blueprints.approve import PRODUCER, Conversation
+from esper.cli.blueprints.catalogue import WAY_TO_APPROVAL, parse_shape, task_sites
+from esper.cli.blueprints.kernels import JobsScreen, Kernel, make_jobs_screen, say_kernels
 from esper.cli.folder import check_writable, wait_for_archive
 from esper.cli.output import complain
 from esper.errors import InvalidInput, LogUnavailable

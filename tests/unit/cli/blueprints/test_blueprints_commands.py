@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from esper.cli.app import dispatch
-from esper.cli.blueprints.shapes import parse_shape
+from esper.cli.blueprints.catalogue import parse_shape
 from esper.cli.command_groups import app
 from esper.errors import InvalidInput
 

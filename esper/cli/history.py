@@ -1,12 +1,17 @@
-"""The reading commands: they open the archive alone, so they work with nothing running and on any machine."""
+"""What all reading commands share: opening the history of a data folder, and finding the run that a person means.
+
+They open the archive alone, so they work with nothing running and on any machine.
+"""
 
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,20 +31,79 @@ from esper.cli.output import (
     styled,
     table,
 )
-from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event, body_name
+
+ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+"""Crockford's base 32: no letters that are mistaken for digits."""
+
+
+LENGTH: Final = 8
+
+
+CONTROL_SUFFIX: Final = "-control"
+
+
+def new_run_id() -> str:
+    """An id for a new run: 40 random bits, so a million runs make a collision less likely than one in two."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+
+
+def control_of(run_id: str) -> str:
+    """The id of the control run of a run."""
+    return run_id + CONTROL_SUFFIX
+
+
+def resolve(word: str, run_ids: Sequence[str]) -> str:
+    """The run that `word` means: an id, the beginning of just one, or `last`. `run_ids` begin with the latest.
+
+    A beginning that fits a run and its control means the run. Raises InvalidInput where it means none or several.
+    """
+    if not run_ids:
+        raise InvalidInput(f"there is no run {word!r}: nothing was run in this data folder yet; start with `esper run`")
+    if word in run_ids:
+        return word
+    grown = [run_id for run_id in run_ids if not run_id.endswith(CONTROL_SUFFIX)]
+    if word == "last":
+        return (grown or run_ids)[0]
+    matches = [run_id for run_id in run_ids if word and run_id.startswith(word)]
+    matches = [run_id for run_id in matches if run_id in grown or run_id.removesuffix(CONTROL_SUFFIX) not in matches]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InvalidInput(f"{word!r} begins {len(matches)} runs ({', '.join(matches[:5])}); type more of it")
+    near = get_close_matches(word, [*run_ids, "last"], n=1)
+    hint = f"did you mean {near[0]}?" if near else "`esper runs` lists them"
+    raise InvalidInput(f"there is no run {word!r} in this data folder; {hint}")
+
 
 if TYPE_CHECKING:
     from projections.history import History
 
+
 POLL_S: Final = 0.2
+
+
 """How often `--follow` looks for a newer manifest; the archive writes one within a second of every event."""
+
+
 SILENT_AFTER: Final = timedelta(minutes=10)
+
+
 """Longer than most epochs take: a running run that has completed none for so long is shown as silent."""
+
+
 BLOCK: Final = 2_000
+
+
 """Rows of an answer that are held, aligned and shown at once."""
+
+
 logging.getLogger("projections").addHandler(logging.NullHandler())  # `history_of` complains of what it warns of
+
+
 _TYPE_STYLES: Final = {
     "decision_made": CYAN,
     "adaptation_command": CYAN,
@@ -105,6 +169,8 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
 
 
 _RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "started")
+
+
 """A control run is a column of the run that it belongs to; `kept` is how many germinated seeds fossilised."""
 
 
