@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 MB = 1_000_000
+AGAIN: Final = "; what is there stays whole, and the same command goes on where it stopped"
 
 
 def status_command(data_dir: Path, address: str | None, *, as_json: bool) -> int:
@@ -127,9 +128,6 @@ def _say_findings(findings: list[Finding], sound: str) -> None:
         say(styled(f"not whole: {serious} findings; the rest stays readable", RED))
     else:
         say(styled(sound if not findings else f"{sound}; what is told above is kept as it came", GREEN))
-
-
-AGAIN: Final = "; what is there stays whole, and the same command goes on where it stopped"
 
 
 def compact_command(data_dir: Path, *, as_json: bool) -> None:

@@ -16,14 +16,8 @@ DataDir = Annotated[
         "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
     ),
 ]
-
-
 Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
 Archive = Annotated[
     str | None,
     typer.Option(
@@ -33,12 +27,11 @@ Archive = Annotated[
         show_default=False,
     ),
 ]
-
-
 DATA_DIR: Final = Path("esper-data")
-
-
 app = typer.Typer()
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
+]
 
 
 @app.command(epilog="Example: esper run --task digits --epochs 12 --seed 3 --policy heuristic")
@@ -185,7 +178,7 @@ def replay(
 @app.command(epilog="Example: esper runs --json")
 def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """All runs of the data folder, the latest first. Needs nothing running."""
-    from esper.cli.history import runs_command  # noqa: PLC0415
+    from esper.cli.runs import runs_command  # noqa: PLC0415
 
     runs_command(data_dir, as_json=as_json)
 
@@ -202,7 +195,7 @@ def events(
     as_json: AsJson = False,
 ) -> None:
     """The events of a run in their order; with --json one object a line. Needs nothing running."""
-    from esper.cli.history import events_command  # noqa: PLC0415
+    from esper.cli.events import events_command  # noqa: PLC0415
 
     events_command(data_dir, run, types or [], follow=follow, as_json=as_json)
 
@@ -342,11 +335,6 @@ def verify(
     from esper.cli.share import verify_command  # noqa: PLC0415
 
     return verify_command(folder, as_json=as_json)
-
-
-Port = Annotated[
-    int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
-]
 
 
 @app.command(epilog="Example: esper broker --port 9092")

@@ -25,12 +25,21 @@ if TYPE_CHECKING:
 
 
 DIFFERENT: Final = 1
-
-
 NEXT: Final = 5
-
-
 """How many events each side shows from where they part."""
+_OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device")
+_OF_THE_RUN: Final = ("control_of", "parent_run_id", "parent_sequence", "inherited", "fork_change", "weights_digest")
+SHOWN_FIELDS: Final = 8
+SHOWN_PARTS: Final = 4
+_NAMES: Final = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss",
+    "probe_accuracy": "probe accuracy",
+    "probe_loss": "probe loss",
+    "params": "parameters",
+    "seeds_fossilized": "seeds kept",
+    "flops": "FLOPs",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +220,6 @@ def _seeds(a: RunState, b: RunState) -> list[dict[str, Any]]:
     return rows
 
 
-_OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device")
-
-
-_OF_THE_RUN: Final = ("control_of", "parent_run_id", "parent_sequence", "inherited", "fork_change", "weights_digest")
-
-
 def settings(a: RunStarted, b: RunStarted) -> Iterator[Difference]:
     """What the two were told to do differently."""
     left, right = _configuration(a), _configuration(b)
@@ -252,23 +255,6 @@ def machine(a: RunStarted, b: RunStarted) -> Iterator[Difference]:
             left, right = dict(left), dict(right)
         if left != right:
             yield Difference(name, left, right)
-
-
-SHOWN_FIELDS: Final = 8
-
-
-SHOWN_PARTS: Final = 4
-
-
-_NAMES: Final = {
-    "test_accuracy": "test accuracy",
-    "test_loss": "test loss",
-    "probe_accuracy": "probe accuracy",
-    "probe_loss": "probe loss",
-    "params": "parameters",
-    "seeds_fossilized": "seeds kept",
-    "flops": "FLOPs",
-}
 
 
 def show(compared: Mapping[str, Any]) -> None:

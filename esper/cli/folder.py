@@ -13,15 +13,10 @@ from esper.errors import InvalidInput, LogUnavailable
 from projections.manifest import Place, covered
 
 LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
-
-
 """A small run writes about 20 MB; with less than this left a disk is as good as full."""
-
-
 FULL_BYTES: Final = 2**20
-
-
 """Below this nothing that Esper writes can be counted on to fit."""
+TICK_S: Final = 0.05
 
 
 def check_writable(data_dir: Path) -> None:
@@ -49,9 +44,6 @@ def check_room(data_dir: Path) -> None:
             f"the disk of data folder {data_dir} is full, so the archive lacks the end still; make room, and the next "
             "run or `esper up` archives what the log has"
         )
-
-
-TICK_S: Final = 0.05
 
 
 def wait_for_archive(

@@ -7,43 +7,28 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from esper.cli.describe import headline
-from esper.cli.events import Reading, event_json, types_of
 from esper.cli.output import (
-    CYAN,
-    DIM,
-    GREEN,
-    RED,
-    YELLOW,
     complain,
     meter,
-    say,
-    say_hanging,
-    say_json,
-    styled,
-    table,
 )
 from esper.errors import InvalidInput
-from esper.leyline.envelope import Event, body_name
+
+if TYPE_CHECKING:
+    from projections.history import History
+
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
 """Crockford's base 32: no letters that are mistaken for digits."""
-
-
 LENGTH: Final = 8
-
-
 CONTROL_SUFFIX: Final = "-control"
+BLOCK: Final = 2_000
+"""Rows of an answer that are held, aligned and shown at once."""
 
 
 def new_run_id() -> str:
@@ -79,40 +64,7 @@ def resolve(word: str, run_ids: Sequence[str]) -> str:
     raise InvalidInput(f"there is no run {word!r} in this data folder; {hint}")
 
 
-if TYPE_CHECKING:
-    from projections.history import History
-
-
-POLL_S: Final = 0.2
-
-
-"""How often `--follow` looks for a newer manifest; the archive writes one within a second of every event."""
-
-
-SILENT_AFTER: Final = timedelta(minutes=10)
-
-
-"""Longer than most epochs take: a running run that has completed none for so long is shown as silent."""
-
-
-BLOCK: Final = 2_000
-
-
-"""Rows of an answer that are held, aligned and shown at once."""
-
-
 logging.getLogger("projections").addHandler(logging.NullHandler())  # `history_of` complains of what it warns of
-
-
-_TYPE_STYLES: Final = {
-    "decision_made": CYAN,
-    "adaptation_command": CYAN,
-    "command_applied": GREEN,
-    "command_rejected": RED,
-    "seed_transitioned": YELLOW,
-    "rolled_back": RED,
-    "field_report": GREEN,
-}
 
 
 @contextmanager
@@ -150,90 +102,6 @@ def run_ids(history: History) -> list[str]:
     return [run_id for (run_id,) in history.execute(query).fetchall()]
 
 
-def runs_command(data_dir: Path, *, as_json: bool) -> None:
-    """All runs, the latest first."""
-    with history_of(data_dir) as history:
-        columns, rows = _query(history, "select * from runs order by started_at desc")
-    found = [dict(zip(columns, row, strict=True)) for row in rows]
-    if as_json:
-        say_json(found)
-        return
-    if not found:
-        say("nothing was run in this data folder yet; start with `esper run`")
-        return
-    over = [run for run in found if run["control_of"] and run["status"] == "completed"]
-    controls = {run["control_of"]: run["test_accuracy"] for run in over}
-    known = {run["run_id"] for run in found}
-    shown = [run for run in found if run["control_of"] not in known]
-    say(table(_RUN_HEADERS, [_run_row(run, controls.get(run["run_id"])) for run in shown], right=(4, 5, 6, 7)))
-
-
-_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "started")
-
-
-"""A control run is a column of the run that it belongs to; `kept` is how many germinated seeds fossilised."""
-
-
-def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, ...]:
-    germinated = run["seeds_germinated"]
-    return (
-        run["run_id"],
-        run["task"],
-        run["policy"],
-        _status(run, datetime.now(UTC)),
-        f"{run['epochs_done']}/{run['epochs_planned']}",
-        _accuracy(run["test_accuracy"]),
-        _accuracy(control_accuracy),
-        f"{run['params_final'] or run['params_host']:,}",
-        "-" if germinated is None else f"{run['seeds_fossilized']} of {germinated}",
-        f"{run['started_at']:%Y-%m-%d %H:%M}",
-    )
-
-
-def _status(run: dict[str, Any], now: datetime) -> str:
-    """How a run is; one whose trainer was killed says nothing any more, and nobody else can say that it is over."""
-    last = run["last_at"].replace(tzinfo=UTC)
-    silent = run["status"] == "running" and now - last > SILENT_AFTER
-    return f"silent since {last:%H:%M}" if silent else str(run["status"])
-
-
-def _accuracy(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def events_command(data_dir: Path, word: str, types: list[str], *, follow: bool, as_json: bool) -> None:
-    """A run's events in their order, and with `follow` those that come, until the run has finished."""
-    wanted = types_of(types)
-    with history_of(data_dir) as history:
-        run_id = resolve(word, run_ids(history))
-        reading = Reading(history, run_id, wanted)
-        for event in _events(reading, follow=follow):
-            _say_event(event, as_json=as_json)
-
-
-def _events(reading: Reading, *, follow: bool) -> Iterator[Event]:
-    yield from reading.new()
-    while follow and not reading.finished():
-        time.sleep(POLL_S)
-        yield from reading.new()
-    if follow:
-        yield from reading.new()
-
-
-def _say_event(event: Event, *, as_json: bool) -> None:
-    if as_json:
-        say_json(event_json(event))
-        return
-    name = body_name(event)
-    place = styled(f"epoch {event.epoch:>3} step {event.global_step:>6}", DIM)
-    say_hanging(f"{_clock(event)}  {place}  {styled_name(name)}{' ' * max(1, 26 - len(name))}", headline(event))
-
-
-def _query(history: History, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    columns, blocks = blocks_of(history, query)
-    return columns, [row for block in blocks for row in block]
-
-
 def blocks_of(history: History, query: str) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
     """The answer's columns, and its rows in blocks: an answer may be larger than the memory."""
     with wrong_query():
@@ -257,12 +125,3 @@ def wrong_query() -> Iterator[None]:
     except duckdb.Error as error:
         first, *_ = str(error).split("\n\n")
         raise InvalidInput(f"the query is wrong: {first}") from None
-
-
-def _clock(event: Event) -> str:
-    return f"{datetime.fromtimestamp(event.recorded_at_ns / 1e9, UTC):%H:%M:%S.%f}"[:-3]
-
-
-def styled_name(name: str) -> str:
-    """An event's type in its colour."""
-    return styled(name, _TYPE_STYLES[name]) if name in _TYPE_STYLES else name

@@ -18,27 +18,15 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 BOLD: Final = "1"
-
-
 DIM: Final = "2"
-
-
 RED: Final = "31"
-
-
 GREEN: Final = "32"
-
-
 YELLOW: Final = "33"
-
-
 CYAN: Final = "36"
-
-
 NARROWEST: Final = 30
-
-
 _STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
+Tell: TypeAlias = Callable[[int, int | None], None]
+"""Called with the bytes that are done, and with those that are to be done where that was not known before."""
 
 
 def colours_wanted() -> bool:
@@ -177,12 +165,6 @@ def _line(values: Sequence[str], widths: Sequence[int], right: AbstractSet[int] 
         for i, (value, width) in enumerate(zip(values, widths, strict=True))
     )
     return "  ".join(padded).rstrip()
-
-
-Tell: TypeAlias = Callable[[int, int | None], None]
-
-
-"""Called with the bytes that are done, and with those that are to be done where that was not known before."""
 
 
 @contextmanager

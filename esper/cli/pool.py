@@ -26,6 +26,7 @@ from streams.metrics import Metrics
 from streams.producer import Publisher
 
 POOLS: Final = ("default", "safe")
+PRODUCER: Final = "drill"
 
 
 def ids_of(names: Iterable[str]) -> tuple[str, ...]:
@@ -39,9 +40,6 @@ def check_pool(config: RunConfig) -> None:
     for name in config.pool:
         if name not in POOLS:
             clearance.check(find_facts(name))
-
-
-PRODUCER: Final = "drill"
 
 
 class Instructor:

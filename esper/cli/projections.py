@@ -22,8 +22,6 @@ from projections.rebuild import behind, rebuild, seen
 from projections.registry import PROJECTIONS, file_of, named
 
 ASK_S: Final = 2.0
-
-
 _STATES: Final = {
     "absent": "not made yet",
     "ready": "ready",
@@ -32,8 +30,6 @@ _STATES: Final = {
     "newer": "of a newer Esper; use that one, or rebuild it",
     "unreadable": "damaged; its next owner makes it anew",
 }
-
-
 _LAG: Final = re.compile(r'^esper_projection_lag_records\{projection="(\w+)"\} (\S+)$', re.MULTILINE)
 
 

@@ -11,6 +11,10 @@ from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import GREEN, RED, say, say_json, styled
 from esper.errors import InvalidInput
 
+MARK: Final = b'<meta name="generator" content="esper report">'
+"""What every report says of itself, so that an older one can be replaced and nothing else is."""
+HEAD_BYTES: Final = 1_000
+
 
 def export_command(data_dir: Path, word: str, to: Path | None, *, with_objects: bool, as_json: bool) -> None:
     """Export a run and its family; raises InvalidInput where the folder exists or the run does not."""
@@ -52,15 +56,6 @@ def verify_command(folder: Path, *, as_json: bool) -> int:
         say(f"  digest {verdict.digest}")
         say("  whoever made the export can tell you the digest that it must have")
     return RUN_FAILED if verdict.problems else 0
-
-
-MARK: Final = b'<meta name="generator" content="esper report">'
-
-
-"""What every report says of itself, so that an older one can be replaced and nothing else is."""
-
-
-HEAD_BYTES: Final = 1_000
 
 
 def report_command(data_dir: Path, word: str, to: Path | None, *, as_json: bool) -> None:

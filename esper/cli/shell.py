@@ -34,18 +34,24 @@ from projections.history import History
 from projections.schema import Relation
 from projections.views import VIEWS
 
+if TYPE_CHECKING:
+    from projections.history import History
+
+
 _WORD: Final = re.compile(r"[\w.\\]+$")
-
-
 _SOURCE: Final = re.compile(r"\b(?:from|join)\s+([\w.]+)(?:\s+(?:as\s+)?(\w+))?", re.IGNORECASE)
-
-
 _KEYWORDS: Final = frozenset(
     {"where", "join", "left", "right", "full", "inner", "group", "order", "limit", "on", "using"}
 )
-
-
 """What may stand behind a view's name and is not an alias."""
+PROMPT: Final = "esper> "
+HELP: Final = """\
+  end a query with ; and Enter     Ctrl-C  cancels a query or clears the line
+  \\d        all views              Ctrl-D, \\q  leave
+  \\d VIEW   a view's columns       Tab     completes views, columns and keywords"""
+PAGER: Final = "less -SRFX"
+"""Long lines are cut and scrolled sideways, colours stay, and what fits on the screen is shown as it is."""
+_T = TypeVar("_T")
 
 
 class SqlCompleter(Completer):
@@ -107,28 +113,6 @@ class SqlCompleter(Completer):
 
     def _names(self, query: str) -> Iterable[str]:
         return sorted({name for (name,) in self._cursor.execute(query).fetchall()})
-
-
-if TYPE_CHECKING:
-    from projections.history import History
-
-
-PROMPT: Final = "esper> "
-
-
-HELP: Final = """\
-  end a query with ; and Enter     Ctrl-C  cancels a query or clears the line
-  \\d        all views              Ctrl-D, \\q  leave
-  \\d VIEW   a view's columns       Tab     completes views, columns and keywords"""
-
-
-PAGER: Final = "less -SRFX"
-
-
-"""Long lines are cut and scrolled sideways, colours stay, and what fits on the screen is shown as it is."""
-
-
-_T = TypeVar("_T")
 
 
 def shell(history: History) -> None:

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 
 
 _PLACE: Final = re.compile(r"(epoch:)?(\d+)")
+_SEED_HEADERS: Final = (
+    "seed",
+    "site",
+    "stage",
+    "blueprint",
+    "alpha",
+    "life",
+    "params",
+    "form",
+    "since epoch",
+    "epochs ago",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,20 +258,6 @@ def _lines(
     else:
         kept = "kept" if saved.ref in state.standing.checkpoints else "pruned since"
         yield "checkpoint", f"step {saved.step}, {kept}: {saved.ref}"
-
-
-_SEED_HEADERS: Final = (
-    "seed",
-    "site",
-    "stage",
-    "blueprint",
-    "alpha",
-    "life",
-    "params",
-    "form",
-    "since epoch",
-    "epochs ago",
-)
 
 
 def _seed_row(seed: SeedState, world: World) -> tuple[Any, ...]:

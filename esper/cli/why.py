@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from contracts.topics import BY_BODY, POLICIES
 from esper.cli.describe import headline, seed_of, stage
-from esper.cli.events import Reading, event_json, types_of
-from esper.cli.history import history_of, resolve, run_ids, styled_name
+from esper.cli.events import Reading, event_json, styled_name, types_of
+from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import BOLD, DIM, say, say_hanging, say_json, styled
 from esper.errors import InvalidInput
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
+
+if TYPE_CHECKING:
+    from projections.history import History
+
+
+_STEPS_OF_A_POLICY: Final = 3
+"""Trained, validated or promoted, loaded: each caused by the one before."""
 
 
 @dataclass(slots=True)
@@ -115,16 +122,6 @@ def lives_of(roots: Iterable[Cause], seed_id: str) -> list[Life]:
 
 def _moves(event: Event, seed_id: str) -> bool:
     return body_name(event) == "seed_transitioned" and event.seed_transitioned.seed_id == seed_id
-
-
-if TYPE_CHECKING:
-    from projections.history import History
-
-
-_STEPS_OF_A_POLICY: Final = 3
-
-
-"""Trained, validated or promoted, loaded: each caused by the one before."""
 
 
 def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:

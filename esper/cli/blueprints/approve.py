@@ -37,9 +37,8 @@ from streams.records import Record, Refused, verified
 from streams.settings import Settings
 
 PRODUCER: Final = "person"
-
-
 RETRY_S: Final = 0.2
+ARCHIVE_S: Final = 30.0
 
 
 class Conversation:
@@ -120,9 +119,6 @@ def of_a_person(body: Message) -> Event:
     now_ns = time.time_ns()
     event_id = ids.uuid7(now_ns, os.urandom(10))
     return new_event(body, event_id=event_id, run_id="", producer=PRODUCER, recorded_at_ns=now_ns)
-
-
-ARCHIVE_S: Final = 30.0
 
 
 def approve_command(data_dir: Path, word: str, *, by: str, why: str, withdraw: bool, as_json: bool) -> None:

@@ -15,13 +15,32 @@ from esper.errors import InvalidInput
 from esper.karn.facts import ALL_KINDS, Facts, Setting, ShapeKind, SiteShape
 from esper.karn.table import facts
 
+if TYPE_CHECKING:
+    from projections.history import History
+
+
 KINDS: Final[dict[int, ShapeKind]] = {1: "vector", 2: "token", 3: "image"}
-
-
 USUAL: Final[dict[ShapeKind, tuple[int, ...]]] = {"vector": (32,), "token": (16, 32), "image": (16, 8, 8)}
-
-
 """A site of each kind as the small tasks have them: what stands for a kind where nobody names a shape."""
+Row = dict[str, Any]
+WAY_TO_APPROVAL: Final = "esper blueprints approve {} --by YOU --why REASON"
+HEADERS: Final[tuple[str, ...]] = (
+    "id",
+    "name",
+    "kind",
+    "tier",
+    "stage",
+    "risk",
+    "parameters",
+    "shapes",
+    "approval",
+    "stored",
+)
+COST_HEADERS: Final = ("weights", "FLOPs")
+OUTCOME_HEADERS: Final = (
+    *("id", "name", "site", "germinated", "fossilized", "culled", "weights", "FLOPs"),
+    *("loss change", "gain over control"),
+)
 
 
 def parse_shape(text: str) -> SiteShape:
@@ -48,16 +67,6 @@ def task_sites(name: str) -> list[SiteShape]:
     task = load_task(name)
     described = describe_sites(task.make_host(), task.sites, task.train.inputs[:2], lambda _site: [])
     return list(dict.fromkeys(site_shape(site) for site in described))
-
-
-if TYPE_CHECKING:
-    from projections.history import History
-
-
-Row = dict[str, Any]
-
-
-WAY_TO_APPROVAL: Final = "esper blueprints approve {} --by YOU --why REASON"
 
 
 class Known:
@@ -134,29 +143,6 @@ def facts_json(blueprint: Facts, approval: Row | None) -> Row:
         "quarantine_only": blueprint.quarantine_only,
         "approval": approval,
     }
-
-
-HEADERS: Final[tuple[str, ...]] = (
-    "id",
-    "name",
-    "kind",
-    "tier",
-    "stage",
-    "risk",
-    "parameters",
-    "shapes",
-    "approval",
-    "stored",
-)
-
-
-COST_HEADERS: Final = ("weights", "FLOPs")
-
-
-OUTCOME_HEADERS: Final = (
-    *("id", "name", "site", "germinated", "fossilized", "culled", "weights", "FLOPs"),
-    *("loss change", "gain over control"),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,13 @@ if TYPE_CHECKING:
     from esper.cli.blueprints.approve import Conversation
 
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
 Outcome = Literal["waiting", "compiling", "stored", "skipped", "parked"]
-
-
 HEADERS: Final = ("id", "name", "site", "outcome", "compiling", "eager", "compiled", "speed-up", "serves")
-
-
 _STYLES: Final = {"stored": GREEN, "skipped": DIM, "parked": RED}
-
-
 _WORDS: Final = {"skipped": "stored already", "parked": "given up"}
 
 
@@ -140,10 +138,6 @@ def say_kernels(kernels: Sequence[Kernel], *, as_json: bool) -> None:
     say(table(HEADERS, [kernel.row() for kernel in kernels], right=(4, 5, 6, 7)))
     say(styled("\nprocessor time of a training pass (forward and backward) at batch 64; the faster form serves", DIM))
     say(f"{counts['stored']} stored, {counts['skipped']} stored already, {counts['parked']} given up")
-
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 
 class JobsScreen(Protocol):

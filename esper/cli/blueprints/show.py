@@ -1,4 +1,4 @@
-"""`esper blueprints show`: one blueprint in full. Facts and history come without torch, the module's drawing with it."""
+"""`esper blueprints show`: one blueprint in full. Facts and history need no torch, the drawing of its module does."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ from esper.karn.facts import Facts, SiteShape
 from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
 from esper.karn.table import find_facts, formula
 
+if TYPE_CHECKING:
+    from rich.tree import Tree
+    from torch import nn
+
+
 PIPED_COLUMNS: Final = 120
-
-
 ARTIFACT_HEADERS: Final = (
     *("version", "site", "settings", "serves", "eager", "compiled", "p50", "p95", "compiling", "attached", "state"),
 )
@@ -175,11 +178,6 @@ def _say_outcomes(outcomes: Sequence[Row]) -> None:
 def _say_part(title: str) -> None:
     say()
     say(styled(title, DIM))
-
-
-if TYPE_CHECKING:
-    from rich.tree import Tree
-    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
