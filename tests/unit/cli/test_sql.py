@@ -62,7 +62,7 @@ def test_no_rows_are_the_header_or_an_empty_list(sql, capsys):
 
 
 def test_rows_of_every_block_come_once_and_in_line(sql, capsys):
-    rows = 2 * history.BLOCK + 1
+    rows = 2 * BLOCK + 1
     query = f"select range as n, 'x' as x from range({rows})"
     assert sql(query) == 0
     header, *lines = capsys.readouterr().out.splitlines()
