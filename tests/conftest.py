@@ -70,6 +70,29 @@ class ByFile(LoadScopeScheduling):
         self.workqueue.move_to_end(min(waiting or self.workqueue, key=_turn), last=False)
         super()._assign_work_unit(node)
 
+    # xdist 3.8 gives the crashed test out again, and leaves the worker that replaces the crashed one waiting for ever
+    # with its last test: a worker begins a test once it knows the next one or that none follows.
+
+    def _reschedule(self, node):
+        if node.shutting_down:
+            return
+        while self.workqueue and self._pending_of(self.assigned_work[node]) <= 2:
+            self._assign_work_unit(node)
+        if not self.workqueue:
+            node.shutdown()
+
+    def remove_node(self, node):
+        """The test that crashed the worker, if one did; all others that the worker had go to the rest."""
+        had = self.assigned_work.pop(node)
+        crashed = next((test for tests in had.values() for test, done in tests.items() if not done), None)
+        for scope, tests in had.items():
+            left = {test: done or test == crashed for test, done in tests.items()}
+            if not all(left.values()):
+                self.workqueue[scope] = left
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return crashed
+
 
 def _starts_processes(scope: str) -> bool:
     return scope.startswith(("tests/e2e/", "tests/integration/"))
