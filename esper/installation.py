@@ -1,8 +1,8 @@
 """Whether Python finds Esper's own packages where Esper lies: their names are common, so others may be found first.
 
-A folder named `streams` on the import path, or a distribution that installs a package `contracts`, is imported instead of
-ours or is mixed with it. Every entry point (the `esper` command, and `python -m` of each of our packages) checks this
-before it imports anything else, and so does an import of `streams` or `projections`.
+A folder named `streams` on the import path, or a distribution that installs a package `contracts`, is imported instead
+of ours or is mixed with it. Every entry point (the `esper` command, and `python -m` of each of our packages) checks
+this before it imports anything else, and so does an import of `streams` or `projections`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ShadowedPackage(EsperError, ImportError):
 def check_packages(*names: str) -> None:
     """Raise ShadowedPackage where one of `names` is not found beside this `esper`; nothing is imported.
 
-    While `python -m` looks for one of our modules, which it says by `sys.argv[0] == "-m"`, the process ends instead, with
-    the message alone on stderr and exit code 2.
+    While `python -m` looks for one of our modules, which it says by `sys.argv[0] == "-m"`, the process ends instead,
+    with the message alone on stderr and exit code 2.
     """
     try:
         for name in names:
