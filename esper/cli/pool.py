@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from esper.karn.approval import Clearance
-from esper.karn.table import find_facts
+from esper.karn.table import find_by_name
 from esper.tolaria.config import RunConfig
 
 POOLS: Final = ("default", "safe")
@@ -14,7 +14,7 @@ POOLS: Final = ("default", "safe")
 
 def ids_of(names: Iterable[str]) -> tuple[str, ...]:
     """Pools by their names, blueprints by their ids; raises InvalidInput for a name that is neither."""
-    return tuple(name if name in POOLS else find_facts(name).blueprint_id for name in names)
+    return tuple(name if name in POOLS else find_by_name(name).blueprint_id for name in names)
 
 
 def check_pool(config: RunConfig) -> None:
@@ -22,4 +22,4 @@ def check_pool(config: RunConfig) -> None:
     clearance = Clearance(config.dossier.approvals, drill=config.drill)
     for name in config.pool:
         if name not in POOLS:
-            clearance.check(find_facts(name))
+            clearance.check(find_by_name(name))

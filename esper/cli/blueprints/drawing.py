@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.cli.blueprints.shapes import shape_text
-from esper.karn.catalogue import draft, find, measure
-from esper.karn.facts import SiteShape
+from esper.karn.blueprint import SiteShape
+from esper.karn.catalogue import draft, measure
+from esper.karn.table import find
 
 if TYPE_CHECKING:
     from rich.tree import Tree

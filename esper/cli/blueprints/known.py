@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.read import history_of
-from esper.karn.facts import Facts
+from esper.karn.blueprint import Blueprint
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -63,7 +63,7 @@ def known_of(data_dir: Path) -> Iterator[Known]:
         yield Known(None)
 
 
-def standing(blueprint: Facts, approval: Row | None) -> str:
+def standing(blueprint: Blueprint, approval: Row | None) -> str:
     """Whether a blueprint may be used, in a few words."""
     approved = approval is not None and approval["approved"]
     if blueprint.quarantine_only:
@@ -73,7 +73,7 @@ def standing(blueprint: Facts, approval: Row | None) -> str:
     return f"by {approval['said_by']}" if approved and approval is not None else "needed"
 
 
-def facts_json(blueprint: Facts, approval: Row | None) -> Row:
+def facts_json(blueprint: Blueprint, approval: Row | None) -> Row:
     """A blueprint's facts and its approval as JSON types."""
     return {
         "blueprint_id": blueprint.blueprint_id,

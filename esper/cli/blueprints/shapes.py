@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from esper.errors import InvalidInput
-from esper.karn.facts import ShapeKind, SiteShape
+from esper.karn.blueprint import ShapeKind, SiteShape
 
 KINDS: Final[dict[int, ShapeKind]] = {1: "vector", 2: "token", 3: "image"}
 USUAL: Final[dict[ShapeKind, tuple[int, ...]]] = {"vector": (32,), "token": (16, 32), "image": (16, 8, 8)}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from esper.karn.blueprint import SiteShape
 from esper.karn.catalogue import site_shape
-from esper.karn.facts import SiteShape
 from esper.kasmina.sites import describe_sites
 from esper.tolaria.tasks import load_task
 

@@ -7,8 +7,9 @@ import pytest
 from esper.cli.app import dispatch
 from esper.cli.blueprints.drawing import draw
 from esper.cli.blueprints.shapes import USUAL
-from esper.karn.catalogue import CATALOGUE, measure
-from esper.karn.facts import SiteShape
+from esper.karn.blueprint import SiteShape
+from esper.karn.catalogue import measure
+from esper.karn.table import CATALOGUE
 from esper.tezzeret.jobs import request
 
 REF = f"sha256:{'ab' * 32}"
