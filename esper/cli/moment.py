@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from esper.cli.describe import breaker_state, chosen, stage
 from esper.cli.output import BOLD, RED, say, styled, table
-from esper.history import Mark, RunState, SeedState, World
 from esper.leyline.envelope import Event
 from esper.leyline.ids import text
+from esper.record import Mark, ModelState, RunState, SeedState
 
 
 def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]) -> dict[str, Any]:
     """Everything that the fold knows of the run at `mark`."""
     assert state.path is not None
-    world, standing, saved = mark.world, mark.standing, mark.world.checkpoint
+    world, standing, saved = mark.model, mark.run_status, mark.model.checkpoint
     return {
         "run_id": state.run_id,
         "step": world.step,
@@ -26,8 +26,8 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
         "status": standing.status,
         "reason": standing.reason,
         "now": {
-            "step": state.world.step,
-            "epoch": state.world.epoch,
+            "step": state.model.step,
+            "epoch": state.model.epoch,
             "sequence": state.sequence,
             "timeline": state.timeline,
             "incarnation": state.incarnation,
@@ -51,11 +51,11 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
         "conservative": standing.conservative,
         "last_checkpoint": None
         if saved is None
-        else {**asdict(saved), "kept": saved.ref in state.standing.checkpoints},
+        else {**asdict(saved), "kept": saved.ref in state.run_status.checkpoints},
     }
 
 
-def _seed_json(seed: SeedState, world: World) -> dict[str, Any]:
+def _seed_json(seed: SeedState, world: ModelState) -> dict[str, Any]:
     return {
         "seed_id": seed.seed_id,
         "site": seed.site,
@@ -89,11 +89,11 @@ def _decision_json(event: Event) -> dict[str, Any]:
 
 def show(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]) -> None:
     """Lines about the network and the run, and a table of the seeds."""
-    now = "" if mark.sequence == state.sequence else f"; by now step {state.world.step}, epoch {state.world.epoch}"
-    say(styled(f"run {state.run_id} at step {mark.world.step}, epoch {mark.world.epoch}", BOLD) + now)
+    now = "" if mark.sequence == state.sequence else f"; by now step {state.model.step}, epoch {state.model.epoch}"
+    say(styled(f"run {state.run_id} at step {mark.model.step}, epoch {mark.model.epoch}", BOLD) + now)
     say(
-        f"{state.task}, {mark.standing.status}{f' ({mark.standing.reason})' if mark.standing.reason else ''}, "
-        f"timeline {mark.standing.timeline}, fact {mark.sequence} of {state.sequence}"
+        f"{state.task}, {mark.run_status.status}{f' ({mark.run_status.reason})' if mark.run_status.reason else ''}, "
+        f"timeline {mark.run_status.timeline}, fact {mark.sequence} of {state.sequence}"
     )
     if state.problem is not None:
         say(styled(f"the history stops here, because it cannot be true: {state.problem}", RED))
@@ -102,14 +102,14 @@ def show(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str
         say(f"{name:<15}{line}")
     say()
     say(
-        table(_SEED_HEADERS, [_seed_row(seed, mark.world) for seed in mark.world.seeds.values()], right=(4, 5, 6, 8, 9))
+        table(_SEED_HEADERS, [_seed_row(seed, mark.model) for seed in mark.model.seeds.values()], right=(4, 5, 6, 8, 9))
     )
 
 
 def _lines(
     state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]
 ) -> Iterable[tuple[str, str]]:
-    world, standing, saved = mark.world, mark.standing, mark.world.checkpoint
+    world, standing, saved = mark.model, mark.run_status, mark.model.checkpoint
     probe = (
         "" if world.probe_loss is None else f", probe loss {world.probe_loss:.4f}, accuracy {world.probe_accuracy:.4f}"
     )
@@ -128,7 +128,7 @@ def _lines(
     if saved is None:
         yield "checkpoint", "none yet"
     else:
-        kept = "kept" if saved.ref in state.standing.checkpoints else "pruned since"
+        kept = "kept" if saved.ref in state.run_status.checkpoints else "pruned since"
         yield "checkpoint", f"step {saved.step}, {kept}: {saved.ref}"
 
 
@@ -146,7 +146,7 @@ _SEED_HEADERS: Final = (
 )
 
 
-def _seed_row(seed: SeedState, world: World) -> tuple[Any, ...]:
+def _seed_row(seed: SeedState, world: ModelState) -> tuple[Any, ...]:
     return (
         seed.seed_id,
         seed.site,

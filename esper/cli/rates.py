@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from contracts.leyline.v1.event_pb2 import RunStarted
-from esper.history import Rate, World
+from esper.record import ModelState, Rate
 from esper.tolaria.learning_rate import MIN_RATE, rising, schedule
 
 
-def rates_at(world: World, begun: RunStarted) -> dict[str, float]:
+def rates_at(world: ModelState, begun: RunStarted) -> dict[str, float]:
     """The learning rate that every group takes its next step with: as it was last changed, moved on by its schedule."""
     if not begun.config_json:
         return {group: rate.lr for group, rate in world.learning_rates.items()}

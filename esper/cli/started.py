@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunStarted
-from esper.history.content import Difference
+from esper.record.content import Difference
 
 _OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device")
 _OF_THE_RUN: Final = ("control_of", "parent_run_id", "parent_sequence", "inherited", "fork_change", "weights_digest")

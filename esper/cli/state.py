@@ -17,9 +17,9 @@ from esper.cli.read import history_of, run_ids
 from esper.cli.replay import recorded_run
 from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
-from esper.history import Mark, RunState, World, mark_at_epoch, mark_at_step, packets, replay
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
+from esper.record import Mark, ModelState, RunState, mark_at_epoch, mark_at_step, packets, replay
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -34,7 +34,7 @@ class Place:
     unit: Literal["step", "epoch"]
     number: int
 
-    def reached(self, world: World) -> int:
+    def reached(self, world: ModelState) -> int:
         """How far `world` is, in this place's unit."""
         return world.step if self.unit == "step" else world.epoch
 
@@ -55,14 +55,14 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
         state = fold(history, run_id)
         mark = mark_at(state, run_id, place)
         decision = last_decision(history, run_id, packets(state, mark))
-        rates = rates_at(mark.world, started(history, run_id))
+        rates = rates_at(mark.model, started(history, run_id))
         recorded = None if load is None else recorded_run(history, run_id)
     if load is not None and recorded is not None:
         from esper.cli.weights import check_writable, write_weights  # noqa: PLC0415 - torch, and only --load needs it
 
         check_writable(load)
         write_weights(data_dir, recorded, mark, load)
-        complain(f"the weights at step {mark.world.step} are in {load}")
+        complain(f"the weights at step {mark.model.step} are in {load}")
     if as_json:
         say_json(to_json(state, mark, decision, rates))
     else:
@@ -91,7 +91,7 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
         raise InvalidInput(f"run {run_id} cannot be folded: {state.problem}")
     if place is None:
         return state.path
-    reached = place.reached(state.world)
+    reached = place.reached(state.model)
     if place.number > reached:
         raise InvalidInput(
             f"run {run_id} has no {place.unit} {place.number}: its facts reach {place.unit} {reached}; "
@@ -100,7 +100,7 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
     found = (mark_at_step if place.unit == "step" else mark_at_epoch)(state, place.number)
     if found is None:
         raise InvalidInput(f"run {run_id} begins after {place.unit} {place.number}")
-    return replace(found, world=replace(found.world, step=place.number)) if place.unit == "step" else found
+    return replace(found, model=replace(found.model, step=place.number)) if place.unit == "step" else found
 
 
 def last_decision(history: History, run_id: str, packet_ids: Iterable[bytes]) -> Event | None:
