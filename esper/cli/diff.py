@@ -16,7 +16,7 @@ from esper.errors import InvalidInput
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
-from esper.record import RunState, accept
+from esper.record import RunState, accepted_facts
 from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def side_of(history: History, run_id: str) -> Side:
     """One run out of the archive; raises InvalidInput where its history cannot be folded."""
     from projections.lineage import facts, lineage  # noqa: PLC0415 - as in `history_of`
 
-    accepted = accept(facts(history, run_id))
+    accepted = accepted_facts(facts(history, run_id))
     starts = {fact.run_id: fact.run_started for fact in accepted.facts if fact.HasField("run_started")}
     begun = starts.get(run_id)
     if begun is None:  # where a fork's start is what cannot be true, the facts are its parent's alone

@@ -19,7 +19,7 @@ from esper.errors import InvalidInput
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.ids import text
-from esper.record import Mark, Rate, RunState, SeedState, World, mark_at_epoch, mark_at_step, packets, replay
+from esper.record import Mark, ModelState, Rate, RunState, SeedState, mark_at_epoch, mark_at_step, packets, replay
 from esper.tolaria.learning_rate import MIN_RATE, rising, schedule
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Place:
     unit: Literal["step", "epoch"]
     number: int
 
-    def reached(self, world: World) -> int:
+    def reached(self, world: ModelState) -> int:
         """How far `world` is, in this place's unit."""
         return world.step if self.unit == "step" else world.epoch
 
@@ -183,7 +183,7 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
     }
 
 
-def _seed_json(seed: SeedState, world: World) -> dict[str, Any]:
+def _seed_json(seed: SeedState, world: ModelState) -> dict[str, Any]:
     return {
         "seed_id": seed.seed_id,
         "site": seed.site,
@@ -260,7 +260,7 @@ def _lines(
         yield "checkpoint", f"step {saved.step}, {kept}: {saved.ref}"
 
 
-def _seed_row(seed: SeedState, world: World) -> tuple[Any, ...]:
+def _seed_row(seed: SeedState, world: ModelState) -> tuple[Any, ...]:
     return (
         seed.seed_id,
         seed.site,
@@ -275,7 +275,7 @@ def _seed_row(seed: SeedState, world: World) -> tuple[Any, ...]:
     )
 
 
-def rates_at(world: World, begun: RunStarted) -> dict[str, float]:
+def rates_at(world: ModelState, begun: RunStarted) -> dict[str, float]:
     """The learning rate that every group takes its next step with: as it was last changed, moved on by its schedule."""
     if not begun.config_json:
         return {group: rate.lr for group, rate in world.learning_rates.items()}
