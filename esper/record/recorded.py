@@ -1,4 +1,4 @@
-"""A run as it is recorded: the facts that count, and the decisions and commands that they answer."""
+"""A run as it is recorded: the facts that count, in their order, and the decisions and commands that they answer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,35 @@ from dataclasses import dataclass, field
 
 from contracts.leyline.v1.event_pb2 import RunStarted
 from esper.errors import InvalidInput
-from esper.history.accepted import accept
-from esper.history.state import RunState, marks
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import Signed
+from esper.record.fold import evolve
+from esper.record.run_status import RunState, marks
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedFacts:
+    """`facts` have the sequences 1, 2, 3, ..., and `state` is the fold of them all.
+
+    Stretches that were rolled back are among them, because they happened; void facts and repetitions are not.
+    """
+
+    facts: list[Event]
+    state: RunState
+
+
+def accepted_facts(events: Iterable[Event]) -> AcceptedFacts:
+    """What counts of `events`, which are a run's with those of its ancestors before them, in the order of the log.
+
+    Ends where the fold stops; `state.problem` says why.
+    """
+    state, facts = RunState(), list[Event]()
+    for event in events:
+        before, state = state, evolve(state, event)
+        if state.path is not before.path and state.path is not None:
+            del facts[event.sequence - 1 :]
+            facts.append(event)
+    return AcceptedFacts(facts, state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +58,7 @@ class Recorded:
         Raises InvalidInput where they are no run, where an ancestor's part is missing, or where the fold stops: nobody
         can go on from what cannot be true.
         """
-        accepted = accept(facts)
+        accepted = accepted_facts(facts)
         if accepted.state.problem is not None:
             raise InvalidInput(f"the history of run {run_id} does not hold together: {accepted.state.problem}")
         if not accepted.facts:
@@ -81,6 +106,6 @@ class Recorded:
             fact
             for fact in self.facts
             if fact.HasField("checkpoint_saved")
-            and fact.checkpoint_saved.ref in self.state.standing.checkpoints
+            and fact.checkpoint_saved.ref in self.state.run_status.checkpoints
             and fact.checkpoint_saved.upto_sequence in path
         ]

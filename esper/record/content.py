@@ -1,4 +1,4 @@
-"""What a fact says about a run, without what is different every time: ids, clock times, durations, names of objects.
+"""What facts say, apart from ids, clock times, durations and names of objects; and the digests of a recorded state.
 
 Two facts with the same content did the same to the network. So histories of different runs, machines and days can be
 compared, and a run that was killed and resumed is like one that was not.
@@ -6,6 +6,7 @@ compared, and a run that was killed and resumed is like one that was not.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,12 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import Measurement
+from esper.errors import CorruptState, InvalidInput
 from esper.leyline.envelope import Event, body_name, body_of
+from esper.leyline.objects import ObjectStore
 
 HOUSEKEEPING: Final = frozenset(
     {"run_started", "run_resumed", "checkpoint_saved", "checkpoint_pruned", "state_digested"}
 )
+
+
 """Facts that change nothing: how the run was started and whether it was interrupted, and what is stored of it."""
+
 
 _EVERYWHERE: Final = frozenset(
     {
@@ -29,8 +35,13 @@ _EVERYWHERE: Final = frozenset(
         *("flops", "side_pass_flops", "probe_flops"),  # counted by each process for itself, from where it began
     }
 )
+
+
 _IN_PACKETS: Final = frozenset({"evidence", "policy", "policy_seed", "sites", "params_budget", "epochs_total"})
+
+
 """Of `epoch_completed`: settings that are told again, and measurements that act through the decisions they lead to."""
+
 
 _METRICS_OF_TIME: Final = frozenset({"samples_per_s"})
 
@@ -99,3 +110,12 @@ def _one(field: Any, value: Any, path: str, left_out: AbstractSet[str]) -> Itera
         yield from _fields(value, f"{path}.", left_out)
     else:
         yield path, value.hex() if isinstance(value, bytes) else value
+
+
+def tensor_digests(objects: ObjectStore, reference: str) -> dict[str, str]:
+    """The digests behind a StateDigested's `tensors_ref`; none where they are damaged or gone, as from an export."""
+    try:
+        parts: dict[str, str] = json.loads(objects.get(reference))
+    except (InvalidInput, CorruptState, ValueError):
+        return {}
+    return parts
