@@ -28,8 +28,8 @@ from esper.leyline.signing import KeyRing
 from esper.urza.artifact import Expected, Kernel, Refusal
 from esper.urza.library import Wanted
 from esper.urza.prefetch import refused_artifact
-from esper.urza.shelf import Shelf
-from esper.urza.wishes import Wishes
+from esper.urza.shelf import KernelCache
+from esper.urza.wishes import KernelRequests
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.reader import record_of
@@ -55,7 +55,7 @@ class Prefetch:
         self,
         writer: LogWriter,
         ring: KeyRing,
-        shelf: Shelf,
+        shelf: KernelCache,
         *,
         run_id: str,
         metrics: Metrics,
@@ -66,7 +66,7 @@ class Prefetch:
         self._metrics = metrics
         self._run_id = run_id
         self._name = producer
-        self._wishes = Wishes(shelf, time.monotonic)
+        self._wishes = KernelRequests(shelf, time.monotonic)
         self._reading: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._settled = threading.Event()

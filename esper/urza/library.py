@@ -25,7 +25,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.leyline.breaker import CircuitBreaker
 from esper.urza.artifact import IDENTITY, Expected, Kernel, Refusal
 from esper.urza.retention import archived
-from esper.urza.shelf import Shelf, Taken
+from esper.urza.shelf import KernelCache, Taken
 from esper.urza.version import Catalogue, MonotonicS, Place, Query, Version
 
 QUERY_LIMIT_S: Final = 0.5
@@ -77,7 +77,7 @@ class UrzaLibrary:
     def __init__(
         self,
         catalogue: Catalogue,
-        shelf: Shelf,
+        shelf: KernelCache,
         *,
         monotonic: MonotonicS,
         limit_s: float = QUERY_LIMIT_S,

@@ -22,7 +22,7 @@ class Taken:
     cached: bool
 
 
-class Shelf:
+class KernelCache:
     """An object store with a cache before it. Safe for several threads; two that miss at once both read the store."""
 
     def __init__(self, objects: ObjectStore, cache: Cache[Kernel]) -> None:

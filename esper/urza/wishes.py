@@ -18,7 +18,7 @@ from typing import Final
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.urza.artifact import Expected, Kernel, Refusal
 from esper.urza.library import Wanted
-from esper.urza.shelf import Shelf
+from esper.urza.shelf import KernelCache
 from esper.urza.version import MonotonicS
 
 PAUSES_S: Final = (2.0, 8.0, 30.0)
@@ -43,10 +43,10 @@ class _Wish:
     """The catalogue told of a new version that the library may not know of yet."""
 
 
-class Wishes:
+class KernelRequests:
     """Wishes by what is wanted, in the order in which they were made. `shelf` keeps what was read."""
 
-    def __init__(self, shelf: Shelf, monotonic: MonotonicS) -> None:
+    def __init__(self, shelf: KernelCache, monotonic: MonotonicS) -> None:
         self.shelf = shelf
         self._monotonic = monotonic
         self._wishes: dict[Wanted, _Wish] = {}

@@ -16,7 +16,7 @@ from esper.urza import prefetch
 from esper.urza.cache import Cache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
-from esper.urza.shelf import Shelf
+from esper.urza.shelf import KernelCache
 from projections.library import URZA, Library, LibraryReader
 from projections.registry import PROJECTIONS, file_of
 from projections.store import Locked, Store
@@ -37,7 +37,7 @@ _tasks: set[asyncio.Task[None]] = set()
 logger = logging.getLogger(__name__)
 
 
-class Counter:
+class PrefetchHandler:
     """Answers requests. An id is used up once its answer is acknowledged, so a failed attempt can be made again.
 
     `jobs` are the compile jobs that were asked for; a kernel that is not stored becomes one more (R-TEZ-1).
@@ -127,9 +127,9 @@ async def furnish(room: Room) -> LibraryReader:
     nonces = Nonces()
     async for event in past(room.brokers, room.ring, KERNELS):
         nonces.restore(event)
-    shelf = Shelf(ObjectStore(room.settings.objects), Cache(time.monotonic, limit_bytes=CACHE_BYTES))
+    shelf = KernelCache(ObjectStore(room.settings.objects), Cache(time.monotonic, limit_bytes=CACHE_BYTES))
     reader = feed.lend(library.reader())
-    counter = Counter(
+    counter = PrefetchHandler(
         UrzaLibrary(feed.lend(library.reader()), shelf, monotonic=time.monotonic),
         nonces,
         reader.jobs(),

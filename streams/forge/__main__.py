@@ -25,7 +25,7 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
 from streams import logs
 from streams.forge.feed import Feed
-from streams.forge.smithy import Smithy
+from streams.forge.smithy import CompileScheduler
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -71,7 +71,7 @@ async def _serve(settings: Settings, brokers: str, ring: KeyRing, *, aggressive:
     publisher = Publisher(brokers, ring, metrics)
     await publisher.start()
     folder = settings.run_folder / NAME
-    smithy = Smithy(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
+    smithy = CompileScheduler(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
     intake = Intake("tezzeret", ring, publisher, metrics, smithy.take)
     feed = Feed(brokers)
     pulse = Pulse(publisher, metrics)

@@ -27,7 +27,7 @@ from esper.tezzeret.mode import Breakers, conservative_reason
 from esper.tezzeret.order import REFUSED, Failure, order_of
 from esper.tezzeret.pipelines import MAX_JOBS, MAX_JOBS_CONSERVATIVE, MAX_RETRIES, Limits, limits
 from streams.forge.child import compile_in_child
-from streams.forge.spare import Spare, memory
+from streams.forge.spare import IdleMonitor, memory
 from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.records import Record
@@ -40,7 +40,7 @@ _NOWHERE: Final = Place(0, 0, 0)
 logger = logging.getLogger(__name__)
 
 
-class Smithy:
+class CompileScheduler:
     """The forge's state and hands. `folder` is where its children work; `aggressive` permits that pipeline."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Smithy:
         self._metrics = metrics
         self._aggressive = aggressive
         self._breakers = Breakers(time.monotonic)
-        self._spare = Spare()
+        self._spare = IdleMonitor()
         self._hands: dict[str, asyncio.Task[None]] = {}
         self._versions = asyncio.Lock()
         self._news = asyncio.Event()

@@ -18,7 +18,7 @@ FREE_BYTES: Final = 4 * 2**30
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
-class Spare:
+class IdleMonitor:
     """Looks at the machine now and then; `proc` is where the kernel tells of it."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:

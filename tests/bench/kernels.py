@@ -41,8 +41,8 @@ from esper.tolaria.train import train
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.cache import Cache
 from esper.urza.library import Wanted
-from esper.urza.shelf import Shelf
-from esper.urza.wishes import Wishes
+from esper.urza.shelf import KernelCache
+from esper.urza.wishes import KernelRequests
 from tests.bench.table import Row
 
 SHAPES = {"vector": (64,), "image": (16, 8, 8), "token": (32, 64)}
@@ -55,8 +55,8 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.objects = ObjectStore(folder / "objects")
-        self.shelf = Shelf(self.objects, Cache(time.monotonic))
-        self.wishes = Wishes(self.shelf, time.monotonic)
+        self.shelf = KernelCache(self.objects, Cache(time.monotonic))
+        self.wishes = KernelRequests(self.shelf, time.monotonic)
         self.hits = self.asked = 0
 
     def want(self, wanted: Sequence[Wanted]) -> None:

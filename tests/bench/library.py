@@ -29,7 +29,7 @@ from esper.leyline.signing import KeyRing
 from esper.urza.artifact import guard_digest, keep
 from esper.urza.cache import Cache
 from esper.urza.library import UrzaLibrary, Wanted
-from esper.urza.shelf import Shelf
+from esper.urza.shelf import KernelCache
 from esper.urza.version import Place, Query
 from projections.library import Library
 from projections.records import StoredRecord
@@ -161,7 +161,7 @@ def measure(folder: Path) -> list[Row]:
         for what, query in queries.items():
             assert reader.find(query), what
             found += percentiles(f"query {what}", timed(lambda query=query: reader.find(query)), STORED, (10, 200, 500))
-        shelf = Shelf(objects, Cache(time.monotonic))
+        shelf = KernelCache(objects, Cache(time.monotonic))
         wanted = [Wanted(f"BP{number:03}", place) for number in range(1, NAMES + 1)]
         with UrzaLibrary(reader, shelf, monotonic=time.monotonic) as counter:
             now_ms = time.time_ns() // 1_000_000

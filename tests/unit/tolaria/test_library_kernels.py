@@ -26,7 +26,7 @@ from esper.tolaria.run import computes_in_32_bits
 from esper.tolaria.train import train
 from esper.urza.artifact import MAX_BYTES, Expected
 from esper.urza.cache import Cache
-from esper.urza.shelf import Shelf
+from esper.urza.shelf import KernelCache
 
 
 class Stock:
@@ -35,7 +35,7 @@ class Stock:
     def __init__(self, folder, clock):
         self.folder = folder
         self.objects = ObjectStore(folder / "objects")
-        self.shelf = Shelf(self.objects, Cache(clock))
+        self.shelf = KernelCache(self.objects, Cache(clock))
         self.wanted = []
         self.change = lambda expected: expected
         self.made = {}

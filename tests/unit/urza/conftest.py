@@ -13,7 +13,7 @@ import pytest
 from esper.leyline.objects import ObjectStore
 from esper.urza.artifact import guard_digest, keep
 from esper.urza.cache import Cache
-from esper.urza.shelf import Shelf
+from esper.urza.shelf import KernelCache
 from esper.urza.version import Place, Version
 
 PLACE = Place.of("vector", [4], {"depth": 2.0})
@@ -157,7 +157,7 @@ def forge(objects):
 
 @pytest.fixture
 def shelf(objects, clock):
-    return Shelf(objects, Cache(clock))
+    return KernelCache(objects, Cache(clock))
 
 
 @pytest.fixture

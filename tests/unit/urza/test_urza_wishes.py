@@ -8,7 +8,7 @@ from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
 from esper.urza.version import Place
-from esper.urza.wishes import NEWS_PAUSES_S, OVERDUE_S, PAUSES_S, Wishes
+from esper.urza.wishes import NEWS_PAUSES_S, OVERDUE_S, PAUSES_S, KernelRequests
 
 PLACE = Place.of("vector", (4,), {"depth": 2.0})
 WANTED, OTHER = Wanted("BP009", PLACE), Wanted("BP021", PLACE)
@@ -19,7 +19,7 @@ class Story:
 
     def __init__(self, forge, shelf, clock):
         self.forge, self.shelf, self.clock = forge, shelf, clock
-        self.wishes = Wishes(shelf, clock)
+        self.wishes = KernelRequests(shelf, clock)
 
     def ask(self, request_id):
         (wanted,) = self.wishes.due()
