@@ -26,10 +26,10 @@ from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
 from esper.urza.artifact import Expected, Kernel, Refusal
+from esper.urza.cache import KernelCache
 from esper.urza.library import Wanted
 from esper.urza.prefetch import refused_artifact
-from esper.urza.shelf import KernelCache
-from esper.urza.wishes import KernelRequests
+from esper.urza.requests import KernelRequests
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.reader import record_of

@@ -1,14 +1,4 @@
-"""What an artifact is in the object store, and the one way to read one: every check, every time.
-
-    artifact_ref ─► manifest (JSON: guard, measurements) ─► weights_ref  initial weights, safetensors
-                                                        └─► cache_ref    torch's compiler cache, "" where there is none
-
-The manifest's SHA-256 is the version's address and checksum, and the manifest names the other objects by theirs: so the
-signature of the event that names the artifact (`ArtifactStored`, `KernelArtifactReady`) vouches for all of it, and a
-version cannot be changed, only followed by another. Nothing here is unpickled, and nothing needs torch.
-
-Source: R-URZA-2 to R-URZA-6, R-URZA-22, R-URZA-24, rulings 16 and 20.
-"""
+"""The artifact of a kernel in the object store: the one way to write it and the one way to read it."""
 
 from __future__ import annotations
 
@@ -17,18 +7,63 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.urza.version import Place, Version
-from esper.urza.weights import layout
+
+MAX_HEADER_BYTES: Final = 2**20
+
+
+Layout: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
+
+
+"""Of every tensor, by name: torch's word for its numbers, and its shape."""
+
+
+_DTYPES: Final = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def layout(content: bytes) -> Layout:
+    """What tensors the bytes hold; raises CorruptState where they are no safetensors file of known kinds of number."""
+    try:
+        (length,) = struct.unpack_from("<Q", content)
+        if length > min(MAX_HEADER_BYTES, len(content) - 8):
+            raise CorruptState(f"a safetensors header of {length} bytes in a file of {len(content)}")
+        header = json.loads(content[8 : 8 + length])
+        return {
+            str(name): (_DTYPES[entry["dtype"]], tuple(entry["shape"]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptState(f"no safetensors file: {type(error).__name__} {error}") from None
+
 
 FORMAT: Final = 1
+
+
 MAX_BYTES: Final = 100 * 10**6
+
+
 MAX_MANIFEST_BYTES: Final = 2**20
+
+
 COMPRESS_ABOVE_BYTES: Final = 10 * 10**6
+
 
 Reason = Literal[
     "missing_artifact",

@@ -1,17 +1,21 @@
-"""A bounded memory of kernels: the least recently used make room, and none stays longer than an hour.
-
-Evicting forgets a copy and nothing else: objects and catalogue stay as they are (R-URZA-15).
-"""
+"""Checked kernels in memory, in front of the object store: least recently used leave first, none stays over an hour."""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from esper.errors import InvalidInput
+from esper.leyline.objects import ObjectStore
+from esper.urza import artifact
+from esper.urza.artifact import Expected, Kernel, Refusal
 from esper.urza.version import MonotonicS
 
 LIMIT_BYTES: Final = 1024 * 2**20
+
+
 TTL_S: Final = 3_600.0
 
 
@@ -90,3 +94,52 @@ class Cache(Generic[Item]):
         held = self._items.pop(ref, None)
         if held is not None:
             self.nbytes -= held[0].nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken, and whether it came from memory."""
+
+    kernel: Kernel | Refusal
+    cached: bool
+
+
+class KernelCache:
+    """An object store with a cache before it. Safe for several threads; two that miss at once both read the store."""
+
+    def __init__(self, objects: ObjectStore, cache: Cache[Kernel]) -> None:
+        self.cache = cache
+        self._objects = objects
+        self._lock = threading.Lock()
+
+    def take(self, expected: Expected) -> Taken:
+        """The kernel that is expected, or the first check that it fails (R-URZA-3)."""
+        held = self.held(expected)
+        if held is not None:
+            return held
+        read = artifact.read(self._objects, expected)
+        if isinstance(read, Kernel):
+            with self._lock:
+                self.cache.put(expected.artifact_ref, read)
+        return Taken(read, cached=False)
+
+    def held(self, expected: Expected) -> Taken | None:
+        """The same from memory alone; None where it is not there.
+
+        A copy that went bad is evicted and refused: its caller gets nothing, the next one what the store has.
+        """
+        with self._lock:
+            kernel = self.cache.get(expected.artifact_ref)
+        if kernel is None:
+            return None
+        refusal = artifact.check(kernel, expected)
+        if refusal is None:
+            return Taken(kernel, cached=True)
+        with self._lock:
+            self.cache.evict(expected.artifact_ref)
+        return Taken(refusal, cached=True)
+
+    def sweep(self) -> None:
+        """Forget what has been in memory for too long."""
+        with self._lock:
+            self.cache.sweep()

@@ -24,9 +24,8 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.leyline.breaker import CircuitBreaker
 from esper.urza.artifact import IDENTITY, Expected, Kernel, Refusal
-from esper.urza.retention import archived
-from esper.urza.shelf import KernelCache, Taken
-from esper.urza.version import Catalogue, MonotonicS, Place, Query, Version
+from esper.urza.cache import KernelCache, Taken
+from esper.urza.version import Catalogue, MonotonicS, Place, Query, Version, archived
 
 QUERY_LIMIT_S: Final = 0.5
 CALL_LIMIT_S: Final = 0.4

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.tezzeret import lifecycle as job
-from esper.urza.retention import KEPT_DAYS
-from esper.urza.version import State
+from esper.urza.version import KEPT_DAYS, State
 
 BLOCK: Final = re.compile(r"(```mermaid\n).*?(```)", re.DOTALL)
 

@@ -31,8 +31,7 @@ from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.forking import read_change
 from esper.tolaria.ports import Clock
-from esper.urza.cache import Cache
-from esper.urza.shelf import KernelCache
+from esper.urza.cache import Cache, KernelCache
 from esper.weatherlight.plan import Plan
 from streams.health import HealthServer
 from streams.keys import load_key_ring

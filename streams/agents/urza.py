@@ -13,10 +13,9 @@ from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.tezzeret import events as tezzeret
 from esper.urza import prefetch
-from esper.urza.cache import Cache
+from esper.urza.cache import Cache, KernelCache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
-from esper.urza.shelf import KernelCache
 from projections.library import URZA, Library, LibraryReader
 from projections.registry import PROJECTIONS, file_of
 from projections.store import Locked, Store

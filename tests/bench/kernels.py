@@ -39,10 +39,9 @@ from esper.tolaria.kernels import LibraryKernels, wanted_at
 from esper.tolaria.tasks import load_task
 from esper.tolaria.train import train
 from esper.urza.artifact import Kernel, Refusal
-from esper.urza.cache import Cache
+from esper.urza.cache import Cache, KernelCache
 from esper.urza.library import Wanted
-from esper.urza.shelf import KernelCache
-from esper.urza.wishes import KernelRequests
+from esper.urza.requests import KernelRequests
 from tests.bench.table import Row
 
 SHAPES = {"vector": (64,), "image": (16, 8, 8), "token": (32, 64)}

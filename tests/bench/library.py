@@ -27,9 +27,8 @@ from esper.leyline.envelope import new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
 from esper.urza.artifact import guard_digest, keep
-from esper.urza.cache import Cache
+from esper.urza.cache import Cache, KernelCache
 from esper.urza.library import UrzaLibrary, Wanted
-from esper.urza.shelf import KernelCache
 from esper.urza.version import Place, Query
 from projections.library import Library
 from projections.records import StoredRecord

@@ -12,9 +12,8 @@ from contracts.topics import EMERGENCY
 from esper.leyline.envelope import body_name
 from esper.leyline.signing import KeyRing
 from esper.urza.artifact import Kernel, Refusal
-from esper.urza.cache import Cache
+from esper.urza.cache import Cache, KernelCache
 from esper.urza.library import Wanted
-from esper.urza.shelf import KernelCache
 from esper.urza.version import Place
 from streams.prefetch import Prefetch
 from streams.writer import LogWriter

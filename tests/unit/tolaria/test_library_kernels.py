@@ -25,8 +25,7 @@ from esper.tolaria.replay import replay_run
 from esper.tolaria.run import computes_in_32_bits
 from esper.tolaria.train import train
 from esper.urza.artifact import MAX_BYTES, Expected
-from esper.urza.cache import Cache
-from esper.urza.shelf import KernelCache
+from esper.urza.cache import Cache, KernelCache
 
 
 class Stock:

@@ -12,8 +12,7 @@ import pytest
 
 from esper.leyline.objects import ObjectStore
 from esper.urza.artifact import guard_digest, keep
-from esper.urza.cache import Cache
-from esper.urza.shelf import KernelCache
+from esper.urza.cache import Cache, KernelCache
 from esper.urza.version import Place, Version
 
 PLACE = Place.of("vector", [4], {"depth": 2.0})

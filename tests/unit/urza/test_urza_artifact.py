@@ -13,9 +13,8 @@ import pytest
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.errors import CorruptState, InvalidInput
 from esper.urza import artifact
-from esper.urza.artifact import IDENTITY, MAX_BYTES, Expected, Kernel, Refusal, check, keep, read
+from esper.urza.artifact import IDENTITY, MAX_BYTES, Expected, Kernel, Refusal, check, keep, layout, read
 from esper.urza.version import Place
-from esper.urza.weights import layout
 
 
 def reason(objects, version):

@@ -14,8 +14,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.errors import InvalidInput
 from esper.urza.artifact import Kernel
 from esper.urza.library import UrzaLibrary, Wanted
-from esper.urza.retention import DAY_MS, archived
-from esper.urza.version import Query
+from esper.urza.version import DAY_MS, Query, archived
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
+from esper.urza.requests import NEWS_PAUSES_S, OVERDUE_S, PAUSES_S, KernelRequests
 from esper.urza.version import Place
-from esper.urza.wishes import NEWS_PAUSES_S, OVERDUE_S, PAUSES_S, KernelRequests
 
 PLACE = Place.of("vector", (4,), {"depth": 2.0})
 WANTED, OTHER = Wanted("BP009", PLACE), Wanted("BP021", PLACE)

@@ -17,8 +17,8 @@ from typing import Final
 
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.urza.artifact import Expected, Kernel, Refusal
+from esper.urza.cache import KernelCache
 from esper.urza.library import Wanted
-from esper.urza.shelf import KernelCache
 from esper.urza.version import MonotonicS
 
 PAUSES_S: Final = (2.0, 8.0, 30.0)
