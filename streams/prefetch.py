@@ -55,7 +55,7 @@ class Prefetch:
         self,
         writer: LogWriter,
         ring: KeyRing,
-        shelf: KernelCache,
+        kernels: KernelCache,
         *,
         run_id: str,
         metrics: Metrics,
@@ -66,7 +66,7 @@ class Prefetch:
         self._metrics = metrics
         self._run_id = run_id
         self._name = producer
-        self._wishes = KernelRequests(shelf, time.monotonic)
+        self._wishes = KernelRequests(kernels, time.monotonic)
         self._reading: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._settled = threading.Event()
@@ -178,7 +178,7 @@ class Prefetch:
                     self._wishes.catalogued(event.kernel_catalog_update.blueprint_id)
 
     async def _read(self, expected: Expected, answer: Event) -> None:
-        taken = await asyncio.to_thread(self._wishes.shelf.take, expected)
+        taken = await asyncio.to_thread(self._wishes.kernels.fetch, expected)
         self._wishes.read(expected, taken.kernel)
         self._tell_settled()
         if isinstance(taken.kernel, Refusal):

@@ -1,6 +1,6 @@
 """What a trainer wants of the library and how far each wish has come: asked for, answered, read, or refused.
 
-    wanted ─► asked ─► ready ─► (its artifact is read into the shelf)
+    wanted ─► asked ─► ready ─► (its artifact is read into the kernels)
                 │  └──► not there     asked again when the catalogue has news of the blueprint
                 └─────► refused       a check failed, or the artifact could not be had in several attempts
 
@@ -44,10 +44,10 @@ class _Wish:
 
 
 class KernelRequests:
-    """Wishes by what is wanted, in the order in which they were made. `shelf` keeps what was read."""
+    """Wishes by what is wanted, in the order in which they were made. `kernels` keeps what was read."""
 
-    def __init__(self, shelf: KernelCache, monotonic: MonotonicS) -> None:
-        self.shelf = shelf
+    def __init__(self, kernels: KernelCache, monotonic: MonotonicS) -> None:
+        self.kernels = kernels
         self._monotonic = monotonic
         self._wishes: dict[Wanted, _Wish] = {}
         self._by_request: dict[str, _Wish] = {}
@@ -71,7 +71,7 @@ class KernelRequests:
             return None
         if wish.refusal is not None or wish.expected is None:
             return wish.refusal
-        held = self.shelf.held(wish.expected)
+        held = self.kernels.in_memory(wish.expected)
         if held is not None:
             if isinstance(held.kernel, Refusal):
                 self.read(wish.expected, held.kernel)

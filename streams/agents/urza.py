@@ -13,7 +13,7 @@ from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.tezzeret import events as tezzeret
 from esper.urza import prefetch
-from esper.urza.cache import Cache, KernelCache
+from esper.urza.cache import KernelCache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
 from projections.library import URZA, Library, LibraryReader
@@ -91,7 +91,7 @@ class PrefetchHandler:
 
     def show(self) -> None:
         """Set the gauges."""
-        cache = self._library.shelf.cache
+        cache = self._library.kernels.cache
         self._metrics.set("esper_urza_cache_evictions", cache.evictions)
         self._metrics.set("esper_urza_cache_expired", cache.expired)
         self._metrics.set("esper_urza_cache_size_bytes", cache.nbytes)
@@ -103,7 +103,7 @@ class PrefetchHandler:
     async def keep_house(self) -> None:
         """Forget what has been in memory for too long, for ever."""
         while True:
-            self._library.shelf.sweep()
+            self._library.kernels.expire()
             self.show()
             await asyncio.sleep(SWEEP_S)
 
@@ -126,10 +126,10 @@ async def furnish(room: Room) -> LibraryReader:
     nonces = Nonces()
     async for event in past(room.brokers, room.ring, KERNELS):
         nonces.restore(event)
-    shelf = KernelCache(ObjectStore(room.settings.objects), Cache(time.monotonic, limit_bytes=CACHE_BYTES))
+    kernels = KernelCache(ObjectStore(room.settings.objects), time.monotonic, limit_bytes=CACHE_BYTES)
     reader = feed.lend(library.reader())
     counter = PrefetchHandler(
-        UrzaLibrary(feed.lend(library.reader()), shelf, monotonic=time.monotonic),
+        UrzaLibrary(feed.lend(library.reader()), kernels, monotonic=time.monotonic),
         nonces,
         reader.jobs(),
         room.publisher,

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from esper.leyline.objects import ObjectStore
-from esper.tezzeret import artifact, events
+from esper.tezzeret import events, results
 from esper.tezzeret.jobs import Place, evolve, request
-from esper.tezzeret.order import REFUSED, Failure, order_of
+from esper.tezzeret.results import REFUSED, Failure, order_of
 from streams.forge.child import _watch, compile_in_child, resident_bytes
 
 MB = 2**20
@@ -100,6 +100,6 @@ def test_both_forms_are_measured_and_the_faster_serves(tmp_path, order):
     compiled = outcome.compiled_us < outcome.eager_us
     assert outcome.form == ("compiled" if compiled else "eager")
     assert outcome.prewarm[-1].p50_ms * 1000 == pytest.approx(min(outcome.eager_us, outcome.compiled_us))
-    kept = artifact.store(ObjectStore(tmp_path / "objects"), tmp_path / "a", outcome)
+    kept = results.store(ObjectStore(tmp_path / "objects"), tmp_path / "a", outcome)
     assert bool(kept.cache_ref) == compiled
     assert kept.report == outcome

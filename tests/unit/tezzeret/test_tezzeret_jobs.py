@@ -12,8 +12,7 @@ from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
 from esper.errors import ContractViolation
 from esper.leyline.envelope import body_name, new_event
 from esper.tezzeret import events
-from esper.tezzeret.jobs import OLD_MS, Place, attempts_left, evolve, job_id_of, next_jobs, request
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.jobs import OLD_MS, Ledger, Place, attempts_left, evolve, job_id_of, next_jobs, request
 
 NOW_MS = 1_000
 

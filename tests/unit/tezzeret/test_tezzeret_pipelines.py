@@ -6,8 +6,7 @@ import pytest
 
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED, CIRCUIT_BREAKER_STATE_OPEN
 from esper.errors import InvalidInput
-from esper.tezzeret.mode import Breakers, conservative_reason
-from esper.tezzeret.pipelines import LADDER, limits, lower
+from esper.tezzeret.pipelines import LADDER, Breakers, conservative_reason, limits, lower
 
 MB = 2**20
 

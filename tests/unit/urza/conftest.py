@@ -12,7 +12,7 @@ import pytest
 
 from esper.leyline.objects import ObjectStore
 from esper.urza.artifact import guard_digest, keep
-from esper.urza.cache import Cache, KernelCache
+from esper.urza.cache import KernelCache
 from esper.urza.version import Place, Version
 
 PLACE = Place.of("vector", [4], {"depth": 2.0})
@@ -155,8 +155,8 @@ def forge(objects):
 
 
 @pytest.fixture
-def shelf(objects, clock):
-    return KernelCache(objects, Cache(clock))
+def kernels(objects, clock):
+    return KernelCache(objects, clock)
 
 
 @pytest.fixture

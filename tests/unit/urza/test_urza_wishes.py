@@ -15,11 +15,11 @@ WANTED, OTHER = Wanted("BP009", PLACE), Wanted("BP021", PLACE)
 
 
 class Story:
-    """Wishes over a real shelf and store, and the library's answers as a test gives them."""
+    """Wishes over a real kernels and store, and the library's answers as a test gives them."""
 
-    def __init__(self, forge, shelf, clock):
-        self.forge, self.shelf, self.clock = forge, shelf, clock
-        self.wishes = KernelRequests(shelf, clock)
+    def __init__(self, forge, kernels, clock):
+        self.forge, self.kernels, self.clock = forge, kernels, clock
+        self.wishes = KernelRequests(kernels, clock)
 
     def ask(self, request_id):
         (wanted,) = self.wishes.due()
@@ -37,12 +37,12 @@ class Story:
         return self.wishes.ready(answer)
 
     def fetch(self, expected):
-        self.wishes.read(expected, self.shelf.take(expected).kernel)
+        self.wishes.read(expected, self.kernels.take(expected).kernel)
 
 
 @pytest.fixture
-def story(forge, shelf, clock):
-    return Story(forge, shelf, clock)
+def story(forge, kernels, clock):
+    return Story(forge, kernels, clock)
 
 
 def test_a_wish_is_asked_for_in_order_and_answered_into_memory(story):
@@ -152,12 +152,12 @@ def test_what_went_bad_in_memory_is_refused_evicted_and_not_taken_again(story):
     story.fetch(expected)
     good = story.wishes.take(WANTED)
     bad = Kernel(good.artifact_ref, good.content, good.manifest, good.weights[:-1] + b"!", good.cache)
-    story.shelf.cache.put(expected.artifact_ref, bad)
+    story.kernels.cache.put(expected.artifact_ref, bad)
 
     refused = [story.wishes.take(WANTED) for _ in range(2)]
 
     assert [each.reason for each in refused] == ["checksum_mismatch"] * 2
-    assert len(story.shelf.cache) == 0
+    assert len(story.kernels.cache) == 0
 
 
 def test_what_is_not_read_in_time_is_late(story):
@@ -179,7 +179,7 @@ def test_what_made_room_for_others_is_fetched_again(story):
     story.ask("a")
     expected = story.ready("a")
     story.fetch(expected)
-    story.shelf.cache.evict(expected.artifact_ref)
+    story.kernels.cache.evict(expected.artifact_ref)
 
     assert story.wishes.take(WANTED) is None
     assert story.wishes.due() == [WANTED]
