@@ -18,7 +18,7 @@ from contracts.leyline.v1.event_pb2 import (
 from contracts.leyline.v1.leyline_pb2 import KernelCatalogUpdate
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
-from esper.tezzeret.jobs import Job, request, request_id, wish_id
+from esper.tezzeret.jobs import Job, prefetch_request_id, request, request_id
 from esper.tezzeret.results import Artifact
 
 PRODUCER: Final = "tezzeret"
@@ -44,13 +44,13 @@ def requested(
     )
 
 
-def wished(asked: Event, now_ns: int) -> Event:
+def requested_by_prefetch(asked: Event, now_ns: int) -> Event:
     """The request that follows from a prefetch of what is not stored: made where nobody else needs the machine."""
     wanted = asked.kernel_prefetch_request
     body = request(wanted.blueprint_id, wanted.shape_kind, wanted.shape, dict(wanted.parameters))
     return new_event(
         body,
-        event_id=wish_id(body.job_id),
+        event_id=prefetch_request_id(body.job_id),
         run_id="",
         producer=PRODUCER,
         recorded_at_ns=now_ns,

@@ -218,7 +218,7 @@ def request_id(job_id: str, attempts_made: int = 0) -> bytes:
     return ids.derived_id(ids.from_text(job_id), "tezzeret.requested", attempts_made)
 
 
-def wish_id(job_id: str) -> bytes:
+def prefetch_request_id(job_id: str) -> bytes:
     """The event id under which a kernel is wished for by who found it missing; it does not begin a parked job anew."""
     return ids.derived_id(ids.from_text(job_id), "tezzeret.wished")
 

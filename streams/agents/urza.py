@@ -73,7 +73,7 @@ class PrefetchHandler:
             prefetch.breaker_changed(change, event, ordinal, now_ns=now_ns)
             for ordinal, change in enumerate(self._library.take_changes())
         ]
-        wishes = [tezzeret.wished(event, now_ns)] if served.fallback == "artifact_not_found" else []
+        wishes = [tezzeret.requested_by_prefetch(event, now_ns)] if served.fallback == "artifact_not_found" else []
         new = [wish for wish in wishes if wish.compile_requested.job_id not in self._jobs]
         await self._publisher.publish([*changes, *prefetch.answer(event, served, now_ns=now_ns), *new])
         self._nonces.use(request.request_id, event.event_id)
@@ -91,10 +91,10 @@ class PrefetchHandler:
 
     def show(self) -> None:
         """Set the gauges."""
-        cache = self._library.kernels.cache
-        self._metrics.set("esper_urza_cache_evictions", cache.evictions)
-        self._metrics.set("esper_urza_cache_expired", cache.expired)
-        self._metrics.set("esper_urza_cache_size_bytes", cache.nbytes)
+        kernels = self._library.kernels
+        self._metrics.set("esper_urza_cache_evictions", kernels.memory.evictions)
+        self._metrics.set("esper_urza_cache_expired", kernels.memory.expired)
+        self._metrics.set("esper_urza_cache_size_bytes", kernels.nbytes)
         self._metrics.set("esper_urza_breaker_state", float(self._library.breaker_state))
         self._metrics.set("esper_urza_breaker_openings", self._library.counts["breaker_opened"])
         self._metrics.set("esper_urza_conservative_mode", float(self._library.conservative))

@@ -30,7 +30,7 @@ class IdleMonitor:
         """Whether cores and memory were free for `WINDOW_S` before `now_s`, a monotonic time; call it every second."""
         idle_s = self._idle_s()
         if self._looks and now_s - self._looks[-1][0] >= WINDOW_S:
-            self._looks.clear()  # nobody looked meanwhile: an average over that time says nothing about the last seconds
+            self._looks.clear()  # an average since then would say nothing about the last seconds
         self._looks.append((now_s, idle_s))
         while len(self._looks) > 1 and self._looks[1][0] <= now_s - WINDOW_S:
             self._looks.popleft()

@@ -55,21 +55,21 @@ class Library:
         self.folder = folder
         self.objects = ObjectStore(folder / "objects")
         self.kernels = KernelCache(self.objects, time.monotonic)
-        self.wishes = KernelRequests(self.kernels, time.monotonic)
+        self.requests = KernelRequests(self.kernels, time.monotonic)
         self.hits = self.asked = 0
 
     def want(self, wanted: Sequence[Wanted]) -> None:
         """Have them made, answered and read."""
-        self.wishes.add(wanted)
-        for number, each in enumerate(self.wishes.due()):
-            self.wishes.asked(each, str(number))
-            expected = self.wishes.ready(self.store(each, str(number)))
+        self.requests.add(wanted)
+        for number, each in enumerate(self.requests.due()):
+            self.requests.asked(each, str(number))
+            expected = self.requests.ready(self.store(each, str(number)))
             assert expected is not None
-            self.wishes.read(expected, self.kernels.fetch(expected).kernel)
+            self.requests.read(expected, self.kernels.fetch(expected).kernel)
 
     def take(self, wanted: Wanted) -> Kernel | Refusal | None:
         """From memory, counted."""
-        found = self.wishes.take(wanted)
+        found = self.requests.kernel(wanted)
         self.asked += 1
         self.hits += isinstance(found, Kernel)
         return found

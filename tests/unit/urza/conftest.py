@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from esper.leyline.objects import ObjectStore
-from esper.urza.artifact import guard_digest, keep
+from esper.urza.artifact import guard_digest
 from esper.urza.cache import KernelCache
 from esper.urza.version import Place, Version
 
@@ -53,9 +53,9 @@ class Forge:
             "form": "eager",
             "guard": guard,
             "guard_digest": guard_digest(guard),
-            "weights_ref": keep(self.objects, weights),
+            "weights_ref": self.objects.put(weights),
             "weights_bytes": len(weights),
-            "cache_ref": keep(self.objects, cache) if cache else "",
+            "cache_ref": self.objects.put(cache) if cache else "",
             "cache_bytes": len(cache),
         } | changes
         content = json.dumps(manifest, sort_keys=True, indent=1).encode()

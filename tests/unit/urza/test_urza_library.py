@@ -66,7 +66,7 @@ def test_a_copy_that_went_bad_in_memory_is_evicted_and_the_stored_one_served_nex
     library = open_library(make_catalogue([version]))
     good = library.serve(wanted, now_ms=0).kernel
     bad = Kernel(good.artifact_ref, good.content, good.manifest, good.weights[:-1] + b"\x01", good.cache)
-    kernels.cache.put(version.artifact_ref, bad)
+    kernels.memory[version.artifact_ref] = bad
 
     refused, after = library.serve(wanted, now_ms=0), library.serve(wanted, now_ms=0)
 
@@ -74,7 +74,7 @@ def test_a_copy_that_went_bad_in_memory_is_evicted_and_the_stored_one_served_nex
     assert refused.refusal is not None
     assert refused.refusal.reason == "checksum_mismatch"
     assert (after.kernel, after.cached) == (good, False)
-    assert library.counts["refused.checksum_mismatch"] == kernels.cache.evictions == 1
+    assert library.counts["refused.checksum_mismatch"] == kernels.memory.evictions == 1
 
 
 def test_a_damaged_artifact_is_never_served(open_library, make_catalogue, forge, damage, wanted):

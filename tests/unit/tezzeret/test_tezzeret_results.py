@@ -11,6 +11,7 @@ from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.tezzeret import results
 from esper.tezzeret.results import Failure, order_of, read_failure, read_order, write_failure, write_order
+from esper.urza.artifact import COMPRESS_ABOVE_BYTES, MAX_BYTES
 
 
 @pytest.fixture
@@ -45,6 +46,27 @@ def test_the_same_work_is_the_same_artifact(objects, work):
     report = results.read_report(work)
 
     assert results.store(objects, work, report) == results.store(objects, work, report)
+
+
+def test_a_large_cache_is_compressed_in_the_library(objects, work):
+    """R-URZA-6."""
+    content = bytes(COMPRESS_ABOVE_BYTES + 1)
+    (work / results.CACHE_FILE).write_bytes(content)
+
+    stored = results.store(objects, work, results.read_report(work))
+
+    assert objects.get(stored.cache_ref) == content
+    assert stored.bytes > len(content)
+    assert sum(path.stat().st_size for path in objects.root.rglob("*") if path.is_file()) < 100_000
+
+
+def test_what_the_library_would_not_serve_is_not_stored(objects, work):
+    with (work / results.WEIGHTS_FILE).open("wb") as file:
+        file.truncate(MAX_BYTES - 1)
+
+    with pytest.raises(InvalidInput, match="too large"):
+        results.store(objects, work, results.read_report(work))
+    assert not objects.root.exists()
 
 
 def test_there_may_be_no_cache(objects, work):
