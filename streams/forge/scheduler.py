@@ -150,7 +150,9 @@ class CompileScheduler:
     async def _run_child(self, job: Job, folder: Path) -> Report | Failure:
         allowed = self._limits(job)
         if job.stage != "started":
-            await self._publish([events.started(job, job.next_attempt, allowed.pipeline, time.time_ns())])
+            attempt, now_ns = job.next_attempt, time.time_ns()
+            started = events.started(job, attempt, allowed.pipeline, now_ns)
+            await self._publish([started, events.retries(job, attempt, now_ns)])
         order = order_of(job, allowed.pipeline, allowed.memory_bytes, approved=job.blueprint_id in self.ledger.approved)
         begun = time.monotonic()
         outcome = await compile_in_child(folder, order, allowed.timeout_s)
