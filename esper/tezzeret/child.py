@@ -40,7 +40,7 @@ from esper.tezzeret.results import (
 from esper.urza.artifact import check_size, guard_digest
 
 if TYPE_CHECKING:
-    from esper.karn.blueprint import SeedModule
+    from esper.karn.layers import SeedModule
     from esper.tezzeret.kernel import Compiled
 
 PR_SET_PDEATHSIG: Final = 1

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import EsperError, InvalidInput
-from esper.karn.blueprint import SeedModule
-from esper.karn.catalogue import build, find
+from esper.karn.catalogue import build
+from esper.karn.layers import SeedModule
+from esper.karn.table import find
 from esper.tezzeret.pipelines import Pipeline
 from esper.tezzeret.results import BATCH, GuardEntry, Order, Prewarm
 from esper.tezzeret.scan import refusal

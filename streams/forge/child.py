@@ -7,11 +7,11 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
+from esper.installation import python_module
 from esper.tezzeret.results import READY_FILE, Failure, Order, Report, read_failure, read_report, write_order
 from streams.forge.machine import resident_bytes
 
@@ -36,11 +36,7 @@ async def compile_in_child(
     write_order(folder, order)
     with (folder / LOG_FILE).open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "esper.tezzeret.child",
-            str(folder),
-            str(os.getpid()),
+            *python_module("esper.tezzeret.child", str(folder), str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
