@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from esper.cli import RUN_FAILED
+from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import BOLD, DIM, GREEN, RED, complain, say, say_json, styled
-from esper.cli.read import history_of, run_ids
-from esper.cli.run_ids import resolve
 from esper.errors import InvalidInput
 from esper.history import Recorded
 from esper.leyline.objects import ObjectStore

@@ -24,7 +24,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from esper.cli.blueprints.shapes import USUAL, shape_text
+from esper.cli.blueprints.catalogue import USUAL, shape_text
 from esper.karn.facts import Facts, ShapeKind, SiteShape
 from esper.karn.table import facts
 from esper.tezzeret.artifact import Report

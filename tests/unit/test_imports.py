@@ -13,7 +13,14 @@ ROOT = Path(__file__).parents[2]
 TOP_FLOOR = ("esper.cli", "esper.weatherlight")
 BENCH = "esper.testing"  # builders and a real clock for tests and experiments; nothing that ships may lean on it
 CHILD = "esper.tezzeret.child"  # a process of its own that measures kernels: the clock that it hands on is there
-PURE = ("esper.leyline", "esper.history", "esper.errors", "esper.kasmina.lifecycle", "esper.urza.version")
+PURE = (
+    "esper.leyline",
+    "esper.history",
+    "esper.errors",
+    "esper.installation",
+    "esper.kasmina.lifecycle",
+    "esper.urza.version",
+)
 FORGE = tuple(
     f"esper.tezzeret.{name}"
     for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines", "scan"]

@@ -14,13 +14,10 @@ from typing import Final
 
 from contracts.leyline.v1.event_pb2 import CompileRequested
 from esper.cli import RUN_FAILED
-from esper.cli.archived import wait_for_archive
-from esper.cli.blueprints.conversation import PRODUCER, Conversation
-from esper.cli.blueprints.jobs_screen import JobsScreen, make_jobs_screen
-from esper.cli.blueprints.kernels import Kernel, say_kernels
-from esper.cli.blueprints.known import WAY_TO_APPROVAL
-from esper.cli.blueprints.shapes import parse_shape
-from esper.cli.folder import check_writable
+from esper.cli.blueprints.approve import PRODUCER, Conversation
+from esper.cli.blueprints.catalogue import WAY_TO_APPROVAL, parse_shape, task_sites
+from esper.cli.blueprints.kernels import JobsScreen, Kernel, make_jobs_screen, say_kernels
+from esper.cli.folder import check_writable, wait_for_archive
 from esper.cli.output import complain
 from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approvals
@@ -65,8 +62,6 @@ class CompileRequest:
         """The site shapes that are meant, each once; raises InvalidInput for a shape or a task that there is not."""
         if self.shapes:
             return list(dict.fromkeys(parse_shape(shape) for shape in self.shapes))
-        from esper.cli.blueprints.task_sites import task_sites  # noqa: PLC0415 - torch, and the task's data
-
         return task_sites(self.task)
 
 

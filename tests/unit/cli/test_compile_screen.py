@@ -8,10 +8,9 @@ import pytest
 from rich.console import Console
 
 from contracts.leyline.v1.event_pb2 import CompileFinished, CompileStarted
+from esper.cli.blueprints.catalogue import task_sites
 from esper.cli.blueprints.compile import CompileRequest, permitted
-from esper.cli.blueprints.jobs_screen import Bars, Lines, make_jobs_screen
-from esper.cli.blueprints.kernels import Kernel, say_kernels
-from esper.cli.blueprints.task_sites import task_sites
+from esper.cli.blueprints.kernels import Bars, Kernel, Lines, make_jobs_screen, say_kernels
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval
 from esper.karn.facts import SiteShape

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
-from esper.cli.rates import rates_at
+from esper.cli.state import rates_at
 from esper.history import Rate, World
 from esper.leyline.envelope import new_event
 from esper.tolaria.learning_rate import LearningRates

@@ -1,4 +1,4 @@
-"""What `esper projections` does: it opens files read-only, and asks the worker of those that are being kept."""
+"""`esper projections`: it opens the files read-only, and asks the worker about those that are being kept."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from esper.cli.history import history_of
 from esper.cli.output import DIM, say, say_json, styled, table
-from esper.cli.read import history_of
 from projections.manifest import covered
 from projections.projection import Projection
 from projections.rebuild import behind, rebuild, seen

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from esper.cli.blueprints.known import Row, facts_json, known_of, standing
-from esper.cli.blueprints.shapes import parse_shape, shape_text
+from esper.cli.history import history_of
 from esper.cli.output import DIM, say, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.karn.facts import ALL_KINDS, Facts, Setting
+from esper.karn.facts import ALL_KINDS, Facts, Setting, ShapeKind, SiteShape
 from esper.karn.table import facts
 
+if TYPE_CHECKING:
+    from projections.history import History
+
+
+KINDS: Final[dict[int, ShapeKind]] = {1: "vector", 2: "token", 3: "image"}
+USUAL: Final[dict[ShapeKind, tuple[int, ...]]] = {"vector": (32,), "token": (16, 32), "image": (16, 8, 8)}
+"""A site of each kind as the small tasks have them: what stands for a kind where nobody names a shape."""
+Row = dict[str, Any]
+WAY_TO_APPROVAL: Final = "esper blueprints approve {} --by YOU --why REASON"
 HEADERS: Final[tuple[str, ...]] = (
     "id",
     "name",
@@ -32,6 +41,108 @@ OUTCOME_HEADERS: Final = (
     *("id", "name", "site", "germinated", "fossilized", "culled", "weights", "FLOPs"),
     *("loss change", "gain over control"),
 )
+
+
+def parse_shape(text: str) -> SiteShape:
+    """The site shape that `text` means; raises InvalidInput for one that no site can have."""
+    sizes = [int(part) if part.isdecimal() else 0 for part in text.lower().split("x")]
+    if len(sizes) not in KINDS or min(sizes) < 1:
+        raise InvalidInput(
+            f"shape {text!r} is none of a site: write 32 for a vector, 16x32 for tokens x features, 16x8x8 for an image"
+        )
+    return SiteShape(KINDS[len(sizes)], tuple(sizes))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """The sizes as `parse_shape` reads them."""
+    return "x".join(str(size) for size in shape)
+
+
+def task_sites(name: str) -> list[SiteShape]:
+    """The distinct shapes of the sites of a task's host; raises InvalidInput for a task that does not exist."""
+    from esper.karn.catalogue import site_shape  # noqa: PLC0415 - torch, and the task's data
+    from esper.kasmina.sites import describe_sites  # noqa: PLC0415
+    from esper.tolaria.tasks import load_task  # noqa: PLC0415
+
+    task = load_task(name)
+    described = describe_sites(task.make_host(), task.sites, task.train.inputs[:2], lambda _site: [])
+    return list(dict.fromkeys(site_shape(site) for site in described))
+
+
+class Known:
+    """Answers about blueprints from one history, or from none."""
+
+    def __init__(self, history: History | None) -> None:
+        self.history = history
+
+    def approvals(self) -> dict[str, Row]:
+        """The last word on every blueprint that anybody spoke of: approved, said_by, why, recorded_at."""
+        rows = self.rows("SELECT blueprint_id, approved, said_by, why, recorded_at FROM approvals WHERE holds")
+        return {row.pop("blueprint_id"): row for row in rows}
+
+    def artifacts(self, blueprint_id: str | None = None) -> dict[str, list[Row]]:
+        """The stored versions of one blueprint or of all, in order of versions."""
+        return self._by_blueprint("SELECT * FROM artifacts", blueprint_id, "version")
+
+    def outcomes(self, blueprint_id: str | None = None) -> dict[str, list[Row]]:
+        """What became of the seeds of one blueprint or of all, a row per shape of site."""
+        return self._by_blueprint("SELECT * FROM blueprint_outcomes", blueprint_id, "germinated DESC")
+
+    def rows(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[Row]:
+        """The answer's rows by the names of its columns; none where there is no history."""
+        if self.history is None:
+            return []
+        answer = self.history.execute(query, parameters)
+        names = [column[0] for column in answer.description]
+        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+    def _by_blueprint(self, query: str, blueprint_id: str | None, order: str) -> dict[str, list[Row]]:
+        where, values = (" WHERE blueprint_id = ?", [blueprint_id]) if blueprint_id else ("", [])
+        found: dict[str, list[Row]] = {}
+        for row in self.rows(f"{query}{where} ORDER BY blueprint_id, {order}", values):
+            found.setdefault(row["blueprint_id"], []).append(row)
+        return found
+
+
+@contextmanager
+def known_of(data_dir: Path) -> Iterator[Known]:
+    """What the data folder's history knows, nothing where it has none: the catalogue is there before any run."""
+    if (data_dir / "archive").is_dir():
+        with history_of(data_dir) as history:
+            yield Known(history)
+    else:
+        yield Known(None)
+
+
+def standing(blueprint: Facts, approval: Row | None) -> str:
+    """Whether a blueprint may be used, in a few words."""
+    approved = approval is not None and approval["approved"]
+    if blueprint.quarantine_only:
+        return "drill only, approved" if approved else "drill only"
+    if not blueprint.approval_required:
+        return "not needed"
+    return f"by {approval['said_by']}" if approved and approval is not None else "needed"
+
+
+def facts_json(blueprint: Facts, approval: Row | None) -> Row:
+    """A blueprint's facts and its approval as JSON types."""
+    return {
+        "blueprint_id": blueprint.blueprint_id,
+        "name": blueprint.name,
+        "description": blueprint.description,
+        "kind": list(blueprint.tags),
+        "tier": blueprint.tier.replace("_", "-"),
+        "stage": blueprint.stage,
+        "risk": blueprint.risk,
+        "parameters": {
+            each.name: {"min": each.minimum, "max": each.maximum, "default": each.default, "integer": each.integer}
+            for each in blueprint.settings
+        },
+        "shapes": list(blueprint.kinds),
+        "approval_required": blueprint.approval_required,
+        "quarantine_only": blueprint.quarantine_only,
+        "approval": approval,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from contracts.topics import BLUEPRINTS
-from esper.cli.blueprints.known import Known, Row, known_of
-from esper.cli.blueprints.shapes import shape_text
+from esper.cli.blueprints.catalogue import Known, Row, known_of, shape_text
 from esper.cli.blueprints.show import approval_text, microseconds
 from esper.cli.output import BOLD, CYAN, DIM, GREEN, RED, YELLOW, say, say_hanging, say_json, styled
 from esper.karn.facts import Facts
