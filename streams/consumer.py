@@ -20,8 +20,8 @@ LOOK_AGAIN_MS: Final = 1_000
 """aiokafka's fetcher looks around every 200 ms. All that it waits for wakes it anyway."""
 URGENT_BYTES: Final = 1
 GATHERING_BYTES: Final = 2
-"""`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the embedded
-log answers these after 50 ms with all that came meanwhile, and the urgent ones first (`broker/handlers/fetch.py`)."""
+"""`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the
+embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first (`broker.handlers.fetch`)."""
 
 
 class PatientFetcher(fetcher.Fetcher):  # type: ignore[misc]
