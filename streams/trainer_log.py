@@ -77,12 +77,15 @@ class KafkaLog:
     def publish(self, event: Event) -> None:
         """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
         self._claims.check()
-        match event.WhichOneof("body"):
+        body = event.WhichOneof("body")
+        match body:
             case "epoch_completed":
                 self._answers.expect(event.event_id)
             case "adaptation_command":  # a fork's own, which it carries out itself: it comes back with the others
                 self._answers.known(Signed(outgoing(event).payload))
         self.writer.publish(event)
+        if body == "seed_transitioned":  # a digest is stored next, for milliseconds, and then somebody waits for both
+            self.writer.nudge()
 
     def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""

@@ -154,7 +154,10 @@ class Connection(asyncio.Protocol):
         caller = Caller(client_id or "", self._host, self._reached, version)
         request = None if key == API_VERSIONS else read_message(request_schema(key, version), frame, position)
         answer = api.handle(self._core, caller, request)
-        if isinstance(answer, LongPoll):
+        if isinstance(answer, LongPoll) and self._buffer:  # another request is here already
+            answer.cancel()
+            self._send(answer.answer(), api, version, correlation_id)
+        elif isinstance(answer, LongPoll):
             self._long_poll = answer
             answer.deliver = partial(self._deliver, answer, api, version, correlation_id)
         elif isinstance(answer, Awaitable):
