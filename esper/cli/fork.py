@@ -17,7 +17,7 @@ from esper.cli.replay import recorded_run
 from esper.cli.resume import joined, request_of
 from esper.cli.run import RunCommand
 from esper.cli.trainers import Trainers
-from esper.history import Recorded
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.forking import place_of, read_change
 from esper.weatherlight.plan import Plan

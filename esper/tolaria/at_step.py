@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from esper.errors import CorruptState
-from esper.history import Recorded, mark_at_step
-from esper.history.state import path_from
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
+from esper.record import Recorded, mark_at_step
+from esper.record.run_status import path_from
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged
 from esper.tolaria.past import Reached

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from esper.history import Recorded
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.forking import Change, Fork, place_of
 from esper.tolaria.ports import Clock, KernelSource, Log

@@ -15,9 +15,9 @@ from typing import Final
 from contracts.leyline.v1.event_pb2 import BreakerChanged, GateEvaluated, KernelAttached
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN
 from esper.errors import InvalidInput
-from esper.history.state import RunState
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import Signed
+from esper.record.run_status import RunState
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.divergence import Diverged, Divergence, Place, difference_of, tampered
 from esper.tolaria.ports import Answer

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.errors import InvalidInput
-from esper.history import Recorded, sequence_at_step
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
+from esper.record import Recorded, sequence_at_step
 from esper.tamiyo.rederive import rederived
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged, Divergence, Place

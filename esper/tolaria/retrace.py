@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from esper.errors import CorruptState, EsperError
-from esper.history import Recorded, replay
-from esper.history.parts import parts_of
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
+from esper.record import Recorded, replay
+from esper.record.content import tensor_digests
 from esper.tolaria import checkpoint
 from esper.tolaria.checkpoint import Checkpoint, Position
 from esper.tolaria.past import Past
@@ -62,7 +62,7 @@ def retrace(
         before=replay(recorded.facts[:first]),
         decisions=recorded.decisions,
         commands=recorded.commands,
-        parts=lambda reference: parts_of(objects, reference),
+        parts=lambda reference: tensor_digests(objects, reference),
         states=lambda sequence: _state(recorded.facts, objects, sequence),
         watch=watch,
         more=more,

@@ -30,6 +30,7 @@ def test_a_long_poll_waits_as_long_as_is_asked(raw):
     assert 0.49 <= waited < 5.0
 
 
+@pytest.mark.serial
 def test_a_write_wakes_a_waiting_reader(host, broker, raw, batch_of):
     """Long before its wait is over."""
     raw.create("t")
