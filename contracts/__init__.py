@@ -1,1 +1,1 @@
-"""Leyline's contracts: the protobuf messages, the generated code and the topic table. Imports nothing of ours."""
+"""Leyline, the contracts of Esper: protobuf messages, generated code and the topic table. Imports nothing of ours."""

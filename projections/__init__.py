@@ -1,9 +1,11 @@
-"""The archive (log to Parquet) and the DuckDB folds: SQL files, one per question."""
+"""The archive of Esper (log to Parquet) and the DuckDB folds: SQL files, one per question."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from esper.installation import check_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from projections.history import History
 
 __all__ = ["open_history", "open_sample"]
+
+check_packages("contracts", "esper")
 
 
 def open_history(archive: Path | str, progress: Callable[[int, int], None] = lambda _done, _of: None) -> History:

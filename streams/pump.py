@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Final, TypeVar
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
+from esper.installation import python_module
 from projections.archive import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
 from projections.records import Batch
@@ -158,10 +158,7 @@ class Pump:
     async def _compact(self, jobs: Sequence[str]) -> None:
         """Have a child merge, and put its proposals into effect. A child that dies costs one attempt."""
         child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "projections.compaction",
-            str(self._archive.folder),
+            *python_module("projections.compaction", str(self._archive.folder)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=2**24,

@@ -8,6 +8,8 @@ import signal
 import sys
 from typing import Final, NoReturn
 
+from esper.installation import PACKAGES, ShadowedPackage, check_packages
+
 WRONG_INPUT: Final = 2
 RUN_FAILED: Final = 1
 INTERRUPTED: Final = 130
@@ -20,6 +22,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # in a locale that cannot write a sign, ? stands for it
     try:
+        check_packages(*PACKAGES)
         from esper.cli.app import dispatch  # noqa: PLC0415 - Ctrl-C during the imports ends the process quietly too
 
         code = dispatch(sys.argv[1:])
@@ -30,6 +33,9 @@ def main() -> NoReturn:
         # Whoever read us (`esper events … | head`) has gone: nothing is wrong, and Python must not flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except ShadowedPackage as error:
+        sys.stderr.write(f"esper: {error}\n")
+        code = WRONG_INPUT
     sys.exit(code)
 
 

@@ -10,11 +10,9 @@ import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
-from esper.cli.archive.app import app as archive_app
-from esper.cli.blueprints.app import app as blueprints_app
-from esper.cli.commands import history, service, share, train
+from esper.cli.command_groups import archive_app, blueprints_app, projections_app
+from esper.cli.commands import app as single_commands
 from esper.cli.output import complain
-from esper.cli.projections.app import app as projections_app
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -53,8 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-for commands in (train, history, share, service):
-    app.add_typer(commands.app)
+app.add_typer(single_commands)
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
 app.add_typer(projections_app, name="projections")

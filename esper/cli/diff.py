@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
-from esper.cli.comparison import show
 from esper.cli.describe import headline, stage
-from esper.cli.output import say_json
-from esper.cli.read import history_of, run_ids
-from esper.cli.run_ids import resolve
-from esper.cli.started import machine, settings
+from esper.cli.history import history_of, resolve, run_ids
+from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.history import RunState, accept
-from esper.history.content import HOUSEKEEPING, differences, first_difference
-from esper.history.parts import parts_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
+from esper.record import RunState, accepted_facts
+from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
 
 if TYPE_CHECKING:
     from projections.history import History
 
+
 DIFFERENT: Final = 1
 NEXT: Final = 5
 """How many events each side shows from where they part."""
+_OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device")
+_OF_THE_RUN: Final = ("control_of", "parent_run_id", "parent_sequence", "inherited", "fork_change", "weights_digest")
+SHOWN_FIELDS: Final = 8
+SHOWN_PARTS: Final = 4
+_NAMES: Final = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss",
+    "probe_accuracy": "probe accuracy",
+    "probe_loss": "probe loss",
+    "params": "parameters",
+    "seeds_fossilized": "seeds kept",
+    "flops": "FLOPs",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,7 @@ def side_of(history: History, run_id: str) -> Side:
     """One run out of the archive; raises InvalidInput where its history cannot be folded."""
     from projections.lineage import facts, lineage  # noqa: PLC0415 - as in `history_of`
 
-    accepted = accept(facts(history, run_id))
+    accepted = accepted_facts(facts(history, run_id))
     starts = {fact.run_id: fact.run_started for fact in accepted.facts if fact.HasField("run_started")}
     begun = starts.get(run_id)
     if begun is None:  # where a fork's start is what cannot be true, the facts are its parent's alone
@@ -111,8 +122,8 @@ def _about(side: Side) -> dict[str, Any]:
         "task": state.task,
         "policy": state.policy,
         "status": state.status,
-        "step": state.world.step,
-        "epoch": state.world.epoch,
+        "step": state.model.step,
+        "epoch": state.model.epoch,
         "problem": None if state.problem is None else str(state.problem),
     }
 
@@ -158,7 +169,7 @@ def _first_state(a: list[Event], b: list[Event], objects: ObjectStore) -> dict[s
             continue
         digest, other = fact.state_digested, recorded.get(_moment(fact))
         if other is not None and other.root != digest.root:
-            parts = parts_of(objects, digest.tensors_ref), parts_of(objects, other.tensors_ref)
+            parts = tensor_digests(objects, digest.tensors_ref), tensor_digests(objects, other.tensors_ref)
             return {
                 "step": fact.global_step,
                 "epoch": fact.epoch,
@@ -180,7 +191,7 @@ def _ends(a: Side, b: Side) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 def _end(side: Side) -> dict[str, Any]:
     """What became of a run; of one that has not finished, as far as it came."""
-    finished, world, standing = side.finished, side.state.world, side.state.standing
+    finished, world, standing = side.finished, side.state.model, side.state.run_status
     return {
         "status": standing.status,
         "epochs": world.epoch,
@@ -206,3 +217,133 @@ def _seeds(a: RunState, b: RunState) -> list[dict[str, Any]]:
         told = [None if s is None else {"stage": stage(s.stage), "blueprint_id": s.blueprint_id or None} for s in pair]
         rows.append({"seed_id": seed_id, "a": told[0], "b": told[1], "same": told[0] == told[1]})
     return rows
+
+
+def settings(a: RunStarted, b: RunStarted) -> Iterator[Difference]:
+    """What the two were told to do differently."""
+    left, right = _configuration(a), _configuration(b)
+    for name in sorted({*left, *right}):
+        if left.get(name) != right.get(name):
+            yield Difference(name, left.get(name), right.get(name))
+
+
+def _configuration(begun: RunStarted) -> dict[str, Any]:
+    """Settings by name; the nested ones dotted."""
+    config: dict[str, Any] = json.loads(begun.config_json or "{}")
+    named: dict[str, Any] = {
+        "task": begun.task,
+        "policy": begun.policy,
+        "data": begun.data_fingerprint,
+        "source": begun.task_source,
+    }
+    named |= {f"random.{stream}": seed for stream, seed in begun.seeds.items()}
+    for name, value in config.items():
+        if name in {*_OF_THE_MACHINE, *_OF_THE_RUN}:
+            continue
+        named |= (
+            {f"{name}.{inner}": each for inner, each in value.items()} if isinstance(value, Mapping) else {name: value}
+        )
+    return named
+
+
+def machine(a: RunStarted, b: RunStarted) -> Iterator[Difference]:
+    """Where the two ran, as far as it can change a result."""
+    for name in _OF_THE_MACHINE:
+        left, right = getattr(a, name), getattr(b, name)
+        if isinstance(left, Mapping):
+            left, right = dict(left), dict(right)
+        if left != right:
+            yield Difference(name, left, right)
+
+
+def show(compared: Mapping[str, Any]) -> None:
+    """Everything, the verdict last."""
+    for name in ("a", "b"):
+        about = compared[name]
+        what = f"{about['task']}, policy {about['policy']}, {about['status']}"
+        say(f"{styled(name.upper(), BOLD)}  run {about['run_id']}: {what}")
+        if about["problem"]:
+            say(styled(f"   its history stops where it cannot be true: {about['problem']}", RED))
+    _show_beginning(compared)
+    if compared["parted"] is not None:
+        _show_parting(compared)
+    state = compared["first_state_that_differs"]
+    if state is not None:
+        parts = f", in {', '.join(state['parts'][:SHOWN_PARTS])}" if state["parts"] else ""
+        more = len(state["parts"]) - SHOWN_PARTS
+        where = f"step {state['step']}, epoch {state['epoch']}"
+        tail = f" and {more} more" if more > 0 else ""
+        say(f"\nthe first recorded state that differs is that of {where}{parts}{tail}")
+    _show_end(compared)
+    say()
+    if compared["same"]:
+        though = ", though they were started differently" if compared["started_differently"] else ""
+        say(styled(f"the histories are the same{though}: {compared['shared_events']} events say the same", GREEN))
+    else:
+        say(styled("the histories differ", RED))
+
+
+def _show_beginning(compared: Mapping[str, Any]) -> None:
+    fork = compared["fork"]
+    if fork is not None:
+        at = "" if fork["step"] is None else f" (step {fork['step']})"
+        say(f"\n{fork['child']} is a fork of {fork['parent']}: they share everything up to fact {fork['sequence']}{at}")
+    for title, name in (("started differently", "started_differently"), ("on different machines", "machine")):
+        if compared[name]:
+            say(f"\n{title}:")
+            say(
+                table(
+                    ("", "A", "B"), [(each["field"], _brief(each["a"]), _brief(each["b"])) for each in compared[name]]
+                )
+            )
+
+
+def _show_parting(compared: Mapping[str, Any]) -> None:
+    parted = compared["parted"]
+    first = [side[0] for side in (parted["a"], parted["b"]) if side]
+    where = min(first, key=lambda event: event["step"])
+    say(f"\nthey share {compared['shared_events']} events and part at step {where['step']}, epoch {where['epoch']}:")
+    for name in ("a", "b"):
+        if not parted[name]:
+            say(f"{styled(name.upper(), BOLD)}  ends there")
+        for place, event in enumerate(parted[name]):
+            mark = styled(name.upper(), BOLD) if place == 0 else " "
+            where_text = styled(f"epoch {event['epoch']:>3} step {event['step']:>6}", DIM)
+            say_hanging(f"{mark}  {where_text}  {event['type']:<20}  ", event["what"])
+    fields = parted["fields"]
+    if fields:
+        say(
+            table(("what differs", "A", "B"), [(each["field"], each["a"], each["b"]) for each in fields[:SHOWN_FIELDS]])
+        )
+        if len(fields) > SHOWN_FIELDS:
+            say(f"and {len(fields) - SHOWN_FIELDS} more fields; --json has them all")
+
+
+def _show_end(compared: Mapping[str, Any]) -> None:
+    say("\nin the end:")
+    rows = [
+        (_NAMES.get(name, name), pair["a"], pair["b"], _signed(pair["difference"]))
+        for name, pair in compared["end"].items()
+    ]
+    say(table(("", "A", "B", "B - A"), rows, right=(1, 2, 3)))
+    if compared["seeds"]:
+        say()
+        seeds = [(each["seed_id"], _seed(each["a"]), _seed(each["b"])) for each in compared["seeds"]]
+        say(table(("seed", "A", "B"), seeds))
+
+
+def _signed(value: float | None) -> str:
+    return "" if not value else f"{'+' if value > 0 else ''}{cell(value)}"
+
+
+def _seed(told: Mapping[str, Any] | None) -> str:
+    return "-" if told is None else f"{told['stage']} {told['blueprint_id'] or ''}".strip()
+
+
+def _rows(fields: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(each["field"], _brief(each["a"]), _brief(each["b"])) for each in fields]
+
+
+def _brief(value: Any) -> str:
+    shown = cell(value)
+    return shown if len(shown) <= 48 else shown[:45] + "..."

@@ -1,19 +1,22 @@
-"""Checks of the data folder before anything writes to it."""
+"""The data folder: whether it can be written to, and waiting until its archive holds what was just written."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from esper.errors import InvalidInput, LogUnavailable
+from projections.manifest import Place, covered
 
 LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 """A small run writes about 20 MB; with less than this left a disk is as good as full."""
-
 FULL_BYTES: Final = 2**20
 """Below this nothing that Esper writes can be counted on to fit."""
+TICK_S: Final = 0.05
 
 
 def check_writable(data_dir: Path) -> None:
@@ -41,3 +44,27 @@ def check_room(data_dir: Path) -> None:
             f"the disk of data folder {data_dir} is full, so the archive lacks the end still; make room, and the next "
             "run or `esper up` archives what the log has"
         )
+
+
+def wait_for_archive(
+    data_dir: Path, ends: Mapping[Place, int], timeout_s: float, meanwhile: Callable[[], None]
+) -> None:
+    """Return once the archive covers `ends`, the offsets after the last records; `meanwhile` is called all along.
+
+    Raises LogUnavailable where that does not come to be within `timeout_s`, or where the disk is full.
+    """
+    archive = data_dir / "archive"
+    deadline = time.monotonic() + timeout_s
+    while True:
+        have = covered(archive)
+        missing = sorted({topic for (topic, partition), end in ends.items() if have.get((topic, partition), 0) < end})
+        if not missing:
+            return
+        check_room(data_dir)
+        if time.monotonic() > deadline:
+            raise LogUnavailable(
+                f"the archive lacks the end of {', '.join(missing)} still; the log has it and the next run archives it "
+                f"(see {data_dir / 'run' / 'archiver.log'})"
+            )
+        meanwhile()
+        time.sleep(TICK_S)

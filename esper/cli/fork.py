@@ -10,15 +10,14 @@ from typing import Any
 
 from esper.cli import RUN_FAILED
 from esper.cli.events import Reading, types_of
+from esper.cli.history import history_of, new_run_id, resolve, run_ids
 from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
 from esper.cli.progress import RunView
-from esper.cli.read import history_of, run_ids
 from esper.cli.replay import recorded_run
 from esper.cli.resume import joined, request_of
 from esper.cli.run import RunCommand
-from esper.cli.run_ids import new_run_id, resolve
 from esper.cli.trainers import Trainers
-from esper.history import Recorded
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change
 from esper.weatherlight.plan import Plan

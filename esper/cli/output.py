@@ -1,4 +1,4 @@
-"""How the command prints: plain tables and lines that read the same in a file, colours on terminals only."""
+"""How the command prints: tables and lines that read the same in a file, colours and bars on terminals only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 BOLD: Final = "1"
@@ -24,6 +25,8 @@ YELLOW: Final = "33"
 CYAN: Final = "36"
 NARROWEST: Final = 30
 _STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
+Tell: TypeAlias = Callable[[int, int | None], None]
+"""Called with the bytes that are done, and with those that are to be done where that was not known before."""
 
 
 def colours_wanted() -> bool:
@@ -162,3 +165,18 @@ def _line(values: Sequence[str], widths: Sequence[int], right: AbstractSet[int] 
         for i, (value, width) in enumerate(zip(values, widths, strict=True))
     )
     return "  ".join(padded).rstrip()
+
+
+@contextmanager
+def meter(label: str, total: int | None = None) -> Iterator[Tell]:
+    """A bar on stderr while this lasts, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _of: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only for people
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done, of: progress.update(task, completed=done, total=of)

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from esper.cli import RUN_FAILED
-from esper.cli.archived import wait_for_archive
 from esper.cli.events import Reading, types_of
+from esper.cli.folder import wait_for_archive
+from esper.cli.history import CONTROL_SUFFIX, control_of, history_of, resolve, run_ids
 from esper.cli.output import complain, say, say_json
-from esper.cli.read import history_of, run_ids
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunCommand, RunRequest
-from esper.cli.run_ids import CONTROL_SUFFIX, control_of, resolve
 from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput
-from esper.history import Recorded
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.plan import Plan

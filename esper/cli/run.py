@@ -11,15 +11,12 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
-from esper.cli.archived import wait_for_archive
-from esper.cli.drill import Instructor
 from esper.cli.events import Reading, types_of
-from esper.cli.folder import check_writable
+from esper.cli.folder import check_writable, wait_for_archive
+from esper.cli.history import control_of, history_of, new_run_id
 from esper.cli.output import complain, say, say_json
-from esper.cli.pool import check_pool, ids_of
+from esper.cli.pool import Instructor, check_pool, ids_of
 from esper.cli.progress import RunView
-from esper.cli.read import history_of
-from esper.cli.run_ids import control_of, new_run_id
 from esper.cli.screen import Screen, make_screen
 from esper.cli.summary import Summary
 from esper.cli.tail import LogTail

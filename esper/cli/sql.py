@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esper.cli.history import blocks_of, history_of, wrong_query
 from esper.cli.output import say, say_json, say_json_rows, say_table, table
-from esper.cli.read import blocks_of, history_of, wrong_query
 from esper.errors import InvalidInput
 
 if TYPE_CHECKING:

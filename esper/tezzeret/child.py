@@ -27,7 +27,7 @@ from esper.tezzeret.order import REFUSED, Failure, Order, read_order, write_fail
 from esper.tezzeret.pipelines import EMERGENCY, pipeline
 
 if TYPE_CHECKING:
-    from esper.karn.blueprint import SeedModule
+    from esper.karn.layers import SeedModule
     from esper.tezzeret.kernel import Compiled
 
 PR_SET_PDEATHSIG: Final = 1

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import EsperError, InvalidInput
-from esper.karn.blueprint import SeedModule
-from esper.karn.catalogue import build, find
+from esper.karn.catalogue import build
+from esper.karn.layers import SeedModule
+from esper.karn.table import find
 from esper.tezzeret.artifact import BATCH, GuardEntry, Prewarm
 from esper.tezzeret.order import Order
 from esper.tezzeret.pipelines import Pipeline

@@ -14,10 +14,10 @@ from contracts.leyline.v1.leyline_pb2 import (
     SeedOperation,
 )
 from esper.errors import InvalidInput
-from esper.history import Recorded, SeedState, replay, sequence_at_step
-from esper.history.state import marks
 from esper.kasmina import lifecycle
 from esper.leyline.envelope import Event
+from esper.record import Recorded, SeedState, replay, sequence_at_step
+from esper.record.run_status import marks
 from esper.tolaria.config import Policy
 
 ForkPlace = Literal["step", "packet", "decision"]
@@ -67,7 +67,7 @@ def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPl
     At the end of an epoch a command takes the place of that epoch's decision, and another policy makes it. Raises
     InvalidInput where the run has no such step to leave, or where its seeds are not such that the change can be.
     """
-    last = recorded.state.world.step
+    last = recorded.state.model.step
     if not 0 <= step < last:
         raise InvalidInput(f"run {recorded.run_id} can be left before its steps 0 to {last - 1}, not before {step}")
     upto, where = sequence_at_step(recorded.state, step), "step"

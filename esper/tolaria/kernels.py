@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from contracts.leyline.v1.event_pb2 import KernelAttached, SiteDescription
 from esper.errors import CorruptState, InvalidInput
-from esper.karn import catalogue
+from esper.karn.table import find
 from esper.kasmina.kernels import Kernels, Unusable, Verified
 from esper.leyline.objects import ObjectStore
 from esper.tamiyo.policies.merit import merits
@@ -61,7 +61,7 @@ class WorldKernels:
 
 def wanted_at(site: SiteDescription, blueprint_id: str, parameters: Mapping[str, float]) -> Wanted:
     """The kernel that a command means; raises InvalidInput for a blueprint or setting that does not exist."""
-    settings = catalogue.find(blueprint_id).resolve(parameters)
+    settings = find(blueprint_id).resolve(parameters)
     return Wanted(blueprint_id, Place.of(site.shape_kind, site.shape, settings))
 
 

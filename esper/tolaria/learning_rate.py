@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import LearningRateChanged
 from esper.errors import InvalidInput
-from esper.history.facts import NEW_PARAMETERS
+from esper.record.fold import NEW_PARAMETERS
 
 MIN_RATE: Final = 1e-6
 HISTORY: Final = 1_000

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.errors import CorruptState, EsperError, InvalidInput
-from esper.history import Recorded, mark_at_step, replay, sequence_at_step
-from esper.history.parts import parts_of
-from esper.history.state import path_from
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
+from esper.record import Recorded, mark_at_step, replay, sequence_at_step
+from esper.record.content import tensor_digests
+from esper.record.run_status import path_from
 from esper.tamiyo.rederive import rederived
 from esper.tolaria import checkpoint
 from esper.tolaria.checkpoint import Checkpoint, Position
@@ -73,7 +73,7 @@ def recorded_world(
     record = Record(
         decisions=recorded.decisions,
         commands=recorded.commands,
-        tensor_digests=lambda reference: parts_of(objects, reference),
+        tensor_digests=lambda reference: tensor_digests(objects, reference),
         state_after=lambda sequence: _state_after(recorded.facts, objects, sequence),
     )
     begin = None if start is None else _starting_point(recorded.facts[:first], start, objects)

@@ -12,11 +12,11 @@ from typing import Final
 import torch
 
 from contracts.leyline.v1.event_pb2 import RunResumed
-from esper.history import Recorded
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged
 from esper.tolaria.fork_change import Change, Fork, place_of

@@ -13,7 +13,8 @@ from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, Adap
 from esper.errors import InvalidInput
 from esper.karn import catalogue
 from esper.karn.approval import Clearance
-from esper.karn.offer import offer
+from esper.karn.catalogue import offer
+from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.kernels import TemplatesAlone
 from esper.kasmina.sites import describe_sites
@@ -207,7 +208,7 @@ def find_pool(config: RunConfig) -> tuple[str, ...]:
     """The ids of the run's pool; raises InvalidInput for one that does not exist or that it is not cleared for."""
     pool, clearance = catalogue.pool(config.pool), clearance_of(config)
     for blueprint_id in pool:
-        clearance.check(catalogue.find(blueprint_id))
+        clearance.check(find(blueprint_id))
     return pool
 
 

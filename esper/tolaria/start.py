@@ -43,9 +43,9 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     run.flops.spent |= spent_by(snapshot.flat)
     run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.step < where.step]
     for breaker in (run.decider_breaker, run.rate_breaker):
-        if breaker.name in before.standing.breakers:
-            breaker.force(cast("CircuitBreakerState", before.standing.breakers[breaker.name]), "as it was left")
-    for name, state in before.standing.breakers.items():
+        if breaker.name in before.run_status.breakers:
+            breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
+    for name, state in before.run_status.breakers.items():
         if state == CIRCUIT_BREAKER_STATE_OPEN:
             run.mode.enter(name)
             if name.startswith(ISOLATION):

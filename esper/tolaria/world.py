@@ -18,13 +18,13 @@ from contracts.leyline.v1.event_pb2 import (
 )
 from contracts.leyline.v1.leyline_pb2 import MESSAGE_PRIORITY_CRITICAL, MESSAGE_PRIORITY_HIGH
 from contracts.topics import EMERGENCY, RUNS
-from esper.history.state import RunState
 from esper.kasmina.commands import CommandRefused
 from esper.kasmina.kernels import Unusable, Verified
 from esper.leyline import ids
 from esper.leyline.envelope import Event, parse, topic_of
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import Verdict
+from esper.record.run_status import RunState
 from esper.tolaria import checkpoint
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.fork_change import Fork, ForkPlace

@@ -8,7 +8,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from esper.errors import InvalidInput, LogUnavailable
+from esper.installation import python_module
 from esper.weatherlight import endpoint
 from esper.weatherlight.status import Status
 
@@ -219,7 +219,7 @@ def _start_supervisor(data_dir: Path, brokers: str | None) -> subprocess.Popen[b
         environment["ESPER_BROKERS"] = brokers
     with (endpoint.run_folder(data_dir) / LOG_NAME).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "esper.weatherlight", "--data-dir", str(data_dir)],
+            python_module("esper.weatherlight", "--data-dir", str(data_dir)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -13,6 +13,8 @@ import signal
 import sys
 from typing import Final
 
+from esper.installation import python_module
+
 PR_SET_PDEATHSIG: Final = 1
 PARENT_VARIABLE: Final = "ESPER_PARENT_PID"
 NICENESS_VARIABLE: Final = "ESPER_NICENESS"
@@ -36,7 +38,7 @@ def be_nice() -> None:
 
 def guarded(module: str, *arguments: str) -> list[str]:
     """The command line that runs `module` under this guard."""
-    return [sys.executable, "-m", "esper.weatherlight.guard", module, *arguments]
+    return python_module("esper.weatherlight.guard", module, *arguments)
 
 
 def child_environment(niceness: int = 0) -> dict[str, str]:

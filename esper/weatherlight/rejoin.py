@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.errors import LogUnavailable
-from esper.history import Recorded
+from esper.record import Recorded
 from projections import open_history
 from projections.lineage import facts, requests
 from projections.manifest import Place, covered

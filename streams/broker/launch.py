@@ -6,13 +6,13 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from esper.errors import LogUnavailable
+from esper.installation import python_module
 
 START_TIMEOUT_S: Final = 30.0
 """Recovery after a crash checks at most one segment per partition."""
@@ -77,7 +77,7 @@ def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> Bro
         raise LogUnavailable(f"{said.parent}: {error.strerror}: choose a folder that can be written") from error
     with stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streams.broker", "--data-dir", str(data_dir), *where],
+            python_module("streams.broker", "--data-dir", str(data_dir), *where),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,

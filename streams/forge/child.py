@@ -7,11 +7,11 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
+from esper.installation import python_module
 from esper.tezzeret.artifact import Report, read_report
 from esper.tezzeret.order import Failure, Order, read_failure, write_order
 
@@ -33,11 +33,7 @@ async def compile_in_child(folder: Path, order: Order, timeout_s: float) -> Repo
     deadline = time.monotonic() + timeout_s
     with (folder / LOG_FILE).open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "esper.tezzeret.child",
-            str(folder),
-            str(os.getpid()),
+            *python_module("esper.tezzeret.child", str(folder), str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -27,6 +27,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     KernelArtifactReady,
 )
 from esper.karn import catalogue
+from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
@@ -105,7 +106,7 @@ class Library:
 def places() -> Iterable[tuple[str, SiteDescription]]:
     """Every safe template at each shape that it serves."""
     for blueprint_id in catalogue.SAFE_POOL:
-        for kind in catalogue.find(blueprint_id).kinds:
+        for kind in find(blueprint_id).kinds:
             yield (
                 blueprint_id,
                 SiteDescription(

@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from esper.history import Recorded
 from esper.leyline.envelope import body_name
 from esper.leyline.objects import ObjectStore
+from esper.record import Recorded
 from esper.testing import REAL_CLOCK, MemoryLog, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Outside

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from contracts.topics import KERNELS
-from esper.karn.catalogue import find
+from esper.karn.table import find
 from esper.leyline.objects import ObjectStore
 from esper.tezzeret import artifact, child, events
 from esper.tezzeret.jobs import Place, evolve, request

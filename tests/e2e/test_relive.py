@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from esper.history import replay
+from esper.record import replay
 from esper.tolaria.config import RunConfig
 from projections import open_history
 from projections.lineage import facts
@@ -145,7 +145,7 @@ def test_of_two_that_resume_a_run_at_once_one_wins(house):
     assert won["result"]["status"] == "completed"
     assert "run wanted was taken over by another process that resumed it" in lost["error"]
     state = replay(house.whole("wanted"))
-    assert (state.problem, state.status, state.world.epoch) == (None, "completed", EPOCHS)
+    assert (state.problem, state.status, state.model.epoch) == (None, "completed", EPOCHS)
     (row,) = house.esper.json("sql", "select status, epochs_done, incarnation from runs where run_id = 'wanted'")
     assert row == {"status": "completed", "epochs_done": EPOCHS, "incarnation": state.incarnation}
 

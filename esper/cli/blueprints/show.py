@@ -1,26 +1,38 @@
-"""`esper blueprints show`: one blueprint in full. Facts and history come without torch, the drawing with it."""
+"""`esper blueprints show`: one blueprint in full. Facts and history need no torch, the drawing of its module does."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
-from esper.cli.blueprints.known import WAY_TO_APPROVAL, Row, facts_json, known_of
-from esper.cli.blueprints.listing import OUTCOME_HEADERS, outcome_cells, setting_text
-from esper.cli.blueprints.shapes import USUAL, parse_shape, shape_text
+from esper.cli.blueprints.catalogue import (
+    OUTCOME_HEADERS,
+    USUAL,
+    WAY_TO_APPROVAL,
+    Row,
+    facts_json,
+    known_of,
+    outcome_cells,
+    parse_shape,
+    setting_text,
+    shape_text,
+)
 from esper.cli.output import BOLD, DIM, colours_wanted, say, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.karn.descriptor import descriptor
-from esper.karn.facts import Facts, SiteShape
+from esper.karn.blueprint import Blueprint, SiteShape
+from esper.karn.registration import descriptor
 from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
-from esper.karn.table import find_facts, formula
+from esper.karn.table import find, find_by_name, formula
 
 if TYPE_CHECKING:
-    from esper.cli.blueprints.drawing import Drawing
+    from rich.tree import Tree
+    from torch import nn
+
 
 PIPED_COLUMNS: Final = 120
 ARTIFACT_HEADERS: Final = (
@@ -30,7 +42,7 @@ ARTIFACT_HEADERS: Final = (
 
 def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool) -> None:
     """Everything about one blueprint."""
-    blueprint = find_facts(word)
+    blueprint = find_by_name(word)
     asked = parse_shape(shape) if shape is not None else None
     if asked is not None and asked.kind not in blueprint.kinds:
         raise InvalidInput(
@@ -42,8 +54,6 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
         approval = known.approvals().get(name)
         artifacts = known.artifacts(name).get(name, [])
         outcomes = known.outcomes(name).get(name, [])
-    from esper.cli.blueprints.drawing import draw  # noqa: PLC0415 - torch, once everything cheap is known to be right
-
     drawing = draw(name, asked or _site(blueprint, [*artifacts, *outcomes]))
     if as_json:
         say_json(_json(blueprint, approval, artifacts, outcomes, drawing))
@@ -54,7 +64,7 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
     _say_outcomes(outcomes)
 
 
-def _site(blueprint: Facts, rows: Sequence[Row]) -> SiteShape:
+def _site(blueprint: Blueprint, rows: Sequence[Row]) -> SiteShape:
     """Where it is or was at home in this folder, else a usual site of the first kind that it serves."""
     for row in rows:
         if row["shape_kind"] in blueprint.kinds:
@@ -63,7 +73,7 @@ def _site(blueprint: Facts, rows: Sequence[Row]) -> SiteShape:
     return SiteShape(kind, USUAL[kind])
 
 
-def sheet_json(blueprint: Facts) -> Row:
+def sheet_json(blueprint: Blueprint) -> Row:
     """The risk data sheet of a blueprint by the words of its enums."""
     sheet = risk_sheet(descriptor(blueprint), issued_at_ns=0)
     return {
@@ -74,7 +84,9 @@ def sheet_json(blueprint: Facts) -> Row:
     }
 
 
-def _json(blueprint: Facts, approval: Row | None, artifacts: list[Row], outcomes: list[Row], drawing: Drawing) -> Row:
+def _json(
+    blueprint: Blueprint, approval: Row | None, artifacts: list[Row], outcomes: list[Row], drawing: Drawing
+) -> Row:
     return {
         **facts_json(blueprint, approval),
         "formula": formula(blueprint),
@@ -88,7 +100,7 @@ def _json(blueprint: Facts, approval: Row | None, artifacts: list[Row], outcomes
     }
 
 
-def _say_facts(blueprint: Facts, approval: Row | None) -> None:
+def _say_facts(blueprint: Blueprint, approval: Row | None) -> None:
     sheet = sheet_json(blueprint)
     say(styled(f"{blueprint.blueprint_id} {blueprint.name}: {blueprint.description}", BOLD))
     say()
@@ -103,7 +115,7 @@ def _say_facts(blueprint: Facts, approval: Row | None) -> None:
     say(formula(blueprint))
 
 
-def approval_text(blueprint: Facts, approval: Row | None) -> str:
+def approval_text(blueprint: Blueprint, approval: Row | None) -> str:
     """Who approved it and why, or what to do."""
     said = "" if approval is None else f"{approval['said_by']} on {approval['recorded_at']:%Y-%m-%d}: {approval['why']}"
     drill = " (and a quarantine drill, the only place where it runs)" if blueprint.quarantine_only else ""
@@ -115,10 +127,8 @@ def approval_text(blueprint: Facts, approval: Row | None) -> str:
     return f"{withdrawn}needed{drill}: {WAY_TO_APPROVAL.format(blueprint.blueprint_id)}"
 
 
-def _say_drawing(blueprint: Facts, drawing: Drawing) -> None:
+def _say_drawing(blueprint: Blueprint, drawing: Drawing) -> None:
     from rich.console import Console  # noqa: PLC0415 - only here
-
-    from esper.cli.blueprints.drawing import tree_of  # noqa: PLC0415
 
     _say_part("module")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
@@ -170,3 +180,110 @@ def _say_outcomes(outcomes: Sequence[Row]) -> None:
 def _say_part(title: str) -> None:
     say()
     say(styled(title, DIM))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One module: `parameters` are all of it and below, `own` are tensors of its own with their shapes.
+
+    `output` is the shape of one sample that leaves it, empty where it does not run by itself or gives no tensor.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    own: tuple[tuple[str, tuple[int, ...]], ...]
+    output: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON types."""
+        return {
+            "name": self.name,
+            "type": self.kind,
+            "parameters": self.parameters,
+            "tensors": {name: list(shape) for name, shape in self.own},
+            "output": list(self.output),
+            "parts": [part.to_json() for part in self.parts],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A blueprint at one site shape with its default settings, and what it costs there."""
+
+    site: SiteShape
+    root: Part
+    parameters: int
+    flops_per_sample: int
+    residual: bool
+
+
+def draw(blueprint_id: str, site: SiteShape) -> Drawing:
+    """Look at a blueprint's module; nothing of it is trained or kept.
+
+    Raises InvalidInput for a site shape that the blueprint does not serve.
+    """
+    from esper.karn.catalogue import draft, measure  # noqa: PLC0415 - torch, once everything cheap is right
+
+    blueprint = find(blueprint_id)
+    module = draft(blueprint, site, blueprint.resolve({}))
+    outputs = _outputs(module, site)
+    cost = measure(blueprint_id, site)
+    root = _part("", module, outputs)
+    return Drawing(site, root, cost.parameters, cost.flops_per_sample, cost.residual)
+
+
+def tree_of(drawing: Drawing, title: str) -> Tree:
+    """The drawing for a terminal."""
+    from rich.text import Text  # noqa: PLC0415 - only people see it
+    from rich.tree import Tree  # noqa: PLC0415
+
+    tree = Tree(Text(f"{title} at {drawing.site.kind} {shape_text(drawing.site.shape)}", style="bold"))
+    _grow(tree, drawing.root)
+    return tree
+
+
+def _grow(tree: Tree, part: Part) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    tensors = ", ".join(f"{name} {shape_text(shape)}" for name, shape in part.own)
+    words = [
+        Text(f"{part.name}: " if part.name else ""),
+        Text(part.kind, style="cyan"),
+        Text(f"  {tensors}" if tensors else "", style="dim"),
+        Text(f"  {part.parameters:,} weights" if part.parts and part.parameters else ""),
+        Text(f"  → {shape_text(part.output)}" if part.output else "", style="green"),
+    ]
+    branch = tree.add(Text.assemble(*words))
+    for each in part.parts:
+        _grow(branch, each)
+
+
+def _part(name: str, module: nn.Module, outputs: dict[nn.Module, tuple[int, ...]]) -> Part:
+    return Part(
+        name=name,
+        kind=type(module).__name__,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        own=tuple((key, tuple(each.shape)) for key, each in module.named_parameters(recurse=False)),
+        output=outputs.get(module, ()),
+        parts=tuple(_part(key, child, outputs) for key, child in module.named_children()),
+    )
+
+
+def _outputs(module: nn.Module, site: SiteShape) -> dict[nn.Module, tuple[int, ...]]:
+    """The shape, without the batch, of what each submodule gave last in one forward pass."""
+    import torch  # noqa: PLC0415 - takes two seconds
+
+    seen: dict[nn.Module, tuple[int, ...]] = {}
+
+    def see(which: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.dim() > 1:
+            seen[which] = tuple(output.shape[1:])
+
+    handles = [each.register_forward_hook(see) for each in module.modules()]
+    with torch.no_grad():
+        module(torch.empty((2, *site.shape), device="meta"))
+    for handle in handles:
+        handle.remove()
+    return seen

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from esper.karn.catalogue import CATALOGUE
+from esper.karn.table import CATALOGUE
 from esper.leyline.envelope import body_name, body_of
 from esper.tezzeret import artifact, events
 from esper.tezzeret.jobs import Place, evolve

@@ -8,14 +8,13 @@ import pytest
 from rich.console import Console
 
 from contracts.leyline.v1.event_pb2 import CompileFinished, CompileStarted
+from esper.cli.blueprints.catalogue import task_sites
 from esper.cli.blueprints.compile import CompileRequest, permitted
-from esper.cli.blueprints.jobs_screen import Bars, Lines, make_jobs_screen
-from esper.cli.blueprints.kernels import Kernel, say_kernels
-from esper.cli.blueprints.task_sites import task_sites
+from esper.cli.blueprints.kernels import Bars, Kernel, Lines, make_jobs_screen, say_kernels
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval
-from esper.karn.facts import SiteShape
-from esper.karn.table import facts
+from esper.karn.blueprint import SiteShape
+from esper.karn.table import CATALOGUE
 from esper.tezzeret import events
 from esper.tezzeret.jobs import Place, request
 from esper.tezzeret.ledger import Ledger
@@ -247,7 +246,7 @@ def test_only_what_is_approved_is_asked_for(capsys):
     with pytest.raises(InvalidInput, match="BP036 mixture_of_experts_4 is experimental and not approved"):
         permitted(experimental, {}, named=False)
     with pytest.raises(InvalidInput, match="approve it first: esper blueprints approve BP036"):
-        permitted([facts()["BP039"], facts()["BP036"]], approvals, named=True)
+        permitted([CATALOGUE["BP039"], CATALOGUE["BP036"]], approvals, named=True)
 
 
 def test_a_tasks_sites_are_the_shapes_of_its_host():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.cli.run_ids import ALPHABET, control_of, new_run_id, resolve
+from esper.cli.history import ALPHABET, control_of, new_run_id, resolve
 from esper.errors import InvalidInput
 
 RUNS = ["k3f9x2qa-control", "k3f9x2qa", "k3aaaaaa", "b0000000", "b0000000-control"]

@@ -13,8 +13,8 @@ from itertools import islice
 import psutil
 import pytest
 
-from esper.cli import read
 from esper.cli.app import dispatch
+from esper.cli.history import BLOCK, blocks_of, history_of
 from projections.archive import Archive
 from projections.testing import LogOfRecords, Trainers
 
@@ -62,7 +62,7 @@ def test_no_rows_are_the_header_or_an_empty_list(sql, capsys):
 
 
 def test_rows_of_every_block_come_once_and_in_line(sql, capsys):
-    rows = 2 * read.BLOCK + 1
+    rows = 2 * BLOCK + 1
     query = f"select range as n, 'x' as x from range({rows})"
     assert sql(query) == 0
     header, *lines = capsys.readouterr().out.splitlines()
@@ -75,9 +75,9 @@ def test_rows_of_every_block_come_once_and_in_line(sql, capsys):
 
 def test_an_answer_larger_than_the_memory_begins_at_once(tmp_path):
     (tmp_path / "archive").mkdir()
-    with read.history_of(tmp_path) as history:
-        _, blocks = read.blocks_of(history, "select range from range(1_000_000_000_000)")
-        assert [len(block) for block in islice(blocks, 2)] == [read.BLOCK, read.BLOCK]
+    with history_of(tmp_path) as history:
+        _, blocks = blocks_of(history, "select range from range(1_000_000_000_000)")
+        assert [len(block) for block in islice(blocks, 2)] == [BLOCK, BLOCK]
 
 
 def test_ctrl_c_ends_a_long_query_quietly(tmp_path):

@@ -21,8 +21,8 @@ from prompt_toolkit.document import Document
 from esper.cli import shell
 from esper.cli import sql as sql_module
 from esper.cli.app import dispatch
-from esper.cli.completion import SqlCompleter
-from esper.cli.read import history_of
+from esper.cli.history import history_of
+from esper.cli.shell import SqlCompleter
 from projections import open_sample, sample
 
 DEADLINE_S = 120.0

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from esper.cli.causes import chain_of, walk
 from esper.cli.describe import headline, seed_of
 from esper.cli.events import event_json
 from esper.cli.progress import RunView
 from esper.cli.summary import Summary
+from esper.cli.why import chain_of, walk
 from esper.leyline.envelope import body_name
 
 

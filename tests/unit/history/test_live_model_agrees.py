@@ -19,13 +19,13 @@ from torch import nn
 from contracts.leyline.v1 import leyline_pb2 as pb
 from contracts.leyline.v1.event_pb2 import RunResumed, SeedTransitioned
 from contracts.topics import BY_BODY, RUNS
-from esper.history import RunState, replay, stages_by_epoch
 from esper.kasmina.lifecycle import name as stage_name
 from esper.kasmina.settings import SeedSettings
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
+from esper.record import RunState, replay, stages_by_epoch
 from esper.testing import REAL_CLOCK, MemoryLog, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Outside

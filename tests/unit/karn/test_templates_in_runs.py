@@ -17,8 +17,9 @@ import pytest
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.karn.approval import Approval
 from esper.karn.blueprint import SiteShape
-from esper.karn.catalogue import CATALOGUE, measure
+from esper.karn.catalogue import measure
 from esper.karn.dossier import Dossier
+from esper.karn.table import CATALOGUE
 from esper.kasmina.lifecycle import name
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore

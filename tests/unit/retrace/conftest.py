@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
-from esper.history import Recorded
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
+from esper.record import Recorded
 from esper.testing import KEYS, REAL_CLOCK, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from esper.errors import InvalidInput, Superseded
-from esper.history import replay
 from esper.leyline.verifier import CommandVerifier
+from esper.record import replay
 from esper.testing import KEYS, REAL_CLOCK
 from esper.tolaria.outside import Outside
 from esper.tolaria.resume import resume_run
@@ -114,7 +114,7 @@ def test_a_stretch_that_cannot_be_followed_is_void(lived):
     assert second.accepted_sequence < digests[-1].sequence <= first.accepted_sequence
     assert f"step {step}" in second.reason
     state = replay(event for event in lived.log.events if event.sequence)
-    assert (state.problem, state.status, state.incarnation, state.world.epoch) == (None, "completed", 3, 10)
+    assert (state.problem, state.status, state.incarnation, state.model.epoch) == (None, "completed", 3, 10)
     assert lived.replay().diverged is None
 
 

@@ -11,10 +11,10 @@ import torch
 from contracts.leyline.v1.event_pb2 import KernelAttached
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_CULLED, SEED_OPERATION_GERMINATE
 from esper.errors import CorruptState
-from esper.history import Recorded
 from esper.kasmina.kernels import Unusable, Verified
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
+from esper.record import Recorded
 from esper.testing import MemoryLog, seed_command, signed
 from esper.tezzeret import artifact, kernel
 from esper.tezzeret.jobs import job_id_of

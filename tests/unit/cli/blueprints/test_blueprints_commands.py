@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from esper.cli.app import dispatch
-from esper.cli.blueprints.app import app
-from esper.cli.blueprints.shapes import parse_shape
+from esper.cli.blueprints.catalogue import parse_shape
+from esper.cli.command_groups import blueprints_app as app
 from esper.errors import InvalidInput
 
 COMMANDS = ("list", "show", "compile", "approve", "history")

@@ -1,0 +1,183 @@
+"""`esper archive`: what the archive covers, whether it is whole, merging its files, copies of it."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from esper.cli import RUN_FAILED
+from esper.cli.output import GREEN, RED, YELLOW, complain, meter, say, say_json, styled, table
+from esper.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from projections.catalogue import Finding
+    from projections.manifest import Manifest
+
+
+MB = 1_000_000
+AGAIN: Final = "; what is there stays whole, and the same command goes on where it stopped"
+
+
+def status_command(data_dir: Path, address: str | None, *, as_json: bool) -> int:
+    """What the manifest says, and which files it lists that are plainly not there."""
+    from projections.catalogue import coverage, survey  # noqa: PLC0415 - only needed here
+
+    folder, manifest = found(data_dir, address)
+    findings = survey(folder, manifest)
+    covered = coverage(manifest)
+    summary = {
+        "archive": folder.address,
+        "records": sum(each.records for each in covered),
+        "bytes": sum(entry.size for entry in manifest.files),
+        "files": len(manifest.files),
+        "levels": dict(sorted(Counter(entry.level for entry in manifest.files).items())),
+        "replaced": len(manifest.retired),
+        "generation": manifest.generation,
+        "written_now": folder.local is not None and _written_now(folder.local),
+    }
+    if as_json:
+        tables = {name: manifest.rows(name) for name in sorted({entry.table for entry in manifest.files})}
+        places = [{**asdict(each), "records": each.records} for each in covered]
+        say_json({**summary, "tables": tables, "coverage": places, **_told(findings)})
+        return _verdict(findings)
+    say("{archive}: {records:,} records in {files:,} files".format(**summary) + f", {summary['bytes'] / MB:,.1f} MB")
+    levels = ", ".join(f"{count} merged {level} times" for level, count in summary["levels"].items() if level)
+    say(f"an archiver writes it now: {'yes' if summary['written_now'] else 'no'}; {levels or 'no file is merged yet'}")
+    say()
+    rows = [(f"{each.topic}/{each.partition}", each.first, each.next, each.records, each.lost) for each in covered]
+    say(table(("topic/partition", "from offset", "to before", "records", "lost"), rows, right=(1, 2, 3, 4)))
+    _say_findings(findings, sound="nothing is plainly missing; `esper archive verify` reads every byte")
+    return _verdict(findings)
+
+
+def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int:
+    """Every byte and every offset."""
+    from projections import open_history  # noqa: PLC0415
+    from projections.catalogue import examine  # noqa: PLC0415
+
+    folder, manifest = found(data_dir, address)
+    total, done = sum(entry.size for entry in manifest.files), 0
+    with open_history(folder.local or folder.address) as history, meter("verifying", total) as tell:
+
+        def read(size: int) -> None:
+            nonlocal done
+            done += size
+            tell(done, None)
+
+        try:
+            findings = examine(history, folder if folder.local is None else None, read)
+        except OSError as error:
+            raise InvalidInput(f"the archive at {folder.address} cannot be read: {error}") from None
+        checked = history.manifest
+    if as_json:
+        size = sum(entry.size for entry in checked.files)
+        say_json({"archive": folder.address, "files": len(checked.files), "bytes": size, **_told(findings)})
+        return _verdict(findings)
+    records = sum(entry.rows for entry in checked.files)
+    say(f"{folder.address}: {records:,} records in {len(checked.files):,} files, {done / MB:,.1f} MB read")
+    _say_findings(findings, sound="whole")
+    return _verdict(findings)
+
+
+def found(data_dir: Path, address: str | None) -> tuple[Any, Manifest]:
+    """The archive of a data folder or at an address; raises InvalidInput where there is none."""
+    from projections import manifest  # noqa: PLC0415
+    from projections.address import Folder  # noqa: PLC0415
+    from projections.transfer import manifest_at  # noqa: PLC0415
+
+    folder = Folder.at(address if address is not None else data_dir / "archive")
+    try:
+        listed = manifest_at(folder) if folder.local is None else manifest.load(folder.local)
+    except OSError as error:
+        raise InvalidInput(f"the archive at {folder.address} cannot be read: {error}") from None
+    if listed.generation == 0:
+        raise InvalidInput(f"{folder.address} holds no archive; run `esper run`, or name another with --archive")
+    return folder, listed
+
+
+def _written_now(archive: Path) -> bool:
+    """Whether an archiver holds the archive's lock."""
+    try:
+        with (archive / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _told(findings: list[Finding]) -> dict[str, Any]:
+    return {"whole": not any(each.serious for each in findings), "findings": [asdict(each) for each in findings]}
+
+
+def _verdict(findings: list[Finding]) -> int:
+    return RUN_FAILED if any(each.serious for each in findings) else 0
+
+
+def _say_findings(findings: list[Finding], sound: str) -> None:
+    say()
+    for each in findings:
+        say(styled(str(each), RED if each.serious else YELLOW))
+    serious = sum(each.serious for each in findings)
+    if serious:
+        say(styled(f"not whole: {serious} findings; the rest stays readable", RED))
+    else:
+        say(styled(sound if not findings else f"{sound}; what is told above is kept as it came", GREEN))
+
+
+def compact_command(data_dir: Path, *, as_json: bool) -> None:
+    """Every merge that makes files fewer, here and now."""
+    from projections.archive import Archive  # noqa: PLC0415
+    from projections.compaction import merge_all  # noqa: PLC0415
+
+    folder, before = found(data_dir, None)
+    assert folder.local is not None
+    with Archive(folder.local) as owned, meter("merging", sum(entry.size for entry in before.files)) as tell:
+        owned.delete_retired(time.time())
+        merged = 0
+
+        def done(size: int) -> None:
+            nonlocal merged
+            merged += size
+            tell(merged, None)
+
+        damaged = merge_all(owned, 2, time.time, done)
+        after = owned.manifest
+    for name in damaged:
+        complain(f"{folder.local / 'files' / name} is damaged and stays as it is; see `esper archive verify`")
+    summary = {"files_before": len(before.files), "files": len(after.files), "replaced": len(after.retired)}
+    if as_json:
+        say_json({**summary, "damaged": sorted(damaged)})
+        return
+    say(f"{len(before.files):,} files became {len(after.files):,}; replaced ones are deleted after ten minutes")
+
+
+def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool) -> int:
+    """Bring the copy at `to` up to date."""
+    from projections.address import Folder  # noqa: PLC0415
+    from projections.transfer import transfer  # noqa: PLC0415
+
+    source, _ = found(data_dir, address)
+    target = Folder.at(to)
+    try:
+        with meter("copying") as tell:
+            done = transfer(source, target, time.time(), tell)
+    except OSError as error:
+        raise InvalidInput(f"the copy at {target.address} cannot be written to its end: {error}{AGAIN}") from None
+    for each in done.damage:
+        complain(str(each))
+    summary: dict[str, Any] = {"from": source.address, "to": target.address, "copied": done.copied, "bytes": done.size}
+    summary |= {"there_already": done.kept, "removed": done.removed, "damaged": [str(each) for each in done.damage]}
+    if as_json:
+        say_json(summary)
+    else:
+        say(
+            f"{done.copied:,} files ({done.size / MB:,.1f} MB) copied to {target.address}, {done.kept:,} were there; "
+            f'ask it with `esper sql --archive {target.address} "from runs"`'
+        )
+    return RUN_FAILED if done.damage else 0

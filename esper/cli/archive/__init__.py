@@ -1,1 +1,0 @@
-"""`esper archive`: what it covers, whether it is whole, merging its files, copies of it."""

@@ -1,0 +1,361 @@
+"""The single commands of `esper`: their arguments, options and help, in the order of their groups.
+
+The work is in a module that is imported when its command is called, so that a mistake in a name is answered at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
+    ),
+]
+Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Archive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="An archive elsewhere instead: a folder, or an address that fsspec knows, such as s3://bucket/esper.",
+        metavar="ADDRESS",
+        show_default=False,
+    ),
+]
+DATA_DIR: Final = Path("esper-data")
+app = typer.Typer()
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
+]
+
+
+@app.command(epilog="Example: esper run --task digits --epochs 12 --seed 3 --policy heuristic")
+def run(  # noqa: PLR0917 - one parameter for each option of the command line
+    task: Annotated[
+        str,
+        typer.Option("--task", help="digits, chars, spirals, cifar10:FOLDER, or your own: path/to/file.py:function."),
+    ] = "digits",
+    epochs: Annotated[int | None, typer.Option("--epochs", help="How many; the task's own number by default.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random in the run.")] = 0,
+    policy: Annotated[
+        Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
+    ] = "heuristic",
+    lifecycle: Annotated[
+        Literal["full", "direct"],
+        typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
+    ] = "full",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool",
+            metavar="POOL,...",
+            help="What may grow: default, safe, or ids such as BP009,BP013; experimental ones must be approved.",
+        ),
+    ] = "default",
+    drill: Annotated[
+        str,
+        typer.Option(
+            "--drill",
+            metavar="ID,...",
+            help="A quarantine drill: these approved stressors (BP043 to BP050) germinate at the start.",
+        ),
+    ] = "",
+    data_dir: DataDir = DATA_DIR,
+    *,
+    compiled_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--compiled-kernels",
+            help="Let compiled kernels that are faster replace eager ones; the last bits then depend on when.",
+        ),
+    ] = False,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
+    ] = True,
+    ignore_history: Annotated[
+        bool, typer.Option("--ignore-history", help="Choose as if no run of the data folder had been before.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Train a task with growth, and the same without beside it; needs no other process, no network and no GPU.
+
+    With --json the last line of stdout is one JSON object, and the progress goes to stderr.
+    """
+    from esper.cli.run import RunRequest, run_command  # noqa: PLC0415
+
+    request = RunRequest(
+        data_dir=data_dir,
+        task=task,
+        epochs=epochs,
+        seed=seed,
+        policy=policy,
+        lifecycle=lifecycle,
+        device=device,
+        pool=_ids(pool),
+        drill=_ids(drill),
+        compiled_kernels=compiled_kernels,
+        control=control,
+        ignore_history=ignore_history,
+        as_json=as_json,
+    )
+    return run_command(request)
+
+
+def _ids(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
+
+
+@app.command(epilog="Example: esper resume last")
+def resume(run: Run, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+    """Go on with a run that was interrupted or whose trainer died, and with its control run if that was not over.
+
+    It claims the run, lives it again from its last checkpoint to the end of its record, and trains on from there.
+    """
+    from esper.cli.resume import resume_command  # noqa: PLC0415
+
+    return resume_command(data_dir, run, as_json=as_json)
+
+
+@app.command(epilog='Example: esper fork last --at 240 --do "cull s2"')
+def fork(
+    run: Run,
+    at: Annotated[
+        int, typer.Option("--at", min=0, metavar="STEP", help="Before which optimiser step it leaves the run.")
+    ],
+    do: Annotated[
+        str,
+        typer.Option(
+            "--do",
+            metavar="CHANGE",
+            help='"cull s2", "fossilize s2", "germinate s1 BP013", "policy random" or "nothing".',
+        ),
+    ],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """What if: a new run that is RUN up to a step, and from there does one thing otherwise.
+
+    At an epoch's end the change takes the place of that epoch's decision, in the middle of one it comes before the next
+    step. All later decisions are its own: Tamiyo makes them anew, with the same random draws. `nothing` changes
+    nothing: the fork ends bit for bit as its parent, unless a person's commands, late decisions or faults came after
+    the step, which are the parent's alone.
+    """
+    from esper.cli.fork import fork_command  # noqa: PLC0415
+
+    return fork_command(data_dir, run, at, do, as_json=as_json)
+
+
+@app.command(epilog="Example: esper replay last --from 200 --to 400")
+def replay(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    from_step: Annotated[
+        int,
+        typer.Option("--from", min=0, metavar="STEP", help="Begin at the nearest checkpoint kept before this step."),
+    ] = 0,
+    to_step: Annotated[
+        int | None, typer.Option("--to", min=0, metavar="STEP", help="End at this step of the surviving timeline.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a run again from its record and compare every digest and decision; 1 where one differs.
+
+    What was decided and measured then is applied as recorded. Nothing is written, and nothing needs to be running.
+    """
+    from esper.cli.replay import replay_command  # noqa: PLC0415
+
+    return replay_command(data_dir, run, from_step, to_step, as_json=as_json)
+
+
+@app.command(epilog="Example: esper runs --json")
+def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
+    """All runs of the data folder, the latest first. Needs nothing running."""
+    from esper.cli.runs import runs_command  # noqa: PLC0415
+
+    runs_command(data_dir, as_json=as_json)
+
+
+@app.command(epilog="Example: esper events last --type seed_transitioned --follow")
+def events(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Only events of this type; may be given several times.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with new events until the run has finished.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The events of a run in their order; with --json one object a line. Needs nothing running."""
+    from esper.cli.events import events_command  # noqa: PLC0415
+
+    events_command(data_dir, run, types or [], follow=follow, as_json=as_json)
+
+
+@app.command(epilog="Example: esper why last s1")
+def why(
+    run: Run,
+    seed: Annotated[str, typer.Argument(help="A seed, such as s1.", metavar="SEED")],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Why a seed did what it did: packet, decision, command, what came of it, the report and the policy learnt from it.
+
+    Life by life, with the seconds since the run began and since the cause of each event. Needs nothing running.
+    """
+    from esper.cli.why import why_command  # noqa: PLC0415
+
+    why_command(data_dir, run, seed, as_json=as_json)
+
+
+@app.command(epilog="Example: esper state last --at epoch:7 --load weights.safetensors")
+def state(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    at: Annotated[
+        str | None, typer.Option("--at", help="A step, such as 120, or an epoch, such as epoch:7; now by default.")
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option("--load", help="Write the weights at that point to this safetensors file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as it was at a step or after an epoch: its seeds, decision, rates, mode, checkpoint. Needs nothing running.
+
+    What was rolled back is left out: a step means the surviving timeline, and is shown after all that happened at it.
+    Figures such as alpha are as last recorded, at the end of an epoch or at a seed's move.
+    """
+    from esper.cli.state import state_command  # noqa: PLC0415
+
+    state_command(data_dir, run, at, load, as_json=as_json)
+
+
+@app.command(epilog="Example: esper diff k3f9 last")
+def diff(
+    a: Annotated[str, typer.Argument(help="A run.", metavar="A")],
+    b: Annotated[str, typer.Argument(help="The run to compare it with.", metavar="B")],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Where two histories part, side by side, and what it changed in the end; 0 where they are the same, 1 where not.
+
+    Facts and decisions are compared by what they say, not by their ids or times. A fork and its parent share what came
+    before it. Needs nothing running.
+    """
+    from esper.cli.diff import diff_command  # noqa: PLC0415
+
+    return diff_command(data_dir, a, b, as_json=as_json)
+
+
+@app.command(
+    epilog="Example: esper sql \"select epoch, probe_loss from epochs where run_id = 'k3f9x2qa' order by epoch\""
+)
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="A query in DuckDB's SQL over the views of the history.", metavar="[QUERY]")
+    ] = None,
+    data_dir: DataDir = DATA_DIR,
+    archive: Archive = None,
+    *,
+    show_schema: Annotated[
+        bool, typer.Option("--schema", help="Show the views; with a view's name in the query's place, its columns.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Ask the small history that Esper carries, to try a question.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the history in SQL, over the views runs, epochs, decisions, commands, transitions, gates, seeds, reports, ...
+
+    Without a query it is a shell where you sit at a terminal, and else the query is read from stdin. `esper sql
+    --schema` lists the views and `esper sql --schema epochs` says what a view's columns mean. Needs nothing running.
+    """
+    from esper.cli.sql import sql_command  # noqa: PLC0415
+
+    sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
+
+
+@app.command(epilog="Example: esper report last --to run.html")
+def report(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file to write; esper-report-RUN.html by default.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run as one web page that needs no network: curves beside the control run, seeds, decisions, gates, cost."""
+    from esper.cli.share import report_command  # noqa: PLC0415
+
+    report_command(data_dir, run, to, as_json=as_json)
+
+
+@app.command(epilog="Example: esper export last --to for-ada --with-objects")
+def export(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The folder to make; esper-export-RUN by default.", show_default=False)
+    ] = None,
+    with_objects: Annotated[
+        bool, typer.Option("--with-objects", help="Also what a replay needs: checkpoints, digests, long observations.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run's whole history as one folder without keys, that anybody can ask with plain DuckDB and verify.
+
+    Its control run comes along, and the runs that it was forked from. Nothing is overwritten.
+    """
+    from esper.cli.share import export_command  # noqa: PLC0415
+
+    export_command(data_dir, run, to, with_objects=with_objects, as_json=as_json)
+
+
+@app.command(epilog="Example: esper verify esper-export-k3f9x2qa")
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that `esper export` made.", metavar="FOLDER")],
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Check that an exported folder holds what was exported: exit code 0 where it does, 1 where something differs."""
+    from esper.cli.share import verify_command  # noqa: PLC0415
+
+    return verify_command(folder, as_json=as_json)
+
+
+@app.command(epilog="Example: esper broker --port 9092")
+def broker(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False) -> None:
+    """Only the embedded Kafka-protocol broker, until Ctrl-C; runs on the same data folder join it."""
+    from esper.cli.up import up_command  # noqa: PLC0415
+
+    up_command(data_dir, port, broker_only=True, as_json=as_json)
+
+
+@app.command(epilog="Example: esper up --port 9092")
+def up(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False) -> None:
+    """Broker and workers that outlive a run, until Ctrl-C; runs on the same data folder join them."""
+    from esper.cli.up import up_command  # noqa: PLC0415
+
+    up_command(data_dir, port, broker_only=False, as_json=as_json)
+
+
+@app.command(epilog="Example: esper doctor --json")
+def doctor(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+    """Check what Esper needs on this machine, and say what to do where something is missing."""
+    from esper.cli.doctor import doctor_command  # noqa: PLC0415
+
+    return doctor_command(data_dir, as_json=as_json)

@@ -1,1 +1,0 @@
-"""`esper projections`: the tables that are folded from the log, and how far they are."""
