@@ -220,21 +220,23 @@ class KafkaLog:
         """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
         while True:
             await asyncio.sleep(SUMMARY_S)
-            now_ns = time.time_ns()
-            event_id = ids.uuid7(now_ns, os.urandom(10))
-            packet = leyline_pb2.TelemetryPacket(
-                packet_id=ids.text(event_id),
-                source_subsystem="oona",
-                level=leyline_pb2.TELEMETRY_LEVEL_INFO,
-                metrics=[
-                    self._point("oona.queue.depth", self.writer.depth),
-                    self._point("oona.queue.depth.max", self.writer.deepest),
-                ],
-            )
-            packet.timestamp.FromNanoseconds(now_ns)
             self.writer.publish(
-                new_event(packet, event_id=event_id, run_id=self.run_id, producer=self._name, recorded_at_ns=now_ns)
+                queue_summary(self.run_id, self._name, (self.writer.depth, self.writer.deepest), time.time_ns())
             )
 
-    def _point(self, name: str, value: float) -> leyline_pb2.MetricPoint:
-        return leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": self._name})
+
+def queue_summary(run_id: str, writer: str, depths: tuple[int, int], now_ns: int) -> Event:
+    """Telemetry about a writer's queue. `depths` are how many events wait for the log, now and at the most ever."""
+    event_id = ids.uuid7(now_ns, os.urandom(10))
+    points = {"oona.queue.depth": depths[0], "oona.queue.depth.max": depths[1]}
+    packet = leyline_pb2.TelemetryPacket(
+        packet_id=ids.text(event_id),
+        source_subsystem="oona",
+        level=leyline_pb2.TELEMETRY_LEVEL_INFO,
+        metrics=[
+            leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": writer})
+            for name, value in points.items()
+        ],
+    )
+    packet.timestamp.FromNanoseconds(now_ns)
+    return new_event(packet, event_id=event_id, run_id=run_id, producer=writer, recorded_at_ns=now_ns)

@@ -15,8 +15,8 @@ from contracts.leyline.v1.event_pb2 import KernelSwapped
 from esper.errors import CorruptState
 from esper.kasmina.kernels import Form
 from esper.kasmina.seed import Seed
-from esper.tezzeret.artifact import COMPILED
 from esper.tezzeret.compiled import fits_here, restore
+from esper.tezzeret.results import COMPILED
 from esper.tolaria.divergence import Diverged, Divergence, Place
 from esper.tolaria.effects import drain, publish
 from esper.tolaria.kernels import wanted_at

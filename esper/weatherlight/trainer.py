@@ -31,8 +31,7 @@ from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
-from esper.urza.cache import Cache
-from esper.urza.shelf import Shelf
+from esper.urza.cache import KernelCache
 from esper.weatherlight.plan import Plan
 from streams.health import HealthServer
 from streams.keys import load_key_ring
@@ -107,7 +106,7 @@ def _train(
     with (
         KafkaLog(brokers, ring, run_id=run_id, metrics=metrics) as log,
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
-        closing(Prefetch(log.writer, ring, _shelf(settings), run_id=run_id, metrics=metrics)) as library,
+        closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         verifier = CommandVerifier(ring)
         outside = Outside(log, clock, objects, verifier, library, stop.is_set)
@@ -122,9 +121,9 @@ def _train(
         return fork_run(parent, run_id, task, outside, step=plan.step, change=change).to_dict()
 
 
-def _shelf(settings: Settings) -> Shelf:
+def _kernel_cache(settings: Settings) -> KernelCache:
     """The trainer's own memory of kernels; those of a small run's sites take about one megabyte together."""
-    return Shelf(ObjectStore(settings.objects), Cache(time.monotonic, limit_bytes=KERNEL_BYTES))
+    return KernelCache(ObjectStore(settings.objects), time.monotonic, limit_bytes=KERNEL_BYTES)
 
 
 def _told(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The blueprints' topic from its beginning: first all that is there, then whatever comes."""
+"""Reads the blueprints' topic from its beginning: first all that is there, then what comes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from streams.producer import unavailable
 from streams.reader import record_of
 from streams.records import Record
 
-POLL_MS: Final = 200
+FETCH_WAIT_MS: Final = 1_000
+"""How long the broker holds a fetch that has nothing to give; a record is handed out as soon as it is there."""
 
-_PLACES: Final = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
+_PARTITIONS: Final = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
 
-Take = Callable[[Record], Awaitable[None]]
+Handler = Callable[[Record], Awaitable[None]]
 
 
-class Feed:
-    """A reader without a group: the jobs' state is folded anew at every start, so there is no position to keep."""
+class BlueprintReader:
+    """A reader without a group: the jobs are folded anew at every start, so there is no position to keep."""
 
     def __init__(self, brokers: str) -> None:
         self._brokers = brokers
@@ -29,36 +30,36 @@ class Feed:
             bootstrap_servers=brokers,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=POLL_MS,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
         )
 
-    async def catch_up(self, take: Take) -> None:
+    async def catch_up(self, handler: Handler) -> None:
         """Connect, and hand over every record that is there by now. Raises LogUnavailable where no broker answers."""
         try:
             await self._consumer.start()
         except (KafkaError, OSError) as error:
             await self._consumer.stop()
             raise unavailable(self._brokers, "answer", error) from None
-        self._consumer.assign(_PLACES)
-        ends = await self._consumer.end_offsets(_PLACES)
-        while [place for place in _PLACES if await self._consumer.position(place) < ends[place]]:
-            await self._hand_over(take)
+        self._consumer.assign(_PARTITIONS)
+        ends = await self._consumer.end_offsets(_PARTITIONS)
+        while [each for each in _PARTITIONS if await self._consumer.position(each) < ends[each]]:
+            await self._hand_over(handler)
 
     async def ends(self) -> dict[TopicPartition, int]:
         """Where the topic ends now: the offset of the next record of every partition."""
-        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(_PLACES)
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(_PARTITIONS)
         return ends
 
-    async def follow(self, take: Take) -> None:
+    async def follow(self, handler: Handler) -> None:
         """Hand over what comes, until cancelled."""
         while True:
-            await self._hand_over(take)
+            await self._hand_over(handler)
 
     async def stop(self) -> None:
         """Disconnect."""
         await self._consumer.stop()
 
-    async def _hand_over(self, take: Take) -> None:
-        for messages in (await self._consumer.getmany(timeout_ms=POLL_MS, max_records=2_000)).values():
+    async def _hand_over(self, handler: Handler) -> None:
+        for messages in (await self._consumer.getmany(timeout_ms=FETCH_WAIT_MS, max_records=2_000)).values():
             for message in messages:
-                await take(record_of(message))
+                await handler(record_of(message))
