@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class Prefetch:
-    """The trainer's view of the library: `esper.tolaria.ports.KernelSource`. Close it before the writer."""
+    """The trainer's view of the library: `esper.tolaria.outside.KernelSource`. Close it before the writer."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The trainer's log on Kafka: `esper.tolaria.ports.Log` for synchronous code.
+"""The trainer's log on Kafka: `esper.tolaria.outside.Log` for synchronous code.
 
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
 `esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
@@ -27,7 +27,7 @@ from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing, Signed
-from esper.tolaria.ports import Answer
+from esper.tolaria.outside import Answer
 from streams.answers import Answers
 from streams.claims import Claims
 from streams.consumer import LogConsumer
