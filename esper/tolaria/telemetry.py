@@ -25,6 +25,7 @@ def sample_step(run: Run, loss: float, gradient_norm: float, step_s: float) -> N
 
 def report_epoch(run: Run, trained: Trained, evaluation: Evaluation) -> None:
     """Publish the figures of an epoch under the original's names; the epoch's own event has what Nissa alerts on."""
+    verifier = run.outside.verifier
     values = {
         "tolaria.training.loss": (trained.loss, ""),
         "tolaria.training.accuracy": (evaluation.accuracy, "ratio"),
@@ -42,8 +43,8 @@ def report_epoch(run: Run, trained: Trained, evaluation: Evaluation) -> None:
         "tolaria.rollback.evictions_total": (run.snapshots.evictions, ""),
         "tolaria.grad_agg.microbatches_total": (run.config.microbatches, ""),
         "tolaria.grad_agg.conflicts": (run.gradient_conflicts, ""),
-        "kasmina.nonce_ledger.size": (0 if run.verifier is None else run.verifier.remembered, ""),
-        "kasmina.nonce_ledger.evictions": (0 if run.verifier is None else run.verifier.evictions, ""),
+        "kasmina.nonce_ledger.size": (0 if verifier is None else verifier.remembered, ""),
+        "kasmina.nonce_ledger.evictions": (0 if verifier is None else verifier.evictions, ""),
         **{f"tolaria.epoch_hook.{part}_ms": (spent, "ms") for part, spent in run.hook_parts_ms.items()},
     }
     packet = TelemetryPacket(
