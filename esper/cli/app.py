@@ -11,6 +11,7 @@ import typer
 from esper import __version__
 from esper.cli import WRONG_INPUT
 from esper.cli.command_groups import archive_app, blueprints_app, projections_app
+from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
 from esper.cli.output import complain
 from esper.errors import EsperError
@@ -32,11 +33,11 @@ The parts, by their code names:
   Weatherlight starts, watches and stops the processes
   Urza         the library of what was compiled from blueprints
   Tezzeret     compiles blueprints
-  Simic        trains Tamiyo's policies from history
+  Simic        would train Tamiyo's policies from history; it is not built yet
 
 \b
 Start with:
-  esper run                 train the default task, with growth and a control run beside it
+  esper run                 train digits with growth, and a control run beside it
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
   esper blueprints list     what a seed can be grown from
@@ -44,6 +45,7 @@ Start with:
 
 app = typer.Typer(
     name="esper",
+    cls=Group,
     help=HELP,
     add_completion=False,
     rich_markup_mode=None,

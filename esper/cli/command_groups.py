@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from esper.cli.commands import DATA_DIR, Archive, AsJson, DataDir
+from esper.cli.commands import DATA_DIR, Archive, AsJson, DataDir, Group
 
 archive_app = typer.Typer(
-    help="The archive: every event of the log as Parquet. What it covers, whether it is whole, copies."
+    cls=Group, help="The archive: every event of the log as Parquet. What it covers, whether it is whole, copies."
 )
 
 
@@ -65,7 +65,7 @@ def copy(
 
 
 blueprints_app = typer.Typer(
-    help="The catalogue that seeds grow from: what there is, what is compiled, what earned its place."
+    cls=Group, help="The catalogue that seeds grow from: what there is, what is compiled, what earned its place."
 )
 
 
@@ -185,7 +185,7 @@ def compile_(  # noqa: PLR0917 - one parameter for each option of the command li
 
 
 projections_app = typer.Typer(
-    help="Tables folded from the log into DuckDB files: what there is, how far it is, made anew."
+    cls=Group, help="Tables folded from the log into DuckDB files: what there is, how far it is, made anew."
 )
 
 

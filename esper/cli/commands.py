@@ -6,9 +6,10 @@ The work is in a module that is imported when its command is called, so that a m
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
+from typer.core import TyperGroup
 
 DataDir = Annotated[
     Path,
@@ -29,6 +30,18 @@ Archive = Annotated[
 ]
 DATA_DIR: Final = Path("esper-data")
 app = typer.Typer()
+
+
+class Group(TyperGroup):
+    """Commands, listed in the help each with its whole first sentence: click would cut it to fit into one line."""
+
+    def format_commands(self, context: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        """Write the list of commands into `formatter`."""
+        for command in self.commands.values():
+            command.short_help = " ".join((command.help or "").split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+        super().format_commands(context, formatter)
+
+
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
 ]
@@ -276,7 +289,7 @@ def sql(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the history in SQL, over the views runs, epochs, decisions, commands, transitions, gates, seeds, reports, ...
+    """Ask the history in SQL: views such as runs, epochs, decisions, transitions, gates, seeds and reports.
 
     Without a query it is a shell where you sit at a terminal, and else the query is read from stdin. `esper sql
     --schema` lists the views and `esper sql --schema epochs` says what a view's columns mean. Needs nothing running.

@@ -1,4 +1,4 @@
-"""One line that says what an event says, for `esper events` and `esper why`."""
+"""One line that says what an event says, for every command that shows events, and the words of its enums."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
+from esper.karn.table import with_names
+from esper.kasmina.gates import SIGNS, rule_of
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.leyline.ids import text
 
 
 def headline(event: Event) -> str:
-    """What happened, in one line without the event's type."""
+    """What happened, in one line without the event's type, for a person: blueprints by their names."""
+    return with_names(headline_with_ids(event))
+
+
+def headline_with_ids(event: Event) -> str:
+    """The same for a program: blueprints by their ids alone, as in all JSON."""
     name = body_name(event)
     describe = _HEADLINES.get(name)
     return describe(body_of(event)) if describe is not None else _fields(body_of(event))
@@ -63,11 +70,16 @@ def _operation(number: int) -> str:
 
 
 def _measurements(body: Any) -> str:
-    parts = [
-        f"{m.name} {m.value:.4g}" + (f" (limit {m.limit:.4g})" if m.HasField("limit") else "")
-        for m in body.measurements
-    ]
+    parts = [f"{m.name} {m.value:.4g}{_limit(body.gate, m)}" for m in body.measurements]
     return f" [{', '.join(parts)}]" if parts else ""
+
+
+def _limit(gate_number: int, measurement: Any) -> str:
+    """How the figure must stand to its limit; of a figure that this Esper does not judge the limit alone."""
+    if not measurement.HasField("limit"):
+        return ""
+    rule = rule_of(gate_number, measurement.name)
+    return f" {SIGNS[rule]} {measurement.limit:.4g}" if rule else f" (limit {measurement.limit:.4g})"
 
 
 def _run_started(body: Any) -> str:
@@ -128,7 +140,7 @@ def _command_rejected(body: Any) -> str:
 
 def _seed_transitioned(body: Any) -> str:
     move = f"{body.seed_id} {stage(body.from_stage)} -> {stage(body.to_stage)}"
-    blueprint = f" ({body.blueprint_id})" if body.blueprint_id else ""
+    blueprint = f", {body.blueprint_id}" if body.blueprint_id else ""
     return f"{move}{blueprint}" + (f": {body.reason}" if body.reason else "")
 
 

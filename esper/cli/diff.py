@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
-from esper.cli.describe import headline, stage
+from esper.cli.describe import headline_with_ids, stage
 from esper.cli.history import history_of, resolve
 from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput
+from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
 from esper.record import RunState, accepted_facts
@@ -153,7 +154,7 @@ def _did(event: Event) -> dict[str, Any]:
         "step": event.global_step,
         "epoch": event.epoch,
         "sequence": event.sequence or None,
-        "what": headline(event),
+        "what": headline_with_ids(event),
     }
 
 
@@ -287,11 +288,7 @@ def _show_beginning(compared: Mapping[str, Any]) -> None:
     for title, name in (("started differently", "started_differently"), ("on different machines", "machine")):
         if compared[name]:
             say(f"\n{title}:")
-            say(
-                table(
-                    ("", "A", "B"), [(each["field"], _brief(each["a"]), _brief(each["b"])) for each in compared[name]]
-                )
-            )
+            say(table(("", "A", "B"), _rows(compared[name])))
 
 
 def _show_parting(compared: Mapping[str, Any]) -> None:
@@ -305,12 +302,10 @@ def _show_parting(compared: Mapping[str, Any]) -> None:
         for place, event in enumerate(parted[name]):
             mark = styled(name.upper(), BOLD) if place == 0 else " "
             where_text = styled(f"epoch {event['epoch']:>3} step {event['step']:>6}", DIM)
-            say_hanging(f"{mark}  {where_text}  {event['type']:<20}  ", event["what"])
+            say_hanging(f"{mark}  {where_text}  {event['type']:<20}  ", with_names(event["what"]))
     fields = parted["fields"]
     if fields:
-        say(
-            table(("what differs", "A", "B"), [(each["field"], each["a"], each["b"]) for each in fields[:SHOWN_FIELDS]])
-        )
+        say(table(("what differs", "A", "B"), _rows(fields[:SHOWN_FIELDS])))
         if len(fields) > SHOWN_FIELDS:
             say(f"and {len(fields) - SHOWN_FIELDS} more fields; --json has them all")
 
@@ -333,7 +328,7 @@ def _signed(value: float | None) -> str:
 
 
 def _seed(told: Mapping[str, Any] | None) -> str:
-    return "-" if told is None else f"{told['stage']} {told['blueprint_id'] or ''}".strip()
+    return "-" if told is None else with_names(f"{told['stage']} {told['blueprint_id'] or ''}".strip())
 
 
 def _rows(fields: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -341,5 +336,5 @@ def _rows(fields: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def _brief(value: Any) -> str:
-    shown = cell(value)
+    shown = with_names(cell(value))
     return shown if len(shown) <= 48 else shown[:45] + "..."

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -24,6 +24,8 @@ GREEN: Final = "32"
 YELLOW: Final = "33"
 CYAN: Final = "36"
 NARROWEST: Final = 30
+"""Columns that a text needs at least to stand beside its prefix."""
+BELOW: Final = 4
 _STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
 Tell: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are done, and with those that are to be done where that was not known before."""
@@ -40,20 +42,69 @@ def styled(text: str, *codes: str) -> str:
 
 
 def say_hanging(prefix: str, text: str) -> None:
-    """`text` behind `prefix`: one line where it is read by programs, wrapped beside the prefix on a terminal."""
-    room = shutil.get_terminal_size().columns - _width(prefix)
-    lines = textwrap.wrap(text, room) if sys.stdout.isatty() and room >= NARROWEST else [text]
-    say(prefix + f"\n{' ' * _width(prefix)}".join(lines))
+    """`text` behind `prefix`: one line where it is read by programs, wrapped beside the prefix on a terminal.
+
+    No word is broken: where there is little room beside the prefix, the text stands below it.
+    """
+    room = screen_width()
+    say(prefix + text if room is None else hanging(prefix, text, room))
 
 
 def say(text: str = "") -> None:
-    """One line (or more) for the person, on stdout."""
-    sys.stdout.write(text + "\n")
+    """One line (or more) for the person, on stdout; on a terminal, lines wrap between words."""
+    room = screen_width()
+    lines = text.split("\n")
+    sys.stdout.write("\n".join(lines if room is None else (wrapped(line, room) for line in lines)) + "\n")
+
+
+def screen_width() -> int | None:
+    """How many columns stdout's terminal has; None where it is none, and lines are as long as they are."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def hanging(prefix: str, text: str, room: int) -> str:
+    """`prefix` and `text` in lines of at most `room` columns, but for words that are longer."""
+    beside = room - _width(prefix)
+    if _width(text) <= beside:
+        return prefix + text
+    longest = max(map(_width, text.split()), default=0)
+    if beside >= max(NARROWEST, longest):
+        return prefix + f"\n{' ' * _width(prefix)}".join(_wrap(text, beside))
+    below = " " * BELOW
+    return prefix.rstrip() + "".join(f"\n{below}{line}" for line in _wrap(text, room - BELOW))
+
+
+def wrapped(line: str, room: int) -> str:
+    """A line in lines of at most `room` columns, the later ones indented a little more than the first."""
+    if _width(line) <= room:
+        return line
+    text = line.lstrip(" ")
+    indent = " " * (len(line) - len(text))
+    first, *rest = _wrap(text, room - len(indent))
+    if not rest:
+        return line
+    rest = _wrap(" ".join(rest), room - len(indent) - 2)
+    return f"\n{indent}  ".join([indent + first, *rest])
+
+
+def _wrap(text: str, room: int) -> list[str]:
+    """Lines of whole words, of which a style takes no room."""
+    lines, line = list[str](), ""
+    for word in re.split(r"(?<=\S) +", text):
+        if line and _width(line) + 1 + _width(word) > room:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]
 
 
 def complain(message: str) -> None:
     """One line on stderr: what is wrong and the way out."""
-    sys.stderr.write(f"esper: {' '.join(message.split())}\n")
+    line = f"esper: {' '.join(message.split())}"
+    if sys.stderr.isatty():
+        line = wrapped(line, shutil.get_terminal_size().columns)
+    sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
@@ -125,26 +176,87 @@ def _width(text: str) -> int:
     return len(_STYLE.sub("", text))
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = ()) -> str:
-    """Rows in aligned columns under their headers, `right` naming the columns that end at their right edge."""
-    texts = _texts(rows)
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[int] = (), room: int | None = None
+) -> str:
+    """Rows in aligned columns under their headers, `right` naming the columns that end at their right edge.
+
+    On a terminal (or in `room` columns) cells wrap between words; where not even the longest words fit beside each
+    other, every row is a block of lines, one a column.
+    """
+    texts, room = _texts(rows), screen_width() if room is None else room
     widths = _widths(texts, [len(header) for header in headers])
-    return "\n".join([styled(_line(headers, widths, set(right)), DIM), *_lines(texts, widths, set(right))])
+    for gap in (2, 1):
+        fitting = _fitted(headers, texts, widths, room - gap * (len(widths) - 1)) if room is not None else widths
+        if fitting is not None:
+            return _rich_table(headers, texts, fitting, set(right), gap)
+    assert room is not None
+    names = [f"{header:<{max(map(len, headers))}}  " for header in headers]
+    return "\n\n".join(
+        "\n".join(hanging(styled(name, DIM), value, room) for name, value in zip(names, row, strict=True))
+        for row in texts
+    )
+
+
+def _fitted(
+    headers: Sequence[str], texts: Sequence[Sequence[str]], widths: Sequence[int], room: int
+) -> list[int] | None:
+    """The widths, the widest made narrower until all fit; None where a word would have to be broken for it."""
+    least = [
+        max(_width(word) for row in (headers, *texts) for word in row[column].split(" "))
+        for column in range(len(headers))
+    ]
+    if sum(least) > room:
+        return None
+    found = list(widths)
+    while sum(found) > room:
+        widest = max(range(len(found)), key=lambda column: (found[column] > least[column], found[column]))
+        found[widest] -= 1
+    return found
+
+
+def _rich_table(
+    headers: Sequence[str], texts: Sequence[Sequence[str]], widths: Sequence[int], right: AbstractSet[int], gap: int
+) -> str:
+    from rich.console import Console  # noqa: PLC0415 - a wrong command line needs no table
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    shown = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+    for column, (header, width) in enumerate(zip(headers, widths, strict=True)):
+        shown.add_column(Text(header), width=width, justify="right" if column in right else "left")
+    for row in texts:
+        shown.add_row(*map(Text.from_ansi, row))
+    console = Console(
+        file=io.StringIO(),
+        width=sum(widths) + gap * len(widths),
+        color_system="standard" if colours_wanted() else None,
+        force_terminal=colours_wanted(),
+        legacy_windows=False,
+    )
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def say_table(headers: Sequence[str], blocks: Iterable[Sequence[Sequence[Any]]]) -> None:
-    """Rows that come in blocks under their headers; a later block's columns are as wide as those before, or wider."""
-    widths = [len(header) for header in headers]
-    first = True
+    """Rows that come in blocks under their headers; a later block's columns are as wide as those before, or wider.
+
+    A block that is wider than the terminal is shown as `table` shows it. Not by rich otherwise: 2,000 rows of ten
+    columns took it 1.1 s, and this 0.02 s.
+    """
+    widths, room, first = [len(header) for header in headers], screen_width(), True
     for block in blocks:
         texts = _texts(block)
         widths = _widths(texts, widths)
-        if first:
-            say(styled(_line(headers, widths), DIM))
+        if room is not None and sum(widths) + 2 * (len(widths) - 1) > room:
+            sys.stdout.write(("" if first else "\n") + table(headers, block, room=room) + "\n")
+        else:
+            lines = [*([styled(_line(headers, widths), DIM)] if first else []), *(_line(row, widths) for row in texts)]
+            sys.stdout.write("\n".join(lines) + "\n")
         first = False
-        say("\n".join(_lines(texts, widths)))
     if first:
-        say(styled(_line(headers, widths), DIM))
+        sys.stdout.write(styled(_line(headers, widths), DIM) + "\n")
 
 
 def _texts(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
@@ -155,16 +267,10 @@ def _widths(texts: list[list[str]], least: Sequence[int]) -> list[int]:
     return [max(width, *(_width(row[i]) for row in texts), 0) for i, width in enumerate(least)]
 
 
-def _lines(texts: list[list[str]], widths: Sequence[int], right: AbstractSet[int] = frozenset()) -> list[str]:
-    return [_line(row, widths, right) for row in texts]
-
-
-def _line(values: Sequence[str], widths: Sequence[int], right: AbstractSet[int] = frozenset()) -> str:
-    padded = (
-        " " * (width - _width(value)) + value if i in right else value + " " * (width - _width(value))
-        for i, (value, width) in enumerate(zip(values, widths, strict=True))
-    )
-    return "  ".join(padded).rstrip()
+def _line(values: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(
+        value + " " * (width - _width(value)) for value, width in zip(values, widths, strict=True)
+    ).rstrip()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.cli.output import complain
 from esper.karn.approval import Clearance
-from esper.karn.table import find_by_name
+from esper.karn.table import find_by_name, with_names
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
@@ -57,7 +57,7 @@ class Instructor:
         commands = germinations(self._run_id, self._waiting, event.run_started.sites, time.time_ns())
         left_out = self._waiting[len(commands) :]
         if left_out:
-            complain(f"no site is free for {', '.join(left_out)}; the drill goes on without")
+            complain(f"no site is free for {with_names(', '.join(left_out))}; the drill goes on without")
         self._waiting = ()
         asyncio.run(self._say(commands, brokers))
 

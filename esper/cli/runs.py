@@ -12,7 +12,7 @@ from projections.run_queries import all_runs
 
 SILENT_AFTER: Final = timedelta(minutes=10)
 """Longer than most epochs take: a running run that has completed none for so long is shown as silent."""
-_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "started")
+_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "began")
 """A control run is a column of the run that it belongs to; `kept` is how many germinated seeds fossilised."""
 
 
@@ -44,9 +44,14 @@ def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, 
         _accuracy(run["test_accuracy"]),
         _accuracy(control_accuracy),
         f"{run['params_final'] or run['params_host']:,}",
-        "-" if germinated is None else f"{run['seeds_fossilized']} of {germinated}",
-        f"{run['started_at']:%Y-%m-%d %H:%M}",
+        "-" if germinated is None else f"{run['seeds_fossilized']}/{germinated}",
+        _began(run["started_at"], datetime.now(UTC)),
     )
+
+
+def _began(at: datetime, now: datetime) -> str:
+    """When a run began: of one of an earlier year, the year in the place of the time."""
+    return f"{at:%d %b %H:%M}" if at.year == now.year else f"{at:%d %b %Y}"
 
 
 def _status(run: dict[str, Any], now: datetime) -> str:

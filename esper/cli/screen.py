@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from esper.cli.describe import headline
 from esper.cli.progress import RunView
+from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 
 if TYPE_CHECKING:
@@ -153,9 +154,8 @@ class Panel:
             parts += [Text(), self._seeds(grown)]
         if grown.decisions:
             parts += [Text(), Text("last decisions", style="dim")]
-            for epoch, line in reversed(grown.decisions):
-                parts.append(Text(f"  epoch {epoch:>2}  {line}", no_wrap=True, overflow="ellipsis"))
-        parts += [Text(), Text(self._note, style="dim", no_wrap=True, overflow="ellipsis")]
+            parts.append(self._decisions(grown))
+        parts += [Text(), Text(self._note, style="dim")]
         return Group(*parts)
 
     def _progress(self) -> RenderableType:
@@ -179,23 +179,40 @@ class Panel:
         return grid
 
     @staticmethod
+    def _decisions(view: RunView) -> RenderableType:
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column()
+        for epoch, line in reversed(view.decisions):
+            grid.add_row(f"  epoch {epoch:>2}", Text(line))
+        return grid
+
+    @staticmethod
     def _seeds(view: RunView) -> RenderableType:
         from rich.progress_bar import ProgressBar  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-        for header in ("seed", "site", "stage", "blueprint", "alpha", ""):
-            table.add_column(header)
+        names = {seed.seed_id: with_names(seed.blueprint_id) for seed in view.seeds.values()}
+        table.add_column("seed", no_wrap=True)
+        table.add_column("site", min_width=_longest_word(seed.site for seed in view.seeds.values()))
+        table.add_column("stage", no_wrap=True)
+        table.add_column("blueprint", min_width=_longest_word(names.values()))
+        table.add_column("alpha", no_wrap=True)
+        table.add_column(no_wrap=True)
         for seed in view.seeds.values():
             style = _STAGE_STYLE.get(seed.stage, "dim" if seed.stage == "DORMANT" else "")
             alpha = seed.alpha if seed.stage != "DORMANT" else 0.0
             bar: RenderableType = ProgressBar(total=1.0, completed=alpha, width=10) if alpha else Text("")
             table.add_row(
                 seed.seed_id,
-                seed.site,
+                Text(seed.site),
                 Text(seed.stage, style=style),
-                seed.blueprint_id,
+                names[seed.seed_id],
                 bar,
                 f"{alpha:.2f}" if alpha else "",
             )
@@ -209,3 +226,7 @@ class Panel:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._live.__exit__(kind, error, traceback)
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max((len(word) for text in texts for word in text.split()), default=1)

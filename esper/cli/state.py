@@ -16,6 +16,7 @@ from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, RED, complain, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.errors import InvalidInput
+from esper.karn.table import with_names
 from esper.leyline.envelope import Event
 from esper.leyline.ids import text
 from esper.record import Mark, ModelState, Rate, RunState, SeedState, mark_at_epoch, mark_at_step, packets, replay
@@ -226,7 +227,10 @@ def _lines(
         yield "last decision", f"none yet (policy {state.policy})"
     else:
         body = decision.decision_made
-        yield "last decision", f"epoch {decision.epoch}: {chosen(body)}{f': {body.reason}' if body.reason else ''}"
+        yield (
+            "last decision",
+            with_names(f"epoch {decision.epoch}: {chosen(body)}{f': {body.reason}' if body.reason else ''}"),
+        )
         yield "policy", f"{body.policy} {body.policy_version}".strip()
     yield "mode", "conservative" if standing.conservative else "normal"
     named = ", ".join(f"{name} {breaker_state(number)}" for name, number in standing.breakers.items())
@@ -244,7 +248,7 @@ def _seed_row(seed: SeedState, world: ModelState) -> tuple[Any, ...]:
         seed.seed_id,
         seed.site,
         stage(seed.stage),
-        seed.blueprint_id or None,
+        with_names(seed.blueprint_id) or None,
         seed.alpha,
         seed.life,
         f"{seed.parameters:,}",

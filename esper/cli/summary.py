@@ -8,6 +8,7 @@ from typing import Any
 
 from esper.cli.output import BOLD, DIM, GREEN, RED, styled, table
 from esper.cli.progress import Life, RunView
+from esper.karn.table import with_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def describe_life(life: Life) -> str:
     """What became of a seed in one of its lives, and why."""
     which = f" (life {life.life})" if life.life > 1 else ""
     reason = f": {life.reason}" if life.reason else ""
-    return (
+    return with_names(
         f"{life.seed_id}{which} at {life.site} grew {life.blueprint_id} with {life.parameters:,} parameters in epoch "
         f"{life.from_epoch} and is {life.stage} since epoch {life.to_epoch}{reason}"
     )

@@ -16,6 +16,7 @@ from esper.cli.events import event_json, styled_name
 from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, say, say_hanging, say_json, styled
 from esper.errors import InvalidInput
+from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 from projections.run_queries import EventReader, policies_after
 
@@ -167,7 +168,7 @@ def _title(life: Life) -> str:
     first, last = life.moves[0], life.moves[-1]
     lasted_s = (last.recorded_at_ns - first.recorded_at_ns) / 1e9
     return (
-        f"life {life.number}: {life.blueprint_id}, epochs {first.epoch} to {last.epoch} "
+        f"life {life.number}: {with_names(life.blueprint_id)}, epochs {first.epoch} to {last.epoch} "
         f"in {lasted_s:.1f} s, {stage(last.seed_transitioned.to_stage)}"
     )
 

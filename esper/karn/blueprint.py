@@ -81,6 +81,11 @@ class Blueprint:
     tags: tuple[str, ...] = ()
 
     @property
+    def full_name(self) -> str:
+        """Its name with its id behind it, as people read it: residual_block (BP009)."""
+        return f"{self.name} ({self.blueprint_id})"
+
+    @property
     def approval_required(self) -> bool:
         """Whether a recorded approval must exist before it may be used."""
         return self.tier != "safe"

@@ -9,6 +9,7 @@ nowhere: it is measured on the module (`esper.karn.catalogue`).
 from __future__ import annotations
 
 import ast
+import re
 from difflib import get_close_matches
 from functools import partial
 from importlib import resources
@@ -16,6 +17,9 @@ from typing import Final
 
 from esper.errors import InvalidInput
 from esper.karn.blueprint import ALL_KINDS, Blueprint, Setting, ShapeKind, Tier
+
+_ID: Final = re.compile(r"(?<!\()\b(?P<id>BP\d{3})\b(?P<behind> \w+)?")
+"""A blueprint's id in a text, with the word after it, which may be its name; not one that stands behind it already."""
 
 _IMAGE_TOKEN: Final[tuple[ShapeKind, ...]] = ("image", "token")
 _VECTOR_IMAGE: Final[tuple[ShapeKind, ...]] = ("vector", "image")
@@ -184,6 +188,19 @@ def find_by_name(word: str) -> Blueprint:
     named = " or ".join(f"{each.blueprint_id} {each.name}" for each in near)
     hint = f"did you mean {named}?" if near else f"the catalogue has {min(CATALOGUE)} to {max(CATALOGUE)}"
     raise InvalidInput(f"there is no blueprint {word!r}; {hint}")
+
+
+def with_names(text: str) -> str:
+    """`text` with the name of each blueprint before its id, as people read it: residual_block (BP009)."""
+    return _ID.sub(_named, text)
+
+
+def _named(found: re.Match[str]) -> str:
+    blueprint = CATALOGUE.get(found["id"])
+    if blueprint is None:
+        return found[0]
+    behind = found["behind"] or ""
+    return blueprint.full_name + ("" if behind == f" {blueprint.name}" else behind)
 
 
 def formula(blueprint: Blueprint) -> str:

@@ -16,13 +16,45 @@ from contracts.leyline.v1.event_pb2 import GateEvaluated, Measurement
 from esper.kasmina.lifecycle import G0, G1, G2, G3, G4, G5, Gate, Stage
 from esper.kasmina.settings import SeedSettings
 
-_RULES: Final[dict[str, Callable[[float, float], bool]]] = {
+_HOLDS: Final[dict[str, Callable[[float, float], bool]]] = {
     "=": operator.eq,
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
 }
+SIGNS: Final = {"=": "=", "<": "<", "<=": "\N{LESS-THAN OR EQUAL TO}", ">": ">", ">=": "\N{GREATER-THAN OR EQUAL TO}"}
+"""The rules as people read them."""
+_HEALTH: Final = {"isolation_violations": "=", "forward_errors": "="}
+_DRY_RUN: Final = {"shape_matches": "=", "finite": "=", "foreign_parameters": "=", "repeat_error": "<="}
+RULES: Final[dict[Gate, dict[str, str]]] = {
+    G0: {"kernel_ready": "=", **_DRY_RUN, "identity_error": "<="},
+    G1: {
+        **_HEALTH,
+        "training_steps": ">=",
+        "nonfinite_losses": "=",
+        "gradient_norm": ">",
+        "output_ratio": "<=",
+        "trial_contribution": ">=",
+    },
+    G2: {**_HEALTH, "alpha": ">=", "kernel_latency_ms": "<=", "output_ratio": "<=", "loss_drift": "<="},
+    G3: {**_HEALTH, **_DRY_RUN, "contribution": ">="},
+    G4: {**_HEALTH, "contribution": ">", "loss_change": "<="},
+    G5: {
+        "modules": "=",
+        "hooks": "=",
+        "tensors": "=",
+        "alpha": "=",
+        "isolation_violations": "=",
+        "counters": "=",
+    },
+}
+"""How each figure of a gate must stand to its limit; a figure that is not here is told and not judged."""
+
+
+def rule_of(gate: int, figure: str) -> str:
+    """How a gate's figure must stand to its limit, such as `<=`; empty for one that this Esper does not judge."""
+    return {int(each): rules for each, rules in RULES.items()}.get(gate, {}).get(figure, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +68,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One figure; with a rule it must hold against the limit, without one it is only told."""
+    """One figure; with a limit it must stand to it as `RULES` says, without one it is only told."""
 
     name: str
     value: float
-    rule: str = ""
-    limit: float = 0.0
+    limit: float | None = None
 
-    @property
-    def holds(self) -> bool:
-        """Whether the figure satisfies its rule; a figure without a rule always does."""
-        return not self.rule or _RULES[self.rule](self.value, self.limit)
+    def holds(self, gate: Gate) -> bool:
+        """Whether the figure keeps its limit; one without a limit always does."""
+        return self.limit is None or _HOLDS[RULES[gate][self.name]](self.value, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +89,8 @@ class Health:
     def checks(self) -> tuple[Check, ...]:
         """Both must be zero."""
         return (
-            Check("isolation_violations", self.isolation_violations, "=", 0),
-            Check("forward_errors", self.forward_errors, "=", 0),
+            Check("isolation_violations", self.isolation_violations, 0),
+            Check("forward_errors", self.forward_errors, 0),
         )
 
 
@@ -91,10 +121,10 @@ class DryRun:
     def checks(self) -> tuple[Check, ...]:
         """The module fits its site, shares nothing, and gives the same again, as a replay needs it to."""
         return (
-            Check("shape_matches", self.shape_matches, "=", 1),
-            Check("finite", self.finite, "=", 1),
-            Check("foreign_parameters", self.foreign_parameters, "=", 0),
-            Check("repeat_error", self.repeat_error, "<=", 1e-5),
+            Check("shape_matches", self.shape_matches, 1),
+            Check("finite", self.finite, 1),
+            Check("foreign_parameters", self.foreign_parameters, 0),
+            Check("repeat_error", self.repeat_error, 1e-5),
         )
 
 
@@ -147,12 +177,12 @@ class Leftovers:
 def g0_sanity(subject: Subject, dry_run: DryRun) -> GateEvaluated:
     """Leaves GERMINATED: the kernel is there, fits, is finite, repeatable, shares nothing, begins as it claims to."""
     if dry_run.trouble:
-        missing = _verdict(G0, subject, [Check("kernel_ready", 0, "=", 1)])
+        missing = _verdict(G0, subject, [Check("kernel_ready", 0, 1)])
         missing.reason = f"no kernel: {dry_run.trouble}"
         return missing
     checks = [*dry_run.checks()]
     if dry_run.identity_error is not None:
-        checks.append(Check("identity_error", dry_run.identity_error, "<=", 1e-5))
+        checks.append(Check("identity_error", dry_run.identity_error, 1e-5))
     return _verdict(G0, subject, checks)
 
 
@@ -163,11 +193,11 @@ def g1_gradient_health(subject: Subject, health: Health, learning: Learning, set
     """
     checks = [
         *health.checks(),
-        Check("training_steps", learning.steps, ">=", 1),
-        Check("nonfinite_losses", learning.nonfinite_losses, "=", 0),
-        Check("gradient_norm", learning.gradient_norm, ">" if learning.parameters else "", settings.min_gradient_norm),
-        Check("output_ratio", learning.output_ratio, "<=", settings.max_output_ratio),
-        Check("trial_contribution", learning.trial.mean, ">=", -_harm(learning.trial, learning.loss, settings)),
+        Check("training_steps", learning.steps, 1),
+        Check("nonfinite_losses", learning.nonfinite_losses, 0),
+        Check("gradient_norm", learning.gradient_norm, settings.min_gradient_norm if learning.parameters else None),
+        Check("output_ratio", learning.output_ratio, settings.max_output_ratio),
+        Check("trial_contribution", learning.trial.mean, -_harm(learning.trial, learning.loss, settings)),
         Check("trial_stderr", learning.trial.stderr),
     ]
     return _verdict(G1, subject, checks)
@@ -177,13 +207,12 @@ def g2_stability(subject: Subject, health: Health, blended: Blended, settings: S
     """Leaves BLENDING: the ramp is finished, the output in proportion, the kernel quick, the loss has not run off."""
     checks = [
         *health.checks(),
-        Check("alpha", blended.alpha, ">=", settings.min_blended_alpha),
-        Check("kernel_latency_ms", blended.latency_ms, "<=", settings.max_kernel_latency_ms),
-        Check("output_ratio", blended.output_ratio, "<=", settings.max_output_ratio),
+        Check("alpha", blended.alpha, settings.min_blended_alpha),
+        Check("kernel_latency_ms", blended.latency_ms, settings.max_kernel_latency_ms),
+        Check("output_ratio", blended.output_ratio, settings.max_output_ratio),
         Check(
             "loss_drift",
             blended.drift.mean,
-            "<=",
             max(settings.drift_z * blended.drift.stderr, settings.harm_share * blended.loss_before),
         ),
         Check("loss_drift_stderr", blended.drift.stderr),
@@ -198,7 +227,7 @@ def g3_interface(
     checks = [
         *health.checks(),
         *dry_run.checks(),
-        Check("contribution", impact.contribution.mean, ">=", -_harm(impact.contribution, impact.loss_now, settings)),
+        Check("contribution", impact.contribution.mean, -_harm(impact.contribution, impact.loss_now, settings)),
         Check("contribution_stderr", impact.contribution.stderr),
     ]
     return _verdict(G3, subject, checks)
@@ -212,8 +241,8 @@ def g4_system_impact(subject: Subject, health: Health, impact: Impact, settings:
     """
     checks = [
         *health.checks(),
-        Check("contribution", impact.contribution.mean, ">", settings.benefit_z * impact.contribution.stderr),
-        Check("loss_change", impact.change.mean, "<=", settings.regression_z * impact.change.stderr),
+        Check("contribution", impact.contribution.mean, settings.benefit_z * impact.contribution.stderr),
+        Check("loss_change", impact.change.mean, settings.regression_z * impact.change.stderr),
         Check("contribution_stderr", impact.contribution.stderr),
         Check("loss_change_stderr", impact.change.stderr),
         Check("loss_now", impact.loss_now),
@@ -224,12 +253,12 @@ def g4_system_impact(subject: Subject, health: Health, impact: Impact, settings:
 def g5_reset(subject: Subject, leftovers: Leftovers) -> GateEvaluated:
     """Leaves RESETTING: nothing of the last life is left in the slot."""
     checks = [
-        Check("modules", leftovers.modules, "=", 0),
-        Check("hooks", leftovers.hooks, "=", 0),
-        Check("tensors", leftovers.tensors, "=", 0),
-        Check("alpha", leftovers.alpha, "=", 0),
-        Check("isolation_violations", leftovers.isolation_violations, "=", 0),
-        Check("counters", leftovers.counters, "=", 0),
+        Check("modules", leftovers.modules, 0),
+        Check("hooks", leftovers.hooks, 0),
+        Check("tensors", leftovers.tensors, 0),
+        Check("alpha", leftovers.alpha, 0),
+        Check("isolation_violations", leftovers.isolation_violations, 0),
+        Check("counters", leftovers.counters, 0),
     ]
     return _verdict(G5, subject, checks)
 
@@ -240,21 +269,19 @@ def _harm(difference: Paired, loss: float, settings: SeedSettings) -> float:
 
 
 def _verdict(gate: Gate, subject: Subject, checks: list[Check]) -> GateEvaluated:
-    failed = next((check for check in checks if not check.holds), None)
-    reason = "every check holds" if failed is None else f"{failed.name} is {failed.value:g}, not {_bound(failed)}"
+    failed = next((check for check in checks if not check.holds(gate)), None)
+    reason = "every check holds" if failed is None else f"{failed.name} is {failed.value:g}, not {_bound(gate, failed)}"
     return GateEvaluated(
         seed_id=subject.seed_id,
         gate=gate,
         passed=failed is None,
         reason=reason,
-        measurements=[
-            Measurement(name=check.name, value=check.value, limit=check.limit if check.rule else None)
-            for check in checks
-        ],
+        measurements=[Measurement(name=check.name, value=check.value, limit=check.limit) for check in checks],
         stage=subject.stage,
         life=subject.life,
     )
 
 
-def _bound(check: Check) -> str:
-    return f"{check.limit:g}" if check.rule == "=" else f"{check.rule} {check.limit:g}"
+def _bound(gate: Gate, check: Check) -> str:
+    rule = RULES[gate][check.name]
+    return f"{check.limit:g}" if rule == "=" else f"{rule} {check.limit:g}"

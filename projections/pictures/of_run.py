@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from esper.karn.table import with_names
 from projections.history import History
 from projections.pictures.lanes import Lane, Stay, swimlane
 from projections.pictures.lines import Mark, Series, lines
@@ -60,7 +61,7 @@ def seeds(history: History, run_id: str, width: float = 1040) -> Picture:
         moves = _told(history, run_id, what, "sequence", seed_id=seed_id)
         ends = [begin / steps for begin, *_ in moves[1:]] + [max(come, step / steps) for step, *_ in moves[-1:]]
         stays = [
-            Stay(stage, begin / steps, end, f"{blueprint or ''} {reason}".strip())
+            Stay(stage, begin / steps, end, with_names(f"{blueprint or ''} {reason}".strip()))
             for (begin, stage, reason, blueprint), end in zip(moves, ends, strict=True)
         ]
         lanes.append(Lane(seed_id, site, stays))
@@ -127,5 +128,8 @@ def _marks(history: History, run_id: str) -> list[Mark]:
     moves = [(step / steps, *move) for step, *move in told if move[0] in _MOMENTS]
     if len(moves) > _MANY_MARKS:
         moves = [move for move in moves if move[1] == "FOSSILIZED"]
-    marks = [Mark(at, _MOMENTS[stage].format(seed=seed, blueprint=blueprint)) for at, stage, seed, blueprint in moves]
+    marks = [
+        Mark(at, _MOMENTS[stage].format(seed=seed, blueprint=with_names(blueprint or "")))
+        for at, stage, seed, blueprint in moves
+    ]
     return marks + [Mark(at, "rolled back") for at in _rollbacks(history, run_id, steps)]

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
+from contracts.leyline.v1.leyline_pb2 import SeedLifecycleGate
+from esper.karn.table import with_names
+from esper.kasmina.gates import SIGNS, rule_of
 from projections.pictures import of_run, svg
 from projections.report.story import Row, Story, story
 
@@ -33,6 +36,8 @@ def page(history: History, run_id: str) -> str:
         "dash": dash,
         "figure": figure,
         "gate": gate,
+        "named": with_names,
+        "rule": rule,
         "outcome": outcome,
     }
     css = resources.files("projections.report").joinpath("page.css").read_text("utf-8")
@@ -197,6 +202,12 @@ def gate(name: str) -> str:
     """G1_GRADIENT_HEALTH as people read it."""
     code, _, rest = name.partition("_")
     return f"{code} {rest.lower().replace('_', ' ')}"
+
+
+def rule(row: Row, measurement: str) -> str:
+    """How a gate's figure must stand to its limit; of a figure that this Esper does not judge only that it has one."""
+    number = SeedLifecycleGate.Value(f"SEED_LIFECYCLE_GATE_{row['gate']}")
+    return SIGNS.get(rule_of(number, measurement), "limit")
 
 
 def command(row: Row) -> str:

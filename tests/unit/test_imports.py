@@ -18,7 +18,11 @@ PURE = (
     "esper.record",
     "esper.errors",
     "esper.installation",
+    "esper.karn.blueprint",
+    "esper.karn.table",
+    "esper.kasmina.gates",
     "esper.kasmina.lifecycle",
+    "esper.kasmina.settings",
     "esper.urza.version",
 )
 FORGE = tuple(
@@ -32,7 +36,9 @@ TORCH_FREE = (
     "esper.leyline",
     "esper.record",
     "esper.tamiyo",
+    "esper.kasmina.gates",
     "esper.kasmina.lifecycle",
+    "esper.kasmina.settings",
     "esper.nissa",
     "esper.urza",
     "projections",

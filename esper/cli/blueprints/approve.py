@@ -135,7 +135,7 @@ def approve_command(data_dir: Path, word: str, *, by: str, why: str, withdraw: b
         lease.wait_ready()
         event_id, ends = asyncio.run(_record(lease.brokers, ring, blueprint, body))
         wait_for_archive(data_dir, ends, ARCHIVE_S, lambda: None)
-    named = f"{blueprint.blueprint_id} {blueprint.name}"
+    named = blueprint.full_name
     if as_json:
         said = {"blueprint_id": blueprint.blueprint_id, "approved": body.approved, "by": body.by, "why": body.why}
         say_json({**said, "event_id": text(event_id)})
@@ -155,7 +155,7 @@ async def _record(
 
 
 def _check(blueprint: Blueprint, before: Approval | None, *, approved: bool) -> None:
-    named = f"{blueprint.blueprint_id} {blueprint.name}"
+    named = blueprint.full_name
     if approved and before is not None:
         raise InvalidInput(
             f"{named} is approved already, by {before.by}: {before.why}; withdraw that first to change it"

@@ -26,8 +26,8 @@ USUAL: Final[dict[ShapeKind, tuple[int, ...]]] = {"vector": (32,), "token": (16,
 Row = dict[str, Any]
 WAY_TO_APPROVAL: Final = "esper blueprints approve {} --by YOU --why REASON"
 HEADERS: Final[tuple[str, ...]] = (
-    "id",
     "name",
+    "id",
     "kind",
     "tier",
     "stage",
@@ -39,7 +39,7 @@ HEADERS: Final[tuple[str, ...]] = (
 )
 COST_HEADERS: Final = ("weights", "FLOPs")
 OUTCOME_HEADERS: Final = (
-    *("id", "name", "site", "germinated", "fossilized", "culled", "weights", "FLOPs"),
+    *("name", "id", "site", "germinated", "fossilized", "culled", "weights", "FLOPs"),
     *("loss change", "gain over control"),
 )
 
@@ -194,15 +194,15 @@ def _say_catalogue(chosen: Sequence[Blueprint], wanted: Wanted, findings: Findin
     headers, rows = HEADERS, [_row(each, findings) for each in chosen]
     if wanted.measure is not None:
         headers = (*headers, *COST_HEADERS)
-        rows = [(*row, *_cost_cells(findings.costs.get(row[0]))) for row in rows]
+        rows = [(*row, *_cost_cells(findings.costs.get(row[1]))) for row in rows]
     say(table(headers, rows, right=(4, 5, 10, 11)))
     say(styled(f"\n{len(chosen)} of {len(CATALOGUE)} blueprints; `esper blueprints show ID` has one in full", DIM))
 
 
 def _row(each: Blueprint, findings: Findings) -> tuple[Any, ...]:
     return (
-        each.blueprint_id,
         each.name,
+        each.blueprint_id,
         " ".join(each.tags),
         each.tier.replace("_", "-"),
         each.stage,
@@ -233,7 +233,7 @@ def _say_outcomes(chosen: Sequence[Blueprint], outcomes: dict[str, list[Row]]) -
         say("none of these has grown in this data folder yet; start with `esper run`")
         return
     rows.sort(key=lambda pair: (-(pair[1]["mean_gain"] or 0.0), -pair[1]["fossilized"], pair[0].blueprint_id))
-    cells = [(each.blueprint_id, each.name, *outcome_cells(row)) for each, row in rows]
+    cells = [(each.name, each.blueprint_id, *outcome_cells(row)) for each, row in rows]
     say(table(OUTCOME_HEADERS, cells, right=(3, 4, 5, 6, 7)))
     say(styled("\nmeans of the probe loss with their 95 % interval; a gain above zero is what the control lacks", DIM))
 

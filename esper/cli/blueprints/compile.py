@@ -99,7 +99,7 @@ def _check_served(request: CompileRequest, blueprints: Sequence[Blueprint], site
     for each in blueprints if request.words else ():
         if not kinds & set(each.kinds):
             raise InvalidInput(
-                f"{each.blueprint_id} {each.name} serves {', '.join(each.kinds)} sites, and asked for are "
+                f"{each.full_name} serves {', '.join(each.kinds)} sites, and asked for are "
                 f"{', '.join(sorted(kinds))} only"
             )
 
@@ -111,11 +111,9 @@ def permitted(blueprints: Sequence[Blueprint], approvals: Approvals, *, named: b
     if left_out and (named or not found):
         first = left_out[0].blueprint_id
         way = WAY_TO_APPROVAL.format(first)
-        raise InvalidInput(
-            f"{first} {left_out[0].name} is {left_out[0].tier} and not approved; approve it first: {way}"
-        )
+        raise InvalidInput(f"{left_out[0].full_name} is {left_out[0].tier} and not approved; approve it first: {way}")
     for each in left_out:
-        complain(f"{each.blueprint_id} {each.name} is left out: not approved")
+        complain(f"{each.full_name} is left out: not approved")
     return found
 
 

@@ -61,7 +61,7 @@ def history_command(data_dir: Path, word: str, *, as_json: bool) -> None:
     if as_json:
         say_json([moment.to_json() for moment in moments])
         return
-    say(styled(f"{blueprint.blueprint_id} {blueprint.name}", BOLD))
+    say(styled(blueprint.full_name, BOLD))
     if blueprint.approval_required:
         say(f"approval {approval_text(blueprint, approval)}")
     say()

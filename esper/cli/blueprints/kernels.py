@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 Outcome = Literal["waiting", "compiling", "stored", "skipped", "parked"]
-HEADERS: Final = ("id", "name", "site", "outcome", "compiling", "eager", "compiled", "speed-up", "serves")
+HEADERS: Final = ("name", "id", "site", "outcome", "compiling", "eager", "compiled", "speed-up", "serves")
 _STYLES: Final = {"stored": GREEN, "skipped": DIM, "parked": RED}
 _WORDS: Final = {"skipped": "stored already", "parked": "given up"}
 
@@ -60,8 +60,7 @@ class Kernel:
     @property
     def name(self) -> str:
         """For people: the blueprint and its site."""
-        blueprint_id = self.request.blueprint_id
-        return f"{blueprint_id} {CATALOGUE[blueprint_id].name} {shape_text(self.request.shape)}"
+        return f"{CATALOGUE[self.request.blueprint_id].full_name} {shape_text(self.request.shape)}"
 
     @property
     def settled(self) -> bool:
@@ -111,8 +110,8 @@ class Kernel:
         """The same for a table."""
         blueprint_id, told = self.request.blueprint_id, self.finished
         start = (
-            blueprint_id,
             CATALOGUE[blueprint_id].name,
+            blueprint_id,
             f"{self.request.shape_kind} {shape_text(self.request.shape)}",
             styled(_WORDS.get(self.outcome, self.outcome), *([_STYLES[self.outcome]] if self.settled else [])),
         )

@@ -27,7 +27,7 @@ from esper.errors import InvalidInput
 from esper.karn.blueprint import Blueprint, SiteShape
 from esper.karn.registration import descriptor
 from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
-from esper.karn.table import find, find_by_name, formula
+from esper.karn.table import find, find_by_name, formula, with_names
 from projections import blueprint_queries
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
     asked = parse_shape(shape) if shape is not None else None
     if asked is not None and asked.kind not in blueprint.kinds:
         raise InvalidInput(
-            f"{blueprint.blueprint_id} {blueprint.name} does not serve a {asked.kind} site; "
-            f"it serves {', '.join(blueprint.kinds)}"
+            f"{blueprint.full_name} does not serve a {asked.kind} site; it serves {', '.join(blueprint.kinds)}"
         )
     name = blueprint.blueprint_id
     with known_of(data_dir) as history:
@@ -103,7 +102,7 @@ def _json(
 
 def _say_facts(blueprint: Blueprint, approval: Row | None) -> None:
     sheet = sheet_json(blueprint)
-    say(styled(f"{blueprint.blueprint_id} {blueprint.name}: {blueprint.description}", BOLD))
+    say(styled(f"{blueprint.full_name}: {blueprint.description}", BOLD))
     say()
     say(f"tier        {blueprint.tier.replace('_', '-')}, stage {blueprint.stage}, {' '.join(blueprint.tags)}")
     say(f"serves      {', '.join(blueprint.kinds)}")
@@ -113,7 +112,7 @@ def _say_facts(blueprint: Blueprint, approval: Row | None) -> None:
     say(f"risk        {blueprint.risk:.1f}; data sheet {sheet['risk_score']:.2f} {band}, {handling}{advice}")
     say(f"approval    {approval_text(blueprint, approval)}")
     _say_part("formula and source")
-    say(formula(blueprint))
+    say(with_names(formula(blueprint)))
 
 
 def approval_text(blueprint: Blueprint, approval: Row | None) -> str:
@@ -134,7 +133,7 @@ def _say_drawing(blueprint: Blueprint, drawing: Drawing) -> None:
     _say_part("module")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_COLUMNS
     console = Console(file=sys.stdout, width=width, no_color=not colours_wanted(), highlight=False)
-    console.print(tree_of(drawing, blueprint.name))
+    console.print(tree_of(drawing, blueprint.full_name))
     begins = "begins as the identity" if drawing.residual else "cannot begin as the identity and is blended as it is"
     say(f"{drawing.parameters:,} weights, {drawing.flops_per_sample:,} FLOPs forward per sample; {begins}")
 

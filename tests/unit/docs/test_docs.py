@@ -32,19 +32,44 @@ def test_the_files_that_it_names_exist(page):
     assert [name for name in elsewhere if not any((ROOT / "tests").rglob(name))] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=TITLES)
-def test_its_commands_and_options_exist(page):
+def unknown_words(text: str) -> list[str]:
+    """Commands and options of `esper` that a page names and that do not exist, as `esper run --sed`."""
     import typer
 
     from esper.cli.app import app
 
-    known = typer.main.get_command(app).commands
-    text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
-    used = [match[1] for line in lines if (match := re.search(r"(?:^|&& |exec esper )esper ([a-z]+)", line))]
+    found = []
+    for line in lines:
+        for used in re.findall(r"(?:^|&& |exec |\$ )esper ([a-z].*)", line.partition(" #")[0]):
+            command, words = typer.main.get_command(app), re.sub(r"\"[^\"]*\"|'[^']*'", "TEXT", used).split()
+            words = words[1:] if words[:1] == ["esper"] else words  # of `docker compose exec esper esper run`
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            if getattr(command, "commands", {}) and words and re.fullmatch(r"[a-z]+", words[0]):
+                found.append(f"esper {used}: {words[0]}")
+            known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)} | {"--help"}
+            given = {word.partition("=")[0] for word in words if word.startswith("--")}
+            found += [f"esper {used}: {option}" for option in sorted(given - known)]
+    return found
 
-    assert [command for command in used if command not in known] == []
+
+@pytest.mark.parametrize("page", PAGES, ids=TITLES)
+def test_its_commands_and_options_exist(page):
+    assert unknown_words(page.read_text(encoding="utf-8")) == []
+
+
+def test_commands_and_options_that_do_not_exist_are_found():
+    page = """Type `esper runz` or
+```
+pip install -e . && esper run --sed 1    # --this is a comment
+esper blueprints shw BP009
+esper fork last --at 3 --do "germinate --now" --kind x
+esper archive status --json
+```
+"""
+    assert [line.rpartition(": ")[2] for line in unknown_words(page)] == ["--sed", "shw", "--kind", "runz"]
 
 
 def test_the_readme_is_short():
