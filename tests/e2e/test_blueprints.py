@@ -57,7 +57,7 @@ def test_what_is_given_up_is_said_and_the_exit_code_is_1(esper):
     stdout, stderr = process.communicate(timeout=120)
 
     assert process.returncode == 1, stderr
-    assert "BP009 residual_block 8: compiling (emergency, attempt 2 after: " in stdout
+    assert "residual_block (BP009) 8: compiling (emergency, attempt 2 after: " in stdout
     assert "0 stored, 0 stored already, 1 given up" in stdout
     assert esper.processes() == []
 

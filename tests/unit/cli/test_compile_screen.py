@@ -161,12 +161,12 @@ def test_lines_say_every_change_once(told, capsys):
     told(Lines(quiet=False))
 
     assert capsys.readouterr().out.splitlines() == [
-        "[0/3] BP009 residual_block 8: compiling (fast)",
-        "[0/3] BP016 squeeze_excitation 8: compiling (fast)",
-        "[1/3] BP009 residual_block 8: stored, compiled serves (300 against 200 µs)",
-        "[1/3] BP016 squeeze_excitation 8: compiling (emergency, attempt 2 after: it took too long)",
-        "[2/3] BP016 squeeze_excitation 8: given up, it took too long",
-        "[2/3] BP021 feedforward_gated 8: compiling (fast)",
+        "[0/3] residual_block (BP009) 8: compiling (fast)",
+        "[0/3] squeeze_excitation (BP016) 8: compiling (fast)",
+        "[1/3] residual_block (BP009) 8: stored, compiled serves (300 against 200 µs)",
+        "[1/3] squeeze_excitation (BP016) 8: compiling (emergency, attempt 2 after: it took too long)",
+        "[2/3] squeeze_excitation (BP016) 8: given up, it took too long",
+        "[2/3] feedforward_gated (BP021) 8: compiling (fast)",
     ]
 
 
@@ -177,7 +177,7 @@ def test_lines_go_to_stderr_where_stdout_is_for_json(told, capsys):
 
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("starting\n[0/3] BP009")
+    assert captured.err.startswith("starting\n[0/3] residual_block (BP009)")
 
 
 def test_bars_show_what_is_in_work_and_how_many_are_done(told):
@@ -189,10 +189,10 @@ def test_bars_show_what_is_in_work_and_how_many_are_done(told):
 
     console.print(bars._progress.get_renderable())
     text = console.file.getvalue()
-    assert "BP016 squeeze_excitation 8: given up, it took too long" in text
+    assert "squeeze_excitation (BP016) 8: given up, it took too long" in text
     shown = text[text.rindex("kernels") :]
     assert "2 of 3" in shown
-    assert "BP021 feedforward_gated 8" in shown
+    assert "feedforward_gated (BP021) 8" in shown
     assert "fast, attempt 1" in shown
     assert "BP009" not in shown
 
@@ -204,8 +204,8 @@ def test_the_table_says_what_serves_and_why_not(told, capsys):
 
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[1] == [
-        "BP009",
         "residual_block",
+        "BP009",
         "vector",
         "8",
         "stored",
@@ -218,7 +218,7 @@ def test_the_table_says_what_serves_and_why_not(told, capsys):
         "1.50",
         "compiled",
     ]
-    assert rows[2][:5] == ["BP016", "squeeze_excitation", "vector", "8", "given"]
+    assert rows[2][:5] == ["squeeze_excitation", "BP016", "vector", "8", "given"]
     assert rows[2][-4:] == ["it", "took", "too", "long"]
     assert " ".join(rows[-1]) == "1 stored, 0 stored already, 1 given up"
 
@@ -242,7 +242,7 @@ def test_only_what_is_approved_is_asked_for(capsys):
 
     assert [each.blueprint_id for each in permitted(experimental, approvals, named=False)] == ["BP039"]
     assert capsys.readouterr().err.count("is left out: not approved") == 6
-    with pytest.raises(InvalidInput, match="BP036 mixture_of_experts_4 is experimental and not approved"):
+    with pytest.raises(InvalidInput, match=r"mixture_of_experts_4 \(BP036\) is experimental and not approved"):
         permitted(experimental, {}, named=False)
     with pytest.raises(InvalidInput, match="approve it first: esper blueprints approve BP036"):
         permitted([CATALOGUE["BP039"], CATALOGUE["BP036"]], approvals, named=True)

@@ -23,10 +23,10 @@ def test_lines_tell_epochs_decisions_to_act_and_transitions(story, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "starting",
         "grown    epoch 1/2  loss 0.5000, probe loss 0.6000, probe accuracy 0.7000",
-        "grown      decision: germinate s1 BP009: the loss stalls",
-        "grown      seed: s1 DORMANT -> GERMINATED (BP009)",
+        "grown      decision: germinate s1 residual_block (BP009): the loss stalls",
+        "grown      seed: s1 DORMANT -> GERMINATED, residual_block (BP009)",
         "grown      gate: s1 G1 gradient health failed: no gradient [norm 0 (limit 0.01)]",
-        "grown      seed: s1 TRAINING -> CULLED (BP009): G1 failed",
+        "grown      seed: s1 TRAINING -> CULLED, residual_block (BP009): G1 failed",
         "grown      seed: s1 CULLED -> EMBARGOED",
         "grown    epoch 2/2  loss 0.4000, probe loss 0.5000, probe accuracy 0.8000; s1 EMBARGOED",
         "grown      run: completed: test accuracy 0.7500, 100 parameters",
@@ -56,5 +56,5 @@ def test_panel_shows_progress_seeds_and_the_last_decisions(story):
     assert "1/2" in text
     assert "layer1" in text
     assert "CULLED" in text
-    assert "epoch  1  germinate s1 BP009: the loss stalls" in text
+    assert "epoch  1  germinate s1 residual_block (BP009): the loss stalls" in text
     assert "log 127.0.0.1:1234" in text

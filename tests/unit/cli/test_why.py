@@ -87,6 +87,6 @@ def test_a_person_reads_titles_and_durations(archived, capsys):
     lines = capsys.readouterr().out.splitlines()
 
     assert lines[0] == "seed s1 of run k3f9x2qa"
-    assert "life 1: BP009, epochs 1 to 2 in 3.0 s, EMBARGOED" in lines
-    assert "life 2: BP013, epochs 3 to 3 in 0.0 s, GERMINATED" in lines
+    assert "life 1: residual_block (BP009), epochs 1 to 2 in 3.0 s, EMBARGOED" in lines
+    assert "life 2: grouped_conv (BP013), epochs 3 to 3 in 0.0 s, GERMINATED" in lines
     assert any("+1.000 s  epoch   1  └─ decision_made" in line for line in lines)

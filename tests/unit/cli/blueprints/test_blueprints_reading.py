@@ -17,12 +17,12 @@ REF = f"sha256:{'ab' * 32}"
 def test_the_catalogue_is_listed_where_nothing_has_happened_yet(tmp_path, capsys):
     assert dispatch(["blueprints", "list", "--data-dir", str(tmp_path / "nowhere")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:51]] == list(CATALOGUE)
+    assert [line.split()[1] for line in lines[1:51]] == list(CATALOGUE)
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_list_says_what_is_approved_and_what_is_stored(said):
-    rows = {line.split()[0]: line for line in said("list").splitlines() if line.startswith("BP")}
+    rows = {line.split()[1]: line for line in said("list").splitlines() if " BP" in line}
 
     assert rows["BP009"].split()[-1] == "compiled)"
     assert "depth 1..4 (1)" in rows["BP009"]
@@ -66,15 +66,15 @@ def test_a_row_in_json_has_everything(said):
 
 def test_outcomes_are_listed_by_what_they_gained(said):
     header, row, *_ = said("list", "--outcomes").splitlines()
-    assert header.split()[:3] == ["id", "name", "site"]
-    assert row.split()[:9] == ["BP009", "residual_block", "image", "4x8x8", "1", "1", "0", "852", "9"]
+    assert header.split()[:3] == ["name", "id", "site"]
+    assert row.split()[:9] == ["residual_block", "BP009", "image", "4x8x8", "1", "1", "0", "852", "9"]
 
 
 def test_show_says_facts_drawing_measurements_and_fate(said):
     text = said("show", "residual_block")
 
     assert "data sheet 0.30 medium, standard: may grow" in text
-    assert "residual_block at image 4x8x8" in text  # the site where it is stored, where no other is named
+    assert "residual_block (BP009) at image 4x8x8" in text  # the site where it is stored, where no other is named
     assert "└── Stack  " in text
     assert "begins as the identity" in text
     (stored,) = [line for line in text.splitlines() if "depth:1.0" in line]
