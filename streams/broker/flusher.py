@@ -1,4 +1,4 @@
-"""When records go to the disk: half a second after they were written, or before they are acknowledged where a topic asks."""
+"""When records go to the disk: half a second after they were written, or before they are acknowledged (`flush.messages`)."""
 
 from __future__ import annotations
 

@@ -49,8 +49,10 @@ class Topic:
 class Store:
     """The data folder of one broker, locked as long as this object is open.
 
-    `written` is set whenever a partition has something that the disk lacks. Layout: `lock`, `boot` (the machine's boot,
-    and whether the last stop was clean), `meta.db`, `topics/NAME/NUMBER/`, `deleted/` (topics whose deletion has begun).
+    `written` is set whenever a partition has something that the disk lacks.
+
+    Layout: `lock`, `boot` (the machine's boot,
+    and whether the last stop was clean), `meta.db`, `topics/NAME/NUMBER/`, `deleted/` (topics being deleted).
     """
 
     def __init__(self, folder: Path) -> None:
