@@ -1,4 +1,4 @@
-"""When records go to the disk: half a second after they were written, or before they are acknowledged (`flush.messages`)."""
+"""When records go to the disk: half a second after they were written, or before they are acknowledged."""
 
 from __future__ import annotations
 
