@@ -1,11 +1,11 @@
-"""How a seed gets on by itself: dwell, ramp, gates, patience, embargo. Commands are no part of this.
+"""How a seed moves through its stages by itself: dwell, ramp, gates, patience, embargo. Commands are not part of this.
 
 Each method returns the facts of what it did, in the order in which it happened. Ruling 9 says what is measured when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -16,54 +16,23 @@ from torch.func import functional_call
 from contracts.leyline.v1.event_pb2 import GateEvaluated
 from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_CRITICAL, TELEMETRY_LEVEL_ERROR
 from esper.kasmina import gates, lifecycle
-from esper.kasmina.gates import Blended, DryRun, Impact, Learning
+from esper.kasmina.gates import Blended, DryRun, Impact, Learning, Verdicts, difference
 from esper.kasmina.graft import Grafts, borrowed
-from esper.kasmina.memory import MIB, kept_bytes
+from esper.kasmina.isolation import MIB, kept_bytes
 from esper.kasmina.moves import Moves
-from esper.kasmina.probe import Loss, difference
-from esper.kasmina.randomness import Stream, drawing_from
+from esper.kasmina.passes import Probing
 from esper.kasmina.seed import Slot, ramp
-from esper.kasmina.sites import device_of, evaluating
-from esper.kasmina.witness import Witness
+from esper.kasmina.sites import Stream, device_of, drawing_from, evaluating
 
 REPETITIONS: Final = 5
 """Of a dry run. Of four threads that race two repetitions may come out alike, five hardly."""
-
-
-class Probing:
-    """Probe losses of one epoch end: as the network is, without a seed, and with one tried at its target alpha."""
-
-    def __init__(self, probe: Callable[[], Loss], grafts: Grafts) -> None:
-        self._probe = probe
-        self._grafts = grafts
-        self._as_is: Loss | None = None
-
-    def as_is(self) -> Loss:
-        """The network as it stands; measured once, and again after `changed`."""
-        if self._as_is is None:
-            self._as_is = self._probe()
-        return self._as_is
-
-    def changed(self) -> None:
-        """The network is not what it was."""
-        self._as_is = None
-
-    def without(self, slot: Slot) -> Loss:
-        """With the slot's seed at alpha 0."""
-        with self._grafts.passing(without=slot):
-            return self._probe()
-
-    def trial(self, slot: Slot) -> Loss:
-        """With the slot's seed, which is not mixed in yet, at its target alpha."""
-        with self._grafts.passing(slot, trial=slot):
-            return self._probe()
 
 
 class Progress:
     """The mechanical part of a seed's life."""
 
     def __init__(
-        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, witness: Witness
+        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, witness: Verdicts
     ) -> None:
         self._host = grafts.host
         self._settings = grafts.settings
@@ -104,7 +73,7 @@ class Progress:
     def isolate(self) -> list[Message]:
         """Cull the seeds whose isolation breaker has opened."""
         facts: list[Message] = []
-        found = self._isolation.take_opened()
+        found = self._isolation.drain_opened()
         opened = self._witness.opened(found)
         self._isolation.settle(found, opened)
         for seed_id, change in opened.items():

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from contracts.leyline.v1.event_pb2 import DecisionTimedOut, SiteEvidence
-from esper.kasmina.probe import Loss
+from esper.kasmina.gates import Loss
 from esper.leyline.envelope import Event, parse
 from esper.tolaria.branch import branch
 from esper.tolaria.commands import PAUSE, apply_command

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from esper.kasmina.probe import Loss
+from esper.kasmina.gates import Loss
 from esper.kasmina.sites import evaluating
 from esper.tolaria.data import Samples
 from esper.tolaria.tasks.task import Task

@@ -16,7 +16,7 @@ from esper.karn.approval import Clearance
 from esper.karn.catalogue import offer
 from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
-from esper.kasmina.kernels import TemplatesAlone
+from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
@@ -163,7 +163,7 @@ def make_run(
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
     recorder = Recorder(log, run_id, clock, incarnation=incarnation, past=past)
-    live = LibraryKernels(library) if library is not None and computes_in_32_bits(host) else TemplatesAlone()
+    live = LibraryKernels(library) if library is not None and computes_in_32_bits(host) else NoKernels()
     kasmina = Kasmina(
         host,
         sites,
