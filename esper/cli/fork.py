@@ -19,7 +19,7 @@ from esper.cli.run import RunCommand
 from esper.cli.trainers import Trainers
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
-from esper.tolaria.forking import place_of, read_change
+from esper.tolaria.fork_change import place_of, read_change
 from esper.weatherlight.plan import Plan
 from streams.keys import load_key_ring
 from streams.settings import Settings

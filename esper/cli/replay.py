@@ -15,7 +15,7 @@ from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Clock
+from esper.tolaria.outside import Clock
 
 if TYPE_CHECKING:
     from esper.tolaria.replay import Replayed

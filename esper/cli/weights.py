@@ -21,9 +21,9 @@ from esper.errors import InvalidInput
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.record import Mark, Recorded, SeedState
-from esper.tolaria.at_step import state_at
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Clock
+from esper.tolaria.outside import Clock
+from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
 from esper.tolaria.state_tree import FlatState
 from esper.tolaria.tasks import recorded_task

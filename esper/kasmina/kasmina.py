@@ -1,4 +1,4 @@
-"""Kasmina's one face to the trainer: seeds that grow at the sites of a host.
+"""`Kasmina`, the one class that the trainer calls: seeds that grow at the sites of a host.
 
     kasmina = Kasmina(host, describe_sites(...), SeedSettings(), build, steps_per_epoch=16, seed=1, monotonic=clock)
     each step:   kasmina.side_pass(inputs, targets, loss_fn)   gradients of the one seed in TRAINING whose turn it is
@@ -9,8 +9,8 @@
     each epoch:  facts = kasmina.end_epoch(probe)
     a command:   facts = kasmina.apply(command)
 
-Facts say what has happened; whoever gets some publishes them before the next optimiser step, and where any came, asks
-`trainable()` again which parameters an optimiser must hold now. A host with dormant sites has no hook at all.
+The facts that a call returns say what has happened: the caller publishes them before the next optimiser step and, where
+there are any, asks `trainable()` again which parameters an optimiser must hold now. A host with dormant sites has no hook at all.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Kasmina:
 
     `build` makes modules of blueprints, `kernels` is the library that has them compiled (by default an empty one),
     `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back, and
-    `witness` has the last word on verdicts. `probe_loss` is the probe loss of the network as it stands after the last
-    `end_epoch`.
+    `verdicts` says which verdicts count (by default those that were measured). `probe_loss` is the probe loss of the
+    network as it stands after the last `end_epoch`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Kasmina:
         seed: int,
         monotonic: Callable[[], float],
         kernels: Kernels | None = None,
-        witness: Verdicts | None = None,
+        verdicts: Verdicts | None = None,
     ) -> None:
         if steps_per_epoch < 1:
             raise InvalidInput(f"steps_per_epoch is {steps_per_epoch}; it must be at least 1")
@@ -84,11 +84,11 @@ class Kasmina:
         self._slots = {site.seed_id: Slot(site) for site in sites}
         self._turn = 0
         self._outbox = Outbox()
-        self._witness = witness or MeasuredVerdicts()
+        self._verdicts = verdicts or MeasuredVerdicts()
         self._isolation = Isolation(settings, monotonic)
         self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
         self._moves = Moves(self._grafts, self._slots, build, kernels or NoKernels(), seed)
-        self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._witness)
+        self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._verdicts)
 
     # ---------------------------------------------------------------------------------------------------- commands
 
@@ -133,7 +133,7 @@ class Kasmina:
         if impact is None or not self._progress.gate_ready(slot):
             needed = self.settings.probation_epochs
             raise CommandRefused("dwell_not_over", f"{slot.seed_id} must be PROBATIONARY for {needed} epoch ends first")
-        verdict = self._witness.verdict(gates.g4_system_impact(slot.subject, slot.health(), impact, self.settings))
+        verdict = self._verdicts.verdict(gates.g4_system_impact(slot.subject, slot.health(), impact, self.settings))
         if not verdict.passed:
             self._forget_probe(slot)
             return [verdict, *self._moves.gate_failed(slot, verdict)]

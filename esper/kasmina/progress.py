@@ -32,7 +32,7 @@ class Progress:
     """The mechanical part of a seed's life."""
 
     def __init__(
-        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, witness: Verdicts
+        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, verdicts: Verdicts
     ) -> None:
         self._host = grafts.host
         self._settings = grafts.settings
@@ -40,7 +40,7 @@ class Progress:
         self._outbox = grafts.outbox
         self._moves = moves
         self._slots = slots
-        self._witness = witness
+        self._verdicts = verdicts
         self._ramp_steps = self._settings.blend_epochs * steps_per_epoch
 
     def step(self, slot: Slot) -> list[Message]:
@@ -53,7 +53,7 @@ class Progress:
             seed.ramp_step += 1
             slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
         elif slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
-            verdict = self._witness.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
+            verdict = self._verdicts.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
             return self._pass_or_cull(slot, verdict, lifecycle.TRAINING)
         return []
 
@@ -74,7 +74,7 @@ class Progress:
         """Cull the seeds whose isolation breaker has opened."""
         facts: list[Message] = []
         found = self._isolation.drain_opened()
-        opened = self._witness.opened(found)
+        opened = self._verdicts.opened(found)
         self._isolation.settle(found, opened)
         for seed_id, change in opened.items():
             slot = self._slots[seed_id]
@@ -142,7 +142,9 @@ class Progress:
             trial=difference(probing.as_is(), probing.trial(slot)),
             loss=probing.as_is().mean,
         )
-        verdict = self._witness.verdict(gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings))
+        verdict = self._verdicts.verdict(
+            gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings)
+        )
         return self._pass_or_cull(slot, verdict, lifecycle.BLENDING)
 
     def _leave_blending(self, slot: Slot, probing: Probing) -> list[Message]:
@@ -157,14 +159,14 @@ class Progress:
             drift=difference(probing.as_is(), seed.before),
             loss_before=seed.before.mean,
         )
-        verdict = self._witness.verdict(gates.g2_stability(slot.subject, slot.health(), blended, self._settings))
+        verdict = self._verdicts.verdict(gates.g2_stability(slot.subject, slot.health(), blended, self._settings))
         return self._pass_or_cull(slot, verdict, lifecycle.SHADOWING)
 
     def _leave_shadowing(self, slot: Slot, probing: Probing) -> list[Message]:
         impact = self._measure(slot, probing)
         if not self.gate_ready(slot):
             return []
-        verdict = self._witness.verdict(
+        verdict = self._verdicts.verdict(
             gates.g3_interface(slot.subject, slot.health(), self._dry_run(slot), impact, self._settings)
         )
         return self._pass_or_cull(slot, verdict, lifecycle.PROBATIONARY)
@@ -186,7 +188,7 @@ class Progress:
     def _leave_resetting(self, slot: Slot, _probing: Probing) -> list[Message]:
         if not self.gate_ready(slot):
             return []
-        verdict = self._witness.verdict(gates.g5_reset(slot.subject, slot.leftovers()))
+        verdict = self._verdicts.verdict(gates.g5_reset(slot.subject, slot.leftovers()))
         if verdict.passed:
             return [verdict, self._moves.move(slot, lifecycle.DORMANT, "G5_RESET passed")]
         self._outbox.tell(

@@ -27,11 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from esper.cli.blueprints.catalogue import USUAL, shape_text
 from esper.karn.blueprint import Blueprint, ShapeKind, SiteShape
 from esper.karn.table import CATALOGUE
-from esper.tezzeret.artifact import Report
 from esper.tezzeret.events import requested
 from esper.tezzeret.jobs import Place, evolve, request
-from esper.tezzeret.order import Failure, order_of
 from esper.tezzeret.pipelines import DEFAULT, limits
+from esper.tezzeret.results import Failure, Report, order_of
 from streams.forge.child import compile_in_child
 from tests.bench.table import Row
 

@@ -172,6 +172,8 @@ def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     _, err = running.communicate(timeout=60)
     run_id = esper.json("runs")[0]["run_id"].removesuffix("-control")
     assert f"`esper resume {run_id}` goes on from there" in err
+    up = esper.start("up", "--json")  # spares all that follows the start of a log of its own
+    up.stdout.readline()
 
     resumed = esper.json("resume", run_id)
     assert (resumed["run_id"], resumed["epochs"]) == (run_id, EPOCHS)
@@ -199,6 +201,8 @@ def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     assert "adaptation_command" in chain
     refused = esper("fork", run_id, "--at", "60", "--do", "cull s9", code=2)
     assert "there is no seed 's9'" in refused.stderr
+    up.send_signal(signal.SIGINT)
+    up.communicate(timeout=20)
 
 
 def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):

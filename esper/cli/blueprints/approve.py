@@ -25,11 +25,10 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, body_of, new_event
 from esper.leyline.ids import text
 from esper.leyline.signing import KeyRing
-from esper.tezzeret.jobs import JOB_EVENTS, Job, Place
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.jobs import JOB_EVENTS, Job, Ledger, Place
 from esper.weatherlight import client
 from projections.manifest import Place as LogPlace
-from streams.forge.feed import Feed
+from streams.forge.blueprint_reader import BlueprintReader
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
@@ -51,7 +50,7 @@ class Conversation:
         self.ledger = Ledger()
         self.approvals: Approvals = {}
         self._ring = ring
-        self._feed = Feed(brokers)
+        self._feed = BlueprintReader(brokers)
         self._publisher = Publisher(brokers, ring, Metrics())
         self._last: dict[tuple[str, str], Any] = {}
         self._listening: asyncio.Task[None] | None = None

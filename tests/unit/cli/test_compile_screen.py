@@ -16,8 +16,7 @@ from esper.karn.approval import Approval
 from esper.karn.blueprint import SiteShape
 from esper.karn.table import CATALOGUE
 from esper.tezzeret import events
-from esper.tezzeret.jobs import Place, request
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.jobs import Ledger, Place, request
 
 PLACE = Place(1, 0, 0)
 

@@ -15,8 +15,7 @@ from esper.errors import InvalidInput
 from esper.karn.blueprint import Blueprint, SiteShape
 from esper.karn.table import CATALOGUE
 from esper.tezzeret import child, kernel
-from esper.tezzeret.artifact import guard_digest, read_report
-from esper.tezzeret.order import order_of
+from esper.tezzeret.results import guard_digest, order_of, read_report
 from esper.tezzeret.scan import refusal, requests
 
 

@@ -1,4 +1,4 @@
-"""A trainer's wishes: each asked for until it is answered, kept or refused, and never waited for."""
+"""A trainer's requests: each asked for until it is answered, kept or refused, and never waited for."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import pytest
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
+from esper.urza.requests import NEWS_PAUSES_S, OVERDUE_S, PAUSES_S, KernelRequests
 from esper.urza.version import Place
-from esper.urza.wishes import NEWS_PAUSES_S, OVERDUE_S, PAUSES_S, Wishes
 
 PLACE = Place.of("vector", (4,), {"depth": 2.0})
 WANTED, OTHER = Wanted("BP009", PLACE), Wanted("BP021", PLACE)
 
 
 class Story:
-    """Wishes over a real shelf and store, and the library's answers as a test gives them."""
+    """Requests over a real cache and store, and the library's answers as a test gives them."""
 
-    def __init__(self, forge, shelf, clock):
-        self.forge, self.shelf, self.clock = forge, shelf, clock
-        self.wishes = Wishes(shelf, clock)
+    def __init__(self, forge, kernels, clock):
+        self.forge, self.kernels, self.clock = forge, kernels, clock
+        self.requests = KernelRequests(kernels, clock)
 
     def ask(self, request_id):
-        (wanted,) = self.wishes.due()
-        self.wishes.asked(wanted, request_id)
+        (wanted,) = self.requests.due()
+        self.requests.asked(wanted, request_id)
 
     def ready(self, request_id, blueprint_id="BP009"):
         version = self.forge.make(blueprint_id)
@@ -34,152 +34,152 @@ class Story:
             checksum=version.checksum,
             guard_digest=version.guard_digest,
         )
-        return self.wishes.ready(answer)
+        return self.requests.ready(answer)
 
     def fetch(self, expected):
-        self.wishes.read(expected, self.shelf.take(expected).kernel)
+        self.requests.read(expected, self.kernels.fetch(expected).kernel)
 
 
 @pytest.fixture
-def story(forge, shelf, clock):
-    return Story(forge, shelf, clock)
+def story(forge, kernels, clock):
+    return Story(forge, kernels, clock)
 
 
 def test_a_wish_is_asked_for_in_order_and_answered_into_memory(story):
-    story.wishes.add([WANTED, OTHER, WANTED])
-    assert story.wishes.due() == [WANTED, OTHER]
-    story.wishes.asked(OTHER, "b")
+    story.requests.add([WANTED, OTHER, WANTED])
+    assert story.requests.due() == [WANTED, OTHER]
+    story.requests.asked(OTHER, "b")
     story.ask("a")
-    assert story.wishes.take(WANTED) is None
+    assert story.requests.kernel(WANTED) is None
 
     story.fetch(story.ready("a"))
 
-    assert isinstance(story.wishes.take(WANTED), Kernel)
+    assert isinstance(story.requests.kernel(WANTED), Kernel)
     story.clock.now_s += 1e3
-    assert story.wishes.due() == [OTHER]
+    assert story.requests.due() == [OTHER]
 
 
 def test_what_is_germinated_unexpectedly_is_wanted_from_then_on(story):
-    assert story.wishes.take(WANTED) is None
-    assert story.wishes.due() == [WANTED]
+    assert story.requests.kernel(WANTED) is None
+    assert story.requests.due() == [WANTED]
 
 
 def test_an_answer_that_nobody_waits_for_is_none(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     story.ask("a")
     assert story.ready("never asked") is None
     assert story.ready("a", blueprint_id="BP021") is None
-    story.wishes.add([OTHER])
-    story.wishes.asked(WANTED, "b")
-    story.wishes.asked(WANTED, "c")
+    story.requests.add([OTHER])
+    story.requests.asked(WANTED, "b")
+    story.requests.asked(WANTED, "c")
     assert story.ready("b") is None
     assert story.ready("c") is not None
     assert story.ready("c") is None
 
 
 def test_without_an_answer_it_is_asked_for_again_and_in_the_end_no_more(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     for number, pause in enumerate(PAUSES_S):
         story.ask(str(number))
         story.clock.now_s += pause - 0.1
-        assert story.wishes.due() == []
+        assert story.requests.due() == []
         story.clock.now_s += 0.2
     story.ask("the last")
     story.clock.now_s += 1e4
-    assert story.wishes.due() == []
-    assert story.wishes.take(WANTED) is None
+    assert story.requests.due() == []
+    assert story.requests.kernel(WANTED) is None
 
 
 def test_what_the_library_lacks_is_asked_for_when_the_catalogue_has_news_of_it(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     story.ask("a")
-    story.wishes.failed("a", "artifact_not_found")
+    story.requests.failed("a", "artifact_not_found")
     story.clock.now_s += 1e4
-    assert (story.wishes.due(), story.wishes.take(WANTED)) == ([], None)
+    assert (story.requests.due(), story.requests.kernel(WANTED)) == ([], None)
 
-    story.wishes.catalogued("BP021")
+    story.requests.catalogued("BP021")
     story.clock.now_s += 1e4
-    assert story.wishes.due() == []
-    story.wishes.catalogued("BP009")
+    assert story.requests.due() == []
+    story.requests.catalogued("BP009")
     for pause in NEWS_PAUSES_S:  # the library itself may hear of it later
-        assert story.wishes.due() == []
+        assert story.requests.due() == []
         story.clock.now_s += pause + 0.01
         story.ask(str(pause))
-        story.wishes.failed(str(pause), "artifact_not_found")
+        story.requests.failed(str(pause), "artifact_not_found")
     story.clock.now_s += 1e4
-    assert story.wishes.due() == []
+    assert story.requests.due() == []
 
 
 def test_what_could_not_be_had_just_then_is_a_failure_only_after_several_attempts(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     for number, pause in enumerate((*PAUSES_S, 0.0)):
-        assert story.wishes.take(WANTED) is None
+        assert story.requests.kernel(WANTED) is None
         story.ask(str(number))
-        story.wishes.failed(str(number), "missing_artifact")
+        story.requests.failed(str(number), "missing_artifact")
         story.clock.now_s += pause + 0.01
 
-    assert story.wishes.take(WANTED).reason == "missing_artifact"
+    assert story.requests.kernel(WANTED).reason == "missing_artifact"
 
 
 def test_what_the_library_refuses_is_a_failure_until_there_is_another_version(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     story.ask("a")
-    story.wishes.failed("a", "checksum_mismatch")
-    assert story.wishes.take(WANTED).reason == "checksum_mismatch"
+    story.requests.failed("a", "checksum_mismatch")
+    assert story.requests.kernel(WANTED).reason == "checksum_mismatch"
 
-    story.wishes.catalogued("BP009")
+    story.requests.catalogued("BP009")
     story.clock.now_s += NEWS_PAUSES_S[0]
     story.ask("b")
     story.fetch(story.ready("b"))
 
-    assert isinstance(story.wishes.take(WANTED), Kernel)
+    assert isinstance(story.requests.kernel(WANTED), Kernel)
 
 
 def test_what_fails_the_trainers_own_check_is_a_failure(story, damage):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     story.ask("a")
     expected = story.ready("a")
     damage(expected.artifact_ref)
     story.fetch(expected)
 
-    assert story.wishes.take(WANTED).reason == "checksum_mismatch"
+    assert story.requests.kernel(WANTED).reason == "checksum_mismatch"
 
 
 def test_what_went_bad_in_memory_is_refused_evicted_and_not_taken_again(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     story.ask("a")
     expected = story.ready("a")
     story.fetch(expected)
-    good = story.wishes.take(WANTED)
+    good = story.requests.kernel(WANTED)
     bad = Kernel(good.artifact_ref, good.content, good.manifest, good.weights[:-1] + b"!", good.cache)
-    story.shelf.cache.put(expected.artifact_ref, bad)
+    story.kernels.memory[expected.artifact_ref] = bad
 
-    refused = [story.wishes.take(WANTED) for _ in range(2)]
+    refused = [story.requests.kernel(WANTED) for _ in range(2)]
 
     assert [each.reason for each in refused] == ["checksum_mismatch"] * 2
-    assert len(story.shelf.cache) == 0
+    assert len(story.kernels.memory) == 0
 
 
 def test_what_is_not_read_in_time_is_late(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     story.ask("a")
     story.ready("a")
     story.clock.now_s += OVERDUE_S
-    assert story.wishes.take(WANTED) is None
+    assert story.requests.kernel(WANTED) is None
     story.clock.now_s += 0.1
 
-    late = story.wishes.take(WANTED)
+    late = story.requests.kernel(WANTED)
 
     assert isinstance(late, Refusal)
     assert (late.reason, "not read within 2 s" in late.detail) == ("missing_artifact", True)
 
 
 def test_what_made_room_for_others_is_fetched_again(story):
-    story.wishes.add([WANTED])
+    story.requests.add([WANTED])
     story.ask("a")
     expected = story.ready("a")
     story.fetch(expected)
-    story.shelf.cache.evict(expected.artifact_ref)
+    del story.kernels.memory[expected.artifact_ref]
 
-    assert story.wishes.take(WANTED) is None
-    assert story.wishes.due() == [WANTED]
+    assert story.requests.kernel(WANTED) is None
+    assert story.requests.due() == [WANTED]

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from streams.forge.spare import Spare, memory
+from streams.forge.machine import IdleMonitor, memory
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -26,39 +26,39 @@ def machine(tmp_path):
 
 @pytest.mark.parametrize(("idle_cores", "free_gib", "room"), [(1.9, 8, True), (1.0, 8, False), (1.9, 3, False)])
 def test_room_is_idle_cores_and_free_memory_for_five_seconds(machine, idle_cores, free_gib, room):
-    spare = Spare(machine.proc)
+    spare = IdleMonitor(machine.proc)
     found = []
     for second in range(7):
         machine(idle_cores * second, free_gib)
-        found.append(spare.look(float(second)))
+        found.append(spare.has_room(float(second)))
 
     assert found == [False] * 5 + [room] * 2
 
 
 def test_a_busy_stretch_counts_for_five_seconds_and_no_longer(machine):
-    spare = Spare(machine.proc)
+    spare = IdleMonitor(machine.proc)
     idle_s, found = 0.0, []
     for second in range(20):
         idle_s += 0.2 if second < 10 else 2.0
         machine(idle_s)
-        found.append(spare.look(float(second)))
+        found.append(spare.has_room(float(second)))
 
     assert found.index(True) == 13
     assert all(found[13:])
 
 
 def test_what_was_taken_is_looked_for_anew(machine):
-    spare = Spare(machine.proc)
+    spare = IdleMonitor(machine.proc)
     for second in range(6):
         machine(2.0 * second)
-        room = spare.look(float(second))
+        room = spare.has_room(float(second))
     assert room
-    spare.taken()
+    spare.restart()
     machine(12.0)
-    assert not spare.look(6.0)
+    assert not spare.has_room(6.0)
 
 
 def test_this_machine_is_read():
     available, total = memory()
     assert 0 < available < total
-    assert not Spare().look(0.0)
+    assert not IdleMonitor().has_room(0.0)

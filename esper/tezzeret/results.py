@@ -1,31 +1,119 @@
-"""An artifact: initial weights (safetensors), a JSON manifest with guard and measurements, perhaps a compiler cache.
+"""The files between the forge and the child of one attempt: an order goes in, a report or a failure comes out.
 
-Each is an object by its SHA-256 and the manifest names the others, so its reference vouches for all of them. Nothing
-here is ever unpickled, and nothing needs torch: Urza reads manifests without it.
+A child works in a folder of its own. The order is there before it starts; the report is written last and renamed into
+place, so a folder with a report is complete even where the forge was killed meanwhile. What the report describes is
+stored in Urza's library (`esper.urza.artifact`). Nothing here is unpickled, and nothing needs torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 from esper.errors import CorruptState
 from esper.leyline.objects import ObjectStore
+from esper.tezzeret.jobs import Job
+from esper.urza import artifact as urza
+from esper.urza.artifact import FORMAT, check_size, guard_digest
 
-FORMAT: Final = 1
+ORDER_FILE: Final = "order.json"
+FAILURE_FILE: Final = "failure.json"
+REFUSED: Final = "refused"
+"""The kind of a failure that no repetition can change, such as a template that nobody approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One attempt at a job. `requested` is the pipeline that was asked for, `pipeline` the one that this attempt is."""
+
+    job_id: str
+    blueprint_id: str
+    shape_kind: str
+    shape: tuple[int, ...]
+    parameters: Mapping[str, float]
+    requested: str
+    pipeline: str
+    attempt: int
+    memory_bytes: int
+    approved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed. `kind` is refused, memory, timeout or error; `reason` is one line."""
+
+    kind: str
+    reason: str
+
+
+def order_of(job: Job, pipeline: str, memory_bytes: int, *, approved: bool) -> Order:
+    """The order for the next attempt at `job`."""
+    return Order(
+        job_id=job.job_id,
+        blueprint_id=job.blueprint_id,
+        shape_kind=job.shape_kind,
+        shape=job.shape,
+        parameters=dict(job.parameters),
+        requested=job.pipeline,
+        pipeline=pipeline,
+        attempt=job.next_attempt,
+        memory_bytes=memory_bytes,
+        approved=approved,
+    )
+
+
+def write_order(folder: Path, order: Order) -> None:
+    """Leave the order for the child."""
+    write_whole(folder / ORDER_FILE, json.dumps(asdict(order)).encode())
+
+
+def read_order(folder: Path) -> Order:
+    """The order that the forge left."""
+    values: dict[str, Any] = json.loads((folder / ORDER_FILE).read_bytes())
+    return Order(**{**values, "shape": tuple(values["shape"])})
+
+
+def write_failure(folder: Path, failure: Failure) -> None:
+    """Leave the reason for the forge."""
+    write_whole(folder / FAILURE_FILE, json.dumps(asdict(failure)).encode())
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """The reason that the child left; None where it left none, as when it was killed."""
+    try:
+        return Failure(**json.loads((folder / FAILURE_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, and durable when this returns."""
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 EAGER: Final = "eager"
 COMPILED: Final = "compiled"
 BATCH: Final = "batch"
 """Stands for the batch axis in the shapes of a guard: every size fits."""
-
 WEIGHTS_FILE: Final = "weights.safetensors"
 CACHE_FILE: Final = "compiler-cache.bin"
 REPORT_FILE: Final = "report.json"
-
+READY_FILE: Final = "ready"
+"""There as soon as the child has loaded torch."""
 GuardEntry = Mapping[str, Any]
 
 
@@ -99,12 +187,6 @@ class Artifact:
         return self.report.prewarm[-1].p95_ms
 
 
-def guard_digest(guard: Sequence[GuardEntry]) -> str:
-    """SHA-256 over the key-sorted JSON of a guard: the same guard gives the same digest everywhere (R-TEZ-19)."""
-    content = json.dumps([dict(entry) for entry in guard], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
 def read_report(folder: Path) -> Report | None:
     """What a child left in `folder`; None where it did not come to its end, for the report is written last."""
     try:
@@ -118,19 +200,15 @@ def read_report(folder: Path) -> Report | None:
 
 
 def store(objects: ObjectStore, folder: Path, report: Report) -> Artifact:
-    """Put a child's work into the object store, durably, the manifest last. The same files give the same reference."""
+    """Put a child's work into Urza's library. The same files give the same reference.
+
+    Raises InvalidInput where weights and cache are more than the library takes.
+    """
+    cache = folder / CACHE_FILE
+    check_size(sum(path.stat().st_size for path in (folder / WEIGHTS_FILE, cache) if path.exists()))
     weights = (folder / WEIGHTS_FILE).read_bytes()
-    cache = (folder / CACHE_FILE).read_bytes() if (folder / CACHE_FILE).exists() else b""
-    manifest = {
-        "format": FORMAT,
-        **asdict(report),
-        "weights_ref": objects.put(weights),
-        "weights_bytes": len(weights),
-        "cache_ref": objects.put(cache) if cache else "",
-        "cache_bytes": len(cache),
-    }
-    content = json.dumps(manifest, sort_keys=True, indent=1).encode()
-    return _artifact(objects.put(content), content)
+    ref = urza.store(objects, asdict(report), weights, cache.read_bytes() if cache.exists() else b"")
+    return read(objects, ref)
 
 
 def read(objects: ObjectStore, ref: str) -> Artifact:
