@@ -10,7 +10,8 @@
     a command:   facts = kasmina.apply(command)
 
 The facts that a call returns say what has happened: the caller publishes them before the next optimiser step and, where
-there are any, asks `trainable()` again which parameters an optimiser must hold now. A host with dormant sites has no hook at all.
+there are any, asks `trainable()` again which parameters an optimiser must hold now. A host with dormant sites has no
+hook at all.
 """
 
 from __future__ import annotations
