@@ -1,6 +1,6 @@
 """The feed for training jobs: history and the live log as a PyTorch dataset. See README.md beside this file."""
 
-from streams.feed.columns import Batch
+from streams.feed.batch import Batch
 from streams.feed.feed import EventFeed
 from streams.feed.schema import BLUEPRINTS, FIELD_REPORTS, LONGEST, SEEDS, SLOTS, STATE_PACKETS, Field, Schema
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from esper.errors import LogUnavailable
 from projections.manifest import Place
-from streams.feed.columns import Batch, decode
+from streams.feed.batch import Batch, decode
 from streams.feed.cursor import PartitionCursor, Shard, restore, to_state
 from streams.feed.log_reader import LATEST
 from streams.feed.schema import Schema

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 
 from contracts.topics import BY_BODY, PARTITIONS
 from esper.errors import InvalidInput
-from streams.feed.columns import Batch
+from streams.feed.batch import Batch
 from streams.feed.cursor import rank_now, shard_of
 from streams.feed.epoch_reader import End, EpochReader, Start
 from streams.feed.schema import Schema

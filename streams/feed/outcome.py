@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.leyline_pb2 import FIELD_REPORT_OUTCOME_SUCCESS
 from esper.errors import CorruptState, EsperError
-from streams.feed.columns import Batch
+from streams.feed.batch import Batch
 from streams.feed.feed import EventFeed
 from streams.feed.schema import LONGEST, SEEDS, Field, Schema
 from streams.settings import Settings
