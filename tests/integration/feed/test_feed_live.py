@@ -38,7 +38,7 @@ def both(desk):
 
 @pytest.mark.parametrize("archived", [0, 170, 450])
 def test_the_seam_between_archive_and_log_is_nowhere(desk, events, archived, monkeypatch):
-    monkeypatch.setattr("streams.feed.cursors.BLOCK", 10)
+    monkeypatch.setattr("streams.feed.cursor.BLOCK", 10)
     records = desk.place(events)
     desk.publish(records)
     if archived:
@@ -52,7 +52,7 @@ def test_the_seam_between_archive_and_log_is_nowhere(desk, events, archived, mon
 
 
 def test_a_pass_over_archive_and_log_goes_on_behind_any_batch(desk, events, monkeypatch):
-    monkeypatch.setattr("streams.feed.cursors.BLOCK", 25)
+    monkeypatch.setattr("streams.feed.cursor.BLOCK", 25)
     records = desk.place(events)
     desk.publish(records)
     desk.archive(records[:200])
