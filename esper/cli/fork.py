@@ -20,7 +20,7 @@ from esper.cli.trainers import Trainers
 from esper.history import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.forking import place_of, read_change
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
 from streams.settings import Settings
 

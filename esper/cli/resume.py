@@ -20,7 +20,7 @@ from esper.errors import InvalidInput
 from esper.history import Recorded
 from esper.tolaria.config import RunConfig
 from esper.weatherlight import client
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
 from streams.positions import ends_of
 from streams.settings import Settings

@@ -27,7 +27,7 @@ from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
-from esper.weatherlight.dossier import dossier_of
+from esper.weatherlight.beginning import dossier_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
 

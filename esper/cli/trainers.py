@@ -17,9 +17,9 @@ from typing import Any, Final, Self
 
 from esper.errors import InvalidInput
 from esper.tolaria.config import RunConfig
-from esper.weatherlight.guard import child_environment, guarded
-from esper.weatherlight.nursery import Order, log_path, order_text
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
+from esper.weatherlight.forkserver import child_environment, guarded
+from esper.weatherlight.trainer_forkserver import Order, log_path, order_text
 
 STOP_S: Final = 1.5
 """From SIGTERM, on which a trainer records that it was interrupted, to SIGKILL."""
@@ -121,7 +121,7 @@ class Trainers:
         arguments = ("--data-dir", str(data_dir), "--trainers", order_text(orders))
         with log_path(data_dir, self.trainers[0].run_id).open("ab") as log:
             self._nursery = subprocess.Popen(
-                guarded("esper.weatherlight.nursery", *arguments),
+                guarded("esper.weatherlight.trainer_forkserver", *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

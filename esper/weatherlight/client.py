@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from esper.errors import InvalidInput, LogUnavailable
 from esper.installation import python_module
 from esper.weatherlight import endpoint
-from esper.weatherlight.status import Status
+from esper.weatherlight.endpoint import Status
 
 JOIN_S: Final = 20.0
 READY_S: Final = 60.0

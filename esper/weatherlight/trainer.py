@@ -33,7 +33,7 @@ from esper.tolaria.forking import read_change
 from esper.tolaria.ports import Clock
 from esper.urza.cache import Cache
 from esper.urza.shelf import Shelf
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -118,7 +118,7 @@ def _train(
         }
         if plan.begin == "start":
             return train(config, task, log, run_id=run_id, **world).to_dict()
-        from esper.weatherlight.rejoin import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
+        from esper.weatherlight.beginning import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
 
         archive = settings.data / "archive"
         if plan.begin == "resume":

@@ -132,7 +132,9 @@ def test_a_dead_trainers_history_is_readable(esper, soak):
         running = Running(esper, "--epochs", "400")
         esper.wait_until(lambda running=running: running.said("epoch 1/"), 60.0)
         time.sleep(chooser.uniform(0.0, 2.0))
-        forks = [process for process in esper.processes() if "esper.weatherlight.nursery" in process.cmdline()]
+        forks = [
+            process for process in esper.processes() if "esper.weatherlight.trainer_forkserver" in process.cmdline()
+        ]
         (trainer,) = [fork for fork in forks if fork.ppid() in {each.pid for each in forks}]
         os.kill(trainer.pid, signal.SIGKILL)
         assert running.end(30.0) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.weatherlight.backoff import CAP_S, STABLE_S, Backoff
+from esper.weatherlight.service import CAP_S, STABLE_S, Backoff
 
 
 def test_waits_double_up_to_the_cap():

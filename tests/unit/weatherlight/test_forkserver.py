@@ -13,7 +13,7 @@ import pytest
 
 PARENT = """
 import subprocess, sys, time
-from esper.weatherlight.guard import child_environment, guarded
+from esper.weatherlight.forkserver import child_environment, guarded
 child = subprocess.Popen(guarded("guarded_child"), env=child_environment(), stdout=subprocess.PIPE)
 print(child.stdout.readline().decode().strip(), flush=True)
 time.sleep(60)
@@ -47,7 +47,7 @@ def test_child_dies_with_a_killed_parent(tmp_path):
 def test_child_of_a_parent_that_is_gone_already_does_not_start():
     environment = {**os.environ, "ESPER_PARENT_PID": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
-        [sys.executable, "-m", "esper.weatherlight.guard", "this", "x"],
+        [sys.executable, "-m", "esper.weatherlight.forkserver", "this", "x"],
         env=environment,
         check=False,
         capture_output=True,
