@@ -1,10 +1,25 @@
-"""What holds for every test: what a busy machine or the caller's shell does says nothing about the code."""
+"""What holds for every test: one thread each, two workers, and files that wait for each other where they must.
+
+`pytest` starts two workers. A file's tests run in one worker, so that what they share is made once. Files that start
+processes (`e2e`, `integration`) run one after the other while the other worker has anything else to do, and a test
+marked `serial` runs while no other test does: what a busy machine does says nothing about the code.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
+
+# Small tensors: a second thread costs more than it brings, here and in every process that a test starts. Torch reads
+# this when it is imported, which is after this file.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile("esper", deadline=None, database=None)
 settings.load_profile("esper")
@@ -12,3 +27,113 @@ settings.load_profile("esper")
 # A shell without job control starts background jobs with SIGINT ignored, and children inherit that. Under such a caller
 # (a CI runner), Ctrl-C would reach nothing that a test starts. A handler is not inherited: children get the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+WORKERS = 2
+SERIAL = "serial"
+LONG = ("tests/unit/test_quality.py", "tests/e2e/", "tests/integration/")  # in this order, before all others
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers, or as many as the machine has cores; none where one file is asked for: starting them costs more."""
+    one_file = len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py")
+    if one_file or config.option.collectonly:
+        return 0
+    return min(WORKERS, len(os.sched_getaffinity(0)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the serial tests one group: xdist hands a group's name to the scheduler at the end of a test's id."""
+    for item in items:
+        if item.get_closest_marker(SERIAL):
+            item.add_marker(pytest.mark.xdist_group(SERIAL))
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):
+    """Hands out whole files, long ones first, serial tests last; processes of two files do not fight for the cores."""
+
+    def _split_scope(self, nodeid):
+        return SERIAL if nodeid.endswith(f"@{SERIAL}") else nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node):
+        starts_processes = any(
+            _starts_processes(scope) and not all(tests.values())
+            for other, scopes in self.assigned_work.items()
+            for scope, tests in scopes.items()
+            if other is not node
+        )
+        waiting = [scope for scope in self.workqueue if not (starts_processes and _starts_processes(scope))]
+        self.workqueue.move_to_end(min(waiting or self.workqueue, key=_turn), last=False)
+        super()._assign_work_unit(node)
+
+    # xdist 3.8 gives the crashed test out again, and leaves the worker that replaces the crashed one waiting for ever
+    # with its last test: a worker begins a test once it knows the next one or that none follows.
+
+    def _reschedule(self, node):
+        if node.shutting_down:
+            return
+        while self.workqueue and self._pending_of(self.assigned_work[node]) <= 2:
+            self._assign_work_unit(node)
+        if not self.workqueue:
+            node.shutdown()
+
+    def remove_node(self, node):
+        """The test that crashed the worker, if one did; all others that the worker had go to the rest."""
+        had = self.assigned_work.pop(node)
+        crashed = next((test for tests in had.values() for test, done in tests.items() if not done), None)
+        for scope, tests in had.items():
+            left = {test: done or test == crashed for test, done in tests.items()}
+            if not all(left.values()):
+                self.workqueue[scope] = left
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return crashed
+
+
+def _starts_processes(scope: str) -> bool:
+    return scope.startswith(("tests/e2e/", "tests/integration/"))
+
+
+def _turn(scope: str) -> int:
+    """The place of a file among those that wait; those of the same place keep their order."""
+    long = [number for number, begin in enumerate(LONG) if scope.startswith(begin)]
+    return long[0] if long else len(LONG) + (scope == SERIAL)
+
+
+# ------------------------------------------------------------------------------------- a serial test has the machine
+
+
+class _Machine:
+    """A lock file that the workers share: a serial test holds it alone, all other tests hold it together."""
+
+    def __init__(self, path: str) -> None:
+        self.file = Path(path).open("rb")  # noqa: SIM115 (as long as the session)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        """Wait outside the test's time limit and outside its measured duration."""
+        fcntl.flock(self.file, fcntl.LOCK_EX if item.get_closest_marker(SERIAL) else fcntl.LOCK_SH)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(self.file, fcntl.LOCK_UN)
+
+
+def pytest_configure_node(node) -> None:
+    """Give a worker the lock file that the session's workers share."""
+    config = node.config
+    if not hasattr(config, "esper_machine"):
+        handle, config.esper_machine = tempfile.mkstemp(prefix="esper-tests-", suffix=".lock")
+        os.close(handle)
+        config.add_cleanup(lambda: Path(config.esper_machine).unlink(missing_ok=True))
+    node.workerinput["esper_machine"] = config.esper_machine
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In a worker: take part in the lock. Without workers there is nothing to wait for."""
+    if path := getattr(config, "workerinput", {}).get("esper_machine"):
+        config.pluginmanager.register(_Machine(path))

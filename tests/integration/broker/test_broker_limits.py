@@ -28,6 +28,7 @@ def test_a_long_poll_waits_a_tenth_of_a_second_whatever_is_asked(raw):
     assert 0.09 <= waited < 1.0
 
 
+@pytest.mark.serial
 def test_a_write_wakes_a_waiting_reader(host, broker, raw, batch_of):
     """Long before the tenth of a second is over, on average."""
     raw.create("t")

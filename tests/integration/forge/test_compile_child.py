@@ -46,6 +46,7 @@ def of_this_folder(folder):
     return found
 
 
+@pytest.mark.serial
 def test_it_ends_when_its_time_is_over(tmp_path, order):
     """R-TEZ-4: on wall time, and the child is gone."""
     outcome, seconds = carried_out(tmp_path / "a", order, timeout_s=0.4)

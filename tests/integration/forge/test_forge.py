@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import psutil
+import pytest
 
 from contracts.topics import TELEMETRY
 from esper.leyline.envelope import body_name, body_of
@@ -86,6 +87,7 @@ def request_of(job):
     return request(job.blueprint_id, job.shape_kind, job.shape, job.parameters, job.pipeline)
 
 
+@pytest.mark.serial
 def test_sigterm_ends_it_and_its_child_in_time(house, when):
     asked, job = house.ask()
     house.publish(asked)

@@ -256,6 +256,7 @@ def test_it_is_healthy_and_exports_what_it_did(decider, trainer_log, events, scr
     assert all(name.startswith("esper_") for name in samples)
 
 
+@pytest.mark.serial
 def test_it_is_unhealthy_while_the_log_is_away(own_log, processes, scrape):
     decider = processes("decider", own_log.data_dir, own_log.address)
     own_log.crash()
@@ -270,6 +271,7 @@ def test_it_is_unhealthy_while_the_log_is_away(own_log, processes, scrape):
     assert seconds < 2.5, "it ends in time without the log, too"
 
 
+@pytest.mark.serial
 def test_it_ends_within_two_seconds_of_sigterm_and_says_where_it_is_while_it_runs(own_log, processes):
     decider = processes("decider", own_log.data_dir, own_log.address)
     targets = json.loads((own_log.data_dir / "run" / "decider.json").read_text())

@@ -141,6 +141,7 @@ def test_an_answer_that_a_wrong_key_vouches_for_is_not_believed_and_told_of(
     assert prefetch.take(wanted) is None
 
 
+@pytest.mark.serial
 def test_nothing_waits_while_the_log_is_away(own_log, ring, objects, wanted, metrics):
     with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics) as writer:
         prefetch = Prefetch(writer, ring, Shelf(objects, Cache(time.monotonic)), run_id="run", metrics=metrics)

@@ -104,6 +104,7 @@ def test_a_fact_waits_while_the_log_stalls_and_nothing_is_lost(own_log, ring, ev
         assert [event.sequence for event in read(address=own_log.address)] == list(range(1, 151))
 
 
+@pytest.mark.serial
 def test_telemetry_is_shed_while_the_log_stalls_and_an_event_says_how_much(own_log, ring, events, metrics, read):
     with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics, sheddable_limit=50) as writer:
         with own_log.frozen():
@@ -235,6 +236,7 @@ def test_the_queues_state_goes_out_as_telemetry_that_nissa_understands(
     assert "esper_nissa_telemetry_unknown_total" not in samples
 
 
+@pytest.mark.serial
 def test_closing_twice_is_closing_once(log, ring, run_id):
     trainer_log = KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics())
     trainer_log.close()

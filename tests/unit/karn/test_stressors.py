@@ -125,6 +125,7 @@ def test_a_nan_from_it_reaches_the_loss_and_every_gradient():
     assert torch.isnan(module.learnt.weight.grad).any()
 
 
+@pytest.mark.serial
 def test_infinite_loop_takes_time_in_proportion_and_comes_back():
     took = {}
     for iterations in (1000, 10000):
@@ -151,6 +152,7 @@ def test_memory_leak_grows_to_its_ceiling_and_gives_all_back():
     assert module.leaked == 0
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("threads", [2, 16])
 def test_deadlock_starves_every_thread_and_gives_up(threads):
     module = stressor("BP048", threads=threads)

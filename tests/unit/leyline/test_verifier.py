@@ -217,6 +217,7 @@ def test_settings_that_open_a_hole_are_refused(settings):
         CommandVerifier(RING, **settings)
 
 
+@pytest.mark.serial
 def test_verifying_is_fast():
     """R-KAS-31: under 0.5 ms; the best of five batches, because a busy machine says nothing about the code."""
     batches = [[RING.sign(command(number)) for number in range(1, 201)] for _ in range(5)]

@@ -36,6 +36,7 @@ def test_health_is_200_while_every_check_passes_and_503_with_the_reason_otherwis
     assert ill.json()["checks"] == {"log": "the log is silent for 9 s", "disk": "ok"}
 
 
+@pytest.mark.serial
 def test_health_answers_within_100_ms(metrics):
     with HealthServer("trainer", metrics, checks={}) as server, httpx.Client() as client:
         client.get(f"http://127.0.0.1:{server.port}/health")

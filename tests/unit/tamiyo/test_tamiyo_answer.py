@@ -122,6 +122,7 @@ def test_draws_differ_by_place_and_repeat_with_it():
     assert draw_for(1, 1, 5) == draw_for(1, 1, 5)
 
 
+@pytest.mark.serial
 def test_an_answer_takes_well_under_a_millisecond(make_state, make_packet, make_window):
     packet = make_packet(make_state(windows=[make_window()], probe_loss_history=[1.0] * 40))
     times = []

@@ -140,6 +140,7 @@ def test_steps_are_sampled_as_often_as_asked(bench, tiny_task) -> None:
     assert steps == [5, 10]
 
 
+@pytest.mark.serial
 def test_publishing_costs_a_step_next_to_nothing(bench) -> None:
     """The trainer's own half of an enqueue: at most 50 µs is the architecture's limit for all of it."""
     from contracts.leyline.v1.event_pb2 import StepSampled

@@ -44,6 +44,7 @@ async def test_comes_back_at_once_after_its_first_kill_9(make_service, until):
     await asyncio.wait_for(runner, 5)
 
 
+@pytest.mark.serial
 @pytest.mark.asyncio
 async def test_a_second_crash_in_a_row_waits(make_service, until):
     service = make_service(READY + "sys.exit(3)\n")
@@ -72,6 +73,7 @@ async def test_what_is_never_ready_is_killed(make_service):
         await asyncio.wait_for(service.run(), 10)
 
 
+@pytest.mark.serial
 @pytest.mark.asyncio
 async def test_what_ignores_sigterm_is_killed_at_the_deadline(make_service):
     service = make_service(STUBBORN)
