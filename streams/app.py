@@ -6,18 +6,16 @@ import asyncio
 import hashlib
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import aiokafka
 import faust
 
 from contracts.topics import PARTITIONS, Topic
+from streams.consumer import LogConsumer
 from streams.records import Record, signed_of
-
-FETCH_WAIT_MS: Final = 50
-"""Faust asks for 1,500 ms. aiokafka then fetches idle partitions alone while a busy one is drained, and waits as long
-for them: with one broker that stalls the busy one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +38,13 @@ def membership(name: str, data_dir: Path, *, embedded: bool) -> Membership:
     return Membership(session_s=6.0, instance_id=f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:12]}")
 
 
-class PatchedConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
-    """aiokafka's consumer as Faust needs it: a long poll that does not hold up a busy partition, and no lost records.
+class FaustConsumer(LogConsumer):
+    """The log's consumer as Faust needs it: no lost records.
 
     After a rebalance Faust throws away what it had fetched and goes back to the committed offsets. For a partition
     without one, or with offset 0, aiokafka goes nowhere: the records are lost (seen after a broker crash within the
     first commit interval). Going back to the beginning is what `auto_offset_reset="earliest"` means there.
     """
-
-    def __init__(self, *topics: str, **settings: Any) -> None:
-        super().__init__(*topics, **{**settings, "fetch_max_wait_ms": FETCH_WAIT_MS})
 
     async def seek_to_committed(self, *partitions: Any) -> dict[Any, int | None]:
         """As aiokafka's, but a partition of which nothing is committed begins at its beginning."""
@@ -60,13 +55,15 @@ class PatchedConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
         return committed
 
 
-def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool) -> faust.App:
+def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent: bool = False) -> faust.App:
     """An app that is to be started in the running loop. `name` is its consumer group.
+
+    `urgent` says that somebody waits for what its agents do.
 
     At least once, no web server, no tables, no topics of its own.
     """
     # Faust looks the class up at its start and offers no other way to set what it passes to it.
-    aiokafka.AIOKafkaConsumer = PatchedConsumer
+    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent)
     member = membership(name, data_dir, embedded=embedded)
     # Faust formats the path with its configuration, so braces in it must be doubled.
     folder = str(data_dir / "run" / f"{name}.faust").replace("{", "{{").replace("}", "}}")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import leyline_pb2
@@ -30,6 +30,7 @@ from esper.leyline.signing import KeyRing, Signed
 from esper.tolaria.ports import Answer
 from streams.answers import Answers
 from streams.claims import Claims
+from streams.consumer import LogConsumer
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.producer import unavailable
@@ -37,8 +38,6 @@ from streams.reader import record_of
 from streams.records import Record, Refused, outgoing, partition_of, verified
 from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
 
-FETCH_WAIT_MS: Final = 100
-CLAIMS_WAIT_MS: Final = 500
 CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
@@ -149,21 +148,20 @@ class KafkaLog:
 
     # Everything below runs on the background loop.
 
-    async def _connect(self, brokers: str) -> tuple[AIOKafkaConsumer, AIOKafkaConsumer]:
-        commands = await self._start(brokers, COMMANDS, FETCH_WAIT_MS)
+    async def _connect(self, brokers: str) -> tuple[LogConsumer, LogConsumer]:
+        commands = await self._start(brokers, COMMANDS, urgent=True)
         try:
-            return commands, await self._start(brokers, RUNS, CLAIMS_WAIT_MS)
+            return commands, await self._start(brokers, RUNS, urgent=False)
         except BaseException:
             await commands.stop()
             raise
 
-    async def _start(self, brokers: str, topic: Topic, wait_ms: int) -> AIOKafkaConsumer:
+    async def _start(self, brokers: str, topic: Topic, *, urgent: bool) -> LogConsumer:
         """A consumer of the run's partition of a topic, from its end on, which `ends` has then."""
-        consumer = AIOKafkaConsumer(
+        consumer = LogConsumer(
             bootstrap_servers=brokers,
-            enable_auto_commit=False,
+            urgent=urgent,
             auto_offset_reset="latest",  # not by seek_to_end, which races with the reset that an assignment begins
-            fetch_max_wait_ms=wait_ms,
         )
         try:
             await consumer.start()
@@ -178,7 +176,7 @@ class KafkaLog:
     async def _disconnect(self) -> None:
         await asyncio.gather(self._commands.stop(), self._runs.stop())
 
-    async def _follow(self, consumer: AIOKafkaConsumer, take: Callable[[Record], None]) -> None:
+    async def _follow(self, consumer: LogConsumer, take: Callable[[Record], None]) -> None:
         while True:
             try:
                 message = await consumer.getone()

@@ -33,6 +33,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
 from esper.errors import EsperError
@@ -192,8 +193,7 @@ def _become(order: Order, descriptors: Sequence[int], parent: int) -> NoReturn:
     try:
         die_with_parent(parent)
         os.setsid()
-        if order.niceness:
-            os.nice(order.niceness)
+        _be_nice(order.niceness)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_NAME, order.name.encode()[:15], 0, 0, 0)
         _lay_out([descriptors[0], descriptors[1], descriptors[1], *descriptors[2:]])
@@ -205,6 +205,23 @@ def _become(order: Order, descriptors: Sequence[int], parent: int) -> NoReturn:
             with contextlib.suppress(OSError):
                 stream.flush()
         os._exit(code)
+
+
+def _be_nice(niceness: int) -> None:
+    """Yield to others.
+
+    Linux may group processes by session and share the cores among the groups; then the niceness of the group counts,
+    and every process has a session of its own. A process of the policy SCHED_BATCH takes no core from one that runs
+    when it wakes, which is what a decision suffered from most.
+    """
+    if not niceness:
+        return
+    os.nice(niceness)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # no such groups, or forbidden: then the niceness alone must do
+            Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _run(target: Target, order: Order, messages: TextIO) -> int:

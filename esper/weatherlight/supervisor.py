@@ -35,8 +35,8 @@ from streams.topics import ensure_topics
 FIRST_LEASE_S: Final = 3.0
 """A supervisor without a client for this long after its start ends: its client was interrupted before it could ask."""
 BROKER_STOP_S: Final = 1.5
-FORGE_NICENESS: Final = 5
-"""Its children add ten of their own."""
+NICENESS: Final = {"worker": 5, "archiver": 5, "forge": 5}
+"""Nobody waits for these, and a training step and a decision come first. Children of the forge add ten of their own."""
 
 SERVICES: Final = {
     "broker": "streams.broker.__main__",
@@ -229,15 +229,13 @@ class Supervisor:
 
     async def _keep_forge(self, arguments: tuple[str, ...]) -> None:
         try:
-            await self._start("forge", arguments, niceness=FORGE_NICENESS)
+            await self._start("forge", arguments)
         except EsperError as error:
             logger.error("no kernels are compiled: %s", error)  # noqa: TRY400 - foreseen, as below
 
-    async def _start(
-        self, name: str, arguments: tuple[str, ...], *, inherit: tuple[int, ...] = (), niceness: int = 0
-    ) -> None:
+    async def _start(self, name: str, arguments: tuple[str, ...], *, inherit: tuple[int, ...] = ()) -> None:
         """Start a process and wait until it is ready; raises LogUnavailable where it does not become so."""
-        order = Order(f"esper-{name}", f"{SERVICES[name]}:run", arguments, niceness)
+        order = Order(f"esper-{name}", f"{SERVICES[name]}:run", arguments, NICENESS.get(name, 0))
         log = self.run_folder / f"{name}.log"
         service = Service(order, self._fork_server, log, self._announce, inherit=inherit)
         self._services[name] = service

@@ -1,8 +1,8 @@
 """One client connection: frames in, answers out, strictly in order.
 
 Most requests are answered inside `data_received`, without a task: that is what keeps a round trip short. A request
-that has to wait (a fetch with nothing to read, a join) holds back those behind it, as in Kafka, and is cancelled when
-the client goes away.
+that has to wait (a join, a sync of the disk) holds back those behind it, as in Kafka, and is cancelled when the client
+goes away. A fetch that waits for records is answered as soon as another request comes behind it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from streams.broker.apis import API_VERSIONS, APIS, PRODUCE, Answer, Api, advert
 from streams.broker.codec import read_message, read_string, write_message
 from streams.broker.core import Caller, Core
 from streams.broker.errors import Malformed
+from streams.broker.handlers.fetch import LongPoll
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 256
@@ -39,6 +40,7 @@ class Connection(asyncio.Protocol):
         self._peers = peers
         self._buffer = bytearray()
         self._waiting: asyncio.Task[None] | None = None
+        self._long_poll: LongPoll | None = None
         self._writable = True
         self._transport: asyncio.Transport | None = None
         self._host = ""
@@ -78,6 +80,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes what came and works on every whole request in it."""
         self._buffer += data
+        if self._long_poll is not None:
+            self._long_poll.end()  # what is asked now would have to wait behind it
         self._pump()
 
     def close(self) -> None:
@@ -143,6 +147,7 @@ class Connection(asyncio.Protocol):
         request = None if key == API_VERSIONS else read_message(request_schema(key, version), frame, position)
         answer = api.handle(self._core, caller, request)
         if isinstance(answer, Awaitable):
+            self._long_poll = answer if isinstance(answer, LongPoll) else None
             task = self._finish(answer, api, version, correlation_id)
             self._waiting = asyncio.get_running_loop().create_task(task)
         else:
@@ -160,7 +165,7 @@ class Connection(asyncio.Protocol):
             self._send(await answer, api, version, correlation_id)
         except Exception:  # noqa: BLE001 - as in _pump
             self._give_up()
-        self._waiting = None
+        self._waiting = self._long_poll = None
         self._pump()
 
     def _send(self, answer: Answer, api: Api, version: int, correlation_id: int) -> None:

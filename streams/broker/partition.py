@@ -45,7 +45,7 @@ class Partition:
         self.name = name
         self.start = state.log_start
         self.producers = Producers()
-        self.waiters: set[Callable[[], None]] = set()
+        self.waiters: dict[Callable[[], None], None] = {}  # a set that keeps its order
         self.failure = ""
         self.synced_to = 0
         self._sealed: list[int] = []

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import BLUEPRINTS, PARTITIONS
+from streams.consumer import LogConsumer
 from streams.producer import unavailable
 from streams.reader import record_of
 from streams.records import Record
 
-POLL_MS: Final = 200
+POLL_MS: Final = 10_000
+"""How long an idle look at the log lasts; a record or a cancellation ends it."""
 
 _PLACES: Final = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
 
@@ -25,12 +27,7 @@ class Feed:
 
     def __init__(self, brokers: str) -> None:
         self._brokers = brokers
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=brokers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=POLL_MS,
-        )
+        self._consumer = LogConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest")
 
     async def catch_up(self, take: Take) -> None:
         """Connect, and hand over every record that is there by now. Raises LogUnavailable where no broker answers."""
