@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.signing import KeyRing
@@ -58,29 +58,27 @@ def place_of(options: argparse.Namespace) -> Place:
 def by_hand(name: str, run: Callable[[Sequence[str], TextIO], int | None]) -> int:
     """Run a process with its command line, until SIGTERM or SIGINT; the exit code.
 
-    A foreseen error is one line on stderr and exit code 1.
+    A foreseen error is one line on stderr and exit code 1; where a program reads stdout, it is a message there as well.
     """
     try:
         return run(sys.argv[1:], sys.stdout) or 0
     except EsperError as error:
         sys.stderr.write(f"{name}: {error}\n")
+        if not sys.stdout.isatty():
+            sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         return 1
 
 
-def announce(name: str, settings: Settings, health_port: int, messages: TextIO) -> None:
-    """Say that the process is ready: a line for who started it, a list of targets for Prometheus."""
-    write_target(settings.run_folder, name, health_port)
-    messages.write(json.dumps({"ready": True, "health_port": health_port}) + "\n")
-    messages.flush()
-
-
-def write_target(run_folder: Path, name: str, health_port: int) -> None:
-    """Write where `/metrics` of a process is, for Prometheus and `esper doctor`: `run/NAME.json`."""
+def announce(name: str, run_folder: Path, health_port: int, messages: TextIO, **more: Any) -> None:
+    """Say that the process is ready: a line for who started it, a list of targets for Prometheus and `esper doctor`."""
+    run_folder.mkdir(parents=True, exist_ok=True)
     path = run_folder / f"{name}.json"
     temporary = path.with_suffix(f".{os.getpid()}")
     targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": name}}]
     temporary.write_text(json.dumps(targets) + "\n")
     temporary.replace(path)
+    messages.write(json.dumps({"ready": True, "health_port": health_port, **more}) + "\n")
+    messages.flush()
 
 
 def end_in(seconds: float) -> None:

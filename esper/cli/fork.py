@@ -43,7 +43,8 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, as_json: b
         config = replace(config, policy=change.policy or config.policy, control_of="")
         plan = Plan("fork", parent.root.task_source, parent_id, step, change.text)
         request = request_of(data_dir, config, "fork", as_json=as_json)
-        with Trainers(data_dir, {child: "fork"}, {child: config}, {child: plan}) as trainers:
+        with Trainers(data_dir) as trainers:
+            trainers.start({child: "fork"}, {child: config}, {child: plan})
             command = RunCommand(request, ring, lease, trainers)
             failure = command.train()
             if failure:

@@ -53,7 +53,8 @@ def resume_command(data_dir: Path, word: str, *, as_json: bool) -> int:
         plans = {each: Plan("resume", source=recorded[each].root.task_source) for each in going}
         names = {run_id: "grown", control_of(run_id): "control"}
         request = request_of(data_dir, configs[going[0]], "resume", as_json=as_json)
-        with Trainers(data_dir, names, configs, plans) as trainers:
+        with Trainers(data_dir) as trainers:
+            trainers.start(names, configs, plans)
             command = RunCommand(request, ring, lease, trainers, before=before, told=family)
             failure = command.train()
             if failure:

@@ -94,9 +94,10 @@ def run_command(request: RunRequest) -> int:
     if control_config is not None:
         configs[control_of(run_id)] = replace(control_config, control_of=run_id)
     with (
-        Trainers(request.data_dir, names, configs) as trainers,  # they prepare while the log starts
+        Trainers(request.data_dir) as trainers,  # they prepare while the log starts
         client.join(request.data_dir, client=f"esper run {run_id}", brokers=settings.brokers) as lease,
     ):
+        trainers.start(names, configs)
         instructor = Instructor(run_id, ids_of(request.drill), ring)
         command = RunCommand(request, ring, lease, trainers, instructor=instructor)
         failure = command.train()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.weatherlight import endpoint
-from esper.weatherlight.forkserver import PARENT_VARIABLE, ForkServer, Order, preload
+from esper.weatherlight.forkserver import PARENT_VARIABLE, ForkServer, Order, call_process, preload
 
 HANDOVER_S: Final = 10.0
 """How long to wait for a supervisor on its way out: twice what it may take."""
@@ -26,9 +26,12 @@ LIBRARIES: Final = ("duckdb", "faust", "faust.livecheck", "faust.transport.drive
 
 def main() -> int:
     """Serve until the last lease ends; 0 also where another supervisor is at work already."""
-    parser = argparse.ArgumentParser(prog="python -m esper.weatherlight", description="The supervisor of a data folder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m esper.weatherlight", description="The supervisor of a data folder."
+    )
     parser.add_argument("--data-dir", type=Path, required=True)
     data_dir: Path = parser.parse_args().data_dir.resolve()
+    call_process("esper-fork")
     os.environ.pop(PARENT_VARIABLE, None)  # it outlives the client that starts it
     deadline = time.monotonic() + HANDOVER_S
     while (lock := endpoint.take_lock(data_dir)) is None:

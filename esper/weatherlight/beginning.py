@@ -15,15 +15,19 @@ from esper.history import Recorded
 from esper.karn.approval import Approvals, evolve_approvals
 from esper.karn.dossier import Dossier, Outcomes, Sheet
 from projections import open_history
-from projections.lineage import facts, requests
-from projections.manifest import Place, covered
+
+ARCHIVED_S: Final = 30.0
+POLL_S: Final = 0.05
 
 Beginning = Literal["start", "resume", "fork"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`source` is what the run that is gone on with recorded of its task; a fork leaves `parent` at `step`."""
+    """How a trainer begins.
+
+    `source` is what the run that is gone on with recorded of its task; a fork leaves `parent` at `step` with `change`.
+    """
 
     begin: Beginning = "start"
     source: str = ""
@@ -41,17 +45,14 @@ class Plan:
         return cls(**json.loads(text))
 
 
-ARCHIVED_S: Final = 30.0
-
-
-POLL_S: Final = 0.05
-
-
-def read_recorded(archive: Path, run_id: str, ends: Mapping[Place, int]) -> Recorded:
+def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int]) -> Recorded:
     """All that is known of a run, its ancestors' part included, once the archive has what lies before `ends`.
 
     Raises LogUnavailable where that does not come.
     """
+    from projections.lineage import facts, requests  # noqa: PLC0415 - only who goes on with a run needs DuckDB
+    from projections.manifest import covered  # noqa: PLC0415
+
     deadline = time.monotonic() + ARCHIVED_S
     while any(covered(archive).get(place, 0) < end for place, end in ends.items()):
         if time.monotonic() > deadline:
@@ -69,8 +70,7 @@ def dossier_of(data_dir: Path, *, outcomes: bool = True) -> Dossier:
     archive = data_dir / "archive"
     if not archive.is_dir():
         return Dossier()
-    from projections import open_history  # noqa: PLC0415 - DuckDB is imported where there is something to read
-    from projections.dossier import read_dossier  # noqa: PLC0415
+    from projections.dossier import read_dossier  # noqa: PLC0415 - as above
 
     with open_history(archive) as history:
         rows = read_dossier(history, outcomes=outcomes)

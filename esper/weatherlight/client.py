@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import socket
 import subprocess
@@ -19,8 +18,9 @@ from esper.errors import InvalidInput, LogUnavailable
 from esper.installation import python_module
 from esper.weatherlight import endpoint
 from esper.weatherlight.endpoint import Status
+from esper.weatherlight.forkserver import child_environment
 
-JOIN_S: Final = 20.0
+JOIN_S: Final = 40.0
 READY_S: Final = 60.0
 RELEASE_S: Final = 5.0
 LOG_NAME: Final = "weatherlight.log"
@@ -214,7 +214,7 @@ def _reap(starter: subprocess.Popen[bytes] | None) -> None:
 
 def _start_supervisor(data_dir: Path, brokers: str | None) -> subprocess.Popen[bytes]:
     """Start it detached: in its own session, so that Ctrl-C in the client's terminal does not reach it."""
-    environment = {name: value for name, value in os.environ.items() if name != "ESPER_BROKERS"}
+    environment = {name: value for name, value in child_environment().items() if name != "ESPER_BROKERS"}
     if brokers is not None:
         environment["ESPER_BROKERS"] = brokers
     with (endpoint.run_folder(data_dir) / LOG_NAME).open("ab") as log:

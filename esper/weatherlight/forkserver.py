@@ -1,6 +1,6 @@
 """The fork server: a process that imports libraries once and forks the processes that use them.
 
-    python -P -m esper.weatherlight.forkserver --fd N MODULE ...
+    python -P -m esper.weatherlight.forkserver --fd N [--data-dir D] MODULE ...
 
 Forked processes share what the imports left in memory and begin within hundredths of a second. There are two: one
 without torch for the services of a data folder (`esper.weatherlight.__main__`), and one with it for the trainers of a
@@ -8,9 +8,9 @@ command (`esper.cli.trainers`). A fork server has one thread, opens no database,
 so that every process that it forks begins as one of its own would.
 
 It takes orders from a Unix socket, with the file descriptors of the process to be (`request`). All that becomes of the
-process is told over its pipe `messages`, one JSON object a line: `{"pid": …}` from the fork server, then what the process
-itself says, such as `{"ready": true}`, then `{"error": …}`, the exception's own line, where it failed, and at last
-`{"exit": code}` from the fork server, negative for a signal.
+process is told over its pipe `messages`, one JSON object a line: `{"pid": …}`, then what the process says, such as
+`{"ready": true}`, then `{"error": …}`, the exception's own line, where it failed, and at last, from the fork server,
+`{"exit": code}`, negative for a signal.
 
 A process dies with its fork server, and the fork server with who started it (prctl(2), PR_SET_PDEATHSIG), so that
 `kill -9` of any of them leaves nothing behind. Linux only; elsewhere they notice their parent's end by themselves.
@@ -46,8 +46,8 @@ FIRST_INHERITED: Final = 4
 PARENT_VARIABLE: Final = "ESPER_PARENT_PID"
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
-_LONGEST_ORDER: Final = 65_536
-_MOST_DESCRIPTORS: Final = 16
+_READ_BYTES: Final = 65_536
+_MOST_DESCRIPTORS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,10 @@ def request(
 
     `log` becomes stdout and stderr. The caller keeps its copies of the descriptors, and closes those it does not use.
     """
-    socket.send_fds(connection, [json.dumps(asdict(order)).encode() + b"\n"], [stdin, log, messages, *inherit])
+    descriptors = [stdin, log, messages, *inherit]
+    text = json.dumps({"order": asdict(order), "descriptors": len(descriptors)}).encode() + b"\n"
+    sent = socket.send_fds(connection, [text], descriptors)
+    connection.sendall(text[sent:])
 
 
 def child_environment() -> dict[str, str]:
@@ -95,8 +98,14 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def call_process(name: str) -> None:
+    """What `ps -e` and `top` call this process, 15 characters at most; a fork has its parent's command line."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
 def preload(modules: Sequence[str]) -> None:
-    """Import `modules`, and have the collector leave alone what is there, so that its pages stay shared after a fork."""
+    """Import `modules`, and have the collector leave alone what is there, so that its pages stay shared."""
     gc.disable()  # a collection in the middle of so many imports finds nothing and costs a tenth of them
     for module in modules:
         import_module(module)
@@ -112,9 +121,11 @@ class ForkServer:
         self._connection = connection
         self._messages: dict[int, int] = {}
         self._main: int | None = None
+        self._text = b""
+        self._descriptors: list[int] = []
 
     def serve(self, main: int | None = None) -> int:
-        """Serve until the client has hung up and the last process has ended, or until process `main` has: its exit code.
+        """Serve until the client has hung up and all processes have ended, or until `main` has: its exit code.
 
         SIGTERM is passed on, to `main` where there is one and otherwise to all.
         """
@@ -126,7 +137,7 @@ class ForkServer:
         signal.signal(signal.SIGTERM, self._forward)
         listening = True
         while listening or self._messages:
-            sources = [woken, self._connection] if listening else [woken]
+            sources: list[Any] = [woken, self._connection] if listening else [woken]
             readable, _, _ = select.select(sources, [], [])
             if woken in readable:
                 os.read(woken, 4096)
@@ -134,7 +145,7 @@ class ForkServer:
                 if main in ended:
                     return ended[main]
             if self._connection in readable:
-                listening = self._take_order()
+                listening = self._take_orders()
         return 0
 
     def fork(self, order: Order, descriptors: Sequence[int]) -> int:
@@ -151,23 +162,26 @@ class ForkServer:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             _become(order, descriptors, parent)
         self._messages[pid] = messages
-        _tell(messages, {"pid": pid})
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         return pid
 
-    def _take_order(self) -> bool:
+    def _take_orders(self) -> bool:
         """Fork what is ordered; False where the client has hung up."""
         try:
-            text, descriptors, _, _ = socket.recv_fds(self._connection, _LONGEST_ORDER, _MOST_DESCRIPTORS)
+            text, descriptors, _, _ = socket.recv_fds(self._connection, _READ_BYTES, _MOST_DESCRIPTORS)
         except ConnectionError:
             return False
-        if not text:
-            return False
-        value: dict[str, Any] = json.loads(text)
-        self.fork(Order(**{**value, "arguments": tuple(value["arguments"])}), descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return True
+        *lines, self._text = (self._text + text).split(b"\n")
+        self._descriptors += descriptors
+        for line in lines:
+            said: dict[str, Any] = json.loads(line)
+            count = said["descriptors"]
+            given, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+            order = said["order"]
+            self.fork(Order(**{**order, "arguments": tuple(order["arguments"])}), given)
+            for descriptor in given:
+                os.close(descriptor)
+        return bool(text)
 
     def _reap(self) -> dict[int | None, int]:
         """Take the exit codes of processes that have ended, and tell them."""
@@ -192,10 +206,10 @@ def _become(order: Order, descriptors: Sequence[int], parent: int) -> NoReturn:
     code = 1
     try:
         die_with_parent(parent)
+        _tell(descriptors[2], {"pid": os.getpid()})
         os.setsid()
         _be_nice(order.niceness)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_NAME, order.name.encode()[:15], 0, 0, 0)
+        call_process(order.name)
         _lay_out([descriptors[0], descriptors[1], descriptors[1], *descriptors[2:]])
         module, _, function = order.target.partition(":")
         with os.fdopen(FIRST_INHERITED - 1, "w", buffering=1) as messages:
@@ -257,9 +271,11 @@ def main() -> int:
     """Import the modules and serve; the process dies with who started it."""
     parser = argparse.ArgumentParser(prog="python -m esper.weatherlight.forkserver")
     parser.add_argument("--fd", type=int, required=True, help="a Unix socket over which orders come")
+    parser.add_argument("--data-dir", help="whose processes they are, for who lists processes")
     parser.add_argument("modules", nargs="*", help="what the processes share")
     options = parser.parse_args()
     die_with_parent(int(os.environ.pop(PARENT_VARIABLE)))
+    call_process("esper-fork")
     preload(options.modules)
     return ForkServer(socket.socket(fileno=options.fd)).serve()
 

@@ -54,7 +54,7 @@ class Backoff:
 
 
 class ForkedProcess(asyncio.Protocol):
-    """A process of the fork server, as told over its pipe `messages`. `announcement` is what it said when it was ready."""
+    """A process of the fork server, as told over its pipe. `announcement` is what it said when it was ready."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
@@ -70,14 +70,8 @@ class ForkedProcess(asyncio.Protocol):
     @classmethod
     async def start(cls, connection: socket.socket, order: Order, log: Path, inherit: tuple[int, ...]) -> ForkedProcess:
         """A process that the fork server behind `connection` makes; it writes to the end of `log`."""
-        read, write = os.pipe()
-        try:
-            with log.open("ab") as said, Path(os.devnull).open("rb") as nothing:
-                request(connection, order, stdin=nothing.fileno(), log=said.fileno(), messages=write, inherit=inherit)
-        finally:
-            os.close(write)
-        loop = asyncio.get_running_loop()
-        _, process = await loop.connect_read_pipe(cls, os.fdopen(read, "rb", 0))
+        read = _request(connection, order, log, inherit)
+        _, process = await asyncio.get_running_loop().connect_read_pipe(cls, os.fdopen(read, "rb", 0))
         return process
 
     def data_received(self, data: bytes) -> None:
@@ -217,3 +211,14 @@ class Service:
     def _set(self, state: ServiceState) -> None:
         self._state = state
         self._on_change()
+
+
+def _request(connection: socket.socket, order: Order, log: Path, inherit: tuple[int, ...]) -> int:
+    """Ask for a process that writes to the end of `log`; the end of its pipe where it is heard."""
+    read, write = os.pipe()
+    try:
+        with log.open("ab") as said, Path(os.devnull).open("rb") as nothing:
+            request(connection, order, stdin=nothing.fileno(), log=said.fileno(), messages=write, inherit=inherit)
+    finally:
+        os.close(write)
+    return read

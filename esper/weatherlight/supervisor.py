@@ -24,8 +24,8 @@ from typing import Any, Final, TextIO
 from esper.errors import EsperError, InvalidInput
 from esper.weatherlight import endpoint
 from esper.weatherlight.endpoint import State, Status
-from esper.weatherlight.reporting import keep_house, report, serve_health
 from esper.weatherlight.forkserver import FIRST_INHERITED, Order
+from esper.weatherlight.reporting import keep_house, report, serve_health
 from esper.weatherlight.service import Service
 from streams.keys import load_key_ring
 from streams.metrics import Metrics

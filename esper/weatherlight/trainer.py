@@ -3,7 +3,7 @@
 It prepares (loads the data and the model's code), says `{"prepared": true}`, and begins when it reads the log's address
 from stdin: so it prepares while the log starts. An end of stdin instead ends it, because whoever started it has gone.
 SIGTERM ends a run after its current step, with its last completed epoch kept. Its last message is the run's result or
-its error. `esper run` has the nursery fork one for the grown run and one for the control, side by side; by hand:
+its error. `esper run` has its fork server fork one for the grown run and one for the control, side by side; by hand:
 
     echo HOST:PORT | python -m esper.weatherlight.trainer --data-dir D --run-id R --config '{"task": "digits"}'
 """
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -44,27 +45,23 @@ from streams.trainer_log import KafkaLog
 KERNEL_BYTES: Final = 64 * 2**20
 
 
-def main() -> int:
-    """A trainer by hand: its messages go to stdout."""
+def run(arguments: Sequence[str], messages: TextIO) -> int:
+    """Train one run; the exit code: 0 where it came to a result, 1 where it failed, 2 where its input is wrong.
+
+    `messages` takes one JSON object a line.
+    """
     parser = argparse.ArgumentParser(prog="python -m esper.weatherlight.trainer")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--config", default="{}", help="a RunConfig in JSON; what it leaves out has its default")
     parser.add_argument("--plan", default="{}", help="how it begins, in JSON; a new run by default")
-    options = parser.parse_args()
-    return run(options.data_dir, options.run_id, options.config, sys.stdout, Plan.from_json(options.plan))
-
-
-def run(data_dir: Path, run_id: str, config: str, messages: TextIO, plan: Plan) -> int:
-    """Train one run; the exit code: 0 where it came to a result, 1 where it failed, 2 where its input is wrong.
-
-    `config` is a `RunConfig` in JSON; a run that is gone on with has its own. `messages` takes one JSON object a line.
-    """
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
-        result = _train(data_dir, run_id, RunConfig.from_json(config), messages, plan, stop=stop)
+        config, plan = RunConfig.from_json(options.config), Plan.from_json(options.plan)
+        result = _train(options.data_dir, options.run_id, config, messages, plan, stop=stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})
         return 2
@@ -150,4 +147,4 @@ def _say(messages: TextIO, message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(sys.argv[1:], sys.stdout))

@@ -16,7 +16,7 @@ from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
 from streams.app import record_of_event, source
 from streams.metrics import Metrics
-from streams.process import Room
+from streams.process import AgentContext
 from streams.producer import Publisher
 from streams.reader import Intake, past
 from streams.records import Record
@@ -24,7 +24,7 @@ from streams.records import Record
 RECENT_IDS: Final = 4_096
 """R-OONA-10. A redelivery comes soon after its first; one older than this is counted twice in a graph, no more."""
 RUNS_SHOWN: Final = 50
-"""Runs with series of their own; the oldest make room."""
+"""Runs with series of their own; the oldest make context."""
 
 logger = logging.getLogger(__name__)
 
@@ -144,16 +144,16 @@ def _alert_event(cause: Event, alert: Alert) -> Event:
     )
 
 
-async def furnish(room: Room) -> None:
+async def setup(context: AgentContext) -> None:
     """Nissa's two agents, with the alerts that an earlier process left active."""
-    nissa = Nissa(room.publisher, room.metrics)
-    async for event in past(room.brokers, room.ring, EMERGENCY):
+    nissa = Nissa(context.publisher, context.metrics)
+    async for event in past(context.brokers, context.ring, EMERGENCY):
         nissa.restore(event)
-    intake = Intake("nissa", room.ring, room.publisher, room.metrics, nissa.handle, fold=True)
+    intake = Intake("nissa", context.ring, context.publisher, context.metrics, nissa.handle, fold=True)
 
     async def take_all(stream: Any) -> None:
         async for event in stream.events():
             await intake.take(record_of_event(event))
 
-    room.app.agent(source(room.app, EMERGENCY, DEADLETTER), name="nissa-emergency")(take_all)
-    room.app.agent(source(room.app, RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY), name="nissa")(take_all)
+    context.app.agent(source(context.app, EMERGENCY, DEADLETTER), name="nissa-emergency")(take_all)
+    context.app.agent(source(context.app, RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY), name="nissa")(take_all)

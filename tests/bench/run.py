@@ -82,7 +82,7 @@ def measure(data_dir: Path, arguments: list[str]) -> dict[str, float]:
 
 
 def sample(data_dir: Path, cpu_s: dict[int, float]) -> Counter[str]:
-    """PSS in KiB of every process of the data folder, by its module; notes in `cpu_s` what each has used so far."""
+    """PSS in KiB of every process of the data folder, by its name; notes in `cpu_s` what each has used so far."""
     found: Counter[str] = Counter()
     for process in psutil.process_iter():
         try:
@@ -94,8 +94,7 @@ def sample(data_dir: Path, cpu_s: dict[int, float]) -> Counter[str]:
             pss = _PSS.search(Path(f"/proc/{process.pid}/smaps_rollup").read_text())
         except (psutil.Error, OSError):
             continue  # it has just ended
-        modules = [word for word in words if word.startswith(("esper.", "streams.", "projections."))]
-        found[modules[-1] if modules else "other"] += int(pss[1]) if pss else 0
+        found[process.name()] += int(pss[1]) if pss else 0
     return found
 
 

@@ -102,12 +102,12 @@ def back(service) -> bool:
 def test_killed_broker_comes_back_on_its_port(esper):
     with client.join(esper.data_dir, client="test", broker_only=True) as lease:
         lease.wait_ready()
-        before = esper.find("streams.broker").pid
+        before = esper.find("broker").pid
         os.kill(before, signal.SIGKILL)
         esper.wait_until(lambda: (lease.poll(0.1), back(lease.status.services[0]))[1])
         assert lease.status.services[0].last_exit == "killed by SIGKILL"
         assert answers(port_of(lease.brokers))
-        assert esper.find("streams.broker").pid != before
+        assert esper.find("broker").pid != before
 
 
 def test_a_lease_is_renewed_with_the_broker_at_its_old_port(esper):
@@ -158,4 +158,4 @@ def test_what_stops_the_broker_from_starting_is_said_in_one_line(esper):
 def test_processes_run_with_one_thread_for_computing(esper):
     with client.join(esper.data_dir, client="test", broker_only=True) as lease:
         lease.wait_ready()
-        assert psutil.Process(esper.find("streams.broker").pid).environ()["OMP_NUM_THREADS"] == "1"
+        assert psutil.Process(esper.find("broker").pid).environ()["OMP_NUM_THREADS"] == "1"

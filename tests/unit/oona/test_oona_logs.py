@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from streams.logs import Repeats
+from streams.entry import Repeats
 
 
 def record(name, message, *arguments):
