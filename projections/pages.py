@@ -31,7 +31,7 @@ _GROUPS: Final = {
     "views": ("Views", "What most questions need: stages and gates by name, ids as text."),
     "fold": (
         "The fold",
-        "The SQL twin of `esper.history`: the state of every run, and facts that cannot be true. Stages are numbers.",
+        "The SQL twin of `esper.record`: the state of every run, and facts that cannot be true. Stages are numbers.",
     ),
     "log": (
         "The log's own tables",

@@ -1,4 +1,4 @@
-"""The trainer's log on Kafka: `esper.tolaria.ports.Log` for synchronous code.
+"""The trainer's log on Kafka: `esper.tolaria.outside.Log` for synchronous code.
 
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
 `esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
@@ -27,7 +27,7 @@ from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing, Signed
-from esper.tolaria.ports import Answer
+from esper.tolaria.outside import Answer
 from streams.answers import Answers
 from streams.claims import Claims
 from streams.consumer import LogConsumer
@@ -77,12 +77,15 @@ class KafkaLog:
     def publish(self, event: Event) -> None:
         """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
         self._claims.check()
-        match event.WhichOneof("body"):
+        body = event.WhichOneof("body")
+        match body:
             case "epoch_completed":
                 self._answers.expect(event.event_id)
             case "adaptation_command":  # a fork's own, which it carries out itself: it comes back with the others
                 self._answers.known(Signed(outgoing(event).payload))
         self.writer.publish(event)
+        if body == "seed_transitioned":  # a digest is stored next, for milliseconds, and then somebody waits for both
+            self.writer.nudge()
 
     def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
@@ -218,21 +221,23 @@ class KafkaLog:
         """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
         while True:
             await asyncio.sleep(SUMMARY_S)
-            now_ns = time.time_ns()
-            event_id = ids.uuid7(now_ns, os.urandom(10))
-            packet = leyline_pb2.TelemetryPacket(
-                packet_id=ids.text(event_id),
-                source_subsystem="oona",
-                level=leyline_pb2.TELEMETRY_LEVEL_INFO,
-                metrics=[
-                    self._point("oona.queue.depth", self.writer.depth),
-                    self._point("oona.queue.depth.max", self.writer.deepest),
-                ],
-            )
-            packet.timestamp.FromNanoseconds(now_ns)
             self.writer.publish(
-                new_event(packet, event_id=event_id, run_id=self.run_id, producer=self._name, recorded_at_ns=now_ns)
+                queue_summary(self.run_id, self._name, (self.writer.depth, self.writer.deepest), time.time_ns())
             )
 
-    def _point(self, name: str, value: float) -> leyline_pb2.MetricPoint:
-        return leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": self._name})
+
+def queue_summary(run_id: str, writer: str, depths: tuple[int, int], now_ns: int) -> Event:
+    """Telemetry about a writer's queue. `depths` are how many events wait for the log, now and at the most ever."""
+    event_id = ids.uuid7(now_ns, os.urandom(10))
+    points = {"oona.queue.depth": depths[0], "oona.queue.depth.max": depths[1]}
+    packet = leyline_pb2.TelemetryPacket(
+        packet_id=ids.text(event_id),
+        source_subsystem="oona",
+        level=leyline_pb2.TELEMETRY_LEVEL_INFO,
+        metrics=[
+            leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": writer})
+            for name, value in points.items()
+        ],
+    )
+    packet.timestamp.FromNanoseconds(now_ns)
+    return new_event(packet, event_id=event_id, run_id=run_id, producer=writer, recorded_at_ns=now_ns)

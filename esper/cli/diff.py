@@ -13,12 +13,11 @@ from esper.cli.describe import headline, stage
 from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.history import RunState, accept
-from esper.history.content import HOUSEKEEPING, Difference, differences, first_difference
-from esper.history.parts import parts_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
+from esper.record import RunState, accepted_facts
+from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -74,7 +73,7 @@ def side_of(history: History, run_id: str) -> Side:
     """One run out of the archive; raises InvalidInput where its history cannot be folded."""
     from projections.lineage import facts, lineage  # noqa: PLC0415 - as in `history_of`
 
-    accepted = accept(facts(history, run_id))
+    accepted = accepted_facts(facts(history, run_id))
     starts = {fact.run_id: fact.run_started for fact in accepted.facts if fact.HasField("run_started")}
     begun = starts.get(run_id)
     if begun is None:  # where a fork's start is what cannot be true, the facts are its parent's alone
@@ -123,8 +122,8 @@ def _about(side: Side) -> dict[str, Any]:
         "task": state.task,
         "policy": state.policy,
         "status": state.status,
-        "step": state.world.step,
-        "epoch": state.world.epoch,
+        "step": state.model.step,
+        "epoch": state.model.epoch,
         "problem": None if state.problem is None else str(state.problem),
     }
 
@@ -170,7 +169,7 @@ def _first_state(a: list[Event], b: list[Event], objects: ObjectStore) -> dict[s
             continue
         digest, other = fact.state_digested, recorded.get(_moment(fact))
         if other is not None and other.root != digest.root:
-            parts = parts_of(objects, digest.tensors_ref), parts_of(objects, other.tensors_ref)
+            parts = tensor_digests(objects, digest.tensors_ref), tensor_digests(objects, other.tensors_ref)
             return {
                 "step": fact.global_step,
                 "epoch": fact.epoch,
@@ -192,7 +191,7 @@ def _ends(a: Side, b: Side) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 def _end(side: Side) -> dict[str, Any]:
     """What became of a run; of one that has not finished, as far as it came."""
-    finished, world, standing = side.finished, side.state.world, side.state.standing
+    finished, world, standing = side.finished, side.state.model, side.state.run_status
     return {
         "status": standing.status,
         "epochs": world.epoch,

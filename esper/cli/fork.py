@@ -17,9 +17,9 @@ from esper.cli.replay import recorded_run
 from esper.cli.resume import joined, request_of
 from esper.cli.run import RunCommand
 from esper.cli.trainers import Trainers
-from esper.history import Recorded
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
-from esper.tolaria.forking import place_of, read_change
+from esper.tolaria.fork_change import place_of, read_change
 from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
 from streams.settings import Settings

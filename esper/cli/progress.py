@@ -1,6 +1,6 @@
 """What a person wants to know of a run while it goes and when it is over: a fold of its events, made for showing.
 
-The folds that answer questions are `esper.history` and the SQL views; this one keeps sentences and the last figures.
+The folds that answer questions are `esper.record` and the SQL views; this one keeps sentences and the last figures.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from esper.cli import RUN_FAILED
 from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import BOLD, DIM, GREEN, RED, complain, say, say_json, styled
 from esper.errors import InvalidInput
-from esper.history import Recorded
 from esper.leyline.objects import ObjectStore
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Clock
+from esper.tolaria.outside import Clock
 
 if TYPE_CHECKING:
     from esper.tolaria.replay import Replayed
@@ -35,7 +35,7 @@ def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | Non
     """Replay a run and print the verdict; 0 where all agrees, 1 where something does not."""
     with history_of(data_dir) as history:
         recorded = recorded_run(history, resolve(word, run_ids(history)))
-    reached = recorded.state.world.step
+    reached = recorded.state.model.step
     if from_step > reached or (to_step is not None and not from_step <= to_step <= reached):
         asked = f"--from {from_step}" if to_step is None else f"--from {from_step} --to {to_step}"
         raise InvalidInput(f"run {recorded.run_id} has the steps 0 to {reached}; {asked} is no part of it")
@@ -120,7 +120,7 @@ def _shown(recorded: Recorded, to_step: int | None, *, quiet: bool) -> Iterator[
     console = Console(stderr=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        end = recorded.state.world.step if to_step is None else to_step
+        end = recorded.state.model.step if to_step is None else to_step
         shown = bar.add_task(f"replaying {recorded.run_id}", total=end, what="")
         last = 0.0
 

@@ -17,7 +17,7 @@ from esper.cli.replay import recorded_run
 from esper.cli.run import RunCommand, RunRequest
 from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput
-from esper.history import Recorded
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.beginning import Plan

@@ -16,10 +16,10 @@ from esper.cli.history import history_of, resolve, run_ids
 from esper.cli.output import BOLD, RED, complain, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.errors import InvalidInput
-from esper.history import Mark, Rate, RunState, SeedState, World, mark_at_epoch, mark_at_step, packets, replay
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.ids import text
+from esper.record import Mark, ModelState, Rate, RunState, SeedState, mark_at_epoch, mark_at_step, packets, replay
 from esper.tolaria.learning_rate import MIN_RATE, rising, schedule
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Place:
     unit: Literal["step", "epoch"]
     number: int
 
-    def reached(self, world: World) -> int:
+    def reached(self, world: ModelState) -> int:
         """How far `world` is, in this place's unit."""
         return world.step if self.unit == "step" else world.epoch
 
@@ -69,14 +69,14 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
         state = fold(history, run_id)
         mark = mark_at(state, run_id, place)
         decision = last_decision(history, run_id, packets(state, mark))
-        rates = rates_at(mark.world, started(history, run_id))
+        rates = rates_at(mark.model, started(history, run_id))
         recorded = None if load is None else recorded_run(history, run_id)
     if load is not None and recorded is not None:
         from esper.cli.weights import check_writable, write_weights  # noqa: PLC0415 - torch, and only --load needs it
 
         check_writable(load)
         write_weights(data_dir, recorded, mark, load)
-        complain(f"the weights at step {mark.world.step} are in {load}")
+        complain(f"the weights at step {mark.model.step} are in {load}")
     if as_json:
         say_json(to_json(state, mark, decision, rates))
     else:
@@ -105,7 +105,7 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
         raise InvalidInput(f"run {run_id} cannot be folded: {state.problem}")
     if place is None:
         return state.path
-    reached = place.reached(state.world)
+    reached = place.reached(state.model)
     if place.number > reached:
         raise InvalidInput(
             f"run {run_id} has no {place.unit} {place.number}: its facts reach {place.unit} {reached}; "
@@ -114,7 +114,7 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
     found = (mark_at_step if place.unit == "step" else mark_at_epoch)(state, place.number)
     if found is None:
         raise InvalidInput(f"run {run_id} begins after {place.unit} {place.number}")
-    return replace(found, world=replace(found.world, step=place.number)) if place.unit == "step" else found
+    return replace(found, model=replace(found.model, step=place.number)) if place.unit == "step" else found
 
 
 def last_decision(history: History, run_id: str, packet_ids: Iterable[bytes]) -> Event | None:
@@ -144,7 +144,7 @@ def started(history: History, run_id: str) -> RunStarted:
 def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]) -> dict[str, Any]:
     """Everything that the fold knows of the run at `mark`."""
     assert state.path is not None
-    world, standing, saved = mark.world, mark.standing, mark.world.checkpoint
+    world, standing, saved = mark.model, mark.run_status, mark.model.checkpoint
     return {
         "run_id": state.run_id,
         "step": world.step,
@@ -154,8 +154,8 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
         "status": standing.status,
         "reason": standing.reason,
         "now": {
-            "step": state.world.step,
-            "epoch": state.world.epoch,
+            "step": state.model.step,
+            "epoch": state.model.epoch,
             "sequence": state.sequence,
             "timeline": state.timeline,
             "incarnation": state.incarnation,
@@ -179,11 +179,11 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
         "conservative": standing.conservative,
         "last_checkpoint": None
         if saved is None
-        else {**asdict(saved), "kept": saved.ref in state.standing.checkpoints},
+        else {**asdict(saved), "kept": saved.ref in state.run_status.checkpoints},
     }
 
 
-def _seed_json(seed: SeedState, world: World) -> dict[str, Any]:
+def _seed_json(seed: SeedState, world: ModelState) -> dict[str, Any]:
     return {
         "seed_id": seed.seed_id,
         "site": seed.site,
@@ -217,11 +217,11 @@ def _decision_json(event: Event) -> dict[str, Any]:
 
 def show(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]) -> None:
     """Lines about the network and the run, and a table of the seeds."""
-    now = "" if mark.sequence == state.sequence else f"; by now step {state.world.step}, epoch {state.world.epoch}"
-    say(styled(f"run {state.run_id} at step {mark.world.step}, epoch {mark.world.epoch}", BOLD) + now)
+    now = "" if mark.sequence == state.sequence else f"; by now step {state.model.step}, epoch {state.model.epoch}"
+    say(styled(f"run {state.run_id} at step {mark.model.step}, epoch {mark.model.epoch}", BOLD) + now)
     say(
-        f"{state.task}, {mark.standing.status}{f' ({mark.standing.reason})' if mark.standing.reason else ''}, "
-        f"timeline {mark.standing.timeline}, fact {mark.sequence} of {state.sequence}"
+        f"{state.task}, {mark.run_status.status}{f' ({mark.run_status.reason})' if mark.run_status.reason else ''}, "
+        f"timeline {mark.run_status.timeline}, fact {mark.sequence} of {state.sequence}"
     )
     if state.problem is not None:
         say(styled(f"the history stops here, because it cannot be true: {state.problem}", RED))
@@ -230,14 +230,14 @@ def show(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str
         say(f"{name:<15}{line}")
     say()
     say(
-        table(_SEED_HEADERS, [_seed_row(seed, mark.world) for seed in mark.world.seeds.values()], right=(4, 5, 6, 8, 9))
+        table(_SEED_HEADERS, [_seed_row(seed, mark.model) for seed in mark.model.seeds.values()], right=(4, 5, 6, 8, 9))
     )
 
 
 def _lines(
     state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]
 ) -> Iterable[tuple[str, str]]:
-    world, standing, saved = mark.world, mark.standing, mark.world.checkpoint
+    world, standing, saved = mark.model, mark.run_status, mark.model.checkpoint
     probe = (
         "" if world.probe_loss is None else f", probe loss {world.probe_loss:.4f}, accuracy {world.probe_accuracy:.4f}"
     )
@@ -256,11 +256,11 @@ def _lines(
     if saved is None:
         yield "checkpoint", "none yet"
     else:
-        kept = "kept" if saved.ref in state.standing.checkpoints else "pruned since"
+        kept = "kept" if saved.ref in state.run_status.checkpoints else "pruned since"
         yield "checkpoint", f"step {saved.step}, {kept}: {saved.ref}"
 
 
-def _seed_row(seed: SeedState, world: World) -> tuple[Any, ...]:
+def _seed_row(seed: SeedState, world: ModelState) -> tuple[Any, ...]:
     return (
         seed.seed_id,
         seed.site,
@@ -275,7 +275,7 @@ def _seed_row(seed: SeedState, world: World) -> tuple[Any, ...]:
     )
 
 
-def rates_at(world: World, begun: RunStarted) -> dict[str, float]:
+def rates_at(world: ModelState, begun: RunStarted) -> dict[str, float]:
     """The learning rate that every group takes its next step with: as it was last changed, moved on by its schedule."""
     if not begun.config_json:
         return {group: rate.lr for group, rate in world.learning_rates.items()}

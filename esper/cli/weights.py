@@ -18,12 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from esper.cli.describe import stage
 from esper.cli.output import complain
 from esper.errors import InvalidInput
-from esper.history import Mark, Recorded, SeedState
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
-from esper.tolaria.at_step import state_at
+from esper.record import Mark, Recorded, SeedState
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Clock
+from esper.tolaria.outside import Clock
+from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
 from esper.tolaria.state_tree import FlatState
 from esper.tolaria.tasks import recorded_task
@@ -43,14 +43,14 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
     for difference in differences(recorded.root, task):
         complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
     clock = Clock(time.monotonic, time.time_ns)
-    with _shown(recorded.run_id, mark.world.step) as watch:
-        flat = state_at(recorded, task, objects=objects, clock=clock, step=mark.world.step, watch=watch)
+    with _shown(recorded.run_id, mark.model.step) as watch:
+        flat = state_at(recorded, task, objects=objects, clock=clock, step=mark.model.step, watch=watch)
     metadata = {
         "run_id": recorded.run_id,
-        "step": str(mark.world.step),
-        "epoch": str(mark.world.epoch),
-        "timeline": str(mark.standing.timeline),
-        "seeds": json.dumps([_described(seed) for seed in mark.world.seeds.values()]),
+        "step": str(mark.model.step),
+        "epoch": str(mark.model.epoch),
+        "timeline": str(mark.run_status.timeline),
+        "seeds": json.dumps([_described(seed) for seed in mark.model.seeds.values()]),
     }
     _write(target, safetensors.torch.save(weights(flat), metadata=metadata))
 

@@ -1,43 +1,41 @@
-"""The trainer's breakers: what opens and closes them hangs on a clock, so a past that is followed says when."""
+"""The trainer's circuit breakers: around Tamiyo's decisions, and around the learning rates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 from contracts.leyline.v1.event_pb2 import BreakerChanged
 from esper.leyline.breaker import CircuitBreaker
-from esper.tolaria.past import Past
+from esper.tolaria.world import World
+
+ISOLATION: Final = "gradient_isolation/"
+"""The names of Kasmina's breakers begin with this; the seed's id follows."""
 
 
-class FollowingBreaker(CircuitBreaker):
+class TrainerBreaker(CircuitBreaker):
     """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32).
 
-    While the run's past is followed it changes when the record says so; a command forces it as ever.
+    When it changes hangs on a clock, so the world has a say in it. A command forces it without asking.
     """
 
-    def __init__(self, name: str, past: Past, monotonic: Callable[[], float]) -> None:
+    def __init__(self, name: str, world: World, monotonic: Callable[[], float]) -> None:
         super().__init__(name, failures=3, window_s=600.0, reset_s=30.0, successes=1, monotonic=monotonic)
-        self._past = past
+        self._world = world
 
     def poll(self) -> list[BreakerChanged]:
         """Let time pass."""
-        return super().poll() if self._past.over else self._recorded()
+        return self._world.breaker_changes(self, super().poll)
 
     def failed(self, reason: str) -> list[BreakerChanged]:
-        """Record a failure; one that was followed counts when the run is live again."""
-        if self._past.over:
-            return super().failed(reason)
-        self._failed_at.append(self._monotonic())
-        return self._recorded()
+        """Record a failure."""
+        return self._world.breaker_changes(self, partial(super().failed, reason), failure=True)
 
     def succeeded(self) -> list[BreakerChanged]:
         """Record a success."""
-        return super().succeeded() if self._past.over else self._recorded()
+        return self._world.breaker_changes(self, super().succeeded)
 
-    def _recorded(self) -> list[BreakerChanged]:
-        fact = self._past.here("breaker_changed")
-        if fact is None or fact.breaker_changed.breaker != self.name:
-            return []
-        change = BreakerChanged.FromString(fact.breaker_changed.SerializeToString())
-        self.force(change.to_state, change.reason)
-        return [change]
+    def count_failure(self) -> None:
+        """Count a failure that changes nothing now."""
+        self._failed_at.append(self._monotonic())

@@ -10,20 +10,18 @@ import torch
 from contracts.leyline.v1.event_pb2 import DecisionTimedOut, SiteEvidence
 from esper.kasmina.probe import Loss
 from esper.leyline.envelope import Event, parse
-from esper.tolaria.branch import branch
 from esper.tolaria.commands import PAUSE, apply_command
 from esper.tolaria.effects import drain, publish, take_effect
 from esper.tolaria.evaluation import Evaluation, evaluate
+from esper.tolaria.fork import begin_fork
+from esper.tolaria.outside import Answer
 from esper.tolaria.packet import Trained, epoch_packet
-from esper.tolaria.ports import Answer
 from esper.tolaria.recovery import CAUTION, keep, save_checkpoint
 from esper.tolaria.run import Run
 from esper.tolaria.run_state import capture, publish_digest
 from esper.tolaria.telemetry import report_epoch
 
 EVIDENCE_SAMPLES: Final = 256
-FOR_EVER_S: Final = 86_400.0
-"""A wait "without a timeout" that every threading primitive still accepts."""
 
 
 def finish_epoch(run: Run, trained: Trained) -> None:
@@ -33,18 +31,18 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
     if last:
         run.windows.end_all("run_ended")
-    branch(run, "packet")
+    begin_fork(run, "packet")
     evidence = _gather_evidence(run)
     _decide(run, trained, evaluation, evidence)
     _look_at_breakers(run)
-    if run.verifier is not None:
-        run.verifier.expire(now_ns=run.clock.wall_ns())
+    if run.outside.verifier is not None:
+        run.outside.verifier.expire(now_ns=run.clock.wall_ns())
     flat = capture(run)
     snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
     if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:
         save_checkpoint(run, snapshot, "final" if last else "epoch")
     report_epoch(run, trained, evaluation)
-    run.log.flush()
+    run.outside.log.flush()
 
 
 def _probe_and_gates(run: Run) -> Evaluation:
@@ -83,16 +81,17 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     body = epoch_packet(run, packet_id, trained, evaluation, evidence)
     packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
     assembled = run.clock.monotonic()
-    answer = None if branch(run, "decision") else _await_answer(run, packet)
+    answer = None if begin_fork(run, "decision") else _await_answer(run, packet)
     decided = run.clock.monotonic()
     if answer is not None and answer.command is not None:
         # A command is as old as the packet that it answers, and a run that was resumed did not age meanwhile.
         now_ns = packet.recorded_at_ns + round(1e9 * (decided - assembled))
-        apply_command(run, answer.command, parse(answer.decision.payload), now_ns)
+        for request in run.world.command_of(answer, now_ns):
+            apply_command(run, request, parse(answer.decision.payload))
     applied = run.clock.monotonic()
-    run.log.flush()
+    run.outside.log.flush()
     acknowledged = run.clock.monotonic()
-    run.hook_ms.append(run.past.hook_ms(1e3 * (acknowledged - started)))
+    run.hook_ms.append(run.world.hook_ms(1e3 * (acknowledged - started)))
     run.hook_parts_ms = {
         "assembly": 1e3 * (assembled - started),
         "decision": 1e3 * (decided - assembled),
@@ -108,10 +107,7 @@ def _await_answer(run: Run, packet: Event) -> Answer | None:
         return None
     started = run.clock.monotonic()
     timeout_s = run.config.decision_timeout_s
-    if run.past.over:
-        answer = run.log.await_answer(packet.event_id, FOR_EVER_S if timeout_s is None else timeout_s)
-    else:
-        answer = run.past.answer(packet.event_id)
+    answer = run.world.answer(packet.event_id, timeout_s)
     if answer is None:
         waited_ms = 1e3 * (run.clock.monotonic() - started)
         run.decision_timeouts += 1
@@ -131,7 +127,7 @@ def _look_at_breakers(run: Run) -> None:
 
     A pause ends with the epoch after the one in which it was commanded.
     """
-    publish(run, run.rates.breaker.succeeded())
+    publish(run, run.rate_breaker.succeeded())
     run.failures_in_a_row = 0
     publish(run, run.mode.clear(CAUTION))
     if run.recorder.epoch >= run.paused_until:

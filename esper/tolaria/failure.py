@@ -45,7 +45,7 @@ def recover(run: Run, trouble: str) -> None:
         drain(run)
     if run.config.rollback_rate_factor != 1.0:
         publish(run, run.rates.scale(run.config.rollback_rate_factor, f"rollback: {trouble}", run.recorder.step))
-    run.log.flush()
+    run.outside.log.flush()
 
 
 def roll_back_as_asked(run: Run) -> None:
@@ -54,7 +54,7 @@ def roll_back_as_asked(run: Run) -> None:
     level = dict(run.rollback_asked.rollback_payload).get("level", LEVELS[0])
     run.rollback_asked = None
     roll_back(run, "command", LEVELS[1] if level == LEVELS[1] else LEVELS[0])
-    run.log.flush()
+    run.outside.log.flush()
 
 
 def rescue(run: Run, error: LogUnavailable) -> LogUnavailable:

@@ -11,7 +11,7 @@ from typing import Final
 from contracts.leyline.v1.event_pb2 import CheckpointPruned, CheckpointSaved, RolledBack
 from esper.errors import CorruptState, EsperError
 from esper.tolaria import checkpoint
-from esper.tolaria.checkpoint import Checkpoint, Position
+from esper.tolaria.checkpoint import Position
 from esper.tolaria.effects import publish
 from esper.tolaria.run import Run
 from esper.tolaria.run_state import capture, restore, verify, with_progress
@@ -27,17 +27,17 @@ DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0}
 def keep(run: Run, flat: FlatState, found: Digest) -> Snapshot:
     """Remember the run's state in memory."""
     recorder = run.recorder
-    where = Position(recorder.run_id, recorder.timeline, recorder.step, recorder.epoch, recorder.sequence)
+    where = Position(recorder.run_id, recorder.timeline, recorder.step, recorder.epoch, run.world.sequence)
     snapshot = Snapshot(with_progress(run, flat), found.root, where)
     run.snapshots.add(snapshot)
-    run.past.remember(snapshot)
+    run.world.remember(snapshot)
     return snapshot
 
 
 def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
     """Store a state durably, publish that, and prune what is older than the newest few."""
     started = run.clock.monotonic()
-    saved = _stored(run, snapshot)
+    saved = run.world.save_checkpoint(snapshot)
     run.checkpoints.append(saved)
     run.recorder.publish(
         CheckpointSaved(
@@ -53,20 +53,12 @@ def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
     _prune(run)
 
 
-def _stored(run: Run, snapshot: Snapshot) -> Checkpoint:
-    """The state in the object store, where it is already if the run's past says so."""
-    fact = run.past.next("checkpoint_saved")
-    if fact is not None:
-        return Checkpoint(fact.checkpoint_saved.ref, snapshot.position, fact.checkpoint_saved.bytes)
-    return checkpoint.save(run.objects, snapshot.flat, snapshot.root, snapshot.position)
-
-
 def _prune(run: Run) -> None:
     """Let go of the run's oldest checkpoints; those that a fork found with its parent are the parent's to prune."""
     own = [each for each in run.checkpoints if each.position.run_id == run.recorder.run_id]
     for oldest in own[: -run.config.keep_checkpoints] if run.config.keep_checkpoints else ():
         run.checkpoints.remove(oldest)
-        freed = checkpoint.delete(run.objects, oldest) if run.past.over else 0
+        freed = run.world.delete_checkpoint(oldest)
         run.recorder.publish(CheckpointPruned(ref=oldest.ref, step=oldest.position.step, bytes_freed=freed))
 
 
@@ -77,7 +69,7 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
     """
     from_step = run.recorder.step
     watched = run.windows.state()
-    back = _as_recorded(run) or (_fast(run) if level == "fast" else None) or _full(run)
+    back = _as_told(run) or (_fast(run) if level == "fast" else None) or _full(run)
     run.windows.load_state(watched)
     run.windows.end_all("rolled_back")
     run.snapshots.forget_after(back.position.step)
@@ -116,14 +108,14 @@ class _Restored:
     checkpoint_ref: str = ""
 
 
-def _as_recorded(run: Run) -> _Restored | None:
-    """Restore the state that the record goes back to; None where the run is live."""
-    fact = run.past.next("rolled_back")
-    if fact is None:
+def _as_told(run: Run) -> _Restored | None:
+    """Restore the state that the world names; None where it leaves the choice to the run."""
+    target = run.world.rollback_target()
+    if target is None:
         return None
-    snapshot = run.past.kept(fact.rolled_back.to_sequence)
+    level, snapshot = target
     phases_ms = _bring_back(run, snapshot, run.clock.monotonic())
-    return _Restored(fact.rolled_back.level, snapshot.position, snapshot.root, phases_ms)
+    return _Restored(level, snapshot.position, snapshot.root, phases_ms)
 
 
 def _fast(run: Run) -> _Restored | None:

@@ -64,7 +64,7 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
         params_host=run.params_host,
         params_final=run.params,
         seeds=seeds,
-        events=run.recorder.published - run.log.shed(),
+        events=run.world.published - run.outside.log.shed(),
         hook_ms={f"p{q}": float(np.percentile(run.hook_ms, q)) if run.hook_ms else 0.0 for q in (50, 99)},
         wall_s=wall_s,
         flops=dict(run.flops.spent),
@@ -81,7 +81,7 @@ def abandon(run: Run, error: Exception, wall_s: float) -> None:
 
     Does nothing where the run has not said yet that it started.
     """
-    if not run.recorder.published:
+    if not run.world.published:
         return
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     with contextlib.suppress(LogUnavailable):  # `error` is what a person has to know
@@ -104,8 +104,8 @@ def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accu
             germinated=seeds["germinated"],
             fossilized=seeds["fossilized"],
             culled=seeds["culled"],
-            telemetry_shed=run.log.shed(),
+            telemetry_shed=run.outside.log.shed(),
             wall_s=wall_s,
         )
     )
-    run.log.flush()
+    run.outside.log.flush()

@@ -13,31 +13,30 @@ from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, Adap
 from esper.errors import InvalidInput
 from esper.karn import catalogue
 from esper.karn.approval import Clearance
-from esper.karn.offer import offer
+from esper.karn.catalogue import offer
+from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.kernels import TemplatesAlone
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
-from esper.leyline.verifier import CommandVerifier
-from esper.tolaria.breakers import FollowingBreaker
+from esper.tolaria.breakers import TrainerBreaker
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.config import RunConfig
 from esper.tolaria.conservative import ConservativeMode
 from esper.tolaria.flops import FlopMeter
-from esper.tolaria.forking import Fork
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import Guard
-from esper.tolaria.kernels import LibraryKernels, RecordedKernels
+from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
-from esper.tolaria.past import Past
-from esper.tolaria.ports import Clock, KernelSource, Log
+from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.random_streams import RandomStreams
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.snapshots import SnapshotCache
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
+from esper.tolaria.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,10 @@ class Run:
 
     config: RunConfig
     task: Task
-    log: Log
+    world: World
+    outside: Outside
     clock: Clock
     objects: ObjectStore
-    verifier: CommandVerifier | None
-    library: KernelSource | None
     recorder: Recorder
     device: torch.device
     batch_size: int
@@ -69,12 +67,13 @@ class Run:
     kasmina: Kasmina
     optimizer: GroupedOptimizer
     rates: LearningRates
+    rate_breaker: TrainerBreaker
     random: RandomStreams
     guard: Guard
     flops: FlopMeter
     windows: Windows
     mode: ConservativeMode
-    decider_breaker: FollowingBreaker
+    decider_breaker: TrainerBreaker
     snapshots: SnapshotCache
     params_host: int
     learners: Learners
@@ -94,13 +93,6 @@ class Run:
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
     """A command to roll back that was accepted and waits for the loop."""
-    fork: Fork | None = None
-    """What this run has yet to do to become another one."""
-
-    @property
-    def past(self) -> Past:
-        """What it did before and follows now."""
-        return self.recorder.past
 
     def regroup(self) -> None:
         """Sort the parameters that learn now by the loss that they learn from; call it when the seeds changed."""
@@ -125,20 +117,7 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def make_run(
-    config: RunConfig,
-    task: Task,
-    log: Log,
-    *,
-    clock: Clock,
-    objects: ObjectStore,
-    verifier: CommandVerifier | None,
-    run_id: str,
-    library: KernelSource | None = None,
-    incarnation: int = 1,
-    past: Past | None = None,
-    fork: Fork | None = None,
-) -> Run:
+def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run:
     """The run at step 0, with nothing published yet.
 
     `config` is made complete with the task's defaults and the ids of its pool. Draws from torch's global random stream,
@@ -161,8 +140,9 @@ def make_run(
     sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
-    recorder = Recorder(log, run_id, clock, incarnation=incarnation, past=past)
-    live = LibraryKernels(library) if library is not None and computes_in_32_bits(host) else TemplatesAlone()
+    outside, clock = world.outside, world.outside.clock
+    found = outside.library if computes_in_32_bits(host) else None
+    library = TemplatesAlone() if found is None else LibraryKernels(found)
     kasmina = Kasmina(
         host,
         sites,
@@ -171,19 +151,18 @@ def make_run(
         steps_per_epoch=steps_per_epoch,
         seed=random.seeds["seeds"],
         monotonic=clock.monotonic,
-        kernels=RecordedKernels(recorder.past, objects, live),
-        witness=recorder.past,
+        kernels=WorldKernels(world, library),
+        witness=world,
     )
     random.begin_training()
     return Run(
         config=config,
         task=task,
-        log=log,
+        world=world,
+        outside=outside,
         clock=clock,
-        objects=objects,
-        verifier=verifier,
-        library=library,
-        recorder=recorder,
+        objects=outside.objects,
+        recorder=Recorder(world, run_id),
         device=device,
         batch_size=config.batch_size,
         steps_per_epoch=steps_per_epoch,
@@ -206,18 +185,17 @@ def make_run(
             warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
-            breaker=FollowingBreaker("learning_rate", recorder.past, clock.monotonic),
         ),
+        rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
-        decider_breaker=FollowingBreaker("tamiyo", recorder.past, clock.monotonic),
+        decider_breaker=TrainerBreaker("tamiyo", world, clock.monotonic),
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
-        fork=fork,
     )
 
 
@@ -230,7 +208,7 @@ def find_pool(config: RunConfig) -> tuple[str, ...]:
     """The ids of the run's pool; raises InvalidInput for one that does not exist or that it is not cleared for."""
     pool, clearance = catalogue.pool(config.pool), clearance_of(config)
     for blueprint_id in pool:
-        clearance.check(catalogue.find(blueprint_id))
+        clearance.check(find(blueprint_id))
     return pool
 
 

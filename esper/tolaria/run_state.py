@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import StateDigested
 from esper.errors import CorruptState
-from esper.tolaria.past import Reached
 from esper.tolaria.run import Chain, Run
 from esper.tolaria.state_tree import Digest, FlatState, digest, flatten, unflatten
 
@@ -27,10 +26,18 @@ def capture(run: Run) -> FlatState:
     )
 
 
-def look(run: Run) -> None:
-    """End here, with a copy of the state, where whoever follows the run's record wants to see it: raises Reached."""
-    if run.past.reached:
-        raise Reached(capture(run))
+class TargetStepReached(Exception):
+    """The run is at the step at which its state was asked for; `state` is a copy of it."""
+
+    def __init__(self, state: FlatState) -> None:
+        super().__init__("the step that was asked for is reached")
+        self.state = state
+
+
+def stop_at_target_step(run: Run) -> None:
+    """Raise TargetStepReached where the run's state is asked for at this step; otherwise do nothing."""
+    if run.world.at_target_step():
+        raise TargetStepReached(capture(run))
 
 
 def with_progress(run: Run, flat: FlatState) -> FlatState:
@@ -56,13 +63,13 @@ def spent_by(flat: FlatState) -> dict[str, float]:
 
 
 def publish_digest(run: Run, flat: FlatState, occasion: str) -> Digest:
-    """Digest `flat`, keep the per-tensor list as an object, and publish the root.
+    """Digest `flat`, store the digests of its tensors as an object, and publish the root.
 
-    Raises Diverged where the run's past is followed and has another one.
+    Raises Diverged where another one is on record.
     """
     found = digest(flat)
-    run.past.examine(found, flat)
-    reference = run.objects.put(found.to_bytes()) if run.past.over else ""
+    run.world.compare(found, flat)
+    reference = run.world.put(found.to_bytes())
     body = StateDigested(root=found.root, tensors_ref=reference, tensors=len(flat.tensors), occasion=occasion)
     run.recorder.publish(body)
     return found

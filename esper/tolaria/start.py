@@ -9,35 +9,43 @@ import torch
 import esper
 from contracts.leyline.v1.event_pb2 import RunStarted
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN, CircuitBreakerState
+from esper.tolaria.breakers import ISOLATION
 from esper.tolaria.commands import PAUSE
 from esper.tolaria.data import fingerprint
 from esper.tolaria.flops import host_flops_per_sample
-from esper.tolaria.past import ISOLATION
+from esper.tolaria.kernels import likely
 from esper.tolaria.recovery import keep, save_checkpoint
 from esper.tolaria.run import Run
 from esper.tolaria.run_state import capture, publish_digest, restore, spent_by
 from esper.tolaria.state_tree import digest, flatten
 from esper.tolaria.versions import library_versions
+from esper.tolaria.world import StartingPoint
 
 
 def begin(run: Run) -> None:
-    """Be where the run begins: at its first step, or at the checkpoint from which its past is followed."""
-    if run.past.start is None:
+    """Bring the run to where it begins, its first step or a checkpoint; ask for the kernels that it may need."""
+    if run.world.start is None:
         publish_start(run)
-        return
-    snapshot, before = run.past.start, run.past.before
+    else:
+        _begin_at_checkpoint(run, run.world.start)
+    if run.outside.library is not None and run.config.policy != "none":
+        run.outside.library.want(likely(run.sites))
+
+
+def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
+    """Restore the state of a checkpoint and all else that was so at its place in the run."""
+    snapshot, before = start.snapshot, start.before
     where = snapshot.position
     restore(run, snapshot.flat)
     flat = capture(run)
-    run.past.examine_start(digest(flat), flat)
+    run.world.compare_start(digest(flat), flat)
     run.recorder.timeline, run.recorder.step, run.recorder.epoch = where.timeline, where.step, where.epoch
-    run.recorder.sequence = where.sequence
     run.flops.spent |= spent_by(snapshot.flat)
-    run.checkpoints = [checkpoint for checkpoint in run.past.checkpoints if checkpoint.position.step < where.step]
-    for breaker in (run.decider_breaker, run.rates.breaker):
-        if breaker.name in before.standing.breakers:
-            breaker.force(cast("CircuitBreakerState", before.standing.breakers[breaker.name]), "as it was left")
-    for name, state in before.standing.breakers.items():
+    run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.step < where.step]
+    for breaker in (run.decider_breaker, run.rate_breaker):
+        if breaker.name in before.run_status.breakers:
+            breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
+    for name, state in before.run_status.breakers.items():
         if state == CIRCUIT_BREAKER_STATE_OPEN:
             run.mode.enter(name)
             if name.startswith(ISOLATION):
@@ -45,17 +53,16 @@ def begin(run: Run) -> None:
     if run.paused_until > where.epoch:
         run.mode.enter(PAUSE)
     run.snapshots.add(snapshot)
-    run.past.remember(snapshot)
-    saved = run.past.next("checkpoint_saved")
-    save_checkpoint(run, snapshot, "epoch" if saved is None else saved.checkpoint_saved.reason)
-    run.log.flush()
+    run.world.remember(snapshot)
+    save_checkpoint(run, snapshot, start.reason)
+    run.outside.log.flush()
 
 
 def publish_start(run: Run) -> None:
     """Publish RunStarted, the digest of step 0 and its checkpoint, and wait until the log has them."""
     task, config = run.task, run.config
-    if task.source_code and run.past.over:
-        run.objects.put(task.source_code)
+    if task.source_code:
+        run.world.put(task.source_code)
     run.recorder.publish(
         RunStarted(
             task=task.name,
@@ -86,4 +93,4 @@ def publish_start(run: Run) -> None:
     )
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, publish_digest(run, flat, "start")), "epoch")
-    run.log.flush()
+    run.outside.log.flush()

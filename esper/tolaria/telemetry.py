@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contracts.leyline.v1.event_pb2 import StepSampled
 from contracts.leyline.v1.leyline_pb2 import (
-    CIRCUIT_BREAKER_STATE_OPEN,
     TELEMETRY_LEVEL_INFO,
     MetricPoint,
     TelemetryPacket,
@@ -25,16 +24,17 @@ def sample_step(run: Run, loss: float, gradient_norm: float, step_s: float) -> N
 
 
 def report_epoch(run: Run, trained: Trained, evaluation: Evaluation) -> None:
-    """Publish the figures of an epoch under the original's names."""
+    """Publish the figures of an epoch under the original's names; the epoch's own event has what Nissa alerts on."""
+    verifier = run.outside.verifier
     values = {
         "tolaria.training.loss": (trained.loss, ""),
         "tolaria.training.accuracy": (evaluation.accuracy, "ratio"),
-        "tolaria.training.latency_ms": (1e3 * trained.duration_s, "ms"),
-        "tolaria.seeds.active": (len(run.kasmina.modules()), ""),
+        "tolaria.epoch.duration_ms": (1e3 * trained.duration_s, "ms"),
+        "tolaria.seeds.attached": (len(run.kasmina.modules()), ""),
         "tolaria.epoch_hook.latency_ms": (run.hook_ms[-1], "ms"),
         "tolaria.epochs.total": (run.recorder.epoch, ""),
         "tolaria.mode.conservative": (run.mode.on, ""),
-        "tolaria.breaker.state": (run.decider_breaker.state == CIRCUIT_BREAKER_STATE_OPEN, ""),
+        "tolaria.breaker.state": (run.decider_breaker.state, "state"),
         "tolaria.timeout.tamiyo_total": (run.decision_timeouts, ""),
         "tolaria.lr_controller.current_lr": (run.optimizer.groups[0]["lr"], ""),
         "tolaria.opt.rebuilds_total": (run.optimizer.rebuilds, ""),
@@ -43,8 +43,8 @@ def report_epoch(run: Run, trained: Trained, evaluation: Evaluation) -> None:
         "tolaria.rollback.evictions_total": (run.snapshots.evictions, ""),
         "tolaria.grad_agg.microbatches_total": (run.config.microbatches, ""),
         "tolaria.grad_agg.conflicts": (run.gradient_conflicts, ""),
-        "kasmina.nonce_ledger.size": (0 if run.verifier is None else run.verifier.remembered, ""),
-        "kasmina.nonce_ledger.evictions": (0 if run.verifier is None else run.verifier.evictions, ""),
+        "kasmina.nonce_ledger.size": (0 if verifier is None else verifier.remembered, ""),
+        "kasmina.nonce_ledger.evictions": (0 if verifier is None else verifier.evictions, ""),
         **{f"tolaria.epoch_hook.{part}_ms": (spent, "ms") for part, spent in run.hook_parts_ms.items()},
     }
     packet = TelemetryPacket(

@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from esper.errors import LogUnavailable
-from esper.history import Recorded
 from esper.karn.approval import Approvals, evolve_approvals
 from esper.karn.dossier import Dossier, Outcomes, Sheet
+from esper.record import Recorded
 from projections import open_history
 
 ARCHIVED_S: Final = 30.0

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any, Final, cast
 
 from kio.schema.errors import ErrorCode
@@ -67,6 +68,8 @@ class Connection(asyncio.Protocol):
         self._buffer.clear()
         if self._waiting is not None:
             self._waiting.cancel()
+        if self._long_poll is not None:
+            self._long_poll.cancel()
 
     def pause_writing(self) -> None:
         """The client does not read: nothing more is worked on for it."""
@@ -89,9 +92,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def _busy(self) -> bool:
+        """Whether a request waits, and those behind it with it."""
+        return self._waiting is not None or self._long_poll is not None
+
     def _pump(self) -> None:
         try:
-            while self._transport is not None and self._waiting is None and self._writable:
+            while self._transport is not None and not self._busy and self._writable:
                 frame = self._next_frame()
                 if frame is None:
                     break
@@ -112,7 +120,7 @@ class Connection(asyncio.Protocol):
         """Reads on, unless requests pile up behind one that waits."""
         if self._transport is None or self._transport.is_closing():
             return
-        held = self._waiting is not None or not self._writable
+        held = self._busy or not self._writable
         if held and len(self._buffer) > _PIPELINE_BYTES:
             self._transport.pause_reading()
         elif not self._transport.is_reading():
@@ -146,8 +154,13 @@ class Connection(asyncio.Protocol):
         caller = Caller(client_id or "", self._host, self._reached, version)
         request = None if key == API_VERSIONS else read_message(request_schema(key, version), frame, position)
         answer = api.handle(self._core, caller, request)
-        if isinstance(answer, Awaitable):
-            self._long_poll = answer if isinstance(answer, LongPoll) else None
+        if isinstance(answer, LongPoll) and self._buffer:  # another request is here already
+            answer.cancel()
+            self._send(answer.answer(), api, version, correlation_id)
+        elif isinstance(answer, LongPoll):
+            self._long_poll = answer
+            answer.deliver = partial(self._deliver, answer, api, version, correlation_id)
+        elif isinstance(answer, Awaitable):
             task = self._finish(answer, api, version, correlation_id)
             self._waiting = asyncio.get_running_loop().create_task(task)
         else:
@@ -165,7 +178,16 @@ class Connection(asyncio.Protocol):
             self._send(await answer, api, version, correlation_id)
         except Exception:  # noqa: BLE001 - as in _pump
             self._give_up()
-        self._waiting = self._long_poll = None
+        self._waiting = None
+        self._pump()
+
+    def _deliver(self, poll: LongPoll, api: Api, version: int, correlation_id: int) -> None:
+        """Called in the midst of the request that wrote the records: nothing here may fail it."""
+        try:
+            self._send(poll.answer(), api, version, correlation_id)
+        except Exception:  # noqa: BLE001 - as in _pump
+            self._give_up()
+        self._long_poll = None
         self._pump()
 
     def _send(self, answer: Answer, api: Api, version: int, correlation_id: int) -> None:

@@ -1,27 +1,26 @@
 """The forge's process: `python -m streams.forge --data-dir D --brokers HOST:PORT`.
 
 It prints one JSON line when it has read what is on the log, ends within two seconds of SIGTERM, and may be killed at
-any moment. One of a data folder at a time.
+any moment. A data folder has one at a time, by a lock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final, TextIO
 
 from aiokafka.errors import KafkaError
+from filelock import FileLock, Timeout
 
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.objects import ObjectStore
 from streams.entry import Place, announce, by_hand, clients_may_warn, end_in, log_to_stderr, parser_of, place_of
-from streams.forge.feed import Feed
-from streams.forge.smithy import Smithy
+from streams.forge.blueprint_reader import BlueprintReader
+from streams.forge.scheduler import CompileScheduler
 from streams.health import HealthServer, LogCheck
 from streams.metrics import Metrics
 from streams.producer import Publisher
@@ -40,8 +39,11 @@ def run(arguments: Sequence[str], messages: TextIO) -> None:
     log_to_stderr()
     place = place_of(options)
     try:
-        with _alone(place.settings.run_folder / "forge.lock"):
+        with FileLock(place.settings.run_folder / "forge.lock", timeout=0):
             asyncio.run(_serve(place, messages, aggressive=options.aggressive))
+    except Timeout:
+        where = place.settings.data
+        raise InvalidInput(f"another forge works in {where}; stop it, or take another data folder") from None
     except (KafkaError, OSError) as error:
         raise LogUnavailable(str(error) or repr(error)) from error
 
@@ -56,12 +58,12 @@ async def _serve(place: Place, messages: TextIO, *, aggressive: bool) -> None:
     publisher = Publisher(brokers, ring, metrics)
     await publisher.start()
     folder = settings.run_folder / NAME
-    smithy = Smithy(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
-    intake = Intake("tezzeret", ring, publisher, metrics, smithy.take)
-    feed = Feed(brokers)
-    await feed.catch_up(intake.take)
-    tasks = [asyncio.create_task(each) for each in (feed.follow(intake.take), smithy.work())]
-    figures = {name: lambda name=name: smithy.figures()[name] for name in smithy.figures()}
+    scheduler = CompileScheduler(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
+    intake = Intake("tezzeret", ring, publisher, metrics, scheduler.fold)
+    reader = BlueprintReader(brokers)
+    await reader.catch_up(intake.take)
+    tasks = [asyncio.create_task(each) for each in (reader.follow(intake.take), scheduler.run())]
+    figures = {name: lambda name=name: scheduler.figures()[name] for name in scheduler.figures()}
     with HealthServer(NAME, metrics, checks={"log": LogCheck(publisher, metrics).trouble}, figures=figures) as health:
         clients_may_warn()
         announce(NAME, settings.run_folder, health.port, messages)
@@ -73,23 +75,10 @@ async def _serve(place: Place, messages: TextIO, *, aggressive: bool) -> None:
         await asyncio.gather(stopped, *tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S / 2):
-                await feed.stop()
+                await reader.stop()
         await publisher.stop()
     for task in done:
         task.result()
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Held while this process lives; raises InvalidInput where another forge of the folder holds it."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                f"another forge works in {lock.parent.parent}; stop it, or take another data folder"
-            ) from None
-        yield
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import duckdb
 from google.protobuf.json_format import MessageToDict
 
 from contracts.leyline.v1 import event_pb2
-from esper.history import replay
+from esper.record import replay
 from projections import compaction, lineage, open_history
 from projections.archive import Archive
 from projections.generated import history, records

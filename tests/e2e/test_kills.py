@@ -17,8 +17,8 @@ from contracts.leyline.v1.event_pb2 import DecisionMade, DecisionTimedOut
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN
 from contracts.topics import RUNS
 from esper.cli.events import Reading, types_of
-from esper.history import accept, replay
 from esper.kasmina.lifecycle import name as stage_name
+from esper.record import accepted_facts, replay
 from projections import manifest, open_history
 
 EPOCHS = 120
@@ -98,7 +98,7 @@ def _assert_answered(esper, run_id: str, epochs: int) -> None:
     decided = {body.packet_id for body in bodies if isinstance(body, DecisionMade)}
     late = {body.packet_id for body in bodies if isinstance(body, DecisionTimedOut)}
     reached, asked = [], True
-    for fact in accept(event for event in events if event.sequence).facts:
+    for fact in accepted_facts(event for event in events if event.sequence).facts:
         if fact.HasField("breaker_changed") and fact.breaker_changed.breaker == "tamiyo":
             asked = fact.breaker_changed.to_state != CIRCUIT_BREAKER_STATE_OPEN
         if fact.HasField("epoch_completed"):

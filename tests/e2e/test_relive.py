@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from esper.history import replay
+from esper.record import replay
 from esper.tolaria.config import RunConfig
 from projections import open_history
 from projections.lineage import facts
@@ -145,7 +145,7 @@ def test_of_two_that_resume_a_run_at_once_one_wins(house):
     assert won["result"]["status"] == "completed"
     assert "run wanted was taken over by another process that resumed it" in lost["error"]
     state = replay(house.whole("wanted"))
-    assert (state.problem, state.status, state.world.epoch) == (None, "completed", EPOCHS)
+    assert (state.problem, state.status, state.model.epoch) == (None, "completed", EPOCHS)
     (row,) = house.esper.json("sql", "select status, epochs_done, incarnation from runs where run_id = 'wanted'")
     assert row == {"status": "completed", "epochs_done": EPOCHS, "incarnation": state.incarnation}
 
@@ -172,6 +172,8 @@ def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     _, err = running.communicate(timeout=60)
     run_id = esper.json("runs")[0]["run_id"].removesuffix("-control")
     assert f"`esper resume {run_id}` goes on from there" in err
+    up = esper.start("up", "--json")  # spares all that follows the start of a log of its own
+    up.stdout.readline()
 
     resumed = esper.json("resume", run_id)
     assert (resumed["run_id"], resumed["epochs"]) == (run_id, EPOCHS)
@@ -199,6 +201,8 @@ def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     assert "adaptation_command" in chain
     refused = esper("fork", run_id, "--at", "60", "--do", "cull s9", code=2)
     assert "there is no seed 's9'" in refused.stderr
+    up.send_signal(signal.SIGINT)
+    up.communicate(timeout=20)
 
 
 def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):

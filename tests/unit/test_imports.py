@@ -15,7 +15,7 @@ BENCH = "esper.testing"  # builders and a real clock for tests and experiments; 
 CHILD = "esper.tezzeret.child"  # a process of its own that measures kernels: the clock that it hands on is there
 PURE = (
     "esper.leyline",
-    "esper.history",
+    "esper.record",
     "esper.errors",
     "esper.installation",
     "esper.kasmina.lifecycle",
@@ -26,11 +26,11 @@ FORGE = tuple(
     for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines", "scan"]
 )
 KARN = tuple(
-    f"esper.karn.{name}" for name in ["approval", "descriptor", "facts", "registration", "risk_sheet", "table"]
+    f"esper.karn.{name}" for name in ["approval", "blueprint", "dossier", "registration", "risk_sheet", "table"]
 )
 TORCH_FREE = (
     "esper.leyline",
-    "esper.history",
+    "esper.record",
     "esper.tamiyo",
     "esper.kasmina.lifecycle",
     "esper.nissa",
@@ -135,7 +135,7 @@ def test_every_module_keeps_to_its_room():
         ("esper.tamiyo.answer", "from streams.writer import LogWriter"),
         ("esper.kasmina.kasmina", "import faust"),
         ("esper.kasmina.kasmina", "from aiokafka import AIOKafkaProducer"),
-        ("esper.history.fold", "def f():\n    import duckdb"),
+        ("esper.record.fold", "def f():\n    import duckdb"),
         ("esper.tolaria.train", "import time"),
         ("esper.tezzeret.kernel", "import time"),
         ("esper.tezzeret.jobs", "import asyncio"),
@@ -163,7 +163,7 @@ def test_a_module_in_the_wrong_room_is_found(module, source):
     ("module", "source"),
     [
         ("esper.cli.run", "import streams.writer, projections, esper.tolaria"),
-        ("projections.history", "from esper.history.fold import evolve\nfrom esper.kasmina import lifecycle"),
+        ("projections.history", "from esper.record.fold import evolve\nfrom esper.kasmina import lifecycle"),
         ("streams.decider", "import faust\nfrom esper.tamiyo.answer import answer"),
         ("esper.tezzeret.child", "import time\nfrom esper.karn.catalogue import build"),
         ("esper.tolaria.train", "import torch\nfrom contracts.leyline.v1 import event_pb2"),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.cli.history import history_of
 from esper.cli.output import DIM, say, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.karn.facts import ALL_KINDS, Facts, Setting, ShapeKind, SiteShape
-from esper.karn.table import facts
+from esper.karn.blueprint import ALL_KINDS, Blueprint, Setting, ShapeKind, SiteShape
+from esper.karn.table import CATALOGUE
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -114,7 +114,7 @@ def known_of(data_dir: Path) -> Iterator[Known]:
         yield Known(None)
 
 
-def standing(blueprint: Facts, approval: Row | None) -> str:
+def standing(blueprint: Blueprint, approval: Row | None) -> str:
     """Whether a blueprint may be used, in a few words."""
     approved = approval is not None and approval["approved"]
     if blueprint.quarantine_only:
@@ -124,7 +124,7 @@ def standing(blueprint: Facts, approval: Row | None) -> str:
     return f"by {approval['said_by']}" if approved and approval is not None else "needed"
 
 
-def facts_json(blueprint: Facts, approval: Row | None) -> Row:
+def facts_json(blueprint: Blueprint, approval: Row | None) -> Row:
     """A blueprint's facts and its approval as JSON types."""
     return {
         "blueprint_id": blueprint.blueprint_id,
@@ -185,16 +185,16 @@ def list_command(data_dir: Path, wanted: Wanted, *, as_json: bool) -> None:
         _say_catalogue(chosen, wanted, findings)
 
 
-def choose(wanted: Wanted) -> list[Facts]:
+def choose(wanted: Wanted) -> list[Blueprint]:
     """The blueprints that answer every question, in order of ids; raises InvalidInput for a tag that none has."""
-    tags = {tag for each in facts().values() for tag in each.tags}
+    tags = {tag for each in CATALOGUE.values() for tag in each.tags}
     if wanted.tag is not None and wanted.tag.casefold() not in tags:
         near = get_close_matches(wanted.tag.casefold(), tags, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the tags are {', '.join(sorted(tags))}"
         raise InvalidInput(f"no blueprint has the tag {wanted.tag!r}; {hint}")
     return [
         each
-        for each in facts().values()
+        for each in CATALOGUE.values()
         if wanted.tier in (None, each.tier.replace("_", "-"))
         and wanted.stage in (None, each.stage)
         and (wanted.kind is None or wanted.kind in each.kinds)
@@ -207,7 +207,7 @@ def setting_text(setting: Setting) -> str:
     return f"{setting.name} {setting.minimum:g}..{setting.maximum:g} ({setting.default:g})"
 
 
-def _costs(chosen: Sequence[Facts], shape: str) -> dict[str, Row]:
+def _costs(chosen: Sequence[Blueprint], shape: str) -> dict[str, Row]:
     """Weights and FLOPs of those that serve the shape, measured on their modules."""
     site = parse_shape(shape)
     from esper.karn.catalogue import measure  # noqa: PLC0415 - torch, which nothing else here needs
@@ -220,7 +220,7 @@ def _costs(chosen: Sequence[Facts], shape: str) -> dict[str, Row]:
     return found
 
 
-def _say_catalogue(chosen: Sequence[Facts], wanted: Wanted, findings: Findings) -> None:
+def _say_catalogue(chosen: Sequence[Blueprint], wanted: Wanted, findings: Findings) -> None:
     if not chosen:
         say("no blueprint is like that" + ("; `esper blueprints compile` stores some" if wanted.stored else ""))
         return
@@ -229,10 +229,10 @@ def _say_catalogue(chosen: Sequence[Facts], wanted: Wanted, findings: Findings) 
         headers = (*headers, *COST_HEADERS)
         rows = [(*row, *_cost_cells(findings.costs.get(row[0]))) for row in rows]
     say(table(headers, rows, right=(4, 5, 10, 11)))
-    say(styled(f"\n{len(chosen)} of {len(facts())} blueprints; `esper blueprints show ID` has one in full", DIM))
+    say(styled(f"\n{len(chosen)} of {len(CATALOGUE)} blueprints; `esper blueprints show ID` has one in full", DIM))
 
 
-def _row(each: Facts, findings: Findings) -> tuple[Any, ...]:
+def _row(each: Blueprint, findings: Findings) -> tuple[Any, ...]:
     return (
         each.blueprint_id,
         each.name,
@@ -259,7 +259,7 @@ def _cost_cells(cost: Row | None) -> tuple[str, str]:
     return ("-", "-") if cost is None else (f"{cost['parameters']:,}", f"{cost['flops_per_sample']:,}")
 
 
-def _say_outcomes(chosen: Sequence[Facts], outcomes: dict[str, list[Row]]) -> None:
+def _say_outcomes(chosen: Sequence[Blueprint], outcomes: dict[str, list[Row]]) -> None:
     """The blueprints that grew, those that gained the most first."""
     rows = [(each, row) for each in chosen for row in outcomes.get(each.blueprint_id, [])]
     if not rows:
@@ -293,7 +293,7 @@ def _mean(row: Row, name: str, count: int) -> str:
     return f"{row[f'mean_{name}']:+.3f}{interval} n={count}"
 
 
-def _json(each: Facts, wanted: Wanted, findings: Findings) -> Row:
+def _json(each: Blueprint, wanted: Wanted, findings: Findings) -> Row:
     name = each.blueprint_id
     found = {**facts_json(each, findings.approvals.get(name)), "stored": findings.artifacts.get(name, [])}
     if wanted.measure is not None:

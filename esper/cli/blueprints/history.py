@@ -13,8 +13,8 @@ from contracts.topics import BLUEPRINTS
 from esper.cli.blueprints.catalogue import Known, Row, known_of, shape_text
 from esper.cli.blueprints.show import approval_text, microseconds
 from esper.cli.output import BOLD, CYAN, DIM, GREEN, RED, YELLOW, say, say_hanging, say_json, styled
-from esper.karn.facts import Facts
-from esper.karn.table import find_facts
+from esper.karn.blueprint import Blueprint
+from esper.karn.table import find_by_name
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.ids import text
@@ -51,7 +51,7 @@ class Moment:
 
 def history_command(data_dir: Path, word: str, *, as_json: bool) -> None:
     """Tell a blueprint's life in order."""
-    blueprint = find_facts(word)
+    blueprint = find_by_name(word)
     with known_of(data_dir) as known:
         moments = life_of(blueprint, known)
         approval = known.approvals().get(blueprint.blueprint_id)
@@ -70,7 +70,7 @@ def history_command(data_dir: Path, word: str, *, as_json: bool) -> None:
         say("nothing of it is in this data folder yet; `esper blueprints compile` or `esper run` begins its life")
 
 
-def life_of(blueprint: Facts, known: Known) -> list[Moment]:
+def life_of(blueprint: Blueprint, known: Known) -> list[Moment]:
     """Everything that happened to a blueprint, in order of time."""
     told = [*_on_the_topic(blueprint.blueprint_id, known), *_in_runs(blueprint.blueprint_id, known)]
     return sorted(told, key=lambda moment: moment.at)

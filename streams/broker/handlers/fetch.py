@@ -8,7 +8,7 @@ first record that it could have, with all that came meanwhile, or at once where 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -44,54 +44,55 @@ def _enough(request: Any) -> int:
     """How many bytes are answered without a wait."""
     if request.min_bytes <= URGENT_BYTES:
         return int(request.min_bytes)
-    return min(max(request.min_bytes, GATHER_BYTES), request.max_bytes)
+    return min(max(int(request.min_bytes), GATHER_BYTES), int(request.max_bytes))
 
 
 class LongPoll:
-    """An answer that waits for records; awaited once. `end` has it go out with what is there."""
+    """A fetch that waits for records. It calls `deliver` once, when `answer` is due; `end` has that happen now."""
 
     def __init__(self, core: Core, request: Any, wait_s: float, *, anything: bool) -> None:
-        loop = asyncio.get_running_loop()
+        self.deliver: Callable[[], None] = lambda: None
         self._core = core
         self._request = request
         self._urgent = request.min_bytes <= URGENT_BYTES
-        self._answer: asyncio.Future[Fields] = loop.create_future()
+        self._gathering = False
+        self._over = False
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self.end)
         self._partitions = [
             core.store.partition(topic.topic, p.partition) for topic in request.topics for p in topic.partitions
         ]
-        self._timer = loop.call_later(wait_s, self.end)
-        self._gathering = False
         for partition in self._partitions:
             partition.waiters[self._written] = None
-        self._answer.add_done_callback(self._forget)  # also when the client goes away
         if anything:
             self._written()
 
-    def __await__(self) -> Generator[Any, None, Fields]:
-        """The answer, once it is due."""
-        return self._answer.__await__()
+    def answer(self) -> Fields:
+        """What there is to answer now."""
+        return _collect(self._core, self._request)[0]
 
     def end(self) -> None:
-        """Answer now."""
-        if not self._answer.done():
-            self._answer.set_result(_collect(self._core, self._request)[0])
+        """Deliver now, unless it was delivered or cancelled."""
+        if not self._over:
+            self.cancel()
+            self.deliver()
 
-    def _written(self) -> None:
-        """A record came to one of the partitions, or a partition went away."""
-        if self._gathering:
-            return
-        self._gathering = True
-        loop = asyncio.get_running_loop()
-        if self._urgent:
-            loop.call_soon(self.end)
-        elif loop.time() + GATHER_S < self._timer.when():
-            self._timer.cancel()
-            self._timer = loop.call_later(GATHER_S, self.end)
-
-    def _forget(self, _answer: object) -> None:
+    def cancel(self) -> None:
+        """Wait no longer, and deliver nothing."""
+        self._over = True
         self._timer.cancel()
         for partition in self._partitions:
             partition.waiters.pop(self._written, None)
+
+    def _written(self) -> None:
+        """A record came to one of the partitions, or a partition went away."""
+        if self._urgent:
+            self.end()
+        elif not self._gathering:
+            self._gathering = True
+            loop = asyncio.get_running_loop()
+            if loop.time() + GATHER_S < self._timer.when():
+                self._timer.cancel()
+                self._timer = loop.call_later(GATHER_S, self.end)
 
 
 def _collect(core: Core, request: Any) -> tuple[Fields, int]:

@@ -15,7 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from contracts.topics import ARCHIVER_GROUP
-from esper.history import replay
+from esper.record import replay
 from projections import manifest, open_history
 from projections.generated import history, records
 from projections.lineage import facts

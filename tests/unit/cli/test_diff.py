@@ -10,10 +10,10 @@ from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import RUNS
 from esper.cli.app import dispatch
-from esper.history import replay
-from esper.history.content import HOUSEKEEPING, content, differences, first_difference
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.objects import ObjectStore
+from esper.record import replay
+from esper.record.content import HOUSEKEEPING, content, differences, first_difference
 from projections.archive import Archive
 from projections.columns import BODIES
 from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers

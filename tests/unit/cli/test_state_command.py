@@ -12,8 +12,8 @@ import pytest
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
 from esper.cli.state import rates_at
-from esper.history import Rate, World
 from esper.leyline.envelope import new_event
+from esper.record import ModelState, Rate
 from esper.tolaria.learning_rate import LearningRates
 from projections.archive import Archive
 from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers
@@ -128,7 +128,6 @@ def test_learning_rates_are_those_that_the_trainer_takes(policy):
         warmup_steps=20,
         new_parameter_rate=0.1,
         new_parameter_warmup_steps=10,
-        breaker=None,
     )
     config = {"rate_policy": policy, "learning_rate": 0.02, "rate_warmup_epochs": 2.0, "new_parameter_rate": 0.1}
     config["new_parameter_warmup_epochs"] = 1.0
@@ -139,8 +138,8 @@ def test_learning_rates_are_those_that_the_trainer_takes(policy):
 
     for step in (44, 60, 119):
         expected = {group: controller.rate(group, step) for group in ("host", "s1")}
-        assert rates_at(World(step=step, learning_rates=rates), begun) == pytest.approx(expected, rel=1e-9)
-    assert rates_at(World(step=7), begun)["host"] == pytest.approx(2 * controller.rate("host", 7), rel=1e-9)
+        assert rates_at(ModelState(step=step, learning_rates=rates), begun) == pytest.approx(expected, rel=1e-9)
+    assert rates_at(ModelState(step=7), begun)["host"] == pytest.approx(2 * controller.rate("host", 7), rel=1e-9)
 
 
 def test_neither_torch_nor_the_tasks_are_imported(ask, tmp_path):

@@ -13,8 +13,10 @@ from esper.leyline.objects import ObjectStore
 from esper.testing import REAL_CLOCK, MemoryLog
 from esper.tolaria import checkpoint
 from esper.tolaria.config import RunConfig
+from esper.tolaria.outside import Outside
 from esper.tolaria.tasks import recorded_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from projections.archive import Archive
 from projections.testing import LogOfRecords
 
@@ -29,7 +31,7 @@ def data_dir(tmp_path_factory):
     log = MemoryLog(objects=objects)
     config = RunConfig(task="spirals", epochs=2, policy="none", keep_checkpoints=0, threads=1)
     task = recorded_task("spirals", "builtin:spirals", objects)
-    train(config, task, log, clock=REAL_CLOCK, objects=objects, verifier=None, run_id=RUN)
+    train(config, task, LiveWorld(Outside(log, REAL_CLOCK, objects)), run_id=RUN)
     with Archive(folder / "archive") as archive:
         archive.append(LogOfRecords().place(log.events))
     return folder

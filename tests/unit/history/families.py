@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 
 from contracts.leyline.v1 import event_pb2 as pb
-from esper.history import RunState, replay
-from esper.history.state import Mark, marks
 from esper.leyline.envelope import Event
+from esper.record import RunState, replay
+from esper.record.run_status import Mark, marks
 from projections.testing import Trainers
 
 
@@ -38,7 +38,7 @@ def _begun(run_id: str, shared: Event, before: RunState) -> Trainers:
     """The trainers of a fork that begins after the fact `shared`, when the state was `before`."""
     child = Trainers(run_id)
     trainer = child.trainers[0]
-    trainer.sequence, trainer.step, trainer.epoch = before.sequence, before.world.step, before.world.epoch
+    trainer.sequence, trainer.step, trainer.epoch = before.sequence, before.model.step, before.model.epoch
     trainer.incarnation, trainer.timeline = before.incarnation, before.timeline
     trainer.lives = {seed_id: seed.life for seed_id, seed in before.seeds.items()}
     trainer.past = [_remembered(mark) for mark in reversed(list(marks(before)))]
@@ -63,8 +63,8 @@ def _begun(run_id: str, shared: Event, before: RunState) -> Trainers:
 
 def _remembered(mark: Mark) -> tuple[int, int, int, dict]:
     """A fact as a trainer remembers it."""
-    stages = {seed_id: seed.stage for seed_id, seed in mark.world.seeds.items()}
-    return mark.sequence, mark.world.step, mark.world.epoch, stages
+    stages = {seed_id: seed.stage for seed_id, seed in mark.model.seeds.items()}
+    return mark.sequence, mark.model.step, mark.model.epoch, stages
 
 
 def live(run: Trainers, chance: random.Random, acts: int) -> None:

@@ -9,10 +9,9 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.topics import RUNS
-from esper.history import Rate, evolve, facts, mark_at_epoch, mark_at_step, packets, replay, stages_by_epoch
-from esper.history.ledger import Ledger
-from esper.history.state import RunState, marks
 from esper.kasmina.lifecycle import DORMANT, GERMINATED, TRAINING
+from esper.record import Rate, evolve, fold, mark_at_epoch, mark_at_step, packets, replay, stages_by_epoch
+from esper.record.run_status import Ledger, RunState, marks
 from projections.testing import Trainers
 
 
@@ -24,7 +23,7 @@ def run() -> Trainers:
 
 def test_every_fact_is_handled():
     """A new body of esper.runs fails here, not in production."""
-    assert facts.KNOWN | {"run_started", "run_resumed", "rolled_back"} == set(RUNS.bodies)
+    assert fold.KNOWN | {"run_started", "run_resumed", "rolled_back"} == set(RUNS.bodies)
 
 
 def test_a_run_starts_with_its_seeds_dormant(run):
@@ -44,7 +43,7 @@ def test_prefix_then_suffix_is_the_whole(run):
 
     for _ in range(2):
         state, whole = replay(run.events[9:], middle), replay(run.events)
-        assert state.world == whole.world
+        assert state.model == whole.model
         assert (state.sequence, state.problem, state.duplicates) == (whole.sequence, None, 0)
     assert middle.sequence == 9
 
@@ -93,8 +92,8 @@ def test_a_step_means_the_surviving_timeline(run):
     run.complete_epoch(0)
     state = replay(run.events)
 
-    assert mark_at_step(state, 15).world.seeds["s1"].stage == DORMANT
-    assert mark_at_step(state, 0).world.seeds["s1"].stage == DORMANT
+    assert mark_at_step(state, 15).model.seeds["s1"].stage == DORMANT
+    assert mark_at_step(state, 0).model.seeds["s1"].stage == DORMANT
     assert mark_at_step(RunState(), 5) is None
 
 
@@ -112,10 +111,10 @@ def test_what_no_rollback_takes_back_is_as_it_was_then(run):
     resumed = replay(run.events)
 
     then = mark_at_step(kept, 10)
-    assert (kept.standing.breakers, kept.standing.conservative, kept.timeline) == ({"isolation": 2}, True, 2)
-    assert (then.body, then.world.step, then.standing.timeline) == ("rolled_back", 10, 2)
-    assert (resumed.problem, resumed.standing.breakers, resumed.standing.conservative) == (None, {}, False)
-    assert resumed.standing.checkpoints == {"sha256:a": 10}
+    assert (kept.run_status.breakers, kept.run_status.conservative, kept.timeline) == ({"isolation": 2}, True, 2)
+    assert (then.body, then.model.step, then.run_status.timeline) == ("rolled_back", 10, 2)
+    assert (resumed.problem, resumed.run_status.breakers, resumed.run_status.conservative) == (None, {}, False)
+    assert resumed.run_status.checkpoints == {"sha256:a": 10}
 
 
 def test_an_epoch_means_the_surviving_timeline_too(run):
@@ -185,7 +184,7 @@ def test_what_cannot_be_true_stops_the_run_and_says_so(run, harm, kind):
     assert (state.problem.kind, state.status) == (kind, "stopped")
     assert f"{kind} at sequence {state.problem.sequence}: " in str(state.problem)
     if kind != "not_started":
-        assert state.world == before.world
+        assert state.model == before.model
 
 
 @pytest.mark.parametrize(
@@ -215,8 +214,8 @@ def test_what_facts_tell_is_remembered(run):
         pb.KernelAttached(seed_id="s1", blueprint_id="BP009", form="eager", module_parameters=5),
         pb.KernelSwapped(seed_id="s1", to_form="compiled"),
         pb.LearningRateChanged(group="host", new_lr=0.5),
-        pb.LearningRateChanged(group="s1", new_lr=0.1, reason=facts.NEW_PARAMETERS),
-        pb.LearningRateChanged(group="s2", new_lr=0.2, reason=facts.NEW_PARAMETERS),
+        pb.LearningRateChanged(group="s1", new_lr=0.1, reason=fold.NEW_PARAMETERS),
+        pb.LearningRateChanged(group="s2", new_lr=0.2, reason=fold.NEW_PARAMETERS),
         pb.OptimizerChanged(change="group_removed", group="s2"),
         pb.CheckpointSaved(ref="sha256:a", step=1),
         pb.CheckpointSaved(ref="sha256:b", step=2),
@@ -232,12 +231,12 @@ def test_what_facts_tell_is_remembered(run):
 
     seed = state.seeds["s1"]
     assert (seed.blueprint_id, seed.form, seed.parameters) == ("BP009", "compiled", 5)
-    assert state.world.learning_rates == {"host": Rate(0.5, 0), "s1": Rate(0.1, 0, born=0)}
-    assert state.standing.checkpoints == {"sha256:b": 2}
-    assert (state.standing.breakers, state.standing.conservative) == ({"isolation": 2}, True)
-    assert (state.standing.last_command_id, state.standing.last_decision_id) == (b"c" * 16, b"e" * 16)
-    assert state.world.windows == {b"c" * 16: "s1"}
-    assert (state.status, state.standing.reason, state.world.params) == ("interrupted", "Ctrl-C", 7)
+    assert state.model.learning_rates == {"host": Rate(0.5, 0), "s1": Rate(0.1, 0, born=0)}
+    assert state.run_status.checkpoints == {"sha256:b": 2}
+    assert (state.run_status.breakers, state.run_status.conservative) == ({"isolation": 2}, True)
+    assert (state.run_status.last_command_id, state.run_status.last_decision_id) == (b"c" * 16, b"e" * 16)
+    assert state.model.windows == {b"c" * 16: "s1"}
+    assert (state.status, state.run_status.reason, state.model.params) == ("interrupted", "Ctrl-C", 7)
 
 
 def test_a_ledger_never_changes_under_an_older_version():
@@ -261,7 +260,7 @@ def test_a_long_run_folds_fast_and_ends_without_overflow(run):
 
 
 def test_the_fold_needs_no_torch():
-    program = "import sys, esper.history; print({'torch', 'duckdb', 'pyarrow', 'faust'} & set(sys.modules))"
+    program = "import sys, esper.record; print({'torch', 'duckdb', 'pyarrow', 'faust'} & set(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

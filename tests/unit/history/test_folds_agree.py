@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.history import RunState, SeedState, mark_at_step, packets, replay, stages_by_epoch
-from esper.history.state import marks
+from esper.record import RunState, SeedState, mark_at_step, packets, replay, stages_by_epoch
+from esper.record.run_status import marks
 from projections import open_history
 from projections.archive import Archive
 from projections.history import History
@@ -113,23 +113,23 @@ def runs_in_python(states: dict[str, RunState], step: int) -> dict[str, tuple[ob
     return {
         run: (
             mark.sequence,
-            mark.standing.timeline,
-            mark.world.step,
-            mark.world.epoch,
-            mark.standing.status,
-            mark.standing.reason,
-            mark.world.params,
-            mark.world.probe_loss,
-            mark.world.probe_accuracy,
+            mark.run_status.timeline,
+            mark.model.step,
+            mark.model.epoch,
+            mark.run_status.status,
+            mark.run_status.reason,
+            mark.model.params,
+            mark.model.probe_loss,
+            mark.model.probe_accuracy,
             next(packets(state, mark), None),
-            {group: asdict(rate) for group, rate in mark.world.learning_rates.items()},
-            [[command, seed.encode()] for command, seed in mark.world.windows.items()],
-            mark.standing.breakers,
-            mark.standing.conservative,
-            mark.standing.checkpoints,
-            asdict(mark.world.checkpoint) if mark.world.checkpoint else None,
-            mark.standing.last_command_id or None,
-            mark.standing.last_decision_id or None,
+            {group: asdict(rate) for group, rate in mark.model.learning_rates.items()},
+            [[command, seed.encode()] for command, seed in mark.model.windows.items()],
+            mark.run_status.breakers,
+            mark.run_status.conservative,
+            mark.run_status.checkpoints,
+            asdict(mark.model.checkpoint) if mark.model.checkpoint else None,
+            mark.run_status.last_command_id or None,
+            mark.run_status.last_decision_id or None,
         )
         for run, (state, mark) in marked.items()
     }
@@ -145,7 +145,7 @@ def seeds_in_python(states: dict[str, RunState], step: int) -> set[tuple[object,
         (run, *(getattr(seed, figure) for figure in SEED_FIGURES))
         for run, state in states.items()
         if (mark := mark_at_step(state, step))
-        for seed in mark.world.seeds.values()
+        for seed in mark.model.seeds.values()
     }
 
 
@@ -159,7 +159,7 @@ def facts_of(states: dict[str, RunState]) -> set[tuple[str, int, bytes | None]]:
 
 def paths_of(states: dict[str, RunState]) -> set[tuple[str, int, str, int, int]]:
     return {
-        (run, mark.sequence, mark.body, mark.world.step, mark.world.epoch)
+        (run, mark.sequence, mark.body, mark.model.step, mark.model.epoch)
         for run, state in states.items()
         for mark in marks(state)
     }

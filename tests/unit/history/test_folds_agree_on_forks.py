@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.history import RunState, mark_at_step, replay
-from esper.history.state import Mark, marks
+from esper.record import RunState, mark_at_step, replay
+from esper.record.run_status import Mark, marks
 from projections import open_history
 from projections.history import History
 from projections.lineage import facts
@@ -49,7 +49,7 @@ def check(members: list[Member], chunk: int) -> None:
     assert then == stages_then(paths)
     assert counted == counted_in_python(members, states)
     assert on_path == {
-        (run, mark.sequence, mark.body, mark.world.step, mark.world.epoch)
+        (run, mark.sequence, mark.body, mark.model.step, mark.model.epoch)
         for run, path in paths.items()
         for mark in path
     }
@@ -78,7 +78,7 @@ def stages_then(paths: dict[str, list[Mark]]) -> set[tuple[object, ...]]:
         for run, path in paths.items()
         for mark in path
         if mark.body == "epoch_completed"
-        for seed in mark.world.seeds.values()
+        for seed in mark.model.seeds.values()
     }
 
 
@@ -99,7 +99,7 @@ def runs_in_sql(history: History, step: int) -> set[tuple[object, ...]]:
 
 def runs_in_python(marked: dict[str, Mark]) -> set[tuple[object, ...]]:
     return {
-        (run, mark.sequence, mark.standing.timeline, mark.world.step, mark.world.epoch, mark.standing.status)
+        (run, mark.sequence, mark.run_status.timeline, mark.model.step, mark.model.epoch, mark.run_status.status)
         for run, mark in marked.items()
     }
 
@@ -112,7 +112,7 @@ def seeds_in_python(marked: dict[str, Mark]) -> set[tuple[object, ...]]:
     return {
         (run, seed.seed_id, *(getattr(seed, figure) for figure in OF_A_SEED))
         for run, mark in marked.items()
-        for seed in mark.world.seeds.values()
+        for seed in mark.model.seeds.values()
     }
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.errors import InvalidInput
-from esper.history import Recorded, accept, replay, sequence_at_step
 from esper.kasmina.lifecycle import DORMANT, GERMINATED, TRAINING
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
+from esper.record import Recorded, accepted_facts, replay, sequence_at_step
 from projections import open_history
 from projections.archive import Archive
 from projections.lineage import facts, lineage, requests
@@ -79,7 +79,7 @@ def test_a_fork_goes_on_from_its_parents_world(tmp_path, family):
 
     assert (state.problem, state.run_id, state.sequence) == (None, "grandchild", 8)
     assert state.seeds["s1"].stage == TRAINING == alone.seeds["s1"].stage
-    assert (state.world.step, alone.world.step) == (30, 30)
+    assert (state.model.step, alone.model.step) == (30, 30)
     assert (alone.problem, alone.sequence) == (None, 8)
 
 
@@ -172,7 +172,7 @@ def test_the_accepted_facts_are_one_unbroken_row(family):
     parent.resume(0, 0)
     parent.complete_epoch(0)  # of the incarnation that was superseded
     parent.complete_epoch(1)
-    accepted = accept(parent.events)
+    accepted = accepted_facts(parent.events)
 
     assert [fact.sequence for fact in accepted.facts] == list(range(1, accepted.state.sequence + 1))
     assert [fact.WhichOneof("body") for fact in accepted.facts][-3:] == [

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from esper.errors import InvalidInput
-from esper.history import replay
 from esper.leyline.envelope import body_name
+from esper.record import replay
 from esper.testing import REAL_CLOCK
-from esper.tolaria.forking import place_of, read_change
+from esper.tolaria.fork_change import place_of, read_change
 from esper.tolaria.replay import replay_run
 
 LAST = 30
@@ -56,7 +56,7 @@ def test_its_first_fact_names_the_last_one_that_it_shares(lived, other):
     assert start.run_started.fork_change == "nothing"
     assert all(event.run_id == "child" for event in other.log.events)
     state = replay([*[e for e in lived.log.events if 0 < e.sequence <= shared.sequence], *other.log.events])
-    assert (state.problem, state.run_id, state.status, state.world.step) == (None, "child", "completed", LAST)
+    assert (state.problem, state.run_id, state.status, state.model.step) == (None, "child", "completed", LAST)
 
 
 def grown(lived, seed: int = 6) -> str:

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from esper.errors import CorruptState
-from esper.history import mark_at_step
-from esper.history.state import path_from
 from esper.leyline.envelope import Event
+from esper.record import mark_at_step
+from esper.record.run_status import path_from
 from esper.testing import REAL_CLOCK
-from esper.tolaria.at_step import state_at
+from esper.tolaria.replay import state_at
 from esper.tolaria.state_tree import digest
 
 
@@ -22,9 +22,9 @@ def roots_at(lived) -> dict[int, bytes]:
     """The last digest of every step of the surviving timeline after which nothing else happened there."""
     recorded = lived.recorded()
     roots = {}
-    for step in range(recorded.state.world.step + 1):
+    for step in range(recorded.state.model.step + 1):
         mark = mark_at_step(recorded.state, step)
-        told = [each for each in path_from(mark) if each.world.step == step and each.body != "run_finished"]
+        told = [each for each in path_from(mark) if each.model.step == step and each.body != "run_finished"]
         bodies = [each.body for each in told]
         if bodies[:1] == ["checkpoint_saved"] and "state_digested" in bodies:
             place = told[bodies.index("state_digested")].sequence
@@ -72,7 +72,7 @@ def test_in_the_middle_of_an_epoch_it_is_what_the_live_run_was(lived, stop_at):
 
 
 def test_from_the_start_and_from_a_checkpoint_it_is_the_same(grown):
-    step = grown.recorded().state.world.step - 2
+    step = grown.recorded().state.model.step - 2
     near = at(grown, step)
     for fact in grown.recorded().checkpoints():
         grown.objects.delete(fact.checkpoint_saved.ref)
@@ -89,7 +89,7 @@ def test_a_record_that_was_tampered_with_is_said(grown):
         grown.objects.delete(fact.checkpoint_saved.ref)
 
     with pytest.raises(CorruptState, match="does not come to its record again"):
-        at(grown, grown.recorded().state.world.step, events)
+        at(grown, grown.recorded().state.model.step, events)
 
 
 def test_a_fork_with_another_policy_is_come_to_from_its_own_checkpoints(lived, other):

@@ -26,10 +26,7 @@ def started_run(bench, task, **config):
     run = make_run(
         RunConfig(task="tiny", policy="none", rate_policy="constant", **config),
         task,
-        bench.log,
-        clock=bench.clock.clock,
-        objects=bench.objects,
-        verifier=None,
+        bench.world(),
         run_id="run",
     )
     publish_start(run)

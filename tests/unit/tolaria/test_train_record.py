@@ -146,7 +146,7 @@ def test_publishing_costs_a_step_next_to_nothing(bench) -> None:
     from contracts.leyline.v1.event_pb2 import StepSampled
     from esper.tolaria.recorder import Recorder
 
-    recorder = Recorder(bench.log, "run", bench.clock.clock)
+    recorder = Recorder(bench.world(), "run")
     body = StepSampled(loss=1.0, gradient_norm=2.0)
     best = min(_timed(lambda: recorder.publish(body)) for _ in range(5))
     assert best < 50e-6

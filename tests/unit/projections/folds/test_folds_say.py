@@ -8,7 +8,7 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.topics import FOR_EVER
-from esper.history import replay
+from esper.record import replay
 from projections import open_history
 from projections.archive import Archive
 from projections.registry import PROJECTIONS

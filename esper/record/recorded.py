@@ -1,0 +1,111 @@
+"""A run as it is recorded: the facts that count, in their order, and the decisions and commands that they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from contracts.leyline.v1.event_pb2 import RunStarted
+from esper.errors import InvalidInput
+from esper.leyline.envelope import Event, body_name
+from esper.leyline.signing import Signed
+from esper.record.fold import evolve
+from esper.record.run_status import RunState, marks
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedFacts:
+    """`facts` have the sequences 1, 2, 3, ..., and `state` is the fold of them all.
+
+    Stretches that were rolled back are among them, because they happened; void facts and repetitions are not.
+    """
+
+    facts: list[Event]
+    state: RunState
+
+
+def accepted_facts(events: Iterable[Event]) -> AcceptedFacts:
+    """What counts of `events`, which are a run's with those of its ancestors before them, in the order of the log.
+
+    Ends where the fold stops; `state.problem` says why.
+    """
+    state, facts = RunState(), list[Event]()
+    for event in events:
+        before, state = state, evolve(state, event)
+        if state.path is not before.path and state.path is not None:
+            del facts[event.sequence - 1 :]
+            facts.append(event)
+    return AcceptedFacts(facts, state)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is known of a run, its ancestors' part included: `facts` have the sequences 1, 2, 3, ...
+
+    `decisions` are by the packet that they answer, `commands` by their id, both as they were signed.
+    """
+
+    run_id: str
+    facts: Sequence[Event]
+    state: RunState
+    decisions: dict[bytes, Signed] = field(default_factory=dict)
+    commands: dict[bytes, Signed] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run_id: str, facts: Iterable[Event], requests: Iterable[tuple[Event, Signed]]) -> Recorded:
+        """The run in `facts`, which come in the order of the log, ancestors' first.
+
+        Raises InvalidInput where they are no run, where an ancestor's part is missing, or where the fold stops: nobody
+        can go on from what cannot be true.
+        """
+        accepted = accepted_facts(facts)
+        if accepted.state.problem is not None:
+            raise InvalidInput(f"the history of run {run_id} does not hold together: {accepted.state.problem}")
+        if not accepted.facts:
+            raise InvalidInput(f"run {run_id} has no facts in this archive")
+        if accepted.facts[0].sequence > 1:
+            parent_id = accepted.facts[0].run_started.parent_run_id
+            raise InvalidInput(
+                f"run {run_id} was forked from {parent_id}, whose part of the history this archive does not have: "
+                "ask an archive, or an export, that has both"
+            )
+        recorded = cls(run_id, accepted.facts, accepted.state)
+        for event, signed in requests:
+            if body_name(event) == "decision_made":
+                recorded.decisions.setdefault(event.decision_made.packet_id, signed)
+            else:
+                recorded.commands.setdefault(event.event_id, signed)
+        return recorded
+
+    @property
+    def root(self) -> RunStarted:
+        """The first fact of all, the oldest ancestor's."""
+        return self.facts[0].run_started
+
+    def last_accepted(self) -> int:
+        """The last sequence from which the run can be gone on with; raises InvalidInput for one that is over."""
+        last = self.facts[-1]
+        if not last.HasField("run_finished"):
+            return last.sequence
+        if last.run_finished.status == "interrupted":
+            return last.sequence - 1
+        raise InvalidInput(
+            f"run {self.run_id} is over ({last.run_finished.status}): there is nothing to resume; to try it otherwise, "
+            f"leave it at a step: `esper fork {self.run_id} --at STEP --do nothing`"
+        )
+
+    def begun(self, sequence: int) -> Event:
+        """The first fact of the run that this was after the fact `sequence`: an ancestor's, before a fork."""
+        return next(fact for fact in reversed(self.facts[: max(1, sequence)]) if fact.HasField("run_started"))
+
+    def checkpoints(self) -> list[Event]:
+        """The CheckpointSaved of every checkpoint that is kept and lies on the surviving timeline, the oldest first."""
+        # Of what a rollback left, not of its own fact: that one comes after the state which the rollback restored.
+        path = {mark.sequence for mark in marks(self.state)}
+        return [
+            fact
+            for fact in self.facts
+            if fact.HasField("checkpoint_saved")
+            and fact.checkpoint_saved.ref in self.state.run_status.checkpoints
+            and fact.checkpoint_saved.upto_sequence in path
+        ]
