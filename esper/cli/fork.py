@@ -15,8 +15,8 @@ from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
 from esper.cli.progress import RunView
 from esper.cli.replay import recorded_run
 from esper.cli.resume import joined, request_of
-from esper.cli.run import RunCommand
 from esper.cli.trainers import Trainers
+from esper.cli.training import RunCommand
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change

@@ -14,8 +14,9 @@ from esper.cli.folder import wait_for_archive
 from esper.cli.history import CONTROL_SUFFIX, control_of, history_of, resolve, run_ids
 from esper.cli.output import complain, say, say_json
 from esper.cli.replay import recorded_run
-from esper.cli.run import RunCommand, RunRequest
+from esper.cli.run import RunRequest
 from esper.cli.trainers import Trainers
+from esper.cli.training import RunCommand
 from esper.errors import InvalidInput
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig

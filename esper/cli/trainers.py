@@ -40,11 +40,15 @@ STOP_S: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a trainer ended: its result, or one line that says what went wrong."""
+    """How a trainer ended: its result, or one line that says what went wrong.
+
+    `steps` are when its first and its last step began, on the clock `time.monotonic`.
+    """
 
     result: dict[str, Any] | None
     error: str = ""
     wrong_input: bool = False
+    steps: tuple[float, float] | None = None
 
 
 class Trainer:
@@ -108,7 +112,8 @@ class Trainer:
         if "result" in said:
             result = said["result"]
             failed = result["status"] == "failed"
-            return Outcome(result, f"the {self.name} run failed: {result['reason']}" if failed else "")
+            error = f"the {self.name} run failed: {result['reason']}" if failed else ""
+            return Outcome(result, error, steps=said.get("steps"))
         if "error" in said:
             return Outcome(None, said["error"], bool(said["wrong_input"]))
         code = said.get("exit", -signal.SIGKILL)

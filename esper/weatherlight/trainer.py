@@ -18,7 +18,6 @@ import signal
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -44,6 +43,24 @@ from streams.trainer_log import KafkaLog
 KERNEL_BYTES: Final = 64 * 2**20
 
 
+class StopFlag:
+    """Whether the run is to stop, asked before every step; `steps` are when it was asked first and last."""
+
+    def __init__(self) -> None:
+        self.steps: tuple[float, float] | None = None
+        self._stop = False
+
+    def set(self) -> None:
+        """Stop before the next step."""
+        self._stop = True
+
+    def __call__(self) -> bool:
+        """True once it was set."""
+        now = time.monotonic()
+        self.steps = (self.steps[0] if self.steps is not None else now, now)
+        return self._stop
+
+
 def run(arguments: Sequence[str], messages: TextIO) -> int:
     """Train one run; the exit code: 0 where it came to a result, 1 where it failed, 2 where its input is wrong.
 
@@ -56,7 +73,7 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
     parser.add_argument("--plan", default="{}", help="how it begins, in JSON; a new run by default")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = threading.Event()
+    stop = StopFlag()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
         config, plan = RunConfig.from_json(options.config), Plan.from_json(options.plan)
@@ -71,12 +88,12 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
         traceback.print_exc()
         _say(messages, {"error": _told(error), "wrong_input": False})
         return 1
-    _say(messages, {"result": result})
+    _say(messages, {"result": result, "steps": stop.steps})
     return 0
 
 
 def _train(
-    data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, plan: Plan, *, stop: threading.Event
+    data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, plan: Plan, *, stop: StopFlag
 ) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415 - torch is loaded by now
@@ -106,7 +123,7 @@ def _train(
         closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         verifier = CommandVerifier(ring)
-        outside = Outside(log, clock, objects, verifier, library, stop.is_set)
+        outside = Outside(log, clock, objects, verifier, library, stop)
         if plan.begin == "start":
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         from esper.weatherlight.beginning import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
