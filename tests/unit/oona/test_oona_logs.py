@@ -18,7 +18,7 @@ def repeats(monkeypatch):
     """The filter with a clock that the test moves."""
     repeats = Repeats()
     repeats.now = 0.0
-    monkeypatch.setattr("streams.logs.time.monotonic", lambda: repeats.now)
+    monkeypatch.setattr("streams.entry.time.monotonic", lambda: repeats.now)
     return repeats
 
 
