@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from esper.cli.events import Reading, types_of
 from esper.cli.folder import wait_for_archive
 from esper.cli.history import history_of
 from esper.cli.output import complain
@@ -22,6 +21,7 @@ from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from esper.weatherlight import client
+from projections.run_queries import EventReader
 
 if TYPE_CHECKING:
     from esper.cli.run import RunRequest
@@ -197,7 +197,7 @@ class RunCommand:
         """
         self._lease.let_go()
         with history_of(self._request.data_dir) as history:
-            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._told]
+            views = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
         grown, *others = views
         return Summary(
             grown=grown,

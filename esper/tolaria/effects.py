@@ -20,8 +20,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.leyline.envelope import priority_of
 from esper.tolaria.optimizer import HOST
-from esper.tolaria.run import Chain, Run
-from esper.tolaria.run_state import capture, publish_digest
+from esper.tolaria.run import Chain, Run, capture, publish_digest
 
 
 def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:

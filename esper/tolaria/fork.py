@@ -15,7 +15,7 @@ from esper.tolaria.commands import apply_command, carry_out
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.run import Run
-from esper.tolaria.versions import library_versions
+from esper.tolaria.session import library_versions
 from esper.tolaria.world import NewFork, RecordedFork
 
 PRODUCER = "fork"

@@ -25,15 +25,12 @@ from esper.leyline.envelope import Event, parse, topic_of
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import Verdict
 from esper.record.run_status import RunState
-from esper.tolaria import checkpoint
-from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.fork_change import Fork, ForkPlace
 from esper.tolaria.outside import Answer, KernelSource, Outside
-from esper.tolaria.snapshots import Snapshot
-from esper.tolaria.state_tree import Digest, FlatState
+from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot, delete_checkpoint, store_checkpoint
 
 if TYPE_CHECKING:
-    from esper.tolaria.breakers import TrainerBreaker
+    from esper.tolaria.guard import TrainerBreaker
 
 INTERRUPTED: Final = ("interrupted", "asked to stop")
 FOR_EVER_S: Final = 86_400.0
@@ -329,11 +326,11 @@ class LiveWorld:
 
     def save_checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         """In the object store."""
-        return checkpoint.save(self.outside.objects, snapshot.flat, snapshot.root, snapshot.position)
+        return store_checkpoint(self.outside.objects, snapshot.flat, snapshot.root, snapshot.position)
 
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """From the object store."""
-        return checkpoint.delete(self.outside.objects, saved)
+        return delete_checkpoint(self.outside.objects, saved)
 
     def remember(self, snapshot: Snapshot) -> None:
         """Nothing: the run keeps its newest states itself."""

@@ -29,7 +29,7 @@ from esper.record import RunState, replay, stages_by_epoch
 from esper.testing import REAL_CLOCK, MemoryLog, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Outside
-from esper.tolaria.result import RunResult
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld

@@ -26,7 +26,7 @@ from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, REAL_CLOCK, FakeClock, MemoryLog, command_event, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Clock, Outside
-from esper.tolaria.result import RunResult
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Samples, Task, load_task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld

@@ -13,8 +13,8 @@ from torch import nn
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.leyline.envelope import body_name
 from esper.tolaria.config import RunConfig
-from esper.tolaria.random_streams import STREAMS, stream_seeds
-from esper.tolaria.state_tree import digest, flatten
+from esper.tolaria.data import STREAMS, stream_seeds
+from esper.tolaria.state import digest, flatten
 
 
 def test_the_first_fact_says_everything_about_the_run(bench, tiny_task) -> None:
