@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from esper.errors import LogUnavailable
-from streams.broker import address
+from streams.broker.launch import announce_address, withdraw_address
 from streams.broker.server import Broker, listening_socket
 from streams.entry import announce, by_hand
 
@@ -72,11 +72,11 @@ async def _serve(data_dir: Path, sock: socket.socket, messages: TextIO) -> None:
         await broker.start(sock)
         gc.freeze()  # what is alive now stays: no collection need look at it again
         host, port = sock.getsockname()[:2]
-        address.write(data_dir, f"{host}:{port}")
+        announce_address(data_dir, f"{host}:{port}")
         announce("broker", data_dir / "run", broker.health.port, messages, host=host, port=port, pid=os.getpid())
         await stop.wait()
     finally:
-        address.remove(data_dir)
+        withdraw_address(data_dir)
         await broker.stop()
 
 
