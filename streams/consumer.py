@@ -11,9 +11,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher
 
-LONG_WAIT_MS: Final = 500
-"""How long a fetch waits at the broker for records: what aiokafka and librdkafka ask for unless told otherwise. An idle
-client costs two requests a second."""
+LONG_WAIT_MS: Final = 1_000
+"""How long a fetch waits at the broker for records: an idle client costs a request a second."""
 SHORT_WAIT_MS: Final = 20
 """The same for a fetch that leaves a partition out, which has to wait until this one is back."""
 LOOK_AGAIN_MS: Final = 1_000

@@ -19,7 +19,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     SystemStatePacket,
     TelemetryPacket,
 )
-from esper.kasmina.probe import Loss
+from esper.kasmina.gates import Loss
 from esper.leyline import ids
 from esper.leyline.envelope import Event, parse
 from esper.tolaria.commands import PAUSE, apply_command

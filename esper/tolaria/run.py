@@ -17,7 +17,7 @@ from esper.karn.approval import Clearance
 from esper.karn.catalogue import offer
 from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
-from esper.kasmina.kernels import TemplatesAlone
+from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
@@ -142,7 +142,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
     outside, clock = world.outside, world.outside.clock
     found = outside.library if computes_in_32_bits(host) else None
-    library = TemplatesAlone() if found is None else LibraryKernels(found)
+    library = NoKernels() if found is None else LibraryKernels(found)
     kasmina = Kasmina(
         host,
         sites,
@@ -152,7 +152,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         seed=random.seeds["seeds"],
         monotonic=clock.monotonic,
         kernels=WorldKernels(world, library),
-        witness=world,
+        verdicts=world,
     )
     random.begin_training()
     return Run(

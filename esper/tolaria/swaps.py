@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import KernelSwapped
 from esper.errors import CorruptState
-from esper.kasmina.kernels import Form
-from esper.kasmina.seed import Seed
+from esper.kasmina.seed import Form, Seed
 from esper.tezzeret.compiled import fits_here, restore
 from esper.tezzeret.results import COMPILED
 from esper.tolaria.divergence import Diverged, Divergence, Place

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.errors import InvalidInput
-from esper.kasmina.probe import Loss
+from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.tolaria.data import Samples, split
 
