@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
@@ -30,13 +30,13 @@ from esper.urza.cache import KernelCache
 from esper.urza.library import Wanted
 from esper.urza.prefetch import refused_artifact
 from esper.urza.requests import KernelRequests
+from streams.consumer import LogConsumer
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.reader import record_of
 from streams.records import Record, Refused, verified
 from streams.writer import LogWriter
 
-FETCH_WAIT_MS: Final = 500
 LOOK_S: Final = 0.5
 """How often requests that are to be made again are looked for."""
 FIRST_ANSWERS_S: Final = 1.0
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class Prefetch:
-    """The trainer's view of the library: `esper.tolaria.ports.KernelSource`. Close it before the writer."""
+    """The trainer's view of the library: `esper.tolaria.outside.KernelSource`. Close it before the writer."""
 
     def __init__(
         self,
@@ -98,12 +98,7 @@ class Prefetch:
     async def _keep(self) -> None:
         """Ask and listen until cancelled. What goes wrong here costs kernels and never the run."""
         while True:
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._writer.brokers,
-                enable_auto_commit=False,
-                auto_offset_reset="latest",
-                fetch_max_wait_ms=FETCH_WAIT_MS,
-            )
+            consumer = LogConsumer(bootstrap_servers=self._writer.brokers, urgent=True, auto_offset_reset="latest")
             try:
                 await self._connect(consumer)
                 await asyncio.gather(self._ask(), self._listen(consumer))
@@ -115,7 +110,7 @@ class Prefetch:
                     async with asyncio.timeout(STOP_S):
                         await consumer.stop()
 
-    async def _connect(self, consumer: AIOKafkaConsumer) -> None:
+    async def _connect(self, consumer: LogConsumer) -> None:
         """From here on no answer is missed: positions are known before anything is asked."""
         await consumer.start()
         places = [TopicPartition(topic.name, number) for topic in (KERNELS, BLUEPRINTS) for number in range(PARTITIONS)]
@@ -157,7 +152,7 @@ class Prefetch:
             recorded_at_ns=now_ns,
         )
 
-    async def _listen(self, consumer: AIOKafkaConsumer) -> None:
+    async def _listen(self, consumer: LogConsumer) -> None:
         while True:
             record = record_of(await consumer.getone())
             event = verified(record.signed, self._ring)

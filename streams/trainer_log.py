@@ -1,4 +1,4 @@
-"""The trainer's log on Kafka: `esper.tolaria.ports.Log` for synchronous code.
+"""The trainer's log on Kafka: `esper.tolaria.outside.Log` for synchronous code.
 
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
 `esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import leyline_pb2
@@ -27,9 +27,10 @@ from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing, Signed
-from esper.tolaria.ports import Answer
+from esper.tolaria.outside import Answer
 from streams.answers import Answers
 from streams.claims import Claims
+from streams.consumer import LogConsumer
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.producer import unavailable
@@ -37,8 +38,6 @@ from streams.reader import record_of
 from streams.records import Record, Refused, outgoing, partition_of, verified
 from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
 
-FETCH_WAIT_MS: Final = 100
-CLAIMS_WAIT_MS: Final = 500
 CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
@@ -78,12 +77,15 @@ class KafkaLog:
     def publish(self, event: Event) -> None:
         """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
         self._claims.check()
-        match event.WhichOneof("body"):
+        body = event.WhichOneof("body")
+        match body:
             case "epoch_completed":
                 self._answers.expect(event.event_id)
             case "adaptation_command":  # a fork's own, which it carries out itself: it comes back with the others
                 self._answers.known(Signed(outgoing(event).payload))
         self.writer.publish(event)
+        if body == "seed_transitioned":  # a digest is stored next, for milliseconds, and then somebody waits for both
+            self.writer.nudge()
 
     def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
@@ -149,21 +151,20 @@ class KafkaLog:
 
     # Everything below runs on the background loop.
 
-    async def _connect(self, brokers: str) -> tuple[AIOKafkaConsumer, AIOKafkaConsumer]:
-        commands = await self._start(brokers, COMMANDS, FETCH_WAIT_MS)
+    async def _connect(self, brokers: str) -> tuple[LogConsumer, LogConsumer]:
+        commands = await self._start(brokers, COMMANDS, urgent=True)
         try:
-            return commands, await self._start(brokers, RUNS, CLAIMS_WAIT_MS)
+            return commands, await self._start(brokers, RUNS, urgent=False)
         except BaseException:
             await commands.stop()
             raise
 
-    async def _start(self, brokers: str, topic: Topic, wait_ms: int) -> AIOKafkaConsumer:
+    async def _start(self, brokers: str, topic: Topic, *, urgent: bool) -> LogConsumer:
         """A consumer of the run's partition of a topic, from its end on, which `ends` has then."""
-        consumer = AIOKafkaConsumer(
+        consumer = LogConsumer(
             bootstrap_servers=brokers,
-            enable_auto_commit=False,
+            urgent=urgent,
             auto_offset_reset="latest",  # not by seek_to_end, which races with the reset that an assignment begins
-            fetch_max_wait_ms=wait_ms,
         )
         try:
             await consumer.start()
@@ -178,7 +179,7 @@ class KafkaLog:
     async def _disconnect(self) -> None:
         await asyncio.gather(self._commands.stop(), self._runs.stop())
 
-    async def _follow(self, consumer: AIOKafkaConsumer, take: Callable[[Record], None]) -> None:
+    async def _follow(self, consumer: LogConsumer, take: Callable[[Record], None]) -> None:
         while True:
             try:
                 message = await consumer.getone()

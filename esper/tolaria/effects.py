@@ -19,10 +19,8 @@ from contracts.leyline.v1.leyline_pb2 import (
     TelemetryPacket,
 )
 from esper.leyline.envelope import priority_of
-from esper.tolaria.learning_rate import UNDONE
 from esper.tolaria.optimizer import HOST
-from esper.tolaria.run import Chain, Run
-from esper.tolaria.run_state import capture, publish_digest
+from esper.tolaria.run import Chain, Run, capture, publish_digest
 
 
 def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:
@@ -56,24 +54,17 @@ def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = Non
     if transitions:
         run.flops.structure_changed()
         publish_digest(run, capture(run), "transition")
-    run.log.flush()
+    run.outside.log.flush()
 
 
 def set_rates(run: Run) -> None:
     """Give the optimiser the rates of the coming step; a rate that was written from outside is in the log first."""
-    undone, changes = run.rates.begin_step(run.optimizer.groups, run.recorder.step)
-    _undo_as_recorded(run)
+    undone = run.world.rates_undone(run.rates.begin_step(run.optimizer.groups, run.recorder.step))
     if undone:
         publish(run, undone)
-        publish(run, changes)
-        run.log.flush()
-
-
-def _undo_as_recorded(run: Run) -> None:
-    """What was written from outside was undone at once, so that all that is left to follow are the facts."""
-    while (fact := run.past.here("learning_rate_changed")) and fact.learning_rate_changed.reason == UNDONE:
-        publish(run, [fact.learning_rate_changed])
-        publish(run, run.rates.breaker.failed(UNDONE))
+        for change in undone:
+            publish(run, run.rate_breaker.failed(f"learning rate of {change.group} was written from outside"))
+        run.outside.log.flush()
 
 
 def drain(run: Run) -> None:

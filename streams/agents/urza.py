@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from typing import Any, Final
+from typing import Final
 
 from contracts.topics import KERNELS
 from esper.leyline.envelope import Event
@@ -19,7 +19,7 @@ from esper.urza.prefetch import Nonces
 from projections.library import URZA, Library, LibraryReader
 from projections.registry import PROJECTIONS, file_of
 from projections.store import Locked, Store
-from streams.app import record_of_event, source
+from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import Room
 from streams.producer import Publisher
@@ -136,12 +136,7 @@ async def furnish(room: Room) -> LibraryReader:
         room.metrics,
     )
     intake = Intake("urza", room.ring, room.publisher, room.metrics, counter.handle)
-
-    async def urza(stream: Any) -> None:
-        async for event in stream.events():
-            await intake.take(record_of_event(event))
-
-    room.app.agent(source(room.app, KERNELS), name="urza")(urza)
+    add_agent(room.app, "urza", [KERNELS], intake.take)
     for task in (asyncio.create_task(feed.keep()), asyncio.create_task(counter.keep_house())):
         _tasks.add(task)
         task.add_done_callback(_ended)

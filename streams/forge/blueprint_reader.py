@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import BLUEPRINTS, PARTITIONS
+from streams.consumer import LogConsumer
 from streams.producer import unavailable
 from streams.reader import record_of
 from streams.records import Record
 
-FETCH_WAIT_MS: Final = 1_000
-"""How long the broker holds a fetch that has nothing to give; a record is handed out as soon as it is there."""
-
+POLL_MS: Final = 10_000
+"""How long an idle look at the log lasts; a record or a cancellation ends it."""
 _PARTITIONS: Final = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
 
 Handler = Callable[[Record], Awaitable[None]]
@@ -26,12 +26,7 @@ class BlueprintReader:
 
     def __init__(self, brokers: str) -> None:
         self._brokers = brokers
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=brokers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-        )
+        self._consumer = LogConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest")
 
     async def catch_up(self, handler: Handler) -> None:
         """Connect, and hand over every record that is there by now. Raises LogUnavailable where no broker answers."""
@@ -60,6 +55,6 @@ class BlueprintReader:
         await self._consumer.stop()
 
     async def _hand_over(self, handler: Handler) -> None:
-        for messages in (await self._consumer.getmany(timeout_ms=FETCH_WAIT_MS, max_records=2_000)).values():
+        for messages in (await self._consumer.getmany(timeout_ms=POLL_MS, max_records=2_000)).values():
             for message in messages:
                 await handler(record_of(message))

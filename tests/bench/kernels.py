@@ -37,8 +37,10 @@ from esper.tezzeret.jobs import job_id_of
 from esper.tezzeret.results import Order
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kernels import LibraryKernels, wanted_at
+from esper.tolaria.outside import Outside
 from esper.tolaria.tasks import load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.cache import KernelCache
 from esper.urza.library import Wanted
@@ -165,7 +167,8 @@ def run_row(folder: Path) -> Row:
     task = load_task("digits")
     log = MemoryLog(objects=library.objects)
     config = RunConfig(task="digits", decision_timeout_s=None, policy="random")
-    train(config, task, log, clock=REAL_CLOCK, objects=library.objects, verifier=None, run_id="run", library=library)
+    outside = Outside(log, REAL_CLOCK, library.objects, library=library)
+    train(config, task, LiveWorld(outside), run_id="run")
     attached = [body for body in log.bodies("kernel_attached") if body.artifact_ref]
     assert len(attached) == library.hits
     fixture = f"{library.asked} germinations in a run of digits, random policy, everything offered is stored"

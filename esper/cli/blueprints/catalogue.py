@@ -14,6 +14,7 @@ from esper.cli.output import DIM, say, say_json, styled, table
 from esper.errors import InvalidInput
 from esper.karn.blueprint import ALL_KINDS, Blueprint, Setting, ShapeKind, SiteShape
 from esper.karn.table import CATALOGUE
+from projections import blueprint_queries, open_history
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -69,49 +70,15 @@ def task_sites(name: str) -> list[SiteShape]:
     return list(dict.fromkeys(site_shape(site) for site in described))
 
 
-class Known:
-    """Answers about blueprints from one history, or from none."""
-
-    def __init__(self, history: History | None) -> None:
-        self.history = history
-
-    def approvals(self) -> dict[str, Row]:
-        """The last word on every blueprint that anybody spoke of: approved, said_by, why, recorded_at."""
-        rows = self.rows("SELECT blueprint_id, approved, said_by, why, recorded_at FROM approvals WHERE holds")
-        return {row.pop("blueprint_id"): row for row in rows}
-
-    def artifacts(self, blueprint_id: str | None = None) -> dict[str, list[Row]]:
-        """The stored versions of one blueprint or of all, in order of versions."""
-        return self._by_blueprint("SELECT * FROM artifacts", blueprint_id, "version")
-
-    def outcomes(self, blueprint_id: str | None = None) -> dict[str, list[Row]]:
-        """What became of the seeds of one blueprint or of all, a row per shape of site."""
-        return self._by_blueprint("SELECT * FROM blueprint_outcomes", blueprint_id, "germinated DESC")
-
-    def rows(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[Row]:
-        """The answer's rows by the names of its columns; none where there is no history."""
-        if self.history is None:
-            return []
-        answer = self.history.execute(query, parameters)
-        names = [column[0] for column in answer.description]
-        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-
-    def _by_blueprint(self, query: str, blueprint_id: str | None, order: str) -> dict[str, list[Row]]:
-        where, values = (" WHERE blueprint_id = ?", [blueprint_id]) if blueprint_id else ("", [])
-        found: dict[str, list[Row]] = {}
-        for row in self.rows(f"{query}{where} ORDER BY blueprint_id, {order}", values):
-            found.setdefault(row["blueprint_id"], []).append(row)
-        return found
-
-
 @contextmanager
-def known_of(data_dir: Path) -> Iterator[Known]:
-    """What the data folder's history knows, nothing where it has none: the catalogue is there before any run."""
+def known_of(data_dir: Path) -> Iterator[History]:
+    """The data folder's history, an empty one where it has none: the catalogue is there before any run."""
     if (data_dir / "archive").is_dir():
         with history_of(data_dir) as history:
-            yield Known(history)
+            yield history
     else:
-        yield Known(None)
+        with open_history(data_dir / "archive") as history:
+            yield history
 
 
 def standing(blueprint: Blueprint, approval: Row | None) -> str:
@@ -172,9 +139,9 @@ def list_command(data_dir: Path, wanted: Wanted, *, as_json: bool) -> None:
     """Show the catalogue's blueprints that are wanted."""
     chosen = choose(wanted)
     costs = _costs(chosen, wanted.measure) if wanted.measure is not None else {}
-    with known_of(data_dir) as known:
-        outcomes = known.outcomes() if wanted.outcomes else {}
-        findings = Findings(known.approvals(), known.artifacts(), outcomes, costs)
+    with known_of(data_dir) as history:
+        outcomes = blueprint_queries.outcomes(history) if wanted.outcomes else {}
+        findings = Findings(blueprint_queries.approvals(history), blueprint_queries.artifacts(history), outcomes, costs)
     if wanted.stored:
         chosen = [each for each in chosen if each.blueprint_id in findings.artifacts]
     if as_json:

@@ -28,6 +28,7 @@ from esper.karn.blueprint import Blueprint, SiteShape
 from esper.karn.registration import descriptor
 from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
 from esper.karn.table import find, find_by_name, formula
+from projections import blueprint_queries
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -50,10 +51,10 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
             f"it serves {', '.join(blueprint.kinds)}"
         )
     name = blueprint.blueprint_id
-    with known_of(data_dir) as known:
-        approval = known.approvals().get(name)
-        artifacts = known.artifacts(name).get(name, [])
-        outcomes = known.outcomes(name).get(name, [])
+    with known_of(data_dir) as history:
+        approval = blueprint_queries.approvals(history).get(name)
+        artifacts = blueprint_queries.artifacts(history, name).get(name, [])
+        outcomes = blueprint_queries.outcomes(history, name).get(name, [])
     drawing = draw(name, asked or _site(blueprint, [*artifacts, *outcomes]))
     if as_json:
         say_json(_json(blueprint, approval, artifacts, outcomes, drawing))

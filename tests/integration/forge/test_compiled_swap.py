@@ -48,7 +48,9 @@ from esper.testing import REAL_CLOCK, MemoryLog, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.tasks import Samples, Site, Task
 import esper.tolaria.train as loop
+from esper.tolaria.outside import Outside
 from esper.tolaria.swaps import swap_as_recorded
+from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import named
 
 objects, ref, mode = ObjectStore(Path(sys.argv[1]) / "objects"), sys.argv[2], sys.argv[3]
@@ -85,7 +87,7 @@ log = MemoryLog(objects=objects)
 log.send(signed(seed_command("run", SEED_OPERATION_GERMINATE, "s1", "BP009")))
 loop.train(
     RunConfig(task="tiny", policy="none", compiled_kernels=mode != "eager"),
-    task, log, clock=REAL_CLOCK, objects=objects, verifier=None, run_id="run", library=Library(),
+    task, LiveWorld(Outside(log, REAL_CLOCK, objects, library=Library())), run_id="run",
 )
 facts = [event for event in log.events if event.WhichOneof("body") == "kernel_swapped"]
 said = [event.kernel_swapped for event in facts]

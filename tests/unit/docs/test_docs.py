@@ -54,7 +54,7 @@ def test_the_readme_is_short():
 
 
 def test_the_example_of_a_task_of_ones_own_works(tmp_path):
-    from esper.tolaria.tasks.user_file import user_task
+    from esper.tolaria.tasks import user_task
 
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     file = tmp_path / "wine.py"

@@ -119,7 +119,7 @@ def test_random_forms_are_compared_with_the_same_draws():
 
 
 def template(tier):
-    return Blueprint("BP099", "something", 5, 0.8, "for a test", tier=tier)
+    return Blueprint("BP099", "something", "residual", 5, 0.8, "for a test", tier=tier)
 
 
 def test_only_what_is_permitted_is_compiled():

@@ -25,10 +25,11 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, REAL_CLOCK, FakeClock, MemoryLog, command_event, signed
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Clock
-from esper.tolaria.result import RunResult
+from esper.tolaria.outside import Clock, Outside
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Samples, Task, load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 
 STRESSORS = [blueprint.blueprint_id for blueprint in CATALOGUE.values() if blueprint.quarantine_only]
 APPROVED = {name: Approval("a tester", "a drill") for name in STRESSORS}
@@ -118,12 +119,8 @@ def hold(tmp_path: Path) -> Callable[..., Drill]:
         result = train(
             RunConfig(task="spirals", epochs=epochs, seeds=seeds or SeedSettings(), **(given | config)),  # type: ignore[arg-type]
             task,
-            log,
-            clock=now,
-            objects=objects,
-            verifier=CommandVerifier(KEYS),
+            LiveWorld(Outside(log, now, objects, CommandVerifier(KEYS), None, watch)),
             run_id="run",
-            should_stop=watch,
         )
         return Drill(result, log)
 

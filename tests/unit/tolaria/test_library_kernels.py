@@ -21,9 +21,11 @@ from esper.tezzeret.jobs import job_id_of
 from esper.tezzeret.results import Order
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kernels import likely, recalled
+from esper.tolaria.outside import Outside
 from esper.tolaria.replay import replay_run
 from esper.tolaria.run import computes_in_32_bits
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import MAX_BYTES, Expected
 from esper.urza.cache import KernelCache
 
@@ -107,12 +109,8 @@ def grow(bench, tiny_task):
         train(
             RunConfig(task="tiny", policy="none", seed=seed, seeds=seeds, epochs=epochs, rate_policy="constant"),
             tiny_task(),
-            log,
-            clock=bench.clock.clock,
-            objects=bench.objects,
-            verifier=None,
+            LiveWorld(Outside(log, bench.clock.clock, bench.objects, library=library)),
             run_id="run",
-            library=library,
         )
         return log
 
@@ -235,12 +233,8 @@ def test_all_that_the_sites_offer_is_wanted_once_and_the_likeliest_first(bench, 
     train(
         RunConfig(task="tiny", policy="random", epochs=1),
         tiny_task(),
-        bench.log,
-        clock=bench.clock.clock,
-        objects=bench.objects,
-        verifier=None,
+        bench.world(library=stock),
         run_id="run",
-        library=stock,
     )
 
     (started,) = bench.log.bodies("run_started")

@@ -1,4 +1,4 @@
-"""What the trainer needs of the outside: a log, two clocks, a library. `streams` gives it Kafka and Urza."""
+"""What a trainer is given from outside: a log, two clocks, an object store, a library. `streams` implements them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from esper.leyline.envelope import Event
+from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
+from esper.leyline.verifier import CommandVerifier
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
 
@@ -21,7 +23,7 @@ class Answer:
 
 
 class Log(Protocol):
-    """The trainer's view of the log. All calls are synchronous; only the three that say so wait.
+    """The trainer's view of the log. All calls are synchronous; `flush`, `await_answer` and `claim` wait.
 
     All but `shed` raise Superseded once another process has claimed the run.
     """
@@ -43,13 +45,13 @@ class Log(Protocol):
 
 
 class ClaimableLog(Log, Protocol):
-    """A log on which a run lies already."""
+    """A log that holds events of the run already: what a resume needs."""
 
     def claim(self, event: Event) -> None:
         """Publish a RunResumed and wait until the run is this process's; raises Superseded where it is another's."""
 
     def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:
-        """Take in what arrived before this process: the answer to `open_packet`, and `requests` that nobody answered.
+        """Take in what arrived before this process: the answer to `open_packet`, and unanswered `requests`.
 
         What is `known` was dealt with, and is dropped if it comes again.
         """
@@ -70,7 +72,29 @@ class KernelSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The two clocks of the outside: `monotonic` in seconds for every duration, `wall_ns` for time stamps alone."""
+    """Two clocks: `monotonic` in seconds for every duration, `wall_ns` in nanoseconds for time stamps alone."""
 
     monotonic: Callable[[], float]
     wall_ns: Callable[[], int]
+
+
+def never() -> bool:
+    """A `should_stop` that lets the run go on to its end."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything outside of the trainer that a run uses.
+
+    `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
+    Seeds germinate with the kernels of `library` as far as it has them by then; the run waits for none. Without a
+    `verifier` every command is accepted, which is for tests alone.
+    """
+
+    log: Log
+    clock: Clock
+    objects: ObjectStore
+    verifier: CommandVerifier | None = None
+    library: KernelSource | None = None
+    should_stop: Callable[[], bool] = never

@@ -1,7 +1,4 @@
-"""Keeping states and going back to them: fast from memory, full from a checkpoint (R-TOL-19 to R-TOL-23).
-
-Whatever fails on the fast way, the full way is tried; a broken or missing snapshot never blocks it.
-"""
+"""Keeping states and going back to them, and what a run does when a step must not be taken or the log is gone."""
 
 from __future__ import annotations
 
@@ -9,17 +6,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import CheckpointPruned, CheckpointSaved, RolledBack
-from esper.errors import CorruptState, EsperError
-from esper.tolaria import checkpoint
-from esper.tolaria.checkpoint import Checkpoint, Position
-from esper.tolaria.effects import publish
-from esper.tolaria.run import Run
-from esper.tolaria.run_state import capture, restore, verify, with_progress
-from esper.tolaria.snapshots import Snapshot
-from esper.tolaria.state_tree import Digest, FlatState, digest
+from contracts.leyline.v1.leyline_pb2 import (
+    EMERGENCY_LEVEL_CONSERVATIVE,
+    EMERGENCY_LEVEL_HALT,
+    MESSAGE_PRIORITY_CRITICAL,
+    EmergencyLevel,
+    EmergencySignal,
+)
+from esper.errors import CorruptState, EsperError, LogUnavailable
+from esper.tolaria.effects import drain, publish, take_effect
+from esper.tolaria.run import Run, capture, restore, verify, with_progress
+from esper.tolaria.state import Digest, FlatState, Position, Snapshot, digest, load_checkpoint, store_checkpoint
 
 CAUTION: Final = "rollback"
+
+
 """Why a run is in conservative mode until it has completed an epoch again."""
+
 
 DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0}
 
@@ -27,17 +30,17 @@ DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0}
 def keep(run: Run, flat: FlatState, found: Digest) -> Snapshot:
     """Remember the run's state in memory."""
     recorder = run.recorder
-    where = Position(recorder.run_id, recorder.timeline, recorder.step, recorder.epoch, recorder.sequence)
+    where = Position(recorder.run_id, recorder.timeline, recorder.step, recorder.epoch, run.world.sequence)
     snapshot = Snapshot(with_progress(run, flat), found.root, where)
     run.snapshots.add(snapshot)
-    run.past.remember(snapshot)
+    run.world.remember(snapshot)
     return snapshot
 
 
 def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
     """Store a state durably, publish that, and prune what is older than the newest few."""
     started = run.clock.monotonic()
-    saved = _stored(run, snapshot)
+    saved = run.world.save_checkpoint(snapshot)
     run.checkpoints.append(saved)
     run.recorder.publish(
         CheckpointSaved(
@@ -53,20 +56,12 @@ def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
     _prune(run)
 
 
-def _stored(run: Run, snapshot: Snapshot) -> Checkpoint:
-    """The state in the object store, where it is already if the run's past says so."""
-    fact = run.past.next("checkpoint_saved")
-    if fact is not None:
-        return Checkpoint(fact.checkpoint_saved.ref, snapshot.position, fact.checkpoint_saved.bytes)
-    return checkpoint.save(run.objects, snapshot.flat, snapshot.root, snapshot.position)
-
-
 def _prune(run: Run) -> None:
     """Let go of the run's oldest checkpoints; those that a fork found with its parent are the parent's to prune."""
     own = [each for each in run.checkpoints if each.position.run_id == run.recorder.run_id]
     for oldest in own[: -run.config.keep_checkpoints] if run.config.keep_checkpoints else ():
         run.checkpoints.remove(oldest)
-        freed = checkpoint.delete(run.objects, oldest) if run.past.over else 0
+        freed = run.world.delete_checkpoint(oldest)
         run.recorder.publish(CheckpointPruned(ref=oldest.ref, step=oldest.position.step, bytes_freed=freed))
 
 
@@ -77,7 +72,7 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
     """
     from_step = run.recorder.step
     watched = run.windows.state()
-    back = _as_recorded(run) or (_fast(run) if level == "fast" else None) or _full(run)
+    back = _as_told(run) or (_fast(run) if level == "fast" else None) or _full(run)
     run.windows.load_state(watched)
     run.windows.end_all("rolled_back")
     run.snapshots.forget_after(back.position.step)
@@ -116,14 +111,14 @@ class _Restored:
     checkpoint_ref: str = ""
 
 
-def _as_recorded(run: Run) -> _Restored | None:
-    """Restore the state that the record goes back to; None where the run is live."""
-    fact = run.past.next("rolled_back")
-    if fact is None:
+def _as_told(run: Run) -> _Restored | None:
+    """Restore the state that the world names; None where it leaves the choice to the run."""
+    target = run.world.rollback_target()
+    if target is None:
         return None
-    snapshot = run.past.kept(fact.rolled_back.to_sequence)
+    level, snapshot = target
     phases_ms = _bring_back(run, snapshot, run.clock.monotonic())
-    return _Restored(fact.rolled_back.level, snapshot.position, snapshot.root, phases_ms)
+    return _Restored(level, snapshot.position, snapshot.root, phases_ms)
 
 
 def _fast(run: Run) -> _Restored | None:
@@ -145,7 +140,7 @@ def _full(run: Run) -> _Restored:
     for saved in reversed(run.checkpoints):
         started = run.clock.monotonic()
         try:
-            snapshot = Snapshot(*checkpoint.load(run.objects, saved.ref))
+            snapshot = Snapshot(*load_checkpoint(run.objects, saved.ref))
             phases_ms = _bring_back(run, snapshot, started)
         except EsperError as error:
             broken.append(str(error))
@@ -166,3 +161,66 @@ def _bring_back(run: Run, snapshot: Snapshot, started: float) -> tuple[float, fl
         raise CorruptState(f"the state restored for step {snapshot.position.step} does not have the digest it had")
     confirmed = run.clock.monotonic()
     return 1e3 * (prepared - started), 1e3 * (committed - prepared), 1e3 * (confirmed - committed)
+
+
+LEVELS: Final = ("fast", "full")
+
+
+class Halt(Exception):
+    """The run failed too often in a row; its last good state is back in place."""
+
+
+def recover(run: Run, trouble: str) -> None:
+    """Undo the epoch that ran into `trouble`, lower every learning rate, and be careful for an epoch.
+
+    The same step with the same random numbers would fail the same way, hence the lower rate. Begins with the fast way
+    back, and with the full one where that did not help: then the seeds that are mixed in and have yet to prove
+    themselves go as well, because no growth is worth the run. Raises Halt at the failure that is one too many.
+    """
+    run.failures_in_a_row += 1
+    failures, limit = run.failures_in_a_row, run.config.max_rollbacks
+    halting = failures >= limit
+    _signal(run, EMERGENCY_LEVEL_HALT if halting else EMERGENCY_LEVEL_CONSERVATIVE, trouble)
+    step, epoch = run.recorder.step, run.recorder.epoch
+    roll_back(run, trouble, LEVELS[0] if failures == 1 else LEVELS[1])
+    if halting:
+        raise Halt(f"{trouble} at step {step}, for the {failures}. time without a completed epoch (epoch {epoch + 1})")
+    publish(run, run.mode.enter(CAUTION))
+    if failures > 1:
+        take_effect(run, run.kasmina.evict(f"rollback: {trouble}"))
+        drain(run)
+    if run.config.rollback_rate_factor != 1.0:
+        publish(run, run.rates.scale(run.config.rollback_rate_factor, f"rollback: {trouble}", run.recorder.step))
+    run.outside.log.flush()
+
+
+def roll_back_as_asked(run: Run) -> None:
+    """Carry out an accepted rollback command; its payload may say `level`, fast (the default) or full."""
+    assert run.rollback_asked is not None
+    level = dict(run.rollback_asked.rollback_payload).get("level", LEVELS[0])
+    run.rollback_asked = None
+    roll_back(run, "command", LEVELS[1] if level == LEVELS[1] else LEVELS[0])
+    run.outside.log.flush()
+
+
+def rescue(run: Run, error: LogUnavailable) -> LogUnavailable:
+    """Make sure that the newest kept state is on disk; returns the error with where it is."""
+    newest = run.snapshots.newest()
+    stored = run.checkpoints[-1] if run.checkpoints else None
+    if newest is not None and (stored is None or stored.position.step < newest.position.step):
+        stored = store_checkpoint(run.objects, newest.flat, newest.root, newest.position)
+    where = "nothing of it is kept" if stored is None else f"step {stored.position.step} is kept as {stored.ref}"
+    return LogUnavailable(f"{error}; run {run.recorder.run_id} stopped at step {run.recorder.step}: {where}")
+
+
+def _signal(run: Run, level: EmergencyLevel, reason: str) -> None:
+    signal = EmergencySignal(
+        version=1,
+        level=level,
+        reason=reason,
+        origin="tolaria",
+        monotonic_time_ms=round(1e3 * run.clock.monotonic()),
+        run_id=run.recorder.run_id,
+    )
+    signal.triggered_at.FromNanoseconds(run.clock.wall_ns())
+    run.recorder.publish(signal, priority=MESSAGE_PRIORITY_CRITICAL)

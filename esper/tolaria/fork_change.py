@@ -20,7 +20,7 @@ from esper.record import Recorded, SeedState, replay, sequence_at_step
 from esper.record.run_status import marks
 from esper.tolaria.config import Policy
 
-Where = Literal["step", "packet", "decision"]
+ForkPlace = Literal["step", "packet", "decision"]
 """Before a step; before an epoch's packet, which another policy is to answer; or in place of the decision on it."""
 
 OPERATIONS: Final[dict[str, SeedOperation]] = {
@@ -56,12 +56,12 @@ class Fork:
 
     run_id: str
     step: int
-    where: Where
+    place: ForkPlace
     change: Change
     parent: RunStarted
 
 
-def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, Where]:
+def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPlace]:
     """The last sequence that a fork at `step` shares with `recorded`, and where there it parts.
 
     At the end of an epoch a command takes the place of that epoch's decision, and another policy makes it. Raises
@@ -78,7 +78,7 @@ def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, Where]
         upto, where = packet.sequence - 1, "packet"
     if change.operation:
         _check(change, replay(recorded.facts[:upto]).seeds, recorded.root)
-    return upto, cast("Where", where)
+    return upto, cast("ForkPlace", where)
 
 
 def _packet_at(recorded: Recorded, step: int) -> Event | None:
