@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -72,13 +73,26 @@ def by_hand(name: str, run: Callable[[Sequence[str], TextIO], int | None]) -> in
 def announce(name: str, run_folder: Path, health_port: int, messages: TextIO, **more: Any) -> None:
     """Say that the process is ready: a line for who started it, a list of targets for Prometheus and `esper doctor`."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / f"{name}.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": name}}]
-    temporary.write_text(json.dumps(targets) + "\n")
-    temporary.replace(path)
+    _write_target(run_folder / f"{name}.json", name, health_port)
     messages.write(json.dumps({"ready": True, "health_port": health_port, **more}) + "\n")
     messages.flush()
+
+
+@contextmanager
+def scraped(path: Path, process: str, health_port: int) -> Iterator[None]:
+    """Prometheus scrapes this process as `process` for as long as the list of targets at `path` is there."""
+    _write_target(path, process, health_port)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_target(path: Path, process: str, health_port: int) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": process}}]
+    temporary.write_text(json.dumps(targets) + "\n")
+    temporary.replace(path)
 
 
 def end_in(seconds: float) -> None:

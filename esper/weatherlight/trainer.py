@@ -33,6 +33,7 @@ from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
 from esper.urza.cache import KernelCache
 from esper.weatherlight.beginning import Plan
+from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -119,7 +120,8 @@ def _train(
     clock = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
     with (
         KafkaLog(brokers, ring, run_id=run_id, metrics=metrics) as log,
-        HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
+        HealthServer("trainer", metrics, checks={"log": log.writer.trouble}) as health,
+        scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port),
         closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         verifier = CommandVerifier(ring)
