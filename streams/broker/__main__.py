@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.errors import EsperError
-from streams.broker import address
+from streams.broker.launch import announce_address, withdraw_address
 from streams.broker.server import Broker, listening_socket
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -73,12 +73,12 @@ async def _serve(data_dir: Path, sock: socket.socket) -> None:
         gc.freeze()  # what is alive now stays: no collection need look at it again
         host, port = sock.getsockname()[:2]
         broker.health.announce(data_dir / "run")
-        address.write(data_dir, f"{host}:{port}")
+        announce_address(data_dir, f"{host}:{port}")
         ready = {"host": host, "port": port, "pid": os.getpid(), "health_port": broker.health.port}
         print(json.dumps(ready), flush=True)  # noqa: T201 - the ready line
         await stop.wait()
     finally:
-        address.remove(data_dir)
+        withdraw_address(data_dir)
         await broker.stop()
 
 

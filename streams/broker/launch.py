@@ -1,4 +1,4 @@
-"""Starting the broker as a process, and stopping it."""
+"""Starting the broker as a process, stopping it, and finding the one of a data folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from esper.installation import python_module
 START_TIMEOUT_S: Final = 30.0
 """Recovery after a crash checks at most one segment per partition."""
 STOP_TIMEOUT_S: Final = 5.0
+NAME: Final = "log.address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +108,25 @@ def _last_line(said: Path) -> str:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
         lines = file.read().decode(errors="replace").splitlines()
     return lines[-1].removeprefix("esper broker: ") if lines else f"the broker did not start; see {said}"
+
+
+def announce_address(data_dir: Path, address: str) -> None:
+    """Say that the log of `data_dir` listens at `address`."""
+    folder = data_dir / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{NAME}.{os.getpid()}"
+    temporary.write_text(address + "\n", encoding="ascii")
+    temporary.replace(folder / NAME)
+
+
+def withdraw_address(data_dir: Path) -> None:
+    """Say that it no longer does; a log that was killed cannot, so an address may lead nowhere."""
+    (data_dir / "run" / NAME).unlink(missing_ok=True)
+
+
+def announced_address(data_dir: Path) -> str | None:
+    """HOST:PORT of the embedded log, None where none runs."""
+    try:
+        return (data_dir / "run" / NAME).read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None
