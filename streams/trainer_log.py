@@ -1,4 +1,4 @@
-"""The trainer's log on Kafka: `esper.tolaria.ports.Log` for synchronous code.
+"""The trainer's log on Kafka: `esper.tolaria.outside.Log` for synchronous code.
 
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
 `esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
