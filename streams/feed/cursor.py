@@ -21,6 +21,7 @@ from projections.manifest import Place
 BLOCK: Final = 32_768
 """Offsets that a cursor reads before it is another one's turn: a grid that no merge of files moves."""
 VERSION: Final = 1
+"""Of the state, in which a cursor is still called a lane, so that states that jobs keep can be read."""
 _log = logging.getLogger(__name__)
 
 
@@ -119,7 +120,7 @@ def restore(cursors: Iterable[PartitionCursor], shard: Shard, state: Mapping[str
     names = {cursor.name for cursor in cursors}
     if names != set(state["lanes"]):
         raise InvalidInput(
-            f"the feed's state is of other event types ({', '.join(sorted(state['cursors'])) or 'none'}): "
+            f"the feed's state is of other event types ({', '.join(sorted(state['lanes'])) or 'none'}): "
             "give the feed the schemas that it had, or start without the state"
         )
     for cursor in cursors:
