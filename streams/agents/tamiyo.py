@@ -62,7 +62,7 @@ class Decider:
         if event.WhichOneof("body") != "epoch_completed":
             return
         started = time.perf_counter()
-        answered = answer(event, now_ns=time.time_ns())
+        answered = answer(event, now_ns=time.time_ns(), monotonic=time.perf_counter)
         self._metrics.observe("esper_tamiyo_inference_latency_seconds", time.perf_counter() - started)
         for content in answered.objects:
             await asyncio.to_thread(self._objects.put, content)
@@ -74,7 +74,7 @@ class Decider:
         now_ns = time.time_ns()
         packet = new_event(_DUMMY, event_id=bytes(16), run_id="warm-up", producer="trainer", recorded_at_ns=now_ns)
         for _ in range(WARM_UP_ROUNDS):
-            for event in answer(packet, now_ns=now_ns).events:
+            for event in answer(packet, now_ns=now_ns, monotonic=time.perf_counter).events:
                 outgoing(event)
         await self._publisher.warm_up([COMMANDS.name, REPORTS.name])
 
