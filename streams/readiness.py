@@ -7,6 +7,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from streams.metrics import Metrics
@@ -41,10 +44,23 @@ class Pulse:
 
 def announce(name: str, settings: Settings, health_port: int) -> None:
     """Say that the process is ready: a line on stdout for who started it, a list of targets for Prometheus."""
-    path = settings.run_folder / f"{name}.json"
-    temporary = path.with_suffix(f".{os.getpid()}")
-    targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": name}}]
-    temporary.write_text(json.dumps(targets) + "\n")
-    temporary.replace(path)
+    _write_target(settings.run_folder / f"{name}.json", name, health_port)
     sys.stdout.write(json.dumps({"ready": True, "health_port": health_port}) + "\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def scraped(path: Path, process: str, health_port: int) -> Iterator[None]:
+    """Prometheus scrapes this process as `process` for as long as the list of targets at `path` is there."""
+    _write_target(path, process, health_port)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write_target(path: Path, process: str, health_port: int) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": process}}]
+    temporary.write_text(json.dumps(targets) + "\n")
+    temporary.replace(path)

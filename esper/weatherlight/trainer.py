@@ -37,6 +37,7 @@ from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.prefetch import Prefetch
+from streams.readiness import scraped
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
 
@@ -105,7 +106,8 @@ def _train(
     clock = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
     with (
         KafkaLog(brokers, ring, run_id=run_id, metrics=metrics) as log,
-        HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
+        HealthServer("trainer", metrics, checks={"log": log.writer.trouble}) as health,
+        scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port),
         closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         verifier = CommandVerifier(ring)
