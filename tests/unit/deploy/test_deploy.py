@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -170,12 +171,12 @@ def test_the_prometheus_files_fit_together():
 
 
 def test_a_process_announces_itself_in_the_form_that_prometheus_reads(tmp_path):
-    from streams.readiness import announce
-    from streams.settings import Settings
+    from streams.entry import announce
 
-    settings = Settings.load(data=tmp_path)
-    settings.run_folder.mkdir()
-    announce("decider", settings, 1234)
+    said = io.StringIO()
+    announce("decider", tmp_path / "run", 1234, said)
+
+    assert json.loads(said.getvalue()) == {"ready": True, "health_port": 1234}
 
     assert load("prometheus.yml")["scrape_configs"][0]["file_sd_configs"][0]["files"] == ["/data/run/*.json"]
     assert json.loads((tmp_path / "run" / "decider.json").read_text(encoding="utf-8")) == [
@@ -184,7 +185,7 @@ def test_a_process_announces_itself_in_the_form_that_prometheus_reads(tmp_path):
 
 
 def test_a_trainer_is_scraped_while_it_runs(tmp_path):
-    from streams.readiness import scraped
+    from streams.entry import scraped
 
     path = tmp_path / "trainer-a.json"
     with scraped(path, "trainer", 4321):

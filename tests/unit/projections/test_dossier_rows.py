@@ -14,7 +14,7 @@ from esper.karn.dossier import Dossier, Outcomes, Sheet
 from esper.kasmina.lifecycle import CULLED, FOSSILIZED, GERMINATED
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
-from esper.weatherlight.dossier import dossier_of
+from esper.weatherlight.beginning import dossier_of
 from projections.archive import Archive
 from projections.records import StoredRecord
 
