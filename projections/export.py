@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
+from esper.record.accept import Verdict
 from projections import files, manifest, open_history, schema
-from projections.archive_migrations import MIGRATIONS
-from projections.columns import INVALID, shape_of
+from projections.columns import INVALID
+from projections.decided import VERDICTS as VERDICTS_HERE
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.parquet import ROW_GROUP
 from projections.quoting import quoted
-from projections.verdicts import FACT_TABLES
+from projections.verdicts import FACT_TABLES, MIGRATIONS, columns_with_verdict, with_verdicts
 from projections.verify import CACHE
 
 if TYPE_CHECKING:
@@ -120,18 +121,12 @@ def _write_archive(history: History, run_ids: Sequence[str], archive: Path) -> N
     (archive / FILES).mkdir(parents=True)
     shapes: dict[tuple[str, str], list[FileEntry]] = {}
     for entry in history.manifest.files:
-        shape = shape_of(entry.table) if _is_judged_here(history, entry.table) else entry.shape
-        shapes.setdefault((entry.table, shape), []).append(entry)
+        shapes.setdefault((entry.table, entry.shape), []).append(entry)
     written = [_write_table(history, kind, held, run_ids, archive / FILES) for kind, held in shapes.items()]
     files.sync_folder(archive / FILES)
     undecided = tuple(run_id for run_id in history.undecided() if run_id in run_ids)
     held = tuple(entry for entry in written if entry is not None)
     manifest.save(archive, Manifest(generation=1, files=held, migrations=MIGRATIONS, undecided=undecided))
-
-
-def _is_judged_here(history: History, table: str) -> bool:
-    """Whether the verdicts of a table stand in none of its files: then they are written with today's columns."""
-    return history.judged_here and table in FACT_TABLES
 
 
 def _write_table(
@@ -140,7 +135,11 @@ def _write_table(
     """The runs' rows of some files of one kind (body type and shape) as one file; None where there are none."""
     table, shape = kind
     listed = ", ".join(quoted(history.archive / FILES / entry.name) for entry in held)
-    source = f'log."{table}"' if _is_judged_here(history, table) else f"read_parquet([{listed}])"
+    source = f"read_parquet([{listed}])"
+    if history.judged_here and table in FACT_TABLES:
+        history.undecided()
+        columns, shape = columns_with_verdict(history.connection, table, shape, source)
+        source = f"({with_verdicts(source, VERDICTS_HERE, columns, str(int(Verdict.ACCEPTED)))})"
     mine, order = "list_contains($runs, run_id)", "run_id, log_topic, log_partition, log_offset"
     if table == INVALID:
         mine, order = "list_contains($runs, decode(log_key))", "log_topic, log_partition, log_offset"

@@ -20,10 +20,10 @@ import duckdb
 from contracts.topics import RUNS
 from esper.record.accept import Verdict
 from projections import decided, manifest, views
-from projections.archive_migrations import VERDICTS, with_verdicts
 from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.quoting import quoted
+from projections.verdicts import VERDICTS, with_verdicts
 from projections.verify import Damage, damaged
 
 if TYPE_CHECKING:

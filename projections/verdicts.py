@@ -6,16 +6,27 @@ between them, and are made again from the archived facts when the archiver start
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from contracts.topics import RUNS
 from esper.leyline import envelope
 from esper.record.accept import SPECIAL, Fact, Tally, Verdict
+from projections.columns import duckdb_columns, shape_of
 from projections.manifest import FILES, FileEntry
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+VERDICTS: Final = "0001_verdicts"
+"""The migration that gave an archive's facts their verdicts."""
+
+MIGRATIONS: Final = (VERDICTS,)
+"""Every migration of archives, in order."""
 
 REMEMBERED: Final = 200
 """Runs whose tallies are kept between two flushes; others are counted again when a fact of theirs comes."""
@@ -26,6 +37,7 @@ FACT_TABLES: Final = tuple(RUNS.bodies)
 VERDICT_COLUMNS: Final = "(run_id VARCHAR, log_partition INTEGER, log_offset BIGINT, verdict UTINYINT)"
 """The columns of a table of verdicts in DuckDB."""
 
+_BATCH: Final = 10_000
 Archived = Callable[[str], Iterable[Fact] | None]
 _log = logging.getLogger(__name__)
 
@@ -119,3 +131,69 @@ def judged(rows: Iterable[tuple[Any, ...]]) -> Iterator[Placed]:
         body = None if raw is None else body_of(name, raw)
         verdict = tally.take(Fact(run_id, name, bytes(event_id), incarnation, sequence, body))
         yield run_id, partition, offset, verdict
+
+
+def fact_rows(connection: Connection, sources: Iterable[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
+    """The facts in `sources` (body's name and SQL of the rows), as `verdicts.judged` takes them."""
+    columns = "run_id, log_partition, log_offset, log_body, event_id, incarnation, sequence"
+    parts = [
+        f"SELECT {columns}, {'log_raw' if table in SPECIAL else 'NULL::BLOB'} AS log_raw FROM {source}"  # noqa: S608  ours
+        for table, source in sources
+    ]
+    if not parts:
+        return
+    cursor = connection.cursor()
+    cursor.execute(f"{' UNION ALL '.join(parts)} ORDER BY run_id, log_partition, log_offset")
+    while rows := cursor.fetchmany(_BATCH):
+        yield from rows
+
+
+def keep_verdicts(connection: Connection, table: str, verdicts: Iterable[Placed]) -> Iterator[Placed]:
+    """Make the table of all `verdicts` but `ACCEPTED`, which most are; gives those that are kept."""
+    connection.execute(f"CREATE OR REPLACE TABLE {table} {VERDICT_COLUMNS}")
+    batch: list[Placed] = []
+    for placed in verdicts:
+        if placed[3] is not Verdict.ACCEPTED:
+            batch.append(placed)
+            yield placed
+        if len(batch) == _BATCH:
+            insert_verdicts(connection, table, batch)
+            batch = []
+    insert_verdicts(connection, table, batch)
+
+
+def insert_verdicts(connection: Connection, table: str, batch: list[Placed]) -> None:
+    """Put verdicts into their table."""
+    if batch:
+        connection.execute(
+            f"INSERT INTO {table} SELECT unnest($1::VARCHAR[]), unnest($2::INTEGER[]), unnest($3::BIGINT[]), "
+            "unnest($4::UTINYINT[])",
+            [list(column) for column in zip(*((*each[:3], int(each[3])) for each in batch), strict=True)],
+        )
+
+
+def with_verdicts(rows: str, verdicts: str, columns: Iterable[str], otherwise: str) -> str:
+    """SQL of `rows` with `columns`, `log_verdict` among them, out of the table `verdicts`."""
+    named = ", ".join(
+        f"coalesce(judged.verdict, {otherwise})::UTINYINT AS log_verdict" if name == "log_verdict" else f'fact."{name}"'
+        for name in columns
+    )
+    return (
+        f"SELECT {named} FROM {rows} AS fact LEFT JOIN {verdicts} AS judged "  # noqa: S608  names of ours
+        "ON judged.log_partition = fact.log_partition AND judged.log_offset = fact.log_offset"
+    )
+
+
+def columns_with_verdict(connection: Connection, table: str, shape: str, source: str) -> tuple[list[str], str]:
+    """The columns of files of a shape with the verdict among them, and their new shape: today's where they are today's.
+
+    `source` is SQL that reads such a file.
+    """
+    types: Mapping[str, str] = {row[0]: row[1] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+    today = list(duckdb_columns(table))
+    held = [name for name in types if name not in {"log_regular", "log_verdict"}]
+    if set(held) == set(today) - {"log_verdict"}:
+        return today, shape_of(table)
+    place = held.index("log_body") + 1
+    migrated = hashlib.sha256(f"{shape} {VERDICTS}".encode()).hexdigest()[:12]
+    return [*held[:place], "log_verdict", *held[place:]], migrated

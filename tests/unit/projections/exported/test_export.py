@@ -48,7 +48,9 @@ def test_it_is_what_was_exported(made):
     assert verdict.digest == hashlib.sha256((made / SUMS).read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("view", ["runs", "transitions", "commands", "blueprint_outcomes", "fold_stages", "stops"])
+@pytest.mark.parametrize(
+    "view", ["runs", "transitions", "commands", "blueprint_outcomes", "seeds", "accepted_facts", "stops"]
+)
 def test_plain_duckdb_sees_what_esper_sees(made, view):
     with open_sample() as history:
         expected = as_json(history.execute(f"from {view} order by all").fetchall())
