@@ -1,6 +1,6 @@
 """An archive of an earlier Esper, whose facts have no verdicts, answers as that Esper did: as it lies, and migrated.
 
-`kept/archive_v1` was written by version 0.9's archiver out of `kept/v1.jsonl`, with its answers to the twenty questions.
+`kept/archive_v1` was written by that Esper's archiver out of `kept/v1.jsonl`; `answers.json` is what it answered.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from projections.verdicts import VERDICTS
 from tests.unit.projections.keep_log import KEPT, plain
 
 OLD = KEPT / "archive_v1"
+EVERY = "select log_topic, log_partition, log_offset, log_raw from log.every order by all"
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,7 @@ def test_every_fact_gets_the_verdict_that_the_archiver_gives_today(old, tmp_path
     """Superseded and repeated facts are among them."""
     with open_history(old) as history:
         found = verdicts(history)
-        raw = history.execute("select log_topic, log_partition, log_offset, log_raw from log.every order by all")
-        raw = raw.fetchall()
+        raw = history.execute(EVERY).fetchall()
     with Archive(old) as archive:
         assert archive.manifest.migrations == (VERDICTS,)
         assert all((old / "files" / name).exists() for name in archive.manifest.retired)
