@@ -23,7 +23,7 @@ from esper.leyline.envelope import Event, body_name, body_of, new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing, Signed
 from esper.tamiyo.answer import answer
-from esper.tolaria.ports import Answer, Clock
+from esper.tolaria.outside import Answer, Clock
 
 KEYS = KeyRing((b"a secret for tests, and only those",))
 REAL_CLOCK = Clock(time.monotonic, time.time_ns)

@@ -8,7 +8,7 @@ import threading
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import Signed
-from esper.tolaria.ports import Answer
+from esper.tolaria.outside import Answer
 
 
 class Answers:

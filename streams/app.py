@@ -1,23 +1,36 @@
-"""The Faust app of a process: settings that were measured, in one place (`docs/decisions` and the README say why)."""
+"""Faust behind one module: a process says which topics its handlers take, and nothing else of Esper knows Faust.
+
+What is patched in faust-streaming 0.15.3 and aiokafka 0.14.0, and which upstream issue that answers:
+
+- `FaustConsumer.seek_to_committed`: aio-libs/aiokafka issue 1003, open. A return to a committed offset of 0, or to
+  none, goes nowhere, and the records that Faust threw away in a rebalance are lost.
+- `CommitKeeper`: faust-streaming/faust issue 316. A commit that failed counts as made. Upstream's pull request 692
+  mends the mark and not the acknowledgements, which are dropped before the commit; ours keeps both.
+- `aiokafka.AIOKafkaConsumer` is replaced because Faust sets its `fetch_max_wait_ms` to 1,500 and offers no setting (no
+  issue known). `streams.consumer` says why that matters.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import aiokafka
 import faust
+from faust.transport.drivers import aiokafka as driver
 
 from contracts.topics import PARTITIONS, Topic
+from streams.consumer import LogConsumer
 from streams.records import Record, signed_of
 
-FETCH_WAIT_MS: Final = 50
-"""Faust asks for 1,500 ms. aiokafka then fetches idle partitions alone while a busy one is drained, and waits as long
-for them: with one broker that stalls the busy one."""
+Take = Callable[[Record], Awaitable[None]]
+"""Handles one record to its end; when it returns, the record's offset may be committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +53,13 @@ def membership(name: str, data_dir: Path, *, embedded: bool) -> Membership:
     return Membership(session_s=6.0, instance_id=f"{name}-{hashlib.sha256(home.encode()).hexdigest()[:12]}")
 
 
-class PatchedConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
-    """aiokafka's consumer as Faust needs it: a long poll that does not hold up a busy partition, and no lost records.
+class FaustConsumer(LogConsumer):
+    """The log's consumer as Faust needs it: no lost records.
 
     After a rebalance Faust throws away what it had fetched and goes back to the committed offsets. For a partition
     without one, or with offset 0, aiokafka goes nowhere: the records are lost (seen after a broker crash within the
     first commit interval). Going back to the beginning is what `auto_offset_reset="earliest"` means there.
     """
-
-    def __init__(self, *topics: str, **settings: Any) -> None:
-        super().__init__(*topics, **{**settings, "fetch_max_wait_ms": FETCH_WAIT_MS})
 
     async def seek_to_committed(self, *partitions: Any) -> dict[Any, int | None]:
         """As aiokafka's, but a partition of which nothing is committed begins at its beginning."""
@@ -60,13 +70,51 @@ class PatchedConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
         return committed
 
 
-def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool) -> faust.App:
+class CommitKeeper(driver.Consumer):
+    """Faust's consumer, but offsets count as committed only where the log took the commit; else it is made again.
+
+    Faust drops the acknowledgements of what it is about to commit and moves its own mark, whatever becomes of the
+    commit. Until another record was handled it then committed nothing, and after a return to what is really committed
+    it ignored the acknowledgements of all that came again.
+    """
+
+    async def _commit_offsets(self, offsets: Mapping[Any, int], *rest: Any, **named: Any) -> bool:
+        before = {place: self._committed_offset[place] for place in offsets}
+        done = False
+        try:
+            done = bool(await super()._commit_offsets(offsets, *rest, **named))
+        finally:
+            if not done:
+                self._take_back(before, offsets)
+        return done
+
+    async def verify_all_partitions_active(self) -> None:
+        """Faust walks all partitions every second or so, to warn of those that stand still, as an idle log's do."""
+
+    def _take_back(self, before: Mapping[Any, int | None], offsets: Mapping[Any, int]) -> None:
+        assigned = self.assignment()
+        for place, offset in offsets.items():
+            if place not in assigned:
+                continue
+            committed = before[place]
+            if self._committed_offset[place] == offset:
+                self._committed_offset[place] = committed
+            acknowledged = range(offset - 1 if committed is None else committed, offset)
+            missing = [each for each in acknowledged if each not in self._acked_index[place]]
+            self._acked_index[place].update(missing)
+            self._acked[place].extend(missing)
+
+
+def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent: bool = False) -> faust.App:
     """An app that is to be started in the running loop. `name` is its consumer group.
+
+    `urgent` says that somebody waits for what its agents do.
 
     At least once, no web server, no tables, no topics of its own.
     """
-    # Faust looks the class up at its start and offers no other way to set what it passes to it.
-    aiokafka.AIOKafkaConsumer = PatchedConsumer
+    # Faust looks the classes up at its start and offers no other way to set them.
+    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent)
+    driver.Transport.Consumer = CommitKeeper
     member = membership(name, data_dir, embedded=embedded)
     # Faust formats the path with its configuration, so braces in it must be doubled.
     folder = str(data_dir / "run" / f"{name}.faust").replace("{", "{{").replace("}", "}}")
@@ -82,7 +130,7 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool) -> faus
         topic_disable_leader=True,
         topic_allow_declare=False,
         stream_wait_empty=False,
-        broker_heartbeat_interval=0.5,
+        broker_heartbeat_interval=1.0,
         broker_session_timeout=member.session_s,
         broker_commit_interval=0.5,
         consumer_group_instance_id=member.instance_id,
@@ -92,9 +140,9 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool) -> faus
     )
 
 
-def source(app: faust.App, *topics: Topic) -> Any:
-    """The topics as an agent's source: raw bytes, decoded by our own codec."""
-    return app.topic(
+def add_agent(app: faust.App, name: str, topics: Sequence[Topic], take: Take) -> None:
+    """Have `take` called with every record of `topics`, one after the other; declared before the app starts."""
+    channel = app.topic(
         *(topic.name for topic in topics),
         key_type=bytes,
         value_type=bytes,
@@ -103,10 +151,15 @@ def source(app: faust.App, *topics: Topic) -> Any:
         partitions=PARTITIONS,
     )
 
+    async def agent(stream: Any) -> None:
+        async for event in stream.events():
+            await take(_record_of(event.message))
 
-def record_of_event(event: Any) -> Record:
-    """A record as Faust gives it to an agent. Its timestamps are seconds."""
-    message = event.message
+    app.agent(channel, name=name)(agent)
+
+
+def _record_of(message: Any) -> Record:
+    """A record as Faust gives it. Its timestamps are seconds."""
     return Record(
         message.topic,
         message.partition,

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
@@ -24,10 +24,11 @@ from esper.errors import EsperError, InvalidInput, LogUnavailable
 from esper.leyline.signing import KeyRing
 from projections.archive import Archive
 from streams.bulk import read_in_batches
+from streams.consumer import LogConsumer
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
-from streams.pump import POLL_MS, Pump
+from streams.pump import Pump
 from streams.settings import Settings
 from streams.topics import ensure_topics
 
@@ -78,18 +79,16 @@ async def _serve(settings: Settings, brokers: str, ring: KeyRing) -> None:
             await consumer.stop()
 
 
-async def connect(brokers: str, archive: Archive) -> AIOKafkaConsumer:
+async def connect(brokers: str, archive: Archive) -> LogConsumer:
     """A consumer of every partition of every topic, from where the archive ends.
 
     Raises LogUnavailable where the log does not answer, and InvalidInput where it ends before the archive does: then
     it is another log, and what it holds would pass as archived already.
     """
-    consumer = AIOKafkaConsumer(
+    consumer = LogConsumer(
         bootstrap_servers=brokers,
         group_id=ARCHIVER_GROUP,
-        enable_auto_commit=False,
         auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
-        fetch_max_wait_ms=POLL_MS,
         max_partition_fetch_bytes=2 * 2**20,
         fetch_max_bytes=8 * 2**20,
     )

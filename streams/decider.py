@@ -8,4 +8,4 @@ from streams.agents import tamiyo
 from streams.process import main
 
 if __name__ == "__main__":
-    sys.exit(main("decider", "Answers the state packets of every run on the log.", tamiyo.furnish))
+    sys.exit(main("decider", "Answers the state packets of every run on the log.", tamiyo.furnish, urgent=True))

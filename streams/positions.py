@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import COMMANDS, PARTITIONS, RUNS, Topic
 from esper.errors import LogUnavailable
 from projections.manifest import Place
+from streams.consumer import LogConsumer
 
 TIMEOUT_S: Final = 10.0
 
@@ -24,7 +25,7 @@ def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[
 
 
 async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:
-    consumer = AIOKafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
+    consumer = LogConsumer(bootstrap_servers=brokers)
     await consumer.start()
     try:
         places = [TopicPartition(topic.name, number) for topic in topics for number in range(PARTITIONS)]

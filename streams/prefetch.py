@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
@@ -26,17 +26,17 @@ from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
 from esper.urza.artifact import Expected, Kernel, Refusal
+from esper.urza.cache import KernelCache
 from esper.urza.library import Wanted
 from esper.urza.prefetch import refused_artifact
-from esper.urza.shelf import Shelf
-from esper.urza.wishes import Wishes
+from esper.urza.requests import KernelRequests
+from streams.consumer import LogConsumer
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.reader import record_of
 from streams.records import Record, Refused, verified
 from streams.writer import LogWriter
 
-FETCH_WAIT_MS: Final = 500
 LOOK_S: Final = 0.5
 """How often requests that are to be made again are looked for."""
 FIRST_ANSWERS_S: Final = 1.0
@@ -49,13 +49,13 @@ logger = logging.getLogger(__name__)
 
 
 class Prefetch:
-    """The trainer's view of the library: `esper.tolaria.ports.KernelSource`. Close it before the writer."""
+    """The trainer's view of the library: `esper.tolaria.outside.KernelSource`. Close it before the writer."""
 
     def __init__(
         self,
         writer: LogWriter,
         ring: KeyRing,
-        shelf: Shelf,
+        kernels: KernelCache,
         *,
         run_id: str,
         metrics: Metrics,
@@ -66,7 +66,7 @@ class Prefetch:
         self._metrics = metrics
         self._run_id = run_id
         self._name = producer
-        self._wishes = Wishes(shelf, time.monotonic)
+        self._requests = KernelRequests(kernels, time.monotonic)
         self._reading: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._settled = threading.Event()
@@ -75,14 +75,14 @@ class Prefetch:
     def want(self, wanted: Sequence[Wanted]) -> None:
         """Begin to fetch these, in this order; returns when each was answered, and after a second whatever came."""
         self._settled.clear()
-        self._wishes.add(wanted)
+        self._requests.add(wanted)
         self._writer.thread.call_soon(self._wake.set)
         if wanted and not self._settled.wait(FIRST_ANSWERS_S):
             logger.info("the library has not answered within %g s; its kernels may come later", FIRST_ANSWERS_S)
 
     def take(self, wanted: Wanted) -> Kernel | Refusal | None:
         """The kernel, checked just now; why it cannot be used; None where the library has none yet. Never waits."""
-        found = self._wishes.take(wanted)
+        found = self._requests.kernel(wanted)
         if isinstance(found, Kernel):
             self._metrics.count("esper_urza_cache_hits_total")
         elif found is None:
@@ -98,12 +98,7 @@ class Prefetch:
     async def _keep(self) -> None:
         """Ask and listen until cancelled. What goes wrong here costs kernels and never the run."""
         while True:
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._writer.brokers,
-                enable_auto_commit=False,
-                auto_offset_reset="latest",
-                fetch_max_wait_ms=FETCH_WAIT_MS,
-            )
+            consumer = LogConsumer(bootstrap_servers=self._writer.brokers, urgent=True, auto_offset_reset="latest")
             try:
                 await self._connect(consumer)
                 await asyncio.gather(self._ask(), self._listen(consumer))
@@ -115,7 +110,7 @@ class Prefetch:
                     async with asyncio.timeout(STOP_S):
                         await consumer.stop()
 
-    async def _connect(self, consumer: AIOKafkaConsumer) -> None:
+    async def _connect(self, consumer: LogConsumer) -> None:
         """From here on no answer is missed: positions are known before anything is asked."""
         await consumer.start()
         places = [TopicPartition(topic.name, number) for topic in (KERNELS, BLUEPRINTS) for number in range(PARTITIONS)]
@@ -125,9 +120,9 @@ class Prefetch:
 
     async def _ask(self) -> None:
         while True:
-            for wanted in self._wishes.due():
+            for wanted in self._requests.due():
                 event = self._request(wanted)
-                self._wishes.asked(wanted, event.kernel_prefetch_request.request_id)
+                self._requests.asked(wanted, event.kernel_prefetch_request.request_id)
                 try:
                     self._writer.publish(event)
                 except LogUnavailable:
@@ -157,7 +152,7 @@ class Prefetch:
             recorded_at_ns=now_ns,
         )
 
-    async def _listen(self, consumer: AIOKafkaConsumer) -> None:
+    async def _listen(self, consumer: LogConsumer) -> None:
         while True:
             record = record_of(await consumer.getone())
             event = verified(record.signed, self._ring)
@@ -166,20 +161,20 @@ class Prefetch:
                 continue
             match body_name(event):
                 case "kernel_artifact_ready":
-                    expected = self._wishes.ready(event.kernel_artifact_ready)
+                    expected = self._requests.ready(event.kernel_artifact_ready)
                     if expected is not None:
                         task = asyncio.create_task(self._read(expected, event))
                         self._reading.add(task)
                         task.add_done_callback(self._reading.discard)
                 case "kernel_artifact_error":
-                    self._wishes.failed(event.kernel_artifact_error.request_id, event.kernel_artifact_error.reason)
+                    self._requests.failed(event.kernel_artifact_error.request_id, event.kernel_artifact_error.reason)
                     self._tell_settled()
                 case "kernel_catalog_update":
-                    self._wishes.catalogued(event.kernel_catalog_update.blueprint_id)
+                    self._requests.catalogued(event.kernel_catalog_update.blueprint_id)
 
     async def _read(self, expected: Expected, answer: Event) -> None:
-        taken = await asyncio.to_thread(self._wishes.shelf.take, expected)
-        self._wishes.read(expected, taken.kernel)
+        taken = await asyncio.to_thread(self._requests.kernels.fetch, expected)
+        self._requests.read(expected, taken.kernel)
         self._tell_settled()
         if isinstance(taken.kernel, Refusal):
             self._metrics.count("esper_urza_integrity_failures_total", reason=taken.kernel.reason)
@@ -188,7 +183,7 @@ class Prefetch:
                 self._writer.publish(told)
 
     def _tell_settled(self) -> None:
-        if self._wishes.settled:
+        if self._requests.settled:
             self._settled.set()
 
     def _refused(self, record: Record, refused: Refused) -> None:

@@ -51,7 +51,9 @@ Furnish = Callable[[Room], Awaitable[None]]
 """Declares the agents of a process on `room.app` and warms up what they need; called before the app starts."""
 
 
-def main(name: str, description: str, furnish: Furnish, arguments: Sequence[str] | None = None) -> int:
+def main(
+    name: str, description: str, furnish: Furnish, arguments: Sequence[str] | None = None, *, urgent: bool = False
+) -> int:
     """Run a process until SIGTERM or SIGINT; the exit code. A foreseen error is one line on stderr and exit code 1."""
     parser = argparse.ArgumentParser(prog=f"python -m streams.{name}", description=description)
     parser.add_argument("--data-dir", type=Path, help="the data folder (default: ESPER_DATA or ./esper-data)")
@@ -64,21 +66,21 @@ def main(name: str, description: str, furnish: Furnish, arguments: Sequence[str]
         if brokers is None:
             parser.error("no log to talk to: give --brokers HOST:PORT or set ESPER_BROKERS")
         ring = load_key_ring(settings, brokers)
-        asyncio.run(_serve(name, settings, brokers, ring, furnish))
+        asyncio.run(_serve(name, settings, brokers, ring, furnish, urgent=urgent))
     except EsperError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 1
     return 0
 
 
-async def _serve(name: str, settings: Settings, brokers: str, ring: KeyRing, furnish: Furnish) -> None:
+async def _serve(name: str, settings: Settings, brokers: str, ring: KeyRing, furnish: Furnish, *, urgent: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await ensure_topics(brokers)
     settings.run_folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics()
-    app = make_app(f"esper-{name}", brokers, settings.data, embedded=settings.brokers is None)
+    app = make_app(f"esper-{name}", brokers, settings.data, embedded=settings.brokers is None, urgent=urgent)
     publisher = Publisher(brokers, ring, metrics)
     await publisher.start()
     await furnish(Room(app, settings, brokers, ring, publisher, metrics))

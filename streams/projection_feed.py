@@ -13,15 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any, Final, Protocol, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import PARTITIONS
 from projections.store import Store
+from streams.consumer import LogConsumer
 from streams.metrics import Metrics
 from streams.producer import unavailable
 
-POLL_MS: Final = 50
+POLL_MS: Final = 1_000
+"""How long an idle look at the log lasts; a record or a cancellation ends it."""
 BATCH: Final = 2_000
 RETRY_S: Final = 1.0
 
@@ -53,7 +55,7 @@ class ProjectionFeed:
         self._after = after
         self._owner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="projections")
         self._lent: list[Closable] = []
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: LogConsumer | None = None
 
     def lend(self, reader: Reader) -> Reader:
         """`reader`, a view of one of the stores; closed when `keep` ends."""
@@ -86,7 +88,7 @@ class ProjectionFeed:
                 self._owner.submit(lent.close)
             self._owner.shutdown(wait=True)
 
-    async def _step(self, consumer: AIOKafkaConsumer) -> None:
+    async def _step(self, consumer: LogConsumer) -> None:
         fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
         records: list[Any] = list(chain.from_iterable(fetched.values()))
         if records:
@@ -104,14 +106,9 @@ class ProjectionFeed:
                 logger.warning("projection %s left out records: %s", store.projection.name, dict(taken.refused))
         self._after()
 
-    async def _connected(self) -> AIOKafkaConsumer:
+    async def _connected(self) -> LogConsumer:
         if self._consumer is None:
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._brokers,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_max_wait_ms=POLL_MS,
-            )
+            consumer = LogConsumer(bootstrap_servers=self._brokers, auto_offset_reset="earliest")
             try:
                 await consumer.start()
                 await self._seek(consumer)
@@ -121,7 +118,7 @@ class ProjectionFeed:
             self._consumer = consumer
         return self._consumer
 
-    async def _seek(self, consumer: AIOKafkaConsumer) -> None:
+    async def _seek(self, consumer: LogConsumer) -> None:
         """Go to where the first projection ends. One that is ahead of the log is of another log: it begins anew."""
         places = sorted({place for store in self._stores for place in _places(store)})
         consumer.assign(places)
@@ -152,7 +149,7 @@ def _position(store: Store, place: TopicPartition) -> int:
     return store.next_offsets.get((place.topic, place.partition), 0)
 
 
-def _behind(store: Store, consumer: AIOKafkaConsumer) -> int:
+def _behind(store: Store, consumer: LogConsumer) -> int:
     """How many records the log has beyond the store, as far as the last fetch told."""
     ends = ((place, consumer.highwater(place)) for place in _places(store))
     return sum(max(0, end - _position(store, place)) for place, end in ends if end is not None)

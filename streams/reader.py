@@ -13,13 +13,14 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import COMMANDS, EMERGENCY, PARTITIONS, REPORTS, RUNS, TELEMETRY, Topic
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
+from streams.consumer import LogConsumer
 from streams.deadletter import dead_letter, halted, violation
 from streams.metrics import Metrics
 from streams.producer import Publisher, unavailable
@@ -145,12 +146,7 @@ async def tail(
     In the log's order within a topic; between topics as they arrive. At least once: know events by their ids. Records
     with a bad signature are left out and given to `on_refused`. Raises LogUnavailable where no broker answers.
     """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=brokers,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=100,
-    )
+    consumer = LogConsumer(bootstrap_servers=brokers, urgent=True, auto_offset_reset="earliest")
     try:
         await consumer.start()
     except (KafkaError, OSError) as error:
@@ -180,9 +176,7 @@ async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Even
 
     For what a process must know before it begins. Raises LogUnavailable where no broker answers.
     """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=brokers, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100
-    )
+    consumer = LogConsumer(bootstrap_servers=brokers, urgent=True, auto_offset_reset="earliest")
     try:
         await consumer.start()
     except (KafkaError, OSError) as error:
@@ -202,7 +196,7 @@ async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Even
         await consumer.stop()
 
 
-async def _behind(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+async def _behind(consumer: LogConsumer, ends: dict[TopicPartition, int]) -> bool:
     for partition, end in ends.items():
         if await consumer.position(partition) < end:
             return True

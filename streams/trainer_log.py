@@ -1,4 +1,4 @@
-"""The trainer's log on Kafka: `esper.tolaria.ports.Log` for synchronous code.
+"""The trainer's log on Kafka: `esper.tolaria.outside.Log` for synchronous code.
 
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
 `esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import leyline_pb2
@@ -27,9 +27,10 @@ from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing, Signed
-from esper.tolaria.ports import Answer
+from esper.tolaria.outside import Answer
 from streams.answers import Answers
 from streams.claims import Claims
+from streams.consumer import LogConsumer
 from streams.deadletter import violation
 from streams.metrics import Metrics
 from streams.producer import unavailable
@@ -37,8 +38,6 @@ from streams.reader import record_of
 from streams.records import Record, Refused, outgoing, partition_of, verified
 from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
 
-FETCH_WAIT_MS: Final = 100
-CLAIMS_WAIT_MS: Final = 500
 CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
@@ -78,12 +77,15 @@ class KafkaLog:
     def publish(self, event: Event) -> None:
         """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
         self._claims.check()
-        match event.WhichOneof("body"):
+        body = event.WhichOneof("body")
+        match body:
             case "epoch_completed":
                 self._answers.expect(event.event_id)
             case "adaptation_command":  # a fork's own, which it carries out itself: it comes back with the others
                 self._answers.known(Signed(outgoing(event).payload))
         self.writer.publish(event)
+        if body == "seed_transitioned":  # a digest is stored next, for milliseconds, and then somebody waits for both
+            self.writer.nudge()
 
     def flush(self, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
@@ -149,21 +151,20 @@ class KafkaLog:
 
     # Everything below runs on the background loop.
 
-    async def _connect(self, brokers: str) -> tuple[AIOKafkaConsumer, AIOKafkaConsumer]:
-        commands = await self._start(brokers, COMMANDS, FETCH_WAIT_MS)
+    async def _connect(self, brokers: str) -> tuple[LogConsumer, LogConsumer]:
+        commands = await self._start(brokers, COMMANDS, urgent=True)
         try:
-            return commands, await self._start(brokers, RUNS, CLAIMS_WAIT_MS)
+            return commands, await self._start(brokers, RUNS, urgent=False)
         except BaseException:
             await commands.stop()
             raise
 
-    async def _start(self, brokers: str, topic: Topic, wait_ms: int) -> AIOKafkaConsumer:
+    async def _start(self, brokers: str, topic: Topic, *, urgent: bool) -> LogConsumer:
         """A consumer of the run's partition of a topic, from its end on, which `ends` has then."""
-        consumer = AIOKafkaConsumer(
+        consumer = LogConsumer(
             bootstrap_servers=brokers,
-            enable_auto_commit=False,
+            urgent=urgent,
             auto_offset_reset="latest",  # not by seek_to_end, which races with the reset that an assignment begins
-            fetch_max_wait_ms=wait_ms,
         )
         try:
             await consumer.start()
@@ -178,7 +179,7 @@ class KafkaLog:
     async def _disconnect(self) -> None:
         await asyncio.gather(self._commands.stop(), self._runs.stop())
 
-    async def _follow(self, consumer: AIOKafkaConsumer, take: Callable[[Record], None]) -> None:
+    async def _follow(self, consumer: LogConsumer, take: Callable[[Record], None]) -> None:
         while True:
             try:
                 message = await consumer.getone()
@@ -220,21 +221,23 @@ class KafkaLog:
         """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
         while True:
             await asyncio.sleep(SUMMARY_S)
-            now_ns = time.time_ns()
-            event_id = ids.uuid7(now_ns, os.urandom(10))
-            packet = leyline_pb2.TelemetryPacket(
-                packet_id=ids.text(event_id),
-                source_subsystem="oona",
-                level=leyline_pb2.TELEMETRY_LEVEL_INFO,
-                metrics=[
-                    self._point("oona.queue.depth", self.writer.depth),
-                    self._point("oona.queue.depth.max", self.writer.deepest),
-                ],
-            )
-            packet.timestamp.FromNanoseconds(now_ns)
             self.writer.publish(
-                new_event(packet, event_id=event_id, run_id=self.run_id, producer=self._name, recorded_at_ns=now_ns)
+                queue_summary(self.run_id, self._name, (self.writer.depth, self.writer.deepest), time.time_ns())
             )
 
-    def _point(self, name: str, value: float) -> leyline_pb2.MetricPoint:
-        return leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": self._name})
+
+def queue_summary(run_id: str, writer: str, depths: tuple[int, int], now_ns: int) -> Event:
+    """Telemetry about a writer's queue. `depths` are how many events wait for the log, now and at the most ever."""
+    event_id = ids.uuid7(now_ns, os.urandom(10))
+    points = {"oona.queue.depth": depths[0], "oona.queue.depth.max": depths[1]}
+    packet = leyline_pb2.TelemetryPacket(
+        packet_id=ids.text(event_id),
+        source_subsystem="oona",
+        level=leyline_pb2.TELEMETRY_LEVEL_INFO,
+        metrics=[
+            leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": writer})
+            for name, value in points.items()
+        ],
+    )
+    packet.timestamp.FromNanoseconds(now_ns)
+    return new_event(packet, event_id=event_id, run_id=run_id, producer=writer, recorded_at_ns=now_ns)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
 from esper.cli.describe import headline, stage
-from esper.cli.history import history_of, resolve, run_ids
+from esper.cli.history import history_of, resolve
 from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
 from esper.record import RunState, accepted_facts
 from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
+from projections.run_queries import decisions_of, run_ids
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -78,11 +78,7 @@ def side_of(history: History, run_id: str) -> Side:
     begun = starts.get(run_id)
     if begun is None:  # where a fork's start is what cannot be true, the facts are its parent's alone
         raise InvalidInput(f"run {run_id} cannot be folded: {accepted.state.problem}")
-    cursor = history.connection.cursor()
-    runs = [stretch.run_id for stretch in lineage(history, run_id)]
-    query = "SELECT log_raw FROM log.decision_made WHERE list_contains(?, run_id) ORDER BY log_offset"
-    cursor.execute(query, [runs])
-    decisions = [envelope.parse(raw) for (raw,) in cursor.fetchall()]
+    decisions = decisions_of(history, [stretch.run_id for stretch in lineage(history, run_id)])
     return Side(begun, accepted.state, accepted.facts, list(_told(accepted.facts, decisions)))
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.cli import RUN_FAILED
-from esper.cli.events import Reading, types_of
-from esper.cli.history import history_of, new_run_id, resolve, run_ids
+from esper.cli.history import find_run, history_of, new_run_id
 from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
 from esper.cli.progress import RunView
 from esper.cli.replay import recorded_run
@@ -19,8 +18,9 @@ from esper.cli.run import RunCommand
 from esper.cli.trainers import Trainers
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
-from esper.tolaria.forking import place_of, read_change
+from esper.tolaria.fork_change import place_of, read_change
 from esper.weatherlight.plan import Plan
+from projections.run_queries import EventReader
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -36,7 +36,7 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, as_json: b
     child = new_run_id()
     with joined(data_dir, settings, f"esper fork {child}") as lease:
         with history_of(data_dir) as history:
-            parent_id = resolve(word, run_ids(history))
+            parent_id = find_run(history, word)
             parent = recorded_run(history, parent_id)
         place_of(parent, step, change)
         config = RunConfig.from_json(parent.begun(len(parent.facts)).run_started.config_json)
@@ -50,7 +50,7 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, as_json: b
                 complain(failure + command.kept)
                 return RUN_FAILED
     with history_of(data_dir) as history:
-        before, after = (RunView.of(each, Reading(history, each, types_of(())).new()) for each in (parent_id, child))
+        before, after = (RunView.of(each, EventReader(history, each).new()) for each in (parent_id, child))
         outcome = Outcome(before, after, parent, recorded_run(history, child), step, time.monotonic() - since)
     say_json(outcome.to_json()) if as_json else say("\n".join(outcome.lines()))
     return 0

@@ -11,12 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from esper.cli.output import (
-    complain,
-    meter,
-)
+from esper.cli.output import complain, meter
 from esper.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -27,8 +24,6 @@ ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32: no letters that are mistaken for digits."""
 LENGTH: Final = 8
 CONTROL_SUFFIX: Final = "-control"
-BLOCK: Final = 2_000
-"""Rows of an answer that are held, aligned and shown at once."""
 
 
 def new_run_id() -> str:
@@ -39,6 +34,13 @@ def new_run_id() -> str:
 def control_of(run_id: str) -> str:
     """The id of the control run of a run."""
     return run_id + CONTROL_SUFFIX
+
+
+def find_run(history: History, word: str) -> str:
+    """The id of the run that `word` means in this history, as `resolve` says."""
+    from projections.run_queries import run_ids  # noqa: PLC0415 - only where there is a history
+
+    return resolve(word, run_ids(history))
 
 
 def resolve(word: str, run_ids: Sequence[str]) -> str:
@@ -77,9 +79,10 @@ def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
         if (data_dir / "log").is_dir():
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
+    from projections.ad_hoc import draw_no_progress  # noqa: PLC0415 - DuckDB, and only where there is a history
+
     with _opened(archive) as history:
-        # DuckDB draws one into stdout after two seconds; a notebook refuses the setting, so it is made here.
-        history.connection.execute("SET enable_progress_bar = false")
+        draw_no_progress(history)
         for damage in history.damage:
             complain(str(damage))
         for name, count in history.unknown.items():
@@ -94,34 +97,3 @@ def _opened(archive: Path | str) -> History:
         return open_history(archive)
     with meter("copying what is new of it") as tell:
         return open_history(archive, tell)
-
-
-def run_ids(history: History) -> list[str]:
-    """The ids of all runs, the latest first."""
-    query = "select run_id from log.run_started group by run_id order by min(recorded_at_ns) desc"
-    return [run_id for (run_id,) in history.execute(query).fetchall()]
-
-
-def blocks_of(history: History, query: str) -> tuple[list[str], Iterator[list[tuple[Any, ...]]]]:
-    """The answer's columns, and its rows in blocks: an answer may be larger than the memory."""
-    with wrong_query():
-        answer = history.execute(query)
-
-    def blocks() -> Iterator[list[tuple[Any, ...]]]:
-        with wrong_query():
-            while rows := answer.fetchmany(BLOCK):
-                yield rows
-
-    return [column[0] for column in answer.description or ()], blocks()
-
-
-@contextmanager
-def wrong_query() -> Iterator[None]:
-    """DuckDB's errors as InvalidInput, in its own words."""
-    import duckdb  # noqa: PLC0415
-
-    try:
-        yield
-    except duckdb.Error as error:
-        first, *_ = str(error).split("\n\n")
-        raise InvalidInput(f"the query is wrong: {first}") from None

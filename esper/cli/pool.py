@@ -17,7 +17,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.cli.output import complain
 from esper.karn.approval import Clearance
-from esper.karn.table import find_facts
+from esper.karn.table import find_by_name
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
@@ -31,7 +31,7 @@ PRODUCER: Final = "drill"
 
 def ids_of(names: Iterable[str]) -> tuple[str, ...]:
     """Pools by their names, blueprints by their ids; raises InvalidInput for a name that is neither."""
-    return tuple(name if name in POOLS else find_facts(name).blueprint_id for name in names)
+    return tuple(name if name in POOLS else find_by_name(name).blueprint_id for name in names)
 
 
 def check_pool(config: RunConfig) -> None:
@@ -39,7 +39,7 @@ def check_pool(config: RunConfig) -> None:
     clearance = Clearance(config.dossier.approvals, drill=config.drill)
     for name in config.pool:
         if name not in POOLS:
-            clearance.check(find_facts(name))
+            clearance.check(find_by_name(name))
 
 
 class Instructor:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from esper.cli import RUN_FAILED
-from esper.cli.history import history_of, resolve, run_ids
+from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, GREEN, RED, complain, say, say_json, styled
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Clock
+from esper.tolaria.outside import Clock
 
 if TYPE_CHECKING:
     from esper.tolaria.replay import Replayed
@@ -34,7 +34,7 @@ def recorded_run(history: History, run_id: str) -> Recorded:
 def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | None, *, as_json: bool) -> int:
     """Replay a run and print the verdict; 0 where all agrees, 1 where something does not."""
     with history_of(data_dir) as history:
-        recorded = recorded_run(history, resolve(word, run_ids(history)))
+        recorded = recorded_run(history, find_run(history, word))
     reached = recorded.state.model.step
     if from_step > reached or (to_step is not None and not from_step <= to_step <= reached):
         asked = f"--from {from_step}" if to_step is None else f"--from {from_step} --to {to_step}"
@@ -46,8 +46,8 @@ def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | Non
 
     from esper.tolaria.replay import replay_run  # noqa: PLC0415
     from esper.tolaria.run import find_device  # noqa: PLC0415
+    from esper.tolaria.session import differences  # noqa: PLC0415
     from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
-    from esper.tolaria.versions import differences  # noqa: PLC0415
 
     config = RunConfig.from_json(recorded.root.config_json)
     find_device(config.device)

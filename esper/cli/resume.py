@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from esper.cli import RUN_FAILED
-from esper.cli.events import Reading, types_of
 from esper.cli.folder import wait_for_archive
-from esper.cli.history import CONTROL_SUFFIX, control_of, history_of, resolve, run_ids
+from esper.cli.history import CONTROL_SUFFIX, control_of, history_of, resolve
 from esper.cli.output import complain, say, say_json
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunCommand, RunRequest
@@ -21,6 +20,7 @@ from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.plan import Plan
+from projections.run_queries import EventReader, run_ids
 from streams.keys import load_key_ring
 from streams.positions import ends_of
 from streams.settings import Settings
@@ -45,7 +45,7 @@ def resume_command(data_dir: Path, word: str, *, as_json: bool) -> int:
             _check_alone(lease, run_id)
             family = [each for each in (run_id, control_of(run_id)) if each in known]
             recorded = {each: recorded_run(history, each) for each in family}
-            before = {each: list(Reading(history, each, types_of(())).new()) for each in family}
+            before = {each: list(EventReader(history, each).new()) for each in family}
         going = [each for each in family if _goes_on(recorded[each])]
         if not going:
             recorded[run_id].last_accepted()  # says why

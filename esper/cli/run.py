@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
-from esper.cli.events import Reading, types_of
 from esper.cli.folder import check_writable, wait_for_archive
 from esper.cli.history import control_of, history_of, new_run_id
 from esper.cli.output import complain, say, say_json
@@ -28,6 +27,7 @@ from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.dossier import dossier_of
+from projections.run_queries import EventReader
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -255,7 +255,7 @@ class RunCommand:
     def summary(self, since: float) -> Summary:
         """Both runs as the archive tells them, now that it holds everything."""
         with history_of(self._request.data_dir) as history:
-            views = [RunView.of(run_id, Reading(history, run_id, types_of(())).new()) for run_id in self._told]
+            views = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
         grown, *others = views
         return Summary(
             grown=grown,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from esper.cli.history import blocks_of, history_of
+from esper.cli.history import history_of
 from esper.cli.output import say, say_json, table
-
-if TYPE_CHECKING:
-    from projections.history import History
+from projections.run_queries import all_runs
 
 SILENT_AFTER: Final = timedelta(minutes=10)
 """Longer than most epochs take: a running run that has completed none for so long is shown as silent."""
@@ -21,8 +19,7 @@ _RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:
     """All runs, the latest first."""
     with history_of(data_dir) as history:
-        columns, rows = _query(history, "select * from runs order by started_at desc")
-    found = [dict(zip(columns, row, strict=True)) for row in rows]
+        found = all_runs(history)
     if as_json:
         say_json(found)
         return
@@ -34,11 +31,6 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     known = {run["run_id"] for run in found}
     shown = [run for run in found if run["control_of"] not in known]
     say(table(_RUN_HEADERS, [_run_row(run, controls.get(run["run_id"])) for run in shown], right=(4, 5, 6, 7)))
-
-
-def _query(history: History, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    columns, blocks = blocks_of(history, query)
-    return columns, [row for block in blocks for row in block]
 
 
 def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.cli import RUN_FAILED
-from esper.cli.history import history_of, resolve, run_ids
+from esper.cli.history import find_run, history_of
 from esper.cli.output import GREEN, RED, say, say_json, styled
 from esper.errors import InvalidInput
 
@@ -21,7 +21,7 @@ def export_command(data_dir: Path, word: str, to: Path | None, *, with_objects: 
     from projections.export import OBJECTS, export, family  # noqa: PLC0415 - only needed here
 
     with history_of(data_dir) as history:
-        run_id = resolve(word, run_ids(history))
+        run_id = find_run(history, word)
         folder = to if to is not None else Path(f"esper-export-{run_id}")
         done = export(history, family(history, run_id), folder, data_dir / OBJECTS if with_objects else None)
     if as_json:
@@ -63,7 +63,7 @@ def report_command(data_dir: Path, word: str, to: Path | None, *, as_json: bool)
     from projections.report import page  # noqa: PLC0415 - only needed here
 
     with history_of(data_dir) as history:
-        run_id = resolve(word, run_ids(history))
+        run_id = find_run(history, word)
         file = to if to is not None else Path(f"esper-report-{run_id}.html")
         _check(file)
         text = page(history, run_id)

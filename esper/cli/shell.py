@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
@@ -25,12 +25,13 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
-from esper.cli.history import blocks_of
 from esper.cli.output import DIM, complain, say, say_table, styled
-from esper.cli.sql import check_reads, say_schema
+from esper.cli.sql import say_schema
 from esper.errors import EsperError
-from projections import schema
+from projections import ad_hoc
+from projections.ad_hoc import blocks_of, check_reads
 from projections.history import History
+from projections.run_queries import run_ids
 from projections.schema import Relation
 from projections.views import VIEWS
 
@@ -58,7 +59,7 @@ class SqlCompleter(Completer):
     """Completes what is being typed; the schema is read once, when it is first needed."""
 
     def __init__(self, history: History) -> None:
-        self._cursor = history.connection.cursor()
+        self._history = history
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         """Everything that the word before the cursor may become, what is likeliest first."""
@@ -101,18 +102,12 @@ class SqlCompleter(Completer):
 
     @cached_property
     def _relations(self) -> dict[str, Relation]:
-        return {relation.name: relation for relation in schema.all_relations(self._cursor)}
+        return {relation.name: relation for relation in ad_hoc.relations(self._history)}
 
     @cached_property
     def _words(self) -> list[tuple[str, str]]:
-        keywords = self._names("select keyword_name from duckdb_keywords() where keyword_category <> 'unreserved'")
-        functions = self._names(
-            "select distinct function_name from duckdb_functions() where function_name ~ '^[a-z_]+$'"
-        )
+        keywords, functions = ad_hoc.keywords(self._history), ad_hoc.functions(self._history)
         return [*((name, "") for name in keywords), *((name, "function") for name in functions)]
-
-    def _names(self, query: str) -> Iterable[str]:
-        return sorted({name for (name,) in self._cursor.execute(query).fetchall()})
 
 
 def shell(history: History) -> None:
@@ -127,8 +122,11 @@ def shell(history: History) -> None:
         key_bindings=_keys(),
         prompt_continuation=lambda width, _line, _wrapped: " " * (width - 2) + "> ",
     )
-    (runs,) = history.execute("select count(*) from runs").fetchone() or (0,)
-    say(styled(f"{runs} runs in {history.archive.parent}; \\d shows the views, \\? helps, \\q leaves", DIM))
+    say(
+        styled(
+            f"{len(run_ids(history))} runs in {history.archive.parent}; \\d shows the views, \\? helps, \\q leaves", DIM
+        )
+    )
     while True:
         try:
             line = session.prompt().strip()
@@ -197,7 +195,7 @@ def interruptible(history: History, call: Callable[[], _T]) -> _T:
         while thread.is_alive():
             thread.join(0.1)
     except KeyboardInterrupt:
-        history.connection.interrupt()
+        ad_hoc.cancel(history)
         thread.join()
         raise
     if failure:

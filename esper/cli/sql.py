@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.cli.history import blocks_of, history_of, wrong_query
+from esper.cli.history import history_of
 from esper.cli.output import say, say_json, say_json_rows, say_table, table
-from esper.errors import InvalidInput
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def sql_command(
     data_dir: Path, query: str | None, *, archive: str | None, sample: bool, show_schema: bool, as_json: bool
 ) -> None:
-    """Answer a person's query, show the schema, or begin a shell; raises InvalidInput where the query would write."""
+    """Answer a person's query, show the schema, or begin a shell."""
     with history_of(_sample_folder() if sample else data_dir, None if sample else archive) as history:
         if show_schema:
             say_schema(history, query, as_json=as_json)
@@ -36,6 +35,8 @@ def sql_command(
 
 def _answer(history: History, query: str, *, as_json: bool) -> None:
     """The answer's rows, shown as they come."""
+    from projections.ad_hoc import blocks_of, check_reads  # noqa: PLC0415 - DuckDB, and only where it is needed
+
     check_reads(history, query)
     columns, blocks = blocks_of(history, query)
     if as_json:
@@ -44,28 +45,11 @@ def _answer(history: History, query: str, *, as_json: bool) -> None:
         say_table(columns, blocks)
 
 
-def check_reads(history: History, query: str) -> None:
-    """Raise InvalidInput where `query` is not one statement that reads: a history is not changed by asking it."""
-    import duckdb  # noqa: PLC0415
-
-    with wrong_query():
-        statements = history.connection.extract_statements(query)
-    if len(statements) != 1:
-        raise InvalidInput(f'the query has {len(statements)} statements; ask one, such as `esper sql "from runs"`')
-    kind = duckdb.StatementType
-    # DuckDB makes several statements of a PIVOT.
-    if statements[0].type not in {kind.SELECT, kind.EXPLAIN, kind.PRAGMA, kind.CALL, kind.MULTI}:
-        raise InvalidInput(
-            f"`esper sql` only reads, and {statements[0].type.name} does more; to keep an answer, use `--json > FILE`"
-        )
-
-
 def say_schema(history: History, name: str | None, *, as_json: bool = False) -> None:
     """All views and tables in a line each, or one with its columns; raises InvalidInput for a name that is none."""
-    from projections import schema  # noqa: PLC0415
+    from projections import ad_hoc  # noqa: PLC0415
 
-    every = schema.all_relations
-    found = every(history.connection) if name is None else [schema.find(history.connection, name)]
+    found = ad_hoc.relations(history) if name is None else [ad_hoc.relation(history, name)]
     if as_json:
         say_json([_as_json(relation) for relation in found])
     elif name is None:

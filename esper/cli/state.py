@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from contracts.leyline.v1.event_pb2 import RunStarted
 from esper.cli.describe import breaker_state, chosen, stage
-from esper.cli.history import history_of, resolve, run_ids
+from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, RED, complain, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.errors import InvalidInput
-from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.ids import text
 from esper.record import Mark, ModelState, Rate, RunState, SeedState, mark_at_epoch, mark_at_step, packets, replay
 from esper.tolaria.learning_rate import MIN_RATE, rising, schedule
+from projections.run_queries import decision_on, start_of
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -64,12 +64,15 @@ def place_of(word: str) -> Place:
 def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, *, as_json: bool) -> None:
     """The run's state at a place of its surviving timeline, now without one; its weights go to the file `load`."""
     place = None if at is None else place_of(at)
+    from projections.lineage import lineage  # noqa: PLC0415 - DuckDB, and only where it is needed
+
     with history_of(data_dir) as history:
-        run_id = resolve(word, run_ids(history))
+        run_id = find_run(history, word)
         state = fold(history, run_id)
         mark = mark_at(state, run_id, place)
-        decision = last_decision(history, run_id, packets(state, mark))
-        rates = rates_at(mark.model, started(history, run_id))
+        runs = [stretch.run_id for stretch in lineage(history, run_id)]
+        decision = decision_on(history, runs, packets(state, mark))
+        rates = rates_at(mark.model, start_of(history, run_id))
         recorded = None if load is None else recorded_run(history, run_id)
     if load is not None and recorded is not None:
         from esper.cli.weights import check_writable, write_weights  # noqa: PLC0415 - torch, and only --load needs it
@@ -115,30 +118,6 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
     if found is None:
         raise InvalidInput(f"run {run_id} begins after {place.unit} {place.number}")
     return replace(found, model=replace(found.model, step=place.number)) if place.unit == "step" else found
-
-
-def last_decision(history: History, run_id: str, packet_ids: Iterable[bytes]) -> Event | None:
-    """The decision that answers the first of `packet_ids` that any decision answers."""
-    cursor = history.connection.cursor()
-    from projections.lineage import lineage  # noqa: PLC0415 - as in `history_of`
-
-    runs = [stretch.run_id for stretch in lineage(history, run_id)]
-    query = "SELECT packet_id, event_id FROM log.decision_made WHERE list_contains(?, run_id) ORDER BY log_offset"
-    cursor.execute(query, [runs])
-    answers: dict[bytes, bytes] = dict(cursor.fetchall())
-    event_id = next((answers[packet] for packet in packet_ids if packet in answers), None)
-    if event_id is None:
-        return None
-    query = "SELECT log_raw FROM log.decision_made WHERE event_id = ? AND list_contains(?, run_id) LIMIT 1"
-    ((raw,),) = cursor.execute(query, [event_id, runs]).fetchall()
-    return envelope.parse(raw)
-
-
-def started(history: History, run_id: str) -> RunStarted:
-    """The run's first fact."""
-    query = "SELECT log_raw FROM log.run_started WHERE run_id = ? ORDER BY log_offset LIMIT 1"
-    ((raw,),) = history.connection.cursor().execute(query, [run_id]).fetchall()
-    return envelope.parse(raw).run_started
 
 
 def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import COMMANDS, EMERGENCY, REPORTS, RUNS, TELEMETRY
@@ -18,6 +18,7 @@ from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from projections.manifest import Place
+from streams.consumer import LogConsumer
 from streams.reader import record_of
 from streams.records import Refused, partition_of, verified
 
@@ -81,14 +82,9 @@ class LogTail:
         self._thread.join()
         self._loop.close()
 
-    async def _connect(self) -> AIOKafkaConsumer:
+    async def _connect(self) -> LogConsumer:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that restarts is no news for a person
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._brokers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-        )
+        consumer = LogConsumer(bootstrap_servers=self._brokers, auto_offset_reset="earliest")
         try:
             await consumer.start()
             places = [TopicPartition(topic.name, number) for topic in FOLLOWED for number in self._partitions]

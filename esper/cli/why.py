@@ -8,23 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from contracts.topics import BY_BODY, POLICIES
 from esper.cli.describe import headline, seed_of, stage
-from esper.cli.events import Reading, event_json, styled_name, types_of
-from esper.cli.history import history_of, resolve, run_ids
+from esper.cli.events import event_json, styled_name
+from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, say, say_hanging, say_json, styled
 from esper.errors import InvalidInput
-from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
-
-if TYPE_CHECKING:
-    from projections.history import History
-
-
-_STEPS_OF_A_POLICY: Final = 3
-"""Trained, validated or promoted, loaded: each caused by the one before."""
+from projections.run_queries import EventReader, policies_after
 
 
 @dataclass(slots=True)
@@ -129,9 +122,9 @@ def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
     from projections.lineage import inherited  # noqa: PLC0415 - DuckDB, and only where it is needed
 
     with history_of(data_dir) as history:
-        run_id = resolve(word, run_ids(history))
-        events = [*inherited(history, run_id), *Reading(history, run_id, types_of(())).new()]
-        events += _policies_after(history, [event.event_id for event in events])
+        run_id = find_run(history, word)
+        events = [*inherited(history, run_id), *EventReader(history, run_id).new()]
+        events += policies_after(history, [event.event_id for event in events])
     roots = chain_of(events, seed) if seed else []
     if not roots:
         known = sorted({seed_of(event) for event in events} - {""})
@@ -144,20 +137,6 @@ def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
     say(styled(f"seed {seed} of run {run_id}", BOLD))
     for life in lives:
         _show(life, begin_ns)
-
-
-def _policies_after(history: History, causes: list[bytes]) -> list[Event]:
-    """The policy events that these brought about, directly or through each other."""
-    found: list[Event] = []
-    cursor = history.connection.cursor()
-    held = [name for name in POLICIES.bodies if history.manifest.of(name)]
-    for _ in range(_STEPS_OF_A_POLICY if held else 0):
-        parts = [f'SELECT log_raw FROM log."{name}" WHERE list_contains($1, causation_id)' for name in held]  # noqa: S608
-        cursor.execute(" UNION ".join(parts), [causes])
-        events = [envelope.parse(raw) for (raw,) in cursor.fetchall()]
-        found += events
-        causes = [event.event_id for event in events]
-    return found
 
 
 def _to_json(life: Life, link: Link, begin_ns: int) -> dict[str, Any]:

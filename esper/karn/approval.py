@@ -13,7 +13,7 @@ from typing import Final
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from esper.errors import InvalidInput
-from esper.karn.facts import Facts
+from esper.karn.blueprint import Blueprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Clearance:
     approvals: Approvals = field(default_factory=lambda: MappingProxyType({}))
     drill: bool = False
 
-    def refusal(self, blueprint: Facts) -> str:
+    def refusal(self, blueprint: Blueprint) -> str:
         """Why its holder may not use that template, in one line with the way out; empty where it may."""
         named = f"{blueprint.blueprint_id} {blueprint.name}"
         if blueprint.quarantine_only and not self.drill:
@@ -48,7 +48,7 @@ class Clearance:
             return f"{named} is {blueprint.tier} and not approved; see `esper blueprints approve --help`"
         return ""
 
-    def check(self, blueprint: Facts) -> None:
+    def check(self, blueprint: Blueprint) -> None:
         """Raise InvalidInput where its holder may not use that template."""
         if refusal := self.refusal(blueprint):
             raise InvalidInput(refusal)
@@ -58,7 +58,7 @@ UNCLEARED: Final = Clearance()
 """What everybody holds: safe templates only."""
 
 
-def approve(blueprint: Facts, *, by: str, why: str, approved: bool = True) -> BlueprintApproved:
+def approve(blueprint: Blueprint, *, by: str, why: str, approved: bool = True) -> BlueprintApproved:
     """The event that approves a template, or takes its approval back.
 
     Raises InvalidInput where nobody signs, no reason is given, or the template needs no approval.

@@ -1,77 +1,126 @@
-"""What a blueprint is: its facts, and how it makes its module.
+"""A blueprint's facts from the catalogue's table, and its bounded settings; without torch, so that readers start fast.
 
-The facts are `esper.karn.facts`, which whoever only reads them takes from `esper.karn.table`, without torch.
+Facts (ids, names, tiers, stages, risks, bounds) are those of the catalogue's table; cost is never declared here but
+measured by building the module (`esper.karn.catalogue`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
-from torch import Tensor, nn
+from esper.errors import InvalidInput
 
-from esper.karn.facts import ALL_KINDS, Facts, Setting, Settings, ShapeKind, SiteShape, Tier
+ShapeKind = Literal["vector", "image", "token"]
+Tier = Literal["safe", "experimental", "high_risk"]
 
-__all__ = [
-    "ALL_KINDS",
-    "Blueprint",
-    "Facts",
-    "Make",
-    "Residual",
-    "SeedModule",
-    "Setting",
-    "Settings",
-    "ShapeKind",
-    "SiteShape",
-    "Stack",
-    "Tier",
-]
+ALL_KINDS: Final[tuple[ShapeKind, ...]] = ("vector", "image", "token")
 
 
-class SeedModule(nn.Module):
-    """A seed's module: maps an activation h to s of the same shape, with the batch axis first.
+@dataclass(frozen=True, slots=True)
+class SiteShape:
+    """One sample's activation: vector (features), image (channels, height, width) or token (tokens, features)."""
 
-    `residual` says that s(h) = h at the start, so that blending it in changes nothing until it has learnt something.
+    kind: ShapeKind
+    shape: tuple[int, ...]
+
+    @property
+    def features(self) -> int:
+        """The axis that a seed mixes: channels of an image, features of a vector or a token."""
+        return self.shape[1] if self.kind == "token" else self.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One bounded parameter of a blueprint; the bounds are inclusive, and `integer` ones take whole numbers only."""
+
+    name: str
+    minimum: float
+    maximum: float
+    default: float
+    integer: bool = False
+
+    def check(self, blueprint: str, value: float) -> float:
+        """`value`, as a whole number where it must be one.
+
+        Commands carry 32-bit floats, so a bound is met when it is met in that precision; the result is then the bound.
+        Raises InvalidInput for NaN, a value outside the bounds, or a fraction where a whole number is meant.
+        """
+        if math.isnan(value) or not _single(self.minimum) <= _single(value) <= _single(self.maximum):
+            raise InvalidInput(
+                f"{blueprint} {self.name} = {value:g} is outside [{self.minimum:g}, {self.maximum:g}]; "
+                f"the default is {self.default:g}"
+            )
+        if self.integer and value != round(value):
+            raise InvalidInput(f"{blueprint} {self.name} = {value:g} must be a whole number")
+        return min(max(value, self.minimum), self.maximum)
+
+
+Settings = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What the catalogue's table says of a template. `kinds` are the site shapes that it serves.
+
+    `tags` say what family it is of: what people search by.
     """
 
-    residual: bool = False
+    blueprint_id: str
+    name: str
+    family: str
+    stage: int
+    risk: float
+    description: str
+    kinds: tuple[ShapeKind, ...] = ALL_KINDS
+    settings: tuple[Setting, ...] = ()
+    tier: Tier = "safe"
+    tags: tuple[str, ...] = ()
+
+    @property
+    def approval_required(self) -> bool:
+        """Whether a recorded approval must exist before it may be used."""
+        return self.tier != "safe"
+
+    @property
+    def quarantine_only(self) -> bool:
+        """Whether it may be built inside a quarantine drill only."""
+        return self.tier == "high_risk"
+
+    def require(self, given: Settings) -> dict[str, float]:
+        """The settings of a request that names this blueprint: every one must be given (R-KARN-6).
+
+        Raises InvalidInput for one that is missing, and as `resolve` does.
+        """
+        missing = [setting for setting in self.settings if setting.name not in given]
+        if missing:
+            wanted = ", ".join(f"{s.name} in [{s.minimum:g}, {s.maximum:g}]" for s in missing)
+            raise InvalidInput(f"{self.blueprint_id} {self.name} also needs {wanted}")
+        return self.resolve(given)
+
+    def resolve(self, given: Settings) -> dict[str, float]:
+        """The complete settings: what is given, checked, and the default of everything else.
+
+        Raises InvalidInput for a setting that this blueprint does not have, and as `Setting.check` does.
+        """
+        known = {setting.name for setting in self.settings}
+        for name in given:
+            if name not in known:
+                has = ", ".join(sorted(known)) or "none"
+                raise InvalidInput(f"{self.blueprint_id} has no setting {name!r}; it has {has}")
+        return {
+            setting.name: setting.check(self.blueprint_id, given.get(setting.name, setting.default))
+            for setting in self.settings
+        }
 
 
-class Residual(SeedModule):
-    """s = h + f(h). The branch f ends in a projection that starts at zero, so growth begins function-preserving."""
-
-    residual = True
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, h: Tensor) -> Tensor:
-        """The activation plus what the branch adds to it; same shape."""
-        added: Tensor = self.branch(h)
-        return h + added
-
-
-class Stack(SeedModule):
-    """Residual modules one after the other; the identity at the start because each of them is."""
-
-    residual = True
-
-    def __init__(self, blocks: Sequence[Residual]) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """The activation after the last of them; same shape."""
-        out: Tensor = self.blocks(h)
-        return out
-
-
-Make = Callable[[SiteShape, Settings], SeedModule]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blueprint(Facts):
-    """A template of the catalogue: its facts, and `make`, which builds its module for one site."""
-
-    make: Make
+def _single(value: float) -> float:
+    """The nearest 32-bit float; infinite where there is none."""
+    try:
+        single: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return single

@@ -1,15 +1,13 @@
-"""Karn's catalogue: which templates exist, what each would cost at a site, and how one is built there.
+"""What can grow at a site: the pools of blueprints, what each would cost there, and how its module is built.
 
-All 50 are known; what is offered and built is another matter. A caller without a clearance reaches the 35 safe ones,
-and a site offers `DEFAULT_POOL` of them unless asked for others.
-
-Cost is measured on the module itself, built on PyTorch's meta device: shapes are computed, nothing is allocated.
+A caller without a clearance reaches the 35 safe blueprints, and a site offers `DEFAULT_POOL` of them unless asked for
+others. Cost is measured on the module itself, built on PyTorch's meta device: shapes are computed, nothing is
+allocated.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,34 +17,20 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
+from contracts.leyline.v1.leyline_pb2 import HANDLING_CLASS_STANDARD
 from esper.errors import InvalidInput
-from esper.karn import templates
 from esper.karn.approval import UNCLEARED, Clearance
-from esper.karn.blueprint import Blueprint, SeedModule, Settings, ShapeKind, SiteShape
-from esper.karn.layers import initialise
+from esper.karn.blueprint import Blueprint, Settings, ShapeKind, SiteShape
+from esper.karn.dossier import Dossier
+from esper.karn.layers import Make, SeedModule, initialise
+from esper.karn.registration import TIERS, descriptor
+from esper.karn.risk_sheet import risk_sheet
+from esper.karn.table import CATALOGUE, find
 
 _AXES: Final[dict[ShapeKind, int]] = {"vector": 1, "image": 3, "token": 2}
 _COST_BATCH: Final = 2
-
-
-def _discover() -> dict[str, Blueprint]:
-    """Every template by id, in order of ids, from the modules of `esper.karn.templates`."""
-    found: dict[str, Blueprint] = {}
-    for info in pkgutil.iter_modules(templates.__path__):
-        blueprint: Blueprint = importlib.import_module(f"{templates.__name__}.{info.name}").BLUEPRINT
-        if blueprint.blueprint_id in found:
-            raise InvalidInput(f"two templates are called {blueprint.blueprint_id}: rename {info.name}")
-        found[blueprint.blueprint_id] = blueprint
-    return dict(sorted(found.items()))
-
-
-CATALOGUE: Final[dict[str, Blueprint]] = _discover()
-
 SAFE_POOL: Final = tuple(blueprint_id for blueprint_id, blueprint in CATALOGUE.items() if blueprint.tier == "safe")
 """The templates that need no clearance."""
-
-CONSERVATIVE_POOL: Final = SAFE_POOL[:10]
-"""The first ten of them: what is served when something is wrong (R-KARN-10)."""
 
 DEFAULT_POOL: Final = (
     *("BP001", "BP002", "BP003", "BP005", "BP008", "BP009", "BP011", "BP012", "BP013", "BP014"),
@@ -57,7 +41,6 @@ DEFAULT_POOL: Final = (
 Every option travels in every state packet (22 bytes each) and is an action that a policy must weigh, so the pool is
 small. Merits were measured within it (docs/log.md); a run that wants others names them.
 """
-
 
 POOLS: Final = {"default": DEFAULT_POOL, "safe": SAFE_POOL}
 """The pools that have a name."""
@@ -72,16 +55,6 @@ def pool(names: Collection[str]) -> tuple[str, ...]:
         raise InvalidInput(f"a pool needs at least one blueprint; name {', '.join(POOLS)} or ids such as BP009")
     ids = {each for name in names for each in POOLS.get(name) or (find(name).blueprint_id,)}
     return tuple(sorted(ids))
-
-
-def find(blueprint_id: str) -> Blueprint:
-    """The template of that id; raises InvalidInput where the catalogue has none."""
-    blueprint = CATALOGUE.get(blueprint_id)
-    if blueprint is None:
-        raise InvalidInput(
-            f"there is no blueprint {blueprint_id!r}; the catalogue has {min(CATALOGUE)} to {max(CATALOGUE)}"
-        )
-    return blueprint
 
 
 def options(
@@ -178,5 +151,30 @@ def draft(blueprint: Blueprint, site: SiteShape, settings: Settings) -> SeedModu
             f"{blueprint.blueprint_id} {blueprint.name} does not serve a {site.kind} site; "
             f"it serves {', '.join(blueprint.kinds)}"
         )
+    family = importlib.import_module(f"esper.karn.templates.{blueprint.family}")
+    make: Make = getattr(family, blueprint.name)
     with torch.device("meta"):
-        return blueprint.make(site, settings)
+        return make(site, settings)
+
+
+def offer(
+    site: SiteDescription, *, pool: Collection[str], dossier: Dossier, clearance: Clearance
+) -> list[BlueprintOption]:
+    """What could grow at `site`, in order of ids; what was issued as a risk data sheet replaces Karn's own.
+
+    Raises InvalidInput as `options` does.
+    """
+    offered = options(site, pool=pool, clearance=clearance)
+    sheets = {sheet.blueprint_id: sheet.message() for sheet in dossier.sheets}
+    outcomes = {each.blueprint_id: each for each in dossier.outcomes if each.shape_kind == site.shape_kind}
+    for option in offered:
+        blueprint = find(option.blueprint_id)
+        option.tier = TIERS[blueprint.tier]
+        option.stage = blueprint.stage
+        sheet = sheets.get(option.blueprint_id) or risk_sheet(descriptor(blueprint), issued_at_ns=0)
+        option.hazard_band = sheet.hazard_band
+        if sheet.handling_class != HANDLING_CLASS_STANDARD:  # two bytes an option, in every packet
+            option.handling_class = sheet.handling_class
+        if option.blueprint_id in outcomes:
+            option.outcomes.CopyFrom(outcomes[option.blueprint_id].message())
+    return offered

@@ -1,19 +1,62 @@
-"""The few layers that templates are made of, and their initialisation from a generator.
+"""What templates are made of: the seed module's base classes, layers, views of a site as places, initialisation.
 
-Axes: B batch, T tokens, F features, C channels, H height, W width. Over tokens every layer is causal: the catalogue
-cannot know the host's attention mask, and a seed that looks ahead would read the answer of a next-token task.
+Axes: B batch, P places, T tokens, F features, C channels, H height, W width. Over tokens every layer is causal: the
+catalogue cannot know the host's attention mask, and a seed that looks ahead would read the answer of a next-token task.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.karn.blueprint import ShapeKind
+from esper.karn.blueprint import Settings, ShapeKind, SiteShape
+
+
+class SeedModule(nn.Module):
+    """A seed's module: maps an activation h to s of the same shape, with the batch axis first.
+
+    `residual` says that s(h) = h at the start, so that blending it in changes nothing until it has learnt something.
+    """
+
+    residual: bool = False
+
+
+class Residual(SeedModule):
+    """s = h + f(h). The branch f ends in a projection that starts at zero, so growth begins function-preserving."""
+
+    residual = True
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The activation plus what the branch adds to it; same shape."""
+        added: Tensor = self.branch(h)
+        return h + added
+
+
+class Stack(SeedModule):
+    """Residual modules one after the other; the identity at the start because each of them is."""
+
+    residual = True
+
+    def __init__(self, blocks: Sequence[Residual]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The activation after the last of them; same shape."""
+        out: Tensor = self.blocks(h)
+        return out
+
+
+Make = Callable[[SiteShape, Settings], SeedModule]
 
 
 class OwnStart(nn.Module, ABC):
@@ -141,6 +184,52 @@ class GroupedLinear(nn.Conv1d):
 def divisor(features: int, wanted: int) -> int:
     """The largest number of groups up to `wanted` that divides `features`."""
     return max(groups for groups in range(1, wanted + 1) if features % groups == 0)
+
+
+def to_places(kind: ShapeKind, h: Tensor) -> Tensor:
+    """The activation as (B, P, F): pixels row by row, tokens as they are, a vector as a single place."""
+    if kind == "image":
+        return h.flatten(2).transpose(1, 2)
+    return h if kind == "token" else h.unsqueeze(1)
+
+
+def from_places(kind: ShapeKind, places: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `to_places` for an activation with the shape of `like`."""
+    if kind == "image":
+        return places.transpose(1, 2).reshape(like.shape)
+    return places if kind == "token" else places.squeeze(1)
+
+
+def running_mean(h: Tensor) -> Tensor:
+    """The mean over each token and all before it; axes after the second may be any."""
+    trailing = (1,) * (h.dim() - 2)
+    seen = torch.arange(1, h.shape[1] + 1, device=h.device, dtype=h.dtype).view(-1, *trailing)
+    return h.cumsum(dim=1) / seen
+
+
+def squeeze(kind: ShapeKind, h: Tensor) -> Tensor:
+    """What a site says as a whole: the mean pixel (B, C, 1, 1), for each token the mean so far, the vector itself."""
+    if kind == "image":
+        return h.mean(dim=(2, 3), keepdim=True)
+    return running_mean(h) if kind == "token" else h
+
+
+def block_means(h: Tensor, size: int) -> Tensor:
+    """The means of the whole blocks of `size` tokens, (B, T // size, F); what is left over at the end is in none."""
+    blocks = h.shape[1] // size
+    whole = torch.unflatten(h[:, : blocks * size], 1, (blocks, size))
+    return whole.mean(dim=2)
+
+
+def sees_block(tokens: int, size: int, device: torch.device) -> Tensor:
+    """Which token may look at which block mean, (T, T // size): at blocks whose last token is not after it."""
+    last = torch.arange(1, tokens // size + 1, device=device) * size - 1
+    return torch.arange(tokens, device=device).unsqueeze(1) >= last
+
+
+def earlier(h: Tensor, count: int) -> Tensor:
+    """Each token with the `count - 1` before it, oldest first, (B, T, F, count); zeros before the first token."""
+    return functional.pad(h, (0, 0, count - 1, 0)).unfold(1, count, 1)
 
 
 @torch.no_grad()

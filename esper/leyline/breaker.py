@@ -9,7 +9,8 @@ must publish; nothing else tells of it. Source: R-KAS-26, R-KARN-12.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from contracts.leyline.v1.event_pb2 import BreakerChanged
 from contracts.leyline.v1.leyline_pb2 import (
@@ -19,6 +20,14 @@ from contracts.leyline.v1.leyline_pb2 import (
     CircuitBreakerState,
 )
 from esper.errors import InvalidInput
+
+STATE_NAMES: Final[Mapping[int, str]] = {
+    CIRCUIT_BREAKER_STATE_CLOSED: "closed",
+    CIRCUIT_BREAKER_STATE_OPEN: "open",
+    CIRCUIT_BREAKER_STATE_HALF_OPEN: "half-open",
+}
+STATE_NUMBERS: Final = ", ".join(f"{number} {name}" for number, name in STATE_NAMES.items())
+"""The number of each state wherever a breaker is a number: in events, metrics, alerts and dashboards."""
 
 
 class CircuitBreaker:

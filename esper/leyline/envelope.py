@@ -17,6 +17,12 @@ OLDEST_VERSION: Final = 1
 MAX_EVENT_BYTES: Final = 256 * 1024
 """Larger events are refused before they are published: large bytes live in the object store."""
 
+_PRIORITY_OF_LEVEL: Final = {
+    leyline_pb2.TELEMETRY_LEVEL_CRITICAL: leyline_pb2.MESSAGE_PRIORITY_CRITICAL,
+    leyline_pb2.TELEMETRY_LEVEL_ERROR: leyline_pb2.MESSAGE_PRIORITY_HIGH,
+    leyline_pb2.TELEMETRY_LEVEL_WARNING: leyline_pb2.MESSAGE_PRIORITY_HIGH,
+}
+
 _BODY_FIELD: Final[dict[str, str]] = {
     field.message_type.full_name: field.name
     for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields
@@ -38,9 +44,9 @@ def new_event(
     timeline: int = 0,
     global_step: int = 0,
     epoch: int = 0,
-    priority: leyline_pb2.MessagePriority = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
+    priority: leyline_pb2.MessagePriority | None = None,
 ) -> Event:
-    """An event around `body`, any message that is one of the bodies of `Event`.
+    """An event around `body`, any message that is one of the bodies of `Event`; its priority is `priority_of(body)`.
 
     Raises ContractViolation where `body` is not one of them.
     """
@@ -57,13 +63,25 @@ def new_event(
         causation_id=causation_id,
         correlation_id=correlation_id,
         schema_version=SCHEMA_VERSION,
-        priority=priority,
+        priority=priority_of(body) if priority is None else priority,
     )
     field = _BODY_FIELD.get(body.DESCRIPTOR.full_name)
     if field is None:
         raise ContractViolation(f"{body.DESCRIPTOR.full_name} is not a body of Event")
     getattr(event, field).CopyFrom(body)
     return event
+
+
+def priority_of(body: Any) -> leyline_pb2.MessagePriority:
+    """The priority of an event around `body`: security violations are CRITICAL, telemetry goes by its level.
+
+    CRITICAL, ERROR or WARNING, and INFO telemetry are CRITICAL, HIGH and NORMAL (R-KAS-38); the rest is NORMAL.
+    """
+    if isinstance(body, event_pb2.SecurityViolation):
+        return leyline_pb2.MESSAGE_PRIORITY_CRITICAL
+    if isinstance(body, leyline_pb2.TelemetryPacket):
+        return _PRIORITY_OF_LEVEL.get(body.level, leyline_pb2.MESSAGE_PRIORITY_NORMAL)
+    return leyline_pb2.MESSAGE_PRIORITY_NORMAL
 
 
 def body_name(event: Event) -> str:

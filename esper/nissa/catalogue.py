@@ -1,13 +1,15 @@
 """Every metric that Esper emits: nothing else may be emitted, alerted on or drawn (ruling 26).
 
 Names are the original's in Prometheus form: `esper_` before them, dots as underscores, base units (seconds, bytes,
-ratios) at their end. `tolaria.training.latency_ms` is `esper_tolaria_training_latency_seconds`.
+ratios) at their end. `oona.publish.latency_ms` is `esper_oona_publish_latency_seconds`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from esper.leyline.breaker import STATE_NUMBERS
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -58,7 +60,7 @@ TEZZERET: Final = (
     Metric("esper_tezzeret_jobs_open", "gauge", "Compile jobs that still need something"),
     Metric("esper_tezzeret_compilation_duration_seconds", "histogram", "An attempt's child", ("strategy",), COMPILE),
     Metric("esper_tezzeret_compilation_eager_fallback_total", "counter", "Kernels that could not be compiled"),
-    Metric("esper_tezzeret_breaker_state", "gauge", "1 closed, 2 open, 3 half-open", ("breaker",)),
+    Metric("esper_tezzeret_breaker_state", "gauge", STATE_NUMBERS, ("breaker",)),
     Metric("esper_tezzeret_mode_conservative", "gauge", "1 while the forge is in conservative mode"),
 )
 """Of the forge."""
@@ -73,7 +75,7 @@ URZA: Final = (
     Metric("esper_urza_cache_expired", "gauge", "Kernels that stayed their time in memory, since the start"),
     Metric("esper_urza_cache_size_bytes", "gauge", "What the kernels in memory take"),
     Metric("esper_urza_integrity_failures_total", "counter", "Artifacts that failed a check", ("reason",)),
-    Metric("esper_urza_breaker_state", "gauge", "1 closed, 2 open, 3 half-open"),
+    Metric("esper_urza_breaker_state", "gauge", STATE_NUMBERS),
     Metric("esper_urza_breaker_openings", "gauge", "How often the breaker opened since the start"),
     Metric("esper_urza_conservative_mode", "gauge", "1 while only memory is served"),
     Metric("esper_urza_library_versions", "gauge", "Versions in the catalogue"),
@@ -103,6 +105,7 @@ NISSA: Final = (
     Metric("esper_tolaria_rollback_restore_latency_seconds", "histogram", "Time of a rollback", ("level",), SLOW),
     Metric("esper_tolaria_rollback_deadline_exceeded_total", "counter", "Rollbacks that took too long"),
     Metric("esper_tolaria_checkpoint_bytes", "gauge", "Size of the last checkpoint", ("run",)),
+    Metric("esper_tolaria_breaker_state", "gauge", f"The breaker of decisions: {STATE_NUMBERS}", ("run",)),
     Metric("esper_tolaria_breaker_changes_total", "counter", "Breakers that opened or closed", ("breaker", "state")),
     Metric("esper_kasmina_isolation_violations", "gauge", "Leaks of the seeds' present lives into the host", ("run",)),
     Metric("esper_kasmina_isolation_violations_total", "counter", "Leaks into the host that Kasmina told of"),
@@ -117,7 +120,11 @@ NISSA: Final = (
     Metric("esper_tamiyo_blueprint_risk_ratio", "gauge", "Expected risk of the last decision", ("run",)),
     Metric("esper_tamiyo_conservative_mode", "gauge", "1 while the run is in conservative mode", ("run",)),
     Metric("esper_field_reports_total", "counter", "Field reports", ("outcome",)),
-    Metric("esper_tezzeret_compile_retry_count", "gauge", "Repeated attempts of the last compile job"),
+    Metric(
+        "esper_tezzeret_compile_retry_count",
+        "gauge",
+        "Repeated attempts at the last compile job",
+    ),
     Metric("esper_leyline_enum_invalid_total", "counter", "Enum values that these contracts lack", ("enum",)),
     Metric("esper_telemetry_packets_total", "counter", "Telemetry packets", ("source",)),
     Metric("esper_telemetry_events_total", "counter", "Events inside telemetry packets", ("source", "event")),

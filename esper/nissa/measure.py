@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED, CIRCUIT_BREAKER_STATE_OPEN
 from esper.leyline import envelope
 from esper.leyline.enums import unknown_values
 from esper.leyline.envelope import Event
@@ -14,6 +16,9 @@ from esper.nissa.catalogue import BY_NAME, prometheus_form
 
 MS_PER_S: Final = 1_000.0
 """Divided by, never multiplied with its inverse: 18 ms must be 0.018 s, the very number of the alert rule."""
+BREAKER_STATE: Final = "esper_tolaria_breaker_state"
+_WORD: Final = re.compile(r"[A-Za-z][\w.:-]{0,63}", re.ASCII)
+_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{16}", re.IGNORECASE)
 ALIVE: Final = frozenset(
     {
         leyline_pb2.SEED_LIFECYCLE_STAGE_GERMINATED,
@@ -36,6 +41,11 @@ class Sample:
     value: float
     scope: str
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def label(text: str) -> str:
+    """`text` as the value of a label: "other" where it is an id or no single word, so that series stay few."""
+    return text if _WORD.fullmatch(text) and not _ID.search(text) else "other"
 
 
 def measure(event: Event) -> list[Sample]:
@@ -86,8 +96,8 @@ def _step(body: Any) -> _Found:
 def _rolled_back(body: Any) -> _Found:
     seconds = (body.prepare_ms + body.commit_ms + body.confirm_ms) / MS_PER_S
     found: _Found = [
-        ("esper_tolaria_rollback_total", 1.0, {"level": body.level}),
-        ("esper_tolaria_rollback_restore_latency_seconds", seconds, {"level": body.level}),
+        ("esper_tolaria_rollback_total", 1.0, {"level": label(body.level)}),
+        ("esper_tolaria_rollback_restore_latency_seconds", seconds, {"level": label(body.level)}),
     ]
     if body.deadline_exceeded:
         found.append(("esper_tolaria_rollback_deadline_exceeded_total", 1.0, {}))
@@ -113,22 +123,23 @@ def _applied(body: Any) -> _Found:
 
 def _breaker(body: Any) -> _Found:
     state = _short(leyline_pb2.CircuitBreakerState, body.to_state)
-    return [("esper_tolaria_breaker_changes_total", 1.0, {"breaker": body.breaker, "state": state})]
+    kind = body.breaker.partition("/")[0]  # Kasmina has one for each seed: gradient_isolation/s1
+    return [("esper_tolaria_breaker_changes_total", 1.0, {"breaker": label(kind), "state": state})]
 
 
 def _decision(body: Any) -> _Found:
     return [
-        ("esper_tamiyo_decisions_total", 1.0, {"policy": body.policy}),
+        ("esper_tamiyo_decisions_total", 1.0, {"policy": label(body.policy)}),
         ("esper_tamiyo_blueprint_risk_ratio", body.risk, {}),
     ]
 
 
 def _packet(body: Any) -> _Found:
     """A packet's points by their Prometheus names: gauges only, because a packet's totals are no increments."""
-    source = body.source_subsystem
+    source = label(body.source_subsystem)
     found: _Found = [("esper_telemetry_packets_total", 1.0, {"source": source})]
     for event in body.events:
-        found.append(("esper_telemetry_events_total", 1.0, {"source": source, "event": event.event_id}))
+        found.append(("esper_telemetry_events_total", 1.0, {"source": source, "event": label(event.event_id)}))
         if source == "kasmina" and event.event_id == "violation_recorded":
             found.append(("esper_kasmina_isolation_violations_total", 1.0, {}))
     for point in body.metrics:
@@ -137,14 +148,21 @@ def _packet(body: Any) -> _Found:
         if metric is None or metric.kind != "gauge":
             found.append(("esper_nissa_telemetry_unknown_total", 1.0, {}))
         else:
-            labels = {label: point.attributes.get(label, source) for label in metric.labels}
-            found.append((name, value, labels))
+            labels = {each: label(point.attributes.get(each, source)) for each in metric.labels}
+            found.append((name, _breaker_state(point) if name == BREAKER_STATE else value, labels))
     return found
 
 
-def _one(name: str, label: str = "", of: Callable[[Any], str] = str) -> Callable[[Any], _Found]:
+def _breaker_state(point: leyline_pb2.MetricPoint) -> float:
+    """The breaker's state by number; points without a unit are older ones, which had 0 for closed and 1 for open."""
+    if point.unit:
+        return point.value
+    return float(CIRCUIT_BREAKER_STATE_OPEN if point.value else CIRCUIT_BREAKER_STATE_CLOSED)
+
+
+def _one(name: str, label_name: str = "", of: Callable[[Any], str] = str) -> Callable[[Any], _Found]:
     """A measure that counts one, labelled with something of the body."""
-    return lambda body: [(name, 1.0, {label: of(body)} if label else {})]
+    return lambda body: [(name, 1.0, {label_name: label(of(body))} if label_name else {})]
 
 
 def _short(enum: Any, value: int) -> str:
@@ -168,7 +186,6 @@ _MEASURES: Final[dict[str, Callable[[Any], _Found]]] = {
     "kernel_attached": lambda body: [("esper_kasmina_kernel_attach_latency_seconds", body.attach_ms / MS_PER_S, {})],
     "checkpoint_saved": lambda body: [("esper_tolaria_checkpoint_bytes", float(body.bytes), {})],
     "conservative_mode_changed": lambda body: [("esper_tamiyo_conservative_mode", float(body.entered), {})],
-    "compile_started": lambda body: [("esper_tezzeret_compile_retry_count", max(0.0, body.attempt - 1.0), {})],
     "field_report": _one(
         "esper_field_reports_total", "outcome", lambda body: _short(leyline_pb2.FieldReportOutcome, body.outcome)
     ),

@@ -1,8 +1,8 @@
 """The child that compiles one kernel and ends: `python -m esper.tezzeret.child FOLDER PARENT_PID`.
 
-It reads `order.json` in its folder and leaves there the weights, perhaps a compiler cache, and `report.json` as the
-last, or `failure.json`. Whoever started it ends it when its time is over; its own memory limit is the kernel's
-(RLIMIT_DATA), and it dies with its parent. Linux only.
+It reads `order.json` in its folder and leaves there `ready` once torch is loaded, the weights, perhaps a compiler
+cache, and `report.json` as the last, or `failure.json`. The forge ends it when its time is over; its own memory limit
+is the kernel's (RLIMIT_DATA), and it dies with its parent. Linux only.
 """
 
 from __future__ import annotations
@@ -21,13 +21,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from esper.errors import InvalidInput
-from esper.tezzeret.artifact import CACHE_FILE, COMPILED, EAGER, REPORT_FILE, WEIGHTS_FILE, Report, guard_digest
-from esper.tezzeret.bundle import pack
-from esper.tezzeret.order import REFUSED, Failure, Order, read_order, write_failure, write_whole
 from esper.tezzeret.pipelines import EMERGENCY, pipeline
+from esper.tezzeret.results import (
+    CACHE_FILE,
+    COMPILED,
+    EAGER,
+    READY_FILE,
+    REFUSED,
+    REPORT_FILE,
+    WEIGHTS_FILE,
+    Failure,
+    Order,
+    Report,
+    read_order,
+    write_failure,
+    write_whole,
+)
+from esper.urza.artifact import check_size, guard_digest
 
 if TYPE_CHECKING:
-    from esper.karn.blueprint import SeedModule
+    from esper.karn.layers import SeedModule
     from esper.tezzeret.kernel import Compiled
 
 PR_SET_PDEATHSIG: Final = 1
@@ -67,9 +80,13 @@ def _compile(order: Order, folder: Path, clock: Callable[[], float], busy: Calla
     layer norm seemed to gain 9.8 times by compiling; in processor time it gains 4.9 times.
     """
     from esper.tezzeret import kernel  # noqa: PLC0415
+    from esper.tezzeret.compiled import pack  # noqa: PLC0415
 
+    (folder / READY_FILE).touch()  # from here on the time of the pipeline counts
     module = kernel.make(order)
-    write_whole(folder / WEIGHTS_FILE, kernel.weights_of(module))
+    weights = kernel.weights_of(module)
+    check_size(len(weights))
+    write_whole(folder / WEIGHTS_FILE, weights)
     guard = kernel.guard_of(module, order.shape)
     warm = eager = kernel.prewarm(_copy(module), order.shape, busy)
     compiled, reason = _try_to_compile(order, module, clock)

@@ -1,15 +1,14 @@
-"""The compiled form of a kernel in a process that only uses it: torch's cache is filled, and everything is a hit.
-
-This is the one place outside the forge that calls `torch.compile`, which is how torch hands out what is in its cache;
-where it would have to compile after all, the kernel is refused. Kasmina has no such call (R-TEZ-21).
-"""
+"""A compiled kernel outside the forge: its compiler cache as one archive, and the compiled form restored from it."""
 
 from __future__ import annotations
 
+import io
 import platform
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,54 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from esper.errors import CorruptState
-from esper.tezzeret.bundle import unpack
 from esper.tezzeret.kernel import CompilerFailed
 from esper.tezzeret.pipelines import pipeline
+
+CACHE: Final = "torch-cache"
+_LIBRARY: Final = re.compile(r"native/([a-z0-9]{2}/[a-z0-9]+(?:\.main)?\.so)")
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+MAX_BYTES: Final = 100 * 10**6
+
+
+def pack(torch_cache: bytes, folder: Path) -> bytes:
+    """The archive of torch's cache and of the libraries in its `folder`; the same files give the same bytes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(CACHE, _EPOCH), torch_cache)
+        for library in sorted(folder.glob("*/*.so")):
+            name = f"native/{library.relative_to(folder).as_posix()}"
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), library.read_bytes())
+    return content.getvalue()
+
+
+def unpack(content: bytes, folder: Path) -> bytes:
+    """Torch's cache; the libraries are put where it looks for them, those that are there already stay.
+
+    Raises CorruptState for what `pack` did not make.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise CorruptState(f"a compiler cache of more than {MAX_BYTES} bytes")
+            for name in archive.namelist():
+                if name != CACHE:
+                    _put(archive, name, folder)
+            return archive.read(CACHE)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
+        raise CorruptState(f"this is no compiler cache: {error}") from None
+
+
+def _put(archive: zipfile.ZipFile, name: str, folder: Path) -> None:
+    match = _LIBRARY.fullmatch(name)
+    if match is None:
+        raise CorruptState(f"a compiler cache does not hold {name!r}")
+    path = folder / match[1]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(archive.read(name))
+        temporary.replace(path)
+
 
 Form = Callable[[Tensor], Tensor]
 

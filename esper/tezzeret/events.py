@@ -18,8 +18,8 @@ from contracts.leyline.v1.event_pb2 import (
 from contracts.leyline.v1.leyline_pb2 import KernelCatalogUpdate
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
-from esper.tezzeret.artifact import Artifact
-from esper.tezzeret.jobs import Job, request, request_id, wish_id
+from esper.tezzeret.jobs import Job, prefetch_request_id, request, request_id
+from esper.tezzeret.results import Artifact
 
 PRODUCER: Final = "tezzeret"
 REASON_CHARACTERS: Final = 500
@@ -44,13 +44,13 @@ def requested(
     )
 
 
-def wished(asked: Event, now_ns: int) -> Event:
+def requested_by_prefetch(asked: Event, now_ns: int) -> Event:
     """The request that follows from a prefetch of what is not stored: made where nobody else needs the machine."""
     wanted = asked.kernel_prefetch_request
     body = request(wanted.blueprint_id, wanted.shape_kind, wanted.shape, dict(wanted.parameters))
     return new_event(
         body,
-        event_id=wish_id(body.job_id),
+        event_id=prefetch_request_id(body.job_id),
         run_id="",
         producer=PRODUCER,
         recorded_at_ns=now_ns,
@@ -63,6 +63,15 @@ def started(job: Job, attempt: int, pipeline: str, now_ns: int) -> Event:
     """An attempt begins."""
     body = CompileStarted(job_id=job.job_id, blueprint_id=job.blueprint_id, attempt=attempt, pipeline=pipeline)
     return _event(job, body, "started", attempt, now_ns)
+
+
+def retries(job: Job, attempt: int, now_ns: int) -> Event:
+    """Telemetry at the start of an attempt: how many came before it since the kernel was asked for (R-NIS-8)."""
+    event_id = ids.derived_id(ids.from_text(job.job_id), "tezzeret.retries", attempt)
+    point = leyline_pb2.MetricPoint(name="tezzeret.compile.retry_count", value=attempt - job.base - 1, unit="attempts")
+    return _telemetry(
+        leyline_pb2.TelemetryPacket(level=leyline_pb2.TELEMETRY_LEVEL_INFO, metrics=[point]), event_id, now_ns
+    )
 
 
 def finished(job: Job, artifact: Artifact, now_ns: int) -> Event:
@@ -131,7 +140,7 @@ def eager_fallback(job: Job, artifact: Artifact, now_ns: int) -> Event:
     reason = artifact.report.reason[:REASON_CHARACTERS]
     attributes = {"job_id": job.job_id, "blueprint_id": job.blueprint_id, "reason": reason}
     cause = ids.derived_id(ids.from_text(job.job_id), "tezzeret.eager_fallback", artifact.report.attempt)
-    return _warning(cause, "eager_fallback", attributes, now_ns)
+    return _warning(cause, "eager_fallback", "a kernel could not be compiled and is eager", attributes, now_ns)
 
 
 def breaker_changed(change: BreakerChanged, now_ns: int, random_bits: bytes) -> Event:
@@ -142,23 +151,22 @@ def breaker_changed(change: BreakerChanged, now_ns: int, random_bits: bytes) -> 
         "to": leyline_pb2.CircuitBreakerState.Name(change.to_state),
         "reason": change.reason[:REASON_CHARACTERS],
     }
-    return _warning(ids.uuid7(now_ns, random_bits), "breaker_changed", attributes, now_ns)
+    description = f"breaker {change.breaker}: {change.reason}"
+    return _warning(ids.uuid7(now_ns, random_bits), "breaker_changed", description, attributes, now_ns)
 
 
-def _warning(event_id: bytes, description: str, attributes: Mapping[str, str], now_ns: int) -> Event:
-    packet = leyline_pb2.TelemetryPacket(
-        packet_id=ids.text(event_id),
-        source_subsystem=PRODUCER,
-        level=leyline_pb2.TELEMETRY_LEVEL_WARNING,
-        events=[
-            leyline_pb2.TelemetryEvent(
-                event_id=ids.text(event_id),
-                description=description,
-                level=leyline_pb2.TELEMETRY_LEVEL_WARNING,
-                attributes=attributes,
-            )
-        ],
+def _warning(event_id: bytes, name: str, description: str, attributes: Mapping[str, str], now_ns: int) -> Event:
+    """A packet with one WARNING called `name`, a word of a small set: Nissa counts warnings by it."""
+    level = leyline_pb2.TELEMETRY_LEVEL_WARNING
+    told = leyline_pb2.TelemetryEvent(
+        event_id=name, description=description[:REASON_CHARACTERS], level=level, attributes=attributes
     )
+    return _telemetry(leyline_pb2.TelemetryPacket(level=level, events=[told]), event_id, now_ns)
+
+
+def _telemetry(packet: leyline_pb2.TelemetryPacket, event_id: bytes, now_ns: int) -> Event:
+    packet.packet_id = ids.text(event_id)
+    packet.source_subsystem = PRODUCER
     packet.timestamp.FromNanoseconds(now_ns)
     return new_event(packet, event_id=event_id, run_id="", producer=PRODUCER, recorded_at_ns=now_ns)
 

@@ -1,28 +1,94 @@
-"""A compile job as the fold of its events, and what is to be done next. It knows no clock and no log.
-
-The stages and what moves a job between them are the table of `esper.tezzeret.lifecycle`. A job's id is derived from
-what it makes, so asking twice is one job. Whoever dies in between finds in `needs` what is left to do: compile (an
-attempt that was cut is made again under its own number), publish what is finished, or park.
-"""
+"""Compile jobs as the fold of their events, and which job is taken up next. Nothing here knows a clock or the log."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from contracts.leyline.v1.event_pb2 import CompileRequested
 from contracts.leyline.v1.leyline_pb2 import MESSAGE_PRIORITY_CRITICAL, MESSAGE_PRIORITY_LOW
 from esper.errors import ContractViolation
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, body_of
-from esper.tezzeret.lifecycle import NEEDS, JobStage, Need, target, trigger_of
 from esper.tezzeret.pipelines import DEFAULT, MAX_RETRIES
+
+JobStage = Literal["requested", "started", "failed", "exhausted", "finished", "stored", "catalogued", "parked"]
+Need = Literal["compile", "publish", "park", "nothing"]
+
+Trigger = Literal[
+    "compile_requested",
+    "compile_started",
+    "compile_finished",
+    "compile_failed, will retry",
+    "compile_failed, for good",
+    "compile_parked",
+    "artifact_stored",
+    "kernel_catalog_update",
+]
+"""An event by its body's name; a failure says whether another attempt follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One row of the table. A job begins where `source` is None; `meaning` is for people."""
+
+    source: JobStage | None
+    trigger: Trigger
+    target: JobStage
+    meaning: str
+
+
+MOVES: Final[tuple[Move, ...]] = (
+    Move(None, "compile_requested", "requested", "somebody asks for a kernel"),
+    Move("requested", "compile_started", "started", "a child begins"),
+    Move("started", "compile_finished", "finished", "the artifact is in the object store"),
+    Move("started", "compile_failed, will retry", "failed", "timeout, memory or error"),
+    Move("started", "compile_failed, for good", "exhausted", "refused, or the last attempt"),
+    Move("failed", "compile_started", "started", "the next attempt, emergency if it is the last"),
+    Move("exhausted", "compile_parked", "parked", "given up"),
+    Move("finished", "compile_failed, will retry", "failed", "the disk lost it before it was told of"),
+    Move("finished", "artifact_stored", "stored", "a version of the library"),
+    Move("stored", "kernel_catalog_update", "catalogued", "everybody is told"),
+    Move("parked", "compile_requested", "requested", "asked for again, with all attempts anew"),
+)
+
+NEEDS: Final[dict[JobStage, Need]] = {
+    "requested": "compile",
+    "started": "compile",
+    "failed": "compile",
+    "exhausted": "park",
+    "finished": "publish",
+    "stored": "publish",
+    "catalogued": "nothing",
+    "parked": "nothing",
+}
+"""What is left to do in each stage, for whoever finds a job there."""
+STAGES: Final[tuple[JobStage, ...]] = tuple(NEEDS)
+
+_TARGETS: Final[dict[tuple[JobStage | None, Trigger], JobStage]] = {
+    (row.source, row.trigger): row.target for row in MOVES
+}
+
+_TRIGGERS: Final[dict[str, Trigger]] = {row.trigger: row.trigger for row in MOVES}
+
+
+def trigger_of(event: Event) -> Trigger | None:
+    """What an event is to a job; None where it is nothing."""
+    name = body_name(event)
+    if name == "compile_failed":
+        return "compile_failed, will retry" if event.compile_failed.will_retry else "compile_failed, for good"
+    return _TRIGGERS.get(name)
+
+
+def target(source: JobStage | None, trigger: Trigger) -> JobStage | None:
+    """Where the table leads from `source`; None where it has no such row, so that nothing changes."""
+    return _TARGETS.get((source, trigger))
+
 
 OLD_MS: Final = 5 * 60 * 1000
 """A job that waits this long gains one priority, and another for every such time more."""
-
 JOB_EVENTS: Final = ("compile_requested", "compile_started", "compile_finished", "compile_failed", "compile_parked")
 
 
@@ -152,7 +218,7 @@ def request_id(job_id: str, attempts_made: int = 0) -> bytes:
     return ids.derived_id(ids.from_text(job_id), "tezzeret.requested", attempts_made)
 
 
-def wish_id(job_id: str) -> bytes:
+def prefetch_request_id(job_id: str) -> bytes:
     """The event id under which a kernel is wished for by who found it missing; it does not begin a parked job anew."""
     return ids.derived_id(ids.from_text(job_id), "tezzeret.wished")
 
@@ -204,3 +270,53 @@ def next_jobs(
 def _urgency(job: Job, now_ms: int) -> int:
     aged = job.priority + max(0, now_ms - job.submitted.timestamp_ms) // OLD_MS
     return min(aged, max(job.priority, int(MESSAGE_PRIORITY_CRITICAL)))
+
+
+class Ledger:
+    """Folds `esper.blueprints` event by event; folding an event again changes nothing.
+
+    It changes in place, because a library may hold ten thousand finished jobs and each event touches one.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.approved: set[str] = set()
+        self._open: dict[str, None] = {}
+        self._by_artifact: dict[str, str] = {}
+        self._versions: dict[str, int] = {}
+
+    def apply(self, event: Event, place: Place) -> None:
+        """Fold one event of the topic. Raises ContractViolation as `evolve` does; then nothing has changed."""
+        name, body = body_name(event), body_of(event)
+        if name in JOB_EVENTS:
+            self._keep(evolve(self.jobs.get(body.job_id), event, place))
+        elif name == "artifact_stored":
+            self._versions[body.blueprint_id] = max(self.latest_version(body.blueprint_id), body.artifact_version)
+            self._tell(body.artifact_ref, event, place)
+        elif name == "kernel_catalog_update":
+            self._tell(body.artifact_ref, event, place)
+        elif name == "blueprint_approved":
+            (self.approved.add if body.approved else self.approved.discard)(body.blueprint_id)
+
+    def open(self) -> list[Job]:
+        """The jobs that still need something."""
+        return [self.jobs[job_id] for job_id in self._open]
+
+    def latest_version(self, blueprint_id: str) -> int:
+        """The highest artifact version stored of a blueprint, 0 where none is."""
+        return self._versions.get(blueprint_id, 0)
+
+    def _keep(self, job: Job) -> None:
+        self.jobs[job.job_id] = job
+        if job.artifact_ref:
+            self._by_artifact[job.artifact_ref] = job.job_id
+        if job.needs == "nothing":
+            self._open.pop(job.job_id, None)
+        else:
+            self._open[job.job_id] = None
+
+    def _tell(self, artifact_ref: str, event: Event, place: Place) -> None:
+        """Tell a job of its artifact; one that no job made, from a vetted bundle, has none."""
+        job_id = self._by_artifact.get(artifact_ref)
+        if job_id is not None:
+            self._keep(evolve(self.jobs[job_id], event, place))

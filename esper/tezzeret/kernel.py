@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import EsperError, InvalidInput
-from esper.karn.blueprint import SeedModule
-from esper.karn.catalogue import build, find
-from esper.tezzeret.artifact import BATCH, GuardEntry, Prewarm
-from esper.tezzeret.order import Order
+from esper.karn.catalogue import build
+from esper.karn.layers import SeedModule
+from esper.karn.table import find
 from esper.tezzeret.pipelines import Pipeline
+from esper.tezzeret.results import BATCH, GuardEntry, Order, Prewarm
 from esper.tezzeret.scan import refusal
 
 BATCHES: Final = (16, 64)
@@ -31,7 +31,6 @@ SAMPLES: Final = 20
 LONGEST_S: Final = 1.0
 """Sampling of one batch size stops after this long, once it has three."""
 TOLERANCE: Final = 1e-5
-
 Clock = Callable[[], float]
 Form = Callable[[Tensor], Tensor]
 

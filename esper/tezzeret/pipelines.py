@@ -1,18 +1,18 @@
-"""The four pipelines and the ladder down: how much time, memory and optimisation one attempt at a job gets.
-
-Times and memory are those of R-TEZ-4 and R-TEZ-5; what conservative mode changes is R-TEZ-8.
-"""
+"""The four compile pipelines, their limits, and the conservative mode that lowers them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from contracts.leyline.v1.event_pb2 import BreakerChanged
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN
 from esper.errors import InvalidInput
+from esper.leyline.breaker import CircuitBreaker
 
 DEFAULT: Final = "standard"
-MAX_RETRIES: Final = 1
+MAX_RETRIES: Final = 2
 MAX_JOBS: Final = 2
 MAX_JOBS_CONSERVATIVE: Final = 1
 CONSERVATIVE_TIME: Final = 1.5
@@ -33,10 +33,10 @@ class Pipeline:
 AGGRESSIVE: Final = Pipeline(
     "aggressive", 960.0, 16_384, options={"max_autotune": True, "coordinate_descent_tuning": True}
 )
+
 STANDARD: Final = Pipeline("standard", 250.0, 8_192)
 FAST: Final = Pipeline("fast", 65.0, 4_096, options={"epilogue_fusion": False, "pattern_matcher": False})
 EMERGENCY: Final = Pipeline("emergency", 10.0, 2_048, compiles=False)
-
 LADDER: Final = (AGGRESSIVE, STANDARD, FAST, EMERGENCY)
 BY_NAME: Final = {pipeline.name: pipeline for pipeline in LADDER}
 
@@ -68,14 +68,16 @@ def limits(
 ) -> Limits:
     """What attempt number `attempt` (from 1) of `attempts` gets.
 
-    The last of several is the emergency pipeline, so that a template at which the compiler hangs or eats all memory
-    still gets its eager kernel. The aggressive pipeline needs `aggressive`, a person's consent, and the conservative
-    mode never grants it (R-TEZ-7).
+    Every further attempt is one pipeline down the ladder and the last of several the emergency pipeline, so that a
+    template at which the compiler hangs or eats all memory still gets its eager kernel. The aggressive pipeline needs
+    `aggressive`, a person's consent, and the conservative mode never grants it (R-TEZ-7).
     """
     chosen = pipeline(requested)
     if chosen is AGGRESSIVE and not aggressive:
         chosen = STANDARD
     if conservative:
+        chosen = lower(chosen.name)
+    for _ in range(attempt - 1):
         chosen = lower(chosen.name)
     if attempt > 1 and attempt >= attempts:
         chosen = EMERGENCY
@@ -84,3 +86,53 @@ def limits(
         timeout_s=chosen.timeout_s * (CONSERVATIVE_TIME if conservative else 1.0),
         memory_bytes=round(chosen.memory_mb * 2**20 * (CONSERVATIVE_MEMORY if conservative else 1.0)),
     )
+
+
+MEMORY_LIMIT: Final = 0.8
+"""Share of the machine's memory in use above which jobs become careful."""
+WINDOW_S: Final = 3_600.0
+"""Failures count within an hour: two jobs that run into a limit of minutes fail that far apart."""
+
+
+class Breakers:
+    """One breaker for children that took too much memory and one for those that took too long."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._by_kind = {
+            "memory": CircuitBreaker(
+                "tezzeret_memory", failures=3, window_s=WINDOW_S, reset_s=30.0, successes=3, monotonic=monotonic
+            ),
+            "timeout": CircuitBreaker(
+                "tezzeret_timeout", failures=2, window_s=WINDOW_S, reset_s=300.0, successes=3, monotonic=monotonic
+            ),
+        }
+
+    def failed(self, kind: str, reason: str) -> list[BreakerChanged]:
+        """Record a failed attempt; kinds without a breaker, such as a template's own error, count nowhere."""
+        breaker = self._by_kind.get(kind)
+        return breaker.failed(reason) if breaker is not None else []
+
+    def succeeded(self) -> list[BreakerChanged]:
+        """Record an attempt that stayed within both limits."""
+        return [change for breaker in self._by_kind.values() for change in breaker.succeeded()]
+
+    def poll(self) -> list[BreakerChanged]:
+        """Let time pass."""
+        return [change for breaker in self._by_kind.values() for change in breaker.poll()]
+
+    def states(self) -> dict[str, int]:
+        """The state of every breaker by its name, as the number that `esper.leyline.breaker` gives it."""
+        return {each.name: int(each.state) for each in self._by_kind.values()}
+
+    def open_ones(self) -> list[str]:
+        """The names of those that are open."""
+        return [each.name for each in self._by_kind.values() if each.state == CIRCUIT_BREAKER_STATE_OPEN]
+
+
+def conservative_reason(open_breakers: list[str], memory_used: float) -> str:
+    """Why to be conservative, in one line; empty where there is no reason. `memory_used` is a share of 1."""
+    if open_breakers:
+        return f"open: {', '.join(open_breakers)}"
+    if memory_used > MEMORY_LIMIT:
+        return f"{memory_used:.0%} of the memory is in use, above {MEMORY_LIMIT:.0%}"
+    return ""

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import CompileRequested
-from esper.karn.facts import Facts, SiteShape, Tier
-from esper.karn.table import facts
+from esper.karn.blueprint import Blueprint, SiteShape, Tier
+from esper.karn.table import CATALOGUE
 from esper.tezzeret.jobs import request
 from esper.tezzeret.pipelines import DEFAULT
 
@@ -23,7 +23,7 @@ def requests(
     tiers: Collection[Tier] = SAFE,
     approved: Collection[str] = (),
     pipeline: str = DEFAULT,
-    catalogue: Iterable[Facts] | None = None,
+    catalogue: Iterable[Blueprint] | None = None,
 ) -> list[CompileRequested]:
     """One request for every permitted template and every distinct shape that it serves, at its default settings.
 
@@ -32,14 +32,14 @@ def requests(
     wanted = list(dict.fromkeys(shapes))
     return [
         request(blueprint.blueprint_id, site.kind, site.shape, blueprint.resolve({}), pipeline)
-        for blueprint in (facts().values() if catalogue is None else catalogue)
+        for blueprint in (CATALOGUE.values() if catalogue is None else catalogue)
         if blueprint.tier in tiers and not refusal(blueprint, approved=blueprint.blueprint_id in approved)
         for site in wanted
         if site.kind in blueprint.kinds
     ]
 
 
-def refusal(blueprint: Facts, *, approved: bool) -> str:
+def refusal(blueprint: Blueprint, *, approved: bool) -> str:
     """Why a template may not be compiled, in one line; empty where it may (R-TEZ-3)."""
     if blueprint.quarantine_only:
         return f"{blueprint.blueprint_id} {blueprint.name} is for quarantine drills only and is never compiled"

@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-from contracts.leyline.v1.event_pb2 import CommandApplied, CommandRejected, SecurityViolation
+from contracts.leyline.v1.event_pb2 import CommandApplied, SecurityViolation
 from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
@@ -22,11 +22,10 @@ from contracts.topics import COMMANDS
 from esper.errors import InvalidInput
 from esper.kasmina.commands import CommandRefused
 from esper.leyline import ids
-from esper.leyline.envelope import Event, parse
-from esper.leyline.signing import Signed
-from esper.leyline.verifier import Verdict
+from esper.leyline.envelope import Event
 from esper.tolaria.effects import drain, take_effect
 from esper.tolaria.run import Chain, Run
+from esper.tolaria.world import Request
 
 PAUSE: Final = "pause"
 """Why a run is in conservative mode until the decision of the next epoch has been made."""
@@ -36,50 +35,26 @@ _HYPERPARAMETERS: Final = ("lr", "lr_factor", "weight_decay")
 
 def apply_arrived(run: Run) -> None:
     """Apply the commands that came since the last step. An answer among them comes too late and is rejected."""
-    follow_commands(run)
-    if run.past.over:
-        for signed in run.log.take_commands():
-            apply_command(run, signed)
+    for request in run.world.commands():
+        apply_command(run, request)
 
 
-def follow_commands(run: Run, decision: Event | None = None) -> None:
-    """Do with the commands that came at this step what the run's past did: apply them as they are, or refuse them.
+def apply_command(run: Run, request: Request, decision: Event | None = None) -> None:
+    """Apply a command, or reject it; `decision` is the decision that it follows from, if that was waited for.
 
-    Raises Diverged where one was applied and cannot be now.
+    Publishes CommandApplied and what follows from it, or CommandRejected. Raises Diverged where a command that was
+    applied when this was recorded is refused now.
     """
-    while (fact := run.past.here("command_applied", "command_rejected")) is not None:
-        if fact.HasField("command_rejected"):
-            run.recorder.publish(fact.command_rejected)
-            continue
-        try:
-            carry_out(run, run.past.command(fact.command_applied.command_id), decision)
-        except CommandRefused as refusal:
-            raise run.past.diverged(f"a command that was applied is refused: {refusal}") from None
-        drain(run)
-        decision = None  # the commands after it came by themselves
-
-
-def apply_command(run: Run, signed: Signed, decision: Event | None = None, now_ns: int | None = None) -> None:
-    """Judge one command and apply or reject it; `decision` is the decision that it follows from and was waited for.
-
-    Its age is judged at `now_ns`, the wall clock's time where that is left out.
-
-    Publishes CommandApplied and what follows from it, or CommandRejected; a duplicate leaves no trace.
-    """
-    if not run.past.over:
-        follow_commands(run, decision)
+    event = request.event
+    if event is None or request.rejected is not None:
+        _reject(run, request)
         return
-    verdict = _judge(run, signed, run.clock.wall_ns() if now_ns is None else now_ns)
-    if verdict.rejected:
-        _reject(run, verdict.command_id, verdict.outcome, verdict.detail, event=verdict.event, critical=True)
-    if verdict.event is None or verdict.command is None:
-        return
-    event = verdict.event
     try:
-        _check(run, event, verdict.command, decision)
+        if not request.settled:
+            _check(run, event, decision)
         carry_out(run, event, decision)
     except CommandRefused as refusal:
-        _reject(run, verdict.command_id, refusal.reason, refusal.detail, event=event, critical=refusal.critical)
+        _reject(run, Request(event, run.world.refused(event, refusal)))
     drain(run)
 
 
@@ -96,17 +71,9 @@ def carry_out(run: Run, event: Event, decision: Event | None) -> None:
     take_effect(run, facts, chain)
 
 
-def _judge(run: Run, signed: Signed, now_ns: int) -> Verdict:
-    """The verifier's verdict; where a run has none, as under test of other things, every command is accepted."""
-    if run.verifier is not None:
-        return run.verifier.verify(signed, now_ns=now_ns)
-    event = parse(signed.payload)
-    command = event.adaptation_command
-    return Verdict("accepted", "", ids.from_text(command.command_id), event, command)
-
-
-def _check(run: Run, event: Event, command: AdaptationCommand, decision: Event | None) -> None:
+def _check(run: Run, event: Event, decision: Event | None) -> None:
     """Raise CommandRefused for what must not be applied now, whatever it is."""
+    command = event.adaptation_command
     if event.run_id != run.recorder.run_id:
         raise CommandRefused("wrong_run", f"the command is for run {event.run_id}", critical=True)
     if decision is None and event.correlation_id:
@@ -165,7 +132,7 @@ def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
 
 
 def _force_breaker(run: Run, command: AdaptationCommand) -> list[Message]:
-    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rates.breaker)}
+    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rate_breaker)}
     name = command.annotations.get("breaker", "")
     if name not in breakers:
         raise CommandRefused("unknown_breaker", f"annotation breaker={name!r} names none of {', '.join(breakers)}")
@@ -225,16 +192,18 @@ def _watch(
     )
 
 
-def _reject(run: Run, command_id: bytes, reason: str, detail: str, *, event: Event | None, critical: bool) -> None:
-    """Publish the rejection; a critical one is a security event too."""
-    body = CommandRejected(command_id=command_id, reason=reason, detail=detail, critical=critical)
-    if event is not None:
-        body.seed_id = event.adaptation_command.target_seed_id
+def _reject(run: Run, request: Request) -> None:
+    """Publish the rejection; a critical one is a security event too, told once."""
+    body, event = request.rejected, request.event
+    if body is None:
+        return
     run.recorder.publish(
         body,
         causation_id=event.event_id if event is not None else b"",
         correlation_id=event.correlation_id if event is not None else b"",
     )
-    if critical:
-        violation = SecurityViolation(reason=reason, topic=COMMANDS.name, detail=detail, subject_id=command_id)
+    if body.critical and not request.settled:
+        violation = SecurityViolation(
+            reason=body.reason, topic=COMMANDS.name, detail=body.detail, subject_id=body.command_id
+        )
         run.recorder.publish(violation, priority=MESSAGE_PRIORITY_CRITICAL)

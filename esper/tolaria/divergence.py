@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from esper.errors import EsperError
 from esper.leyline.envelope import Event, body_name, body_of
-from esper.tolaria.state_tree import Digest, FlatState
+from esper.tolaria.state import Digest, FlatState
 
 _MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "run_started": ("esper_version", "library_versions", "cpu_capability", "threads", "device", "config_json"),

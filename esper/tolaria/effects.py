@@ -10,30 +10,17 @@ from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import Message
 
-from contracts.leyline.v1.event_pb2 import BreakerChanged, SecurityViolation, SeedTransitioned
+from contracts.leyline.v1.event_pb2 import BreakerChanged, SeedTransitioned
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
-    MESSAGE_PRIORITY_CRITICAL,
-    MESSAGE_PRIORITY_HIGH,
-    MESSAGE_PRIORITY_NORMAL,
     SEED_LIFECYCLE_STAGE_CULLED,
     SEED_LIFECYCLE_STAGE_GERMINATED,
     TELEMETRY_LEVEL_CRITICAL,
-    TELEMETRY_LEVEL_ERROR,
-    TELEMETRY_LEVEL_WARNING,
-    MessagePriority,
     TelemetryPacket,
 )
-from esper.tolaria.learning_rate import UNDONE
+from esper.leyline.envelope import priority_of
 from esper.tolaria.optimizer import HOST
-from esper.tolaria.run import Chain, Run
-from esper.tolaria.run_state import capture, publish_digest
-
-_PRIORITY = {
-    TELEMETRY_LEVEL_CRITICAL: MESSAGE_PRIORITY_CRITICAL,
-    TELEMETRY_LEVEL_ERROR: MESSAGE_PRIORITY_HIGH,
-    TELEMETRY_LEVEL_WARNING: MESSAGE_PRIORITY_HIGH,
-}
+from esper.tolaria.run import Chain, Run, capture, publish_digest
 
 
 def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:
@@ -67,24 +54,17 @@ def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = Non
     if transitions:
         run.flops.structure_changed()
         publish_digest(run, capture(run), "transition")
-    run.log.flush()
+    run.outside.log.flush()
 
 
 def set_rates(run: Run) -> None:
     """Give the optimiser the rates of the coming step; a rate that was written from outside is in the log first."""
-    undone, changes = run.rates.begin_step(run.optimizer.groups, run.recorder.step)
-    _undo_as_recorded(run)
+    undone = run.world.rates_undone(run.rates.begin_step(run.optimizer.groups, run.recorder.step))
     if undone:
         publish(run, undone)
-        publish(run, changes)
-        run.log.flush()
-
-
-def _undo_as_recorded(run: Run) -> None:
-    """What was written from outside was undone at once, so that all that is left to follow are the facts."""
-    while (fact := run.past.here("learning_rate_changed")) and fact.learning_rate_changed.reason == UNDONE:
-        publish(run, [fact.learning_rate_changed])
-        publish(run, run.rates.breaker.failed(UNDONE))
+        for change in undone:
+            publish(run, run.rate_breaker.failed(f"learning rate of {change.group} was written from outside"))
+        run.outside.log.flush()
 
 
 def drain(run: Run) -> None:
@@ -94,15 +74,6 @@ def drain(run: Run) -> None:
         if isinstance(message, TelemetryPacket) and message.level == TELEMETRY_LEVEL_CRITICAL:
             for event in message.events:
                 run.windows.critical(event.attributes.get("seed_id", ""))
-
-
-def priority_of(message: Message) -> MessagePriority:
-    """CRITICAL, WARN or ERROR, and INFO telemetry are CRITICAL, HIGH and NORMAL (R-KAS-38); the rest is NORMAL."""
-    if isinstance(message, SecurityViolation):
-        return MESSAGE_PRIORITY_CRITICAL
-    if isinstance(message, TelemetryPacket):
-        return _PRIORITY.get(message.level, MESSAGE_PRIORITY_NORMAL)
-    return MESSAGE_PRIORITY_NORMAL
 
 
 def _seed_moved(run: Run, transition: SeedTransitioned) -> None:

@@ -1,51 +1,107 @@
-"""A run that is left at a step as another one: the same up to there, then live, with one thing done otherwise."""
+"""Where a run goes on as another one: `begin_fork`, for a fork that begins now and for one that is on record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
-from esper.leyline.objects import ObjectStore
-from esper.leyline.verifier import CommandVerifier
-from esper.record import Recorded
+import torch
+
+import esper
+from contracts.leyline.v1.event_pb2 import RunStarted
+from contracts.leyline.v1.leyline_pb2 import COMMAND_TYPE_SEED, AdaptationCommand, CommandSeedOperation
+from esper.leyline import ids
+from esper.leyline.envelope import Event, new_event
+from esper.tolaria.commands import apply_command, carry_out
 from esper.tolaria.config import RunConfig
-from esper.tolaria.forking import Change, Fork, place_of
-from esper.tolaria.ports import Clock, KernelSource, Log
-from esper.tolaria.result import RunResult
-from esper.tolaria.retrace import nearest, retrace
-from esper.tolaria.tasks.task import Task
-from esper.tolaria.train import train
-from esper.tolaria.versions import check_data
+from esper.tolaria.fork_change import Change, ForkPlace
+from esper.tolaria.run import Run
+from esper.tolaria.session import library_versions
+from esper.tolaria.world import NewFork, RecordedFork
+
+PRODUCER = "fork"
 
 
-def fork_run(
-    parent: Recorded,
-    run_id: str,
-    task: Task,
-    log: Log,
-    *,
-    step: int,
-    change: Change,
-    clock: Clock,
-    objects: ObjectStore,
-    verifier: CommandVerifier,
-    should_stop: Callable[[], bool],
-    library: KernelSource | None = None,
-) -> RunResult:
-    """Follow `parent` up to `step` and go on from there as the new run `run_id`, with that one `change`."""
-    check_data(parent.root, task)
-    upto, where = place_of(parent, step, change)
-    start = nearest(parent, objects, step=step, sequence=upto)
-    begun = parent.begun(0 if start is None else start.sequence)
-    return train(
-        RunConfig.from_json(begun.run_started.config_json),
-        task,
-        log,
-        clock=clock,
-        objects=objects,
-        verifier=verifier,
-        run_id=begun.run_id,
-        should_stop=should_stop,
-        library=library,
-        past=retrace(parent, objects, start=start, upto=upto, more=True),
-        fork=Fork(run_id, step, where, change, parent.begun(upto).run_started),
+def begin_fork(run: Run, place: ForkPlace) -> bool:
+    """Become the fork that begins at this step and place, if there is one; whether there was.
+
+    The trainer calls this at the three places where a fork can leave its parent: before a step's commands, before an
+    epoch's packet, and before the decision on it, which the fork's own command replaces.
+    """
+    match run.world.fork_at(place):
+        case RecordedFork() as fork:
+            _begin_recorded(run, fork)
+        case NewFork() as fork:
+            _begin_new(run, fork)
+        case None:
+            return False
+    return True
+
+
+def _begin_recorded(run: Run, fork: RecordedFork) -> None:
+    """Take over the configuration and run id on record, and apply the fork's commands."""
+    run.config = RunConfig.from_json(fork.started.run_started.config_json)
+    run.recorder.run_id = fork.started.run_id
+    run.recorder.publish(fork.started.run_started)
+    for request in fork.commands:
+        apply_command(run, request)
+
+
+def _begin_new(run: Run, new: NewFork) -> None:
+    """Publish the fork's RunStarted, apply its one change, and wait until the log has both."""
+    fork, shared = new.fork, new.shared
+    policy = fork.change.policy or run.config.policy
+    run.config = replace(run.config, policy=policy, control_of="")
+    run.recorder.run_id = fork.run_id
+    body = RunStarted.FromString(fork.parent.SerializeToString())
+    body.MergeFrom(
+        RunStarted(
+            config_json=run.config.to_json(),
+            policy=policy,
+            esper_version=esper.__version__,
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            threads=torch.get_num_threads(),
+            parent_run_id=shared.run_id,
+            parent_sequence=shared.sequence,
+            fork_change=fork.change.text,
+        )
+    )
+    body.ClearField("control_of")
+    for name, version in library_versions().items():
+        body.library_versions[name] = version
+    del body.inherited[:]
+    body.inherited.extend(run.kasmina.observations())
+    started = run.recorder.publish(body, causation_id=shared.event_id)
+    if fork.change.operation:
+        packet_id = shared.event_id if fork.place == "decision" else b""
+        command = _command(run, fork.change, started, packet_id)
+        run.outside.log.publish(command)
+        carry_out(run, command, None)
+    run.outside.log.flush()
+
+
+def _command(run: Run, change: Change, started: Event, packet_id: bytes) -> Event:
+    """The fork's command as an event of its own, so that the chain of causes is whole and a replay finds it."""
+    command_id = ids.derived_id(started.event_id, "fork.command")
+    now_ns = run.clock.wall_ns()
+    body = AdaptationCommand(
+        version=1,
+        command_id=ids.text(command_id),
+        command_type=COMMAND_TYPE_SEED,
+        target_seed_id=change.seed_id,
+        issued_by=PRODUCER,
+        seed_operation=CommandSeedOperation(operation=change.operation, blueprint_id=change.blueprint_id),
+    )
+    body.issued_at.FromNanoseconds(now_ns)
+    return new_event(
+        body,
+        event_id=command_id,
+        run_id=run.recorder.run_id,
+        producer=PRODUCER,
+        recorded_at_ns=now_ns,
+        causation_id=packet_id or started.event_id,
+        correlation_id=packet_id,
+        incarnation=run.world.incarnation,
+        timeline=run.recorder.timeline,
+        global_step=run.recorder.step,
+        epoch=run.recorder.epoch,
     )

@@ -7,18 +7,22 @@ in the order in which a policy is likely to choose them, so that the forge begin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from contracts.leyline.v1.event_pb2 import KernelAttached, SiteDescription
 from esper.errors import CorruptState, InvalidInput
-from esper.karn import catalogue
+from esper.karn.table import find
 from esper.kasmina.kernels import Kernels, Unusable, Verified
 from esper.leyline.objects import ObjectStore
 from esper.tamiyo.policies.merit import merits
-from esper.tolaria.past import Past
-from esper.tolaria.ports import KernelSource
+from esper.tolaria.outside import KernelSource
 from esper.urza.artifact import Kernel, Refusal, named
 from esper.urza.library import Wanted
 from esper.urza.version import Place
+
+if TYPE_CHECKING:
+    from esper.tolaria.world import World
 
 
 class LibraryKernels:
@@ -41,27 +45,23 @@ class LibraryKernels:
         return _verified(found) if found is not None else None
 
 
-class RecordedKernels:
-    """What the library gave while the run follows its `past`; `live`, where there is one, once that is over."""
+class WorldKernels:
+    """Kernels as the run's `world` gives them, which may ask `library`."""
 
-    def __init__(self, past: Past, objects: ObjectStore, live: Kernels) -> None:
-        self._past = past
-        self._objects = objects
-        self._live = live
+    def __init__(self, world: World, library: Kernels) -> None:
+        self._world = world
+        self._library = library
 
     def find(
         self, blueprint_id: str, site: SiteDescription, parameters: Mapping[str, float]
     ) -> Verified | Unusable | None:
-        """The kernel on record, or the live library's."""
-        if self._past.over:
-            return self._live.find(blueprint_id, site, parameters)
-        fact = self._past.attached(site.seed_id)
-        return None if fact is None else recalled(self._objects, fact)
+        """The kernel that a seed at this site germinates with."""
+        return self._world.kernel(site.seed_id, partial(self._library.find, blueprint_id, site, parameters))
 
 
 def wanted_at(site: SiteDescription, blueprint_id: str, parameters: Mapping[str, float]) -> Wanted:
     """The kernel that a command means; raises InvalidInput for a blueprint or setting that does not exist."""
-    settings = catalogue.find(blueprint_id).resolve(parameters)
+    settings = find(blueprint_id).resolve(parameters)
     return Wanted(blueprint_id, Place.of(site.shape_kind, site.shape, settings))
 
 
@@ -70,12 +70,6 @@ def likely(sites: Iterable[SiteDescription]) -> list[Wanted]:
     found = [(merit.score, site, blueprint_id) for site in sites for blueprint_id, merit in merits(site).items()]
     ordered = sorted(found, key=lambda each: -each[0])
     return list(dict.fromkeys(wanted_at(site, blueprint_id, {}) for _, site, blueprint_id in ordered))
-
-
-def want_likely(library: KernelSource | None, sites: Iterable[SiteDescription]) -> None:
-    """Have the library, where there is one, fetch what the sites could need."""
-    if library is not None:
-        library.want(likely(sites))
 
 
 def recalled(objects: ObjectStore, fact: KernelAttached) -> Verified | Unusable | None:

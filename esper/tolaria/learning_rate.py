@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from contracts.leyline.v1.event_pb2 import BreakerChanged, LearningRateChanged
+from contracts.leyline.v1.event_pb2 import LearningRateChanged
 from esper.errors import InvalidInput
-from esper.leyline.breaker import CircuitBreaker
 from esper.record.fold import NEW_PARAMETERS
 
 MIN_RATE: Final = 1e-6
@@ -51,7 +50,7 @@ def rising(age: int, steps: int, start: float) -> float:
 class LearningRates:
     """Rates of the groups `host`, `s1`, `s2`, ...; every optimiser group carries its name under the key `name`.
 
-    `breaker` counts integrity failures; `history` keeps the newest 1,000 writes as (step, group, rate).
+    `history` keeps the newest 1,000 writes as (step, group, rate).
     """
 
     def __init__(
@@ -63,10 +62,8 @@ class LearningRates:
         warmup_steps: int,
         new_parameter_rate: float,
         new_parameter_warmup_steps: int,
-        breaker: CircuitBreaker,
     ) -> None:
         self.policy = policy
-        self.breaker = breaker
         self.history: deque[tuple[int, str, float]] = deque(maxlen=HISTORY)
         self._base_rate = base_rate
         self._schedule = schedule(policy, total_steps=total_steps, warmup_steps=warmup_steps)
@@ -113,15 +110,9 @@ class LearningRates:
         base = share * self._base_rate
         return [self.set_base(group, base, reason, step)] if self._base[group] > base else []
 
-    def begin_step(
-        self, groups: Iterable[dict[str, Any]], step: int
-    ) -> tuple[list[LearningRateChanged], list[BreakerChanged]]:
-        """Write the rates of this step into the optimiser's groups.
-
-        Returns what had been tampered with and is undone now, and what that did to the breaker.
-        """
+    def begin_step(self, groups: Iterable[dict[str, Any]], step: int) -> list[LearningRateChanged]:
+        """Write the rates of this step into the optimiser's groups; returns the outside writes that this undoes."""
         undone: list[LearningRateChanged] = []
-        changes: list[BreakerChanged] = []
         for group in groups:
             name = group["name"]
             rate = self.rate(name, step)
@@ -129,13 +120,12 @@ class LearningRates:
             if written is not None:
                 if group["lr"] != written and not _same(group["lr"], written):
                     undone.append(self._change(name, group["lr"], rate, UNDONE))
-                    changes += self.breaker.failed(f"learning rate of {name} was written from outside")
                 elif written == rate:
                     continue
             group["lr"] = rate
             self._written[name] = rate
             self.history.append((step, name, rate))
-        return undone, changes
+        return undone
 
     def state(self) -> dict[str, Any]:
         """What a restored controller needs to go on as this one would."""

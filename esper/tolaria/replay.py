@@ -1,45 +1,140 @@
-"""A run trained again from its record, and compared with it at every fact, digest and decision."""
+"""A recorded run trained again: in whole and compared (`replay_run`), or up to a step for its state (`state_at`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esper.errors import InvalidInput
+from esper.errors import CorruptState, EsperError, InvalidInput
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
-from esper.record import Recorded, sequence_at_step
+from esper.record import Recorded, mark_at_step, replay, sequence_at_step
+from esper.record.content import tensor_digests
+from esper.record.run_status import path_from
 from esper.tamiyo.rederive import rederived
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged, Divergence, Place
-from esper.tolaria.ports import Answer, Clock
-from esper.tolaria.retrace import nearest, retrace
+from esper.tolaria.fork_change import Fork
+from esper.tolaria.outside import Answer, Clock, Outside
+from esper.tolaria.recorded_world import Record, RecordedWorld
+from esper.tolaria.run import TargetStepReached
+from esper.tolaria.state import Checkpoint, FlatState, Position, Snapshot, load_checkpoint, tensors_of_checkpoint
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld, StartingPoint
+
+# ----------------------------------------------------------------------------------------- from a record to its world
 
 
-class Nowhere:
-    """A log that takes nothing and says nothing: what lies beyond the end of a record is nobody's history."""
+def latest_checkpoint(recorded: Recorded, objects: ObjectStore, *, step: int, sequence: int) -> Event | None:
+    """The latest checkpoint that can be read, taken at no later step than `step` and published by `sequence`.
+
+    None where the run's start is nearer.
+    """
+    for fact in reversed(recorded.checkpoints()):
+        saved = fact.checkpoint_saved
+        if 0 < saved.step <= step and fact.sequence <= sequence and _readable(objects, saved.ref):
+            return fact
+    return None
+
+
+def _readable(objects: ObjectStore, ref: str) -> bool:
+    """Whether both objects of a checkpoint are there."""
+    try:
+        return tensors_of_checkpoint(objects, ref) in objects
+    except EsperError:
+        return False
+
+
+def recorded_world(
+    recorded: Recorded,
+    live: LiveWorld,
+    *,
+    start: Event | None,
+    upto: int,
+    claim: Event | None = None,
+    fork: Fork | None = None,
+    watch: Callable[[Event], None] = lambda _fact: None,
+    target_step: int | None = None,
+) -> RecordedWorld:
+    """The world of a run from the checkpoint `start` (its beginning where that is None) to the sequence `upto`.
+
+    `claim` is the RunResumed that was published after it. Raises CorruptState where the checkpoint is not what was
+    recorded, and InvalidInput where it is missing.
+    """
+    objects = live.outside.objects
+    first = 0 if start is None else start.checkpoint_saved.upto_sequence
+    facts = [*recorded.facts[first:upto], *([claim] if claim is not None else [])]
+    record = Record(
+        decisions=recorded.decisions,
+        commands=recorded.commands,
+        tensor_digests=lambda reference: tensor_digests(objects, reference),
+        state_after=lambda sequence: _state_after(recorded.facts, objects, sequence),
+    )
+    begin = None if start is None else _starting_point(recorded.facts[:first], start, objects)
+    return RecordedWorld(facts, record, live, start=begin, fork=fork, watch=watch, target_step=target_step)
+
+
+def _starting_point(before: Sequence[Event], start: Event, objects: ObjectStore) -> StartingPoint:
+    saved = start.checkpoint_saved
+    snapshot = Snapshot(*load_checkpoint(objects, saved.ref))
+    if snapshot.root != saved.state_digest:
+        raise CorruptState(f"the checkpoint of step {saved.step} is not the one that was recorded")
+    digest = next((fact for fact in reversed(before) if fact.HasField("state_digested")), None)
+    return StartingPoint(snapshot, replay(before), digest, _kept(before), saved.reason)
+
+
+def _kept(facts: Sequence[Event]) -> list[Checkpoint]:
+    """The checkpoints that a trainer still counted as its own after these facts, the oldest first."""
+    kept: list[Checkpoint] = []
+    for fact in facts:
+        if fact.HasField("checkpoint_saved"):
+            saved = fact.checkpoint_saved
+            where = Position(fact.run_id, fact.timeline, saved.step, fact.epoch, saved.upto_sequence)
+            kept.append(Checkpoint(saved.ref, where, saved.bytes))
+        elif fact.HasField("checkpoint_pruned"):
+            kept = [each for each in kept if each.ref != fact.checkpoint_pruned.ref]
+        elif fact.HasField("rolled_back"):
+            kept = [each for each in kept if each.position.step <= fact.rolled_back.to_step]
+    return kept
+
+
+def _state_after(facts: Sequence[Event], objects: ObjectStore, sequence: int) -> FlatState | None:
+    """The state after a fact, if a checkpoint of it can still be read."""
+    for fact in facts:
+        if fact.HasField("checkpoint_saved") and fact.checkpoint_saved.upto_sequence == sequence:
+            try:
+                return load_checkpoint(objects, fact.checkpoint_saved.ref)[0]
+            except EsperError:
+                return None
+    return None
+
+
+class NullLog:
+    """A log that keeps nothing, for a run that is trained again and not continued."""
 
     def publish(self, event: Event) -> None:
-        """Forget it."""
+        """Drop it."""
 
     def flush(self, timeout_s: float = 30.0) -> None:
-        """Nothing waits."""
+        """Return at once."""
 
-    def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:  # noqa: ARG002
-        """Nobody answers."""
+    def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:  # noqa: ARG002 (it never waits)
+        """No answer."""
         return None
 
     def take_commands(self) -> list[Signed]:
-        """Nobody asks for anything."""
+        """No commands."""
         return []
 
     def shed(self) -> int:
-        """Nothing is counted."""
+        """None."""
         return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- replaying
 
 
 @dataclass(slots=True)
@@ -88,7 +183,7 @@ def replay_run(
     InvalidInput where the record lacks what it takes, and whatever the model raises where it did not raise that before.
     """
     last = recorded.facts[-1].sequence if to_step is None else sequence_at_step(recorded.state, to_step)
-    start = nearest(recorded, objects, step=from_step, sequence=last)
+    start = latest_checkpoint(recorded, objects, step=from_step, sequence=last)
     began = clock.monotonic()
     progress = Replayed(from_step=0 if start is None else start.checkpoint_saved.step)
     progress.digests_checked = int(start is not None)  # the one of the state that it begins with
@@ -103,25 +198,17 @@ def replay_run(
             _check_decision(recorded.decisions[fact.event_id], fact, objects, progress)
         watch(progress)
 
+    # Behind the last recorded fact lies a world in which the run is asked to stop at once.
+    live = LiveWorld(Outside(NullLog(), clock, objects, should_stop=lambda: True))
+    world = recorded_world(recorded, live, start=start, upto=last, watch=followed)
     begun = recorded.begun(0 if start is None else start.sequence)
-    past = retrace(recorded, objects, start=start, upto=last, watch=followed)
     try:
-        train(
-            RunConfig.from_json(begun.run_started.config_json),
-            task,
-            Nowhere(),
-            clock=clock,
-            objects=objects,
-            verifier=None,
-            run_id=begun.run_id,
-            should_stop=lambda: past.over,
-            past=past,
-        )
-        progress.diverged = past.odd
+        train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)
+        progress.diverged = world.first_difference
     except Diverged as error:
         progress.diverged = error.divergence
     except Exception:
-        if not past.over:
+        if not world.over:
             raise
     progress.wall_s = clock.monotonic() - began
     return progress
@@ -140,3 +227,39 @@ def _check_decision(signed: Signed, packet: Event, objects: ObjectStore, progres
     if wrong:
         raise Diverged(Divergence(Place.of(packet), f"the decision on this packet: {wrong}"))
     progress.decisions_checked += 1
+
+
+# -------------------------------------------------------------------------------------------------- the state at a step
+
+
+def state_at(
+    recorded: Recorded,
+    task: Task,
+    *,
+    objects: ObjectStore,
+    clock: Clock,
+    step: int,
+    watch: Callable[[Event], None] = lambda _fact: None,
+) -> FlatState:
+    """The state after `step` optimiser steps of the surviving timeline and all that happened at that step.
+
+    Every recorded digest on the way is compared. Raises CorruptState where the run does not come to what is on record
+    again, and InvalidInput where the record lacks what it takes.
+    """
+    mark = mark_at_step(recorded.state, step)
+    # The end changes nothing, and a run that has ended takes no further step.
+    upto = next((each.sequence for each in path_from(mark) if each.body != "run_finished"), 0)
+    start = latest_checkpoint(recorded, objects, step=step, sequence=upto)
+    begun = recorded.begun(0 if start is None else start.sequence)
+    live = LiveWorld(Outside(NullLog(), clock, objects))
+    world = recorded_world(recorded, live, start=start, upto=upto, watch=watch, target_step=step)
+    try:
+        train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)
+    except TargetStepReached as reached:
+        if world.first_difference is not None:
+            what = world.first_difference
+            raise CorruptState(f"run {recorded.run_id} does not come to its record again: {what}") from None
+        return reached.state
+    except Diverged as error:
+        raise CorruptState(f"run {recorded.run_id} does not come to its record again: {error.divergence}") from None
+    raise CorruptState(f"run {recorded.run_id} ends before step {step} when it is trained again")

@@ -1,9 +1,12 @@
-"""A run that somebody stopped, or whose process died, goes on: from its last checkpoint, by its record, then live."""
+"""A recorded run that goes on in a new process: as the same run (`resume_run`), or as another one (`fork_run`).
+
+Both begin at a checkpoint, follow the record from there, and are live after its last fact.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -11,35 +14,29 @@ import torch
 from contracts.leyline.v1.event_pb2 import RunResumed
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
-from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged
-from esper.tolaria.ports import ClaimableLog, Clock, KernelSource
+from esper.tolaria.fork_change import Change, Fork, place_of
+from esper.tolaria.outside import ClaimableLog, Clock, Outside
 from esper.tolaria.recorder import PRODUCER
-from esper.tolaria.result import RunResult
-from esper.tolaria.retrace import nearest, retrace
+from esper.tolaria.replay import latest_checkpoint, recorded_world
+from esper.tolaria.session import RunResult, check_data, differences
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
-from esper.tolaria.versions import check_data, differences
+from esper.tolaria.world import LiveWorld
 
 _EVER: Final = 2**62
 
 
 def resume_run(
-    recorded: Recorded,
-    task: Task,
-    log: ClaimableLog,
-    *,
-    clock: Clock,
-    objects: ObjectStore,
-    verifier: CommandVerifier,
-    should_stop: Callable[[], bool],
-    library: KernelSource | None = None,
+    recorded: Recorded, task: Task, outside: Outside, log: ClaimableLog, verifier: CommandVerifier
 ) -> RunResult:
     """Claim the run, follow its record from the last checkpoint on, and be live where that ends.
+
+    `log` and `verifier` are those of `outside`.
 
     Where the record cannot be followed, it is void from that checkpoint on, and a second claim says so. Raises
     Superseded where another process claimed the run first, and InvalidInput where the run is over.
@@ -47,28 +44,18 @@ def resume_run(
     upto = recorded.last_accepted()
     torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)
     check_data(recorded.root, task)
-    start = nearest(recorded, objects, step=_EVER, sequence=upto)
+    start = latest_checkpoint(recorded, outside.objects, step=_EVER, sequence=upto)
     begun = recorded.begun(0 if start is None else start.sequence)
     incarnation = recorded.state.incarnation + 1
-    _catch_up(log, verifier, recorded, upto, clock)
+    _catch_up(log, verifier, recorded, upto, outside.clock)
     reason, superseded = "; ".join(["resumed", *differences(recorded.root, task)]), False
     while True:
-        claim = _claim(recorded, upto, incarnation, start, clock, reason=reason, superseded=superseded)
+        claim = _claim(recorded, upto, incarnation, start, outside.clock, reason=reason, superseded=superseded)
         log.claim(claim)
         try:
-            return train(
-                RunConfig.from_json(begun.run_started.config_json),
-                task,
-                log,
-                clock=clock,
-                objects=objects,
-                verifier=verifier,
-                run_id=begun.run_id,
-                should_stop=should_stop,
-                library=library,
-                incarnation=incarnation,
-                past=retrace(recorded, objects, start=start, upto=upto, claim=claim),
-            )
+            live = LiveWorld(outside, incarnation=incarnation)
+            world = recorded_world(recorded, live, start=start, upto=upto, claim=claim)
+            return train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)
         except Diverged as error:
             if superseded:
                 raise
@@ -137,3 +124,14 @@ def _answered(recorded: Recorded, upto: int) -> Iterator[bytes]:
 
 def _parsed(signed: Signed) -> tuple[Event, Signed]:
     return Event.FromString(signed.payload), signed
+
+
+def fork_run(parent: Recorded, run_id: str, task: Task, outside: Outside, *, step: int, change: Change) -> RunResult:
+    """Follow `parent` up to `step` and go on from there as the new run `run_id`, with that one `change`."""
+    check_data(parent.root, task)
+    upto, place = place_of(parent, step, change)
+    start = latest_checkpoint(parent, outside.objects, step=step, sequence=upto)
+    begun = parent.begun(0 if start is None else start.sequence)
+    fork = Fork(run_id, step, place, change, parent.begun(upto).run_started)
+    world = recorded_world(parent, LiveWorld(outside), start=start, upto=upto, fork=fork)
+    return train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)

@@ -1,43 +1,40 @@
-"""Everything that belongs to one run in this process, made once and handed to the functions that move it."""
+"""All that belongs to one run in this process; its state as a whole, captured, digested and put back bit for bit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any, Final
 
 import torch
 from torch import nn
 
-from contracts.leyline.v1.event_pb2 import SiteDescription
+from contracts.leyline.v1.event_pb2 import SiteDescription, StateDigested
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, AdaptationCommand
-from esper.errors import InvalidInput
+from esper.errors import CorruptState, InvalidInput
 from esper.karn import catalogue
 from esper.karn.approval import Clearance
-from esper.karn.offer import offer
+from esper.karn.catalogue import offer
+from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
-from esper.kasmina.kernels import TemplatesAlone
+from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
-from esper.leyline.verifier import CommandVerifier
-from esper.tolaria.breakers import FollowingBreaker
-from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.config import RunConfig
-from esper.tolaria.conservative import ConservativeMode
+from esper.tolaria.data import RandomStreams
 from esper.tolaria.flops import FlopMeter
-from esper.tolaria.forking import Fork
 from esper.tolaria.gradients import Learners, stage_weight
-from esper.tolaria.guard import Guard
-from esper.tolaria.kernels import LibraryKernels, RecordedKernels
+from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
+from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
-from esper.tolaria.past import Past
-from esper.tolaria.ports import Clock, KernelSource, Log
-from esper.tolaria.random_streams import RandomStreams
+from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.recorder import Recorder
-from esper.tolaria.snapshots import SnapshotCache
+from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
+from esper.tolaria.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +51,10 @@ class Run:
 
     config: RunConfig
     task: Task
-    log: Log
+    world: World
+    outside: Outside
     clock: Clock
     objects: ObjectStore
-    verifier: CommandVerifier | None
-    library: KernelSource | None
     recorder: Recorder
     device: torch.device
     batch_size: int
@@ -69,12 +65,13 @@ class Run:
     kasmina: Kasmina
     optimizer: GroupedOptimizer
     rates: LearningRates
+    rate_breaker: TrainerBreaker
     random: RandomStreams
     guard: Guard
     flops: FlopMeter
     windows: Windows
     mode: ConservativeMode
-    decider_breaker: FollowingBreaker
+    decider_breaker: TrainerBreaker
     snapshots: SnapshotCache
     params_host: int
     learners: Learners
@@ -94,13 +91,6 @@ class Run:
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
     """A command to roll back that was accepted and waits for the loop."""
-    fork: Fork | None = None
-    """What this run has yet to do to become another one."""
-
-    @property
-    def past(self) -> Past:
-        """What it did before and follows now."""
-        return self.recorder.past
 
     def regroup(self) -> None:
         """Sort the parameters that learn now by the loss that they learn from; call it when the seeds changed."""
@@ -125,20 +115,7 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def make_run(
-    config: RunConfig,
-    task: Task,
-    log: Log,
-    *,
-    clock: Clock,
-    objects: ObjectStore,
-    verifier: CommandVerifier | None,
-    run_id: str,
-    library: KernelSource | None = None,
-    incarnation: int = 1,
-    past: Past | None = None,
-    fork: Fork | None = None,
-) -> Run:
+def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run:
     """The run at step 0, with nothing published yet.
 
     `config` is made complete with the task's defaults and the ids of its pool. Draws from torch's global random stream,
@@ -161,8 +138,9 @@ def make_run(
     sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
-    recorder = Recorder(log, run_id, clock, incarnation=incarnation, past=past)
-    live = LibraryKernels(library) if library is not None and computes_in_32_bits(host) else TemplatesAlone()
+    outside, clock = world.outside, world.outside.clock
+    found = outside.library if computes_in_32_bits(host) else None
+    library = NoKernels() if found is None else LibraryKernels(found)
     kasmina = Kasmina(
         host,
         sites,
@@ -171,19 +149,18 @@ def make_run(
         steps_per_epoch=steps_per_epoch,
         seed=random.seeds["seeds"],
         monotonic=clock.monotonic,
-        kernels=RecordedKernels(recorder.past, objects, live),
-        witness=recorder.past,
+        kernels=WorldKernels(world, library),
+        verdicts=world,
     )
     random.begin_training()
     return Run(
         config=config,
         task=task,
-        log=log,
+        world=world,
+        outside=outside,
         clock=clock,
-        objects=objects,
-        verifier=verifier,
-        library=library,
-        recorder=recorder,
+        objects=outside.objects,
+        recorder=Recorder(world, run_id),
         device=device,
         batch_size=config.batch_size,
         steps_per_epoch=steps_per_epoch,
@@ -206,18 +183,17 @@ def make_run(
             warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
-            breaker=FollowingBreaker("learning_rate", recorder.past, clock.monotonic),
         ),
+        rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
-        decider_breaker=FollowingBreaker("tamiyo", recorder.past, clock.monotonic),
+        decider_breaker=TrainerBreaker("tamiyo", world, clock.monotonic),
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
-        fork=fork,
     )
 
 
@@ -230,7 +206,7 @@ def find_pool(config: RunConfig) -> tuple[str, ...]:
     """The ids of the run's pool; raises InvalidInput for one that does not exist or that it is not cleared for."""
     pool, clearance = catalogue.pool(config.pool), clearance_of(config)
     for blueprint_id in pool:
-        clearance.check(catalogue.find(blueprint_id))
+        clearance.check(find(blueprint_id))
     return pool
 
 
@@ -252,3 +228,101 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise InvalidInput(f"device {name!r} is not there: this machine has {count} of them, from cuda:0 on")
     return device
+
+
+_PROGRESS: Final = "progress"
+
+
+def capture(run: Run) -> FlatState:
+    """A copy of everything that decides what the run computes next: what a digest covers."""
+    return flatten(
+        {
+            "host": run.host.state_dict(),
+            "optimizer": run.optimizer.state(),
+            "learning_rate": run.rates.state(),
+            "kasmina": run.kasmina.state_dict(),
+            "random": run.random.state(),
+        }
+    )
+
+
+class TargetStepReached(Exception):
+    """The run is at the step at which its state was asked for; `state` is a copy of it."""
+
+    def __init__(self, state: FlatState) -> None:
+        super().__init__("the step that was asked for is reached")
+        self.state = state
+
+
+def stop_at_target_step(run: Run) -> None:
+    """Raise TargetStepReached where the run's state is asked for at this step; otherwise do nothing."""
+    if run.world.at_target_step():
+        raise TargetStepReached(capture(run))
+
+
+def with_progress(run: Run, flat: FlatState) -> FlatState:
+    """`flat` with what the next packet needs of the epochs before; no digest covers that part."""
+    progress = {
+        "guard": run.guard.state(),
+        "windows": run.windows.state(),
+        "probe_losses": list(run.probe_losses),
+        "epochs_since_structural_change": run.epochs_since_structural_change,
+        "paused_until": run.paused_until,
+        "spent": run.flops.state(),
+        "chains": {
+            seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
+        },
+    }
+    return FlatState(flat.tensors, {**flat.scalars, _PROGRESS: progress})
+
+
+def spent_by(flat: FlatState) -> dict[str, float]:
+    """The FLOPs that a run had spent when `with_progress` made `flat`; a rollback does not bring them back."""
+    spent: dict[str, float] = flat.scalars[_PROGRESS].get("spent", {})
+    return spent
+
+
+def publish_digest(run: Run, flat: FlatState, occasion: str) -> Digest:
+    """Digest `flat`, store the digests of its tensors as an object, and publish the root.
+
+    Raises Diverged where another one is on record.
+    """
+    found = digest(flat)
+    run.world.compare(found, flat)
+    reference = run.world.put(found.to_bytes())
+    body = StateDigested(root=found.root, tensors_ref=reference, tensors=len(flat.tensors), occasion=occasion)
+    run.recorder.publish(body)
+    return found
+
+
+def verify(flat: FlatState, root: bytes, step: int) -> None:
+    """Raise CorruptState where a stored state is not the one that was digested."""
+    scalars = {name: value for name, value in flat.scalars.items() if name != _PROGRESS}
+    if digest(FlatState(flat.tensors, scalars)).root != root:
+        raise CorruptState(f"the state kept for step {step} does not match its digest")
+
+
+def restore(run: Run, flat: FlatState) -> None:
+    """Make the run's state that of `flat`, which `with_progress` made; the tensors of `flat` stay its own."""
+    tree = unflatten(flat)
+    run.host.load_state_dict(tree["host"])
+    run.kasmina.load_state_dict(tree["kasmina"])
+    run.optimizer.load_state(tree["optimizer"], run.kasmina.modules())
+    run.optimizer.sync(run.kasmina.trainable(), run.kasmina.modules())
+    run.rates.load_state(tree["learning_rate"])
+    run.random.load_state(tree["random"])
+    run.regroup()
+    run.flops.structure_changed()
+    _load_progress(run, tree[_PROGRESS])
+
+
+def _load_progress(run: Run, progress: dict[str, Any]) -> None:
+    run.guard.load_state(progress["guard"])
+    run.windows.load_state(progress["windows"])
+    run.probe_losses = list(progress["probe_losses"])
+    run.epochs_since_structural_change = progress["epochs_since_structural_change"]
+    run.paused_until = progress.get("paused_until", 0)
+    run.chains = {
+        seed: Chain(**{name: bytes.fromhex(value) for name, value in chain.items()})
+        for seed, chain in progress["chains"].items()
+    }

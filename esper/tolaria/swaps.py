@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import KernelSwapped
 from esper.errors import CorruptState
-from esper.kasmina.kernels import Form
-from esper.kasmina.seed import Seed
-from esper.tezzeret.artifact import COMPILED
+from esper.kasmina.seed import Form, Seed
 from esper.tezzeret.compiled import fits_here, restore
+from esper.tezzeret.results import COMPILED
+from esper.tolaria.divergence import Diverged, Divergence, Place
 from esper.tolaria.effects import drain, publish
 from esper.tolaria.kernels import wanted_at
-from esper.tolaria.ports import KernelSource
+from esper.tolaria.outside import KernelSource
 from esper.tolaria.run import Run
 from esper.urza.artifact import Kernel, Refusal, named
 
@@ -44,34 +44,34 @@ class CompiledKernel:
 def swap_kernels(run: Run, inputs: Tensor) -> None:
     """Let compiled forms serve where the library has them and they were measured as faster; wait for the log.
 
-    A restored seed gets its compiled form back first, also while the past is followed: the state says that it serves.
+    A restored seed gets its compiled form back first: its state says that it serves.
     """
     for seed_id, seed in run.kasmina.swappable().items():
         if seed.compiled_ref:
             _swap(run, seed_id, _again(run, seed), inputs)
-    while (fact := run.past.here("kernel_swapped")) is not None:
-        swap_as_recorded(run, fact.kernel_swapped, inputs)
-        if run.past.here("kernel_swapped") is fact:
-            raise run.past.diverged(f"the kernel of {fact.kernel_swapped.seed_id} cannot be swapped as on record")
-    if not run.past.over or not run.config.compiled_kernels or run.library is None or run.device.type != "cpu":
+    for fact in run.world.swaps():
+        if not swap_as_recorded(run, fact.kernel_swapped, inputs):
+            what = f"the kernel of {fact.kernel_swapped.seed_id} cannot be swapped as on record"
+            raise Diverged(Divergence(Place.of(fact), what))
+    library = run.world.library()
+    if library is None or not run.config.compiled_kernels or run.device.type != "cpu":
         return
     for seed_id, seed in run.kasmina.swappable().items():
-        kernel = _offered(run, run.library, seed_id, seed)
+        kernel = _offered(run, library, seed_id, seed)
         if kernel is not None and (seed_id, kernel.artifact_ref) not in run.swaps_tried:
             _swap(run, seed_id, kernel, inputs)
             if seed.compiled is None:
                 run.swaps_tried.add((seed_id, kernel.artifact_ref))
 
 
-def swap_as_recorded(run: Run, fact: KernelSwapped, inputs: Tensor) -> None:
-    """What `swap_kernels` did when `fact` was recorded, by the fact and the object store alone."""
+def swap_as_recorded(run: Run, fact: KernelSwapped, inputs: Tensor) -> bool:
+    """Do what `swap_kernels` did when `fact` was recorded, with the object store alone; whether anything changed."""
     if fact.to_form != COMPILED:
-        _swap(run, fact.seed_id, None, inputs)
-        return
+        return _swap(run, fact.seed_id, None, inputs)
     kernel = named(run.objects, fact.artifact_ref, fact.blueprint_id)
     if isinstance(kernel, Refusal):
         raise CorruptState(f"the compiled kernel of {fact.seed_id} is gone: {kernel.detail}")
-    _swap(run, fact.seed_id, CompiledKernel(kernel, compiled_folder()), inputs)
+    return _swap(run, fact.seed_id, CompiledKernel(kernel, compiled_folder()), inputs)
 
 
 def compiled_folder() -> Path:
@@ -81,12 +81,14 @@ def compiled_folder() -> Path:
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir())
 
 
-def _swap(run: Run, seed_id: str, kernel: CompiledKernel | None, inputs: Tensor) -> None:
+def _swap(run: Run, seed_id: str, kernel: CompiledKernel | None, inputs: Tensor) -> bool:
+    """Whether another form serves now; if so, the log has it."""
     facts = run.kasmina.swap(seed_id, kernel, inputs)
     publish(run, facts)
     drain(run)
     if facts:
-        run.log.flush()
+        run.outside.log.flush()
+    return bool(facts)
 
 
 def _offered(run: Run, library: KernelSource, seed_id: str, seed: Seed) -> CompiledKernel | None:

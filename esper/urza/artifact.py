@@ -1,11 +1,11 @@
-"""What an artifact is in the object store, and the one way to read one: every check, every time.
+"""The artifact of a kernel in the object store: the one way to write it and the one way to read it.
 
     artifact_ref ─► manifest (JSON: guard, measurements) ─► weights_ref  initial weights, safetensors
                                                         └─► cache_ref    torch's compiler cache, "" where there is none
 
 The manifest's SHA-256 is the version's address and checksum, and the manifest names the other objects by theirs: so the
-signature of the event that names the artifact (`ArtifactStored`, `KernelArtifactReady`) vouches for all of it, and a
-version cannot be changed, only followed by another. Nothing here is unpickled, and nothing needs torch.
+signature of the event that names the artifact (`ArtifactStored`, `KernelArtifactReady`) covers all of it, and a version
+cannot be changed, only followed by another. Nothing here is unpickled, and nothing needs torch.
 
 Source: R-URZA-2 to R-URZA-6, R-URZA-22, R-URZA-24, rulings 16 and 20.
 """
@@ -17,18 +17,20 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.urza.version import Place, Version
-from esper.urza.weights import layout
 
 FORMAT: Final = 1
 MAX_BYTES: Final = 100 * 10**6
+"""Weights and compiler cache together."""
 MAX_MANIFEST_BYTES: Final = 2**20
 COMPRESS_ABOVE_BYTES: Final = 10 * 10**6
+MAX_HEADER_BYTES: Final = 2**20
+"""Of a safetensors file: https://huggingface.co/docs/safetensors."""
 
 Reason = Literal[
     "missing_artifact",
@@ -77,7 +79,7 @@ class Kernel:
 
     @property
     def nbytes(self) -> int:
-        """What it takes of a cache."""
+        """Its size in memory."""
         return len(self.content) + len(self.weights) + len(self.cache)
 
     @property
@@ -102,14 +104,29 @@ class Refusal:
     detail: str
 
 
-def keep(objects: ObjectStore, content: bytes) -> str:
-    """Store a part of an artifact durably, compressed above 10 MB; its reference is that of the bytes as given.
+def store(objects: ObjectStore, manifest: Mapping[str, Any], weights: bytes, cache: bytes = b"") -> str:
+    """Store an artifact durably, the manifest last, and return its reference.
 
-    Raises InvalidInput above 100 MB.
+    `manifest` is what `read` expects but for format, references and sizes, which are filled in. Objects above 10 MB are
+    compressed; a reference is always that of the bytes as given, so the same content gives the same reference. Raises
+    InvalidInput above 100 MB, before anything is stored.
     """
-    if len(content) > MAX_BYTES:
-        raise InvalidInput(f"a kernel of {len(content)} bytes is too large: the library takes {MAX_BYTES} at most")
-    return objects.put(content, compress=len(content) > COMPRESS_ABOVE_BYTES)
+    check_size(len(weights) + len(cache))
+    whole = {
+        **manifest,
+        "format": FORMAT,
+        "weights_ref": _put(objects, weights),
+        "weights_bytes": len(weights),
+        "cache_ref": _put(objects, cache) if cache else "",
+        "cache_bytes": len(cache),
+    }
+    return _put(objects, json.dumps(whole, sort_keys=True, indent=1).encode())
+
+
+def check_size(nbytes: int) -> None:
+    """Raise InvalidInput where weights and compiler cache of `nbytes` together are more than the library takes."""
+    if nbytes > MAX_BYTES:
+        raise InvalidInput(f"a kernel of {nbytes} bytes is too large: the library takes {MAX_BYTES} at most")
 
 
 def read(objects: ObjectStore, expected: Expected) -> Kernel | Refusal:
@@ -130,7 +147,7 @@ def read(objects: ObjectStore, expected: Expected) -> Kernel | Refusal:
 def named(objects: ObjectStore, artifact_ref: str, blueprint_id: str) -> Kernel | Refusal:
     """The kernel behind a reference alone, as a fact of a run gives it: the reference is the manifest's checksum.
 
-    For a replay, which has the word of its run's signed facts for it and no catalogue.
+    For a replay, which has the signed facts of its run and no catalogue.
     """
     try:
         digest = _manifest(_object(objects, artifact_ref, MAX_MANIFEST_BYTES), artifact_ref)["guard_digest"]
@@ -154,7 +171,7 @@ def check(kernel: Kernel, expected: Expected) -> Refusal | None:
 
 
 def guard_digest(guard: Any) -> str:
-    """SHA-256 (hex) over a guard spec's JSON with its keys in order: the same guard gives the same."""
+    """SHA-256 (hex) over a guard's JSON with its keys in order: the same guard gives the same digest (R-TEZ-19)."""
     return hashlib.sha256(json.dumps(guard, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -213,6 +230,42 @@ def _check_manifest(content: bytes, manifest: Mapping[str, Any], expected: Expec
     _require(fits, "oversized", f"{ref} declares {sum(sizes)} bytes; the library serves {MAX_BYTES} at most")
 
 
+Layout: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
+"""Of every tensor, by name: torch's name for its kind of number, and its shape."""
+
+_DTYPES: Final = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def layout(content: bytes) -> Layout:
+    """The tensors in a safetensors file, read from its header alone: no tensor is made and torch is not needed.
+
+    Raises CorruptState where the bytes are no safetensors file, or of a kind of number that is not in the list.
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", content)
+        if length > min(MAX_HEADER_BYTES, len(content) - 8):
+            raise CorruptState(f"a safetensors header of {length} bytes in a file of {len(content)}")
+        header = json.loads(content[8 : 8 + length])
+        return {
+            str(name): (_DTYPES[entry["dtype"]], tuple(entry["shape"]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptState(f"no safetensors file: {type(error).__name__} {error}") from None
+
+
 def _check_layout(manifest: Mapping[str, Any], weights: bytes, ref: str) -> None:
     """The weights are the tensors that the guard names, each of its shape and kind of number."""
     try:
@@ -226,6 +279,10 @@ def _check_layout(manifest: Mapping[str, Any], weights: bytes, ref: str) -> None
         raise _RefusedError(Refusal("malformed", f"weights or guard of {ref} cannot be read: {error}")) from None
     others = sorted(name for name in found.keys() | guarded if found.get(name) != guarded.get(name))
     _require(not others, "guard_mismatch", f"the weights of {ref} are not as guarded: {', '.join(others)}")
+
+
+def _put(objects: ObjectStore, content: bytes) -> str:
+    return objects.put(content, compress=len(content) > COMPRESS_ABOVE_BYTES)
 
 
 def _object(objects: ObjectStore, ref: str, limit: int) -> bytes:

@@ -1,92 +1,106 @@
-"""A bounded memory of kernels: the least recently used make room, and none stays longer than an hour.
+"""Checked kernels in memory, before the object store: the least recently used leave first, none stays over an hour.
 
-Evicting forgets a copy and nothing else: objects and catalogue stay as they are (R-URZA-15).
+Evicting forgets a copy and nothing else: objects and catalogue stay as they are (R-URZA-15). The library serves from
+one, and a trainer reads through one of its own what a prefetch answer names.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final, Generic, Protocol, TypeVar
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from cachetools import TTLCache
 
 from esper.errors import InvalidInput
+from esper.leyline.objects import ObjectStore
+from esper.urza import artifact
+from esper.urza.artifact import Expected, Kernel, Refusal
 from esper.urza.version import MonotonicS
 
 LIMIT_BYTES: Final = 1024 * 2**20
 TTL_S: Final = 3_600.0
 
 
-class Sized(Protocol):
-    """Something that knows how many bytes of memory it takes."""
+class Memory(TTLCache[str, Kernel]):
+    """Kernels by reference, together at most `maxsize` bytes; counts what made room and what expired."""
+
+    def __init__(self, limit_bytes: int, ttl_s: float, monotonic: MonotonicS) -> None:
+        self.evictions = 0
+        self.expired = 0
+        super().__init__(limit_bytes, ttl_s, timer=monotonic, getsizeof=lambda kernel: kernel.nbytes)
+
+    def popitem(self) -> tuple[str, Kernel]:
+        """Drop the least recently used, as a cache that is full does."""
+        self.evictions += 1
+        return super().popitem()
+
+    def expire(self, time: float | None = None) -> list[tuple[str, Kernel]]:
+        """Drop everything whose time is over."""
+        gone = list(super().expire(time))
+        self.expired += len(gone)
+        return gone
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The kernel or why it is refused, and whether it came from memory."""
+
+    kernel: Kernel | Refusal
+    cached: bool
+
+
+class KernelCache:
+    """An object store with a memory before it: every kernel is checked each time it is handed out (R-URZA-3).
+
+    Safe for several threads; two that miss at once both read the store. Raises InvalidInput for a cache without room or
+    time.
+    """
+
+    def __init__(
+        self, objects: ObjectStore, monotonic: MonotonicS, *, limit_bytes: int = LIMIT_BYTES, ttl_s: float = TTL_S
+    ) -> None:
+        if limit_bytes < 1 or ttl_s <= 0:
+            raise InvalidInput(f"a cache needs room and time, not {limit_bytes} bytes for {ttl_s:g} s")
+        self.memory = Memory(limit_bytes, ttl_s, monotonic)
+        self._objects = objects
+        self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """What the kernels in memory take."""
+        return int(self.memory.currsize)
 
+    def fetch(self, expected: Expected) -> Fetched:
+        """The kernel that is expected, from memory or else from the store, or the first check that it fails."""
+        found = self.in_memory(expected)
+        if found is not None:
+            return found
+        read = artifact.read(self._objects, expected)
+        if isinstance(read, Kernel) and read.nbytes <= self.memory.maxsize:
+            with self._lock:
+                self.memory[expected.artifact_ref] = read
+        return Fetched(read, cached=False)
 
-Item = TypeVar("Item", bound=Sized)
+    def in_memory(self, expected: Expected) -> Fetched | None:
+        """The same from memory alone; None where it is not there.
 
-
-class Cache(Generic[Item]):
-    """Items by reference, together at most `limit_bytes`. Counts hits, misses, evictions and what expired.
-
-    Not safe for several threads at once.
-    """
-
-    def __init__(self, monotonic: MonotonicS, *, limit_bytes: int = LIMIT_BYTES, ttl_s: float = TTL_S) -> None:
-        if limit_bytes < 1 or ttl_s <= 0:
-            raise InvalidInput(f"a cache needs room and time, not {limit_bytes} bytes for {ttl_s:g} s")
-        self._monotonic = monotonic
-        self._limit_bytes = limit_bytes
-        self._ttl_s = ttl_s
-        self._items: OrderedDict[str, tuple[Item, float]] = OrderedDict()
-        self.nbytes = 0
-        self.hits = 0
-        self.misses = 0
-        self.evictions = 0
-        self.expired = 0
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def get(self, ref: str) -> Item | None:
-        """The item, if it is here and fresh."""
-        held = self._items.get(ref)
-        if held is not None and self._monotonic() - held[1] >= self._ttl_s:
-            self._drop(ref)
-            self.expired += 1
-            held = None
-        if held is None:
-            self.misses += 1
+        A copy that went bad is evicted and refused: this caller gets nothing, the next one what the store has.
+        """
+        with self._lock:
+            self.memory.expire()
+            kernel = self.memory.get(expected.artifact_ref)
+        if kernel is None:
             return None
-        self.hits += 1
-        self._items.move_to_end(ref)
-        return held[0]
+        refusal = artifact.check(kernel, expected)
+        if refusal is None:
+            return Fetched(kernel, cached=True)
+        with self._lock:
+            if self.memory.pop(expected.artifact_ref, None) is not None:
+                self.memory.evictions += 1
+        return Fetched(refusal, cached=True)
 
-    def put(self, ref: str, item: Item) -> None:
-        """Keep an item from now on. One that is larger than the whole cache is not kept."""
-        self._drop(ref)
-        if item.nbytes > self._limit_bytes:
-            return
-        while self.nbytes + item.nbytes > self._limit_bytes:
-            self._drop(next(iter(self._items)))
-            self.evictions += 1
-        self._items[ref] = (item, self._monotonic())
-        self.nbytes += item.nbytes
-
-    def evict(self, ref: str) -> None:
-        """Forget an item, because it is not what it should be."""
-        if ref in self._items:
-            self._drop(ref)
-            self.evictions += 1
-
-    def sweep(self) -> None:
-        """Forget everything whose time is over."""
-        now = self._monotonic()
-        for ref in [ref for ref, (_, kept_at) in self._items.items() if now - kept_at >= self._ttl_s]:
-            self._drop(ref)
-            self.expired += 1
-
-    def _drop(self, ref: str) -> None:
-        held = self._items.pop(ref, None)
-        if held is not None:
-            self.nbytes -= held[0].nbytes
+    def expire(self) -> None:
+        """Forget what has been in memory for too long."""
+        with self._lock:
+            self.memory.expire()

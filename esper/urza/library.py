@@ -24,17 +24,14 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.leyline.breaker import CircuitBreaker
 from esper.urza.artifact import IDENTITY, Expected, Kernel, Refusal
-from esper.urza.retention import archived
-from esper.urza.shelf import Shelf, Taken
-from esper.urza.version import Catalogue, MonotonicS, Place, Query, Version
+from esper.urza.cache import Fetched, KernelCache
+from esper.urza.version import Catalogue, MonotonicS, Place, Query, Version, archived
 
 QUERY_LIMIT_S: Final = 0.5
 CALL_LIMIT_S: Final = 0.4
 CONSERVATIVE_S: Final = 300.0
 REMEMBERED: Final = 10_000
-
 Fallback = Literal["", "timeout", "breaker_open", "conservative", "catalogue_failed", "artifact_not_found", "refused"]
-
 Result = TypeVar("Result")
 
 
@@ -77,13 +74,13 @@ class UrzaLibrary:
     def __init__(
         self,
         catalogue: Catalogue,
-        shelf: Shelf,
+        kernels: KernelCache,
         *,
         monotonic: MonotonicS,
         limit_s: float = QUERY_LIMIT_S,
         call_limit_s: float = CALL_LIMIT_S,
     ) -> None:
-        self.shelf = shelf
+        self.kernels = kernels
         self.counts: Counter[str] = Counter()
         self._catalogue = catalogue
         self._monotonic = monotonic
@@ -150,7 +147,7 @@ class UrzaLibrary:
         if not versions or archived(versions[0], now_ms):
             return Served(IDENTITY, fallback="artifact_not_found")
         version = versions[0]
-        served = _served(version, self.shelf.take(Expected.of_version(version)))
+        served = _served(version, self.kernels.fetch(Expected.of_version(version)))
         if served.refusal is None:
             self._remember(wanted, version)
         return served
@@ -166,7 +163,7 @@ class UrzaLibrary:
         """What was handed out before, if it is still in memory and still what it was."""
         with self._lock:
             version = self._served.get(wanted)
-        held = self.shelf.held(Expected.of_version(version)) if version is not None else None
+        held = self.kernels.in_memory(Expected.of_version(version)) if version is not None else None
         return _served(version, held) if version is not None and held is not None else None
 
     def _closed(self) -> Fallback:
@@ -216,7 +213,7 @@ class UrzaLibrary:
         )
 
 
-def _served(version: Version, taken: Taken) -> Served:
+def _served(version: Version, taken: Fetched) -> Served:
     if isinstance(taken.kernel, Refusal):
         return Served(IDENTITY, version, "refused", taken.kernel)
     return Served(taken.kernel, version, cached=taken.cached)

@@ -1,4 +1,4 @@
-"""What the library knows of a stored version, and how it is asked: plain values, shared with the projection."""
+"""A stored version as the catalogue knows it, how it is asked for, and how long it is served."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from contracts.leyline.v1.leyline_pb2 import BlueprintTier
 from esper.errors import InvalidInput
 
 State = Literal["active", "validated", "deprecated", "rejected"]
-"""The last of its line; an older one that a run attached; an older one that none did; approval withdrawn. What moves a
-version from one to another is the table of `esper.urza.lifecycle`."""
-
+"""The last of its line; an older one that a run attached; an older one that none did; approval withdrawn. The catalogue
+computes it (`projections/sql/library/versions.sql`); docs/blueprints.md draws what moves a version between them."""
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 100
 
@@ -42,8 +41,9 @@ class Place:
 class Version:
     """One stored artifact as the catalogue has it. Times `_ms` ending in `at_ms` are the log's, Unix milliseconds.
 
-    `checksum` is the SHA-256 (hex) of the initial weights' uncompressed bytes, `guard_digest` that of the guard spec.
-    `is_approved` says that its blueprint is registered, and approved where its kind needs that.
+    `checksum` is the SHA-256 (hex) of the manifest's bytes, as in `artifact_ref`, and `guard_digest` that of the
+    guard's JSON (`esper.urza.artifact.guard_digest`). `is_approved` says that its blueprint is registered, and approved
+    where its kind needs that.
     `since_ms` is when it came into its `state`.
     """
 
@@ -131,3 +131,13 @@ def _single(value: float) -> float:
     except OverflowError:  # no setting is that large; as text it is like no other
         return value
     return single
+
+
+DAY_MS: Final = 24 * 60 * 60 * 1000
+KEPT_DAYS: Final[Mapping[State, int | None]] = {"active": None, "validated": 365, "deprecated": 90, "rejected": 30}
+
+
+def archived(version: Version, now_ms: int) -> bool:
+    """Whether the time of a version is over at the Unix time `now_ms`."""
+    days = KEPT_DAYS[version.state]
+    return days is not None and now_ms - version.since_ms > days * DAY_MS

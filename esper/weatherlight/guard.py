@@ -6,11 +6,13 @@ of `esper run` leaves no process behind. Linux only; elsewhere the children noti
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import runpy
 import signal
 import sys
+from pathlib import Path
 from typing import Final
 
 from esper.installation import python_module
@@ -32,8 +34,19 @@ def die_with_parent() -> None:
 
 
 def be_nice() -> None:
-    """Take the low priority that the parent asked for, before anything heavy is imported."""
-    os.nice(int(os.environ.pop(NICENESS_VARIABLE, "0")))
+    """Take the low priority that the parent asked for, before anything heavy is imported.
+
+    Linux may group processes by session and share the cores among the groups; then the niceness of the group counts,
+    and every service has a session of its own. A process of the policy SCHED_BATCH takes no core from one that runs
+    when it wakes, which is what a decision suffered from most.
+    """
+    niceness = int(os.environ.pop(NICENESS_VARIABLE, "0"))
+    os.nice(niceness)
+    if niceness and sys.platform == "linux":
+        with contextlib.suppress(OSError):  # no such groups, or forbidden: then the niceness alone must do
+            Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def guarded(module: str, *arguments: str) -> list[str]:

@@ -82,8 +82,7 @@ def _load() -> None:
     """Import all that a trainer needs, and have the collector leave it alone so that its pages stay shared."""
     import torch._dynamo  # noqa: F401, PLC0415 - torch imports it anyway, at the first step of any optimiser
 
-    import esper.tolaria.fork  # noqa: PLC0415 - as the last
-    import esper.tolaria.resume  # noqa: PLC0415
+    import esper.tolaria.resume  # noqa: PLC0415 - as the last
     import esper.tolaria.tasks  # noqa: PLC0415
     import esper.tolaria.train  # noqa: F401, PLC0415 - torch takes two seconds; wrong arguments are told before
 

@@ -33,8 +33,8 @@ from streams.topics import ensure_topics
 FIRST_LEASE_S: Final = 3.0
 """A supervisor without a client for this long after its start ends: its client was interrupted before it could ask."""
 BROKER_STOP_S: Final = 1.5
-FORGE_NICENESS: Final = 5
-"""Its children add ten of their own."""
+NICENESS: Final = {"worker": 5, "archiver": 5, "forge": 5}
+"""Nobody waits for these, and a training step and a decision come first. Children of the forge add ten of their own."""
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,12 @@ class Supervisor:
             arguments = ("--data-dir", str(self.data_dir), "--brokers", self.brokers)
             if "forge" in names:
                 self._runners.append(asyncio.create_task(self._keep_forge(arguments)))
-            await asyncio.gather(*(self._start(ServiceSpec(name, f"streams.{name}", arguments)) for name in agents))
+            await asyncio.gather(
+                *(
+                    self._start(ServiceSpec(name, f"streams.{name}", arguments, niceness=NICENESS.get(name, 0)))
+                    for name in agents
+                )
+            )
             if agents:
                 ring = load_key_ring(Settings.load(data=self.data_dir), self.brokers)
                 self._runners.append(asyncio.create_task(report(self.status, self.brokers, ring, self._metrics)))
@@ -209,7 +214,7 @@ class Supervisor:
 
     async def _keep_forge(self, arguments: tuple[str, ...]) -> None:
         try:
-            await self._start(ServiceSpec("forge", "streams.forge", arguments, niceness=FORGE_NICENESS))
+            await self._start(ServiceSpec("forge", "streams.forge", arguments, niceness=NICENESS["forge"]))
         except EsperError as error:
             logger.error("no kernels are compiled: %s", error)  # noqa: TRY400 - foreseen, as below
 

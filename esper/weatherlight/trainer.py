@@ -29,10 +29,9 @@ from esper.errors import EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
-from esper.tolaria.forking import read_change
-from esper.tolaria.ports import Clock
-from esper.urza.cache import Cache
-from esper.urza.shelf import Shelf
+from esper.tolaria.fork_change import read_change
+from esper.tolaria.outside import Clock, Outside
+from esper.urza.cache import KernelCache
 from esper.weatherlight.plan import Plan
 from streams.health import HealthServer
 from streams.keys import load_key_ring
@@ -83,11 +82,11 @@ def _train(
     data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, plan: Plan, *, stop: threading.Event
 ) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
-    from esper.tolaria.fork import fork_run  # noqa: PLC0415 - torch is loaded by the time that this is called
-    from esper.tolaria.resume import resume_run  # noqa: PLC0415
+    from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415 - torch is loaded by now
     from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
+    from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
     objects = ObjectStore(settings.objects)
@@ -107,29 +106,24 @@ def _train(
     with (
         KafkaLog(brokers, ring, run_id=run_id, metrics=metrics) as log,
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}),
-        closing(Prefetch(log.writer, ring, _shelf(settings), run_id=run_id, metrics=metrics)) as library,
+        closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
     ):
-        world: dict[str, Any] = {
-            "clock": clock,
-            "objects": objects,
-            "verifier": CommandVerifier(ring),
-            "should_stop": stop.is_set,
-            "library": library,
-        }
+        verifier = CommandVerifier(ring)
+        outside = Outside(log, clock, objects, verifier, library, stop.is_set)
         if plan.begin == "start":
-            return train(config, task, log, run_id=run_id, **world).to_dict()
+            return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         from esper.weatherlight.rejoin import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
 
         archive = settings.data / "archive"
         if plan.begin == "resume":
-            return resume_run(read_recorded(archive, run_id, log.ends), task, log, **world).to_dict()
+            return resume_run(read_recorded(archive, run_id, log.ends), task, outside, log, verifier).to_dict()
         parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
-        return fork_run(parent, run_id, task, log, step=plan.step, change=change, **world).to_dict()
+        return fork_run(parent, run_id, task, outside, step=plan.step, change=change).to_dict()
 
 
-def _shelf(settings: Settings) -> Shelf:
+def _kernel_cache(settings: Settings) -> KernelCache:
     """The trainer's own memory of kernels; those of a small run's sites take about one megabyte together."""
-    return Shelf(ObjectStore(settings.objects), Cache(time.monotonic, limit_bytes=KERNEL_BYTES))
+    return KernelCache(ObjectStore(settings.objects), time.monotonic, limit_bytes=KERNEL_BYTES)
 
 
 def _told(error: Exception) -> str:

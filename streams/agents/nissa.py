@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Final
 
 from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY
 from esper.leyline import ids
@@ -14,7 +14,7 @@ from esper.leyline.envelope import Event, new_event
 from esper.nissa.alerts import RULES, Alert, Watches, evolve_alerts, evolve_ended, evolve_restored
 from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
-from streams.app import record_of_event, source
+from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import Room
 from streams.producer import Publisher
@@ -150,10 +150,5 @@ async def furnish(room: Room) -> None:
     async for event in past(room.brokers, room.ring, EMERGENCY):
         nissa.restore(event)
     intake = Intake("nissa", room.ring, room.publisher, room.metrics, nissa.handle, fold=True)
-
-    async def take_all(stream: Any) -> None:
-        async for event in stream.events():
-            await intake.take(record_of_event(event))
-
-    room.app.agent(source(room.app, EMERGENCY, DEADLETTER), name="nissa-emergency")(take_all)
-    room.app.agent(source(room.app, RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY), name="nissa")(take_all)
+    add_agent(room.app, "nissa-emergency", [EMERGENCY, DEADLETTER], intake.take)
+    add_agent(room.app, "nissa", [RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY], intake.take)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Final
 
 from contracts.leyline.v1.event_pb2 import (
     BlueprintOption,
@@ -18,7 +18,7 @@ from contracts.topics import COMMANDS, REPORTS, RUNS
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.objects import ObjectStore
 from esper.tamiyo.answer import answer
-from streams.app import record_of_event, source
+from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import Room
 from streams.producer import Publisher
@@ -83,10 +83,5 @@ async def furnish(room: Room) -> None:
     """Tamiyo's agent on `esper.runs`, warmed up."""
     decider = Decider(room.publisher, ObjectStore(room.settings.objects), room.metrics)
     intake = Intake("tamiyo", room.ring, room.publisher, room.metrics, decider.handle)
-
-    async def tamiyo(stream: Any) -> None:
-        async for event in stream.events():
-            await intake.take(record_of_event(event))
-
-    room.app.agent(source(room.app, RUNS), name="tamiyo")(tamiyo)
+    add_agent(room.app, "tamiyo", [RUNS], intake.take)
     await decider.warm_up()

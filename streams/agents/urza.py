@@ -6,21 +6,20 @@ import asyncio
 import logging
 import signal
 import time
-from typing import Any, Final
+from typing import Final
 
 from contracts.topics import KERNELS
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.tezzeret import events as tezzeret
 from esper.urza import prefetch
-from esper.urza.cache import Cache
+from esper.urza.cache import KernelCache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
-from esper.urza.shelf import Shelf
 from projections.library import URZA, Library, LibraryReader
 from projections.registry import PROJECTIONS, file_of
 from projections.store import Locked, Store
-from streams.app import record_of_event, source
+from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import Room
 from streams.producer import Publisher
@@ -37,7 +36,7 @@ _tasks: set[asyncio.Task[None]] = set()
 logger = logging.getLogger(__name__)
 
 
-class Counter:
+class PrefetchHandler:
     """Answers requests. An id is used up once its answer is acknowledged, so a failed attempt can be made again.
 
     `jobs` are the compile jobs that were asked for; a kernel that is not stored becomes one more (R-TEZ-1).
@@ -74,7 +73,7 @@ class Counter:
             prefetch.breaker_changed(change, event, ordinal, now_ns=now_ns)
             for ordinal, change in enumerate(self._library.take_changes())
         ]
-        wishes = [tezzeret.wished(event, now_ns)] if served.fallback == "artifact_not_found" else []
+        wishes = [tezzeret.requested_by_prefetch(event, now_ns)] if served.fallback == "artifact_not_found" else []
         new = [wish for wish in wishes if wish.compile_requested.job_id not in self._jobs]
         await self._publisher.publish([*changes, *prefetch.answer(event, served, now_ns=now_ns), *new])
         self._nonces.use(request.request_id, event.event_id)
@@ -92,10 +91,10 @@ class Counter:
 
     def show(self) -> None:
         """Set the gauges."""
-        cache = self._library.shelf.cache
-        self._metrics.set("esper_urza_cache_evictions", cache.evictions)
-        self._metrics.set("esper_urza_cache_expired", cache.expired)
-        self._metrics.set("esper_urza_cache_size_bytes", cache.nbytes)
+        kernels = self._library.kernels
+        self._metrics.set("esper_urza_cache_evictions", kernels.memory.evictions)
+        self._metrics.set("esper_urza_cache_expired", kernels.memory.expired)
+        self._metrics.set("esper_urza_cache_size_bytes", kernels.nbytes)
         self._metrics.set("esper_urza_breaker_state", float(self._library.breaker_state))
         self._metrics.set("esper_urza_breaker_openings", self._library.counts["breaker_opened"])
         self._metrics.set("esper_urza_conservative_mode", float(self._library.conservative))
@@ -104,7 +103,7 @@ class Counter:
     async def keep_house(self) -> None:
         """Forget what has been in memory for too long, for ever."""
         while True:
-            self._library.shelf.sweep()
+            self._library.kernels.expire()
             self.show()
             await asyncio.sleep(SWEEP_S)
 
@@ -127,22 +126,17 @@ async def furnish(room: Room) -> LibraryReader:
     nonces = Nonces()
     async for event in past(room.brokers, room.ring, KERNELS):
         nonces.restore(event)
-    shelf = Shelf(ObjectStore(room.settings.objects), Cache(time.monotonic, limit_bytes=CACHE_BYTES))
+    kernels = KernelCache(ObjectStore(room.settings.objects), time.monotonic, limit_bytes=CACHE_BYTES)
     reader = feed.lend(library.reader())
-    counter = Counter(
-        UrzaLibrary(feed.lend(library.reader()), shelf, monotonic=time.monotonic),
+    counter = PrefetchHandler(
+        UrzaLibrary(feed.lend(library.reader()), kernels, monotonic=time.monotonic),
         nonces,
         reader.jobs(),
         room.publisher,
         room.metrics,
     )
     intake = Intake("urza", room.ring, room.publisher, room.metrics, counter.handle)
-
-    async def urza(stream: Any) -> None:
-        async for event in stream.events():
-            await intake.take(record_of_event(event))
-
-    room.app.agent(source(room.app, KERNELS), name="urza")(urza)
+    add_agent(room.app, "urza", [KERNELS], intake.take)
     for task in (asyncio.create_task(feed.keep()), asyncio.create_task(counter.keep_house())):
         _tasks.add(task)
         task.add_done_callback(_ended)

@@ -20,7 +20,7 @@ from streams.broker.handlers import admin, fetch, groups, list_offsets, metadata
 
 Answer = Fields | None
 """None: nothing is sent (a produce request with acks=0)."""
-Handler = Callable[[Core, Caller, Any], Answer | Awaitable[Answer]]
+Handler = Callable[[Core, Caller, Any], Answer | Awaitable[Answer] | fetch.LongPoll]
 API_VERSIONS: Final = 18
 PRODUCE: Final = 0
 

@@ -1,8 +1,8 @@
 """One client connection: frames in, answers out, strictly in order.
 
 Most requests are answered inside `data_received`, without a task: that is what keeps a round trip short. A request
-that has to wait (a fetch with nothing to read, a join) holds back those behind it, as in Kafka, and is cancelled when
-the client goes away.
+that has to wait (a join, a sync of the disk) holds back those behind it, as in Kafka, and is cancelled when the client
+goes away. A fetch that waits for records is answered as soon as another request comes behind it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any, Final, cast
 
 from kio.schema.errors import ErrorCode
@@ -19,6 +20,7 @@ from streams.broker.apis import API_VERSIONS, APIS, PRODUCE, Answer, Api, advert
 from streams.broker.codec import read_message, read_string, write_message
 from streams.broker.core import Caller, Core
 from streams.broker.errors import Malformed
+from streams.broker.handlers.fetch import LongPoll
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 256
@@ -39,6 +41,7 @@ class Connection(asyncio.Protocol):
         self._peers = peers
         self._buffer = bytearray()
         self._waiting: asyncio.Task[None] | None = None
+        self._long_poll: LongPoll | None = None
         self._writable = True
         self._transport: asyncio.Transport | None = None
         self._host = ""
@@ -65,6 +68,8 @@ class Connection(asyncio.Protocol):
         self._buffer.clear()
         if self._waiting is not None:
             self._waiting.cancel()
+        if self._long_poll is not None:
+            self._long_poll.cancel()
 
     def pause_writing(self) -> None:
         """The client does not read: nothing more is worked on for it."""
@@ -78,6 +83,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes what came and works on every whole request in it."""
         self._buffer += data
+        if self._long_poll is not None:
+            self._long_poll.end()  # what is asked now would have to wait behind it
         self._pump()
 
     def close(self) -> None:
@@ -85,9 +92,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def _busy(self) -> bool:
+        """Whether a request waits, and those behind it with it."""
+        return self._waiting is not None or self._long_poll is not None
+
     def _pump(self) -> None:
         try:
-            while self._transport is not None and self._waiting is None and self._writable:
+            while self._transport is not None and not self._busy and self._writable:
                 frame = self._next_frame()
                 if frame is None:
                     break
@@ -108,7 +120,7 @@ class Connection(asyncio.Protocol):
         """Reads on, unless requests pile up behind one that waits."""
         if self._transport is None or self._transport.is_closing():
             return
-        held = self._waiting is not None or not self._writable
+        held = self._busy or not self._writable
         if held and len(self._buffer) > _PIPELINE_BYTES:
             self._transport.pause_reading()
         elif not self._transport.is_reading():
@@ -142,7 +154,13 @@ class Connection(asyncio.Protocol):
         caller = Caller(client_id or "", self._host, self._reached, version)
         request = None if key == API_VERSIONS else read_message(request_schema(key, version), frame, position)
         answer = api.handle(self._core, caller, request)
-        if isinstance(answer, Awaitable):
+        if isinstance(answer, LongPoll) and self._buffer:  # another request is here already
+            answer.cancel()
+            self._send(answer.answer(), api, version, correlation_id)
+        elif isinstance(answer, LongPoll):
+            self._long_poll = answer
+            answer.deliver = partial(self._deliver, answer, api, version, correlation_id)
+        elif isinstance(answer, Awaitable):
             task = self._finish(answer, api, version, correlation_id)
             self._waiting = asyncio.get_running_loop().create_task(task)
         else:
@@ -161,6 +179,15 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - as in _pump
             self._give_up()
         self._waiting = None
+        self._pump()
+
+    def _deliver(self, poll: LongPoll, api: Api, version: int, correlation_id: int) -> None:
+        """Called in the midst of the request that wrote the records: nothing here may fail it."""
+        try:
+            self._send(poll.answer(), api, version, correlation_id)
+        except Exception:  # noqa: BLE001 - as in _pump
+            self._give_up()
+        self._long_poll = None
         self._pump()
 
     def _send(self, answer: Answer, api: Api, version: int, correlation_id: int) -> None:

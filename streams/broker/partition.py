@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -26,11 +27,15 @@ _LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """What recovery needs to know besides the folder: was this stop the machine's, where does the log start."""
+    """What recovery needs to know besides the folder: was this stop the machine's, where does the log start.
+
+    `written` is set whenever there is something to bring to the disk.
+    """
 
     machine_died: bool
     log_start: int
     now_ms: int
+    written: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Partition:
@@ -45,11 +50,12 @@ class Partition:
         self.name = name
         self.start = state.log_start
         self.producers = Producers()
-        self.waiters: set[Callable[[], None]] = set()
+        self.waiters: dict[Callable[[], None], None] = {}  # a set that keeps its order
         self.failure = ""
         self.synced_to = 0
         self._sealed: list[int] = []
         self._dirty = False
+        self._written = state.written
         self._tail = TailMark(folder / "tail")
         self._segments = self._load(state.now_ms)
         self._report_missing()
@@ -145,7 +151,7 @@ class Partition:
         except OSError as error:
             why = f"{self.folder}: {error.strerror}: a batch of {batch.size} bytes is refused until there is room"
             raise Refused(ErrorCode.kafka_storage_error, why) from error
-        self._dirty = True
+        self._soil()
         with suppress(OSError):  # the batch is stored: refusing it now would have it stored twice
             self._tail.advance(base_offset + batch.records)
         self.producers.record(batch, base_offset, now_ms)
@@ -158,7 +164,12 @@ class Partition:
         folder = os.open(self.folder, os.O_RDONLY)  # a new file is on the disk when its folder is
         self._sealed += [self._segments[-1].seal(self.producers), folder]
         self._segments.append(after)
+        self._soil()
+
+    def _soil(self) -> None:
+        """There is something that the disk does not have."""
         self._dirty = True
+        self._written.set()
 
     def read(self, offset: int, max_bytes: int) -> bytes:
         """Whole batches from `offset` on; b"" when there is nothing yet.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -48,8 +49,10 @@ class Topic:
 class Store:
     """The data folder of one broker, locked as long as this object is open.
 
-    Layout: `lock`, `boot` (the machine's boot, and whether the last stop was clean), `meta.db`, `topics/NAME/NUMBER/`,
-    `deleted/` (topics whose deletion has begun).
+    `written` is set whenever a partition has something that the disk lacks.
+
+    Layout: `lock`, `boot` (the machine's boot,
+    and whether the last stop was clean), `meta.db`, `topics/NAME/NUMBER/`, `deleted/` (topics being deleted).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,6 +61,7 @@ class Store:
         Raises:
             LogUnavailable: another broker has it, or it cannot be written.
         """
+        self.written = asyncio.Event()
         self._folder = folder
         self._topics_folder = folder / "topics"
         self._deleted = folder / "deleted"
@@ -101,7 +105,7 @@ class Store:
         folder = self._topics_folder / topic / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         start = self.registry.log_start(topic, number)
-        state = PartitionState(self._machine_died, start, now_ms())
+        state = PartitionState(self._machine_died, start, now_ms(), self.written)
         return Partition(folder, f"{topic}-{number}", state)
 
     def partition(self, topic: str, number: int) -> Partition:

@@ -1,7 +1,7 @@
 """The forge's process: `python -m streams.forge --data-dir D --brokers HOST:PORT`.
 
 It prints one JSON line when it has read what is on the log, ends within two seconds of SIGTERM, and may be killed at
-any moment. One of a data folder at a time.
+any moment. A data folder has one at a time, by a lock.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from aiokafka.errors import KafkaError
+from filelock import FileLock, Timeout
 
-from esper.errors import EsperError, InvalidInput
+from esper.errors import EsperError
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
 from streams import logs
-from streams.forge.feed import Feed
-from streams.forge.smithy import Smithy
+from streams.forge.blueprint_reader import BlueprintReader
+from streams.forge.scheduler import CompileScheduler
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -53,9 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if brokers is None:
             parser.error("no log to talk to: give --brokers HOST:PORT or set ESPER_BROKERS")
         settings.run_folder.mkdir(parents=True, exist_ok=True)
-        with _alone(settings.run_folder / "forge.lock"):
+        with FileLock(settings.run_folder / "forge.lock", timeout=0):
             ring = load_key_ring(settings, brokers)
             asyncio.run(_serve(settings, brokers, ring, aggressive=options.aggressive))
+    except Timeout:
+        sys.stderr.write(f"{NAME}: another forge works in {settings.data}; stop it, or take another data folder\n")
+        return 1
     except (EsperError, KafkaError, OSError) as error:
         sys.stderr.write(f"{NAME}: {error}\n")
         return 1
@@ -71,13 +74,13 @@ async def _serve(settings: Settings, brokers: str, ring: KeyRing, *, aggressive:
     publisher = Publisher(brokers, ring, metrics)
     await publisher.start()
     folder = settings.run_folder / NAME
-    smithy = Smithy(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
-    intake = Intake("tezzeret", ring, publisher, metrics, smithy.take)
-    feed = Feed(brokers)
+    scheduler = CompileScheduler(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
+    intake = Intake("tezzeret", ring, publisher, metrics, scheduler.fold)
+    reader = BlueprintReader(brokers)
     pulse = Pulse(publisher, metrics)
-    await feed.catch_up(intake.take)
-    tasks = [asyncio.create_task(each) for each in (pulse.keep(), feed.follow(intake.take), smithy.work())]
-    figures = {name: lambda name=name: smithy.figures()[name] for name in smithy.figures()}
+    await reader.catch_up(intake.take)
+    tasks = [asyncio.create_task(each) for each in (pulse.keep(), reader.follow(intake.take), scheduler.run())]
+    figures = {name: lambda name=name: scheduler.figures()[name] for name in scheduler.figures()}
     with HealthServer(NAME, metrics, checks={"log": pulse.trouble}, figures=figures) as health:
         logs.ready()
         announce(NAME, settings, health.port)
@@ -89,7 +92,7 @@ async def _serve(settings: Settings, brokers: str, ring: KeyRing, *, aggressive:
         await asyncio.gather(stopped, *tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S / 2):
-                await feed.stop()
+                await reader.stop()
         await publisher.stop()
     for task in done:
         task.result()
@@ -100,19 +103,6 @@ def _end_in_time() -> None:
     timer = threading.Timer(STOP_S, lambda: os._exit(0))
     timer.daemon = True
     timer.start()
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Held while this process lives; raises InvalidInput where another forge of the folder holds it."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                f"another forge works in {lock.parent.parent}; stop it, or take another data folder"
-            ) from None
-        yield
 
 
 if __name__ == "__main__":

@@ -12,25 +12,28 @@ from pathlib import Path
 from typing import Final
 
 from esper.installation import python_module
-from esper.tezzeret.artifact import Report, read_report
-from esper.tezzeret.order import Failure, Order, read_failure, write_order
+from esper.tezzeret.results import READY_FILE, Failure, Order, Report, read_failure, read_report, write_order
+from streams.forge.machine import resident_bytes
 
 WATCH_S: Final = 0.1
+START_LIMIT_S: Final = 60.0
+"""Interpreter and torch take 2 s on a quiet machine and took 4.7 s at a load of 10, at the niceness of a child."""
 LOG_FILE: Final = "child.log"
 _MEMORY_SIGNS: Final = ("MemoryError", "emory allocation", "allocate memory", "bad_alloc")
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-async def compile_in_child(folder: Path, order: Order, timeout_s: float) -> Report | Failure:
+async def compile_in_child(
+    folder: Path, order: Order, timeout_s: float, *, start_limit_s: float = START_LIMIT_S
+) -> Report | Failure:
     """Have a child carry out `order` in `folder`, which is emptied first.
 
-    After `timeout_s` of wall-clock time, or once the child and what it started hold more resident memory together than
-    the order allows, their whole process group is killed; also when this task is cancelled.
+    The child's whole process group is killed `timeout_s` of wall-clock time after it has loaded torch, or where that
+    takes more than `start_limit_s`; once the child and what it started hold more resident memory together than the
+    order allows; and when this task is cancelled.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tmp").mkdir(parents=True)
     write_order(folder, order)
-    deadline = time.monotonic() + timeout_s
     with (folder / LOG_FILE).open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *python_module("esper.tezzeret.child", str(folder), str(os.getpid())),
@@ -41,7 +44,7 @@ async def compile_in_child(folder: Path, order: Order, timeout_s: float) -> Repo
             env=_environment(folder),
         )
     try:
-        stopped = await _watch(process, order, deadline, timeout_s)
+        stopped = await _watch(process, folder, order, timeout_s, start_limit_s)
     finally:
         # Also where the child has ended: a compiler that it started may still be there.
         with contextlib.suppress(ProcessLookupError):
@@ -52,29 +55,26 @@ async def compile_in_child(folder: Path, order: Order, timeout_s: float) -> Repo
 
 
 async def _watch(
-    process: asyncio.subprocess.Process, order: Order, deadline: float, timeout_s: float
+    process: asyncio.subprocess.Process, folder: Path, order: Order, timeout_s: float, start_limit_s: float
 ) -> Failure | None:
     """Wait for the child's end; why it must be killed, where it must."""
+    is_ready = False
+    deadline = time.monotonic() + start_limit_s
     while process.returncode is None:
+        if not is_ready and (folder / READY_FILE).exists():
+            is_ready = True
+            deadline = time.monotonic() + timeout_s
         left_s = deadline - time.monotonic()
-        if left_s <= 0:
+        if left_s <= 0 and is_ready:
             return Failure("timeout", f"killed after {timeout_s:g} s, the limit of the {order.pipeline} pipeline")
+        if left_s <= 0:
+            return Failure("timeout", f"killed after {start_limit_s:g} s in which it did not start")
         if resident_bytes(process.pid) > order.memory_bytes:
             limit_mb = order.memory_bytes / 2**20
             return Failure("memory", f"killed above {limit_mb:.0f} MB, the limit of the {order.pipeline} pipeline")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), min(WATCH_S, left_s))
     return None
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process and all its descendants, 0 where it has ended."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-        lists = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    except (OSError, IndexError):
-        return 0
-    return pages * _PAGE_BYTES + sum(resident_bytes(int(child)) for line in lists for child in line.split())
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -25,13 +25,12 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from esper.cli.blueprints.catalogue import USUAL, shape_text
-from esper.karn.facts import Facts, ShapeKind, SiteShape
-from esper.karn.table import facts
-from esper.tezzeret.artifact import Report
+from esper.karn.blueprint import Blueprint, ShapeKind, SiteShape
+from esper.karn.table import CATALOGUE
 from esper.tezzeret.events import requested
 from esper.tezzeret.jobs import Place, evolve, request
-from esper.tezzeret.order import Failure, order_of
 from esper.tezzeret.pipelines import DEFAULT, limits
+from esper.tezzeret.results import Failure, Report, order_of
 from streams.forge.child import compile_in_child
 from tests.bench.table import Row
 
@@ -46,7 +45,7 @@ TABLE_HEADER: Final = (
 class Measured:
     """One template at one site: the child's report, or why there is none."""
 
-    blueprint: Facts
+    blueprint: Blueprint
     site: SiteShape
     outcome: Report | Failure
 
@@ -72,14 +71,14 @@ class Measured:
 def measured(names: Sequence[str]) -> Iterator[Measured]:
     """Each template as the forge would make it, one after the other."""
     for name in names:
-        blueprint = facts()[name]
+        blueprint = CATALOGUE[name]
         kind = next(kind for kind in PREFERRED if kind in blueprint.kinds)
         site = SiteShape(kind, USUAL[kind])
         with tempfile.TemporaryDirectory() as folder:
             yield Measured(blueprint, site, asyncio.run(_made(blueprint, site, Path(folder))))
 
 
-async def _made(blueprint: Facts, site: SiteShape, folder: Path) -> Report | Failure:
+async def _made(blueprint: Blueprint, site: SiteShape, folder: Path) -> Report | Failure:
     body = request(blueprint.blueprint_id, site.kind, site.shape, blueprint.resolve({}))
     job = evolve(None, requested(body, 0, producer="bench"), Place(0, 0, 0))
     allowed = limits(DEFAULT, attempt=1, attempts=2)
@@ -89,7 +88,7 @@ async def _made(blueprint: Facts, site: SiteShape, folder: Path) -> Report | Fai
 
 def rows(*, full: bool) -> list[Row]:
     """In the common form: all of the safe tier, or two templates."""
-    names = [name for name, each in facts().items() if each.tier == "safe"] if full else QUICK
+    names = [name for name, each in CATALOGUE.items() if each.tier == "safe"] if full else QUICK
     return [row for each in measured(names) for row in _rows(each)]
 
 
@@ -114,7 +113,7 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f} before, torch {version}, Python {platform.python_version()}\n\n{TABLE_HEADER}\n"
     )
     kept = []
-    for each in measured([name for name, each in facts().items() if each.tier == "safe"]):
+    for each in measured([name for name, each in CATALOGUE.items() if each.tier == "safe"]):
         kept.append(each.outcome)
         sys.stdout.write(each.line + "\n")
         sys.stdout.flush()

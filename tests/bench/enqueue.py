@@ -24,9 +24,10 @@ from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, REAL_CLOCK
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Answer, Log
+from esper.tolaria.outside import Answer, Log, Outside
 from esper.tolaria.tasks import load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from tests.bench.log import kafka_log
 from tests.bench.table import HEADER, Row, failed, line
 
@@ -72,10 +73,7 @@ def measure(epochs: int) -> dict[str, list[float]]:
         train(
             config,
             load_task("digits"),
-            timed,
-            clock=REAL_CLOCK,
-            objects=ObjectStore(Path(folder)),
-            verifier=CommandVerifier(KEYS),
+            LiveWorld(Outside(timed, REAL_CLOCK, ObjectStore(Path(folder)), CommandVerifier(KEYS))),
             run_id=RUN_ID,
         )
     return timed.took_us

@@ -62,8 +62,10 @@ class Job:
 
 def run(job: Job) -> dict[str, Any]:
     """Train one arm and return what it came to."""
+    from esper.tolaria.outside import Outside
     from esper.tolaria.tasks import load_task
     from esper.tolaria.train import train
+    from esper.tolaria.world import LiveWorld
 
     config = job.config()
     began = time.process_time()
@@ -72,10 +74,7 @@ def run(job: Job) -> dict[str, Any]:
         result = train(
             config,
             load_task(config.task),
-            MemoryLog(objects=objects),
-            clock=REAL_CLOCK,
-            objects=objects,
-            verifier=None,
+            LiveWorld(Outside(MemoryLog(objects=objects), REAL_CLOCK, objects)),
             run_id=f"{job.task}-{job.arm}-{job.seed}"[:20],
         )
     return {

@@ -27,22 +27,24 @@ from contracts.leyline.v1.leyline_pb2 import (
     KernelArtifactReady,
 )
 from esper.karn import catalogue
+from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
 from esper.testing import REAL_CLOCK, MemoryLog
-from esper.tezzeret import artifact, kernel
+from esper.tezzeret import kernel, results
 from esper.tezzeret.jobs import job_id_of
-from esper.tezzeret.order import Order
+from esper.tezzeret.results import Order
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kernels import LibraryKernels, wanted_at
+from esper.tolaria.outside import Outside
 from esper.tolaria.tasks import load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import Kernel, Refusal
-from esper.urza.cache import Cache
+from esper.urza.cache import KernelCache
 from esper.urza.library import Wanted
-from esper.urza.shelf import Shelf
-from esper.urza.wishes import Wishes
+from esper.urza.requests import KernelRequests
 from tests.bench.table import Row
 
 SHAPES = {"vector": (64,), "image": (16, 8, 8), "token": (32, 64)}
@@ -55,22 +57,22 @@ class Library:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.objects = ObjectStore(folder / "objects")
-        self.shelf = Shelf(self.objects, Cache(time.monotonic))
-        self.wishes = Wishes(self.shelf, time.monotonic)
+        self.kernels = KernelCache(self.objects, time.monotonic)
+        self.requests = KernelRequests(self.kernels, time.monotonic)
         self.hits = self.asked = 0
 
     def want(self, wanted: Sequence[Wanted]) -> None:
         """Have them made, answered and read."""
-        self.wishes.add(wanted)
-        for number, each in enumerate(self.wishes.due()):
-            self.wishes.asked(each, str(number))
-            expected = self.wishes.ready(self.store(each, str(number)))
+        self.requests.add(wanted)
+        for number, each in enumerate(self.requests.due()):
+            self.requests.asked(each, str(number))
+            expected = self.requests.ready(self.store(each, str(number)))
             assert expected is not None
-            self.wishes.read(expected, self.shelf.take(expected).kernel)
+            self.requests.read(expected, self.kernels.fetch(expected).kernel)
 
     def take(self, wanted: Wanted) -> Kernel | Refusal | None:
         """From memory, counted."""
-        found = self.wishes.take(wanted)
+        found = self.requests.kernel(wanted)
         self.asked += 1
         self.hits += isinstance(found, Kernel)
         return found
@@ -82,15 +84,15 @@ class Library:
         what = (wanted.blueprint_id, place.shape_kind, place.shape, place.settings)
         order = Order(job_id, *what, pipeline, pipeline, 1, 2**31, approved=False)
         module = kernel.make(order)
-        (self.folder / artifact.WEIGHTS_FILE).write_bytes(kernel.weights_of(module))
+        (self.folder / results.WEIGHTS_FILE).write_bytes(kernel.weights_of(module))
         guard = kernel.guard_of(module, place.shape)
-        digest = artifact.guard_digest(guard)
-        times = (artifact.Prewarm(64, 0.0, 0.0, 0),)
+        digest = results.guard_digest(guard)
+        times = (results.Prewarm(64, 0.0, 0.0, 0),)
         figures = (0.0, 0.0, 0.0, 0.0)
-        report = artifact.Report(
-            *(job_id, *what, pipeline, 1, artifact.EAGER, False, "", guard, digest, *figures, times, {})
+        report = results.Report(
+            *(job_id, *what, pipeline, 1, results.EAGER, False, "", guard, digest, *figures, times, {})
         )
-        stored = artifact.store(self.objects, self.folder, report)
+        stored = results.store(self.objects, self.folder, report)
         return KernelArtifactReady(
             request_id=request_id,
             blueprint_id=wanted.blueprint_id,
@@ -103,7 +105,7 @@ class Library:
 def places() -> Iterable[tuple[str, SiteDescription]]:
     """Every safe template at each shape that it serves."""
     for blueprint_id in catalogue.SAFE_POOL:
-        for kind in catalogue.find(blueprint_id).kinds:
+        for kind in find(blueprint_id).kinds:
             yield (
                 blueprint_id,
                 SiteDescription(
@@ -165,7 +167,8 @@ def run_row(folder: Path) -> Row:
     task = load_task("digits")
     log = MemoryLog(objects=library.objects)
     config = RunConfig(task="digits", decision_timeout_s=None, policy="random")
-    train(config, task, log, clock=REAL_CLOCK, objects=library.objects, verifier=None, run_id="run", library=library)
+    outside = Outside(log, REAL_CLOCK, library.objects, library=library)
+    train(config, task, LiveWorld(outside), run_id="run")
     attached = [body for body in log.bodies("kernel_attached") if body.artifact_ref]
     assert len(attached) == library.hits
     fixture = f"{library.asked} germinations in a run of digits, random policy, everything offered is stored"

@@ -27,9 +27,8 @@ from esper.leyline.envelope import new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
 from esper.urza.artifact import guard_digest, keep
-from esper.urza.cache import Cache
+from esper.urza.cache import KernelCache
 from esper.urza.library import UrzaLibrary, Wanted
-from esper.urza.shelf import Shelf
 from esper.urza.version import Place, Query
 from projections.library import Library
 from projections.records import StoredRecord
@@ -161,9 +160,9 @@ def measure(folder: Path) -> list[Row]:
         for what, query in queries.items():
             assert reader.find(query), what
             found += percentiles(f"query {what}", timed(lambda query=query: reader.find(query)), STORED, (10, 200, 500))
-        shelf = Shelf(objects, Cache(time.monotonic))
+        kernels = KernelCache(objects, time.monotonic)
         wanted = [Wanted(f"BP{number:03}", place) for number in range(1, NAMES + 1)]
-        with UrzaLibrary(reader, shelf, monotonic=time.monotonic) as counter:
+        with UrzaLibrary(reader, kernels, monotonic=time.monotonic) as counter:
             now_ms = time.time_ns() // 1_000_000
             for each in wanted:
                 assert not counter.serve(each, now_ms=now_ms).fallback

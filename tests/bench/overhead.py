@@ -30,9 +30,10 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, REAL_CLOCK, MemoryLog
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Log
+from esper.tolaria.outside import Log, Outside
 from esper.tolaria.tasks import Samples, Task, load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from tests.bench.log import kafka_log
 from tests.bench.plain_loop import PlainLoop
 from tests.bench.table import HEADER, Row, failed, line
@@ -130,15 +131,12 @@ def compare(
     epochs = 1 + math.ceil(pairs / BLOCKS_PER_EPOCH)
     alternation = Alternation(PlainLoop(task, epochs, thrifty=thrifty))
     with tempfile.TemporaryDirectory() as folder:
+        objects = ObjectStore(Path(folder))
         train(
             RunConfig(task=task_name, policy="none", epochs=epochs, telemetry_every_steps=telemetry_every_steps),
             replace(task, make_host=kept_host),
-            log,
-            clock=REAL_CLOCK,
-            objects=ObjectStore(Path(folder)),
-            verifier=CommandVerifier(KEYS),
+            LiveWorld(Outside(log, REAL_CLOCK, objects, CommandVerifier(KEYS), None, alternation)),
             run_id=RUN_ID,
-            should_stop=alternation,
         )
     learnt = hosts[0].state_dict()
     for name, tensor in alternation.plain.host.state_dict().items():

@@ -17,9 +17,11 @@ from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.testing import REAL_CLOCK, MemoryLog, signed
 from esper.tolaria.config import RunConfig
+from esper.tolaria.outside import Outside
 from esper.tolaria.replay import replay_run
 from esper.tolaria.tasks import load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from tests.bench.table import HEADER, Row, failed, line
 
 REQUESTS = ("decision_made", "adaptation_command")
@@ -36,7 +38,7 @@ def rows(*, full: bool = False) -> list[Row]:
             objects = ObjectStore(Path(folder))
             log = MemoryLog(objects=objects)
             began = time.perf_counter()
-            train(config, task, log, clock=REAL_CLOCK, objects=objects, verifier=None, run_id="run")
+            train(config, task, LiveWorld(Outside(log, REAL_CLOCK, objects)), run_id="run")
             lived.append(time.perf_counter() - began)
             asked = ((event, signed(event)) for event in log.events if body_name(event) in REQUESTS)
             recorded = Recorded.of("run", (event for event in log.events if event.sequence), asked)

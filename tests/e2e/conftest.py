@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -9,14 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from esper.cli.app import dispatch
+
 ROOT = Path(__file__).parents[2]
+READING = ("events", "runs", "sql", "why")
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Esper:
     """The command, run with a data folder of its own."""
 
     data_dir: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list, compare=False, repr=False)
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of the folder but the one that asks: each of Esper's names it, or a place in it."""
@@ -41,12 +47,12 @@ class Esper:
         return process
 
     @staticmethod
-    def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.02) -> Any:
         """What `condition` says once it says something true; fails the test where it never does."""
         deadline = time.monotonic() + timeout_s
         while not (said := condition()):
             assert time.monotonic() < deadline, f"not within {timeout_s} s"
-            time.sleep(0.02)
+            time.sleep(every_s)
         return said
 
     def command(self, *arguments: str) -> list[str]:
@@ -55,17 +61,32 @@ class Esper:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start it and go on."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        self.started.append(process)
+        return process
 
     def __call__(self, *arguments: str, code: int = 0, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """Run it to its end, which must come with exit code `code`."""
-        done = subprocess.run(
-            self.command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        """Run it to its end, which must come with exit code `code`; in this process where it only reads."""
+        if arguments[0] in READING and "--follow" not in arguments:
+            done = self._read(*arguments)
+        else:
+            done = subprocess.run(
+                self.command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def _read(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same without starting Python and importing everything once more: most of such a command's second."""
+        command = [*arguments, "--data-dir", str(self.data_dir)]
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as stdout,
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+        ):
+            code = dispatch(command)
+        return subprocess.CompletedProcess(command, code, stdout.getvalue(), stderr.getvalue())
 
     def json(self, *arguments: str) -> Any:
         """The JSON in the last line of its stdout."""
@@ -89,7 +110,14 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def _kill_what_is_left(made: Esper) -> None:
     left = made.processes()
     for process in left:
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    for started in made.started:  # of a test that failed: its pipes would be the next test's warnings
+        started.kill()
+        started.wait()
+        for pipe in (started.stdout, started.stderr):
+            if pipe is not None:
+                pipe.close()
     assert not left, f"left running: {left}"
 
 

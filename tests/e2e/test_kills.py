@@ -16,10 +16,10 @@ import pytest
 from contracts.leyline.v1.event_pb2 import DecisionMade, DecisionTimedOut
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN
 from contracts.topics import RUNS
-from esper.cli.events import Reading, types_of
 from esper.kasmina.lifecycle import name as stage_name
 from esper.record import accepted_facts, replay
 from projections import manifest, open_history
+from projections.run_queries import EventReader
 
 EPOCHS = 120
 """Twenty seconds on a quiet machine: fifteen kills take ten and more."""
@@ -73,7 +73,7 @@ def _kill_at_random(esper, running: Running, chooser: random.Random) -> None:
 def _assert_whole(esper, run_id: str) -> None:
     """The archive holds every fact of a run once, and its three readers agree."""
     with open_history(esper.data_dir / "archive") as history:
-        events = list(Reading(history, run_id, types_of(())).new())
+        events = list(EventReader(history, run_id).new())
         rows = history.execute("select seed_id, stage from seeds where run_id = ? order by 1", [run_id]).fetchall()
         (duplicates,) = history.execute(
             "select count(*) - count(distinct sequence) from events where run_id = ? and topic = ?", [run_id, RUNS.name]
@@ -93,7 +93,7 @@ def _assert_whole(esper, run_id: str) -> None:
 def _assert_answered(esper, run_id: str, epochs: int) -> None:
     """Every packet has one decision, or the fact that it came too late, or the run had given up asking for a while."""
     with open_history(esper.data_dir / "archive") as history:
-        events = list(Reading(history, run_id, types_of(())).new())
+        events = list(EventReader(history, run_id).new())
     bodies = [getattr(event, event.WhichOneof("body")) for event in events]
     decided = {body.packet_id for body in bodies if isinstance(body, DecisionMade)}
     late = {body.packet_id for body in bodies if isinstance(body, DecisionTimedOut)}

@@ -6,11 +6,11 @@ import asyncio
 import time
 
 from contracts.topics import KERNELS
-from esper.karn.catalogue import find
+from esper.karn.table import find
 from esper.leyline.objects import ObjectStore
-from esper.tezzeret import artifact, child, events
+from esper.tezzeret import child, events, results
 from esper.tezzeret.jobs import Place, evolve, request
-from esper.tezzeret.order import order_of
+from esper.tezzeret.results import order_of
 from esper.weatherlight import client
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -32,7 +32,7 @@ def stock(esper, folder, *blueprints):
         work = folder / blueprint_id
         work.mkdir()
         child._compile(order_of(job, "emergency", 2**31, approved=False), work, time.perf_counter, time.process_time)
-        stored = artifact.store(objects, work, artifact.read_report(work))
+        stored = results.store(objects, work, results.read_report(work))
         begun = events.started(job, 1, "emergency", 1)
         job = evolve(job, begun, Place(0, 0, 0))
         told += [asked, begun, events.finished(job, stored, 2), *events.published(job, stored, 1, 3)]

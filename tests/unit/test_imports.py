@@ -26,7 +26,7 @@ FORGE = tuple(
     for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines", "scan"]
 )
 KARN = tuple(
-    f"esper.karn.{name}" for name in ["approval", "descriptor", "facts", "registration", "risk_sheet", "table"]
+    f"esper.karn.{name}" for name in ["approval", "blueprint", "dossier", "registration", "risk_sheet", "table"]
 )
 TORCH_FREE = (
     "esper.leyline",

@@ -19,17 +19,16 @@ from esper.cli.folder import check_writable, wait_for_archive
 from esper.cli.output import say, say_json
 from esper.errors import ContractViolation, InvalidInput
 from esper.karn.approval import Approval, Approvals, approve, evolve_approvals
-from esper.karn.facts import Facts
-from esper.karn.table import find_facts
+from esper.karn.blueprint import Blueprint
+from esper.karn.table import find_by_name
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, body_of, new_event
 from esper.leyline.ids import text
 from esper.leyline.signing import KeyRing
-from esper.tezzeret.jobs import JOB_EVENTS, Job, Place
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.jobs import JOB_EVENTS, Job, Ledger, Place
 from esper.weatherlight import client
 from projections.manifest import Place as LogPlace
-from streams.forge.feed import Feed
+from streams.forge.blueprint_reader import BlueprintReader
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
@@ -51,7 +50,7 @@ class Conversation:
         self.ledger = Ledger()
         self.approvals: Approvals = {}
         self._ring = ring
-        self._feed = Feed(brokers)
+        self._feed = BlueprintReader(brokers)
         self._publisher = Publisher(brokers, ring, Metrics())
         self._last: dict[tuple[str, str], Any] = {}
         self._listening: asyncio.Task[None] | None = None
@@ -127,7 +126,7 @@ def approve_command(data_dir: Path, word: str, *, by: str, why: str, withdraw: b
     Raises InvalidInput for a blueprint that does not exist or needs no approval, for one that is approved already (or,
     with `withdraw`, is not), and where by whom or why is missing.
     """
-    blueprint = find_facts(word)
+    blueprint = find_by_name(word)
     body = approve(blueprint, by=by.strip(), why=why.strip(), approved=not withdraw)
     settings = Settings.load(data=data_dir)
     check_writable(data_dir)
@@ -145,7 +144,7 @@ def approve_command(data_dir: Path, word: str, *, by: str, why: str, withdraw: b
 
 
 async def _record(
-    brokers: str, ring: KeyRing, blueprint: Facts, body: BlueprintApproved
+    brokers: str, ring: KeyRing, blueprint: Blueprint, body: BlueprintApproved
 ) -> tuple[bytes, dict[LogPlace, int]]:
     """Publish it if it changes anything; the event's id, and where the topic ends after it."""
     async with Conversation(brokers, ring) as conversation:
@@ -155,7 +154,7 @@ async def _record(
         return event.event_id, await conversation.ends()
 
 
-def _check(blueprint: Facts, before: Approval | None, *, approved: bool) -> None:
+def _check(blueprint: Blueprint, before: Approval | None, *, approved: bool) -> None:
     named = f"{blueprint.blueprint_id} {blueprint.name}"
     if approved and before is not None:
         raise InvalidInput(

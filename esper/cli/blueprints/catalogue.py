@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.cli.history import history_of
 from esper.cli.output import DIM, say, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.karn.facts import ALL_KINDS, Facts, Setting, ShapeKind, SiteShape
-from esper.karn.table import facts
+from esper.karn.blueprint import ALL_KINDS, Blueprint, Setting, ShapeKind, SiteShape
+from esper.karn.table import CATALOGUE
+from projections import blueprint_queries, open_history
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -69,52 +70,18 @@ def task_sites(name: str) -> list[SiteShape]:
     return list(dict.fromkeys(site_shape(site) for site in described))
 
 
-class Known:
-    """Answers about blueprints from one history, or from none."""
-
-    def __init__(self, history: History | None) -> None:
-        self.history = history
-
-    def approvals(self) -> dict[str, Row]:
-        """The last word on every blueprint that anybody spoke of: approved, said_by, why, recorded_at."""
-        rows = self.rows("SELECT blueprint_id, approved, said_by, why, recorded_at FROM approvals WHERE holds")
-        return {row.pop("blueprint_id"): row for row in rows}
-
-    def artifacts(self, blueprint_id: str | None = None) -> dict[str, list[Row]]:
-        """The stored versions of one blueprint or of all, in order of versions."""
-        return self._by_blueprint("SELECT * FROM artifacts", blueprint_id, "version")
-
-    def outcomes(self, blueprint_id: str | None = None) -> dict[str, list[Row]]:
-        """What became of the seeds of one blueprint or of all, a row per shape of site."""
-        return self._by_blueprint("SELECT * FROM blueprint_outcomes", blueprint_id, "germinated DESC")
-
-    def rows(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[Row]:
-        """The answer's rows by the names of its columns; none where there is no history."""
-        if self.history is None:
-            return []
-        answer = self.history.execute(query, parameters)
-        names = [column[0] for column in answer.description]
-        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-
-    def _by_blueprint(self, query: str, blueprint_id: str | None, order: str) -> dict[str, list[Row]]:
-        where, values = (" WHERE blueprint_id = ?", [blueprint_id]) if blueprint_id else ("", [])
-        found: dict[str, list[Row]] = {}
-        for row in self.rows(f"{query}{where} ORDER BY blueprint_id, {order}", values):
-            found.setdefault(row["blueprint_id"], []).append(row)
-        return found
-
-
 @contextmanager
-def known_of(data_dir: Path) -> Iterator[Known]:
-    """What the data folder's history knows, nothing where it has none: the catalogue is there before any run."""
+def known_of(data_dir: Path) -> Iterator[History]:
+    """The data folder's history, an empty one where it has none: the catalogue is there before any run."""
     if (data_dir / "archive").is_dir():
         with history_of(data_dir) as history:
-            yield Known(history)
+            yield history
     else:
-        yield Known(None)
+        with open_history(data_dir / "archive") as history:
+            yield history
 
 
-def standing(blueprint: Facts, approval: Row | None) -> str:
+def standing(blueprint: Blueprint, approval: Row | None) -> str:
     """Whether a blueprint may be used, in a few words."""
     approved = approval is not None and approval["approved"]
     if blueprint.quarantine_only:
@@ -124,7 +91,7 @@ def standing(blueprint: Facts, approval: Row | None) -> str:
     return f"by {approval['said_by']}" if approved and approval is not None else "needed"
 
 
-def facts_json(blueprint: Facts, approval: Row | None) -> Row:
+def facts_json(blueprint: Blueprint, approval: Row | None) -> Row:
     """A blueprint's facts and its approval as JSON types."""
     return {
         "blueprint_id": blueprint.blueprint_id,
@@ -172,9 +139,9 @@ def list_command(data_dir: Path, wanted: Wanted, *, as_json: bool) -> None:
     """Show the catalogue's blueprints that are wanted."""
     chosen = choose(wanted)
     costs = _costs(chosen, wanted.measure) if wanted.measure is not None else {}
-    with known_of(data_dir) as known:
-        outcomes = known.outcomes() if wanted.outcomes else {}
-        findings = Findings(known.approvals(), known.artifacts(), outcomes, costs)
+    with known_of(data_dir) as history:
+        outcomes = blueprint_queries.outcomes(history) if wanted.outcomes else {}
+        findings = Findings(blueprint_queries.approvals(history), blueprint_queries.artifacts(history), outcomes, costs)
     if wanted.stored:
         chosen = [each for each in chosen if each.blueprint_id in findings.artifacts]
     if as_json:
@@ -185,16 +152,16 @@ def list_command(data_dir: Path, wanted: Wanted, *, as_json: bool) -> None:
         _say_catalogue(chosen, wanted, findings)
 
 
-def choose(wanted: Wanted) -> list[Facts]:
+def choose(wanted: Wanted) -> list[Blueprint]:
     """The blueprints that answer every question, in order of ids; raises InvalidInput for a tag that none has."""
-    tags = {tag for each in facts().values() for tag in each.tags}
+    tags = {tag for each in CATALOGUE.values() for tag in each.tags}
     if wanted.tag is not None and wanted.tag.casefold() not in tags:
         near = get_close_matches(wanted.tag.casefold(), tags, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the tags are {', '.join(sorted(tags))}"
         raise InvalidInput(f"no blueprint has the tag {wanted.tag!r}; {hint}")
     return [
         each
-        for each in facts().values()
+        for each in CATALOGUE.values()
         if wanted.tier in (None, each.tier.replace("_", "-"))
         and wanted.stage in (None, each.stage)
         and (wanted.kind is None or wanted.kind in each.kinds)
@@ -207,7 +174,7 @@ def setting_text(setting: Setting) -> str:
     return f"{setting.name} {setting.minimum:g}..{setting.maximum:g} ({setting.default:g})"
 
 
-def _costs(chosen: Sequence[Facts], shape: str) -> dict[str, Row]:
+def _costs(chosen: Sequence[Blueprint], shape: str) -> dict[str, Row]:
     """Weights and FLOPs of those that serve the shape, measured on their modules."""
     site = parse_shape(shape)
     from esper.karn.catalogue import measure  # noqa: PLC0415 - torch, which nothing else here needs
@@ -220,7 +187,7 @@ def _costs(chosen: Sequence[Facts], shape: str) -> dict[str, Row]:
     return found
 
 
-def _say_catalogue(chosen: Sequence[Facts], wanted: Wanted, findings: Findings) -> None:
+def _say_catalogue(chosen: Sequence[Blueprint], wanted: Wanted, findings: Findings) -> None:
     if not chosen:
         say("no blueprint is like that" + ("; `esper blueprints compile` stores some" if wanted.stored else ""))
         return
@@ -229,10 +196,10 @@ def _say_catalogue(chosen: Sequence[Facts], wanted: Wanted, findings: Findings) 
         headers = (*headers, *COST_HEADERS)
         rows = [(*row, *_cost_cells(findings.costs.get(row[0]))) for row in rows]
     say(table(headers, rows, right=(4, 5, 10, 11)))
-    say(styled(f"\n{len(chosen)} of {len(facts())} blueprints; `esper blueprints show ID` has one in full", DIM))
+    say(styled(f"\n{len(chosen)} of {len(CATALOGUE)} blueprints; `esper blueprints show ID` has one in full", DIM))
 
 
-def _row(each: Facts, findings: Findings) -> tuple[Any, ...]:
+def _row(each: Blueprint, findings: Findings) -> tuple[Any, ...]:
     return (
         each.blueprint_id,
         each.name,
@@ -259,7 +226,7 @@ def _cost_cells(cost: Row | None) -> tuple[str, str]:
     return ("-", "-") if cost is None else (f"{cost['parameters']:,}", f"{cost['flops_per_sample']:,}")
 
 
-def _say_outcomes(chosen: Sequence[Facts], outcomes: dict[str, list[Row]]) -> None:
+def _say_outcomes(chosen: Sequence[Blueprint], outcomes: dict[str, list[Row]]) -> None:
     """The blueprints that grew, those that gained the most first."""
     rows = [(each, row) for each in chosen for row in outcomes.get(each.blueprint_id, [])]
     if not rows:
@@ -293,7 +260,7 @@ def _mean(row: Row, name: str, count: int) -> str:
     return f"{row[f'mean_{name}']:+.3f}{interval} n={count}"
 
 
-def _json(each: Facts, wanted: Wanted, findings: Findings) -> Row:
+def _json(each: Blueprint, wanted: Wanted, findings: Findings) -> Row:
     name = each.blueprint_id
     found = {**facts_json(each, findings.approvals.get(name)), "stored": findings.artifacts.get(name, [])}
     if wanted.measure is not None:

@@ -21,8 +21,8 @@ from esper.cli.folder import check_writable, wait_for_archive
 from esper.cli.output import complain
 from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approvals
-from esper.karn.facts import Facts, SiteShape
-from esper.karn.table import facts, find_facts
+from esper.karn.blueprint import Blueprint, SiteShape
+from esper.karn.table import CATALOGUE, find_by_name
 from esper.leyline.signing import KeyRing
 from esper.tezzeret import events
 from esper.tezzeret.scan import refusal, requests
@@ -48,11 +48,11 @@ class CompileRequest:
     pipeline: str
     as_json: bool
 
-    def blueprints(self) -> list[Facts]:
+    def blueprints(self) -> list[Blueprint]:
         """Those that are meant; raises InvalidInput for one that does not exist or is never compiled."""
-        named = list(dict.fromkeys(find_facts(word).blueprint_id for word in self.words))
-        of_tier = [name for name, each in facts().items() if each.tier.replace("_", "-") == self.tier]
-        found = [facts()[name] for name in named or of_tier]
+        named = list(dict.fromkeys(find_by_name(word).blueprint_id for word in self.words))
+        of_tier = [name for name, each in CATALOGUE.items() if each.tier.replace("_", "-") == self.tier]
+        found = [CATALOGUE[name] for name in named or of_tier]
         for each in found:
             if never := refusal(each, approved=True):
                 raise InvalidInput(never)
@@ -93,7 +93,7 @@ def compile_command(request: CompileRequest) -> int:
     return RUN_FAILED if any(kernel.outcome == "parked" for kernel in asked.kernels) else 0
 
 
-def _check_served(request: CompileRequest, blueprints: Sequence[Facts], sites: Sequence[SiteShape]) -> None:
+def _check_served(request: CompileRequest, blueprints: Sequence[Blueprint], sites: Sequence[SiteShape]) -> None:
     """A blueprint that was named must serve one of the shapes; one of a whole tier is left out."""
     kinds = {site.kind for site in sites}
     for each in blueprints if request.words else ():
@@ -104,7 +104,7 @@ def _check_served(request: CompileRequest, blueprints: Sequence[Facts], sites: S
             )
 
 
-def permitted(blueprints: Sequence[Facts], approvals: Approvals, *, named: bool) -> list[Facts]:
+def permitted(blueprints: Sequence[Blueprint], approvals: Approvals, *, named: bool) -> list[Blueprint]:
     """Those that may be compiled now. Raises InvalidInput where none may, or one that was named may not."""
     found = [each for each in blueprints if not refusal(each, approved=each.blueprint_id in approvals)]
     left_out = [each for each in blueprints if each not in found]
@@ -129,7 +129,7 @@ class Asked:
         self._lease = lease
         self._screen = screen
 
-    async def carry_out(self, blueprints: Sequence[Facts], sites: Sequence[SiteShape]) -> dict[Place, int]:
+    async def carry_out(self, blueprints: Sequence[Blueprint], sites: Sequence[SiteShape]) -> dict[Place, int]:
         """Ask for what is not stored yet and wait for all of it; where the topic ends then."""
         async with Conversation(self._lease.brokers, self._ring) as talk:
             approved = permitted(blueprints, talk.approvals, named=bool(self._request.words))

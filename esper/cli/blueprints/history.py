@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
-from contracts.topics import BLUEPRINTS
-from esper.cli.blueprints.catalogue import Known, Row, known_of, shape_text
+from esper.cli.blueprints.catalogue import Row, known_of, shape_text
 from esper.cli.blueprints.show import approval_text, microseconds
 from esper.cli.output import BOLD, CYAN, DIM, GREEN, RED, YELLOW, say, say_hanging, say_json, styled
-from esper.karn.facts import Facts
-from esper.karn.table import find_facts
+from esper.karn.blueprint import Blueprint
+from esper.karn.table import find_by_name
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.ids import text
+from projections.blueprint_queries import approvals, in_runs, topic_events
+
+if TYPE_CHECKING:
+    from projections.history import History
 
 NAME_WIDTH: Final = 22
 Sites = dict[str, str]
@@ -51,10 +54,10 @@ class Moment:
 
 def history_command(data_dir: Path, word: str, *, as_json: bool) -> None:
     """Tell a blueprint's life in order."""
-    blueprint = find_facts(word)
-    with known_of(data_dir) as known:
-        moments = life_of(blueprint, known)
-        approval = known.approvals().get(blueprint.blueprint_id)
+    blueprint = find_by_name(word)
+    with known_of(data_dir) as history:
+        moments = life_of(blueprint, history)
+        approval = approvals(history).get(blueprint.blueprint_id)
     if as_json:
         say_json([moment.to_json() for moment in moments])
         return
@@ -70,23 +73,16 @@ def history_command(data_dir: Path, word: str, *, as_json: bool) -> None:
         say("nothing of it is in this data folder yet; `esper blueprints compile` or `esper run` begins its life")
 
 
-def life_of(blueprint: Facts, known: Known) -> list[Moment]:
+def life_of(blueprint: Blueprint, history: History) -> list[Moment]:
     """Everything that happened to a blueprint, in order of time."""
-    told = [*_on_the_topic(blueprint.blueprint_id, known), *_in_runs(blueprint.blueprint_id, known)]
+    told = [*_on_the_topic(blueprint.blueprint_id, history), *_in_runs(blueprint.blueprint_id, history)]
     return sorted(told, key=lambda moment: moment.at)
 
 
-def _on_the_topic(blueprint_id: str, known: Known) -> Iterator[Moment]:
+def _on_the_topic(blueprint_id: str, history: History) -> Iterator[Moment]:
     """What its topic says of it; an event that was delivered twice counts once."""
-    parts = [
-        f'SELECT log_raw, recorded_at_ns, log_offset, event_id FROM log."{name}" WHERE log_key = ?'  # noqa: S608  ours
-        for name in BLUEPRINTS.bodies
-        if name in _MOMENTS
-    ]
-    once = f"SELECT DISTINCT ON (event_id) * FROM ({' UNION ALL '.join(parts)}) ORDER BY log_offset"  # noqa: S608
-    query = f"SELECT log_raw, moment(recorded_at_ns) AS at FROM ({once}) ORDER BY log_offset"  # noqa: S608
     sites: dict[str, str] = {}
-    for row in known.rows(query, [blueprint_id.encode()] * len(parts)):
+    for row in topic_events(history, blueprint_id, _MOMENTS):
         event = envelope.parse(row["log_raw"])
         what, line, details = _MOMENTS[body_name(event)](event, sites)
         yield Moment(row["at"], what, line, {"event_id": text(event.event_id), **details})
@@ -173,32 +169,10 @@ _MOMENTS: Final[dict[str, Callable[[Event, Sites], tuple[str, str, Row]]]] = {
 }
 """By the name of the body; the catalogue's news of an artifact says nothing that `artifact_stored` does not."""
 
-_IN_RUNS: Final = """
-WITH attached AS (
-    SELECT DISTINCT ON (event_id) run_id, seed_id, epoch, recorded_at_ns, form, artifact_ref, module_parameters, trouble
-    FROM log.kernel_attached WHERE blueprint_id = $blueprint ORDER BY log_offset
-), swapped AS (
-    SELECT DISTINCT ON (event_id) run_id, seed_id, epoch, recorded_at_ns, from_form, to_form
-    FROM log.kernel_swapped WHERE blueprint_id = $blueprint ORDER BY log_offset
-), ended AS (
-    SELECT run_id, seed_id, site, epoch, to_stage, reason, recorded_at
-    FROM transitions
-    WHERE blueprint_id = $blueprint AND surviving AND to_stage IN ('FOSSILIZED', 'CULLED')
-)
-SELECT moment(recorded_at_ns) AS at, 'attached' AS what, run_id, seed_id, epoch, form AS said, artifact_ref,
-    module_parameters AS parameters, coalesce(trouble, '') AS trouble
-FROM attached
-UNION ALL
-SELECT moment(recorded_at_ns), 'swapped', run_id, seed_id, epoch, from_form || ' to ' || to_form, NULL, NULL, ''
-FROM swapped
-UNION ALL
-SELECT recorded_at, to_stage, run_id, seed_id, epoch, reason, NULL, NULL, '' FROM ended
-"""
 
-
-def _in_runs(blueprint_id: str, known: Known) -> Iterator[Moment]:
+def _in_runs(blueprint_id: str, history: History) -> Iterator[Moment]:
     """Where it was attached, and what came of it there."""
-    for row in known.rows(_IN_RUNS, {"blueprint": blueprint_id}):
+    for row in in_runs(history, blueprint_id):
         where = f"run {row['run_id']}, seed {row['seed_id']}, epoch {row['epoch']}"
         yield Moment(row["at"], row["what"], f"{where}: {_told(row)}", {name: row[name] for name in _RUN_FIELDS})
 

@@ -13,7 +13,7 @@ from contracts.leyline.v1.event_pb2 import CompileRequested
 from esper.cli.blueprints.catalogue import shape_text
 from esper.cli.blueprints.show import microseconds
 from esper.cli.output import DIM, GREEN, RED, say, say_json, styled, table
-from esper.karn.table import facts
+from esper.karn.table import CATALOGUE
 from esper.tezzeret.pipelines import pipeline
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Kernel:
     def name(self) -> str:
         """For people: the blueprint and its site."""
         blueprint_id = self.request.blueprint_id
-        return f"{blueprint_id} {facts()[blueprint_id].name} {shape_text(self.request.shape)}"
+        return f"{blueprint_id} {CATALOGUE[blueprint_id].name} {shape_text(self.request.shape)}"
 
     @property
     def settled(self) -> bool:
@@ -112,7 +112,7 @@ class Kernel:
         blueprint_id, told = self.request.blueprint_id, self.finished
         start = (
             blueprint_id,
-            facts()[blueprint_id].name,
+            CATALOGUE[blueprint_id].name,
             f"{self.request.shape_kind} {shape_text(self.request.shape)}",
             styled(_WORDS.get(self.outcome, self.outcome), *([_STYLES[self.outcome]] if self.settled else [])),
         )

@@ -24,10 +24,11 @@ from esper.cli.blueprints.catalogue import (
 )
 from esper.cli.output import BOLD, DIM, colours_wanted, say, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.karn.descriptor import descriptor
-from esper.karn.facts import Facts, SiteShape
+from esper.karn.blueprint import Blueprint, SiteShape
+from esper.karn.registration import descriptor
 from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
-from esper.karn.table import find_facts, formula
+from esper.karn.table import find, find_by_name, formula
+from projections import blueprint_queries
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -42,7 +43,7 @@ ARTIFACT_HEADERS: Final = (
 
 def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool) -> None:
     """Everything about one blueprint."""
-    blueprint = find_facts(word)
+    blueprint = find_by_name(word)
     asked = parse_shape(shape) if shape is not None else None
     if asked is not None and asked.kind not in blueprint.kinds:
         raise InvalidInput(
@@ -50,10 +51,10 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
             f"it serves {', '.join(blueprint.kinds)}"
         )
     name = blueprint.blueprint_id
-    with known_of(data_dir) as known:
-        approval = known.approvals().get(name)
-        artifacts = known.artifacts(name).get(name, [])
-        outcomes = known.outcomes(name).get(name, [])
+    with known_of(data_dir) as history:
+        approval = blueprint_queries.approvals(history).get(name)
+        artifacts = blueprint_queries.artifacts(history, name).get(name, [])
+        outcomes = blueprint_queries.outcomes(history, name).get(name, [])
     drawing = draw(name, asked or _site(blueprint, [*artifacts, *outcomes]))
     if as_json:
         say_json(_json(blueprint, approval, artifacts, outcomes, drawing))
@@ -64,7 +65,7 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
     _say_outcomes(outcomes)
 
 
-def _site(blueprint: Facts, rows: Sequence[Row]) -> SiteShape:
+def _site(blueprint: Blueprint, rows: Sequence[Row]) -> SiteShape:
     """Where it is or was at home in this folder, else a usual site of the first kind that it serves."""
     for row in rows:
         if row["shape_kind"] in blueprint.kinds:
@@ -73,7 +74,7 @@ def _site(blueprint: Facts, rows: Sequence[Row]) -> SiteShape:
     return SiteShape(kind, USUAL[kind])
 
 
-def sheet_json(blueprint: Facts) -> Row:
+def sheet_json(blueprint: Blueprint) -> Row:
     """The risk data sheet of a blueprint by the words of its enums."""
     sheet = risk_sheet(descriptor(blueprint), issued_at_ns=0)
     return {
@@ -84,7 +85,9 @@ def sheet_json(blueprint: Facts) -> Row:
     }
 
 
-def _json(blueprint: Facts, approval: Row | None, artifacts: list[Row], outcomes: list[Row], drawing: Drawing) -> Row:
+def _json(
+    blueprint: Blueprint, approval: Row | None, artifacts: list[Row], outcomes: list[Row], drawing: Drawing
+) -> Row:
     return {
         **facts_json(blueprint, approval),
         "formula": formula(blueprint),
@@ -98,7 +101,7 @@ def _json(blueprint: Facts, approval: Row | None, artifacts: list[Row], outcomes
     }
 
 
-def _say_facts(blueprint: Facts, approval: Row | None) -> None:
+def _say_facts(blueprint: Blueprint, approval: Row | None) -> None:
     sheet = sheet_json(blueprint)
     say(styled(f"{blueprint.blueprint_id} {blueprint.name}: {blueprint.description}", BOLD))
     say()
@@ -113,7 +116,7 @@ def _say_facts(blueprint: Facts, approval: Row | None) -> None:
     say(formula(blueprint))
 
 
-def approval_text(blueprint: Facts, approval: Row | None) -> str:
+def approval_text(blueprint: Blueprint, approval: Row | None) -> str:
     """Who approved it and why, or what to do."""
     said = "" if approval is None else f"{approval['said_by']} on {approval['recorded_at']:%Y-%m-%d}: {approval['why']}"
     drill = " (and a quarantine drill, the only place where it runs)" if blueprint.quarantine_only else ""
@@ -125,7 +128,7 @@ def approval_text(blueprint: Facts, approval: Row | None) -> str:
     return f"{withdrawn}needed{drill}: {WAY_TO_APPROVAL.format(blueprint.blueprint_id)}"
 
 
-def _say_drawing(blueprint: Facts, drawing: Drawing) -> None:
+def _say_drawing(blueprint: Blueprint, drawing: Drawing) -> None:
     from rich.console import Console  # noqa: PLC0415 - only here
 
     _say_part("module")
@@ -222,7 +225,7 @@ def draw(blueprint_id: str, site: SiteShape) -> Drawing:
 
     Raises InvalidInput for a site shape that the blueprint does not serve.
     """
-    from esper.karn.catalogue import draft, find, measure  # noqa: PLC0415 - torch, once everything cheap is right
+    from esper.karn.catalogue import draft, measure  # noqa: PLC0415 - torch, once everything cheap is right
 
     blueprint = find(blueprint_id)
     module = draft(blueprint, site, blueprint.resolve({}))

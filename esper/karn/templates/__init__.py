@@ -1,1 +1,1 @@
-"""One module per template. A new file here with a `BLUEPRINT` in it is a new template; nothing else needs to change."""
+"""The modules of the blueprints, by family: the function of a blueprint's name makes its module."""

@@ -1,9 +1,14 @@
-"""Fetch: what is there, or a short wait for it."""
+"""Fetch: the records that are there, or a wait for them.
+
+Who waits is served in order of urgency. A fetch with `min_bytes` 1 is answered as soon as a record comes. One that
+asks for more leaves the broker's one thread, and the machine's cores, to those: it is answered `GATHER_S` after the
+first record that it could have, with all that came meanwhile, or at once where `GATHER_BYTES` are there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Callable
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -12,48 +17,86 @@ from streams.broker.codec import Fields
 from streams.broker.core import Caller, Core
 from streams.broker.errors import Refused
 
-MAX_WAIT_S: Final = 0.1
-"""Whatever the client asks. aiokafka sends one fetch per broker at a time, so one that waits long for idle partitions
-keeps busy ones waiting (Faust asks for 1.5 s, which halves its throughput)."""
+MAX_WAIT_S: Final = 30.0
+"""The longest wait, whatever a client asks. An idle client costs a request for every wait."""
+GATHER_S: Final = 0.05
+GATHER_BYTES: Final = 64 * 1024
+URGENT_BYTES: Final = 1
 _SESSIONS_SINCE: Final = 7
 MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 
 
-def fetch(core: Core, caller: Caller, request: Any) -> Fields | Awaitable[Fields]:
+def fetch(core: Core, caller: Caller, request: Any) -> Fields | LongPoll:
     """Records from each partition that was asked for.
 
     There are no fetch sessions: session 0 is answered, and clients then name all partitions every time.
     """
     if caller.version >= _SESSIONS_SINCE and request.session_id != 0:
         return {"error_code": ErrorCode.fetch_session_id_not_found, "session_id": 0, "responses": ()}
-    answer, enough = _collect(core, request)
+    answer, found = _collect(core, request)
     wait_s = min(request.max_wait.total_seconds(), MAX_WAIT_S)
-    return answer if enough or wait_s <= 0 else _long_poll(core, request, wait_s)
+    if wait_s <= 0 or found >= _enough(request):
+        return answer
+    return LongPoll(core, request, wait_s, anything=found > 0)
 
 
-async def _long_poll(core: Core, request: Any, wait_s: float) -> Fields:
-    loop = asyncio.get_running_loop()
-    woken = asyncio.Event()
-    deadline = loop.time() + wait_s
-    alarm = loop.call_at(deadline, woken.set)
-    partitions = [core.store.partition(topic.topic, p.partition) for topic in request.topics for p in topic.partitions]
-    for partition in partitions:
-        partition.waiters.add(woken.set)
-    try:
-        while True:
-            await woken.wait()
-            woken.clear()
-            answer, enough = _collect(core, request)
-            if enough or loop.time() >= deadline:
-                return answer
-    finally:  # also when the client goes away
-        alarm.cancel()
-        for partition in partitions:
-            partition.waiters.discard(woken.set)
+def _enough(request: Any) -> int:
+    """How many bytes are answered without a wait."""
+    if request.min_bytes <= URGENT_BYTES:
+        return int(request.min_bytes)
+    return min(max(int(request.min_bytes), GATHER_BYTES), int(request.max_bytes))
 
 
-def _collect(core: Core, request: Any) -> tuple[Fields, bool]:
-    """The answer as things stand, and whether it may go out before the wait is over."""
+class LongPoll:
+    """A fetch that waits for records. It calls `deliver` once, when `answer` is due; `end` has that happen now."""
+
+    def __init__(self, core: Core, request: Any, wait_s: float, *, anything: bool) -> None:
+        self.deliver: Callable[[], None] = lambda: None
+        self._core = core
+        self._request = request
+        self._urgent = request.min_bytes <= URGENT_BYTES
+        self._gathering = False
+        self._over = False
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self.end)
+        self._partitions = [
+            core.store.partition(topic.topic, p.partition) for topic in request.topics for p in topic.partitions
+        ]
+        for partition in self._partitions:
+            partition.waiters[self._written] = None
+        if anything:
+            self._written()
+
+    def answer(self) -> Fields:
+        """What there is to answer now."""
+        return _collect(self._core, self._request)[0]
+
+    def end(self) -> None:
+        """Deliver now, unless it was delivered or cancelled."""
+        if not self._over:
+            self.cancel()
+            self.deliver()
+
+    def cancel(self) -> None:
+        """Wait no longer, and deliver nothing."""
+        self._over = True
+        self._timer.cancel()
+        for partition in self._partitions:
+            partition.waiters.pop(self._written, None)
+
+    def _written(self) -> None:
+        """A record came to one of the partitions, or a partition went away."""
+        if self._urgent:
+            self.end()
+        elif not self._gathering:
+            self._gathering = True
+            loop = asyncio.get_running_loop()
+            if loop.time() + GATHER_S < self._timer.when():
+                self._timer.cancel()
+                self._timer = loop.call_later(GATHER_S, self.end)
+
+
+def _collect(core: Core, request: Any) -> tuple[Fields, int]:
+    """The answer as things stand, and how many bytes of records it has; very many where a partition is refused."""
     room = max(1, min(request.max_bytes, MAX_RESPONSE_BYTES))
     found = 0
     failed = False
@@ -67,7 +110,8 @@ def _collect(core: Core, request: Any) -> tuple[Fields, bool]:
             failed = failed or answer["error_code"] is not ErrorCode.none
             partitions.append(answer)
         responses.append({"topic": topic.topic, "partitions": partitions})
-    return {"responses": responses, "error_code": ErrorCode.none, "session_id": 0}, failed or found >= request.min_bytes
+    answer = {"responses": responses, "error_code": ErrorCode.none, "session_id": 0}
+    return answer, MAX_RESPONSE_BYTES if failed else found
 
 
 def _partition(core: Core, topic: str, asked: Any, limit: int) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from contracts.topics import BLUEPRINTS, PARTITIONS
 from esper.leyline.envelope import body_name, body_of
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
-from esper.tezzeret import artifact, child, events
+from esper.tezzeret import child, events, results
 from esper.tezzeret.jobs import Place, evolve, request
-from esper.tezzeret.order import order_of
+from esper.tezzeret.results import order_of
 from streams.broker.launch import start_broker
 from streams.metrics import Metrics
 from streams.producer import Publisher
@@ -182,7 +182,7 @@ class House:
         refs = {body.artifact_ref for told in bodies.values() for body in told}
         assert len(refs) == 1
         stored = bodies["artifact_stored"][0]
-        kept = artifact.read(self.objects, refs.pop())
+        kept = results.read(self.objects, refs.pop())
         assert (stored.artifact_version, stored.checksum) == (version, kept.checksum)
         assert kept.report.job_id == job.job_id
         return kept

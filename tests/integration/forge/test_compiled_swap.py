@@ -14,25 +14,25 @@ import os, sys, time
 from pathlib import Path
 from esper.karn.catalogue import find
 from esper.leyline.objects import ObjectStore
-from esper.tezzeret import artifact, child, kernel
-from esper.tezzeret.bundle import pack
+from esper.tezzeret import child, kernel, results
+from esper.tezzeret.compiled import pack
 from esper.tezzeret.jobs import job_id_of
-from esper.tezzeret.order import Order
+from esper.tezzeret.results import Order
 from esper.tezzeret.pipelines import FAST
 
 folder = Path(sys.argv[1])
 what = ("BP009", "vector", (6,), find("BP009").resolve({}))
 module = kernel.make(Order(job_id_of(*what, "fast"), *what, "fast", "fast", 1, 2**33, False))
 compiled = kernel.compile_form(module, (6,), FAST, time.perf_counter)
-(folder / artifact.WEIGHTS_FILE).write_bytes(kernel.weights_of(module))
-(folder / artifact.CACHE_FILE).write_bytes(pack(compiled.cache, Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))
+(folder / results.WEIGHTS_FILE).write_bytes(kernel.weights_of(module))
+(folder / results.CACHE_FILE).write_bytes(pack(compiled.cache, Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])))
 guard = kernel.guard_of(module, (6,))
-figures = (2.0, 1.0, compiled.compile_ms, compiled.max_difference, (artifact.Prewarm(64, 1.0, 1.0, 20),))
-report = artifact.Report(
-    job_id_of(*what, "fast"), *what, "fast", 1, "compiled", False, "", guard, artifact.guard_digest(guard), *figures,
+figures = (2.0, 1.0, compiled.compile_ms, compiled.max_difference, (results.Prewarm(64, 1.0, 1.0, 20),))
+report = results.Report(
+    job_id_of(*what, "fast"), *what, "fast", 1, "compiled", False, "", guard, results.guard_digest(guard), *figures,
     child._toolchain(),
 )
-print(artifact.store(ObjectStore(folder / "objects"), folder, report).ref)
+print(results.store(ObjectStore(folder / "objects"), folder, report).ref)
 """
 """The forge's own steps, but so small a kernel would be served eager: here it is called the faster one."""
 
@@ -48,7 +48,9 @@ from esper.testing import REAL_CLOCK, MemoryLog, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.tasks import Samples, Site, Task
 import esper.tolaria.train as loop
+from esper.tolaria.outside import Outside
 from esper.tolaria.swaps import swap_as_recorded
+from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import named
 
 objects, ref, mode = ObjectStore(Path(sys.argv[1]) / "objects"), sys.argv[2], sys.argv[3]
@@ -85,7 +87,7 @@ log = MemoryLog(objects=objects)
 log.send(signed(seed_command("run", SEED_OPERATION_GERMINATE, "s1", "BP009")))
 loop.train(
     RunConfig(task="tiny", policy="none", compiled_kernels=mode != "eager"),
-    task, log, clock=REAL_CLOCK, objects=objects, verifier=None, run_id="run", library=Library(),
+    task, LiveWorld(Outside(log, REAL_CLOCK, objects, library=Library())), run_id="run",
 )
 facts = [event for event in log.events if event.WhichOneof("body") == "kernel_swapped"]
 said = [event.kernel_swapped for event in facts]

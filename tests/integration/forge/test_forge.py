@@ -6,7 +6,7 @@ import httpx
 import psutil
 import pytest
 
-from contracts.topics import TELEMETRY
+from contracts.topics import EMERGENCY, TELEMETRY
 from esper.leyline.envelope import body_name, body_of
 from esper.tezzeret import events
 from esper.tezzeret.jobs import request
@@ -66,21 +66,31 @@ def test_what_fails_is_tried_again_without_the_compiler_then_parked_and_may_be_a
         ("compile_failed", ""),
         ("compile_started", "emergency"),
         ("compile_failed", ""),
+        ("compile_started", "emergency"),
+        ("compile_failed", ""),
         ("compile_parked", ""),
     ]
-    assert [event.compile_failed.will_retry for event in found if body_name(event) == "compile_failed"] == [True, False]
+    failures = [event.compile_failed for event in found if body_name(event) == "compile_failed"]
+    assert [body.will_retry for body in failures] == [True, True, False]
 
     house.kill()
     house.start(env={"CXX": "/nowhere/c++"})
     house.publish(asked)  # the old request, come again: no reason to begin anew
-    house.publish(events.requested(request_of(job), 2, producer="test", attempts_made=2))
+    house.publish(events.requested(request_of(job), 2, producer="test", attempts_made=3))
     found = house.until("kernel_catalog_update")
     started = [event.compile_started for event in found if body_name(event) == "compile_started"]
-    assert [(body.attempt, body.pipeline) for body in started] == [(1, "fast"), (2, "emergency"), (3, "fast")]
+    assert [(body.attempt, body.pipeline) for body in started] == [
+        *((1, "fast"), (2, "emergency"), (3, "emergency")),
+        (4, "fast"),
+    ]
     assert house.stored_once(job).report.eager_fallback
-    (warning,) = [each for event in house.read(TELEMETRY) for each in event.telemetry_packet.events]
-    assert (warning.description, warning.attributes["blueprint_id"]) == ("eager_fallback", "BP009")
-    assert "the compiler failed" in warning.attributes["reason"]
+    warned = {each.event_id: each for event in house.read(EMERGENCY) for each in event.telemetry_packet.events}
+    assert warned["eager_fallback"].attributes["blueprint_id"] == "BP009"
+    assert "the compiler failed" in warned["eager_fallback"].attributes["reason"]
+    points = [point for event in house.read(TELEMETRY) for point in event.telemetry_packet.metrics]
+    assert [(point.name, point.value) for point in points] == [
+        ("tezzeret.compile.retry_count", retries) for retries in (0, 1, 2, 0)
+    ]
 
 
 def request_of(job):

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from esper.karn.catalogue import CATALOGUE
+from esper.karn.table import CATALOGUE
 from esper.leyline.envelope import body_name, body_of
-from esper.tezzeret import artifact, events
+from esper.tezzeret import events, results
 from esper.tezzeret.jobs import Place, evolve
 
 READY_S = 12.0
@@ -87,7 +87,7 @@ def test_in_the_middle_of_the_commit(house, asked, told):
     """The log has the first one or two of the three events that tell of the artifact."""
     job = begun(house, asked)
     folder = house.prepared(job)
-    stored = artifact.store(house.objects, folder, artifact.read_report(folder))
+    stored = results.store(house.objects, folder, results.read_report(folder))
     line = [events.finished(job, stored, 1), *events.published(job, stored, 1, 1)]
     house.publish(*line[:told])
 
@@ -98,7 +98,7 @@ def test_after_the_commit(house, asked):
     """All is on the log and the folder is still there."""
     job = begun(house, asked)
     folder = house.prepared(job)
-    stored = artifact.store(house.objects, folder, artifact.read_report(folder))
+    stored = results.store(house.objects, folder, results.read_report(folder))
     house.publish(events.finished(job, stored, 1), *events.published(job, stored, 1, 1))
     before = len(house.read())
 
@@ -111,7 +111,7 @@ def test_storage_lost_in_the_middle_of_the_commit(house, asked):
     """The log names an artifact that the disk has lost: it is rolled back and made anew."""
     job = begun(house, asked)
     folder = house.prepared(job)
-    stored = artifact.store(house.objects, folder, artifact.read_report(folder))
+    stored = results.store(house.objects, folder, results.read_report(folder))
     house.publish(events.finished(job, stored, 1))
     house.objects.delete(stored.ref)
     shutil.rmtree(folder)
@@ -122,7 +122,7 @@ def test_storage_lost_in_the_middle_of_the_commit(house, asked):
     assert "was lost before it was published" in failed.reason
     assert house.names().count("compile_started") == 2
     (told,) = [body_of(event) for event in house.read() if body_name(event) == "artifact_stored"]
-    assert artifact.read(house.objects, told.artifact_ref).report.attempt == 2
+    assert results.read(house.objects, told.artifact_ref).report.attempt == 2
 
 
 @pytest.mark.soak

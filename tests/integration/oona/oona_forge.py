@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from esper.urza.artifact import guard_digest, keep
+from esper.urza.artifact import guard_digest, store
 
 WEIGHTS = struct.pack("<Q", 2) + b"{}"  # a safetensors file without tensors
 
@@ -21,7 +19,6 @@ class Forge:
     def store(self, blueprint, *, register=True, version=1):
         guard = []
         manifest = {
-            "format": 1,
             "blueprint_id": blueprint,
             "shape_kind": "vector",
             "shape": [4],
@@ -29,14 +26,9 @@ class Forge:
             "form": "eager",
             "guard": guard,
             "guard_digest": guard_digest(guard),
-            "weights_ref": keep(self.objects, WEIGHTS),
-            "weights_bytes": len(WEIGHTS),
-            "cache_ref": "",
-            "cache_bytes": 0,
             "attempt": version,
         }
-        content = json.dumps(manifest).encode()
-        ref = self.objects.put(content)
+        ref = store(self.objects, manifest, WEIGHTS)
         job = f"job-{blueprint}"
         descriptor = leyline_pb2.BlueprintDescriptor(
             blueprint_id=blueprint, name="test", tier=leyline_pb2.BLUEPRINT_TIER_SAFE
@@ -50,9 +42,9 @@ class Forge:
                 blueprint_id=blueprint,
                 artifact_ref=ref,
                 artifact_version=version,
-                checksum=hashlib.sha256(content).hexdigest(),
+                checksum=ref.removeprefix("sha256:"),
                 guard_digest=manifest["guard_digest"],
-                bytes=len(content),
+                bytes=self.objects.size(ref),
                 form="eager",
             ),
             leyline_pb2.KernelCatalogUpdate(blueprint_id=blueprint, artifact_ref=ref),

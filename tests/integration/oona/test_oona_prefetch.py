@@ -12,9 +12,8 @@ from contracts.topics import EMERGENCY
 from esper.leyline.envelope import body_name
 from esper.leyline.signing import KeyRing
 from esper.urza.artifact import Kernel, Refusal
-from esper.urza.cache import Cache
+from esper.urza.cache import KernelCache
 from esper.urza.library import Wanted
-from esper.urza.shelf import Shelf
 from esper.urza.version import Place
 from streams.prefetch import Prefetch
 from streams.writer import LogWriter
@@ -29,8 +28,8 @@ def worker(log, data_dir, start_process):
 
 @pytest.fixture
 def prefetch(worker, writer, ring, objects, run_id, metrics):
-    shelf = Shelf(objects, Cache(time.monotonic))
-    made = Prefetch(writer, ring, shelf, run_id=run_id, metrics=metrics)
+    kernels = KernelCache(objects, time.monotonic)
+    made = Prefetch(writer, ring, kernels, run_id=run_id, metrics=metrics)
     yield made
     made.close()
 
@@ -107,7 +106,7 @@ def test_what_goes_bad_after_the_library_has_served_it_is_refused_counted_and_to
     prefetch, stored, objects, wanted, read_until, ring, writer, metrics
 ):
     """The library has it in its memory, the trainer reads the disk itself."""
-    other = Prefetch(writer, ring, Shelf(objects, Cache(time.monotonic)), run_id="another", metrics=metrics)
+    other = Prefetch(writer, ring, KernelCache(objects, time.monotonic), run_id="another", metrics=metrics)
     other.want([wanted])
     eventually(lambda: other.take(wanted), lambda found: isinstance(found, Kernel))
     other.close()
@@ -144,7 +143,7 @@ def test_an_answer_that_a_wrong_key_vouches_for_is_not_believed_and_told_of(
 @pytest.mark.serial
 def test_nothing_waits_while_the_log_is_away(own_log, ring, objects, wanted, metrics):
     with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics) as writer:
-        prefetch = Prefetch(writer, ring, Shelf(objects, Cache(time.monotonic)), run_id="run", metrics=metrics)
+        prefetch = Prefetch(writer, ring, KernelCache(objects, time.monotonic), run_id="run", metrics=metrics)
         with own_log.frozen():
             prefetch.want([wanted])
             began = time.monotonic()

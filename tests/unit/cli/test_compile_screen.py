@@ -13,11 +13,10 @@ from esper.cli.blueprints.compile import CompileRequest, permitted
 from esper.cli.blueprints.kernels import Bars, Kernel, Lines, make_jobs_screen, say_kernels
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval
-from esper.karn.facts import SiteShape
-from esper.karn.table import facts
+from esper.karn.blueprint import SiteShape
+from esper.karn.table import CATALOGUE
 from esper.tezzeret import events
-from esper.tezzeret.jobs import Place, request
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.jobs import Ledger, Place, request
 
 PLACE = Place(1, 0, 0)
 
@@ -246,7 +245,7 @@ def test_only_what_is_approved_is_asked_for(capsys):
     with pytest.raises(InvalidInput, match="BP036 mixture_of_experts_4 is experimental and not approved"):
         permitted(experimental, {}, named=False)
     with pytest.raises(InvalidInput, match="approve it first: esper blueprints approve BP036"):
-        permitted([facts()["BP039"], facts()["BP036"]], approvals, named=True)
+        permitted([CATALOGUE["BP039"], CATALOGUE["BP036"]], approvals, named=True)
 
 
 def test_a_tasks_sites_are_the_shapes_of_its_host():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contracts.leyline.v1 import event_pb2 as pb
-from esper.cli.events import Reading, types_of
 from projections import open_history
 from projections.archive import Archive
+from projections.run_queries import EventReader
 from projections.testing import LogOfRecords, Trainers
 
 
@@ -13,7 +13,7 @@ def test_a_run_that_was_resumed_is_followed_to_its_own_end(tmp_path):
     run, log, told = Trainers("aaaa"), LogOfRecords(), 0
     over = []
     with Archive(tmp_path) as archive, open_history(tmp_path) as history:
-        reading = Reading(history, "aaaa", types_of(()))
+        reading = EventReader(history, "aaaa")
         for happens in (
             lambda: run.complete_epoch(0),
             lambda: run.publish(run.trainers[0], pb.RunFinished(status="interrupted")),
@@ -33,4 +33,4 @@ def test_a_run_that_was_resumed_is_followed_to_its_own_end(tmp_path):
 def test_a_run_without_an_event_is_not_over(tmp_path):
     (tmp_path / "archive").mkdir()
     with open_history(tmp_path / "archive") as history:
-        assert not Reading(history, "aaaa", types_of(())).finished()
+        assert not EventReader(history, "aaaa").finished()

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from esper.cli.app import dispatch
-from esper.cli.history import BLOCK, blocks_of, history_of
+from esper.cli.history import history_of
+from projections.ad_hoc import BLOCK, blocks_of
 from projections.archive import Archive
 from projections.testing import LogOfRecords, Trainers
 

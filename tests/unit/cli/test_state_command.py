@@ -128,7 +128,6 @@ def test_learning_rates_are_those_that_the_trainer_takes(policy):
         warmup_steps=20,
         new_parameter_rate=0.1,
         new_parameter_warmup_steps=10,
-        breaker=None,
     )
     config = {"rate_policy": policy, "learning_rate": 0.02, "rate_warmup_epochs": 2.0, "new_parameter_rate": 0.1}
     config["new_parameter_warmup_epochs"] = 1.0

@@ -47,14 +47,6 @@ def test_its_commands_and_options_exist(page):
     assert [command for command in used if command not in known] == []
 
 
-def test_the_life_of_a_blueprint_is_the_one_of_the_tables():
-    """After a change of either table: `python -m esper.urza.lifecycle docs/blueprints.md`."""
-    from esper.urza.lifecycle import diagram
-
-    page = (ROOT / "docs/blueprints.md").read_text(encoding="utf-8")
-    assert re.findall(r"```mermaid\n(.*?)\n```", page, re.DOTALL) == [diagram()]
-
-
 def test_the_readme_is_short():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
 
@@ -62,7 +54,7 @@ def test_the_readme_is_short():
 
 
 def test_the_example_of_a_task_of_ones_own_works(tmp_path):
-    from esper.tolaria.tasks.user_file import user_task
+    from esper.tolaria.tasks import user_task
 
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     file = tmp_path / "wine.py"

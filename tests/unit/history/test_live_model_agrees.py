@@ -28,9 +28,11 @@ from esper.leyline.signing import Signed
 from esper.record import RunState, replay, stages_by_epoch
 from esper.testing import REAL_CLOCK, MemoryLog, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
-from esper.tolaria.result import RunResult
+from esper.tolaria.outside import Outside
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from projections import open_history
 from projections.archive import Archive
 from projections.testing import LogOfRecords
@@ -102,7 +104,7 @@ def live_run(seed: int, plan: Sequence[tuple[int, Event]]) -> tuple[list[Event],
         config = RunConfig(
             task="tiny", seed=seed, policy="random", decision_timeout_s=None, telemetry_every_steps=1000, seeds=FAST
         )
-        result = train(config, tiny(), log, clock=REAL_CLOCK, objects=objects, verifier=None, run_id=RUN)
+        result = train(config, tiny(), LiveWorld(Outside(log, REAL_CLOCK, objects)), run_id=RUN)
     return [event for event in log.events if BY_BODY[body_name(event)] is RUNS], result
 
 

@@ -9,7 +9,8 @@ from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval, Clearance
 from esper.karn.blueprint import ALL_KINDS
-from esper.karn.catalogue import CATALOGUE, DEFAULT_POOL, SAFE_POOL, build, find, options
+from esper.karn.catalogue import DEFAULT_POOL, SAFE_POOL, build, options
+from esper.karn.table import CATALOGUE, find
 
 SHAPES = {
     "vector": [(4,), (1,), (32,)],

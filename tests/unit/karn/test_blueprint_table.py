@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
+import pkgutil
+from typing import get_type_hints
 
 import pytest
 
 from esper.errors import InvalidInput
-from esper.karn.catalogue import CATALOGUE, find
-from esper.karn.facts import Facts
-from esper.karn.table import FILE, facts, find_facts, formula, written
+from esper.karn import templates
+from esper.karn.layers import SeedModule
+from esper.karn.table import CATALOGUE, find, find_by_name, formula
 
 TABLE = {
     "BP001": ("identity_passthrough", 0, 0.0, {}),
@@ -169,19 +173,20 @@ def test_every_template_has_tags_and_says_what_it_does():
         assert ("stressor" in blueprint.tags) == blueprint.quarantine_only
 
 
-def test_the_table_that_is_read_without_torch_is_the_catalogue():
-    """After a change of a template: `python -m esper.karn.table`."""
-    assert FILE.read_text(encoding="utf-8") == written(dict(CATALOGUE))
-    assert list(facts()) == list(CATALOGUE)
-    for name, kept in facts().items():
-        assert {field: getattr(kept, field) for field in Facts.__slots__} == {
-            field: getattr(CATALOGUE[name], field) for field in Facts.__slots__
-        }
+def test_every_row_has_its_function_and_every_function_its_row():
+    made = {
+        (family.name, name)
+        for family in pkgutil.iter_modules(templates.__path__)
+        for name, function in vars(importlib.import_module(f"{templates.__name__}.{family.name}")).items()
+        if inspect.isfunction(function) and get_type_hints(function).get("return") is SeedModule
+    }
+
+    assert made == {(row.family, row.name) for row in CATALOGUE.values()}
 
 
 @pytest.mark.parametrize("word", ["BP016", "bp016", "squeeze_excitation", " BP016 "])
 def test_a_template_is_found_by_id_or_name(word):
-    assert find_facts(word).blueprint_id == "BP016"
+    assert find_by_name(word).blueprint_id == "BP016"
 
 
 @pytest.mark.parametrize(
@@ -195,9 +200,9 @@ def test_a_template_is_found_by_id_or_name(word):
 )
 def test_a_template_that_is_not_there_is_told_of_with_those_that_come_near(word, says):
     with pytest.raises(InvalidInput, match=says):
-        find_facts(word)
+        find_by_name(word)
 
 
 def test_every_template_has_a_formula_that_names_it():
-    for name, each in facts().items():
+    for name, each in CATALOGUE.items():
         assert formula(each).startswith((f"{name} {each.name}: ", f"{name} {each.name} (stressor): "))

@@ -22,9 +22,9 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval, Clearance
-from esper.karn.catalogue import CATALOGUE, DEFAULT_POOL, SAFE_POOL, options, pool
+from esper.karn.catalogue import DEFAULT_POOL, SAFE_POOL, offer, options, pool
 from esper.karn.dossier import Dossier, Outcomes, Sheet
-from esper.karn.offer import offer
+from esper.karn.table import CATALOGUE
 
 IMAGE = SiteDescription(site="blocks.0", seed_id="s1", shape_kind="image", shape=(4, 8, 8))
 APPROVED = {name: Approval("a tester", "tests") for name in CATALOGUE}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from esper.karn.catalogue import CATALOGUE
-from esper.karn.descriptor import registered
-from esper.karn.registration import registration
+from contracts.leyline.v1 import leyline_pb2 as leyline
+from esper.karn.registration import descriptor, registered, registration
+from esper.karn.table import CATALOGUE, find
 from esper.leyline.envelope import body_name
 
 ALONE = "import sys, esper.karn.registration as r; r.registration(1); sys.exit('torch' in sys.modules)"
@@ -32,6 +32,25 @@ def test_ids_are_those_of_what_is_said_whenever_that_is():
 
     assert [event.event_id for event in first] == [event.event_id for event in later]
     assert len({event.event_id for event in first}) == len(first)
+
+
+def test_a_descriptor_says_what_the_template_is_and_may_be_edited():
+    """R-KARN-17."""
+    message = descriptor(find("BP036"))
+    assert (message.tier, message.stage, message.approval_required, message.quarantine_only) == (
+        leyline.BLUEPRINT_TIER_EXPERIMENTAL,
+        5,
+        True,
+        False,
+    )
+    assert {name: (b.min_value, b.max_value) for name, b in message.allowed_parameters.items()} == {
+        "experts": (4.0, 8.0),
+        "capacity": (1.0, 2.0),
+    }
+    message.name = "changed"
+    message.allowed_parameters["experts"].max_value = 99.0
+    assert descriptor(find("BP036")).allowed_parameters["experts"].max_value == 8.0
+    assert list(registered(find("BP031")).shape_kinds) == ["token"]
 
 
 def test_it_is_told_without_torch():

@@ -12,8 +12,9 @@ from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval, Clearance
 from esper.karn.blueprint import ALL_KINDS
-from esper.karn.catalogue import CATALOGUE, DEFAULT_POOL, SAFE_POOL, build, options
-from esper.karn.templates.bp047_memory_leak import CEILING, MIB
+from esper.karn.catalogue import DEFAULT_POOL, SAFE_POOL, build, options
+from esper.karn.table import CATALOGUE
+from esper.karn.templates.stressors import LEAK_CEILING, MIB
 
 STRESSORS = [blueprint.blueprint_id for blueprint in CATALOGUE.values() if blueprint.quarantine_only]
 SHAPES = {"vector": (8,), "image": (3, 6, 6), "token": (10, 8)}
@@ -143,9 +144,9 @@ def test_memory_leak_grows_to_its_ceiling_and_gives_all_back():
     for passes in range(1, 4):
         module(activation())
         assert module.leaked == passes * 5 * MIB
-    for _ in range(CEILING // (5 * MIB) + 2):
+    for _ in range(LEAK_CEILING // (5 * MIB) + 2):
         module(activation())
-    assert module.leaked == CEILING
+    assert module.leaked == LEAK_CEILING
     assert module.state_dict().keys() == {"learnt.weight", "learnt.bias"}
     assert "kept" in vars(module)
     module.kept.clear()

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.karn.approval import Approval, Clearance
-from esper.karn.catalogue import CATALOGUE, build
-from esper.karn.templates.bp039_neural_ode_block import _runge_kutta
+from esper.karn.catalogue import build
+from esper.karn.table import CATALOGUE
+from esper.karn.templates.experimental import _runge_kutta
 
 CLEARED = Clearance({name: Approval("a tester", "tests") for name in CATALOGUE})
 

@@ -17,16 +17,19 @@ import pytest
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.karn.approval import Approval
 from esper.karn.blueprint import SiteShape
-from esper.karn.catalogue import CATALOGUE, measure
+from esper.karn.catalogue import measure
 from esper.karn.dossier import Dossier
+from esper.karn.table import CATALOGUE
 from esper.kasmina.lifecycle import name
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tolaria.config import RunConfig
+from esper.tolaria.outside import Outside
 from esper.tolaria.tasks import Samples, Task, load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 
 HARMLESS = [blueprint for blueprint in CATALOGUE.values() if not blueprint.quarantine_only]
 APPROVED = Dossier(
@@ -80,6 +83,8 @@ def test_it_grows_into_a_network_that_trains(blueprint_id: str, kind: str, tmp_p
     task_name, seed_id, batch_size = TASKS[kind]
     clock, objects = FakeClock(), ObjectStore(tmp_path)
     log = MemoryLog(clock.clock, objects=objects)
+    germinate = germinate_at(log, clock, STEPS, seed_id, blueprint_id)
+    outside = Outside(log, clock.clock, objects, CommandVerifier(KEYS), None, germinate)
     result = train(
         RunConfig(
             task=task_name,
@@ -90,12 +95,8 @@ def test_it_grows_into_a_network_that_trains(blueprint_id: str, kind: str, tmp_p
             seeds=SeedSettings(**QUICK, **({} if residual(blueprint_id, kind) else RESHAPING)),
         ),
         small(task_name, batch_size),
-        log,
-        clock=clock.clock,
-        objects=objects,
-        verifier=CommandVerifier(KEYS),
+        LiveWorld(outside),
         run_id="run",
-        should_stop=germinate_at(log, clock, STEPS, seed_id, blueprint_id),
     )
 
     failed = [body.reason for body in log.bodies("gate_evaluated") if not body.passed]

@@ -13,15 +13,16 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from contracts.leyline.v1.event_pb2 import GateEvaluated
 from esper.karn import catalogue
 from esper.karn.approval import Approval, Clearance
+from esper.karn.table import CATALOGUE
 from esper.kasmina import lifecycle
+from esper.kasmina.gates import Loss
 from esper.kasmina.kasmina import Kasmina
-from esper.kasmina.probe import Loss
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import Site, describe_sites
 
 cross_entropy = nn.functional.cross_entropy
 STEPS = 2
-HARMLESS = [blueprint.blueprint_id for blueprint in catalogue.CATALOGUE.values() if not blueprint.quarantine_only]
+HARMLESS = [blueprint.blueprint_id for blueprint in CATALOGUE.values() if not blueprint.quarantine_only]
 CLEARED = Clearance({blueprint_id: Approval("a tester", "tests") for blueprint_id in HARMLESS})
 options = functools.partial(catalogue.options, pool=HARMLESS, clearance=CLEARED)
 build = functools.partial(catalogue.build, clearance=CLEARED)

@@ -11,7 +11,7 @@ import torch
 from esper.errors import EsperError
 from esper.kasmina import kasmina as room
 from esper.kasmina import lifecycle
-from esper.kasmina.swap import SWAPPABLE, TOLERANCE
+from esper.kasmina.kernels import SWAPPABLE, TOLERANCE
 
 
 class Form:

@@ -166,9 +166,13 @@ def test_alpha_advances_once_a_step_and_has_no_gradient(grown):
         lab.step(number)
         seen.append(lab.observe().alpha)
     assert seen == pytest.approx([ramp(step, 8, 0.1) for step in range(1, 9)])
-    tensor = lab.kasmina._slots["s1"].alpha_like(torch.zeros(1))
+    slot = lab.kasmina._slots["s1"]
+    tensor = slot.alpha_like(torch.zeros(1))
+    learnt = {parameter.data_ptr() for parameter in lab.kasmina.trainable()["s1"]}
+    assert float(tensor) == pytest.approx(seen[-1])
     assert not tensor.requires_grad
-    assert all(float(tensor) != id(p) and p is not tensor for p in lab.kasmina.trainable()["s1"])
+    assert tensor.data_ptr() not in learnt
+    assert tensor.data_ptr() not in {each.data_ptr() for each in slot.occupant().module.state_dict().values()}
 
 
 def test_teardown_takes_every_hook_off(make_lab):

@@ -1,15 +1,28 @@
-"""The table of a version's life is what the catalogue does with it, event by event."""
+"""The diagram of a version's states in docs/blueprints.md is what the catalogue does, event by event."""
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from esper.urza.lifecycle import APPROVED, ATTACHED, FOLLOWED, FOLLOWED_UNUSED, MOVES, STORED, WITHDRAWN
-from esper.urza.version import State
+from esper.urza.version import KEPT_DAYS, State
 from projections.library import Library
+
+DIAGRAM = (Path(__file__).parents[3] / "docs/blueprints.md").read_text(encoding="utf-8").split('(Urza)" as version')[1]
+ROWS = re.findall(r"^ +(\S+) --> (\S+): (.*)$", DIAGRAM.split("}")[0], re.MULTILINE)
+MOVES = [row for row in ROWS if row[1] != "archived"]
+
+ATTACHED = "a run attaches it after all"
+WITHDRAWN = "the blueprint's approval is withdrawn"
+APPROVED = "the blueprint is approved again"
+FOLLOWED = {
+    "a newer one of its line is stored, and a run had attached it",
+    "a newer one of its line is stored, and no run had attached it",
+}
 
 STORIES = {
     "followed unused, attached after all, withdrawn and approved again": [
@@ -57,14 +70,17 @@ def tell(news, what, version):
 
 
 def moves_of(source, target, what):
-    """The rows that a change is."""
-    causes = WHEN.get(what, {STORED, FOLLOWED, FOLLOWED_UNUSED})
-    return [row for row in MOVES if (row.source, row.target) == (source, target) and row.when in causes]
+    """The rows of the diagram that a change is; a version begins as active."""
+    causes = WHEN.get(what, FOLLOWED)
+    return [row for row in MOVES if row[:2] == (source, target) and row[2] in causes]
 
 
 @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
 def test_every_change_is_a_row(make_news, ring, story):
     for source, target, what in walk(make_news, ring, story):
+        if source is None:
+            assert (target, what) == ("active", "store")
+            continue
         assert moves_of(source, target, what), (source, target, what)
 
 
@@ -74,5 +90,11 @@ def test_every_row_happens(make_news, ring):
     assert [row for row in MOVES if row not in seen] == []
 
 
-def test_every_state_is_in_the_table():
-    assert {row.target for row in MOVES} == set(get_args(State))
+def test_every_state_is_in_the_diagram():
+    assert {"active", *(target for _, target, _ in MOVES)} == set(get_args(State))
+
+
+def test_the_times_until_a_version_is_archived_are_those_of_the_code():
+    drawn = {source: when for source, target, when in ROWS if target == "archived"}
+
+    assert drawn == {state: f"after {days} days" for state, days in KEPT_DAYS.items() if days is not None}

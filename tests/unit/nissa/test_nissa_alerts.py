@@ -1,8 +1,7 @@
-"""Alerts: each drill fires once and clears, and nothing else moves them (R-NIS-5 to 12, R-OPS-7)."""
+"""Alerts: when each fires and clears, and that nothing else moves them (R-NIS-5 to 12)."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,10 +28,6 @@ def depth(events):
     return leyline_pb2.TelemetryPacket(source_subsystem="oona", metrics=[point])
 
 
-def attempt(number):
-    return event_pb2.CompileStarted(job_id="j", attempt=number)
-
-
 def fold(bodies, *, watches=None, every_s=60.0, run_id="run-a"):
     """What each body fired (+) or cleared (-), by rule name."""
     watches, told = watches or {}, []
@@ -44,21 +39,6 @@ def fold(bodies, *, watches=None, every_s=60.0, run_id="run-a"):
                 said.append(("+" if alert.active else "-") + alert.rule.name)
         told.append(said)
     return watches, told
-
-
-DRILLS = {
-    "training_latency_high": [hook(25.0), hook(25.0), hook(25.0), hook(10.0), hook(9.0)],
-    "kasmina_isolation_violation": [leaks(5), leaks(5)],
-    "oona_queue_depth": [depth(5000), depth(5000), depth(5000), depth(1000)],
-    "tezzeret_compile_retry_high": [attempt(3), attempt(1)],
-}
-
-
-@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
-def test_a_drill_fires_its_alert_once_and_clears_it_once(rule):
-    _, told = fold(DRILLS[rule])
-
-    assert [word for said in told for word in said] == [f"+{rule}", f"-{rule}"]
 
 
 def test_latency_fires_at_the_third_slow_epoch_in_a_row_and_clears_at_the_first_good_one():

@@ -7,6 +7,8 @@ import re
 import pytest
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
+from contracts.leyline.v1.leyline_pb2 import CircuitBreakerState
+from esper.leyline.breaker import STATE_NAMES
 from esper.leyline.envelope import Event, new_event
 from esper.nissa.alerts import RULES
 from esper.nissa.catalogue import BY_NAME, METRICS, NISSA, prometheus_form
@@ -45,7 +47,6 @@ BODIES = (
     event_pb2.DecisionTimedOut(waited_ms=2000),
     event_pb2.KernelAttached(attach_ms=2.0),
     event_pb2.CheckpointSaved(bytes=4096),
-    event_pb2.CompileStarted(attempt=2),
     leyline_pb2.FieldReport(outcome=leyline_pb2.FIELD_REPORT_OUTCOME_SUCCESS),
     leyline_pb2.TelemetryPacket(
         source_subsystem="kasmina",
@@ -53,6 +54,8 @@ BODIES = (
             leyline_pb2.MetricPoint(name="oona.queue.depth", value=7),
             leyline_pb2.MetricPoint(name="kasmina.nonce_ledger.size", value=2),
             leyline_pb2.MetricPoint(name="kasmina.nonce_ledger.evictions", value=0),
+            leyline_pb2.MetricPoint(name="tezzeret.compile.retry_count", value=1),
+            leyline_pb2.MetricPoint(name="tolaria.breaker.state", value=2, unit="state"),
             leyline_pb2.MetricPoint(name="unheard.of", value=1),
         ],
         events=[leyline_pb2.TelemetryEvent(event_id="violation_recorded")],
@@ -157,3 +160,53 @@ def test_every_body_of_the_contract_can_be_measured():
         getattr(event, field.name).SetInParent()
         for sample in measure(event):
             assert sample.name in BY_NAME
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("violation_recorded", "violation_recorded"),
+        ("0197a3f0-5c1e-7d2a-9b4f-3c2d1e0f9a8b", "other"),
+        ("0197a3f05c1e7d2a9b4f3c2d1e0f9a8b", "other"),
+        ("the disk is full", "other"),
+        ("", "other"),
+        ("x" * 65, "other"),
+    ],
+)
+def test_an_id_or_a_sentence_never_becomes_a_label(told, shown):
+    """Each value of a label is a series that Prometheus keeps."""
+    packet = leyline_pb2.TelemetryPacket(source_subsystem=told, events=[leyline_pb2.TelemetryEvent(event_id=told)])
+
+    assert samples(packet)["esper_telemetry_events_total"].labels == {"source": shown, "event": shown}
+    assert samples(event_pb2.CommandRejected(reason=told))["esper_kasmina_command_rejected_total"].labels == {
+        "reason": shown
+    }
+
+
+def test_a_breaker_of_one_seed_is_counted_as_one_of_its_kind():
+    found = samples(event_pb2.BreakerChanged(breaker="gradient_isolation/s17", to_state=2))
+
+    assert found["esper_tolaria_breaker_changes_total"].labels == {"breaker": "gradient_isolation", "state": "open"}
+
+
+@pytest.mark.parametrize(("value", "unit", "shown"), [(1, "state", 1), (2, "state", 2), (0, "", 1), (1, "", 2)])
+def test_a_breaker_has_one_number_for_each_state_in_old_packets_too(value, unit, shown):
+    """Older trainers said 0 for closed and 1 for open, without a unit."""
+    point = leyline_pb2.MetricPoint(name="tolaria.breaker.state", value=value, unit=unit)
+    packet = leyline_pb2.TelemetryPacket(source_subsystem="tolaria", metrics=[point])
+
+    assert samples(packet)["esper_tolaria_breaker_state"].value == shown
+
+
+def test_every_gauge_of_a_breaker_says_the_numbers_of_the_contract():
+    numbers = "1 closed, 2 open, 3 half-open"
+    gauges = [metric for metric in METRICS if metric.name.endswith("breaker_state")]
+
+    assert list(STATE_NAMES) == [1, 2, 3]
+    assert {CircuitBreakerState.Name(number).split("STATE_")[1] for number in STATE_NAMES} == {
+        "CLOSED",
+        "OPEN",
+        "HALF_OPEN",
+    }
+    assert len(gauges) == 3
+    assert [gauge.name for gauge in gauges if numbers not in gauge.help] == []

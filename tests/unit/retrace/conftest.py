@@ -17,14 +17,14 @@ from esper.leyline.verifier import CommandVerifier
 from esper.record import Recorded
 from esper.testing import KEYS, REAL_CLOCK, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
-from esper.tolaria.fork import fork_run
-from esper.tolaria.forking import read_change
-from esper.tolaria.ports import Clock
+from esper.tolaria.fork_change import read_change
+from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.replay import Replayed, replay_run
-from esper.tolaria.result import RunResult
-from esper.tolaria.resume import resume_run
+from esper.tolaria.resume import fork_run, resume_run
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from tests.unit.retrace.lives import QUICK, Command, Fault, Killed, Scripted, tiny
 
 
@@ -83,16 +83,19 @@ class Lived:
             self.result = train(
                 self.config,
                 task or tiny(per_sample_loss=Fault(faults)),
-                self.log,
-                clock=clock,
-                objects=self.objects,
-                verifier=CommandVerifier(KEYS),
+                LiveWorld(Outside(self.log, clock, self.objects, CommandVerifier(KEYS), None, should_stop)),
                 run_id="run",
-                should_stop=should_stop,
             )
         return self
 
-    def resume(self, dies_at: int | None = None, *, told: bool = True, task: Task | None = None) -> Lived:
+    def resume(
+        self,
+        dies_at: int | None = None,
+        *,
+        told: bool = True,
+        task: Task | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Lived:
         """Go on with it in another process."""
         recorded = self.whole()
         log = Scripted(self.objects, {}, self.log.events)
@@ -100,15 +103,9 @@ class Lived:
         log.dies_at, log.told = dies_at, told
         self.log = log
         with contextlib.suppress(Killed):
-            self.result = resume_run(
-                recorded,
-                task or tiny(),
-                log,
-                clock=REAL_CLOCK,
-                objects=self.objects,
-                verifier=CommandVerifier(KEYS),
-                should_stop=lambda: False,
-            )
+            verifier = CommandVerifier(KEYS)
+            outside = Outside(log, REAL_CLOCK, self.objects, verifier, None, should_stop)
+            self.result = resume_run(recorded, task or tiny(), outside, log, verifier)
         return self
 
     def fork(
@@ -130,13 +127,9 @@ class Lived:
                 parent.whole(),
                 run_id,
                 task or tiny(),
-                self.log,
+                Outside(self.log, REAL_CLOCK, self.objects, CommandVerifier(KEYS)),
                 step=step,
                 change=read_change(change),
-                clock=REAL_CLOCK,
-                objects=self.objects,
-                verifier=CommandVerifier(KEYS),
-                should_stop=lambda: False,
             )
         return self
 

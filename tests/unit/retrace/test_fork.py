@@ -8,7 +8,7 @@ from esper.errors import InvalidInput
 from esper.leyline.envelope import body_name
 from esper.record import replay
 from esper.testing import REAL_CLOCK
-from esper.tolaria.forking import place_of, read_change
+from esper.tolaria.fork_change import place_of, read_change
 from esper.tolaria.replay import replay_run
 
 LAST = 30

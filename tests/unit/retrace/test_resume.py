@@ -10,6 +10,7 @@ from esper.errors import InvalidInput, Superseded
 from esper.leyline.verifier import CommandVerifier
 from esper.record import replay
 from esper.testing import KEYS, REAL_CLOCK
+from esper.tolaria.outside import Outside
 from esper.tolaria.resume import resume_run
 
 
@@ -122,15 +123,22 @@ def test_the_second_of_two_claims_stops(lived):
     late = lived.recorded()
     lived.resume()
     written = len(lived.log.events)
+    verifier = CommandVerifier(KEYS)
+    outside = Outside(lived.log, REAL_CLOCK, lived.objects, verifier)
     with pytest.raises(Superseded, match="claimed before"):
-        resume_run(
-            late,
-            lived.tiny(),
-            lived.log,
-            clock=REAL_CLOCK,
-            objects=lived.objects,
-            verifier=CommandVerifier(KEYS),
-            should_stop=lambda: False,
-        )
+        resume_run(late, lived.tiny(), outside, lived.log, verifier)
 
     assert len(lived.log.events) == written
+
+
+def test_a_run_that_is_asked_to_stop_while_it_catches_up_loses_nothing_of_its_record(lived):
+    """It follows its record to the end first: what is on record happened, and is not void."""
+    lived.train(seed=3, dies_at=70)
+    facts = len(lived.recorded().facts)
+    lived.resume(should_stop=lambda: True)
+
+    (claim,) = lived.log.bodies("run_resumed")
+    assert not claim.superseded
+    assert claim.accepted_sequence == facts
+    assert lived.result.status == "interrupted"
+    assert lived.replay().diverged is None

@@ -10,8 +10,8 @@ from esper.leyline.envelope import Event
 from esper.record import mark_at_step
 from esper.record.run_status import path_from
 from esper.testing import REAL_CLOCK
-from esper.tolaria.at_step import state_at
-from esper.tolaria.state_tree import digest
+from esper.tolaria.replay import state_at
+from esper.tolaria.state import digest
 
 
 def at(lived, step, events=None):

@@ -6,8 +6,8 @@ import pytest
 
 from contracts.leyline.v1 import leyline_pb2
 from esper.tezzeret import events
-from esper.tezzeret.artifact import Artifact, Prewarm, Report, guard_digest
 from esper.tezzeret.jobs import Place, evolve, request
+from esper.tezzeret.results import Artifact, Prewarm, Report, guard_digest
 
 GUARD = ({"index": 0, "role": "input", "shape": ["batch", 8], "dtype": "float32", "stride": [8, 1]},)
 FIRST = Place(1, 0, 0)

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from esper.tezzeret import events
-from esper.tezzeret.jobs import evolve
-from esper.tezzeret.lifecycle import MOVES, NEEDS, STAGES, target, trigger_of
+from esper.tezzeret.jobs import MOVES, NEEDS, STAGES, evolve, target, trigger_of
 
 WAYS = {
     "requested": [],

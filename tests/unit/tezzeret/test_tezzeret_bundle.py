@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from esper.errors import CorruptState
-from esper.tezzeret.bundle import CACHE, MAX_BYTES, pack, unpack
+from esper.tezzeret.compiled import CACHE, MAX_BYTES, pack, unpack
 
 KERNEL, PLAIN = "ab/cabc123.main.so", "q6/cq62.so"
 

@@ -12,8 +12,7 @@ from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
 from esper.errors import ContractViolation
 from esper.leyline.envelope import body_name, new_event
 from esper.tezzeret import events
-from esper.tezzeret.jobs import OLD_MS, Place, attempts_left, evolve, job_id_of, next_jobs, request
-from esper.tezzeret.ledger import Ledger
+from esper.tezzeret.jobs import OLD_MS, Ledger, Place, attempts_left, evolve, job_id_of, next_jobs, request
 
 NOW_MS = 1_000
 
@@ -74,9 +73,10 @@ def test_a_failed_job_is_tried_again_and_then_parked(story):
     assert story.fold(story.parked(2)).needs == "nothing"
 
 
-def test_two_attempts_are_the_default(story):
-    assert attempts_left(story.job, 1)
-    assert not attempts_left(story.job, 2)
+def test_two_retries_are_the_default(story):
+    """R-TEZ-11."""
+    assert attempts_left(story.job, 2)
+    assert not attempts_left(story.job, 3)
     assert attempts_left(story.job, 3, max_retries=3)
     assert not attempts_left(story.job, 1, max_retries=0)
 
@@ -89,8 +89,8 @@ def test_a_parked_job_that_is_asked_for_again_has_all_its_attempts_again(story):
     assert again.event_id != story.asked.event_id
     job = story.fold(again)
     assert (job.needs, job.next_attempt) == ("compile", 3)
-    assert attempts_left(job, 3)
-    assert not attempts_left(job, 4)
+    assert attempts_left(job, 4)
+    assert not attempts_left(job, 5)
 
 
 def test_an_artifact_that_was_lost_before_it_was_told_of_sends_the_job_back(story):
@@ -215,7 +215,8 @@ def test_the_warnings_say_what_happened(story):
     warning = events.eager_fallback(story.job, story.artifact(), 1).telemetry_packet
 
     assert warning.level == leyline_pb2.TELEMETRY_LEVEL_WARNING
-    assert warning.events[0].description == "eager_fallback"
+    assert warning.events[0].event_id == "eager_fallback"
+    assert events.eager_fallback(story.job, story.artifact(), 1).priority == leyline_pb2.MESSAGE_PRIORITY_HIGH
     assert warning.events[0].attributes["blueprint_id"] == "BP009"
 
 
@@ -232,7 +233,10 @@ def prefetch(blueprint_id="BP009", event_id=b"a" * 16):
 
 
 def test_a_wish_is_the_same_job_as_a_request_and_one_event_however_often_it_is_made(story):
-    wish, again = events.wished(prefetch(), 7), events.wished(prefetch(event_id=b"b" * 16), 8)
+    wish, again = (
+        events.requested_by_prefetch(prefetch(), 7),
+        events.requested_by_prefetch(prefetch(event_id=b"b" * 16), 8),
+    )
 
     assert wish.compile_requested == story.body
     assert wish.event_id == again.event_id != story.asked.event_id
@@ -241,7 +245,7 @@ def test_a_wish_is_the_same_job_as_a_request_and_one_event_however_often_it_is_m
 
 
 def test_what_was_wished_for_goes_at_once_when_somebody_asks_for_it_and_never_the_other_way_round(story):
-    wish = events.wished(prefetch(), 7)
+    wish = events.requested_by_prefetch(prefetch(), 7)
     job = evolve(evolve(None, wish, story.place), story.asked, story.place)
 
     assert not job.can_wait
@@ -252,7 +256,7 @@ def test_what_was_wished_for_goes_at_once_when_somebody_asks_for_it_and_never_th
 def test_a_wish_does_not_begin_a_parked_job_anew(story):
     parked = story.fold(story.started(), story.failed(1, will_retry=False), story.parked(1))
 
-    assert evolve(parked, events.wished(prefetch(), 7), story.place).needs == "nothing"
+    assert evolve(parked, events.requested_by_prefetch(prefetch(), 7), story.place).needs == "nothing"
 
 
 def test_what_can_wait_does_until_the_machine_is_idle_and_then_begins_one_at_a_time(stories):

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from esper.errors import InvalidInput
-from esper.karn.catalogue import CATALOGUE
-from esper.karn.facts import Facts, SiteShape
+from esper.karn.blueprint import Blueprint, SiteShape
+from esper.karn.table import CATALOGUE
 from esper.tezzeret import child, kernel
-from esper.tezzeret.artifact import guard_digest, read_report
-from esper.tezzeret.order import order_of
+from esper.tezzeret.results import guard_digest, order_of, read_report
 from esper.tezzeret.scan import refusal, requests
 
 
@@ -120,7 +119,7 @@ def test_random_forms_are_compared_with_the_same_draws():
 
 
 def template(tier):
-    return Facts("BP099", "something", 5, 0.8, "for a test", tier=tier)
+    return Blueprint("BP099", "something", "residual", 5, 0.8, "for a test", tier=tier)
 
 
 def test_only_what_is_permitted_is_compiled():

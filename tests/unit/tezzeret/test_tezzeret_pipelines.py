@@ -6,8 +6,7 @@ import pytest
 
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED, CIRCUIT_BREAKER_STATE_OPEN
 from esper.errors import InvalidInput
-from esper.tezzeret.mode import Breakers, conservative_reason
-from esper.tezzeret.pipelines import LADDER, limits, lower
+from esper.tezzeret.pipelines import LADDER, Breakers, conservative_reason, limits, lower
 
 MB = 2**20
 
@@ -41,7 +40,8 @@ def test_aggressive_needs_consent():
 
 def test_the_last_of_several_attempts_does_not_compile():
     assert of("standard", attempt=2)[0] == "emergency"
-    assert of("standard", attempt=2, attempts=3)[0] == "standard"
+    assert [of("standard", attempt=number, attempts=3)[0] for number in (1, 2, 3)] == ["standard", "fast", "emergency"]
+    assert of("aggressive", attempt=3, attempts=4, aggressive=True)[0] == "fast"
     assert of("standard", attempt=1, attempts=1)[0] == "standard"
 
 

@@ -14,11 +14,12 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import KernelSource
-from esper.tolaria.result import RunResult
+from esper.tolaria.outside import KernelSource, Outside, never
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.tasks.task import cross_entropy
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 
 
 def make_host() -> nn.Module:
@@ -73,7 +74,7 @@ class Bench:
     def run(
         self,
         task: Task | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = never,
         library: KernelSource | None = None,
         **config: object,
     ) -> RunResult:
@@ -82,14 +83,17 @@ class Bench:
         return train(
             RunConfig(**(settings | config)),  # type: ignore[arg-type]
             task or make_task(),
-            self.log,
-            clock=self.clock.clock,
-            objects=self.objects,
-            verifier=self.verifier,
+            self.world(self.verifier, library, should_stop),
             run_id="run",
-            library=library,
-            should_stop=should_stop,
         )
+
+    def world(
+        self,
+        verifier: CommandVerifier | None = None,
+        library: KernelSource | None = None,
+        should_stop: Callable[[], bool] = never,
+    ) -> LiveWorld:
+        return LiveWorld(Outside(self.log, self.clock.clock, self.objects, verifier, library, should_stop))
 
     def growing(self, after: int, seed_id: str = "s1") -> Callable[[], bool]:
         """A `should_stop` that never stops, and sends a germination after so many steps."""

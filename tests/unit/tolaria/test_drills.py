@@ -15,11 +15,9 @@ import pytest
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.errors import InvalidInput
-from esper.karn.approval import Approval, Clearance
-from esper.karn.blueprint import ALL_KINDS
-from esper.karn.catalogue import CATALOGUE
+from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
-from esper.karn.selection import Request, select
+from esper.karn.table import CATALOGUE
 from esper.kasmina import lifecycle
 from esper.kasmina.lifecycle import gate_name, name
 from esper.kasmina.settings import SeedSettings
@@ -27,10 +25,11 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, REAL_CLOCK, FakeClock, MemoryLog, command_event, signed
 from esper.tolaria.config import RunConfig
-from esper.tolaria.ports import Clock
-from esper.tolaria.result import RunResult
+from esper.tolaria.outside import Clock, Outside
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Samples, Task, load_task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 
 STRESSORS = [blueprint.blueprint_id for blueprint in CATALOGUE.values() if blueprint.quarantine_only]
 APPROVED = {name: Approval("a tester", "a drill") for name in STRESSORS}
@@ -120,12 +119,8 @@ def hold(tmp_path: Path) -> Callable[..., Drill]:
         result = train(
             RunConfig(task="spirals", epochs=epochs, seeds=seeds or SeedSettings(), **(given | config)),  # type: ignore[arg-type]
             task,
-            log,
-            clock=now,
-            objects=objects,
-            verifier=CommandVerifier(KEYS),
+            LiveWorld(Outside(log, now, objects, CommandVerifier(KEYS), None, watch)),
             run_id="run",
-            should_stop=watch,
         )
         return Drill(result, log)
 
@@ -246,20 +241,12 @@ def test_adversarial_noise_is_culled_for_the_harm_it_does(hold, seed) -> None:
 
 
 @pytest.mark.parametrize("blueprint_id", STRESSORS)
-def test_without_a_drill_none_of_them_is_reachable_by_option_id_or_command(hold, blueprint_id) -> None:
+def test_without_a_drill_none_of_them_is_reachable_by_option_or_command(hold, blueprint_id) -> None:
     with pytest.raises(InvalidInput, match="quarantine drill only"):
         hold(blueprint_id, drill=False)
-    with pytest.raises(InvalidInput, match="quarantine drill only"):
-        select(Request(blueprint_id=blueprint_id), Clearance(APPROVED))
     refused = hold(blueprint_id, pool=("safe",), drill=False, epochs=2)
     assert [body.reason for body in refused.log.bodies("command_rejected")] == ["unknown_blueprint"]
     assert not refused.reached
-
-
-@pytest.mark.parametrize("kind", [None, *ALL_KINDS])
-def test_without_a_drill_none_of_them_is_reachable_by_tier(kind) -> None:
-    with pytest.raises(InvalidInput, match="quarantine drill only"):
-        select(Request(tier="high_risk", kind=kind), Clearance(APPROVED))
 
 
 def test_a_drill_in_which_no_seed_is_asked_for_is_a_run_like_any_other(hold) -> None:

@@ -14,9 +14,9 @@ from esper.leyline.envelope import body_name
 from esper.testing import seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.effects import set_rates
-from esper.tolaria.epoch_end import FOR_EVER_S
 from esper.tolaria.run import make_run
 from esper.tolaria.tasks import Site
+from esper.tolaria.world import FOR_EVER_S
 
 
 def test_the_packet_holds_what_a_policy_may_know(bench, tiny_task) -> None:
@@ -180,10 +180,7 @@ def test_an_outside_write_to_the_rate_is_undone_before_the_step(bench, tiny_task
     run = make_run(
         RunConfig(task="tiny", policy="none", rate_policy="constant"),
         tiny_task(),
-        bench.log,
-        clock=bench.clock.clock,
-        objects=bench.objects,
-        verifier=None,
+        bench.world(),
         run_id="run",
     )
     set_rates(run)
@@ -194,7 +191,8 @@ def test_an_outside_write_to_the_rate_is_undone_before_the_step(bench, tiny_task
         assert run.optimizer.groups[0]["lr"] == pytest.approx(1e-2)
         assert bench.log.flushes == flushes + 1
     assert [body.reason for body in bench.log.bodies("learning_rate_changed")] == ["outside write undone"] * 3
-    assert [body.breaker for body in bench.log.bodies("breaker_changed")] == ["learning_rate"]
+    changes = [(body.breaker, body.to_state, body.failures) for body in bench.log.bodies("breaker_changed")]
+    assert changes == [("learning_rate", leyline.CIRCUIT_BREAKER_STATE_OPEN, 3)]
     assert run.mode.on
 
 

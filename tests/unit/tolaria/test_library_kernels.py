@@ -16,17 +16,18 @@ from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.testing import MemoryLog, seed_command, signed
-from esper.tezzeret import artifact, kernel
+from esper.tezzeret import kernel, results
 from esper.tezzeret.jobs import job_id_of
-from esper.tezzeret.order import Order
+from esper.tezzeret.results import Order
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kernels import likely, recalled
+from esper.tolaria.outside import Outside
 from esper.tolaria.replay import replay_run
 from esper.tolaria.run import computes_in_32_bits
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import MAX_BYTES, Expected
-from esper.urza.cache import Cache
-from esper.urza.shelf import Shelf
+from esper.urza.cache import KernelCache
 
 
 class Stock:
@@ -35,7 +36,7 @@ class Stock:
     def __init__(self, folder, clock):
         self.folder = folder
         self.objects = ObjectStore(folder / "objects")
-        self.shelf = Shelf(self.objects, Cache(clock))
+        self.kernels = KernelCache(self.objects, clock)
         self.wanted = []
         self.change = lambda expected: expected
         self.made = {}
@@ -44,7 +45,7 @@ class Stock:
         self.wanted += wanted
 
     def take(self, wanted):
-        return self.shelf.take(self.change(self.artifact(wanted))).kernel
+        return self.kernels.fetch(self.change(self.artifact(wanted))).kernel
 
     def artifact(self, wanted):
         """The artifact as the forge makes it, without the measuring."""
@@ -61,9 +62,9 @@ class Stock:
             approved=False,
         )
         module = kernel.make(order)
-        (self.folder / artifact.WEIGHTS_FILE).write_bytes(kernel.weights_of(module))
+        (self.folder / results.WEIGHTS_FILE).write_bytes(kernel.weights_of(module))
         guard = kernel.guard_of(module, place.shape)
-        report = artifact.Report(
+        report = results.Report(
             **{name: getattr(order, name) for name in ("job_id", "blueprint_id", "shape_kind", "shape", "parameters")},
             pipeline="emergency",
             attempt=1,
@@ -71,15 +72,15 @@ class Stock:
             eager_fallback=False,
             reason="",
             guard=guard,
-            guard_digest=artifact.guard_digest(guard),
+            guard_digest=results.guard_digest(guard),
             eager_us=1.0,
             compiled_us=0.0,
             compile_ms=0.0,
             max_difference=0.0,
-            prewarm=(artifact.Prewarm(16, 0.1, 0.2, 20),),
+            prewarm=(results.Prewarm(16, 0.1, 0.2, 20),),
             toolchain={},
         )
-        stored = artifact.store(self.objects, self.folder, report)
+        stored = results.store(self.objects, self.folder, report)
         self.made[stored.ref] = wanted
         return Expected(stored.ref, wanted.blueprint_id, stored.checksum, report.guard_digest, place)
 
@@ -108,12 +109,8 @@ def grow(bench, tiny_task):
         train(
             RunConfig(task="tiny", policy="none", seed=seed, seeds=seeds, epochs=epochs, rate_policy="constant"),
             tiny_task(),
-            log,
-            clock=bench.clock.clock,
-            objects=bench.objects,
-            verifier=None,
+            LiveWorld(Outside(log, bench.clock.clock, bench.objects, library=library)),
             run_id="run",
-            library=library,
         )
         return log
 
@@ -195,7 +192,7 @@ def test_a_guard_that_the_module_does_not_fit_is_a_failed_gate(grow, stock, entr
             guard[1]["shape"] = ["batch", 7]
         else:
             guard[2]["stride"] = [1, 9]
-        digest = artifact.guard_digest(guard)
+        digest = results.guard_digest(guard)
         return replace(stock.rewrite(expected, guard=guard, guard_digest=digest), guard_digest=digest)
 
     stock.change = other_guard
@@ -236,12 +233,8 @@ def test_all_that_the_sites_offer_is_wanted_once_and_the_likeliest_first(bench, 
     train(
         RunConfig(task="tiny", policy="random", epochs=1),
         tiny_task(),
-        bench.log,
-        clock=bench.clock.clock,
-        objects=bench.objects,
-        verifier=None,
+        bench.world(library=stock),
         run_id="run",
-        library=stock,
     )
 
     (started,) = bench.log.bodies("run_started")

@@ -10,7 +10,7 @@ from torch import nn
 
 from esper.testing import FakeClock
 from esper.tolaria.optimizer import GroupedOptimizer
-from esper.tolaria.state_tree import flatten, unflatten
+from esper.tolaria.state import flatten, unflatten
 
 
 def make(host: nn.Module, kind: str = "adamw") -> GroupedOptimizer:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from contracts.leyline.v1 import event_pb2 as events
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.leyline.envelope import parse
+from esper.leyline.objects import ObjectStore
 from esper.testing import FakeClock, MemoryLog
+from esper.tolaria.outside import Outside
 from esper.tolaria.recorder import Recorder
+from esper.tolaria.world import LiveWorld
 
 
-def test_facts_are_numbered_without_gaps_and_nothing_else_is() -> None:
+def test_facts_are_numbered_without_gaps_and_nothing_else_is(tmp_path) -> None:
     clock = FakeClock()
     log = MemoryLog(clock.clock)
-    recorder = Recorder(log, "run", clock.clock)
+    world = LiveWorld(Outside(log, clock.clock, ObjectStore(tmp_path)))
+    recorder = Recorder(world, "run")
     for body in (
         events.RunStarted(),
         events.StepSampled(),
@@ -23,13 +27,14 @@ def test_facts_are_numbered_without_gaps_and_nothing_else_is() -> None:
     ):
         recorder.publish(body)
     assert [event.sequence for event in log.events] == [1, 0, 2, 0, 0, 3]
-    assert recorder.published == 6
+    assert world.published == 6
 
 
-def test_an_event_says_where_it_was_made() -> None:
+def test_an_event_says_where_it_was_made(tmp_path) -> None:
     clock = FakeClock()
     log = MemoryLog(clock.clock)
-    recorder = Recorder(log, "run", clock.clock, incarnation=2)
+    world = LiveWorld(Outside(log, clock.clock, ObjectStore(tmp_path)), incarnation=2)
+    recorder = Recorder(world, "run")
     recorder.step, recorder.epoch, recorder.timeline = 40, 2, 3
     event = recorder.publish(events.StateDigested(), causation_id=b"c" * 16, correlation_id=b"p" * 16)
     again = parse(event.SerializeToString())
@@ -39,10 +44,11 @@ def test_an_event_says_where_it_was_made() -> None:
     assert event.event_id[6] >> 4 == 7
 
 
-def test_emergencies_are_never_less_than_critical_unless_said() -> None:
+def test_emergencies_are_never_less_than_critical_unless_said(tmp_path) -> None:
     clock = FakeClock()
     log = MemoryLog(clock.clock)
-    recorder = Recorder(log, "run", clock.clock)
+    world = LiveWorld(Outside(log, clock.clock, ObjectStore(tmp_path)))
+    recorder = Recorder(world, "run")
     recorder.publish(leyline.EmergencySignal())
     recorder.publish(leyline.EmergencySignal(), priority=leyline.MESSAGE_PRIORITY_HIGH)
     recorder.publish(events.RunStarted())

@@ -12,13 +12,11 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.errors import CorruptState
 from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
-from esper.tolaria.checkpoint import tensors_of
 from esper.tolaria.config import RunConfig
-from esper.tolaria.recovery import keep, roll_back, save_checkpoint
-from esper.tolaria.run import make_run
-from esper.tolaria.run_state import capture
-from esper.tolaria.start import publish_start
-from esper.tolaria.state_tree import digest
+from esper.tolaria.rollback import keep, roll_back, save_checkpoint
+from esper.tolaria.run import capture, make_run
+from esper.tolaria.session import publish_start
+from esper.tolaria.state import digest, tensors_of_checkpoint
 
 
 def started_run(bench, task, **config):
@@ -26,10 +24,7 @@ def started_run(bench, task, **config):
     run = make_run(
         RunConfig(task="tiny", policy="none", rate_policy="constant", **config),
         task,
-        bench.log,
-        clock=bench.clock.clock,
-        objects=bench.objects,
-        verifier=None,
+        bench.world(),
         run_id="run",
     )
     publish_start(run)
@@ -95,7 +90,7 @@ def test_a_corrupt_checkpoint_is_passed_over_for_the_one_before(bench, tiny_task
     spoil(run)
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, digest(flat)), "epoch")
-    bench.objects.delete(tensors_of(bench.objects, run.checkpoints[-1].ref))
+    bench.objects.delete(tensors_of_checkpoint(bench.objects, run.checkpoints[-1].ref))
     body = roll_back(run, "test", "full")
     assert (body.to_step, body.state_digest) == (0, first)
 

@@ -9,8 +9,9 @@ import pytest
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval
-from esper.karn.catalogue import CATALOGUE, DEFAULT_POOL, SAFE_POOL
+from esper.karn.catalogue import DEFAULT_POOL, SAFE_POOL
 from esper.karn.dossier import Dossier, Outcomes
+from esper.karn.table import CATALOGUE
 from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
 from esper.tolaria.config import RunConfig

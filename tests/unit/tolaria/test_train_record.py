@@ -13,8 +13,8 @@ from torch import nn
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.leyline.envelope import body_name
 from esper.tolaria.config import RunConfig
-from esper.tolaria.random_streams import STREAMS, stream_seeds
-from esper.tolaria.state_tree import digest, flatten
+from esper.tolaria.data import STREAMS, stream_seeds
+from esper.tolaria.state import digest, flatten
 
 
 def test_the_first_fact_says_everything_about_the_run(bench, tiny_task) -> None:
@@ -146,7 +146,7 @@ def test_publishing_costs_a_step_next_to_nothing(bench) -> None:
     from contracts.leyline.v1.event_pb2 import StepSampled
     from esper.tolaria.recorder import Recorder
 
-    recorder = Recorder(bench.log, "run", bench.clock.clock)
+    recorder = Recorder(bench.world(), "run")
     body = StepSampled(loss=1.0, gradient_norm=2.0)
     best = min(_timed(lambda: recorder.publish(body)) for _ in range(5))
     assert best < 50e-6

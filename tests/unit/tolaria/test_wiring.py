@@ -18,6 +18,7 @@ from esper.tolaria.effects import drain, take_effect
 from esper.tolaria.gradients import stage_weight
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.run import Run, make_run
+from esper.tolaria.world import Request
 
 STEPS_PER_EPOCH = 4
 
@@ -27,10 +28,7 @@ def run(bench, tiny_task) -> Run:
     return make_run(
         RunConfig(task="tiny", policy="none"),
         tiny_task(),
-        bench.log,
-        clock=bench.clock.clock,
-        objects=bench.objects,
-        verifier=None,
+        bench.world(),
         run_id="run",
     )
 
@@ -166,7 +164,7 @@ def test_the_source_of_a_task_of_ones_own_is_kept_with_the_run(bench, tiny_task)
 
 def test_a_seed_in_training_is_weighed_and_clipped_by_itself(bench, run) -> None:
     event = seed_command("run", leyline.SEED_OPERATION_GERMINATE, "s1", "BP009", clock=bench.clock.clock)
-    apply_command(run, signed(event))
+    apply_command(run, Request(event))
     assert run.learners.alone == []
     take_effect(run, run.kasmina.advance_step())
     seed = list(run.kasmina.modules()["s1"].parameters())

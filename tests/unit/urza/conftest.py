@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from esper.leyline.objects import ObjectStore
-from esper.urza.artifact import guard_digest, keep
-from esper.urza.cache import Cache
-from esper.urza.shelf import Shelf
+from esper.urza.artifact import guard_digest
+from esper.urza.cache import KernelCache
 from esper.urza.version import Place, Version
 
 PLACE = Place.of("vector", [4], {"depth": 2.0})
@@ -54,9 +53,9 @@ class Forge:
             "form": "eager",
             "guard": guard,
             "guard_digest": guard_digest(guard),
-            "weights_ref": keep(self.objects, weights),
+            "weights_ref": self.objects.put(weights),
             "weights_bytes": len(weights),
-            "cache_ref": keep(self.objects, cache) if cache else "",
+            "cache_ref": self.objects.put(cache) if cache else "",
             "cache_bytes": len(cache),
         } | changes
         content = json.dumps(manifest, sort_keys=True, indent=1).encode()
@@ -156,8 +155,8 @@ def forge(objects):
 
 
 @pytest.fixture
-def shelf(objects, clock):
-    return Shelf(objects, Cache(clock))
+def kernels(objects, clock):
+    return KernelCache(objects, clock)
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ import pytest
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.errors import CorruptState, InvalidInput
 from esper.urza import artifact
-from esper.urza.artifact import IDENTITY, MAX_BYTES, Expected, Kernel, Refusal, check, keep, read
+from esper.urza.artifact import IDENTITY, MAX_BYTES, Expected, Kernel, Refusal, check, layout, read, store
 from esper.urza.version import Place
-from esper.urza.weights import layout
 
 
 def reason(objects, version):
@@ -150,20 +149,22 @@ def test_a_bit_that_flips_in_memory_is_found(objects, forge, part):
     assert found.reason == "checksum_mismatch"
 
 
-def test_large_parts_are_kept_compressed_under_the_digest_of_what_they_are(objects):
+def test_large_parts_are_stored_compressed_under_the_digest_of_what_they_are(objects):
     content = bytes(artifact.COMPRESS_ABOVE_BYTES + 1)
 
-    ref = keep(objects, content)
+    manifest = json.loads(objects.get(store(objects, {"form": "eager"}, content, b"small")))
 
-    assert ref == f"sha256:{hashlib.sha256(content).hexdigest()}"
-    assert objects.get(ref) == content
-    assert objects.size(ref) == len(content)
+    assert manifest["weights_ref"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert objects.get(manifest["weights_ref"]) == content
+    assert (manifest["weights_bytes"], manifest["cache_bytes"]) == (len(content), 5)
     assert sum(path.stat().st_size for path in objects.root.rglob("*") if path.is_file()) < 100_000
 
 
-def test_a_kernel_above_the_limit_is_not_taken(objects):
+def test_what_is_too_large_together_is_not_stored(objects):
     with pytest.raises(InvalidInput, match="too large"):
-        keep(objects, bytes(MAX_BYTES + 1))
+        store(objects, {"form": "compiled"}, bytes(MAX_BYTES), b"x")
+
+    assert not objects.root.exists()
 
 
 def test_the_layout_of_weights_is_read_without_torch():

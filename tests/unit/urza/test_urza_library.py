@@ -14,17 +14,16 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.errors import InvalidInput
 from esper.urza.artifact import Kernel
 from esper.urza.library import UrzaLibrary, Wanted
-from esper.urza.retention import DAY_MS, archived
-from esper.urza.version import Query
+from esper.urza.version import DAY_MS, Query, archived
 
 
 @pytest.fixture
-def open_library(shelf, clock):
+def open_library(kernels, clock):
     """A library over a catalogue, closed at the end."""
     opened = []
 
     def make(catalogue, **settings):
-        opened.append(UrzaLibrary(catalogue, shelf, monotonic=clock, **settings))
+        opened.append(UrzaLibrary(catalogue, kernels, monotonic=clock, **settings))
         return opened[-1]
 
     yield make
@@ -61,13 +60,13 @@ def test_what_is_not_stored_is_the_identity(open_library, make_catalogue, place)
 
 
 def test_a_copy_that_went_bad_in_memory_is_evicted_and_the_stored_one_served_next(
-    open_library, make_catalogue, forge, wanted, shelf
+    open_library, make_catalogue, forge, wanted, kernels
 ):
     version = forge.make()
     library = open_library(make_catalogue([version]))
     good = library.serve(wanted, now_ms=0).kernel
     bad = Kernel(good.artifact_ref, good.content, good.manifest, good.weights[:-1] + b"\x01", good.cache)
-    shelf.cache.put(version.artifact_ref, bad)
+    kernels.memory[version.artifact_ref] = bad
 
     refused, after = library.serve(wanted, now_ms=0), library.serve(wanted, now_ms=0)
 
@@ -75,7 +74,7 @@ def test_a_copy_that_went_bad_in_memory_is_evicted_and_the_stored_one_served_nex
     assert refused.refusal is not None
     assert refused.refusal.reason == "checksum_mismatch"
     assert (after.kernel, after.cached) == (good, False)
-    assert library.counts["refused.checksum_mismatch"] == shelf.cache.evictions == 1
+    assert library.counts["refused.checksum_mismatch"] == kernels.memory.evictions == 1
 
 
 def test_a_damaged_artifact_is_never_served(open_library, make_catalogue, forge, damage, wanted):

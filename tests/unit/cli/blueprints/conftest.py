@@ -9,8 +9,8 @@ import pytest
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
 from esper.karn.approval import approve
-from esper.karn.descriptor import registered
-from esper.karn.table import facts
+from esper.karn.registration import registered
+from esper.karn.table import CATALOGUE
 from esper.kasmina.lifecycle import DORMANT, FOSSILIZED, GERMINATED, PROBATIONARY
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
@@ -56,10 +56,10 @@ def folder(tmp_path_factory):
     """BP009 failed once, was stored, attached and fossilised; BP039 is approved, BP040 not any more."""
     story = Story()
     for name in ("BP009", "BP039", "BP040"):
-        story.say(registered(facts()[name]))
-    story.say(approve(facts()["BP039"], by="ada", why="ODEs on spirals"))
-    story.say(approve(facts()["BP040"], by="ada", why="to see"))
-    story.say(approve(facts()["BP040"], by="bob", why="too slow", approved=False))
+        story.say(registered(CATALOGUE[name]))
+    story.say(approve(CATALOGUE["BP039"], by="ada", why="ODEs on spirals"))
+    story.say(approve(CATALOGUE["BP040"], by="ada", why="to see"))
+    story.say(approve(CATALOGUE["BP040"], by="bob", why="too slow", approved=False))
     job = request("BP009", "image", [4, 8, 8], {"depth": 1.0}, "fast")
     about = {"job_id": job.job_id, "blueprint_id": "BP009"}
     story.say(job)

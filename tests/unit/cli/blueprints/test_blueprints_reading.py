@@ -7,8 +7,8 @@ import pytest
 from esper.cli.app import dispatch
 from esper.cli.blueprints.catalogue import USUAL
 from esper.cli.blueprints.show import draw
+from esper.karn.blueprint import SiteShape
 from esper.karn.catalogue import CATALOGUE, measure
-from esper.karn.facts import SiteShape
 from esper.tezzeret.jobs import request
 
 REF = f"sha256:{'ab' * 32}"

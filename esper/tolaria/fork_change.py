@@ -1,0 +1,123 @@
+"""What a fork does otherwise than its parent, and where. Free of torch, so that the command line can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast, get_args
+
+from contracts.leyline.v1.event_pb2 import RunStarted
+from contracts.leyline.v1.leyline_pb2 import (
+    SEED_OPERATION_CULL,
+    SEED_OPERATION_FOSSILIZE,
+    SEED_OPERATION_GERMINATE,
+    SeedOperation,
+)
+from esper.errors import InvalidInput
+from esper.kasmina import lifecycle
+from esper.leyline.envelope import Event
+from esper.record import Recorded, SeedState, replay, sequence_at_step
+from esper.record.run_status import marks
+from esper.tolaria.config import Policy
+
+ForkPlace = Literal["step", "packet", "decision"]
+"""Before a step; before an epoch's packet, which another policy is to answer; or in place of the decision on it."""
+
+OPERATIONS: Final[dict[str, SeedOperation]] = {
+    "germinate": SEED_OPERATION_GERMINATE,
+    "cull": SEED_OPERATION_CULL,
+    "fossilize": SEED_OPERATION_FOSSILIZE,
+}
+_TARGETS: Final = {
+    SEED_OPERATION_GERMINATE: lifecycle.GERMINATED,
+    SEED_OPERATION_CULL: lifecycle.CULLED,
+    SEED_OPERATION_FOSSILIZE: lifecycle.FOSSILIZED,
+}
+FORMS: Final = '"cull s2", "fossilize s2", "germinate s1 BP013", "policy random" or "nothing"'
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that is done otherwise; `operation` is 0 where it is no seed command, and all is empty for nothing."""
+
+    text: str
+    operation: SeedOperation = SeedOperation.SEED_OPERATION_UNKNOWN
+    seed_id: str = ""
+    blueprint_id: str = ""
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A run that is yet to become `run_id`, once its past is at an end and `step` steps are taken.
+
+    `parent` is the first fact of the run that it leaves.
+    """
+
+    run_id: str
+    step: int
+    place: ForkPlace
+    change: Change
+    parent: RunStarted
+
+
+def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPlace]:
+    """The last sequence that a fork at `step` shares with `recorded`, and where there it parts.
+
+    At the end of an epoch a command takes the place of that epoch's decision, and another policy makes it. Raises
+    InvalidInput where the run has no such step to leave, or where its seeds are not such that the change can be.
+    """
+    last = recorded.state.model.step
+    if not 0 <= step < last:
+        raise InvalidInput(f"run {recorded.run_id} can be left before its steps 0 to {last - 1}, not before {step}")
+    upto, where = sequence_at_step(recorded.state, step), "step"
+    packet = _packet_at(recorded, step)
+    if packet is not None and change.operation:
+        upto, where = packet.sequence, "decision"
+    elif packet is not None and change.policy:
+        upto, where = packet.sequence - 1, "packet"
+    if change.operation:
+        _check(change, replay(recorded.facts[:upto]).seeds, recorded.root)
+    return upto, cast("ForkPlace", where)
+
+
+def _packet_at(recorded: Recorded, step: int) -> Event | None:
+    """The packet of the epoch that ended with `step`, on the surviving timeline."""
+    path = {mark.sequence for mark in marks(recorded.state)}
+    at_step = (fact for fact in recorded.facts if fact.global_step == step and fact.sequence in path)
+    return next((fact for fact in at_step if fact.HasField("epoch_completed")), None)
+
+
+def _check(change: Change, seeds: Mapping[str, SeedState], started: RunStarted) -> None:
+    """Raise InvalidInput for a seed or blueprint that there is not, and a move that the seed's stage does not allow."""
+    if change.seed_id not in seeds:
+        raise InvalidInput(f"{change.text!r}: there is no seed {change.seed_id!r}; there are {', '.join(seeds)}")
+    stage, target = seeds[change.seed_id].stage, _TARGETS[change.operation]
+    if not lifecycle.is_legal(stage, target):
+        raise InvalidInput(
+            f"{change.text!r}: {change.seed_id} is {lifecycle.name(stage)} there and cannot become "
+            f"{lifecycle.name(target)}"
+        )
+    site = next(site for site in started.sites if site.seed_id == change.seed_id)
+    known = [option.blueprint_id for option in site.options]
+    if target == lifecycle.GERMINATED and change.blueprint_id not in known:
+        raise InvalidInput(f"{change.text!r}: {change.blueprint_id} cannot grow there; {', '.join(known)} can")
+
+
+def read_change(text: str) -> Change:
+    """The change that a person's words mean; raises InvalidInput for any others."""
+    words = text.split()
+    match words:
+        case ["nothing"]:
+            return Change("nothing")
+        case ["policy", name]:
+            for policy in get_args(Policy):
+                if name == policy:
+                    return Change(f"policy {name}", policy=policy)
+            raise InvalidInput(f"there is no policy {name!r}; choose {', '.join(get_args(Policy))}")
+        case ["germinate", seed_id, blueprint_id]:
+            return Change(" ".join(words), OPERATIONS["germinate"], seed_id, blueprint_id)
+        case ["cull" | "fossilize" as word, seed_id]:
+            return Change(" ".join(words), OPERATIONS[word], seed_id)
+        case _:
+            raise InvalidInput(f"{text!r} is nothing that a fork can do; write {FORMS}")

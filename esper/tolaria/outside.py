@@ -1,0 +1,100 @@
+"""What a trainer is given from outside: a log, two clocks, an object store, a library. `streams` implements them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from esper.leyline.envelope import Event
+from esper.leyline.objects import ObjectStore
+from esper.leyline.signing import Signed
+from esper.leyline.verifier import CommandVerifier
+from esper.urza.artifact import Kernel, Refusal
+from esper.urza.library import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tamiyo's answer to a state packet: its decision, and the command that follows unless it decided for nothing."""
+
+    decision: Signed
+    command: Signed | None
+
+
+class Log(Protocol):
+    """The trainer's view of the log. All calls are synchronous; `flush`, `await_answer` and `claim` wait.
+
+    All but `shed` raise Superseded once another process has claimed the run.
+    """
+
+    def publish(self, event: Event) -> None:
+        """Enqueue an event (at most 50 µs). Facts wait while the queue is full; telemetry is shed and counted."""
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
+
+    def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
+        """Wait for the answer to a packet; None after `timeout_s`."""
+
+    def take_commands(self) -> list[Signed]:
+        """Commands that arrived since the last call and answer no packet waited for: late ones, and a person's."""
+
+    def shed(self) -> int:
+        """How many telemetry events were shed so far."""
+
+
+class ClaimableLog(Log, Protocol):
+    """A log that holds events of the run already: what a resume needs."""
+
+    def claim(self, event: Event) -> None:
+        """Publish a RunResumed and wait until the run is this process's; raises Superseded where it is another's."""
+
+    def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:
+        """Take in what arrived before this process: the answer to `open_packet`, and unanswered `requests`.
+
+        What is `known` was dealt with, and is dropped if it comes again.
+        """
+
+
+class KernelSource(Protocol):
+    """The trainer's view of Urza's library."""
+
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Begin to fetch these kernels, in this order. May wait for first answers, a second at most."""
+
+    def take(self, wanted: Wanted) -> Kernel | Refusal | None:
+        """The kernel, checked just now; why it cannot be used; None where the library has none that is known of.
+
+        Never waits.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Two clocks: `monotonic` in seconds for every duration, `wall_ns` in nanoseconds for time stamps alone."""
+
+    monotonic: Callable[[], float]
+    wall_ns: Callable[[], int]
+
+
+def never() -> bool:
+    """A `should_stop` that lets the run go on to its end."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything outside of the trainer that a run uses.
+
+    `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
+    Seeds germinate with the kernels of `library` as far as it has them by then; the run waits for none. Without a
+    `verifier` every command is accepted, which is for tests alone.
+    """
+
+    log: Log
+    clock: Clock
+    objects: ObjectStore
+    verifier: CommandVerifier | None = None
+    library: KernelSource | None = None
+    should_stop: Callable[[], bool] = never

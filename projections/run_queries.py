@@ -1,0 +1,129 @@
+"""What is asked of a history about its runs, by name: their ids, a run's start, events, decisions and policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts.leyline.v1.event_pb2 import RunStarted
+from contracts.topics import POLICIES
+from esper.leyline import envelope
+from esper.leyline.envelope import Event
+from projections.columns import BODIES
+
+if TYPE_CHECKING:
+    from projections.history import History
+
+BATCH: Final = 2_000
+_STEPS_OF_A_POLICY: Final = 3
+"""Trained, validated or promoted, loaded: each caused by the one before."""
+
+
+def run_ids(history: History) -> list[str]:
+    """The ids of all runs, the latest first."""
+    query = "select run_id from log.run_started group by run_id order by min(recorded_at_ns) desc"
+    return [run_id for (run_id,) in history.execute(query).fetchall()]
+
+
+def all_runs(history: History) -> list[dict[str, Any]]:
+    """The rows of the view `runs`, the latest run first."""
+    return rows(history, "select * from runs order by started_at desc")
+
+
+def start_of(history: History, run_id: str) -> RunStarted:
+    """The run's first fact."""
+    query = "select log_raw from log.run_started where run_id = ? order by log_offset limit 1"
+    ((raw,),) = history.connection.cursor().execute(query, [run_id]).fetchall()
+    return envelope.parse(raw).run_started
+
+
+def decisions_of(history: History, runs: Sequence[str]) -> list[Event]:
+    """Every decision for these runs, in the order of the log."""
+    query = "select log_raw from log.decision_made where list_contains(?, run_id) order by log_offset"
+    found = history.connection.cursor().execute(query, [list(runs)]).fetchall()
+    return [envelope.parse(raw) for (raw,) in found]
+
+
+def decision_on(history: History, runs: Sequence[str], packet_ids: Iterable[bytes]) -> Event | None:
+    """The decision for these runs that answers the first of `packet_ids` that any decision answers."""
+    cursor = history.connection.cursor()
+    query = "select packet_id, event_id from log.decision_made where list_contains(?, run_id) order by log_offset"
+    answers: dict[bytes, bytes] = dict(cursor.execute(query, [list(runs)]).fetchall())
+    event_id = next((answers[packet] for packet in packet_ids if packet in answers), None)
+    if event_id is None:
+        return None
+    query = "select log_raw from log.decision_made where event_id = ? and list_contains(?, run_id) limit 1"
+    ((raw,),) = cursor.execute(query, [event_id, list(runs)]).fetchall()
+    return envelope.parse(raw)
+
+
+def policies_after(history: History, causes: list[bytes]) -> list[Event]:
+    """The policy events that the events of these ids brought about, directly or through each other."""
+    found: list[Event] = []
+    cursor = history.connection.cursor()
+    held = [name for name in POLICIES.bodies if history.manifest.of(name)]
+    for _ in range(_STEPS_OF_A_POLICY if held else 0):
+        parts = [f'select log_raw from log."{name}" where list_contains($1, causation_id)' for name in held]  # noqa: S608  names of ours
+        cursor.execute(" union ".join(parts), [causes])
+        events = [envelope.parse(raw) for (raw,) in cursor.fetchall()]
+        found += events
+        causes = [event.event_id for event in events]
+    return found
+
+
+class EventReader:
+    """One run's events, of some types or of all; every call of `new` gives those archived since the one before."""
+
+    def __init__(self, history: History, run_id: str, types: Sequence[str] = tuple(BODIES)) -> None:
+        self._history = history
+        self._run_id = run_id
+        self._types = types
+        self._next: dict[tuple[str, int], int] = {}
+        self._seen: set[bytes] = set()
+
+    def new(self) -> Iterator[Event]:
+        """What came since the last call, each event once, in the order in which they were sent."""
+        self._history.refresh()
+        held = [name for name in self._types if self._history.manifest.of(name)]
+        if not held:
+            return
+        answer = self._history.connection.cursor().execute(self._query(held), [self._run_id] * len(held))
+        while found := answer.fetchmany(BATCH):
+            for raw, topic, partition, offset in found:
+                place = (topic, partition)
+                self._next[place] = max(self._next.get(place, 0), offset + 1)
+                event = envelope.parse(raw)
+                if event.event_id not in self._seen:
+                    self._seen.add(event.event_id)
+                    yield event
+
+    def finished(self) -> bool:
+        """Whether the run's end is in the archive, and the run was not resumed since."""
+        self._history.refresh()
+        ended, resumed = (
+            f"coalesce((select max(log_offset) from log.{name} where run_id = $1), -1)"  # noqa: S608  names of ours
+            for name in ("run_finished", "run_resumed")
+        )
+        answer = self._history.connection.cursor().execute(f"select {ended} > {resumed}", [self._run_id])
+        return answer.fetchone() == (True,)
+
+    def _query(self, types: Sequence[str]) -> str:
+        after = " or ".join(
+            f"(log_topic = '{topic}' and log_partition = {partition} and log_offset < {offset})"
+            for (topic, partition), offset in self._next.items()
+        )
+        newer = f" and not ({after})" if after else ""
+        parts = [
+            f'select log_raw, log_topic, log_partition, log_offset, log_timestamp_ms from log."{name}" '  # noqa: S608
+            f"where run_id = ?{newer}"
+            for name in types
+        ]
+        order = "order by log_timestamp_ms, log_topic, log_partition, log_offset"
+        return f"select log_raw, log_topic, log_partition, log_offset from ({' union all '.join(parts)}) {order}"  # noqa: S608
+
+
+def rows(history: History, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The answer to a query, one dictionary a row."""
+    answer = history.execute(query, parameters)
+    names = [column[0] for column in answer.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]

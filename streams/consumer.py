@@ -1,0 +1,57 @@
+"""Reading the log: aiokafka's consumer, urgent or gathering, with fetches that wait long and hold up no busy partition.
+
+`docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import consumer as aiokafka_consumer
+from aiokafka.consumer import fetcher
+
+LONG_WAIT_MS: Final = 1_000
+"""How long a fetch waits at the broker for records: an idle client costs a request a second."""
+SHORT_WAIT_MS: Final = 20
+"""The same for a fetch that leaves a partition out, which has to wait until this one is back."""
+LOOK_AGAIN_MS: Final = 1_000
+"""aiokafka's fetcher looks around every 200 ms. All that it waits for wakes it anyway."""
+URGENT_BYTES: Final = 1
+GATHERING_BYTES: Final = 2
+"""`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the
+embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first (`broker.handlers.fetch`)."""
+
+
+class PatientFetcher(fetcher.Fetcher):  # type: ignore[misc]
+    """Asks for a long wait only where every partition that may be read is in the fetch.
+
+    aiokafka has one fetch under way per broker. Where records of a partition were not consumed within 0.1 s it fetches
+    the others alone, and the busy partition has to wait until that fetch comes back, however soon it was drained.
+    """
+
+    def _get_actions_per_node(self, assignment: Any) -> Any:
+        paused = any(assignment.state_value(place).paused for place in assignment.tps)
+        whole = not self._records and not paused
+        self._fetch_max_wait_ms = LONG_WAIT_MS if whole else SHORT_WAIT_MS
+        return super()._get_actions_per_node(assignment)
+
+
+class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
+    """aiokafka's consumer that never commits by itself. `urgent` is for whoever somebody waits for.
+
+    All other settings are aiokafka's own.
+    """
+
+    def __init__(self, *topics: str, urgent: bool = False, **settings: Any) -> None:
+        ours = {
+            "fetch_min_bytes": URGENT_BYTES if urgent else GATHERING_BYTES,
+            "fetch_max_wait_ms": LONG_WAIT_MS,
+            "consumer_timeout_ms": LOOK_AGAIN_MS,
+            "enable_auto_commit": False,
+        }
+        super().__init__(*topics, **{**settings, **ours})
+
+
+# The consumer looks the class up in its module and offers no other way to set it.
+aiokafka_consumer.Fetcher = PatientFetcher

@@ -1,0 +1,60 @@
+"""Reads the blueprints' topic from its beginning: first all that is there, then what comes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from contracts.topics import BLUEPRINTS, PARTITIONS
+from streams.consumer import LogConsumer
+from streams.producer import unavailable
+from streams.reader import record_of
+from streams.records import Record
+
+POLL_MS: Final = 10_000
+"""How long an idle look at the log lasts; a record or a cancellation ends it."""
+_PARTITIONS: Final = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
+
+Handler = Callable[[Record], Awaitable[None]]
+
+
+class BlueprintReader:
+    """A reader without a group: the jobs are folded anew at every start, so there is no position to keep."""
+
+    def __init__(self, brokers: str) -> None:
+        self._brokers = brokers
+        self._consumer = LogConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest")
+
+    async def catch_up(self, handler: Handler) -> None:
+        """Connect, and hand over every record that is there by now. Raises LogUnavailable where no broker answers."""
+        try:
+            await self._consumer.start()
+        except (KafkaError, OSError) as error:
+            await self._consumer.stop()
+            raise unavailable(self._brokers, "answer", error) from None
+        self._consumer.assign(_PARTITIONS)
+        ends = await self._consumer.end_offsets(_PARTITIONS)
+        while [each for each in _PARTITIONS if await self._consumer.position(each) < ends[each]]:
+            await self._hand_over(handler)
+
+    async def ends(self) -> dict[TopicPartition, int]:
+        """Where the topic ends now: the offset of the next record of every partition."""
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(_PARTITIONS)
+        return ends
+
+    async def follow(self, handler: Handler) -> None:
+        """Hand over what comes, until cancelled."""
+        while True:
+            await self._hand_over(handler)
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._consumer.stop()
+
+    async def _hand_over(self, handler: Handler) -> None:
+        for messages in (await self._consumer.getmany(timeout_ms=POLL_MS, max_records=2_000)).values():
+            for message in messages:
+                await handler(record_of(message))

@@ -1,0 +1,143 @@
+"""Faust as we run it: a commit that the log does not take is made again, and what comes again is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError
+
+from contracts.topics import RUNS
+from streams.app import FaustConsumer, add_agent, make_app
+from streams.producer import Publisher
+from streams.records import partition_of
+
+
+class LosingCommits:
+    """What the group's coordinator does in a rebalance: it takes no commit while `losing`."""
+
+    def __init__(self, monkeypatch):
+        self.losing = True
+        self.lost = 0
+        commit = FaustConsumer.commit
+
+        async def losing(consumer, offsets=None):
+            if not self.losing:
+                return await commit(consumer, offsets)
+            self.lost += 1
+            raise CommitFailedError("the group has already rebalanced")
+
+        monkeypatch.setattr(FaustConsumer, "commit", losing)
+
+
+@contextlib.asynccontextmanager
+async def agent_of_runs(group, log, data_dir):
+    """A running app with one agent on the runs' topic, and the offsets of what the agent has handled."""
+    app = make_app(group, log.address, data_dir, embedded=True)
+    handled = []
+
+    async def take(record):
+        handled.append((record.partition, record.offset))
+
+    add_agent(app, "noting", [RUNS], take)
+    app.finalize()
+    await app.start()
+    try:
+        yield app, handled
+    finally:
+        await app.stop()
+
+
+async def until(condition, timeout_s=20.0):
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0.02)
+
+
+async def committed(log, group, partition, wanted, timeout_s=10.0):
+    """What the log has of the group, once it is `wanted` or the time is over."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=log.address, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        place = TopicPartition(RUNS.name, partition)
+        found = await consumer.committed(place)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while found != wanted:
+                    await asyncio.sleep(0.1)
+                    found = await consumer.committed(place)
+        return found
+    finally:
+        await consumer.stop()
+
+
+@pytest.fixture
+def publish(own_log, ring, metrics, events):
+    """Publishes facts of one run; all lie on one partition."""
+
+    async def publish(count):
+        publisher = Publisher(own_log.address, ring, metrics)
+        await publisher.publish([events.fact() for _ in range(count)])
+        await publisher.stop()
+
+    return publish
+
+
+def test_a_commit_that_is_lost_is_made_again(monkeypatch, own_log, tmp_path, publish, run_id):
+    """No other record has to come for that."""
+    commits = LosingCommits(monkeypatch)
+    partition = partition_of(run_id.encode())
+
+    async def scenario():
+        async with agent_of_runs("losing", own_log, tmp_path) as (_, handled):
+            await publish(3)
+            await until(lambda: commits.lost and len(handled) == 3)
+            commits.losing = False
+            return await committed(own_log, "losing", partition, 3)
+
+    assert asyncio.run(scenario()) == 3
+
+
+def test_what_comes_again_after_a_lost_commit_is_handled_again_and_committed(
+    monkeypatch, own_log, tmp_path, publish, run_id
+):
+    """A rebalance: the commit before it is lost, and the consumer returns to what is committed, which is nothing."""
+    commits = LosingCommits(monkeypatch)
+    partition = partition_of(run_id.encode())
+
+    async def scenario():
+        async with agent_of_runs("returning", own_log, tmp_path) as (app, handled):
+            await publish(3)
+            await until(lambda: commits.lost and len(handled) == 3)
+            await app.consumer.perform_seek()
+            await until(lambda: len(handled) == 6)
+            commits.losing = False
+            return handled, await committed(own_log, "returning", partition, 3)
+
+    handled, position = asyncio.run(scenario())
+
+    assert handled == [(partition, offset) for offset in (0, 1, 2)] * 2
+    assert position == 3
+
+
+def test_a_process_that_ends_after_a_lost_commit_leaves_its_records_to_the_next(
+    monkeypatch, own_log, tmp_path, publish, run_id
+):
+    commits = LosingCommits(monkeypatch)
+    partition = partition_of(run_id.encode())
+
+    async def scenario():
+        async with agent_of_runs("ending", own_log, tmp_path) as (_, first):
+            await publish(3)
+            await until(lambda: commits.lost and len(first) == 3)
+        commits.losing = False
+        async with agent_of_runs("ending", own_log, tmp_path) as (_, second):
+            await until(lambda: len(second) == 3)
+            return first, second, await committed(own_log, "ending", partition, 3)
+
+    first, second, position = asyncio.run(scenario())
+
+    assert first == second
+    assert position == 3

@@ -1,0 +1,65 @@
+"""Fetches that wait long hold up nobody: neither a partition that was busy nor a question on the same connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from contracts.topics import RUNS
+from streams import consumer as reading
+from streams.consumer import LogConsumer
+
+LONG_S = 20.0
+PLACES = [TopicPartition(RUNS.name, 0), TopicPartition(RUNS.name, 1)]
+
+
+def test_a_partition_that_was_busy_is_not_held_up_by_a_fetch_of_an_idle_one(monkeypatch, own_log):
+    """Aiokafka fetches the idle partition alone once the records of the other one lie about for a tenth of a second."""
+    monkeypatch.setattr(reading, "LONG_WAIT_MS", int(1_000 * LONG_S))
+
+    async def scenario():
+        producer = AIOKafkaProducer(bootstrap_servers=own_log.address)
+        consumer = LogConsumer(bootstrap_servers=own_log.address, urgent=True, auto_offset_reset="earliest")
+        await producer.start()
+        await consumer.start()
+        try:
+            consumer.assign(PLACES)
+            await producer.send_and_wait(RUNS.name, b"first", partition=0)
+            await asyncio.sleep(1.0)  # it was fetched, and nobody takes it
+            assert (await consumer.getone()).value == b"first"
+            await producer.send_and_wait(RUNS.name, b"second", partition=0)
+            began = time.monotonic()
+            message = await asyncio.wait_for(consumer.getone(), 2 * LONG_S)
+            return message.value, time.monotonic() - began
+        finally:
+            await consumer.stop()
+            await producer.stop()
+
+    value, waited_s = asyncio.run(scenario())
+
+    assert value == b"second"
+    assert waited_s < LONG_S / 2
+
+
+def test_a_question_is_answered_while_a_fetch_waits(monkeypatch, own_log):
+    """As when a run ends and asks where the log does."""
+    monkeypatch.setattr(reading, "LONG_WAIT_MS", int(1_000 * LONG_S))
+
+    async def scenario():
+        consumer = LogConsumer(bootstrap_servers=own_log.address, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            consumer.assign(PLACES)
+            await consumer.getmany(timeout_ms=500)
+            began = time.monotonic()
+            ends = await consumer.end_offsets(PLACES)
+            return ends, time.monotonic() - began
+        finally:
+            await consumer.stop()
+
+    ends, waited_s = asyncio.run(scenario())
+
+    assert ends == dict.fromkeys(PLACES, 0)
+    assert waited_s < LONG_S / 2

@@ -1,0 +1,149 @@
+"""Drills: every alert fires once and clears once on what the real code publishes, and on nothing else (R-OPS-7)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
+from esper.kasmina.isolation import Isolation
+from esper.leyline.objects import ObjectStore
+from esper.leyline.verifier import CommandVerifier
+from esper.nissa.alerts import RULES, evolve_alerts, evolve_ended
+from esper.nissa.measure import measure
+from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
+from esper.tezzeret import events
+from esper.tezzeret.jobs import Place, evolve, request
+from esper.tolaria.config import RunConfig
+from esper.tolaria.tasks import Samples, Site, Task
+from esper.tolaria.train import train
+from streams.trainer_log import queue_summary
+
+MINUTE_NS = 60 * 10**9
+
+
+def watched(published):
+    """What the events fire (+) and clear (-), in order; each is folded at the time at which it was recorded."""
+    watches, told = {}, []
+    for event in published:
+        for sample in measure(event):
+            watches, alert = evolve_alerts(watches, sample, event.recorded_at_ns / 1e9)
+            if alert is not None:
+                told.append(("+" if alert.active else "-") + alert.rule.name)
+        if event.WhichOneof("body") == "run_finished":
+            watches, cleared = evolve_ended(watches, event.run_id)
+            told += [f"-{alert.rule.name}" for alert in cleared]
+    return told
+
+
+class SlowLog(MemoryLog):
+    """A log whose answers take so many milliseconds each."""
+
+    def __init__(self, clock, objects, answers_ms):
+        super().__init__(clock.clock, objects=objects)
+        self._moving, self._answers_ms = clock, iter(answers_ms)
+
+    def await_answer(self, packet_id, timeout_s):
+        self._moving.advance(next(self._answers_ms) / 1e3)
+        return super().await_answer(packet_id, timeout_s)
+
+
+def trained(folder, answers_ms, *, policy="heuristic", germinate_after=None):
+    """The events of a run of so many epochs. Its epochs take a minute each, which must fire nothing."""
+    clock, objects = FakeClock(), ObjectStore(folder / "objects")
+    log = SlowLog(clock, objects, answers_ms)
+    inputs = torch.randn(96, 4, generator=torch.Generator().manual_seed(5))
+    data = Samples(inputs, inputs.argmax(dim=1))
+    task = Task(
+        name="tiny",
+        make_host=lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4)),
+        train=data,
+        probe=data,
+        test=data,
+        sites=(Site("1", "vector"),),
+        epochs=len(answers_ms),
+        batch_size=48,
+        learning_rate=1e-2,
+    )
+    steps = iter(range(10**6))
+
+    def watch():
+        clock.advance(30.0)
+        if next(steps) == germinate_after:
+            log.send(signed(seed_command("run", SEED_OPERATION_GERMINATE, "s1", "BP009", clock=clock.clock)))
+        return False
+
+    train(
+        RunConfig(task="tiny", policy=policy, decision_timeout_s=None),
+        task,
+        log,
+        clock=clock.clock,
+        objects=objects,
+        verifier=CommandVerifier(KEYS),
+        run_id="run",
+        should_stop=watch,
+    )
+    return log.events
+
+
+def test_slow_hooks(tmp_path):
+    assert watched(trained(tmp_path, [25, 25, 25, 10, 9])) == ["+training_latency_high", "-training_latency_high"]
+
+
+def test_quick_hooks_of_long_epochs_fire_nothing(tmp_path):
+    assert watched(trained(tmp_path, [10, 17, 9, 12])) == []
+
+
+def test_a_seed_that_leaks(tmp_path, monkeypatch):
+    """Every measurement of a leak finds one, so that Kasmina culls the seed after the third."""
+    monkeypatch.setattr(Isolation, "leaks", lambda _self, _output, _own: 1.0)
+
+    told = watched(trained(tmp_path, [1] * 6, policy="none", germinate_after=2))
+
+    assert told == ["+kasmina_isolation_violation", "-kasmina_isolation_violation"]
+
+
+def test_a_queue_that_stays_deep():
+    depths = [5_000, 5_000, 5_000, 1_000]
+
+    summaries = [
+        queue_summary("run", "trainer", (depth, 5_000), minute * MINUTE_NS) for minute, depth in enumerate(depths)
+    ]
+
+    assert watched(summaries) == ["+oona_queue_depth", "-oona_queue_depth"]
+
+
+@pytest.fixture
+def job():
+    asked = events.requested(request("BP009", "vector", [8], {"depth": 1.0}), 1, producer="test")
+    return evolve(None, asked, Place(0, 0, 0))
+
+
+def attempts(job, *numbers):
+    """What the forge publishes when it begins these attempts."""
+    return [event for n in numbers for event in (events.started(job, n, "fast", n), events.retries(job, n, n))]
+
+
+def test_a_kernel_that_needs_its_last_attempt(job):
+    assert watched(attempts(job, 1, 2, 3, 1)) == ["+tezzeret_compile_retry_high", "-tezzeret_compile_retry_high"]
+
+
+def test_a_kernel_that_is_asked_for_again_is_no_retry(job):
+    for event in (
+        *(events.started(job, 1, "fast", 1), events.failed(job, 1, "refused", 1, will_retry=False)),
+        events.parked(job, 1, "refused", 1),
+    ):
+        job = evolve(job, event, Place(0, 0, 0))
+    asked = events.requested(
+        request("BP009", "vector", [8], {"depth": 1.0}), 2, producer="test", attempts_made=job.attempt
+    )
+    again = evolve(job, asked, Place(1, 0, 0))
+
+    assert watched(attempts(again, 2, 3)) == []
+
+
+def test_there_is_a_drill_for_every_alert():
+    drills = {"training_latency_high", "kasmina_isolation_violation", "oona_queue_depth", "tezzeret_compile_retry_high"}
+
+    assert {rule.name for rule in RULES} == drills
