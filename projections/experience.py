@@ -77,4 +77,5 @@ EXPERIENCE: Final = Projection(
         "field_report": _reported,
     },
     views=("experience",),
+    judges=True,
 )

@@ -37,7 +37,7 @@ def follow(store: Store, history: History, progress: Callable[[int, int], None])
     Raises CorruptState where a file that the projection needs is damaged: its rows would be missing for ever.
     """
     projection = store.projection
-    bodies = [body for body in projection.rows if history.manifest.of(body)]
+    bodies = [body for body in projection.bodies if history.manifest.of(body)]
     for damage in history.damage:
         if damage.table in bodies:
             raise CorruptState(f"projection {projection.name} cannot be made from a damaged archive: {damage}")

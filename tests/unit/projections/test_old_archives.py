@@ -72,12 +72,7 @@ def test_every_fact_gets_the_verdict_that_the_archiver_gives_today(old, tmp_path
         assert all((old / "files" / name).exists() for name in archive.manifest.retired)
     with open_history(old) as history:
         migrated = verdicts(history)
-        assert (
-            history.execute(
-                "select log_topic, log_partition, log_offset, log_raw from log.every order by all"
-            ).fetchall()
-            == raw
-        )
+        assert history.execute(EVERY).fetchall() == raw
 
     assert found == migrated
     assert {verdict for *_, verdict in found} >= {Verdict.ACCEPTED, Verdict.VOID}
