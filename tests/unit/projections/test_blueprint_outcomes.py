@@ -95,7 +95,7 @@ def test_ends_are_counted_by_blueprint_and_shape(outcomes):
         teller.germinate("s1", "BP009", parameters=300)
         teller.move("s1", "BP009", PROBATIONARY, end)
         teller.germinate("s2", "BP009", parameters=50)
-    one.germinate("s1", "BP016", parameters=10)
+    other.germinate("s1", "BP016", parameters=10)
 
     found = outcomes(one, other)
     counts = {key: [row[name] for name in ("runs", "germinated", "fossilized", "culled")] for key, row in found.items()}
@@ -181,6 +181,7 @@ def test_what_a_rollback_undid_and_what_came_twice_does_not_count(outcomes):
     teller.germinate("s2", "BP009")
     teller.move("s1", "BP009", TRAINING, CULLED)
     teller.say(pb.RolledBack(to_sequence=3, new_timeline=2, level="fast"))
+    teller.stages = {"s1": GERMINATED, "s2": DORMANT}
     teller.move("s1", "BP009", PROBATIONARY, FOSSILIZED)
     teller.events += [teller.events[1], teller.events[-1]]
 

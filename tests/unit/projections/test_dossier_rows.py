@@ -19,7 +19,10 @@ from projections.archive import Archive
 from projections.records import StoredRecord
 from projections.testing import lawful_way
 
-SITES = [pb.SiteDescription(seed_id="s1", shape_kind="image"), pb.SiteDescription(seed_id="s2", shape_kind="vector")]
+SITES = [
+    pb.SiteDescription(seed_id=seed_id, shape_kind=kind)
+    for seed_id, kind in (("s1", "image"), ("s2", "vector"), ("s3", "image"))
+]
 
 
 class Past:
@@ -109,7 +112,7 @@ def test_a_folder_without_a_history_knows_nothing(tmp_path: Path, past):
 
 def test_outcomes_count_lives_by_blueprint_and_shape_and_average_the_reports_on_germinations(past):
     past.run("a", ("s1", "BP009", FOSSILIZED, -0.4), ("s2", "BP009", CULLED, 0.2))
-    past.run("b", ("s1", "BP009", FOSSILIZED, -0.2), ("s1", "BP013", CULLED, float("nan")))
+    past.run("b", ("s1", "BP009", FOSSILIZED, -0.2), ("s3", "BP013", CULLED, float("nan")))
     image, vector, grouped = past.dossier().outcomes
 
     assert (image.blueprint_id, image.shape_kind) == ("BP009", "image")
