@@ -15,10 +15,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 
 from contracts.topics import RUNS
+from esper.leyline import envelope
 from esper.leyline.signing import KeyRing
 from esper.record.accept import SPECIAL, Fact
 from projections import decode_python
@@ -100,6 +102,36 @@ def _special_bodies(found: Split, kinds: npt.NDArray[np.int16]) -> list[Any]:
 
 
 def _bodies(found: Split, kind: int) -> list[pa.Array]:
+    """The columns of the bodies of one type; what this Esper does not read of them becomes invalid."""
+    columns = _columns(found, kind)
+    return _columns(found, kind) if _refuse_versions(found, kind, columns) else columns
+
+
+def _refuse_versions(found: Split, kind: int, columns: list[pa.Array]) -> bool:
+    """Refuse the records with a message of another version, as `envelope.parse` does; whether there was one."""
+    name = NAMES[kind]
+    if name not in envelope.VERSIONED:
+        return False
+    holder = envelope.VERSIONED[name]
+    versions = columns[_place_of(BODIES[name], holder or "version")]
+    if holder:
+        versions = pc.struct_field(versions, "version")
+    others = pc.fill_null(pc.not_equal(versions, envelope.MESSAGE_VERSION), fill_value=False)
+    if not pc.any(others).as_py():
+        return False
+    places = np.flatnonzero(found.kinds == kind)
+    wrong = others.to_numpy(zero_copy_only=False)
+    for place, version in zip(places[wrong].tolist(), versions.filter(others).to_pylist(), strict=True):
+        message = f"{holder or name} of version {version}"
+        found.refuse(place, f"{message}; this Esper reads {envelope.MESSAGE_VERSION}")
+    return True
+
+
+def _place_of(descriptor: Any, field: str) -> int:
+    return [each.name for each in descriptor.fields].index(field)
+
+
+def _columns(found: Split, kind: int) -> list[pa.Array]:
     """The columns of the bodies of one type; what protobuf refuses of them becomes invalid."""
     try:
         return _with_ptars(found, kind)

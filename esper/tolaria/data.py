@@ -1,4 +1,8 @@
-"""Samples, splits, the order in which an epoch visits them, and one random stream per purpose (ruling 14)."""
+"""Samples, splits, the order in which an epoch visits them, and one random stream per purpose (ruling 14).
+
+Each stream has its own recorded seed: a run that draws one number more for its initialisation still sees its data in
+the same order. What a host draws while it trains, such as dropout, comes from torch's global stream.
+"""
 
 from __future__ import annotations
 
@@ -116,6 +120,6 @@ class RandomStreams:
 
 @contextmanager
 def own_random_stream(device: torch.device) -> Iterator[None]:
-    """Torch's global streams are the caller's again afterwards, as if nothing had been drawn."""
+    """A context after which torch's global streams are as they were before it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

@@ -1,4 +1,4 @@
-"""The end of an epoch: probe and gates, packet, decision, command, digest, checkpoint, telemetry."""
+"""The end of an epoch, always in this order: probe and gates, packet, decision, command, digest, checkpoint."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ from esper.tolaria.run import Run, capture, publish_digest
 from esper.tolaria.tasks.task import Evaluation, evaluate
 
 EVIDENCE_SAMPLES: Final = 256
+LOSS_HISTORY: Final = 64
+_GIB: Final = 1024**3
 
 
 def finish_epoch(run: Run, trained: Trained) -> None:
-    """Do all that lies between the last step of an epoch and the first of the next; `recorder.epoch` counts it."""
+    """Do all that lies between the last step of an epoch and the first of the next; `recorder.epoch` is its number."""
     last = run.recorder.epoch == run.epochs
     evaluation = _probe_and_gates(run)
     run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
@@ -51,7 +53,7 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:
         save_checkpoint(run, snapshot, "final" if last else "epoch")
     report_epoch(run, trained, evaluation)
-    run.outside.log.flush()
+    run.world.flush()
 
 
 def _probe_and_gates(run: Run) -> Evaluation:
@@ -73,7 +75,7 @@ def _probe_and_gates(run: Run) -> Evaluation:
 
 
 def _gather_evidence(run: Run) -> list[SiteEvidence]:
-    """One probe batch's word on every site; nobody asks for it where nothing can be decided."""
+    """Evidence on every site from one probe batch; none for the policy that decides nothing."""
     if run.config.policy == "none":
         return []
     count = min(EVIDENCE_SAMPLES, len(run.task.probe))
@@ -98,7 +100,7 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
         for request in run.world.command_of(answer, now_ns):
             apply_command(run, request, parse(answer.decision.payload))
     applied = run.clock.monotonic()
-    run.outside.log.flush()
+    run.world.flush()
     acknowledged = run.clock.monotonic()
     run.hook_ms.append(run.world.hook_ms(1e3 * (acknowledged - started)))
     run.hook_parts_ms = {
@@ -143,10 +145,7 @@ def _look_at_breakers(run: Run) -> None:
         publish(run, run.mode.clear(PAUSE))
 
 
-LOSS_HISTORY: Final = 64
-
-
-_GIB: Final = 1024**3
+# ----------------------------------------------------------------------------------------------------------- the packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,10 @@ class Trained:
 def epoch_packet(
     run: Run, packet_id: bytes, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]
 ) -> EpochCompleted:
-    """The packet of the epoch that was just completed; windows that it reports as closed are forgotten."""
+    """The state packet of the epoch that was just completed: everything that a policy may know.
+
+    Windows that it reports as closed are forgotten.
+    """
     observations = run.kasmina.observations()
     recorder = run.recorder
     state = SystemStatePacket(
@@ -238,8 +240,11 @@ def _seed_state(run: Run, seed: SeedObservation) -> SeedState:
     )
 
 
+# --------------------------------------------------------------------------------------- telemetry, all of it sheddable
+
+
 def sample_step(run: Run, loss: float, gradient_norm: float, step_s: float) -> None:
-    """Publish what one step looked like."""
+    """Publish loss, gradient norm and speed of one step."""
     seeds = run.kasmina.step_samples()
     rate = run.batch_size / max(step_s, 1e-9)
     run.recorder.publish(

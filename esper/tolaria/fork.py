@@ -76,7 +76,7 @@ def _begin_new(run: Run, new: NewFork) -> None:
         command = _command(run, fork.change, started, packet_id)
         run.outside.log.publish(command)
         carry_out(run, command, None)
-    run.outside.log.flush()
+    run.world.flush()
 
 
 def _command(run: Run, change: Change, started: Event, packet_id: bytes) -> Event:

@@ -1,4 +1,7 @@
-"""What protects a run: the guard over each step, conservative mode, and the trainer's circuit breakers."""
+"""What protects a run: the guard that judges each step, conservative mode, and the trainer's circuit breakers.
+
+In conservative mode the network does not grow, as long as any reason for it holds (R-TOL-32, R-TOL-33).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,13 @@ from esper.leyline.breaker import CircuitBreaker
 from esper.tolaria.world import World
 
 SMOOTHING: Final = 0.2
-
-
 """Weight of the newest loss in the expected one."""
 
-
 NORMS: Final = 20
-
-
 """Steps at the beginning whose gradient norms say what is usual. Not the newest: an explosion may grow step by step."""
+
+ISOLATION: Final = "gradient_isolation/"
+"""The names of Kasmina's breakers begin with this; the seed's id follows."""
 
 
 class Guard:
@@ -93,12 +94,6 @@ class ConservativeMode:
             return []
         self._reasons.remove(reason)
         return [] if self._reasons else [ConservativeModeChanged(entered=False, reason=reason)]
-
-
-ISOLATION: Final = "gradient_isolation/"
-
-
-"""The names of Kasmina's breakers begin with this; the seed's id follows."""
 
 
 class TrainerBreaker(CircuitBreaker):

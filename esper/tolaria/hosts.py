@@ -1,4 +1,7 @@
-"""The networks of the built-in tasks: an MLP, two small residual networks, a decoder-only Transformer."""
+"""The networks of the built-in tasks: an MLP, two small residual networks, a decoder-only Transformer.
+
+GroupNorm instead of BatchNorm: no running statistics, so a forward pass leaves the host as it was.
+"""
 
 from __future__ import annotations
 

@@ -184,6 +184,10 @@ class RecordedWorld:
         while (claim := self._coming("run_resumed")) is not None:
             self._move_past(claim)
 
+    def flush(self) -> None:
+        """Wait for what the live world published, which may be nothing yet."""
+        self._live.flush()
+
     def put(self, content: bytes) -> str:
         """Store nothing while a record is followed: the object was stored when the fact was published."""
         return self._live.put(content) if self.over else ""

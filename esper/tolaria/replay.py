@@ -13,7 +13,7 @@ from esper.leyline.signing import Signed
 from esper.record import Recorded, mark_at_step, replay, sequence_at_step
 from esper.record.content import tensor_digests
 from esper.record.run_status import path_from
-from esper.tamiyo.rederive import rederived
+from esper.tamiyo.decide import rederived
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged, Divergence, Place
 from esper.tolaria.fork_change import Fork

@@ -38,8 +38,8 @@ def resume_run(
 
     `log` and `verifier` are those of `outside`.
 
-    Where the record cannot be followed, it is void from that checkpoint on, and a second claim says so. Raises
-    Superseded where another process claimed the run first, and InvalidInput where the run is over.
+    Where the run does not come to its record again, the record is void from that checkpoint on, and a second claim says
+    so. Raises Superseded where another process claimed the run first, and InvalidInput where the run is over.
     """
     upto = recorded.last_accepted()
     torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)

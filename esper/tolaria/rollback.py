@@ -1,4 +1,8 @@
-"""Keeping states and going back to them, and what a run does when a step must not be taken or the log is gone."""
+"""Keeping states of a run and going back to them (R-TOL-19 to R-TOL-23), after a failure or because of a command.
+
+The fast way restores the newest snapshot in memory, the full way the newest checkpoint that can be read. Where the fast
+way fails for any reason the full way is tried.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,10 @@ from esper.tolaria.run import Run, capture, restore, verify, with_progress
 from esper.tolaria.state import Digest, FlatState, Position, Snapshot, digest, load_checkpoint, store_checkpoint
 
 CAUTION: Final = "rollback"
-
-
 """Why a run is in conservative mode until it has completed an epoch again."""
 
-
 DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0}
+LEVELS: Final = ("fast", "full")
 
 
 def keep(run: Run, flat: FlatState, found: Digest) -> Snapshot:
@@ -57,12 +59,15 @@ def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
 
 
 def _prune(run: Run) -> None:
-    """Let go of the run's oldest checkpoints; those that a fork found with its parent are the parent's to prune."""
+    """Delete the run's oldest checkpoints. A fork deletes none of its parent's."""
     own = [each for each in run.checkpoints if each.position.run_id == run.recorder.run_id]
     for oldest in own[: -run.config.keep_checkpoints] if run.config.keep_checkpoints else ():
         run.checkpoints.remove(oldest)
         freed = run.world.delete_checkpoint(oldest)
         run.recorder.publish(CheckpointPruned(ref=oldest.ref, step=oldest.position.step, bytes_freed=freed))
+
+
+# ---------------------------------------------------------------------------------------------------------- going back
 
 
 def roll_back(run: Run, reason: str, level: str) -> RolledBack:
@@ -72,7 +77,7 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
     """
     from_step = run.recorder.step
     watched = run.windows.state()
-    back = _as_told(run) or (_fast(run) if level == "fast" else None) or _full(run)
+    back = _to_recorded(run) or (_fast(run) if level == "fast" else None) or _full(run)
     run.windows.load_state(watched)
     run.windows.end_all("rolled_back")
     run.snapshots.forget_after(back.position.step)
@@ -111,8 +116,8 @@ class _Restored:
     checkpoint_ref: str = ""
 
 
-def _as_told(run: Run) -> _Restored | None:
-    """Restore the state that the world names; None where it leaves the choice to the run."""
+def _to_recorded(run: Run) -> _Restored | None:
+    """Restore the state that a recorded rollback goes back to; None where none is on record here."""
     target = run.world.rollback_target()
     if target is None:
         return None
@@ -163,7 +168,7 @@ def _bring_back(run: Run, snapshot: Snapshot, started: float) -> tuple[float, fl
     return 1e3 * (prepared - started), 1e3 * (committed - prepared), 1e3 * (confirmed - committed)
 
 
-LEVELS: Final = ("fast", "full")
+# ---------------------------------------------------------------------------------------- when a step must not be taken
 
 
 class Halt(Exception):
@@ -171,11 +176,11 @@ class Halt(Exception):
 
 
 def recover(run: Run, trouble: str) -> None:
-    """Undo the epoch that ran into `trouble`, lower every learning rate, and be careful for an epoch.
+    """Undo the epoch that ran into `trouble`, lower every learning rate, and let nothing grow for an epoch.
 
-    The same step with the same random numbers would fail the same way, hence the lower rate. Begins with the fast way
-    back, and with the full one where that did not help: then the seeds that are mixed in and have yet to prove
-    themselves go as well, because no growth is worth the run. Raises Halt at the failure that is one too many.
+    The same step with the same random numbers would fail the same way, hence the lower rate. The first failure takes
+    the fast way back. A second one in the same epoch takes the full way, and culls the seeds that are mixed in and not
+    fossilized yet. Raises Halt at the failure that is one too many.
     """
     run.failures_in_a_row += 1
     failures, limit = run.failures_in_a_row, run.config.max_rollbacks
@@ -191,7 +196,7 @@ def recover(run: Run, trouble: str) -> None:
         drain(run)
     if run.config.rollback_rate_factor != 1.0:
         publish(run, run.rates.scale(run.config.rollback_rate_factor, f"rollback: {trouble}", run.recorder.step))
-    run.outside.log.flush()
+    run.world.flush()
 
 
 def roll_back_as_asked(run: Run) -> None:
@@ -200,7 +205,7 @@ def roll_back_as_asked(run: Run) -> None:
     level = dict(run.rollback_asked.rollback_payload).get("level", LEVELS[0])
     run.rollback_asked = None
     roll_back(run, "command", LEVELS[1] if level == LEVELS[1] else LEVELS[0])
-    run.outside.log.flush()
+    run.world.flush()
 
 
 def rescue(run: Run, error: LogUnavailable) -> LogUnavailable:

@@ -1,4 +1,4 @@
-"""All that belongs to one run in this process; its state as a whole, captured, digested and put back bit for bit."""
+"""One run in this process: its parts, made once, and its state as a whole, captured, digested and restored."""
 
 from __future__ import annotations
 
@@ -36,10 +36,12 @@ from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
 from esper.tolaria.world import World
 
+_PROGRESS: Final = "progress"
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What a seed's later facts answer: the applied command that gave it life, and the packet where that began."""
+    """The causes of a seed's later facts: the applied command that it grew from, and the packet behind that."""
 
     applied_id: bytes
     packet_id: bytes
@@ -47,7 +49,7 @@ class Chain:
 
 @dataclass(slots=True)
 class Run:
-    """The parts of a run. What a rollback brings back is named in `recovery`, and nothing else is."""
+    """The parts of a run. A rollback restores what `capture` and `with_progress` name, and nothing else."""
 
     config: RunConfig
     task: Task
@@ -90,10 +92,10 @@ class Run:
     swaps_tried: set[tuple[str, str]] = field(default_factory=set)
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
-    """A command to roll back that was accepted and waits for the loop."""
+    """A rollback command that was accepted; the training loop carries it out before the next step."""
 
     def regroup(self) -> None:
-        """Sort the parameters that learn now by the loss that they learn from; call it when the seeds changed."""
+        """Sort the parameters that learn now by the loss that they learn from; to be called when the seeds changed."""
         progress = self.recorder.epoch / self.epochs
         stages = {seed.seed_id: seed.stage for seed in self.kasmina.observations()}
         joint, alone = list(self.host.parameters()), []
@@ -230,7 +232,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-_PROGRESS: Final = "progress"
+# ---------------------------------------------------------------------------------------------- the state of a run
 
 
 def capture(run: Run) -> FlatState:

@@ -1,4 +1,4 @@
-"""A run's beginning and its end: its first facts, its result, its last fact."""
+"""A run's beginning and its end: its first facts or the checkpoint that it goes on from; its result and last fact."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     run.snapshots.add(snapshot)
     run.world.remember(snapshot)
     save_checkpoint(run, snapshot, start.reason)
-    run.outside.log.flush()
+    run.world.flush()
 
 
 def publish_start(run: Run) -> None:
@@ -101,15 +101,19 @@ def publish_start(run: Run) -> None:
     )
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, publish_digest(run, flat, "start")), "epoch")
-    run.outside.log.flush()
+    run.world.flush()
+
+
+# ------------------------------------------------------------------------------------------------------------- the end
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The end of a run. `val_accuracy` and `test_loss` are of the test set, which nothing else looks at.
+    """What a run came to: the object that `esper run --json` prints.
 
-    `control_val_accuracy` is filled in by whoever ran a control beside it. `fates` is the last word on each slot that
-    ever grew: stage, blueprint and alpha. `flops` holds training, side_pass and probe.
+    `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
+    by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
+    ever grew. `flops` holds training, side_pass and probe.
     """
 
     run_id: str
@@ -136,7 +140,7 @@ class RunResult:
 
 
 def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
-    """Look at the test set, publish RunFinished, wait until the log has it, and return the result."""
+    """Evaluate on the test set, publish RunFinished, wait until the log has it, and return the result."""
     test = evaluate(run.host, run.task, run.task.test)
     seeds = run.kasmina.summary()
     _publish_end(run, status, reason, wall_s, test_accuracy=test.accuracy, test_loss=test.loss.mean)
@@ -165,9 +169,9 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
 
 
 def abandon(run: Run, error: Exception, wall_s: float) -> None:
-    """Publish that the run failed of `error`, which the caller raises on: a model that raises is tested no more.
+    """Publish that the run failed with `error`, which the caller raises on; a model that raised is not tested.
 
-    Does nothing where the run has not said yet that it started.
+    Does nothing where this process has published nothing yet.
     """
     if not run.world.published:
         return
@@ -177,7 +181,7 @@ def abandon(run: Run, error: Exception, wall_s: float) -> None:
 
 
 def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accuracy: float, test_loss: float) -> None:
-    """The run's last fact, and wait until the log has it."""
+    """Publish the run's last fact, and wait until the log has it."""
     seeds = run.kasmina.summary()
     run.recorder.publish(
         RunFinished(
@@ -196,7 +200,10 @@ def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accu
             wall_s=wall_s,
         )
     )
-    run.outside.log.flush()
+    run.world.flush()
+
+
+# ----------------------------------------------------------------------------- what a run's bits depend on beside Esper
 
 
 def library_versions() -> dict[str, str]:

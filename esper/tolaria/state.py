@@ -1,4 +1,10 @@
-"""A run's state as named tensors and one JSON document: its digest, checkpoints of it on disk, snapshots in memory."""
+"""A run's state as named tensors and one JSON document: its digest, checkpoints of it on disk, snapshots in memory.
+
+State is a tree of dictionaries and lists. Flattened, tensors stand under their path (such as
+`optimizer/groups/0/state/3/exp_avg`) and the rest stays a tree, with the path in the tensor's place: what safetensors
+and JSON can hold, and nothing to unpickle. A checkpoint is a safetensors file and a JSON manifest, both objects named
+by their SHA-256, so that it is there whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +23,7 @@ from torch import Tensor
 from esper.errors import CorruptState, EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
 
+CHECKPOINT_FORMAT: Final = 1
 _TENSOR: Final = "$tensor"
 
 
@@ -52,7 +59,7 @@ def flatten(tree: Mapping[str, Any]) -> FlatState:
 
 
 def unflatten(flat: FlatState) -> dict[str, Any]:
-    """The tree again. Its tensors are those of `flat`: whoever loads them must copy."""
+    """The tree again. Its tensors are those of `flat`, not copies."""
     tree = _restore(flat.scalars, flat.tensors)
     assert isinstance(tree, dict)
     return tree
@@ -104,7 +111,7 @@ def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return value
 
 
-FORMAT: Final = 1
+# --------------------------------------------------------------------------------------------------------- checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +135,18 @@ class Checkpoint:
 
 
 def store_checkpoint(objects: ObjectStore, flat: FlatState, root: bytes, position: Position) -> Checkpoint:
-    """Store a state durably. The manifest goes last, so whoever has its reference has everything."""
+    """Store a state durably. The manifest is stored last, so a reference to it is a reference to everything."""
     where = _place(position)
     # The position inside makes the object this run's own: pruning it can never take another run's identical weights.
     tensors = safetensors.torch.save(flat.tensors, metadata={name: str(value) for name, value in where.items()})
     tensors_ref = objects.put(tensors)
-    manifest = {"format": FORMAT, **where, "digest": root.hex(), "tensors_ref": tensors_ref, "state": flat.scalars}
+    manifest = {
+        "format": CHECKPOINT_FORMAT,
+        **where,
+        "digest": root.hex(),
+        "tensors_ref": tensors_ref,
+        "state": flat.scalars,
+    }
     content = json.dumps(manifest, sort_keys=True).encode()
     return Checkpoint(objects.put(content), position, len(tensors) + len(content))
 
@@ -145,8 +158,10 @@ def load_checkpoint(objects: ObjectStore, ref: str) -> tuple[FlatState, bytes, P
     """
     try:
         manifest: dict[str, Any] = json.loads(objects.get(ref))
-        if manifest["format"] != FORMAT:
-            raise CorruptState(f"checkpoint {ref} has format {manifest['format']}; this Esper reads {FORMAT}")
+        if manifest["format"] != CHECKPOINT_FORMAT:
+            raise CorruptState(
+                f"checkpoint {ref} has format {manifest['format']}; this Esper reads {CHECKPOINT_FORMAT}"
+            )
         position = Position(*(manifest[name] for name in Position.__slots__))
         root = bytes.fromhex(manifest["digest"])
         tensors = safetensors.torch.load(objects.get(manifest["tensors_ref"]))
@@ -156,7 +171,7 @@ def load_checkpoint(objects: ObjectStore, ref: str) -> tuple[FlatState, bytes, P
 
 
 def tensors_of_checkpoint(objects: ObjectStore, ref: str) -> str:
-    """The reference of the tensors that belong to the manifest `ref`; raises as `load` does."""
+    """The reference of the tensors that belong to the manifest `ref`; raises as `load_checkpoint` does."""
     try:
         return str(json.loads(objects.get(ref))["tensors_ref"])
     except (ValueError, KeyError, TypeError) as error:
@@ -176,6 +191,9 @@ def _place(position: Position) -> dict[str, Any]:
     return {name: getattr(position, name) for name in Position.__slots__}
 
 
+# ------------------------------------------------------------------------------------------------ snapshots in memory
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A state in memory, the root of its digest, and where in the run it belongs."""
@@ -188,7 +206,7 @@ class Snapshot:
 class SnapshotCache:
     """At most `count` snapshots of `limit_bytes` together; the oldest go first, and `evictions` counts them.
 
-    A snapshot that is larger than the limit on its own is not kept: then only the full way back is left.
+    A snapshot that is larger than the limit on its own is not kept: then a rollback needs a checkpoint (R-TOL-20).
     """
 
     def __init__(self, count: int, limit_bytes: int) -> None:

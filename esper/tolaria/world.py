@@ -114,6 +114,9 @@ class World(Protocol):
     def publish(self, event: Event) -> Event:
         """Tell an event to the log; returns it as it lies there, a fact with its sequence."""
 
+    def flush(self) -> None:
+        """Wait until the log has every fact that was published."""
+
     def put(self, content: bytes) -> str:
         """Store an object that a fact refers to; its reference."""
 
@@ -217,6 +220,10 @@ class LiveWorld:
         self.outside.log.publish(event)
         self.published += 1
         return event
+
+    def flush(self) -> None:
+        """Wait for the log's acknowledgement; raises LogUnavailable where it takes too long."""
+        self.outside.log.flush()
 
     def put(self, content: bytes) -> str:
         """Store it."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from esper.errors import InvalidInput, LogUnavailable
 from projections.manifest import Place
-from streams.broker import address
+from streams.broker.launch import announced_address
 from streams.feed.archived import Archived
 from streams.feed.fetching import EARLIEST, LATEST, LogReader, OutOfRange
 from streams.feed.lanes import Lane
@@ -90,7 +90,7 @@ class Source:
             raise
 
     def _connected(self) -> LogReader:
-        where = self._brokers or address.read(self._data_dir)
+        where = self._brokers or announced_address(self._data_dir)
         if where is None:
             raise LogUnavailable(
                 f"no log runs for {self._data_dir}; start one (`esper up`) or read the archive alone with end='archive'"

@@ -1,4 +1,7 @@
-"""The tasks by name, the built-in ones and a person's own: `from esper.tolaria.tasks import Samples, Site, Task`."""
+"""The tasks by name: the built-in ones, and a person's own as `path/to/file.py:function`.
+
+The function takes nothing and returns a Task; `from esper.tolaria.tasks import Samples, Site, Task` is all it needs.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def _sized(task: Task, params: str) -> Task:
     return replace(task, make_host=lambda: sized_host(wanted))
 
 
-__all__ = ["BUILTIN", "Samples", "Site", "Task", "load_task", "recorded_task"]
+# ------------------------------------------------------------------------------------- a person's own task
 
 
 def recorded_user_task(reference: str, source: str, objects: ObjectStore) -> Task:
@@ -118,3 +121,6 @@ def user_task(reference: str) -> Task:
     if not isinstance(made, Task):
         raise InvalidInput(f"task {reference}: {function}() returned {type(made).__name__}; return an esper Task")
     return replace(made, source=f"file:{digest}", source_code=code)
+
+
+__all__ = ["BUILTIN", "Samples", "Site", "Task", "load_task", "recorded_task"]

@@ -15,9 +15,10 @@ from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.tolaria.data import Samples, split
 
+CHUNK: Final = 512
+"""Samples that are evaluated at a time: bounds the memory, whatever the set."""
+
 PerSample = Callable[[Tensor, Tensor], Tensor]
-
-
 """Outputs of the host and targets, both with N samples, to one figure per sample, shape (N,)."""
 
 
@@ -121,15 +122,9 @@ class Task:
         )
 
 
-CHUNK: Final = 512
-
-
-"""Samples at a time: bounds the memory of an evaluation, whatever the set."""
-
-
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`loss` with each sample's own, and the mean accuracy from 0 to 1."""
+    """What a network comes to on a set: `loss` with each sample's own, and the mean accuracy from 0 to 1."""
 
     loss: Loss
     accuracy: float
@@ -137,7 +132,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
-    """The network in evaluation mode on all `samples`, in their order."""
+    """Loss and accuracy of the network, in evaluation mode, on all `samples` in their order; it is left unchanged."""
     losses, hits = [], []
     with evaluating(network):
         for inputs, targets in zip(

@@ -41,6 +41,7 @@ def test_it_answers_with_a_decision_and_the_command_that_follows(decider, traine
     assert made.event_id == ids.derived_id(packet.event_id, "tamiyo.decide", 0)
     assert made.causation_id == packet.event_id
     assert made.decision_made.packet_id == packet.event_id
+    assert 0.0 < made.decision_made.latency_ms < 2000.0
     assert answer.command is not None
     command = envelope.parse(answer.command.payload)
     assert command.event_id == made.decision_made.command_id

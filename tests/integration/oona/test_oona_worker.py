@@ -73,7 +73,7 @@ def test_events_of_every_topic_reach_prometheus(worker, writer, events, scrape):
         events.fact(event_pb2.RunStarted(task="digits")),
         events.fact(event_pb2.SeedTransitioned(to_stage=leyline_pb2.SEED_LIFECYCLE_STAGE_TRAINING)),
         events.make(event_pb2.DecisionMade(policy="heuristic", risk=0.25)),
-        events.make(leyline_pb2.FieldReport(outcome=leyline_pb2.FIELD_REPORT_OUTCOME_SUCCESS)),
+        events.make(leyline_pb2.FieldReport(version=1, outcome=leyline_pb2.FIELD_REPORT_OUTCOME_SUCCESS)),
         events.make(leyline_pb2.TelemetryPacket(source_subsystem="test-suite")),
         events.make(
             leyline_pb2.TelemetryPacket(source_subsystem="test-suite-urgent"),
@@ -82,7 +82,7 @@ def test_events_of_every_topic_reach_prometheus(worker, writer, events, scrape):
         events.emergency(),
         events.telemetry(),
         events.make(event_pb2.DeadLettered(topic="esper.reports", handler="test")),
-        events.fact(event_pb2.EpochCompleted(state=leyline_pb2.SystemStatePacket(training_loss=1.5))),
+        events.fact(event_pb2.EpochCompleted(state=leyline_pb2.SystemStatePacket(version=1, training_loss=1.5))),
     ):
         writer.publish(event)
     writer.flush()

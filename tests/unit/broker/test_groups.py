@@ -7,9 +7,8 @@ import asyncio
 import pytest
 from kio.schema.errors import ErrorCode
 
-from streams.broker.errors import Refused
-from streams.broker.groups import Group
-from streams.broker.members import JoinRequest, MemberIdRequired, State
+from streams.broker.groups import Group, JoinRequest, MemberIdRequired, State
+from streams.broker.protocol import Refused
 
 pytestmark = pytest.mark.asyncio
 

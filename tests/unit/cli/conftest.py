@@ -56,7 +56,7 @@ def story(tell) -> list[Event]:
     )
     packet = tell(
         e.EpochCompleted(
-            state=l.SystemStatePacket(training_loss=0.5, validation_loss=0.6, validation_accuracy=0.7),
+            state=l.SystemStatePacket(version=1, training_loss=0.5, validation_loss=0.6, validation_accuracy=0.7),
             seeds=[e.SeedObservation(seed_id=s, stage=l.SEED_LIFECYCLE_STAGE_DORMANT) for s in ("s1", "s2")],
             params=100,
         ),
@@ -148,7 +148,7 @@ def story(tell) -> list[Event]:
     window = e.ObservationWindow(command_id=command_id, seed_id="s1", closed=True)
     second = tell(
         e.EpochCompleted(
-            state=l.SystemStatePacket(training_loss=0.4, validation_loss=0.5, validation_accuracy=0.8),
+            state=l.SystemStatePacket(version=1, training_loss=0.4, validation_loss=0.5, validation_accuracy=0.8),
             seeds=[
                 e.SeedObservation(seed_id="s1", stage=l.SEED_LIFECYCLE_STAGE_EMBARGOED, life=1),
                 e.SeedObservation(seed_id="s2", stage=l.SEED_LIFECYCLE_STAGE_DORMANT),
@@ -165,6 +165,7 @@ def story(tell) -> list[Event]:
     )
     report = tell(
         l.FieldReport(
+            version=1,
             command_id=text(command_id),
             seed_id="s1",
             blueprint_id="BP009",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esper.cli.progress import RunView
-from esper.cli.summary import Summary
+from esper.cli.summary import Cost, Summary
 from projections.testing import Trainers
 
 
@@ -22,7 +22,9 @@ def ended(run_id: str, status: str, accuracy: float) -> RunView:
 def test_only_a_control_run_that_completed_is_compared(status, compared):
     """Of two that resume a run at once, one may win the grown run and the other, which then stops, its control run."""
     control = ended("k3f9-control", status, 0.5)
-    summary = Summary(ended("k3f9", "completed", 0.75), control, 0, {"p50": 1.0, "p99": 2.0}, 3.0, "esper-data")
+    summary = Summary(
+        ended("k3f9", "completed", 0.75), control, 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 2.0, 3.0), "esper-data"
+    )
 
     text = summary.text()
 

@@ -59,7 +59,9 @@ def packets(count: int) -> list[event_pb2.Event]:
             probe_loss_history=[chance.random() for _ in range(chance.randrange(4))],
         )
         if number % 5:
-            state = leyline_pb2.SystemStatePacket(validation_loss=chance.random(), training_metrics={"a": 1.0})
+            state = leyline_pb2.SystemStatePacket(
+                version=1, validation_loss=chance.random(), training_metrics={"a": 1.0}
+            )
             if number % 2:
                 state.training_metrics["loss"] = chance.random()
                 state.hardware_context.temperature_celsius = 40 + number

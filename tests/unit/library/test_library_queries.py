@@ -24,7 +24,9 @@ def test_what_the_log_said_of_a_version_comes_back(news, fold):
     """R-URZA-1."""
     news.registered()
     news.stored()
-    news.say(lp.BSDSIssued(bsds=lp.BSDS(blueprint_id="BP009", risk_score=0.5, hazard_band=2, handling_class=1)))
+    news.say(
+        lp.BSDSIssued(bsds=lp.BSDS(version=1, blueprint_id="BP009", risk_score=0.5, hazard_band=2, handling_class=1))
+    )
 
     (version,) = fold(news.records).reader().find(Query())
 

@@ -68,7 +68,7 @@ def test_metrics_are_what_prometheus_reads_and_every_name_is_espers(metrics):
 
 def test_nobody_but_this_machine_reaches_it(metrics):
     with HealthServer("trainer", metrics, checks={}) as server:
-        assert server._socket.getsockname()[0] == "127.0.0.1"
+        assert server._pages.socket.getsockname()[0] == "127.0.0.1"
 
 
 def test_it_stops_and_gives_its_port_back(metrics):

@@ -122,5 +122,16 @@ def test_a_record_without_a_good_signature_or_event_says_why_it_is_refused(signe
     assert refused.reason == reason
 
 
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_signed_record_with_a_message_of_another_version_is_refused(version):
+    """R-LEY-6: an agent gives it to the dead-letter topic, as it does with what is no event."""
+    report = RING.sign(outgoing(event(leyline_pb2.FieldReport(version=version))).payload)
+
+    refused = verified(report, RING)
+
+    assert isinstance(refused, Refused)
+    assert (refused.reason, f"version {version}" in refused.detail) == ("malformed", True)
+
+
 def test_a_record_without_a_value_is_refused():
     assert isinstance(verified(signed_of(None, None), RING), Refused)

@@ -14,7 +14,7 @@ from esper.karn.dossier import Dossier, Outcomes, Sheet
 from esper.kasmina.lifecycle import CULLED, DORMANT, FOSSILIZED, GERMINATED, Stage
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
-from esper.weatherlight.dossier import dossier_of
+from esper.weatherlight.beginning import dossier_of
 from projections.archive import Archive
 from projections.records import StoredRecord
 from projections.testing import lawful_way
@@ -79,6 +79,7 @@ class Past:
             for metric, about in ((delta, command_id), (99.0, bytes(16))):  # the second is not on a germination
                 self.add(
                     leyline.FieldReport(
+                        version=1,
                         command_id=ids.text(about),
                         seed_id=seed_id,
                         blueprint_id=blueprint_id,
@@ -154,7 +155,7 @@ def test_history_can_be_ignored_but_neither_approvals_nor_sheets(past):
     past.add(pb.BlueprintApproved(blueprint_id="BP036", approved=False, by="bob", why="too slow"))
     past.add(pb.BlueprintApproved(blueprint_id="BP040", approved=True, by="", why=""))
     for band in (leyline.HAZARD_BAND_LOW, leyline.HAZARD_BAND_CRITICAL):
-        sheet = leyline.BSDS(blueprint_id="BP009", risk_score=0.5, hazard_band=band, handling_class=1)
+        sheet = leyline.BSDS(version=1, blueprint_id="BP009", risk_score=0.5, hazard_band=band, handling_class=1)
         past.add(leyline.BSDSIssued(bsds=sheet))
     dossier = past.dossier(outcomes=False)
 

@@ -10,6 +10,9 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.leyline import ids
 from esper.tamiyo.answer import answer
 from esper.tamiyo.reports import outcome, report
+from esper.testing import FakeClock
+
+STOPPED = FakeClock().clock.monotonic
 
 SUCCESS, NEUTRAL, REGRESSION, ABORTED = (
     leyline.FIELD_REPORT_OUTCOME_SUCCESS,
@@ -66,7 +69,7 @@ def test_a_critical_window_asks_for_conservative_mode(make_window):
 def test_open_windows_are_not_reported_and_each_command_has_one_report(make_state, make_packet, make_window):
     other = ids.derived_id(b"another packet", "tamiyo.command", 0)
     windows = [make_window(), make_window(closed=False), make_window(command_id=other, seed_id="s2")]
-    events = answer(make_packet(make_state(policy="none", windows=windows)), now_ns=1).events
+    events = answer(make_packet(make_state(policy="none", windows=windows)), now_ns=1, monotonic=STOPPED).events
     reports = [event for event in events if event.WhichOneof("body") == "field_report"]
     assert [event.field_report.seed_id for event in reports] == ["s1", "s2"]
     assert [event.event_id for event in reports] == [

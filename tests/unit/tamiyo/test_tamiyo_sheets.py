@@ -10,10 +10,12 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.leyline import ids
 from esper.leyline.envelope import body_name, topic_of
 from esper.tamiyo.answer import answer
-from esper.tamiyo.choice import pick
-from esper.tamiyo.decide import decide
+from esper.tamiyo.decide import decide, pick
 from esper.tamiyo.policies import POLICIES
 from esper.tamiyo.policies.heuristic import HEURISTIC
+from esper.testing import FakeClock
+
+STOPPED = FakeClock().clock.monotonic
 
 BANDS = st.sampled_from(leyline.HazardBand.values())
 CLASSES = st.sampled_from(leyline.HandlingClass.values())
@@ -38,7 +40,7 @@ def decision_of(state, policy=HEURISTIC, draw=0.5):
 @pytest.mark.parametrize("sheet", [CRITICAL, QUARANTINE])
 def test_a_critical_sheet_pauses_and_says_so_aloud(make_state, make_packet, sheet):
     packet = make_packet(with_sheet(make_state(), **sheet))
-    made, command, signal = answer(packet, now_ns=77).events
+    made, command, signal = answer(packet, now_ns=77, monotonic=STOPPED).events
 
     assert [body_name(e) for e in (made, command, signal)] == [
         "decision_made",
@@ -56,7 +58,7 @@ def test_a_critical_sheet_pauses_and_says_so_aloud(make_state, make_packet, shee
 
 
 def test_a_high_sheet_makes_it_an_optimiser_command_and_a_warning(make_state, make_packet):
-    made, command, told = answer(make_packet(with_sheet(make_state(), **HIGH)), now_ns=77).events
+    made, command, told = answer(make_packet(with_sheet(make_state(), **HIGH)), now_ns=77, monotonic=STOPPED).events
     body = command.adaptation_command
 
     assert made.decision_made.actions[made.decision_made.action] == "adjust s1 BP009"
@@ -72,7 +74,7 @@ def test_a_high_sheet_makes_it_an_optimiser_command_and_a_warning(make_state, ma
 def test_an_alarm_is_the_same_event_when_the_packet_comes_again(make_state, make_packet):
     for sheet in (CRITICAL, HIGH):
         packet = make_packet(with_sheet(make_state(), **sheet))
-        first, again = (answer(packet, now_ns=now).events[1:] for now in (1, 2))
+        first, again = (answer(packet, now_ns=now, monotonic=STOPPED).events[1:] for now in (1, 2))
         assert [e.SerializeToString(deterministic=True) for e in first] == [
             e.SerializeToString(deterministic=True) for e in again
         ]

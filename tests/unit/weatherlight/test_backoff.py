@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esper.weatherlight.backoff import CAP_S, STABLE_S, Backoff
+from esper.weatherlight.service import LONGEST_WAIT_S, STABLE_S, Backoff
 
 
 def test_waits_double_up_to_the_cap():
@@ -14,7 +14,7 @@ def test_waits_double_up_to_the_cap():
 def test_jitter_adds_at_most_a_quarter_and_never_passes_the_cap():
     backoff = Backoff()
     waits = [backoff.next_wait_s(ready_s=0.0, draw=0.999_999) for _ in range(7)]
-    assert [round(wait, 3) for wait in waits] == [0.0, 2.5, 5.0, 10.0, 20.0, CAP_S, CAP_S]
+    assert [round(wait, 3) for wait in waits] == [0.0, 2.5, 5.0, 10.0, 20.0, LONGEST_WAIT_S, LONGEST_WAIT_S]
 
 
 def test_a_stable_stretch_starts_the_series_over():

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from contracts.leyline.v1 import leyline_pb2 as l
 from esper.leyline.envelope import parse, topic_of
+from esper.weatherlight.endpoint import ServiceStatus, Status
 from esper.weatherlight.reporting import KEPT_LOG_BYTES, LONGEST_LOG_BYTES, shorten, summary, trouble
-from esper.weatherlight.status import ServiceStatus, Status
 
 WELL = Status(
     state="ready",

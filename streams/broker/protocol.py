@@ -1,10 +1,11 @@
-"""Kafka messages to kio's schema classes and back.
+"""Kafka messages to kio's schema classes and back, and how a request is refused.
 
 The layouts are kio's (generated from Kafka's own schema files); the reading is done here, because kio 0.6.5 allocates
 whatever an array length says before it looks at the bytes, and four hostile bytes then abort the whole process. This
 reader believes a length only as far as there are bytes behind it.
 
 Only non-flexible versions are read (see `apis.py`), so there are no compact lengths and no tagged fields.
+
 """
 
 from __future__ import annotations
@@ -18,13 +19,11 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, Final, TypeVar, cast, get_args, get_origin
 
+from kio.schema.errors import ErrorCode
 from kio.serial import entity_writer
-
-from streams.broker.errors import Malformed
 
 Fields = dict[str, Any]
 """What a handler answers: field names of the response; names that a version lacks are left out of it."""
-
 NO_TIME: Final = dt.timedelta(0)
 _STRUCTS: Final = {
     "int8": struct.Struct(">b"),
@@ -37,12 +36,22 @@ _STRUCTS: Final = {
 }
 _INT16: Final = _STRUCTS["int16"]
 _INT32: Final = _STRUCTS["int32"]
-
 Reader = Callable[[bytes, int], tuple[Any, int]]
 """Reads one value of `data` at `position`: the value, and the position after it."""
-
-
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Refused(Exception):
+    """A request, or one part of it, is answered with `code`; nothing was changed."""
+
+    def __init__(self, code: ErrorCode, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+        self.why = why
+
+
+class Malformed(Exception):
+    """Bytes that are no request of an advertised version: the connection that sent them is closed."""
 
 
 def _once(function: _Function) -> _Function:

@@ -1,4 +1,4 @@
-"""Topics and their configurations: create, delete, enlarge, describe, and delete records."""
+"""Topics on the wire: create, delete, enlarge, describe, delete records; and the metadata of the one broker."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from streams.broker.codec import Fields
-from streams.broker.configs import DEFAULTS, parsed
-from streams.broker.core import NODE_ID, Caller, Core
-from streams.broker.errors import Refused
-from streams.broker.registry import TopicRow
+from streams.broker.core import CLUSTER_ID, NODE_ID, Caller, Core
+from streams.broker.protocol import Fields, Refused
+from streams.broker.registry import DEFAULTS, TopicRow, parsed
 from streams.broker.store import MAX_PARTITIONS
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -23,6 +21,7 @@ _BROKER: Final = 4
 _BROKER_CONFIGS: Final = {"auto.create.topics.enable": "false", "default.replication.factor": "1"}
 _SET_ON_TOPIC: Final = 1
 _DEFAULT: Final = 5
+_GROUP: Final = 0
 
 
 def valid_name(name: str) -> bool:
@@ -176,3 +175,46 @@ def _config(name: str, value: str, own: set[str]) -> Fields:
         "config_type": 2 if name == "cleanup.policy" else 5,
         "documentation": None,
     }
+
+
+def metadata(core: Core, caller: Caller, request: Any) -> Fields:
+    """The broker and the topics asked for. Nothing is created by asking."""
+    names = request.topics and [topic.name for topic in request.topics]
+    if names is None or (not names and caller.version == 0):
+        names = sorted(core.store.topics)
+    host, port = caller.reached
+    return {
+        "brokers": [{"node_id": NODE_ID, "host": host, "port": port, "rack": None}],
+        "cluster_id": CLUSTER_ID,
+        "controller_id": NODE_ID,
+        "topics": [_described_topic(core, name) for name in names],
+    }
+
+
+def _described_topic(core: Core, name: str) -> Fields:
+    topic = core.store.topics.get(name)
+    if topic is None:
+        code = ErrorCode.unknown_topic_or_partition if valid_name(name) else ErrorCode.invalid_topic_exception
+        return {"error_code": code, "name": name, "is_internal": False, "partitions": ()}
+    partitions = [
+        {
+            "error_code": ErrorCode.none,
+            "partition_index": number,
+            "leader_id": NODE_ID,
+            "leader_epoch": 0,
+            "replica_nodes": (NODE_ID,),
+            "isr_nodes": (NODE_ID,),
+            "offline_replicas": (),
+        }
+        for number in range(len(topic.partitions))
+    ]
+    return {"error_code": ErrorCode.none, "name": name, "is_internal": False, "partitions": partitions}
+
+
+def find_coordinator(_core: Core, caller: Caller, request: Any) -> Fields:
+    """This broker, for groups; transactions have no coordinator here."""
+    host, port = caller.reached
+    if caller.version and request.key_type != _GROUP:
+        why = "this broker has no transactions"
+        return {"error_code": ErrorCode.invalid_request, "error_message": why, "node_id": -1, "host": "", "port": -1}
+    return {"error_code": ErrorCode.none, "error_message": None, "node_id": NODE_ID, "host": host, "port": port}
