@@ -86,7 +86,7 @@ class MemoryLog:
         """Tamiyo's answer to the packet, signed."""
         if packet_id in self._given:
             return self._given.pop(packet_id)
-        found = answer(self._packets.pop(packet_id), now_ns=self._clock.wall_ns())
+        found = answer(self._packets.pop(packet_id), now_ns=self._clock.wall_ns(), monotonic=self._clock.monotonic)
         for content in found.objects:
             if self._objects is not None:
                 self._objects.put(content)

@@ -20,7 +20,7 @@ from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.message import DecodeError
 
 from contracts.leyline.v1 import event_pb2
-from esper.leyline.envelope import SCHEMA_VERSION
+from esper.leyline.envelope import MESSAGE_VERSION, SCHEMA_VERSION, VERSIONED
 from projections.columns import BODIES
 from projections.twin import ENVELOPE_TWIN, POOL, twin_of
 
@@ -33,11 +33,11 @@ class Narrow:
     """Decodes events to the fields that `bodies` names for each wanted body type, and to those of `envelope`.
 
     A batch of columns has those of the envelope, `ALWAYS` among them, and one struct per body type, null where the
-    event is of another.
+    event is of another; with the version of its message where it has one.
     """
 
     def __init__(self, bodies: Mapping[str, Iterable[str]], envelope: Iterable[str] = ()) -> None:
-        wanted = tuple((body, tuple(sorted(fields))) for body, fields in sorted(bodies.items()))
+        wanted = tuple((body, _with_version(body, fields)) for body, fields in sorted(bodies.items()))
         self._descriptor = _narrowed(wanted, frozenset({*ALWAYS, *envelope}))
         self._handler = ptars.HandlerPool([self._descriptor.file], ptars.PtarsConfig(timestamp_unit="us"))
 
@@ -58,11 +58,21 @@ class Narrow:
 
 
 def lawful(columns: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which rows keep the envelope's rules: an id of 16 bytes and the schema version that this Esper reads."""
+    """Which rows keep the contract's rules: an id of 16 bytes, schema and message of the versions that are read."""
     ids = pc.equal(pc.binary_length(columns.column("event_id")), 16)
     version = pc.equal(columns.column("schema_version"), SCHEMA_VERSION)
     kept: np.ndarray[Any, np.dtype[np.bool_]] = pc.and_(ids, version).to_numpy(zero_copy_only=False)
+    for body in VERSIONED.keys() & set(columns.schema.names):
+        path = [VERSIONED[body], "version"] if VERSIONED[body] else ["version"]
+        others = pc.not_equal(pc.struct_field(columns.column(body), path), MESSAGE_VERSION)
+        kept &= ~pc.fill_null(others, fill_value=False).to_numpy(zero_copy_only=False)
     return kept
+
+
+def _with_version(body: str, fields: Iterable[str]) -> tuple[str, ...]:
+    """The fields of a body to decode, and the one that says its message's version."""
+    version = {VERSIONED[body] or "version"} if body in VERSIONED else set()
+    return tuple(sorted({*fields, *version}))
 
 
 @cache

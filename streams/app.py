@@ -88,6 +88,9 @@ class CommitKeeper(driver.Consumer):
                 self._take_back(before, offsets)
         return done
 
+    async def verify_all_partitions_active(self) -> None:
+        """Faust walks all partitions every second or so, to warn of those that stand still, as an idle log's do."""
+
     def _take_back(self, before: Mapping[Any, int | None], offsets: Mapping[Any, int]) -> None:
         assigned = self.assignment()
         for place, offset in offsets.items():
@@ -127,7 +130,7 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
         topic_disable_leader=True,
         topic_allow_declare=False,
         stream_wait_empty=False,
-        broker_heartbeat_interval=0.5,
+        broker_heartbeat_interval=1.0,
         broker_session_timeout=member.session_s,
         broker_commit_interval=0.5,
         consumer_group_instance_id=member.instance_id,

@@ -46,8 +46,8 @@ def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | Non
 
     from esper.tolaria.replay import replay_run  # noqa: PLC0415
     from esper.tolaria.run import find_device  # noqa: PLC0415
+    from esper.tolaria.session import differences  # noqa: PLC0415
     from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
-    from esper.tolaria.versions import differences  # noqa: PLC0415
 
     config = RunConfig.from_json(recorded.root.config_json)
     find_device(config.device)

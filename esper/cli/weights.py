@@ -25,9 +25,9 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Clock
 from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
-from esper.tolaria.state_tree import FlatState
+from esper.tolaria.session import differences
+from esper.tolaria.state import FlatState
 from esper.tolaria.tasks import recorded_task
-from esper.tolaria.versions import differences
 
 
 def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) -> None:

@@ -1,4 +1,6 @@
-"""The six exit gates, each a pure function of what was measured. No torch, no clock: a verdict can be judged again.
+"""The six exit gates, each a pure function of what was measured, and the probe losses that they compare.
+
+Neither torch nor a clock is used here: a verdict can be judged again.
 
 Every figure that counts is in the result with its limit, in the order in which it was checked; figures without a limit
 are there to be read. A figure that is not a number fails whatever it is compared with. A gate that fails says which
@@ -7,14 +9,18 @@ check failed first.
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from contracts.leyline.v1.event_pb2 import GateEvaluated, Measurement
+from contracts.leyline.v1.event_pb2 import BreakerChanged, GateEvaluated, Measurement
 from esper.kasmina.lifecycle import G0, G1, G2, G3, G4, G5, Gate, Stage
 from esper.kasmina.settings import SeedSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HOLDS: Final[dict[str, Callable[[float, float], bool]]] = {
     "=": operator.eq,
@@ -100,6 +106,37 @@ class Paired:
 
     mean: float
     stderr: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The probe set's loss: mean, standard error of the mean, and each sample's own, shape (samples,).
+
+    All losses of a run list the same samples in the same order, so that two of them can be compared pair by pair.
+    """
+
+    mean: float
+    stderr: float
+    per_sample: Tensor
+
+    @classmethod
+    def of(cls, per_sample: Tensor) -> Loss:
+        """The loss whose samples are `per_sample`, any float dtype and device; it is kept as float64 on the CPU."""
+        values = per_sample.detach().double().cpu().flatten().clone()
+        mean, stderr = _mean_and_stderr(values)
+        return cls(mean, stderr, values)
+
+
+def difference(left: Loss, right: Loss) -> Paired:
+    """`left` minus `right`, pair by pair: far less noisy than the difference of two means of the same samples."""
+    return Paired(*_mean_and_stderr(left.per_sample - right.per_sample))
+
+
+def _mean_and_stderr(values: Tensor) -> tuple[float, float]:
+    count = values.numel()
+    assert count > 0, "a probe set without samples"
+    deviation = float(values.std()) if count > 1 else 0.0
+    return float(values.mean()), deviation / math.sqrt(count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,3 +322,29 @@ def _verdict(gate: Gate, subject: Subject, checks: list[Check]) -> GateEvaluated
 def _bound(gate: Gate, check: Check) -> str:
     rule = RULES[gate][check.name]
     return f"{check.limit:g}" if rule == "=" else f"{rule} {check.limit:g}"
+
+
+class Verdicts(Protocol):
+    """What a run goes by where a clock has a part in a verdict: a kernel's latency, how close violations came.
+
+    A live run goes by what it measured, a replayed one by what is recorded. What is measured for a verdict is measured
+    in either case, because some of it is part of the seeds' state.
+    """
+
+    def verdict(self, found: GateEvaluated) -> GateEvaluated:
+        """The verdict that counts where `found` was measured."""
+
+    def opened(self, found: Mapping[str, BreakerChanged]) -> dict[str, BreakerChanged]:
+        """The isolation breakers that count as opened in this step, by seed, in the order in which they are told."""
+
+
+class MeasuredVerdicts:
+    """What was measured counts."""
+
+    def verdict(self, found: GateEvaluated) -> GateEvaluated:
+        """As measured."""
+        return found
+
+    def opened(self, found: Mapping[str, BreakerChanged]) -> dict[str, BreakerChanged]:
+        """As measured."""
+        return dict(found)

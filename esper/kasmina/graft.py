@@ -20,9 +20,9 @@ from esper.errors import BlendUnavailable
 from esper.kasmina import lifecycle
 from esper.kasmina.blending import mix
 from esper.kasmina.isolation import Isolation
-from esper.kasmina.randomness import drawing_from
 from esper.kasmina.seed import Seed, Slot
 from esper.kasmina.settings import SeedSettings
+from esper.kasmina.sites import drawing_from
 from esper.kasmina.telemetry import Outbox
 
 

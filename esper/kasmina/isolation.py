@@ -1,15 +1,20 @@
-"""Isolation: a seed that learns by itself must not pull on anything but its own parameters.
+"""What a seed must not do: pull on parameters that are not its own, and keep more and more memory.
 
 A leak is found in the autograd graph of the seed's output: whatever it reaches beside the seed's own parameters is
 foreign, however it got there (a seed input that was not detached, a shared parameter, a captured activation). Then it
 is measured: a summed absolute gradient above the tolerance is a violation. The caller throws the output of a leaking
 forward away, so the host never feels it. Source: R-KAS-15, R-KAS-24, R-KAS-25.
+
+Of memory only what the module's attributes hold is counted, so the figure is the same on every machine and in every
+repetition; what the allocator or another thread does is not the seed's.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +23,10 @@ from contracts.leyline.v1.event_pb2 import BreakerChanged
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED, CIRCUIT_BREAKER_STATE_OPEN
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.breaker import CircuitBreaker
+
+MIB: Final = 2**20
+_TORCHS_OWN: Final = frozenset(vars(nn.Module()))
+_CONTAINERS: Final = (list, tuple, set, frozenset, deque, dict)
 
 
 def foreign_leaves(output: Tensor, own: Iterable[nn.Parameter]) -> list[Tensor]:
@@ -77,9 +86,9 @@ class Isolation:
         return bool(changes)
 
     def settle(self, found: Iterable[str], counting: Collection[str]) -> None:
-        """Of the breakers `found` to have opened those that are not `counting` close again, and all that are open.
+        """Make the breakers agree with what counts: close those `found` open that do not, open all that are `counting`.
 
-        Without a word, and without any change where both are the same.
+        Nothing is published, and nothing changes where both are the same.
         """
         for seed_id in set(found).difference(counting):
             self._breaker(seed_id).force(CIRCUIT_BREAKER_STATE_CLOSED, "as recorded")
@@ -87,7 +96,7 @@ class Isolation:
             self.reopen(seed_id)
 
     def reopen(self, seed_id: str) -> None:
-        """The seed's breaker is open, without a word."""
+        """Open the seed's breaker without publishing it."""
         self._breaker(seed_id).force(CIRCUIT_BREAKER_STATE_OPEN, "as recorded")
 
     def _breaker(self, seed_id: str) -> CircuitBreaker:
@@ -101,7 +110,7 @@ class Isolation:
             )
         return self._breakers[seed_id]
 
-    def take_opened(self) -> dict[str, BreakerChanged]:
+    def drain_opened(self) -> dict[str, BreakerChanged]:
         """The breakers that opened since the last call, by seed, each with the fact to publish."""
         opened, self._opened = self._opened, {}
         return opened
@@ -111,3 +120,27 @@ class Isolation:
         breaker = self._breakers.pop(seed_id, None)
         self._opened.pop(seed_id, None)
         return [] if breaker is None else breaker.force(CIRCUIT_BREAKER_STATE_CLOSED, "the slot was scrubbed")
+
+
+def kept_bytes(module: nn.Module) -> int:
+    """Bytes of the tensors that the module's attributes hold, also in containers, parameters and buffers left out."""
+    kept = dict[int, int]()
+    for each in module.modules():
+        attributes = vars(each)
+        for name in attributes.keys() - _TORCHS_OWN:
+            _count(attributes[name], kept)
+    if not kept:
+        return 0
+    for own in (*module.parameters(), *module.buffers()):
+        kept.pop(own.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+def _count(value: Any, kept: dict[int, int]) -> None:
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+    elif isinstance(value, _CONTAINERS):
+        within: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        for each in within:
+            _count(each, kept)

@@ -1,4 +1,4 @@
-"""Kasmina's one face to the trainer: seeds that grow at the sites of a host.
+"""`Kasmina`, the one class that the trainer calls: seeds that grow at the sites of a host.
 
     kasmina = Kasmina(host, describe_sites(...), SeedSettings(), build, steps_per_epoch=16, seed=1, monotonic=clock)
     each step:   kasmina.side_pass(inputs, targets, loss_fn)   gradients of the one seed in TRAINING whose turn it is
@@ -9,8 +9,9 @@
     each epoch:  facts = kasmina.end_epoch(probe)
     a command:   facts = kasmina.apply(command)
 
-Facts say what has happened; whoever gets some publishes them before the next optimiser step, and where any came, asks
-`trainable()` again which parameters an optimiser must hold now. A host with dormant sites has no hook at all.
+The facts that a call returns say what has happened: the caller publishes them before the next optimiser step and, where
+there are any, asks `trainable()` again which parameters an optimiser must hold now. A host with dormant sites has no
+hook at all.
 """
 
 from __future__ import annotations
@@ -30,24 +31,19 @@ from contracts.leyline.v1.leyline_pb2 import (
     AdaptationCommand,
 )
 from esper.errors import CorruptState, InvalidInput
-from esper.kasmina import commands, gates, lifecycle, state
+from esper.kasmina import commands, gates, lifecycle
 from esper.kasmina.commands import CommandRefused, Request
-from esper.kasmina.evidence import gather_evidence
+from esper.kasmina.gates import Loss, MeasuredVerdicts, Verdicts
 from esper.kasmina.graft import Grafts
 from esper.kasmina.isolation import Isolation
-from esper.kasmina.kernels import Compiled, Kernels, TemplatesAlone
+from esper.kasmina.kernels import SWAPPABLE, Compiled, Kernels, NoKernels, back_to_eager, swap
 from esper.kasmina.moves import Build, Moves
-from esper.kasmina.observed import learning, lives, observe, step_of
-from esper.kasmina.probe import Loss
-from esper.kasmina.progress import Probing, Progress
-from esper.kasmina.seed import Seed, Slot
+from esper.kasmina.passes import LossFunction, Probing, SidePassResult, gather_evidence, run_side_pass
+from esper.kasmina.progress import Progress
+from esper.kasmina.seed import STATE_VERSION, KasminaState, Seed, Slot, dump_slot, load_slot
 from esper.kasmina.settings import SeedSettings
-from esper.kasmina.side_pass import LossFunction, SidePassResult, run_side_pass
 from esper.kasmina.sites import find_module
-from esper.kasmina.state import KasminaState
-from esper.kasmina.swap import SWAPPABLE, back_to_eager, swap
-from esper.kasmina.telemetry import Outbox
-from esper.kasmina.witness import Present, Witness
+from esper.kasmina.telemetry import Outbox, learning, lives, observe, step_of
 
 _DIRECT: Final = (
     lifecycle.TRAINING,
@@ -63,8 +59,8 @@ class Kasmina:
 
     `build` makes modules of blueprints, `kernels` is the library that has them compiled (by default an empty one),
     `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back, and
-    `witness` has the last word on verdicts. `probe_loss` is the probe loss of the network as it stands after the last
-    `end_epoch`.
+    `verdicts` says which verdicts count (by default those that were measured). `probe_loss` is the probe loss of the
+    network as it stands after the last `end_epoch`.
     """
 
     def __init__(
@@ -78,7 +74,7 @@ class Kasmina:
         seed: int,
         monotonic: Callable[[], float],
         kernels: Kernels | None = None,
-        witness: Witness | None = None,
+        verdicts: Verdicts | None = None,
     ) -> None:
         if steps_per_epoch < 1:
             raise InvalidInput(f"steps_per_epoch is {steps_per_epoch}; it must be at least 1")
@@ -89,11 +85,11 @@ class Kasmina:
         self._slots = {site.seed_id: Slot(site) for site in sites}
         self._turn = 0
         self._outbox = Outbox()
-        self._witness = witness or Present()
+        self._verdicts = verdicts or MeasuredVerdicts()
         self._isolation = Isolation(settings, monotonic)
         self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
-        self._moves = Moves(self._grafts, self._slots, build, kernels or TemplatesAlone(), seed)
-        self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._witness)
+        self._moves = Moves(self._grafts, self._slots, build, kernels or NoKernels(), seed)
+        self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._verdicts)
 
     # ---------------------------------------------------------------------------------------------------- commands
 
@@ -138,7 +134,7 @@ class Kasmina:
         if impact is None or not self._progress.gate_ready(slot):
             needed = self.settings.probation_epochs
             raise CommandRefused("dwell_not_over", f"{slot.seed_id} must be PROBATIONARY for {needed} epoch ends first")
-        verdict = self._witness.verdict(gates.g4_system_impact(slot.subject, slot.health(), impact, self.settings))
+        verdict = self._verdicts.verdict(gates.g4_system_impact(slot.subject, slot.health(), impact, self.settings))
         if not verdict.passed:
             self._forget_probe(slot)
             return [verdict, *self._moves.gate_failed(slot, verdict)]
@@ -244,7 +240,14 @@ class Kasmina:
 
     def observations(self) -> list[SeedObservation]:
         """Every slot as a policy may see it, in site order."""
-        return [observe(slot, self._progress) for slot in self._slots.values()]
+        return [
+            observe(
+                slot,
+                gate_ready=self._progress.gate_ready(slot),
+                epochs_until_free=self._progress.epochs_until_free(slot),
+            )
+            for slot in self._slots.values()
+        ]
 
     def evidence(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> list[SiteEvidence]:
         """What one probe batch says about each site, in site order; leaves no trace."""
@@ -276,10 +279,10 @@ class Kasmina:
     def state_dict(self) -> KasminaState:
         """Everything that a restore needs, copied."""
         tensors: dict[str, Tensor] = {}
-        slots = {seed_id: state.dump_slot(slot, tensors) for seed_id, slot in self._slots.items()}
+        slots = {seed_id: dump_slot(slot, tensors) for seed_id, slot in self._slots.items()}
         if self.probe_loss is not None:
             tensors["probe"] = self.probe_loss.per_sample.clone()
-        return {"scalars": {"version": state.VERSION, "turn": self._turn, "slots": slots}, "tensors": tensors}
+        return {"scalars": {"version": STATE_VERSION, "turn": self._turn, "slots": slots}, "tensors": tensors}
 
     def reopen(self, seed_id: str) -> None:
         """The seed's isolation breaker is open, as it was when the state that was loaded was saved."""
@@ -288,15 +291,15 @@ class Kasmina:
     def load_state_dict(self, saved: KasminaState) -> None:
         """Put every slot into a saved state, structure included; raises CorruptState where that does not fit."""
         scalars, tensors = saved["scalars"], saved["tensors"]
-        if scalars["version"] != state.VERSION or list(scalars["slots"]) != list(self._slots):
+        if scalars["version"] != STATE_VERSION or list(scalars["slots"]) != list(self._slots):
             raise CorruptState(
                 f"saved seeds are version {scalars['version']} of {', '.join(scalars['slots'])}; "
-                f"this network has version {state.VERSION} of {', '.join(self._slots)}"
+                f"this network has version {STATE_VERSION} of {', '.join(self._slots)}"
             )
         self._turn = scalars["turn"]
         self.probe_loss = Loss.of(tensors["probe"]) if "probe" in tensors else None
         for seed_id, slot in self._slots.items():
             self._isolation.reset(seed_id)
-            state.load_slot(slot, scalars["slots"][seed_id], tensors, self._moves.rebuild)
+            load_slot(slot, scalars["slots"][seed_id], tensors, self._moves.rebuild)
             if slot.seed is not None:
                 self._moves.settle(slot)

@@ -17,7 +17,6 @@ from esper.errors import IllegalTransition
 
 Stage: TypeAlias = leyline.SeedLifecycleStage
 Gate: TypeAlias = leyline.SeedLifecycleGate
-
 UNKNOWN: Final = leyline.SEED_LIFECYCLE_STAGE_UNKNOWN
 DORMANT: Final = leyline.SEED_LIFECYCLE_STAGE_DORMANT
 GERMINATED: Final = leyline.SEED_LIFECYCLE_STAGE_GERMINATED
@@ -30,7 +29,6 @@ CULLED: Final = leyline.SEED_LIFECYCLE_STAGE_CULLED
 EMBARGOED: Final = leyline.SEED_LIFECYCLE_STAGE_EMBARGOED
 RESETTING: Final = leyline.SEED_LIFECYCLE_STAGE_RESETTING
 TERMINATED: Final = leyline.SEED_LIFECYCLE_STAGE_TERMINATED
-
 G0: Final = leyline.SEED_LIFECYCLE_GATE_G0_SANITY
 G1: Final = leyline.SEED_LIFECYCLE_GATE_G1_GRADIENT_HEALTH
 G2: Final = leyline.SEED_LIFECYCLE_GATE_G2_STABILITY

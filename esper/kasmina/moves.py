@@ -15,13 +15,12 @@ from esper.errors import BlendUnavailable, InvalidInput
 from esper.kasmina import lifecycle
 from esper.kasmina.blending import blend_from
 from esper.kasmina.commands import CommandRefused, Request
+from esper.kasmina.gates import Loss
 from esper.kasmina.graft import Grafts
 from esper.kasmina.kernels import Kernels, Unusable, Verified, misfit
 from esper.kasmina.lifecycle import Stage
-from esper.kasmina.probe import Loss
-from esper.kasmina.randomness import Stream, derived_seed, drawing_from
 from esper.kasmina.seed import Seed, Slot
-from esper.kasmina.sites import device_of
+from esper.kasmina.sites import Stream, derived_seed, device_of, drawing_from
 
 Build = Callable[[str, SiteDescription, Mapping[str, float], torch.Generator], nn.Module]
 """Makes the module of a blueprint for a site, with settings, from a generator: `esper.karn.catalogue.build`."""

@@ -1,11 +1,11 @@
-"""How a seed gets on by itself: dwell, ramp, gates, patience, embargo. Commands are no part of this.
+"""How a seed moves through its stages by itself: dwell, ramp, gates, patience, embargo. Commands are not part of this.
 
 Each method returns the facts of what it did, in the order in which it happened. Ruling 9 says what is measured when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -16,54 +16,23 @@ from torch.func import functional_call
 from contracts.leyline.v1.event_pb2 import GateEvaluated
 from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_CRITICAL, TELEMETRY_LEVEL_ERROR
 from esper.kasmina import gates, lifecycle
-from esper.kasmina.gates import Blended, DryRun, Impact, Learning
+from esper.kasmina.gates import Blended, DryRun, Impact, Learning, Verdicts, difference
 from esper.kasmina.graft import Grafts, borrowed
-from esper.kasmina.memory import MIB, kept_bytes
+from esper.kasmina.isolation import MIB, kept_bytes
 from esper.kasmina.moves import Moves
-from esper.kasmina.probe import Loss, difference
-from esper.kasmina.randomness import Stream, drawing_from
+from esper.kasmina.passes import Probing
 from esper.kasmina.seed import Slot, ramp
-from esper.kasmina.sites import device_of, evaluating
-from esper.kasmina.witness import Witness
+from esper.kasmina.sites import Stream, device_of, drawing_from, evaluating
 
 REPETITIONS: Final = 5
 """Of a dry run. Of four threads that race two repetitions may come out alike, five hardly."""
-
-
-class Probing:
-    """Probe losses of one epoch end: as the network is, without a seed, and with one tried at its target alpha."""
-
-    def __init__(self, probe: Callable[[], Loss], grafts: Grafts) -> None:
-        self._probe = probe
-        self._grafts = grafts
-        self._as_is: Loss | None = None
-
-    def as_is(self) -> Loss:
-        """The network as it stands; measured once, and again after `changed`."""
-        if self._as_is is None:
-            self._as_is = self._probe()
-        return self._as_is
-
-    def changed(self) -> None:
-        """The network is not what it was."""
-        self._as_is = None
-
-    def without(self, slot: Slot) -> Loss:
-        """With the slot's seed at alpha 0."""
-        with self._grafts.passing(without=slot):
-            return self._probe()
-
-    def trial(self, slot: Slot) -> Loss:
-        """With the slot's seed, which is not mixed in yet, at its target alpha."""
-        with self._grafts.passing(slot, trial=slot):
-            return self._probe()
 
 
 class Progress:
     """The mechanical part of a seed's life."""
 
     def __init__(
-        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, witness: Witness
+        self, grafts: Grafts, moves: Moves, slots: Mapping[str, Slot], steps_per_epoch: int, verdicts: Verdicts
     ) -> None:
         self._host = grafts.host
         self._settings = grafts.settings
@@ -71,7 +40,7 @@ class Progress:
         self._outbox = grafts.outbox
         self._moves = moves
         self._slots = slots
-        self._witness = witness
+        self._verdicts = verdicts
         self._ramp_steps = self._settings.blend_epochs * steps_per_epoch
 
     def step(self, slot: Slot) -> list[Message]:
@@ -84,7 +53,7 @@ class Progress:
             seed.ramp_step += 1
             slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
         elif slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
-            verdict = self._witness.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
+            verdict = self._verdicts.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
             return self._pass_or_cull(slot, verdict, lifecycle.TRAINING)
         return []
 
@@ -104,8 +73,8 @@ class Progress:
     def isolate(self) -> list[Message]:
         """Cull the seeds whose isolation breaker has opened."""
         facts: list[Message] = []
-        found = self._isolation.take_opened()
-        opened = self._witness.opened(found)
+        found = self._isolation.drain_opened()
+        opened = self._verdicts.opened(found)
         self._isolation.settle(found, opened)
         for seed_id, change in opened.items():
             slot = self._slots[seed_id]
@@ -173,7 +142,9 @@ class Progress:
             trial=difference(probing.as_is(), probing.trial(slot)),
             loss=probing.as_is().mean,
         )
-        verdict = self._witness.verdict(gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings))
+        verdict = self._verdicts.verdict(
+            gates.g1_gradient_health(slot.subject, slot.health(), learning, self._settings)
+        )
         return self._pass_or_cull(slot, verdict, lifecycle.BLENDING)
 
     def _leave_blending(self, slot: Slot, probing: Probing) -> list[Message]:
@@ -188,14 +159,14 @@ class Progress:
             drift=difference(probing.as_is(), seed.before),
             loss_before=seed.before.mean,
         )
-        verdict = self._witness.verdict(gates.g2_stability(slot.subject, slot.health(), blended, self._settings))
+        verdict = self._verdicts.verdict(gates.g2_stability(slot.subject, slot.health(), blended, self._settings))
         return self._pass_or_cull(slot, verdict, lifecycle.SHADOWING)
 
     def _leave_shadowing(self, slot: Slot, probing: Probing) -> list[Message]:
         impact = self._measure(slot, probing)
         if not self.gate_ready(slot):
             return []
-        verdict = self._witness.verdict(
+        verdict = self._verdicts.verdict(
             gates.g3_interface(slot.subject, slot.health(), self._dry_run(slot), impact, self._settings)
         )
         return self._pass_or_cull(slot, verdict, lifecycle.PROBATIONARY)
@@ -217,7 +188,7 @@ class Progress:
     def _leave_resetting(self, slot: Slot, _probing: Probing) -> list[Message]:
         if not self.gate_ready(slot):
             return []
-        verdict = self._witness.verdict(gates.g5_reset(slot.subject, slot.leftovers()))
+        verdict = self._verdicts.verdict(gates.g5_reset(slot.subject, slot.leftovers()))
         if verdict.passed:
             return [verdict, self._moves.move(slot, lifecycle.DORMANT, "G5_RESET passed")]
         self._outbox.tell(

@@ -1,11 +1,13 @@
-"""Sites: named places inside a host after which a seed can grow. Any submodule of any host can be one.
+"""Sites: named places inside a host after which a seed can grow, and running the host without leaving a trace.
 
-Shapes are discovered by one forward pass on one batch with temporary hooks, which leaves no trace: no gradient, no
-running statistic, no random number, no training flag changes. A site without a seed has no code in the forward path.
+Any submodule of any host can be a site. Shapes are discovered by one forward pass on one batch with temporary hooks:
+no gradient, no running statistic, no random number, no training flag changes. A site without a seed has no code in the
+forward path.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,6 @@ from torch import Tensor, nn
 from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX, BlendMode
 from esper.errors import InvalidInput
-from esper.kasmina.randomness import Stream, drawing_from
 
 ShapeKind = Literal["vector", "image", "token"]
 
@@ -26,6 +27,7 @@ AXES: Final[dict[str, str]] = {
     "image": "(batch, channels, height, width)",
     "token": "(batch, tokens, features)",
 }
+
 _DIMENSIONS: Final[dict[str, int]] = {"vector": 2, "image": 4, "token": 3}
 
 
@@ -144,3 +146,46 @@ def _checked_shape(site: Site, output: Any) -> tuple[int, ...]:
             f"{site.shape_kind} means floating point {AXES[site.shape_kind]}"
         )
     return tuple(output.shape[1:])
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """A 63-bit seed for the stream called `name` of a run whose seed is `seed`."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
+class Stream:
+    """The states of one random stream, one for the CPU and one for `device` where that is CUDA."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self.states: list[Tensor] = [torch.Generator().manual_seed(seed).get_state()]
+        if self._device is not None:
+            self.states.append(torch.Generator(self._device).manual_seed(seed).get_state())
+
+    def swap_in(self) -> list[Tensor]:
+        """Give the global generators this stream's states; returns what they had."""
+        return self._exchange(self.states)
+
+    def swap_out(self, before: list[Tensor], *, keep: bool) -> None:
+        """Give the global generators `before` back. With `keep`, the stream goes on from where it was drawn to."""
+        drawn = self._exchange(before)
+        if keep:
+            self.states = drawn
+
+    def _exchange(self, states: list[Tensor]) -> list[Tensor]:
+        before = [torch.get_rng_state()]
+        torch.set_rng_state(states[0])
+        if self._device is not None:
+            before.append(torch.cuda.get_rng_state(self._device))
+            torch.cuda.set_rng_state(states[1], self._device)
+        return before
+
+
+@contextmanager
+def drawing_from(stream: Stream, *, keep: bool = True) -> Iterator[None]:
+    """Everything random inside draws from `stream`; without `keep` the stream itself does not move either."""
+    before = stream.swap_in()
+    try:
+        yield
+    finally:
+        stream.swap_out(before, keep=keep)

@@ -1,13 +1,18 @@
-"""What Kasmina tells beside its facts: one packet a seed and drain, at most 64 events in it, drops counted.
+"""Seeds as others see them: observations for a policy, telemetry packets, parameters for an optimiser.
 
-Packets carry no time of their own: the envelope says when. Source: R-KAS-37, R-KAS-38 and ruling 12 (quarantine is a
-health report, not a stage).
+A drain gives one packet for each seed, with at most 64 events in it; what is dropped is counted. Packets carry no time
+of their own: the envelope says when. Source: R-KAS-37, R-KAS-38 and ruling 12 (quarantine is a health report, not a
+stage).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
+from torch import nn
+
+from contracts.leyline.v1.event_pb2 import SeedObservation, SeedStep
 from contracts.leyline.v1.leyline_pb2 import (
     HEALTH_STATUS_UNHEALTHY,
     TELEMETRY_LEVEL_WARNING,
@@ -16,8 +21,13 @@ from contracts.leyline.v1.leyline_pb2 import (
     TelemetryLevel,
     TelemetryPacket,
 )
+from esper.kasmina import lifecycle
+from esper.kasmina.seed import Seed, Slot
 
 MAX_PENDING: Final = 64
+"""Events of one seed that wait to be drained."""
+LEARNING: Final = frozenset({lifecycle.TRAINING, lifecycle.BLENDING, lifecycle.PROBATIONARY, lifecycle.FOSSILIZED})
+"""Stages in which an optimiser holds the seed's parameters."""
 
 
 class Outbox:
@@ -81,3 +91,59 @@ class Outbox:
                 )
             )
         return packet
+
+
+def observe(slot: Slot, *, gate_ready: bool, epochs_until_free: int) -> SeedObservation:
+    """A slot as a policy may see it."""
+    observation = SeedObservation(
+        seed_id=slot.seed_id,
+        stage=slot.stage,
+        stage_age_epochs=slot.stage_epochs,
+        alpha=slot.alpha,
+        life=slot.life,
+        culls=slot.culls,
+        gate_ready=gate_ready,
+        epochs_until_free=epochs_until_free,
+        isolation_violations=slot.violations,
+    )
+    if slot.seed is not None:
+        observation.blueprint_id = slot.seed.blueprint_id
+        observation.parameters = slot.seed.size
+        observation.gradient_norm = float(slot.seed.gradient_norm)
+        observation.activation_norm_ratio = float(slot.seed.output_ratio)
+        observation.loss_before = 0.0 if slot.seed.before is None else slot.seed.before.mean
+        if slot.seed.impact is not None:
+            observation.contribution = slot.seed.impact.contribution.mean
+            observation.contribution_stderr = slot.seed.impact.contribution.stderr
+    return observation
+
+
+def step_of(slot: Slot, seed: Seed) -> SeedStep:
+    """The last step's figures of the seed in a slot."""
+    return SeedStep(
+        seed_id=slot.seed_id,
+        stage=slot.stage,
+        alpha=slot.alpha,
+        gradient_norm=float(seed.gradient_norm),
+        side_loss=seed.side_loss,
+        activation_norm_ratio=float(seed.output_ratio),
+    )
+
+
+def learning(slots: Collection[Slot]) -> dict[str, list[nn.Parameter]]:
+    """The parameters of the seeds that learn, by seed id; seeds that have none to learn are left out."""
+    held = {
+        slot.seed_id: [parameter for parameter in slot.occupant().module.parameters() if parameter.requires_grad]
+        for slot in slots
+        if slot.stage in LEARNING
+    }
+    return {seed_id: parameters for seed_id, parameters in held.items() if parameters}
+
+
+def lives(slots: Collection[Slot]) -> dict[str, int]:
+    """How many lives were germinated, fossilized and culled."""
+    return {
+        "germinated": sum(slot.life for slot in slots),
+        "fossilized": sum(slot.fossils for slot in slots),
+        "culled": sum(slot.culls for slot in slots),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
@@ -14,6 +15,18 @@ Event = event_pb2.Event
 SCHEMA_VERSION: Final = 1
 OLDEST_VERSION: Final = 1
 """What was written once can be read for ever: from here on, older versions are upcast."""
+MESSAGE_VERSION: Final = 1
+"""What the messages that have a `version` of their own must say (R-LEY-6)."""
+VERSIONED: Final[Mapping[str, str]] = {
+    "epoch_completed": "state",
+    "emergency_signal": "",
+    "field_report": "",
+    "policy_update": "",
+    "bsds_issued": "bsds",
+    "benchmark_report": "benchmark",
+}
+"""The bodies with such a message, and the field that holds it, empty where the body is the message. Adaptation commands
+are not among them: the verifier refuses those of another version, so that their rejection is recorded."""
 MAX_EVENT_BYTES: Final = 256 * 1024
 """Larger events are refused before they are published: large bytes live in the object store."""
 
@@ -113,7 +126,8 @@ def parse(payload: bytes) -> Event:
     """The event in `payload`, as today's schema has it: one of an older version is upcast.
 
     Raises ContractViolation for bytes that are no event, an event without id or body (an empty payload parses as a
-    valid message with all defaults), and a schema version that this code does not know.
+    valid message with all defaults), and a version of the schema or of a message in it that this code does not know: a
+    higher one, 0, or none at all.
     """
     try:
         event = Event.FromString(payload)
@@ -133,4 +147,20 @@ def parse(payload: bytes) -> Event:
         raise ContractViolation(
             f"event {event.event_id.hex()} has schema version {event.schema_version}; this Esper reads {SCHEMA_VERSION}"
         )
+    if body in VERSIONED:
+        _check_message_version(event, body)
     return event
+
+
+def _check_message_version(event: Event, body: str) -> None:
+    field = VERSIONED[body]
+    message = getattr(event, body)
+    if field:
+        if not message.HasField(field):
+            return
+        message = getattr(message, field)
+    if message.version != MESSAGE_VERSION:
+        raise ContractViolation(
+            f"event {event.event_id.hex()} holds a {message.DESCRIPTOR.name} of version {message.version}; "
+            f"this Esper reads {MESSAGE_VERSION}"
+        )

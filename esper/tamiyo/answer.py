@@ -1,4 +1,4 @@
-"""The answer to a state packet, as events: the decision, the command that follows from it, and reports that fell due.
+"""The answer to a state packet, as events: the decision, its command, an alarm, and the reports that fell due.
 
 Ids and the command's bytes depend on the packet alone. The log delivers at least once, so a packet can be answered
 twice: the second command must then be the first one byte for byte, or the trainer would take it for a replayed nonce.
@@ -8,35 +8,44 @@ Hence a command is issued at its packet's time, which is also the trainer's own 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import DecisionMade, ObservationWindow
 from contracts.leyline.v1.leyline_pb2 import (
+    COMMAND_TYPE_OPTIMIZER,
+    COMMAND_TYPE_PAUSE,
     COMMAND_TYPE_SEED,
+    EMERGENCY_LEVEL_CONSERVATIVE,
     MESSAGE_PRIORITY_CRITICAL,
     MESSAGE_PRIORITY_HIGH,
     SEED_OPERATION_CULL,
     SEED_OPERATION_FOSSILIZE,
     SEED_OPERATION_GERMINATE,
+    TELEMETRY_LEVEL_WARNING,
     AdaptationCommand,
+    CommandOptimizerAdjustment,
     CommandSeedOperation,
     EmergencySignal,
     FieldReport,
     SeedOperation,
+    TelemetryEvent,
     TelemetryPacket,
 )
 from esper.errors import ContractViolation
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
-from esper.tamiyo import alarms, policies, reports
-from esper.tamiyo.choice import draw_for
-from esper.tamiyo.decide import Decision, decide
+from esper.tamiyo import policies, reports
+from esper.tamiyo.decide import Decision, decide, draw_for
 from esper.tamiyo.policy import Policy
 
 PRODUCER: Final = "tamiyo"
 INLINE_OBSERVATION_BYTES: Final = 4096
 EXECUTION_DEADLINE_MS: Final = 2000
+LR_FACTOR: Final = 0.5
+"""What `adjust` makes of the host's learning rate: at most this share of the configured one, however often it is said.
+A smaller step is the optimiser's own remedy for a loss that does not fall."""
 
 _OPERATIONS: Final[dict[str, SeedOperation]] = {
     "germinate": SEED_OPERATION_GERMINATE,
@@ -53,24 +62,27 @@ class Answered:
     objects: list[bytes]
 
 
-def answer(event: Event, *, now_ns: int) -> Answered:
+def answer(event: Event, *, now_ns: int, monotonic: Callable[[], float]) -> Answered:
     """The answer to an `EpochCompleted` event; `now_ns` is when decisions and reports are recorded, Unix nanoseconds.
 
-    Raises ContractViolation for any other event, and InvalidInput for a policy that does not exist.
+    `monotonic` gives seconds: the decision says how long deciding took, and nothing else depends on it. Raises
+    ContractViolation for any other event, and InvalidInput for a policy that does not exist.
     """
     if event.WhichOneof("body") != "epoch_completed":
         raise ContractViolation(f"tamiyo answers epoch_completed events, not {event.WhichOneof('body')}")
+    started = monotonic()
     state = event.epoch_completed
     observation = state.SerializeToString(deterministic=True)
     policy = policies.find(state.policy)
     decision = decide(observation, policy, draw_for(state.policy_seed, event.timeline, state.state.current_epoch))
     made = _decision_event(event, policy, decision, observation, now_ns)
+    made.decision_made.latency_ms = (monotonic() - started) * 1e3
     events = [made]
     if made.decision_made.command_id:
         events.append(_command_event(event, policy, decision, made))
-    aloud = alarms.alarm(decision, event.run_id, event.recorded_at_ns)
-    if aloud is not None:
-        events.append(_alarm_event(event, aloud, made))
+    signal = _alarm(decision, event.run_id, event.recorded_at_ns)
+    if signal is not None:
+        events.append(_alarm_event(event, signal, made))
     events += [_report_event(event, window, now_ns) for window in state.windows if window.closed]
     return Answered(events, [observation] if len(observation) > INLINE_OBSERVATION_BYTES else [])
 
@@ -117,7 +129,7 @@ def _command_event(packet: Event, policy: Policy, decision: Decision, made: Even
         body.command_type = COMMAND_TYPE_SEED
         body.seed_operation.CopyFrom(operation)
     else:
-        alarms.sheet_command(body, decision)
+        _sheet_command(body, decision)
     body.issued_at.FromNanoseconds(packet.recorded_at_ns)
     return _follows(packet, body, command_id, made.event_id, packet.recorded_at_ns)
 
@@ -157,3 +169,42 @@ def _follows(
         global_step=packet.global_step,
         epoch=packet.epoch,
     )
+
+
+def _sheet_command(body: AdaptationCommand, decision: Decision) -> None:
+    """Make `body` the command of an `adjust` or `pause`."""
+    if decision.chosen.kind == "pause":
+        body.command_type = COMMAND_TYPE_PAUSE
+    else:
+        body.command_type = COMMAND_TYPE_OPTIMIZER
+        adjustment = CommandOptimizerAdjustment(optimizer_id="host", hyperparameters={"lr_factor": LR_FACTOR})
+        body.optimizer_adjustment.CopyFrom(adjustment)
+    body.annotations["reason"] = decision.risk_reasons[-1]
+
+
+def _alarm(decision: Decision, run_id: str, at_ns: int) -> EmergencySignal | TelemetryPacket | None:
+    """The event beside such a command, issued at `at_ns`, Unix nanoseconds; None for every other action."""
+    chosen = decision.chosen
+    attributes = {"seed_id": chosen.seed_id, "blueprint_id": chosen.blueprint_id}
+    if chosen.kind == "pause":
+        signal = EmergencySignal(
+            version=1,
+            level=EMERGENCY_LEVEL_CONSERVATIVE,
+            reason=decision.risk_reasons[-1],
+            origin="tamiyo",
+            run_id=run_id,
+            attributes=attributes,
+        )
+        signal.triggered_at.FromNanoseconds(at_ns)
+        return signal
+    if chosen.kind == "adjust":
+        event = TelemetryEvent(
+            event_id="tamiyo.risk_sheet_downgrade",
+            description=decision.risk_reasons[-1],
+            level=TELEMETRY_LEVEL_WARNING,
+            attributes=attributes,
+        )
+        packet = TelemetryPacket(source_subsystem="tamiyo", level=TELEMETRY_LEVEL_WARNING, events=[event])
+        packet.timestamp.FromNanoseconds(at_ns)
+        return packet
+    return None

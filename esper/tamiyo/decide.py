@@ -1,16 +1,21 @@
-"""The decision itself: a pure function of an observation's bytes, a policy and a draw."""
+"""The decision: a pure function of an observation's bytes, a policy and a draw; and making a recorded one again."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from contracts.leyline.v1.event_pb2 import EpochCompleted
+from contracts.leyline.v1.event_pb2 import DecisionMade, EpochCompleted
 from esper.errors import ContractViolation
+from esper.leyline.envelope import Event
+from esper.leyline.objects import ObjectStore
+from esper.tamiyo import policies
 from esper.tamiyo.actions import Action, legal_actions
-from esper.tamiyo.choice import pick
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.risk import OVERRIDING, assess, obey_sheet
 
@@ -47,9 +52,8 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
     actions, legal = legal_actions(state)
     assessment = assess(state, actions, legal)
     advice = policy.advise(state, actions, legal)
-    logits = list(
-        array("f", advice.logits)
-    )  # as the event stores them, so that the event alone derives the choice again
+    # 32-bit floats, as the event stores them, so that the choice can be derived from the event alone.
+    logits = list(array("f", advice.logits))
     wanted = pick(logits, legal, draw, greedy=policy.greedy)
     obeyed = obey_sheet(state, actions, assessment, wanted)
     logits += [OVERRIDING] * (len(obeyed.actions) - len(actions))
@@ -71,3 +75,71 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
         risk_reasons=obeyed.reasons,
         value_estimate=advice.value_estimate,
     )
+
+
+def pick(logits: Sequence[float], mask: Sequence[bool], draw: float, *, greedy: bool) -> int:
+    """The index of the action taken.
+
+    Greedy: the largest logit among the unmasked, the first of equals. Otherwise the inverse of the cumulative softmax
+    over the unmasked at `draw`, which is uniform in [0, 1). Raises ContractViolation where nothing is unmasked, the
+    lengths differ, or an unmasked logit or the draw is no finite number in range.
+    """
+    allowed = [index for index, open_ in enumerate(mask) if open_]
+    if len(logits) != len(mask) or not allowed:
+        raise ContractViolation(
+            f"{len(logits)} logits and {len(allowed)} of {len(mask)} actions unmasked: nothing to pick"
+        )
+    if not 0.0 <= draw < 1.0 or not all(math.isfinite(logits[index]) for index in allowed):
+        raise ContractViolation(f"draw {draw!r} must be in [0, 1) and the logits of all unmasked actions finite")
+    if greedy:
+        return max(allowed, key=lambda index: logits[index])
+    largest = max(logits[index] for index in allowed)
+    weights = [math.exp(logits[index] - largest) for index in allowed]
+    threshold = draw * math.fsum(weights)
+    reached = 0.0
+    for index, weight in zip(allowed, weights, strict=True):
+        reached += weight
+        if threshold < reached:
+            return index
+    return allowed[-1]  # rounding: the sum of the weights one by one can fall short of fsum
+
+
+def draw_for(policy_seed: int, timeline: int, epoch: int) -> float:
+    """The uniform draw in [0, 1) of one decision, without any state: SHA-256 of the run's policy seed and its place.
+
+    Of the place and not of the packet's id, because ids differ from run to run: the same run again must draw the same.
+    """
+    place = f"tamiyo.draw/{policy_seed}/{timeline}/{epoch}".encode()
+    return (int.from_bytes(hashlib.sha256(place).digest()[:8], "big") >> 11) / 2**53
+
+
+def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | None:
+    """How the decision comes out otherwise than recorded; empty where it is the same.
+
+    None where this Esper has no policy with the recorded hash: then only the choice from mask, logits and draw was made
+    again. Raises InvalidInput or CorruptState where a long observation is not in the object store as it was.
+    """
+    observation = made.observation or objects.get(made.observation_ref)
+    if hashlib.sha256(observation).digest() != made.observation_hash:
+        return "the observation is not the one that was hashed"
+    policy = policies.POLICIES.get(made.policy)
+    if policy is None or policy.digest != made.policy_hash:
+        mask = [bool(each) for each in made.action_mask]
+        ways = {pick(made.logits, mask, made.draw, greedy=greedy) for greedy in (True, False)}
+        return None if made.action in ways else f"its logits do not give action {made.action}"
+    state = EpochCompleted.FromString(observation)
+    draw = draw_for(state.policy_seed, packet.timeline, state.state.current_epoch)
+    again = decide(observation, policy, made.draw)
+    for name, now, then in (
+        ("packet", packet.epoch_completed.SerializeToString(deterministic=True), observation),
+        ("draw", draw, made.draw),
+        ("actions", [str(action) for action in again.actions], list(made.actions)),
+        ("mask", bytes(again.mask), made.action_mask),
+        ("logits", again.logits, list(made.logits)),
+        ("action", again.action, made.action),
+        ("reason", again.reason, made.reason),
+    ):
+        if now != then:
+            what = f"{now!r} instead of {then!r}"
+            return f"{name} {what if len(what) < 200 else 'is another one'}"
+    return ""

@@ -1,9 +1,10 @@
-"""What a policy is: a name, a version, settings, and the advice it gives; its hash names exactly what decided."""
+"""What a policy is: a name, a version, settings and the advice it gives. The policies `none` and `random` are here."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,3 +43,22 @@ class Policy:
         """SHA-256 over name, version and settings: whoever has the same digest decides the same."""
         content = {"name": self.name, "version": self.version, "greedy": self.greedy, "settings": dict(self.settings)}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def _never_act(_state: EpochCompleted, actions: Sequence[Action], _mask: Sequence[bool]) -> Advice:
+    """No action is better than nothing: what a control run uses."""
+    logits = [0.0 if action.kind == "nothing" else -1.0 for action in actions]
+    return Advice(logits, ["this policy never acts"] * len(actions))
+
+
+NONE = Policy("none", "1", greedy=True, advise=_never_act)
+
+
+def _act_at_random(_state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
+    """Nothing with probability one half, otherwise any legal action, each as likely as the others, by the softmax."""
+    others = max(1, sum(mask) - 1)
+    logits = [math.log(others) if action.kind == "nothing" else 0.0 for action in actions]
+    return Advice(logits, [f"drawn at random from {sum(mask)} legal actions"] * len(actions))
+
+
+RANDOM = Policy("random", "1", greedy=False, advise=_act_at_random)

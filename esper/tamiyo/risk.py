@@ -35,7 +35,6 @@ RISK_CAUTION: Final = 0.85
 BLUEPRINT_RISK: Final = 0.5
 """The largest catalogue risk that may grow: the edge of the safe tier."""
 
-
 SAFE: Final = ("nothing", "cull")
 """Actions that no evaluator takes away."""
 OVERRIDING: Final = 1e6

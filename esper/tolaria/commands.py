@@ -1,4 +1,4 @@
-"""Commands: judged, applied between two steps, and answered by a fact, whatever became of them."""
+"""Commands: checked, applied between two steps, and answered by a fact whether they were applied or rejected."""
 
 from __future__ import annotations
 

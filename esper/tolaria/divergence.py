@@ -1,4 +1,4 @@
-"""Where a run that is lived again differs from its record: the place, the tensors by name, and by how much."""
+"""Where a run that is trained again differs from its record: the place, the tensors by name, and by how much."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from esper.errors import EsperError
 from esper.leyline.envelope import Event, body_name, body_of
-from esper.tolaria.state_tree import Digest, FlatState
+from esper.tolaria.state import Digest, FlatState
 
 _MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "run_started": ("esper_version", "library_versions", "cpu_capability", "threads", "device", "config_json"),
@@ -24,8 +24,8 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "state_digested": ("root", "tensors_ref"),
     "breaker_changed": ("failures", "reason"),
 }
-"""What another machine or moment makes different in a fact, by its body: not compared. A digest's root is, but before
-this, and with the tensors at hand."""
+"""Fields that another machine or moment makes different, by the fact's body: not compared. A digest's root is compared
+before this, where the tensors are at hand."""
 
 _OF_PACKET: Final = ("packet_id", "timestamp_ns", "hardware_context", "training_metrics")
 
@@ -76,7 +76,7 @@ class Divergence:
 
 
 class Diverged(EsperError):
-    """A run that is lived again is not what its record says."""
+    """A run that is trained again does not come to what its record says."""
 
     def __init__(self, divergence: Divergence) -> None:
         super().__init__(str(divergence))

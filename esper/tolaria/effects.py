@@ -1,7 +1,7 @@
-"""What Kasmina or a command did takes effect: published, the optimiser brought into line, digested, acknowledged.
+"""After a change of the seeds: publish it, adapt the optimiser, publish a digest, wait for the log.
 
-Nothing takes effect that is not in the log (ruling 1): `take_effect` returns when the log has it, and only then may the
-next optimiser step run.
+A change counts only when the log has it (ruling 1): `take_effect` returns then, and the next optimiser step comes after
+that.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.leyline.envelope import priority_of
 from esper.tolaria.optimizer import HOST
-from esper.tolaria.run import Chain, Run
-from esper.tolaria.run_state import capture, publish_digest
+from esper.tolaria.run import Chain, Run, capture, publish_digest
 
 
 def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:
-    """Publish bodies in order; each answers `chain`, or the chain of the seed that it is about.
+    """Publish bodies in order; the cause of each is `chain`, or the chain of the seed that it is about.
 
     A breaker that opens puts the run into conservative mode, any other change of it takes the run out again.
     """
@@ -55,21 +54,21 @@ def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = Non
     if transitions:
         run.flops.structure_changed()
         publish_digest(run, capture(run), "transition")
-    run.outside.log.flush()
+    run.world.flush()
 
 
 def set_rates(run: Run) -> None:
-    """Give the optimiser the rates of the coming step; a rate that was written from outside is in the log first."""
+    """Give the optimiser the rates of the coming step; publish those that were written from outside and put right."""
     undone = run.world.rates_undone(run.rates.begin_step(run.optimizer.groups, run.recorder.step))
     if undone:
         publish(run, undone)
         for change in undone:
             publish(run, run.rate_breaker.failed(f"learning rate of {change.group} was written from outside"))
-        run.outside.log.flush()
+        run.world.flush()
 
 
 def drain(run: Run) -> None:
-    """Publish what Kasmina has to tell beside facts; what is critical marks the windows over its seed."""
+    """Publish Kasmina's telemetry; a critical event marks the windows of its seed."""
     for message in run.kasmina.drain_telemetry():
         publish(run, [message])
         if isinstance(message, TelemetryPacket) and message.level == TELEMETRY_LEVEL_CRITICAL:

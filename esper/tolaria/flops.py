@@ -14,7 +14,7 @@ from typing import Final, Literal, Self
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper.tolaria.random_streams import own_random_stream
+from esper.tolaria.data import own_random_stream
 
 Purpose = Literal["training", "side_pass", "probe"]
 

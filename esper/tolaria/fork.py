@@ -15,7 +15,7 @@ from esper.tolaria.commands import apply_command, carry_out
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.run import Run
-from esper.tolaria.versions import library_versions
+from esper.tolaria.session import library_versions
 from esper.tolaria.world import NewFork, RecordedFork
 
 PRODUCER = "fork"
@@ -76,7 +76,7 @@ def _begin_new(run: Run, new: NewFork) -> None:
         command = _command(run, fork.change, started, packet_id)
         run.outside.log.publish(command)
         carry_out(run, command, None)
-    run.outside.log.flush()
+    run.world.flush()
 
 
 def _command(run: Run, change: Change, started: Event, packet_id: bytes) -> Event:

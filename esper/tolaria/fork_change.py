@@ -1,4 +1,4 @@
-"""What a fork does otherwise than its parent, and where. Free of torch, so that the command line can read it."""
+"""The one thing that a fork does differently from its parent, and where. Free of torch: the command line reads it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FORMS: Final = '"cull s2", "fossilize s2", "germinate s1 BP013", "policy random"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that is done otherwise; `operation` is 0 where it is no seed command, and all is empty for nothing."""
+    """One change; `operation` is 0 where it is no seed command, and all fields but `text` are empty for "nothing"."""
 
     text: str
     operation: SeedOperation = SeedOperation.SEED_OPERATION_UNKNOWN
@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A run that is yet to become `run_id`, once its past is at an end and `step` steps are taken.
+    """A fork that is yet to begin: as run `run_id`, when `step` steps are taken and `place` is reached.
 
     `parent` is the first fact of the run that it leaves.
     """
@@ -62,7 +62,7 @@ class Fork:
 
 
 def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPlace]:
-    """The last sequence that a fork at `step` shares with `recorded`, and where there it parts.
+    """The last sequence that a fork at `step` shares with `recorded`, and at which place it begins.
 
     At the end of an epoch a command takes the place of that epoch's decision, and another policy makes it. Raises
     InvalidInput where the run has no such step to leave, or where its seeds are not such that the change can be.
@@ -105,7 +105,7 @@ def _check(change: Change, seeds: Mapping[str, SeedState], started: RunStarted) 
 
 
 def read_change(text: str) -> Change:
-    """The change that a person's words mean; raises InvalidInput for any others."""
+    """The change that a text such as "cull s2" means; raises InvalidInput for any other text."""
     words = text.split()
     match words:
         case ["nothing"]:

@@ -1,15 +1,27 @@
-"""Says when a step must not be taken: a loss or gradient that is no number or far above what may be expected."""
+"""What protects a run: the guard that judges each step, conservative mode, and the trainer's circuit breakers.
+
+In conservative mode the network does not grow, as long as any reason for it holds (R-TOL-32, R-TOL-33).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
+
+from contracts.leyline.v1.event_pb2 import BreakerChanged, ConservativeModeChanged
+from esper.leyline.breaker import CircuitBreaker
+from esper.tolaria.world import World
 
 SMOOTHING: Final = 0.2
 """Weight of the newest loss in the expected one."""
 
 NORMS: Final = 20
 """Steps at the beginning whose gradient norms say what is usual. Not the newest: an explosion may grow step by step."""
+
+ISOLATION: Final = "gradient_isolation/"
+"""The names of Kasmina's breakers begin with this; the seed's id follows."""
 
 
 class Guard:
@@ -57,3 +69,55 @@ class Guard:
         """Go on from `state`."""
         self._first, self._expected = state["first"], state["expected"]
         self._norm, self._norms = state.get("norm", 0.0), state.get("norms", 0)  # older checkpoints know none
+
+
+class ConservativeMode:
+    """The reasons why nothing may be added to the network; each is entered and cleared by its name."""
+
+    def __init__(self) -> None:
+        self._reasons: set[str] = set()
+
+    @property
+    def on(self) -> bool:
+        """Whether any reason holds."""
+        return bool(self._reasons)
+
+    def enter(self, reason: str) -> list[ConservativeModeChanged]:
+        """Add a reason; a change of the mode only where it is the first."""
+        first = not self._reasons
+        self._reasons.add(reason)
+        return [ConservativeModeChanged(entered=True, reason=reason)] if first else []
+
+    def clear(self, reason: str) -> list[ConservativeModeChanged]:
+        """Drop a reason; a change of the mode only where it was the last."""
+        if reason not in self._reasons:
+            return []
+        self._reasons.remove(reason)
+        return [] if self._reasons else [ConservativeModeChanged(entered=False, reason=reason)]
+
+
+class TrainerBreaker(CircuitBreaker):
+    """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32).
+
+    When it changes hangs on a clock, so the world has a say in it. A command forces it without asking.
+    """
+
+    def __init__(self, name: str, world: World, monotonic: Callable[[], float]) -> None:
+        super().__init__(name, failures=3, window_s=600.0, reset_s=30.0, successes=1, monotonic=monotonic)
+        self._world = world
+
+    def poll(self) -> list[BreakerChanged]:
+        """Let time pass."""
+        return self._world.breaker_changes(self, super().poll)
+
+    def failed(self, reason: str) -> list[BreakerChanged]:
+        """Record a failure."""
+        return self._world.breaker_changes(self, partial(super().failed, reason), failure=True)
+
+    def succeeded(self) -> list[BreakerChanged]:
+        """Record a success."""
+        return self._world.breaker_changes(self, super().succeeded)
+
+    def count_failure(self) -> None:
+        """Count a failure that changes nothing now."""
+        self._failed_at.append(self._monotonic())

@@ -1,7 +1,7 @@
-"""The library as Kasmina asks it: by a site and a command's settings, answered with a reference and a guard.
+"""Kernels for Kasmina's seeds: which kernel the library has for a site and settings, and which a run may need.
 
-Which kernels a run could need is known when it starts: every option of every site at default settings. They are wanted
-in the order in which a policy is likely to choose them, so that the forge begins with those, too (R-TEZ-1).
+A run may need every option of every site at default settings. They are requested when it starts, in the order in which
+a policy is likely to choose them, so that the forge compiles the likeliest first (R-TEZ-1).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LibraryKernels:
-    """Asks `source`, the trainer's part of the library."""
+    """The kernels of `source`, the trainer's part of the library."""
 
     def __init__(self, source: KernelSource) -> None:
         self._source = source
@@ -73,7 +73,7 @@ def likely(sites: Iterable[SiteDescription]) -> list[Wanted]:
 
 
 def recalled(objects: ObjectStore, fact: KernelAttached) -> Verified | Unusable | None:
-    """What `find` answered when this was recorded, for a replay: by the fact and the object store alone.
+    """What `find` returned when `fact` was recorded, from the fact and the object store alone.
 
     The reference is the artifact's SHA-256 and vouches for all of it. Raises CorruptState where it cannot be read.
     """

@@ -25,15 +25,13 @@ from esper.kasmina.commands import CommandRefused
 from esper.kasmina.kernels import Unusable, Verified
 from esper.leyline.envelope import Event, body_name, topic_of
 from esper.leyline.signing import Signed
-from esper.tolaria.breakers import ISOLATION, TrainerBreaker
-from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.divergence import Diverged, Divergence, Place, difference_of, tampered
 from esper.tolaria.fork_change import Fork, ForkPlace
+from esper.tolaria.guard import ISOLATION, TrainerBreaker
 from esper.tolaria.kernels import recalled
 from esper.tolaria.learning_rate import UNDONE
 from esper.tolaria.outside import Answer, KernelSource, Outside
-from esper.tolaria.snapshots import Snapshot
-from esper.tolaria.state_tree import Digest, FlatState
+from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot
 from esper.tolaria.world import LiveWorld, NewFork, RecordedFork, Request, StartingPoint
 
 _GROUP_ENDS: Final = ("epoch_completed", "state_digested", "checkpoint_saved", "rolled_back", "run_finished")
@@ -185,6 +183,10 @@ class RecordedWorld:
         """A claim is no event of the training, and leaves the run as it was."""
         while (claim := self._coming("run_resumed")) is not None:
             self._move_past(claim)
+
+    def flush(self) -> None:
+        """Wait for what the live world published, which may be nothing yet."""
+        self._live.flush()
 
     def put(self, content: bytes) -> str:
         """Store nothing while a record is followed: the object was stored when the fact was published."""

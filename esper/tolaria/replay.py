@@ -13,17 +13,14 @@ from esper.leyline.signing import Signed
 from esper.record import Recorded, mark_at_step, replay, sequence_at_step
 from esper.record.content import tensor_digests
 from esper.record.run_status import path_from
-from esper.tamiyo.rederive import rederived
-from esper.tolaria import checkpoint
-from esper.tolaria.checkpoint import Checkpoint, Position
+from esper.tamiyo.decide import rederived
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged, Divergence, Place
 from esper.tolaria.fork_change import Fork
 from esper.tolaria.outside import Answer, Clock, Outside
 from esper.tolaria.recorded_world import Record, RecordedWorld
-from esper.tolaria.run_state import TargetStepReached
-from esper.tolaria.snapshots import Snapshot
-from esper.tolaria.state_tree import FlatState
+from esper.tolaria.run import TargetStepReached
+from esper.tolaria.state import Checkpoint, FlatState, Position, Snapshot, load_checkpoint, tensors_of_checkpoint
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld, StartingPoint
@@ -46,7 +43,7 @@ def latest_checkpoint(recorded: Recorded, objects: ObjectStore, *, step: int, se
 def _readable(objects: ObjectStore, ref: str) -> bool:
     """Whether both objects of a checkpoint are there."""
     try:
-        return checkpoint.tensors_of(objects, ref) in objects
+        return tensors_of_checkpoint(objects, ref) in objects
     except EsperError:
         return False
 
@@ -82,7 +79,7 @@ def recorded_world(
 
 def _starting_point(before: Sequence[Event], start: Event, objects: ObjectStore) -> StartingPoint:
     saved = start.checkpoint_saved
-    snapshot = Snapshot(*checkpoint.load(objects, saved.ref))
+    snapshot = Snapshot(*load_checkpoint(objects, saved.ref))
     if snapshot.root != saved.state_digest:
         raise CorruptState(f"the checkpoint of step {saved.step} is not the one that was recorded")
     digest = next((fact for fact in reversed(before) if fact.HasField("state_digested")), None)
@@ -109,7 +106,7 @@ def _state_after(facts: Sequence[Event], objects: ObjectStore, sequence: int) ->
     for fact in facts:
         if fact.HasField("checkpoint_saved") and fact.checkpoint_saved.upto_sequence == sequence:
             try:
-                return checkpoint.load(objects, fact.checkpoint_saved.ref)[0]
+                return load_checkpoint(objects, fact.checkpoint_saved.ref)[0]
             except EsperError:
                 return None
     return None

@@ -23,10 +23,9 @@ from esper.tolaria.fork_change import Change, Fork, place_of
 from esper.tolaria.outside import ClaimableLog, Clock, Outside
 from esper.tolaria.recorder import PRODUCER
 from esper.tolaria.replay import latest_checkpoint, recorded_world
-from esper.tolaria.result import RunResult
+from esper.tolaria.session import RunResult, check_data, differences
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
-from esper.tolaria.versions import check_data, differences
 from esper.tolaria.world import LiveWorld
 
 _EVER: Final = 2**62
@@ -39,8 +38,8 @@ def resume_run(
 
     `log` and `verifier` are those of `outside`.
 
-    Where the record cannot be followed, it is void from that checkpoint on, and a second claim says so. Raises
-    Superseded where another process claimed the run first, and InvalidInput where the run is over.
+    Where the run does not come to its record again, the record is void from that checkpoint on, and a second claim says
+    so. Raises Superseded where another process claimed the run first, and InvalidInput where the run is over.
     """
     upto = recorded.last_accepted()
     torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)

@@ -1,47 +1,47 @@
-"""Everything that belongs to one run in this process, made once and handed to the functions that move it."""
+"""One run in this process: its parts, made once, and its state as a whole, captured, digested and restored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any, Final
 
 import torch
 from torch import nn
 
-from contracts.leyline.v1.event_pb2 import SiteDescription
+from contracts.leyline.v1.event_pb2 import SiteDescription, StateDigested
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, AdaptationCommand
-from esper.errors import InvalidInput
+from esper.errors import CorruptState, InvalidInput
 from esper.karn import catalogue
 from esper.karn.approval import Clearance
 from esper.karn.catalogue import offer
 from esper.karn.table import find
 from esper.kasmina.kasmina import Kasmina
-from esper.kasmina.kernels import TemplatesAlone
+from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
-from esper.tolaria.breakers import TrainerBreaker
-from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.config import RunConfig
-from esper.tolaria.conservative import ConservativeMode
+from esper.tolaria.data import RandomStreams
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
-from esper.tolaria.guard import Guard
+from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
-from esper.tolaria.random_streams import RandomStreams
 from esper.tolaria.recorder import Recorder
-from esper.tolaria.snapshots import SnapshotCache
+from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
 from esper.tolaria.world import World
 
+_PROGRESS: Final = "progress"
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What a seed's later facts answer: the applied command that gave it life, and the packet where that began."""
+    """The causes of a seed's later facts: the applied command that it grew from, and the packet behind that."""
 
     applied_id: bytes
     packet_id: bytes
@@ -49,7 +49,7 @@ class Chain:
 
 @dataclass(slots=True)
 class Run:
-    """The parts of a run. What a rollback brings back is named in `recovery`, and nothing else is."""
+    """The parts of a run. A rollback restores what `capture` and `with_progress` name, and nothing else."""
 
     config: RunConfig
     task: Task
@@ -92,10 +92,10 @@ class Run:
     swaps_tried: set[tuple[str, str]] = field(default_factory=set)
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
-    """A command to roll back that was accepted and waits for the loop."""
+    """A rollback command that was accepted; the training loop carries it out before the next step."""
 
     def regroup(self) -> None:
-        """Sort the parameters that learn now by the loss that they learn from; call it when the seeds changed."""
+        """Sort the parameters that learn now by the loss that they learn from; to be called when the seeds changed."""
         progress = self.recorder.epoch / self.epochs
         stages = {seed.seed_id: seed.stage for seed in self.kasmina.observations()}
         joint, alone = list(self.host.parameters()), []
@@ -142,7 +142,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
     outside, clock = world.outside, world.outside.clock
     found = outside.library if computes_in_32_bits(host) else None
-    library = TemplatesAlone() if found is None else LibraryKernels(found)
+    library = NoKernels() if found is None else LibraryKernels(found)
     kasmina = Kasmina(
         host,
         sites,
@@ -152,7 +152,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         seed=random.seeds["seeds"],
         monotonic=clock.monotonic,
         kernels=WorldKernels(world, library),
-        witness=world,
+        verdicts=world,
     )
     random.begin_training()
     return Run(
@@ -230,3 +230,101 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise InvalidInput(f"device {name!r} is not there: this machine has {count} of them, from cuda:0 on")
     return device
+
+
+# ---------------------------------------------------------------------------------------------- the state of a run
+
+
+def capture(run: Run) -> FlatState:
+    """A copy of everything that decides what the run computes next: what a digest covers."""
+    return flatten(
+        {
+            "host": run.host.state_dict(),
+            "optimizer": run.optimizer.state(),
+            "learning_rate": run.rates.state(),
+            "kasmina": run.kasmina.state_dict(),
+            "random": run.random.state(),
+        }
+    )
+
+
+class TargetStepReached(Exception):
+    """The run is at the step at which its state was asked for; `state` is a copy of it."""
+
+    def __init__(self, state: FlatState) -> None:
+        super().__init__("the step that was asked for is reached")
+        self.state = state
+
+
+def stop_at_target_step(run: Run) -> None:
+    """Raise TargetStepReached where the run's state is asked for at this step; otherwise do nothing."""
+    if run.world.at_target_step():
+        raise TargetStepReached(capture(run))
+
+
+def with_progress(run: Run, flat: FlatState) -> FlatState:
+    """`flat` with what the next packet needs of the epochs before; no digest covers that part."""
+    progress = {
+        "guard": run.guard.state(),
+        "windows": run.windows.state(),
+        "probe_losses": list(run.probe_losses),
+        "epochs_since_structural_change": run.epochs_since_structural_change,
+        "paused_until": run.paused_until,
+        "spent": run.flops.state(),
+        "chains": {
+            seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
+        },
+    }
+    return FlatState(flat.tensors, {**flat.scalars, _PROGRESS: progress})
+
+
+def spent_by(flat: FlatState) -> dict[str, float]:
+    """The FLOPs that a run had spent when `with_progress` made `flat`; a rollback does not bring them back."""
+    spent: dict[str, float] = flat.scalars[_PROGRESS].get("spent", {})
+    return spent
+
+
+def publish_digest(run: Run, flat: FlatState, occasion: str) -> Digest:
+    """Digest `flat`, store the digests of its tensors as an object, and publish the root.
+
+    Raises Diverged where another one is on record.
+    """
+    found = digest(flat)
+    run.world.compare(found, flat)
+    reference = run.world.put(found.to_bytes())
+    body = StateDigested(root=found.root, tensors_ref=reference, tensors=len(flat.tensors), occasion=occasion)
+    run.recorder.publish(body)
+    return found
+
+
+def verify(flat: FlatState, root: bytes, step: int) -> None:
+    """Raise CorruptState where a stored state is not the one that was digested."""
+    scalars = {name: value for name, value in flat.scalars.items() if name != _PROGRESS}
+    if digest(FlatState(flat.tensors, scalars)).root != root:
+        raise CorruptState(f"the state kept for step {step} does not match its digest")
+
+
+def restore(run: Run, flat: FlatState) -> None:
+    """Make the run's state that of `flat`, which `with_progress` made; the tensors of `flat` stay its own."""
+    tree = unflatten(flat)
+    run.host.load_state_dict(tree["host"])
+    run.kasmina.load_state_dict(tree["kasmina"])
+    run.optimizer.load_state(tree["optimizer"], run.kasmina.modules())
+    run.optimizer.sync(run.kasmina.trainable(), run.kasmina.modules())
+    run.rates.load_state(tree["learning_rate"])
+    run.random.load_state(tree["random"])
+    run.regroup()
+    run.flops.structure_changed()
+    _load_progress(run, tree[_PROGRESS])
+
+
+def _load_progress(run: Run, progress: dict[str, Any]) -> None:
+    run.guard.load_state(progress["guard"])
+    run.windows.load_state(progress["windows"])
+    run.probe_losses = list(progress["probe_losses"])
+    run.epochs_since_structural_change = progress["epochs_since_structural_change"]
+    run.paused_until = progress.get("paused_until", 0)
+    run.chains = {
+        seed: Chain(**{name: bytes.fromhex(value) for name, value in chain.items()})
+        for seed, chain in progress["chains"].items()
+    }

@@ -1,6 +1,6 @@
-"""Compiled kernels in the place of eager ones, between two steps: only where a run asked for them, and as facts.
+"""Compiled kernels that replace eager ones between two steps, if the configuration allows it; each swap is a fact.
 
-Looked for at the start of an epoch, with its first batch. Loading a form costs that step about a second, once a seed.
+The library is asked at the start of an epoch. Loading a compiled form takes about a second, once a seed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import KernelSwapped
 from esper.errors import CorruptState
-from esper.kasmina.kernels import Form
-from esper.kasmina.seed import Seed
+from esper.kasmina.seed import Form, Seed
 from esper.tezzeret.compiled import fits_here, restore
 from esper.tezzeret.results import COMPILED
 from esper.tolaria.divergence import Diverged, Divergence, Place
@@ -43,7 +42,7 @@ class CompiledKernel:
 
 
 def swap_kernels(run: Run, inputs: Tensor) -> None:
-    """Let compiled forms serve where the library has them and they were measured as faster; wait for the log.
+    """Replace eager forms with compiled ones where the library has one that was measured as faster; wait for the log.
 
     A restored seed gets its compiled form back first: its state says that it serves.
     """
@@ -88,7 +87,7 @@ def _swap(run: Run, seed_id: str, kernel: CompiledKernel | None, inputs: Tensor)
     publish(run, facts)
     drain(run)
     if facts:
-        run.outside.log.flush()
+        run.world.flush()
     return bool(facts)
 
 

@@ -1,4 +1,4 @@
-"""Watches what becomes of applied commands: one window per command, a few epochs long, reported closed exactly once."""
+"""Observation windows: the probe losses of the epochs after each applied command, reported closed exactly once."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Windows:
         loss: float,
         parameters_added: int,
     ) -> None:
-        """Begin to watch a command that was just applied, `loss` being the probe loss before it."""
+        """Open a window for a command that was just applied; `loss` is the probe loss before it."""
         self._windows.append(
             Window(
                 command_id=command_id.hex(),
@@ -100,14 +100,14 @@ class Windows:
             self._end(ending, seed_id)
 
     def critical(self, seed_id: str) -> None:
-        """A critical event fell on this seed."""
+        """Mark the open windows of a seed that had a critical event."""
         self._windows = [
             replace(window, critical=True) if window.seed_id == seed_id and not window.ended_as else window
             for window in self._windows
         ]
 
     def end_all(self, ending: str) -> None:
-        """The run goes no further on this way: rolled back, or over."""
+        """Close every window, because the run was rolled back or is over."""
         self._end(ending, None)
 
     def epoch_ended(self, loss: float, hook_ms: float) -> None:

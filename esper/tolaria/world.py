@@ -25,15 +25,12 @@ from esper.leyline.envelope import Event, parse, topic_of
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import Verdict
 from esper.record.run_status import RunState
-from esper.tolaria import checkpoint
-from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.fork_change import Fork, ForkPlace
 from esper.tolaria.outside import Answer, KernelSource, Outside
-from esper.tolaria.snapshots import Snapshot
-from esper.tolaria.state_tree import Digest, FlatState
+from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot, delete_checkpoint, store_checkpoint
 
 if TYPE_CHECKING:
-    from esper.tolaria.breakers import TrainerBreaker
+    from esper.tolaria.guard import TrainerBreaker
 
 INTERRUPTED: Final = ("interrupted", "asked to stop")
 FOR_EVER_S: Final = 86_400.0
@@ -116,6 +113,9 @@ class World(Protocol):
 
     def publish(self, event: Event) -> Event:
         """Tell an event to the log; returns it as it lies there, a fact with its sequence."""
+
+    def flush(self) -> None:
+        """Wait until the log has every fact that was published."""
 
     def put(self, content: bytes) -> str:
         """Store an object that a fact refers to; its reference."""
@@ -220,6 +220,10 @@ class LiveWorld:
         self.outside.log.publish(event)
         self.published += 1
         return event
+
+    def flush(self) -> None:
+        """Wait for the log's acknowledgement; raises LogUnavailable where it takes too long."""
+        self.outside.log.flush()
 
     def put(self, content: bytes) -> str:
         """Store it."""
@@ -329,11 +333,11 @@ class LiveWorld:
 
     def save_checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         """In the object store."""
-        return checkpoint.save(self.outside.objects, snapshot.flat, snapshot.root, snapshot.position)
+        return store_checkpoint(self.outside.objects, snapshot.flat, snapshot.root, snapshot.position)
 
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """From the object store."""
-        return checkpoint.delete(self.outside.objects, saved)
+        return delete_checkpoint(self.outside.objects, saved)
 
     def remember(self, snapshot: Snapshot) -> None:
         """Nothing: the run keeps its newest states itself."""

@@ -20,7 +20,7 @@ from esper.leyline.objects import ObjectStore
 from esper.tamiyo.answer import answer
 from streams.app import add_agent
 from streams.metrics import Metrics
-from streams.process import Room
+from streams.process import AgentContext
 from streams.producer import Publisher
 from streams.reader import Intake
 from streams.records import Record, outgoing
@@ -62,7 +62,7 @@ class Decider:
         if event.WhichOneof("body") != "epoch_completed":
             return
         started = time.perf_counter()
-        answered = answer(event, now_ns=time.time_ns())
+        answered = answer(event, now_ns=time.time_ns(), monotonic=time.perf_counter)
         self._metrics.observe("esper_tamiyo_inference_latency_seconds", time.perf_counter() - started)
         for content in answered.objects:
             await asyncio.to_thread(self._objects.put, content)
@@ -74,14 +74,14 @@ class Decider:
         now_ns = time.time_ns()
         packet = new_event(_DUMMY, event_id=bytes(16), run_id="warm-up", producer="trainer", recorded_at_ns=now_ns)
         for _ in range(WARM_UP_ROUNDS):
-            for event in answer(packet, now_ns=now_ns).events:
+            for event in answer(packet, now_ns=now_ns, monotonic=time.perf_counter).events:
                 outgoing(event)
         await self._publisher.warm_up([COMMANDS.name, REPORTS.name])
 
 
-async def furnish(room: Room) -> None:
+async def setup(context: AgentContext) -> None:
     """Tamiyo's agent on `esper.runs`, warmed up."""
-    decider = Decider(room.publisher, ObjectStore(room.settings.objects), room.metrics)
-    intake = Intake("tamiyo", room.ring, room.publisher, room.metrics, decider.handle)
-    add_agent(room.app, "tamiyo", [RUNS], intake.take)
+    decider = Decider(context.publisher, ObjectStore(context.settings.objects), context.metrics)
+    intake = Intake("tamiyo", context.ring, context.publisher, context.metrics, decider.handle)
+    add_agent(context.app, "tamiyo", [RUNS], intake.take)
     await decider.warm_up()

@@ -14,9 +14,9 @@ from typing import Any, Final
 from kio.index import load_request_schema, load_response_schema
 from kio.schema.errors import ErrorCode
 
-from streams.broker.codec import Fields
 from streams.broker.core import Caller, Core
-from streams.broker.handlers import admin, fetch, groups, list_offsets, metadata, offsets, produce
+from streams.broker.handlers import fetch, groups, produce, topics
+from streams.broker.protocol import Fields
 
 Answer = Fields | None
 """None: nothing is sent (a produce request with acks=0)."""
@@ -49,11 +49,11 @@ _ALL: Final = (
     # librdkafka compresses only for brokers that list Produce from version 0 (KAFKA-18659); Kafka 4 does the same.
     Api(PRODUCE, 3, 8, produce.produce, first=0),
     Api(1, 4, 11, fetch.fetch),
-    Api(2, 1, 5, list_offsets.list_offsets),
-    Api(3, 0, 8, metadata.metadata),
-    Api(8, 2, 7, offsets.commit),
-    Api(9, 1, 5, offsets.committed),
-    Api(10, 0, 2, metadata.find_coordinator),
+    Api(2, 1, 5, fetch.list_offsets),
+    Api(3, 0, 8, topics.metadata),
+    Api(8, 2, 7, groups.commit),
+    Api(9, 1, 5, groups.committed),
+    Api(10, 0, 2, topics.find_coordinator),
     Api(11, 0, 5, groups.join),
     Api(12, 0, 3, groups.heartbeat),
     Api(13, 0, 3, groups.leave),
@@ -61,12 +61,12 @@ _ALL: Final = (
     Api(15, 0, 4, groups.describe),
     Api(16, 0, 2, groups.list_groups),
     Api(API_VERSIONS, 0, 3, _api_versions),
-    Api(19, 2, 4, admin.create_topics),
-    Api(20, 1, 3, admin.delete_topics),
-    Api(21, 0, 1, admin.delete_records),
+    Api(19, 2, 4, topics.create_topics),
+    Api(20, 1, 3, topics.delete_topics),
+    Api(21, 0, 1, topics.delete_records),
     Api(22, 0, 1, produce.init_producer_id),
-    Api(32, 1, 3, admin.describe_configs),
-    Api(37, 0, 1, admin.create_partitions),
+    Api(32, 1, 3, topics.describe_configs),
+    Api(37, 0, 1, topics.create_partitions),
     Api(42, 0, 1, groups.delete),
 )
 APIS: Final[dict[int, Api]] = {api.key: api for api in _ALL}

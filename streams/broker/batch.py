@@ -12,7 +12,7 @@ from crc32c import crc32c
 from kio.schema.errors import ErrorCode
 from typing_extensions import Buffer
 
-from streams.broker.errors import Refused
+from streams.broker.protocol import Refused
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = _HEADER.size

@@ -17,10 +17,9 @@ from typing import Any, Final, cast
 from kio.schema.errors import ErrorCode
 
 from streams.broker.apis import API_VERSIONS, APIS, PRODUCE, Answer, Api, advertised, request_schema, response_schema
-from streams.broker.codec import read_message, read_string, write_message
 from streams.broker.core import Caller, Core
-from streams.broker.errors import Malformed
 from streams.broker.handlers.fetch import LongPoll
+from streams.broker.protocol import Malformed, read_message, read_string, write_message
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 256

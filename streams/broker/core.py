@@ -11,9 +11,9 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from streams.broker.errors import Refused
 from streams.broker.groups import Group
 from streams.broker.partition import Partition
+from streams.broker.protocol import Refused
 from streams.broker.store import Store
 
 _LOG: Final = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Starting the broker as a process, and stopping it."""
+"""Starting the broker as a process, stopping it, and finding the one of a data folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from esper.installation import python_module
 START_TIMEOUT_S: Final = 30.0
 """Recovery after a crash checks at most one segment per partition."""
 STOP_TIMEOUT_S: Final = 5.0
+NAME: Final = "log.address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +85,40 @@ def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> Bro
             pass_fds=() if fd is None else (fd,),
             text=True,
         )
-    line = _ready_line(process)
-    if not line:
+    first = json.loads(_first_line(process) or "{}")
+    if "ready" not in first:
         process.kill()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-        raise LogUnavailable(_last_line(said))
-    ready = json.loads(line)
-    return BrokerProcess(ready["port"], ready["pid"], process)
+        raise LogUnavailable(first.get("error") or f"the broker did not start; see {said}")
+    return BrokerProcess(first["port"], first["pid"], process)
 
 
-def _ready_line(process: subprocess.Popen[str]) -> str:
+def _first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     deadline = time.monotonic() + START_TIMEOUT_S
     ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
     return process.stdout.readline() if ready else ""
 
 
-def _last_line(said: Path) -> str:
-    with said.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        lines = file.read().decode(errors="replace").splitlines()
-    return lines[-1].removeprefix("esper broker: ") if lines else f"the broker did not start; see {said}"
+def announce_address(data_dir: Path, address: str) -> None:
+    """Say that the log of `data_dir` listens at `address`."""
+    folder = data_dir / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{NAME}.{os.getpid()}"
+    temporary.write_text(address + "\n", encoding="ascii")
+    temporary.replace(folder / NAME)
+
+
+def withdraw_address(data_dir: Path) -> None:
+    """Say that it no longer does; a log that was killed cannot, so an address may lead nowhere."""
+    (data_dir / "run" / NAME).unlink(missing_ok=True)
+
+
+def announced_address(data_dir: Path) -> str | None:
+    """HOST:PORT of the embedded log, None where none runs."""
+    try:
+        return (data_dir / "run" / NAME).read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None

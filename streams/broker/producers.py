@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from kio.schema.errors import ErrorCode
 
 from streams.broker.batch import NO_PRODUCER, Batch
-from streams.broker.errors import Refused
+from streams.broker.protocol import Refused
 
 REMEMBERED: Final = 5
 """Clients keep at most five requests in flight, so an older retry cannot come."""
@@ -106,12 +106,10 @@ class Producers:
         """The state as JSON, for the sidecar of a closed segment."""
         return json.dumps([[i, p.epoch, p.seen_ms, list(p.batches)] for i, p in self._by_id.items()]).encode()
 
-    @classmethod
-    def restored(cls, snapshot: bytes) -> Producers:
-        """The state that `snapshot` was taken of."""
-        producers = cls()
+    def restore(self, snapshot: bytes) -> None:
+        """Become what `snapshot` was taken of."""
+        self._by_id.clear()
         for producer_id, epoch, seen_ms, batches in json.loads(snapshot):
             known = _Producer(epoch, seen_ms)
             known.batches.extend(_Stored(*stored) for stored in batches)
-            producers._by_id[producer_id] = known
-        return producers
+            self._by_id[producer_id] = known

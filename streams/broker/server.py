@@ -1,4 +1,4 @@
-"""The broker of one data folder: its store, its connections and its clockwork, from start to stop."""
+"""The broker of one data folder from start to stop: its store, its connections, and when records go to the disk."""
 
 from __future__ import annotations
 
@@ -6,22 +6,76 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import socket
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from esper.errors import InvalidInput
 from streams.broker.connection import Connection
 from streams.broker.core import Core
-from streams.broker.flusher import Flusher
-from streams.broker.health import Health
+from streams.broker.health import pages
+from streams.broker.partition import Partition
 from streams.broker.store import Store, now_ms
 
+FLUSH_AFTER_S: Final = 0.5
 _LOG: Final = logging.getLogger(__name__)
 HOST: Final = "127.0.0.1"
 RETAIN_EVERY_S: Final = 5.0
 _BACKLOG: Final = 128
+
+
+class Flusher:
+    """Syncs partitions in threads. Whoever waits for one that is being synced shares the next sync with all others."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="sync")
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self, store: Store) -> None:
+        """Syncs what was written, half a second after its first record, for ever. An idle log wakes nobody."""
+        while True:
+            await store.written.wait()
+            store.written.clear()
+            await asyncio.sleep(FLUSH_AFTER_S)
+            for _, _, partition in tuple(store.partitions()):
+                await self.sync(partition)
+
+    async def sync(self, partition: Partition) -> None:
+        """Returns when all that `partition` holds now is on the disk, or cannot get there (`failure` says why)."""
+        goal = partition.next_offset
+        while partition.synced_to < goal and not partition.failure:
+            task = self._running.get(partition.name)
+            if task is None:
+                task = self._running[partition.name] = asyncio.create_task(self._sync(partition))
+            await asyncio.shield(task)
+
+    async def _sync(self, partition: Partition) -> None:
+        covers = partition.next_offset
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._pool, _sync_files, partition.unsynced())
+            partition.synced_to = covers
+        except OSError as error:
+            # What the kernel could not write it may have dropped, and a second sync would say nothing of it.
+            partition.failure = f"{partition.folder}: not written to the disk ({error.strerror}): restart the broker"
+            _LOG.error("%s", partition.failure)
+        finally:
+            del self._running[partition.name]
+
+    def close(self) -> None:
+        """Waits for syncs under way."""
+        self._pool.shutdown(wait=True)
+
+
+def _sync_files(descriptors: list[int]) -> None:
+    try:
+        for fd in descriptors:
+            os.fdatasync(fd)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
 
 
 def listening_socket(port: int) -> socket.socket:
@@ -63,7 +117,7 @@ class Broker:
         """
         self._flusher = Flusher()
         self.core = Core(Store(folder), self._flusher.sync)
-        self.health = Health(self.core)
+        self.health = pages(self.core)
         self._peers: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._clockwork: list[asyncio.Task[None]] = []

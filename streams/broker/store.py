@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import asyncio
 import logging
 import os
 import shutil
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock, Timeout
 from kio.schema.errors import ErrorCode
 
 from contracts.topics import ARCHIVER_GROUP
 from esper.errors import LogUnavailable
-from streams.broker.configs import TopicConfig, parsed
-from streams.broker.errors import Refused
 from streams.broker.partition import Partition, PartitionState
-from streams.broker.registry import Registry, TopicRow
+from streams.broker.protocol import Refused
+from streams.broker.registry import Registry, TopicConfig, TopicRow, parsed
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_PARTITIONS: Final = 2_000
@@ -48,8 +48,10 @@ class Topic:
 class Store:
     """The data folder of one broker, locked as long as this object is open.
 
-    Layout: `lock`, `boot` (the machine's boot, and whether the last stop was clean), `meta.db`, `topics/NAME/NUMBER/`,
-    `deleted/` (topics whose deletion has begun).
+    `written` is set whenever a partition has something that the disk lacks.
+
+    Layout: `lock`, `owner`, `boot` (the machine's boot,
+    and whether the last stop was clean), `meta.db`, `topics/NAME/NUMBER/`, `deleted/` (topics being deleted).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,13 +60,14 @@ class Store:
         Raises:
             LogUnavailable: another broker has it, or it cannot be written.
         """
+        self.written = asyncio.Event()
         self._folder = folder
         self._topics_folder = folder / "topics"
         self._deleted = folder / "deleted"
         try:
             for path in (folder, self._topics_folder, self._deleted):
                 path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder / "lock")
+            self._lock = _locked(folder)
             self._machine_died = self._note_start()
             self.registry = Registry(folder / "meta.db")
         except OSError as error:
@@ -101,7 +104,7 @@ class Store:
         folder = self._topics_folder / topic / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         start = self.registry.log_start(topic, number)
-        state = PartitionState(self._machine_died, start, now_ms())
+        state = PartitionState(self._machine_died, start, now_ms(), self.written)
         return Partition(folder, f"{topic}-{number}", state)
 
     def partition(self, topic: str, number: int) -> Partition:
@@ -195,21 +198,19 @@ class Store:
         self.registry.close()
         with suppress(OSError):  # a full disk: the next start takes the stop for a crash, which is safe
             _write_durably(self._folder / "boot", "clean")
-        os.close(self._lock)
+        self._lock.release()
 
 
-def _locked(path: Path) -> int:
-    """A descriptor that holds the folder's lock until it is closed or its process dies."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _locked(folder: Path) -> FileLock:
+    """The folder's lock, held until it is released or its process dies. `owner` says whose it is, for people."""
+    lock, owner = FileLock(folder / "lock"), folder / "owner"
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
-        raise LogUnavailable(f"{path.parent} is in use by process {owner}: stop it or choose another folder") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
+        lock.acquire(timeout=0)
+    except Timeout:
+        process = owner.read_text(encoding="ascii").strip() if owner.exists() else "unknown"
+        raise LogUnavailable(f"{folder} is in use by process {process}: stop it or choose another folder") from None
+    owner.write_text(f"{os.getpid()}\n", encoding="ascii")
+    return lock
 
 
 def _write_durably(path: Path, text: str) -> None:

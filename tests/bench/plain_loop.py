@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from esper.tolaria.data import epoch_order
+from esper.tolaria.data import epoch_order, stream_seeds
 from esper.tolaria.gradients import Learners, clip
 from esper.tolaria.learning_rate import MIN_RATE
-from esper.tolaria.random_streams import stream_seeds
 from esper.tolaria.tasks import Task
 
 CLIP_NORM = 10.0

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Esper:
     """The command, run with a data folder of its own."""
 
     data_dir: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list, compare=False, repr=False)
 
     def processes(self) -> list[psutil.Process]:
         """Every living process of the folder but the one that asks: each of Esper's names it, or a place in it."""
@@ -40,18 +41,22 @@ class Esper:
                 found.append(process)
         return found
 
-    def find(self, module: str) -> psutil.Process:
-        """The one process of the folder that runs `module`."""
-        (process,) = [each for each in self.processes() if module in each.cmdline()]
+    def named(self, name: str) -> list[psutil.Process]:
+        """The living processes of the folder of this name, such as `broker`, as `ps -e` shows it."""
+        return [each for each in self.processes() if each.name() == f"esper-{name}"]
+
+    def find(self, name: str) -> psutil.Process:
+        """The one of them that there is."""
+        (process,) = self.named(name)
         return process
 
     @staticmethod
-    def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.02) -> Any:
         """What `condition` says once it says something true; fails the test where it never does."""
         deadline = time.monotonic() + timeout_s
         while not (said := condition()):
             assert time.monotonic() < deadline, f"not within {timeout_s} s"
-            time.sleep(0.02)
+            time.sleep(every_s)
         return said
 
     def command(self, *arguments: str) -> list[str]:
@@ -60,9 +65,11 @@ class Esper:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start it and go on."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        self.started.append(process)
+        return process
 
     def __call__(self, *arguments: str, code: int = 0, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run it to its end, which must come with exit code `code`; in this process where it only reads."""
@@ -107,7 +114,14 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def _kill_what_is_left(made: Esper) -> None:
     left = made.processes()
     for process in left:
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    for started in made.started:  # of a test that failed: its pipes would be the next test's warnings
+        started.kill()
+        started.wait()
+        for pipe in (started.stdout, started.stderr):
+            if pipe is not None:
+                pipe.close()
     assert not left, f"left running: {left}"
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -57,13 +58,16 @@ class House:
         with open_history(self.esper.data_dir / "archive") as history:
             return list(facts(history, run_id))
 
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what an archive has: each look opens it anew."""
+        self.esper.wait_until(condition, 120.0, every_s=0.2)
+
     def wait_for_epoch(self, run_id: str, epoch: int) -> None:
-        self.esper.wait_until(lambda: any(fact.epoch >= epoch for fact in self.facts(run_id)), 120.0)
+        self.wait_until(lambda: any(fact.epoch >= epoch for fact in self.facts(run_id)))
 
     def whole(self, run_id: str) -> list:
         """The facts of a run that is over."""
-        over = self.esper.wait_until(lambda: [f for f in self.facts(run_id) if f.HasField("run_finished")], 60.0)
-        assert over
+        self.wait_until(lambda: any(fact.HasField("run_finished") for fact in self.facts(run_id)))
         return self.facts(run_id)
 
     def close(self) -> None:
@@ -71,9 +75,9 @@ class House:
         self.up.communicate(timeout=20)
 
 
-@pytest.fixture
-def house(esper):
-    made = House(esper)
+@pytest.fixture(scope="module")
+def house(shared_esper):
+    made = House(shared_esper)
     yield made
     made.close()
 
@@ -110,7 +114,7 @@ def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) 
         killed += 1
         seen = len(house.facts(run_id))
         trainer = house.resume(run_id)
-        house.esper.wait_until(lambda t=trainer, n=seen: len(house.facts(run_id)) > n or t.poll() is not None, 120.0)
+        house.wait_until(lambda t=trainer, n=seen: len(house.facts(run_id)) > n or t.poll() is not None)
     last = said(trainer)
     # Whoever was killed between the run's last word and its own end finds it over.
     assert last.get("result", {}).get("status") == "completed" or "is over (completed)" in last["error"], last
@@ -121,11 +125,11 @@ def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) 
 def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, deaths):
     """As many runs as so many deaths take: each is killed until it is over."""
     chance = random.Random(random.random())
-    assert said(house.train("whole"))["result"]["status"] == "completed"
-    lived = digests(house.whole("whole"))
+    assert said(house.train(f"whole-{deaths}"))["result"]["status"] == "completed"
+    lived = digests(house.whole(f"whole-{deaths}"))
     runs, died = 0, 0
     while died < deaths:
-        run_id = f"killed-{runs}"
+        run_id = f"killed-{deaths}-{runs}"
         killed = kill_at_random(house, run_id, chance, deaths - died)
         runs, died = runs + 1, died + killed
 
@@ -162,6 +166,7 @@ def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house)
     assert (state.problem, state.status, state.incarnation) == (None, "completed", 2)
 
 
+@pytest.mark.timeout(600)
 def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     """Interrupted with its control run, resumed, replayed, forked twice; each command says what the next needs."""
     running = esper.start("run", "--task", "spirals", "--epochs", str(EPOCHS), "--seed", "5")

@@ -6,9 +6,7 @@ from typing import Final
 
 from esper.errors import InvalidInput
 from esper.tamiyo.policies.heuristic import HEURISTIC
-from esper.tamiyo.policies.none import NONE
-from esper.tamiyo.policies.uniform import RANDOM
-from esper.tamiyo.policy import Policy
+from esper.tamiyo.policy import NONE, RANDOM, Policy
 
 POLICIES: Final[dict[str, Policy]] = {policy.name: policy for policy in (HEURISTIC, RANDOM, NONE)}
 

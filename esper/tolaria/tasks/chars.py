@@ -17,7 +17,7 @@ from torch import Tensor
 from esper.errors import InvalidInput
 from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples
-from esper.tolaria.hosts.transformer_lite import TransformerLite, transformer_hidden
+from esper.tolaria.hosts import TransformerLite, transformer_hidden
 from esper.tolaria.tasks.task import Task
 
 CONTEXT: Final = 64

@@ -15,7 +15,7 @@ import torch
 from esper.errors import InvalidInput
 from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts.resnet_lite import ResNetLite, resnet_widths
+from esper.tolaria.hosts import ResNetLite, resnet_widths
 from esper.tolaria.tasks.task import Task
 
 RECORD_BYTES: Final = 1 + 3 * 32 * 32

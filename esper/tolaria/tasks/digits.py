@@ -18,7 +18,7 @@ from torch import nn
 from esper.errors import InvalidInput
 from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts.resnet_lite import BlocklessResNet, ResNetLite, blockless_channels, resnet_widths
+from esper.tolaria.hosts import BlocklessResNet, ResNetLite, blockless_channels, resnet_widths
 from esper.tolaria.tasks.task import Task
 
 CLASSES: Final = 10

@@ -9,7 +9,7 @@ import torch
 
 from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts.mlp import MLP, mlp_widths
+from esper.tolaria.hosts import MLP, mlp_widths
 from esper.tolaria.tasks.task import Task
 
 LAYERS: Final = 3

@@ -1,17 +1,22 @@
-"""What a task is: a host, the places where it can grow, three disjoint sets of samples and a loss."""
+"""What a task is (a host, places where it can grow, three sets of samples, a loss), and how a network does on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from esper.errors import InvalidInput
-from esper.kasmina.sites import Site
+from esper.kasmina.gates import Loss
+from esper.kasmina.sites import Site, evaluating
 from esper.tolaria.data import Samples, split
+
+CHUNK: Final = 512
+"""Samples that are evaluated at a time: bounds the memory, whatever the set."""
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 """Outputs of the host and targets, both with N samples, to one figure per sample, shape (N,)."""
@@ -115,3 +120,25 @@ class Task:
             per_sample_loss=per_sample_loss,
             per_sample_accuracy=per_sample_accuracy,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a network comes to on a set: `loss` with each sample's own, and the mean accuracy from 0 to 1."""
+
+    loss: Loss
+    accuracy: float
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
+    """Loss and accuracy of the network, in evaluation mode, on all `samples` in their order; it is left unchanged."""
+    losses, hits = [], []
+    with evaluating(network):
+        for inputs, targets in zip(
+            *(torch.split(each, CHUNK) for each in (samples.inputs, samples.targets)), strict=True
+        ):
+            outputs = network(inputs)
+            losses.append(task.per_sample_loss(outputs, targets))
+            hits.append(task.per_sample_accuracy(outputs, targets))
+    return Evaluation(Loss.of(torch.cat(losses)), float(torch.cat(hits).double().mean()))

@@ -9,10 +9,9 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from streams.broker.batch import checked
-from streams.broker.codec import Fields
 from streams.broker.core import Caller, Core
-from streams.broker.errors import Refused
 from streams.broker.partition import Partition
+from streams.broker.protocol import Fields, Refused
 from streams.broker.store import now_ms
 
 

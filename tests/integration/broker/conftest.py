@@ -15,8 +15,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader, entity_writer
 
-from streams.broker.codec import build
 from streams.broker.launch import BrokerProcess, start_broker
+from streams.broker.protocol import build
 
 SECOND = dt.timedelta(seconds=1)
 

@@ -36,7 +36,9 @@ class Events:
         return self.make(event_pb2.StepSampled(loss=loss))
 
     def emergency(self):
-        return self.make(leyline_pb2.EmergencySignal(reason="test"), priority=leyline_pb2.MESSAGE_PRIORITY_CRITICAL)
+        return self.make(
+            leyline_pb2.EmergencySignal(version=1, reason="test"), priority=leyline_pb2.MESSAGE_PRIORITY_CRITICAL
+        )
 
     def epoch(self, *, policy="heuristic", epoch=10, **fields):
         """A state packet that the heuristic answers with a germination."""

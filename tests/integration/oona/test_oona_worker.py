@@ -38,6 +38,7 @@ def wait_for(condition, timeout_s=10.0):
     assert condition()
 
 
+@pytest.mark.requirement("R-NIS-10")
 def test_an_alert_fires_once_at_the_third_slow_epoch_and_clears_at_the_first_good_one(
     worker, writer, events, read_until
 ):
@@ -67,13 +68,14 @@ def test_the_end_of_a_run_clears_its_alerts(worker, writer, events, read_until):
     assert [name for name, _ in alerts(found)] == ["alert_fired", "alert_cleared"]
 
 
+@pytest.mark.requirement("R-NIS-1")
 def test_events_of_every_topic_reach_prometheus(worker, writer, events, scrape):
     run = events.run_id
     for event in (
         events.fact(event_pb2.RunStarted(task="digits")),
         events.fact(event_pb2.SeedTransitioned(to_stage=leyline_pb2.SEED_LIFECYCLE_STAGE_TRAINING)),
         events.make(event_pb2.DecisionMade(policy="heuristic", risk=0.25)),
-        events.make(leyline_pb2.FieldReport(outcome=leyline_pb2.FIELD_REPORT_OUTCOME_SUCCESS)),
+        events.make(leyline_pb2.FieldReport(version=1, outcome=leyline_pb2.FIELD_REPORT_OUTCOME_SUCCESS)),
         events.make(leyline_pb2.TelemetryPacket(source_subsystem="test-suite")),
         events.make(
             leyline_pb2.TelemetryPacket(source_subsystem="test-suite-urgent"),
@@ -82,7 +84,7 @@ def test_events_of_every_topic_reach_prometheus(worker, writer, events, scrape):
         events.emergency(),
         events.telemetry(),
         events.make(event_pb2.DeadLettered(topic="esper.reports", handler="test")),
-        events.fact(event_pb2.EpochCompleted(state=leyline_pb2.SystemStatePacket(training_loss=1.5))),
+        events.fact(event_pb2.EpochCompleted(state=leyline_pb2.SystemStatePacket(version=1, training_loss=1.5))),
     ):
         writer.publish(event)
     writer.flush()
@@ -104,6 +106,7 @@ def test_events_of_every_topic_reach_prometheus(worker, writer, events, scrape):
     wait_for(lambda: all(line in scrape.text(worker) for line in expected))
 
 
+@pytest.mark.requirement("R-NIS-23")
 def test_what_it_emits_is_in_the_catalogue(worker, scrape):
     _, samples = scrape(worker)
     of_histograms = [f"{name}{end}" for name, metric in BY_NAME.items() if metric.kind == "histogram" for end in PARTS]
@@ -114,6 +117,7 @@ def test_what_it_emits_is_in_the_catalogue(worker, scrape):
     assert emitted <= {*BY_NAME, *of_histograms, *created}
 
 
+@pytest.mark.requirement("R-OONA-8")
 def test_a_redelivered_event_is_counted_once(worker, writer, events, scrape):
     packet = events.make(leyline_pb2.TelemetryPacket(source_subsystem="twice"))
     for _ in range(3):

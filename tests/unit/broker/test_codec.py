@@ -15,8 +15,7 @@ from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
 from streams.broker.apis import API_VERSIONS, APIS, request_schema
-from streams.broker.codec import _shapes, read_message, write_message
-from streams.broker.errors import Malformed
+from streams.broker.protocol import Malformed, _shapes, read_message, write_message
 
 READ = [(a.key, v) for a in APIS.values() if a.key != API_VERSIONS for v in range(a.read_from, a.last + 1)]
 NUMBERS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from streams.broker.batch import checked
-from streams.broker.errors import Refused
-from streams.broker.flusher import INTERVAL_S, Flusher
+from streams.broker.protocol import Refused
 from streams.broker.registry import TopicRow
+from streams.broker.server import FLUSH_AFTER_S, Flusher
 from streams.broker.store import Store
 
 pytestmark = pytest.mark.asyncio
@@ -93,7 +93,7 @@ async def test_everything_is_synced_within_the_interval(flusher, store, batch_of
     partition = store.partition("t", 0)
     append(partition, batch_of(b"v"))
     running = asyncio.create_task(flusher.run(store))
-    await asyncio.sleep(INTERVAL_S + 0.4)
+    await asyncio.sleep(FLUSH_AFTER_S + 0.4)
     running.cancel()
     assert partition.synced_to == 1
 

@@ -9,9 +9,8 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from streams.broker.batch import header
-from streams.broker.errors import Refused
-from streams.broker.partition import Partition, PartitionState
-from streams.broker.tail import RESERVE
+from streams.broker.partition import RESERVE, Partition, PartitionState
+from streams.broker.protocol import Refused
 from tests.unit.broker.conftest import values_of
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
 from streams.broker.batch import Batch
-from streams.broker.errors import Refused
 from streams.broker.producers import EXPIRY_MS, MAX_PRODUCERS, Producers
+from streams.broker.protocol import Refused
 
 LAST = 2**31 - 1
 
@@ -108,6 +108,8 @@ def test_whatever_is_repeated_nothing_is_stored_twice_and_a_snapshot_forgets_not
         stored.setdefault(producer_id, []).append((fresh, offset))
         nexts[producer_id] = sequence + count
         offset += count
-        producers = Producers.restored(producers.snapshot())
+        restored = Producers()
+        restored.restore(producers.snapshot())
+        producers = restored
         again, where = stored[producer_id][-1 - min(back, len(stored[producer_id]) - 1)]
         assert store(producers, again, offset) == where

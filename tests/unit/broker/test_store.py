@@ -10,9 +10,8 @@ from kio.schema.errors import ErrorCode
 from contracts.topics import ARCHIVER_GROUP
 from esper.errors import LogUnavailable
 from streams.broker.batch import checked
-from streams.broker.configs import parsed
-from streams.broker.errors import Refused
-from streams.broker.registry import Committed, Registry, TopicRow
+from streams.broker.protocol import Refused
+from streams.broker.registry import Committed, Registry, TopicRow, parsed
 from streams.broker.store import Store
 
 DAY_MS = 86_400_000

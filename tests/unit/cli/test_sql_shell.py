@@ -22,6 +22,7 @@ from esper.cli import shell
 from esper.cli.app import dispatch
 from esper.cli.history import history_of
 from esper.cli.shell import SqlCompleter
+from esper.errors import InvalidInput
 from projections import open_sample, sample
 from projections.ad_hoc import check_reads
 
@@ -180,7 +181,7 @@ def test_schema_lists_explains_and_refuses(capsys):
 
 def test_what_a_shell_may_do_is_what_a_query_may(tmp_path):
     """The shell and the command line refuse with the same function."""
-    with open_sample() as history, pytest.raises(Exception, match="only reads"):
+    with open_sample() as history, pytest.raises(InvalidInput, match="only reads"):
         check_reads(history, f"copy (select 1) to '{tmp_path}/x.csv'")
 
 

@@ -98,7 +98,7 @@ def test_a_person_reads_lines_and_a_table(ask, capsys):
 
     assert lines[0] == f"run {RUN} at step 15, epoch 1; by now step 20, epoch 2"
     assert "breakers       isolation OPEN" in lines
-    assert lines[-3].split()[:4] == ["s1", "layers.9", "TRAINING", "BP008"]
+    assert lines[-3].split()[:5] == ["s1", "layers.9", "TRAINING", "skip_connection", "(BP008)"]
 
 
 @pytest.mark.parametrize(

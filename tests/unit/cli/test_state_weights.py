@@ -11,9 +11,9 @@ import torch
 from esper.cli.app import dispatch
 from esper.leyline.objects import ObjectStore
 from esper.testing import REAL_CLOCK, MemoryLog
-from esper.tolaria import checkpoint
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Outside
+from esper.tolaria.state import load_checkpoint
 from esper.tolaria.tasks import recorded_task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
@@ -52,7 +52,7 @@ def load(data_dir, tmp_path, capsys):
 def test_at_a_checkpoint_they_are_the_checkpoints(data_dir, load, capsys):
     dispatch(["state", "last", "--at", "epoch:1", "--json", "--data-dir", str(data_dir)])
     told = json.loads(capsys.readouterr().out)
-    flat, _, _ = checkpoint.load(ObjectStore(data_dir / "objects"), told["last_checkpoint"]["ref"])
+    flat, _, _ = load_checkpoint(ObjectStore(data_dir / "objects"), told["last_checkpoint"]["ref"])
 
     held, about = load("epoch:1")
 

@@ -9,7 +9,7 @@ import pytest
 from esper.cli.describe import headline, seed_of
 from esper.cli.events import event_json
 from esper.cli.progress import RunView
-from esper.cli.summary import Summary
+from esper.cli.summary import Cost, Summary
 from esper.cli.why import chain_of, walk
 from esper.leyline.envelope import body_name
 
@@ -19,7 +19,7 @@ def test_every_event_has_a_headline_of_one_line(story):
     assert lines[2] == "germinate s1 residual_block (BP009): the loss stalls"
     assert lines[3] == "germinate s1 residual_block (BP009) (from tamiyo)"
     assert lines[6] == "s1 G1 gradient health failed: no gradient [norm 0 (limit 0.01)]"
-    assert lines[7] == "s1 TRAINING -> CULLED, residual_block (BP009): G1 failed"
+    assert lines[7] == "s1 GERMINATED -> CULLED, residual_block (BP009): G1 failed"
     assert all(line and "\n" not in line for line in lines)
 
 
@@ -34,7 +34,10 @@ def test_view_ends_where_the_run_ended(story):
     view = RunView.of("k3f9x2qa", story)
     assert (view.epoch, view.epochs_total, view.accuracy) == (2, 2, pytest.approx(0.8))
     assert (view.seeds["s1"].stage, view.seeds["s2"].stage) == ("EMBARGOED", "DORMANT")
-    assert [line for _, line in view.decisions] == ["germinate s1 residual_block (BP009): the loss stalls", "nothing: the run is over"]
+    assert [line for _, line in view.decisions] == [
+        "germinate s1 residual_block (BP009): the loss stalls",
+        "nothing: the run is over",
+    ]
     (life,) = view.lives
     assert (life.blueprint_id, life.parameters, life.stage, life.reason) == ("BP009", 42, "CULLED", "G1 failed")
     assert (life.from_epoch, life.to_epoch) == (1, 2)
@@ -90,7 +93,14 @@ def test_json_of_an_event_names_its_enums_and_ids(story):
 
 def _summary(story, control) -> Summary:
     grown = RunView.of("k3f9x2qa", story)
-    return Summary(grown, control, seed=3, hook_ms={"p50": 3.1234, "p99": 9.8765}, wall_s=41.23456, data_dir="./d")
+    return Summary(
+        grown,
+        control,
+        seed=3,
+        hook_ms={"p50": 3.1234, "p99": 9.8765},
+        cost=Cost(2.34567, 0.5, 9.8765, 41.23456),
+        data_dir="./d",
+    )
 
 
 def test_summary_object_has_exactly_the_promised_fields(story):
@@ -106,6 +116,9 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "seeds": {"germinated": 1, "fossilized": 0, "culled": 1},
         "events": 13,
         "hook_ms": {"p50": 3.123, "p99": 9.877},
+        "first_step_s": 2.346,
+        "prompt_s": 0.5,
+        "cpu_s": 9.877,
         "wall_s": 41.235,
     }
     assert _summary(story, None).to_json()["control_val_accuracy"] is None
@@ -113,7 +126,10 @@ def test_summary_object_has_exactly_the_promised_fields(story):
 
 def test_summary_says_what_became_of_each_seed(story):
     text = _summary(story, RunView.of("c", story)).text()
-    assert "s1 at layer1 grew residual_block (BP009) with 42 parameters in epoch 1 and is CULLED since epoch 2: G1 failed" in text
+    assert (
+        "s1 at layer1 grew residual_block (BP009) with 42 parameters in epoch 1 and is CULLED since epoch 2: G1 failed"
+        in text
+    )
     assert "s2 at layer2 never germinated" in text
     assert "test accuracy (+0.00 points)" in text
     assert "p50 3.1 ms, p99 9.9 ms" in text

@@ -15,7 +15,7 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from contracts.topics import BY_BODY
 from esper.cli.app import HELP, app
 from esper.cli.blueprints.kernels import _WORDS, Outcome
-from esper.weatherlight.status import ServiceState
+from esper.weatherlight.endpoint import ServiceState
 from projections.views import VIEWS
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,7 @@ from projections.records import batches_of
 from projections.testing import LogOfRecords
 from streams.feed import LONGEST, Field, Schema
 from streams.feed.batch import decode
-from streams.feed.lanes import Lane
+from streams.feed.cursor import PartitionCursor
 from streams.feed.live import Live
 from streams.feed.selection import Selection
 
@@ -59,7 +59,9 @@ def packets(count: int) -> list[event_pb2.Event]:
             probe_loss_history=[chance.random() for _ in range(chance.randrange(4))],
         )
         if number % 5:
-            state = leyline_pb2.SystemStatePacket(validation_loss=chance.random(), training_metrics={"a": 1.0})
+            state = leyline_pb2.SystemStatePacket(
+                version=1, validation_loss=chance.random(), training_metrics={"a": 1.0}
+            )
             if number % 2:
                 state.training_metrics["loss"] = chance.random()
                 state.hardware_context.temperature_celsius = 40 + number
@@ -95,7 +97,7 @@ def by_the_log(events):
     placed = LogOfRecords().place(events)
     columns = Narrow({SCHEMA.body: selection.body_fields}, selection.envelope).columns([each.value for each in placed])
     assert lawful(columns).all()
-    live = Live([Lane(SCHEMA.body, placed[0].partition)], {SCHEMA.body: selection}, None, 0)
+    live = Live([PartitionCursor(SCHEMA.body, placed[0].partition)], {SCHEMA.body: selection}, None, 0)
     table = live._table(SCHEMA.body, placed, columns, np.array([each.offset for each in placed]))
     return selection.flat(table)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from contracts.leyline.v1.event_pb2 import BlueprintOption, GateEvaluated, SeedTransitioned
 from esper.kasmina import lifecycle
+from esper.kasmina.gates import Loss
 from esper.kasmina.kasmina import Kasmina
-from esper.kasmina.probe import Loss
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import Site, describe_sites
 

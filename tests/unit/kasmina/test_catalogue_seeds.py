@@ -15,8 +15,8 @@ from esper.karn import catalogue
 from esper.karn.approval import Approval, Clearance
 from esper.karn.table import CATALOGUE
 from esper.kasmina import lifecycle
+from esper.kasmina.gates import Loss
 from esper.kasmina.kasmina import Kasmina
-from esper.kasmina.probe import Loss
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import Site, describe_sites
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from esper.kasmina import lifecycle
-from esper.kasmina.evidence import effective_rank
 from esper.kasmina.kasmina import Kasmina
+from esper.kasmina.passes import effective_rank
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import Site, describe_sites
 

@@ -12,7 +12,7 @@ from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.karn.approval import Approval, Clearance
 from esper.karn.catalogue import build
 from esper.karn.table import CATALOGUE
-from esper.kasmina.memory import MIB, kept_bytes
+from esper.kasmina.isolation import MIB, kept_bytes
 
 SHAPES = {"vector": (4,), "image": (4, 8, 8), "token": (12, 8)}
 HARMLESS = [blueprint for blueprint in CATALOGUE.values() if not blueprint.quarantine_only]

@@ -47,6 +47,7 @@ def test_an_event_of_no_run_is_keyed_by_who_says_it():
     assert outgoing(event(event_pb2.AlertFired(), run_id="", producer="nissa")).key == b"nissa"
 
 
+@pytest.mark.requirement("R-TAM-57", "R-OONA-3")
 @pytest.mark.parametrize(
     ("priority", "topic"),
     [
@@ -72,6 +73,7 @@ def test_the_same_event_always_has_the_same_bytes_whatever_order_its_maps_were_f
     assert first == second
 
 
+@pytest.mark.requirement("R-OONA-20", "R-SEC-14")
 def test_an_event_above_the_limit_is_refused_before_it_is_sent():
     body = event_pb2.DecisionMade(observation=bytes(256 * 1024))
 
@@ -106,6 +108,7 @@ def test_any_changed_bit_of_a_record_is_refused(position, bit):
     assert refused.reason == "invalid_signature"
 
 
+@pytest.mark.requirement("R-SEC-10")
 @pytest.mark.parametrize(
     ("signed", "reason"),
     [
@@ -120,6 +123,17 @@ def test_a_record_without_a_good_signature_or_event_says_why_it_is_refused(signe
 
     assert isinstance(refused, Refused)
     assert refused.reason == reason
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_signed_record_with_a_message_of_another_version_is_refused(version):
+    """R-LEY-6: an agent gives it to the dead-letter topic, as it does with what is no event."""
+    report = RING.sign(outgoing(event(leyline_pb2.FieldReport(version=version))).payload)
+
+    refused = verified(report, RING)
+
+    assert isinstance(refused, Refused)
+    assert (refused.reason, f"version {version}" in refused.detail) == ("malformed", True)
 
 
 def test_a_record_without_a_value_is_refused():

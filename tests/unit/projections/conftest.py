@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from contracts.leyline.v1 import event_pb2
 from contracts.topics import BY_BODY
+from esper.leyline.envelope import VERSIONED
 from projections import open_history
 from projections.archive import Archive
 from projections.columns import is_map
@@ -89,6 +90,8 @@ def any_record() -> Callable[[str, int], StoredRecord]:
         )
         getattr(event, body).SetInParent()
         fill(getattr(event, body), chance)
+        if (holder := VERSIONED.get(body)) is not None:
+            (getattr(getattr(event, body), holder) if holder else getattr(event, body)).version = 1
         headers = (("esper-key", b"0123abcd"), ("esper-signature", chance.randbytes(32)))
         return StoredRecord(BY_BODY[body].name, 0, offset, 1_000 + offset, b"run", event.SerializeToString(), headers)
 

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from contracts.leyline.v1 import event_pb2
+from esper.errors import ContractViolation
 from esper.leyline import envelope
+from esper.leyline.envelope import VERSIONED
 from esper.leyline.signing import KeyRing
 from projections import columns, decode, decode_python, parquet, split
 from projections.records import batches_of
@@ -119,6 +121,40 @@ def test_what_is_no_event_is_kept_with_the_reason(make, reason, any_record):
     assert reason in row["reason"]
     assert (bad.value, bad.offset, bad.key) == (row["log_raw"], row["log_offset"], row["log_key"])
     assert tables["run_resumed"]["log_offset"].to_pylist() == [7]
+
+
+def with_version(record, body, version):
+    """The record's event, its body's message being of another version."""
+    event = event_pb2.Event.FromString(record.value)
+    message = getattr(event, body)
+    holder = VERSIONED[body]
+    (getattr(message, holder) if holder else message).version = version
+    return replace(record, value=event.SerializeToString())
+
+
+@pytest.mark.parametrize("body", VERSIONED)
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_message_of_another_version_is_kept_raw_with_the_reason(any_record, body, version):
+    """R-LEY-6: nobody acts on it, and nothing is lost. `envelope.parse` refuses the same."""
+    good, bad = any_record(body, 1), with_version(any_record(body, 2), body, version)
+
+    tables = decode_records([bad, good])
+
+    (row,) = tables["invalid"].to_pylist()
+    assert f"of version {version}; this Esper reads 1" in row["reason"]
+    assert row["log_raw"] == bad.value
+    assert tables[body]["log_offset"].to_pylist() == [1]
+    assert envelope.parse(good.value)
+    with pytest.raises(ContractViolation, match=f"of version {version}"):
+        envelope.parse(bad.value)
+
+
+def test_an_epoch_without_a_state_packet_has_no_version_to_refuse(any_record):
+    record = any_record("epoch_completed", 1)
+    event = event_pb2.Event.FromString(record.value)
+    event.epoch_completed.ClearField("state")
+
+    assert list(decode_records([replace(record, value=event.SerializeToString())])) == ["epoch_completed"]
 
 
 @pytest.mark.parametrize(("priority", "kept_as"), [(3, "telemetry_packet"), (4, "telemetry_packet"), (2, "invalid")])

@@ -54,7 +54,7 @@ def test_types_that_are_not_wanted_are_null(made):
     assert found.column("field_report").is_valid().to_pylist() == [False, True, False]
     assert found.column("epoch_completed").is_valid().to_pylist() == [True, False, False]
     assert pa.types.is_struct(found.column("field_report").type)
-    assert [each.name for each in found.column("field_report").type] == ["outcome"]
+    assert [each.name for each in found.column("field_report").type] == ["version", "outcome"]
 
 
 def test_what_is_torn_is_found_and_what_breaks_the_envelopes_rules_is_not_lawful(made):
@@ -70,3 +70,17 @@ def test_what_is_torn_is_found_and_what_breaks_the_envelopes_rules_is_not_lawful
     with pytest.raises(ValueError, match=r"."):
         narrow.columns([good, good[:-1]])
     assert lawful(narrow.columns(payloads)).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_message_of_another_version_is_not_lawful_whatever_is_wanted_of_it(made, version):
+    """R-LEY-6."""
+    epoch, report = (event_pb2.Event.FromString(made[body][0].value) for body in ("epoch_completed", "field_report"))
+    epoch.epoch_completed.state.version = version
+    report.field_report.version = version
+    good = [made["epoch_completed"][0].value, made["field_report"][0].value, made["step_sampled"][0].value]
+    payloads = [*good, epoch.SerializeToString(), report.SerializeToString()]
+
+    found = Narrow({"epoch_completed": ["params"], "field_report": ["outcome"]}).columns(payloads)
+
+    assert lawful(found).tolist() == [True, True, True, False, False]

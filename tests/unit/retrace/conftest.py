@@ -20,8 +20,8 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.replay import Replayed, replay_run
-from esper.tolaria.result import RunResult
 from esper.tolaria.resume import fork_run, resume_run
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld

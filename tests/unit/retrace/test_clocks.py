@@ -9,7 +9,7 @@ from esper.kasmina import lifecycle
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.settings import SeedSettings
 from esper.tolaria import train as loop
-from esper.tolaria.breakers import ISOLATION
+from esper.tolaria.guard import ISOLATION
 
 
 def agrees(lived, **how) -> None:

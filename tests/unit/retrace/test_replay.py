@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from esper.errors import InvalidInput
-from esper.tolaria import checkpoint
-from esper.tolaria.state_tree import FlatState, digest
+from esper.tolaria.state import FlatState, digest, load_checkpoint, store_checkpoint
 
 
 def check(lived, **where):
@@ -172,10 +171,10 @@ def test_one_bit_of_a_checkpoint_is_named(lived):
     lived.train(seed=1)
     events = lived.copies()
     saved = [event.checkpoint_saved for event in events if event.HasField("checkpoint_saved")][4]
-    flat, _, position = checkpoint.load(lived.objects, saved.ref)
+    flat, _, position = load_checkpoint(lived.objects, saved.ref)
     flat.tensors["host/5.bias"].view(torch.int32)[1] ^= 1
     root = digest(FlatState(flat.tensors, {k: v for k, v in flat.scalars.items() if k != "progress"})).root
-    forged = checkpoint.save(lived.objects, flat, root, position)
+    forged = store_checkpoint(lived.objects, flat, root, position)
     saved.ref, saved.state_digest = forged.ref, root
     replayed = lived.replay(events, from_step=saved.step)
 

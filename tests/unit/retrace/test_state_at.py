@@ -11,7 +11,7 @@ from esper.record import mark_at_step
 from esper.record.run_status import path_from
 from esper.testing import REAL_CLOCK
 from esper.tolaria.replay import state_at
-from esper.tolaria.state_tree import digest
+from esper.tolaria.state import digest
 
 
 def at(lived, step, events=None):

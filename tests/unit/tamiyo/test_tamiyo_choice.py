@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import ContractViolation
-from esper.tamiyo.choice import pick
+from esper.tamiyo.decide import pick
 
 LOGITS = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30)
 DRAWS = st.floats(0, 1, exclude_max=True)

@@ -10,10 +10,12 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.leyline import ids
 from esper.leyline.envelope import body_name, topic_of
 from esper.tamiyo.answer import answer
-from esper.tamiyo.choice import pick
-from esper.tamiyo.decide import decide
+from esper.tamiyo.decide import decide, pick
 from esper.tamiyo.policies import POLICIES
 from esper.tamiyo.policies.heuristic import HEURISTIC
+from esper.testing import FakeClock
+
+STOPPED = FakeClock().clock.monotonic
 
 BANDS = st.sampled_from(leyline.HazardBand.values())
 CLASSES = st.sampled_from(leyline.HandlingClass.values())
@@ -35,10 +37,11 @@ def decision_of(state, policy=HEURISTIC, draw=0.5):
     return decide(state.SerializeToString(), policy, draw)
 
 
+@pytest.mark.requirement("R-TAM-30", "R-KARN-20")
 @pytest.mark.parametrize("sheet", [CRITICAL, QUARANTINE])
 def test_a_critical_sheet_pauses_and_says_so_aloud(make_state, make_packet, sheet):
     packet = make_packet(with_sheet(make_state(), **sheet))
-    made, command, signal = answer(packet, now_ns=77).events
+    made, command, signal = answer(packet, now_ns=77, monotonic=STOPPED).events
 
     assert [body_name(e) for e in (made, command, signal)] == [
         "decision_made",
@@ -55,8 +58,9 @@ def test_a_critical_sheet_pauses_and_says_so_aloud(make_state, make_packet, shee
     assert signal.causation_id == made.event_id
 
 
+@pytest.mark.requirement("R-TAM-17", "R-TAM-30", "R-KARN-20")
 def test_a_high_sheet_makes_it_an_optimiser_command_and_a_warning(make_state, make_packet):
-    made, command, told = answer(make_packet(with_sheet(make_state(), **HIGH)), now_ns=77).events
+    made, command, told = answer(make_packet(with_sheet(make_state(), **HIGH)), now_ns=77, monotonic=STOPPED).events
     body = command.adaptation_command
 
     assert made.decision_made.actions[made.decision_made.action] == "adjust s1 BP009"
@@ -72,7 +76,7 @@ def test_a_high_sheet_makes_it_an_optimiser_command_and_a_warning(make_state, ma
 def test_an_alarm_is_the_same_event_when_the_packet_comes_again(make_state, make_packet):
     for sheet in (CRITICAL, HIGH):
         packet = make_packet(with_sheet(make_state(), **sheet))
-        first, again = (answer(packet, now_ns=now).events[1:] for now in (1, 2))
+        first, again = (answer(packet, now_ns=now, monotonic=STOPPED).events[1:] for now in (1, 2))
         assert [e.SerializeToString(deterministic=True) for e in first] == [
             e.SerializeToString(deterministic=True) for e in again
         ]
@@ -86,6 +90,7 @@ def test_a_mild_sheet_is_a_note(make_state, band):
     assert decision.risk_reasons == ["the risk data sheet of BP009 says: may grow"]
 
 
+@pytest.mark.requirement("R-KARN-20")
 def test_without_a_sheet_and_for_another_blueprints_sheet_nothing_changes(make_state):
     plain = decision_of(make_state())
 
@@ -93,6 +98,7 @@ def test_without_a_sheet_and_for_another_blueprints_sheet_nothing_changes(make_s
     assert decision_of(with_sheet(make_state(), "BP015", **CRITICAL)).chosen == plain.chosen
 
 
+@pytest.mark.requirement("R-TAM-37")
 def test_in_conservative_mode_nothing_grows_and_nothing_pauses_again(make_state):
     assert str(decision_of(with_sheet(make_state(conservative=True), **CRITICAL)).chosen) == "nothing"
 
@@ -100,6 +106,7 @@ def test_in_conservative_mode_nothing_grows_and_nothing_pauses_again(make_state)
 STRICTNESS = {"germinate": 0, "fossilize": 0, "adjust": 1, "nothing": 2, "cull": 2, "pause": 2}
 
 
+@pytest.mark.requirement("R-TAM-35")
 @given(st.data(), st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(POLICIES)), st.booleans())
 def test_a_sheet_only_makes_a_decision_stricter(make_state, data, draw, policy, conservative):
     """R-TAM-35, for every policy and any sheets: what grows grows without them too, and is taken away from no one."""

@@ -15,7 +15,7 @@ from esper.leyline.verifier import CommandVerifier
 from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import KernelSource, Outside, never
-from esper.tolaria.result import RunResult
+from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.tasks.task import cross_entropy
 from esper.tolaria.train import train

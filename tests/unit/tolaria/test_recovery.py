@@ -12,13 +12,11 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.errors import CorruptState
 from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
-from esper.tolaria.checkpoint import tensors_of
 from esper.tolaria.config import RunConfig
-from esper.tolaria.recovery import keep, roll_back, save_checkpoint
-from esper.tolaria.run import make_run
-from esper.tolaria.run_state import capture
-from esper.tolaria.start import publish_start
-from esper.tolaria.state_tree import digest
+from esper.tolaria.rollback import keep, roll_back, save_checkpoint
+from esper.tolaria.run import capture, make_run
+from esper.tolaria.session import publish_start
+from esper.tolaria.state import digest, tensors_of_checkpoint
 
 
 def started_run(bench, task, **config):
@@ -46,6 +44,7 @@ def spoil(run) -> None:
     run.recorder.epoch += 1
 
 
+@pytest.mark.requirement("R-TOL-21")
 @pytest.mark.parametrize("level", ["fast", "full"])
 def test_a_rollback_restores_the_state_bit_for_bit(bench, tiny_task, level: str) -> None:
     run = started_run(bench, tiny_task())
@@ -60,6 +59,7 @@ def test_a_rollback_restores_the_state_bit_for_bit(bench, tiny_task, level: str)
     assert bool(body.checkpoint_ref) == (level == "full")
 
 
+@pytest.mark.requirement("R-TOL-19", "R-OPS-8")
 def test_every_phase_is_timed_and_a_missed_deadline_is_told(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task())
     readings = iter([0.0, 0.1, 0.35, 0.55])
@@ -70,6 +70,7 @@ def test_every_phase_is_timed_and_a_missed_deadline_is_told(bench, tiny_task) ->
     assert [change.reason for change in bench.log.bodies("conservative_mode_changed")] == ["rollback"]
 
 
+@pytest.mark.requirement("R-TOL-22")
 def test_a_broken_snapshot_escalates_to_the_checkpoint(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task())
     before = digest(capture(run)).root
@@ -80,6 +81,7 @@ def test_a_broken_snapshot_escalates_to_the_checkpoint(bench, tiny_task) -> None
     assert digest(capture(run)).root == before
 
 
+@pytest.mark.requirement("R-TOL-22")
 def test_without_a_snapshot_the_full_way_is_taken(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task(), fast_snapshot_bytes=0)
     assert run.snapshots.newest() is None
@@ -92,7 +94,7 @@ def test_a_corrupt_checkpoint_is_passed_over_for_the_one_before(bench, tiny_task
     spoil(run)
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, digest(flat)), "epoch")
-    bench.objects.delete(tensors_of(bench.objects, run.checkpoints[-1].ref))
+    bench.objects.delete(tensors_of_checkpoint(bench.objects, run.checkpoints[-1].ref))
     body = roll_back(run, "test", "full")
     assert (body.to_step, body.state_digest) == (0, first)
 
@@ -108,6 +110,7 @@ def epoch_of(event) -> tuple[int, int]:
     return event.timeline, event.epoch
 
 
+@pytest.mark.requirement("R-TOL-31")
 @pytest.mark.parametrize(("fault", "reason"), [(math.nan, "non_finite_loss"), (1e6, "divergence")])
 def test_a_passing_fault_costs_an_epoch_and_nothing_else(bench, second_bench, tiny_task, faulty, fault, reason) -> None:
     """With the rates left alone, the run after the rollback is the undisturbed run, digest by digest."""
@@ -140,6 +143,7 @@ def test_after_a_failure_the_rates_are_halved_and_nothing_grows_for_an_epoch(ben
     assert [signal.level for signal in signals] == [leyline.EMERGENCY_LEVEL_CONSERVATIVE]
 
 
+@pytest.mark.requirement("R-TOL-30")
 def test_a_step_that_always_fails_halts_the_run_in_its_last_good_state(bench, tiny_task, faulty) -> None:
     faults = dict.fromkeys(range(8, 100), math.nan)
     result = bench.run(tiny_task(per_sample_loss=faulty(faults)))
@@ -180,6 +184,7 @@ def germinate(bench, seed_id: str) -> None:
     bench.log.send(signed(event))
 
 
+@pytest.mark.requirement("R-KAS-45", "R-TOL-23", "R-TOL-34")
 @pytest.mark.parametrize("level", ["fast", "full"])
 @pytest.mark.parametrize("undone_after", [10, 22])
 def test_a_rollback_takes_seeds_back_with_the_network(

@@ -11,10 +11,19 @@ import torch
 
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
-from esper.tolaria import checkpoint
-from esper.tolaria.checkpoint import Position, tensors_of
-from esper.tolaria.snapshots import Snapshot, SnapshotCache
-from esper.tolaria.state_tree import FlatState, digest, flatten, unflatten
+from esper.tolaria.state import (
+    FlatState,
+    Position,
+    Snapshot,
+    SnapshotCache,
+    delete_checkpoint,
+    digest,
+    flatten,
+    load_checkpoint,
+    store_checkpoint,
+    tensors_of_checkpoint,
+    unflatten,
+)
 
 TREE = {
     "weights": {"a": torch.arange(6.0).view(2, 3), "scalar": torch.tensor(3.5), "empty": torch.empty(0)},
@@ -63,8 +72,8 @@ def test_the_digest_sees_every_bit_name_shape_type_and_scalar() -> None:
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     objects, flat = ObjectStore(tmp_path), flatten(TREE)
     root = digest(flat).root
-    saved = checkpoint.save(objects, flat, root, PLACE)
-    loaded, loaded_root, position = checkpoint.load(objects, saved.ref)
+    saved = store_checkpoint(objects, flat, root, PLACE)
+    loaded, loaded_root, position = load_checkpoint(objects, saved.ref)
     assert (loaded_root, position) == (root, PLACE)
     assert digest(loaded).root == root
     assert saved.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
@@ -72,34 +81,35 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_two_runs_never_share_a_checkpoint_object(tmp_path: Path) -> None:
     objects, flat = ObjectStore(tmp_path), flatten(TREE)
-    mine = checkpoint.save(objects, flat, b"root", PLACE)
-    control = checkpoint.save(objects, flat, b"root", Position("control", 1, 20, 2, 9))
-    assert checkpoint.delete(objects, mine) == mine.bytes
-    assert checkpoint.load(objects, control.ref)[2].run_id == "control"
+    mine = store_checkpoint(objects, flat, b"root", PLACE)
+    control = store_checkpoint(objects, flat, b"root", Position("control", 1, 20, 2, 9))
+    assert delete_checkpoint(objects, mine) == mine.bytes
+    assert load_checkpoint(objects, control.ref)[2].run_id == "control"
 
 
 def test_a_changed_byte_is_corrupt_and_a_missing_object_is_named(tmp_path: Path) -> None:
     objects = ObjectStore(tmp_path)
-    saved = checkpoint.save(objects, flatten(TREE), b"root", PLACE)
-    tensors = tensors_of(objects, saved.ref)
+    saved = store_checkpoint(objects, flatten(TREE), b"root", PLACE)
+    tensors = tensors_of_checkpoint(objects, saved.ref)
     path = next(path for path in tmp_path.rglob("*") if path.is_file() and tensors.endswith(path.name))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(CorruptState, match="does not match its digest"):
-        checkpoint.load(objects, saved.ref)
+        load_checkpoint(objects, saved.ref)
     path.unlink()
     with pytest.raises(InvalidInput, match="is not in"):
-        checkpoint.load(objects, saved.ref)
+        load_checkpoint(objects, saved.ref)
 
 
 @pytest.mark.parametrize("content", [b"no json", b"{}", b'{"format": 99}', b"[]"])
 def test_an_object_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     objects = ObjectStore(tmp_path)
     with pytest.raises(CorruptState, match=r"no checkpoint|format 99"):
-        checkpoint.load(objects, objects.put(content))
+        load_checkpoint(objects, objects.put(content))
 
 
+@pytest.mark.requirement("R-TOL-26")
 def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     """R-TOL-26: even a manifest that points at a pickle runs no code."""
 
@@ -114,7 +124,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     manifest = {"format": 1, "digest": "00", "tensors_ref": tensors_ref, "state": {}}
     manifest |= {name: getattr(PLACE, name) for name in Position.__slots__}
     with pytest.raises(CorruptState):
-        checkpoint.load(objects, objects.put(json.dumps(manifest).encode()))
+        load_checkpoint(objects, objects.put(json.dumps(manifest).encode()))
     assert not (tmp_path / "exploited").exists()
 
 
@@ -122,6 +132,7 @@ def snapshot(step: int, numbers: int) -> Snapshot:
     return Snapshot(flatten({"w": torch.zeros(numbers)}), b"", Position("run", 1, step, 0, 0))
 
 
+@pytest.mark.requirement("R-TOL-20")
 def test_the_cache_keeps_the_newest_within_count_and_bytes() -> None:
     cache = SnapshotCache(count=3, limit_bytes=100)
     for step in range(5):

@@ -12,8 +12,7 @@ from torch import nn
 
 from esper.errors import InvalidInput
 from esper.tolaria.data import Samples, epoch_order, fingerprint, split
-from esper.tolaria.hosts.mlp import MLP, mlp_widths
-from esper.tolaria.hosts.resnet_lite import ResNetLite, resnet_widths
+from esper.tolaria.hosts import MLP, ResNetLite, mlp_widths, resnet_widths
 from esper.tolaria.tasks import BUILTIN, load_task
 from esper.tolaria.tasks.chars import encode
 from esper.tolaria.tasks.digits import load_images

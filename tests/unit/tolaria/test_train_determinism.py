@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
-from esper.tolaria import checkpoint
-from esper.tolaria.random_streams import stream_seeds
+from esper.tolaria.data import stream_seeds
+from esper.tolaria.state import load_checkpoint
 from esper.tolaria.tasks import Site, load_task
 
 GERMINATE = leyline.SEED_OPERATION_GERMINATE
@@ -40,7 +40,7 @@ def bare_loop(task, seed: int, epochs: int) -> list[dict[str, torch.Tensor]]:
 
 
 def weights_of(bench, ref: str) -> dict[str, torch.Tensor]:
-    flat, _, _ = checkpoint.load(bench.objects, ref)
+    flat, _, _ = load_checkpoint(bench.objects, ref)
     return {name.removeprefix("host/"): each for name, each in flat.tensors.items() if name.startswith("host/")}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline import limits
-from esper.tolaria import checkpoint
+from esper.tolaria.state import load_checkpoint
 from esper.tolaria.tasks import Site
 
 
@@ -32,7 +32,7 @@ def test_a_log_that_takes_nothing_ends_the_run_with_the_state_kept(bench, tiny_t
 
     with pytest.raises(LogUnavailable, match=r"run run stopped at step 12: step \d+ is kept as sha256:") as caught:
         bench.run(tiny_task(epochs=50), close_later)
-    _, _, position = checkpoint.load(bench.objects, str(caught.value).rpartition(" ")[2])
+    _, _, position = load_checkpoint(bench.objects, str(caught.value).rpartition(" ")[2])
     assert position.step == 8  # the newest state whose facts the log has
 
 
@@ -72,6 +72,7 @@ def test_a_device_that_is_not_there_is_refused(bench, device: str) -> None:
         bench.run(device=device)
 
 
+@pytest.mark.requirement("R-LEY-14")
 def test_no_run_starts_where_more_than_all_memory_is_promised(bench, monkeypatch) -> None:
     """R-LEY-14."""
     monkeypatch.setattr(limits, "MEMORY", {**limits.MEMORY, "model": 0.41})

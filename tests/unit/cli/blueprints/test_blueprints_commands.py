@@ -50,7 +50,10 @@ def test_help_has_an_example_and_the_shared_options(capsys, command):
         (["approve", "BP039", "--why", "x"], "Missing option '--by'"),
         (["compile", "BP043"], "BP043 exploding_gradient is for quarantine drills only and is never compiled"),
         (["compile", "--tier", "high-risk"], "is for quarantine drills only and is never compiled"),
-        (["compile", "BP031", "--shape", "8"], "temporal_conv (BP031) serves token sites, and asked for are vector only"),
+        (
+            ["compile", "BP031", "--shape", "8"],
+            "temporal_conv (BP031) serves token sites, and asked for are vector only",
+        ),
         (["compile", "--pipeline", "slow"], "'slow' is not one of 'standard', 'fast', 'emergency'"),
         (["compile", "--task", "nonsense"], "task 'nonsense' is unknown"),
     ],

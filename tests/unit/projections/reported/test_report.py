@@ -13,6 +13,7 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
+from esper.errors import InvalidInput
 from esper.leyline.envelope import new_event
 from projections import open_history, sample
 from projections.archive import Archive
@@ -159,7 +160,7 @@ def test_a_run_without_its_start_is_said_to_have_none(tmp_path, capsys):
     )
     with Archive(tmp_path / "archive") as archive:
         archive.append(LogOfRecords().place([body]))
-    with open_history(tmp_path / "archive") as history, pytest.raises(Exception, match="and not its start"):
+    with open_history(tmp_path / "archive") as history, pytest.raises(InvalidInput, match="and not its start"):
         page(history, "headless")
 
 

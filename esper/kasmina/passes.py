@@ -1,0 +1,175 @@
+"""Extra passes of the host: a seed's own in TRAINING, probe losses with and without a seed, the evidence of each site.
+
+None leaves a trace in the host. It runs on parameters without gradient and on copies of its buffers, and everything
+random draws from another stream: host gradients, running statistics and random numbers are bit for bit what they are
+without the pass.
+
+In TRAINING the seed learns from a pass of its own (ruling 7): the batch is forwarded once more with the seed mixed in
+at its target alpha, and the loss's gradient is taken for the seed's parameters only. The straight-through trick, where
+the seed's effect is cancelled in the forward, is measured to fail, because the seed never sees its own effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from contracts.leyline.v1.event_pb2 import SiteDescription, SiteEvidence
+from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_WARNING
+from esper.kasmina.gates import Loss
+from esper.kasmina.graft import Grafts, borrowed
+from esper.kasmina.seed import Slot
+from esper.kasmina.sites import Stream, channel_axis, device_of, drawing_from, evaluating
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""Mean loss of a batch from (outputs, targets); a tensor without axes."""
+DEAD_VARIANCE: Final = 1e-8
+"""A channel whose activation varies less over the probe batch counts as dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class SidePassResult:
+    """What a side pass did. `learnt` is False where the seed failed, leaked, or its loss was not finite."""
+
+    seed_id: str
+    loss: float
+    gradient_norm: float
+    learnt: bool
+
+
+def run_side_pass(
+    slot: Slot,
+    grafts: Grafts,
+    batch: tuple[Tensor, Tensor],
+    loss_fn: LossFunction,
+) -> SidePassResult:
+    """Set `.grad` of the parameters of the slot's seed, which is in TRAINING, from one pass over `batch`.
+
+    The seed's own buffers and stream move on; nothing else does. A pass that fails leaves its gradients None.
+    """
+    host = grafts.host
+    seed = slot.occupant()
+    parameters = [parameter for parameter in seed.module.parameters() if parameter.requires_grad]
+    failures = seed.forward_errors + slot.violations
+    inputs, targets = batch
+    with drawing_from(seed.stream), grafts.passing(slot, learner=slot), torch.enable_grad():
+        loss = loss_fn(functional_call(host, borrowed(host), (inputs.detach(),)), targets)
+    seed.side_loss = float(loss.detach())
+    for parameter in parameters:
+        parameter.grad = None
+    if seed.forward_errors + slot.violations > failures:
+        return SidePassResult(slot.seed_id, seed.side_loss, 0.0, learnt=False)
+    if not torch.isfinite(loss.detach()):
+        seed.nonfinite_losses += 1
+        grafts.outbox.tell(slot.seed_id, "seed_loss_not_finite", TELEMETRY_LEVEL_WARNING, loss=seed.side_loss)
+        return SidePassResult(slot.seed_id, seed.side_loss, 0.0, learnt=False)
+    seed.training_steps += 1
+    if not parameters or not loss.requires_grad:
+        return SidePassResult(slot.seed_id, seed.side_loss, 0.0, learnt=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    present = [gradient for gradient in gradients if gradient is not None]
+    seed.gradient_norm = float(nn.utils.get_total_norm(present))
+    return SidePassResult(slot.seed_id, seed.side_loss, seed.gradient_norm, learnt=True)
+
+
+def gather_evidence(
+    sites: Sequence[SiteDescription],
+    grafts: Grafts,
+    batch: tuple[Tensor, Tensor],
+    loss_fn: LossFunction,
+) -> list[SiteEvidence]:
+    """The evidence of every site, in the order of `sites`; live seeds count as part of the host."""
+    host = grafts.host
+    inputs, targets = batch
+    activations: dict[str, Tensor] = {}
+
+    def capture(seed_id: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def hook(_site: nn.Module, _inputs: Any, h: Tensor) -> Tensor:
+            kept = h if h.requires_grad else h.detach().requires_grad_()
+            activations[seed_id] = kept
+            return kept.clone()  # whatever follows may work in place, which a leaf does not allow
+
+        return hook
+
+    with ExitStack() as stack:
+        for site in sites:
+            handle = host.get_submodule(site.site).register_forward_hook(capture(site.seed_id))
+            stack.callback(handle.remove)
+        stack.enter_context(evaluating(host))
+        stack.enter_context(grafts.passing(traceless=True))
+        stack.enter_context(drawing_from(Stream(0, device_of(host))))
+        stack.enter_context(torch.enable_grad())
+        loss = loss_fn(functional_call(host, borrowed(host), (inputs.detach(),)), targets)
+        found = [activations[site.seed_id] for site in sites]
+        gradients = torch.autograd.grad(loss, found, allow_unused=True)
+    return [
+        _evidence(site, activation.detach(), torch.zeros_like(activation) if gradient is None else gradient)
+        for site, activation, gradient in zip(sites, found, gradients, strict=True)
+    ]
+
+
+def _evidence(site: SiteDescription, activation: Tensor, gradient: Tensor) -> SiteEvidence:
+    """The figures of one site from its activation and the gradient of the batch's mean loss, both (batch, …)."""
+    samples = activation.shape[0]
+    of_samples = gradient.flatten(1).double() * samples  # the gradient of each sample's own loss
+    channels_NC = activation.movedim(channel_axis(site.shape_kind), -1).flatten(0, -2).double()  # noqa: N806 - axes
+    return SiteEvidence(
+        seed_id=site.seed_id,
+        gradient_norm=float(torch.linalg.vector_norm(of_samples, dim=1).mean()),
+        activation_norm=float(torch.linalg.vector_norm(activation.flatten(1).double(), dim=1).mean()),
+        activation_rank=effective_rank(channels_NC),
+        dead_fraction=float((channels_NC.var(dim=0, correction=0) < DEAD_VARIANCE).double().mean()),
+        descent=float(gradient.double().square().sum()),
+    )
+
+
+def effective_rank(values_NC: Tensor) -> float:  # noqa: N803 - axes in the name
+    """The effective rank of values of shape (samples, channels): exp of the entropy of the singular values' shares.
+
+    From 1 (all channels move together) to the number of channels; 0 where nothing varies. Source: Roy and Vetterli,
+    "The effective rank", 2007.
+    """
+    centred = values_NC - values_NC.mean(dim=0)
+    singular = torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0.0).sqrt()
+    total = float(singular.sum())
+    if total < 1e-12:
+        return 0.0
+    shares = singular / total
+    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
+
+class Probing:
+    """Probe losses of one epoch end: as the network is, without a seed, and with one tried at its target alpha."""
+
+    def __init__(self, probe: Callable[[], Loss], grafts: Grafts) -> None:
+        self._probe = probe
+        self._grafts = grafts
+        self._as_is: Loss | None = None
+
+    def as_is(self) -> Loss:
+        """The network as it stands; measured once, and again after `changed`."""
+        if self._as_is is None:
+            self._as_is = self._probe()
+        return self._as_is
+
+    def changed(self) -> None:
+        """The network is not what it was."""
+        self._as_is = None
+
+    def without(self, slot: Slot) -> Loss:
+        """With the slot's seed at alpha 0."""
+        with self._grafts.passing(without=slot):
+            return self._probe()
+
+    def trial(self, slot: Slot) -> Loss:
+        """With the slot's seed, which is not mixed in yet, at its target alpha."""
+        with self._grafts.passing(slot, trial=slot):
+            return self._probe()

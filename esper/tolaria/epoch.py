@@ -1,0 +1,286 @@
+"""The end of an epoch, always in this order: probe and gates, packet, decision, command, digest, checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from contracts.leyline.v1.event_pb2 import DecisionTimedOut, EpochCompleted, SeedObservation, SiteEvidence, StepSampled
+from contracts.leyline.v1.leyline_pb2 import (
+    SEED_LIFECYCLE_STAGE_DORMANT,
+    TELEMETRY_LEVEL_INFO,
+    HardwareContext,
+    MetricPoint,
+    SeedState,
+    SystemStatePacket,
+    TelemetryPacket,
+)
+from esper.kasmina.gates import Loss
+from esper.leyline import ids
+from esper.leyline.envelope import Event, parse
+from esper.tolaria.commands import PAUSE, apply_command
+from esper.tolaria.effects import drain, publish, take_effect
+from esper.tolaria.fork import begin_fork
+from esper.tolaria.outside import Answer
+from esper.tolaria.rollback import CAUTION, keep, save_checkpoint
+from esper.tolaria.run import Run, capture, publish_digest
+from esper.tolaria.tasks.task import Evaluation, evaluate
+
+EVIDENCE_SAMPLES: Final = 256
+LOSS_HISTORY: Final = 64
+_GIB: Final = 1024**3
+
+
+def finish_epoch(run: Run, trained: Trained) -> None:
+    """Do all that lies between the last step of an epoch and the first of the next; `recorder.epoch` is its number."""
+    last = run.recorder.epoch == run.epochs
+    evaluation = _probe_and_gates(run)
+    run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
+    if last:
+        run.windows.end_all("run_ended")
+    begin_fork(run, "packet")
+    evidence = _gather_evidence(run)
+    _decide(run, trained, evaluation, evidence)
+    _look_at_breakers(run)
+    if run.outside.verifier is not None:
+        run.outside.verifier.expire(now_ns=run.clock.wall_ns())
+    flat = capture(run)
+    snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
+    if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:
+        save_checkpoint(run, snapshot, "final" if last else "epoch")
+    report_epoch(run, trained, evaluation)
+    run.world.flush()
+
+
+def _probe_and_gates(run: Run) -> Evaluation:
+    """Let Kasmina judge its seeds on the probe set; returns the evaluation of the network as it stands afterwards."""
+    seen: list[Evaluation] = []
+
+    def probe() -> Loss:
+        with run.flops.counted("probe", "probe", len(run.task.probe)):
+            seen.append(evaluate(run.host, run.task, run.task.probe))
+        return seen[-1].loss
+
+    take_effect(run, run.kasmina.end_epoch(probe))
+    drain(run)
+    # Kasmina also probes with single seeds switched off; its own probe_loss is of the network as it stands.
+    evaluation = next(each for each in seen if each.loss is run.kasmina.probe_loss)
+    run.probe_losses.append(evaluation.loss.mean)
+    run.epochs_since_structural_change += 1
+    return evaluation
+
+
+def _gather_evidence(run: Run) -> list[SiteEvidence]:
+    """Evidence on every site from one probe batch; none for the policy that decides nothing."""
+    if run.config.policy == "none":
+        return []
+    count = min(EVIDENCE_SAMPLES, len(run.task.probe))
+    chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
+    with run.flops.counted("probe", "evidence", count):
+        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss)
+
+
+def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:
+    """The epoch hook: publish the packet, wait for the decision, apply its command; the log has it all afterwards."""
+    started = run.clock.monotonic()
+    publish(run, run.decider_breaker.poll())
+    packet_id = run.recorder.new_id()
+    body = epoch_packet(run, packet_id, trained, evaluation, evidence)
+    packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
+    assembled = run.clock.monotonic()
+    answer = None if begin_fork(run, "decision") else _await_answer(run, packet)
+    decided = run.clock.monotonic()
+    if answer is not None and answer.command is not None:
+        # A command is as old as the packet that it answers, and a run that was resumed did not age meanwhile.
+        now_ns = packet.recorded_at_ns + round(1e9 * (decided - assembled))
+        for request in run.world.command_of(answer, now_ns):
+            apply_command(run, request, parse(answer.decision.payload))
+    applied = run.clock.monotonic()
+    run.world.flush()
+    acknowledged = run.clock.monotonic()
+    run.hook_ms.append(run.world.hook_ms(1e3 * (acknowledged - started)))
+    run.hook_parts_ms = {
+        "assembly": 1e3 * (assembled - started),
+        "decision": 1e3 * (decided - assembled),
+        "command": 1e3 * (applied - decided),
+        "acknowledgement": 1e3 * (acknowledged - applied),
+    }
+
+
+def _await_answer(run: Run, packet: Event) -> Answer | None:
+    """Tamiyo's answer; None for the policy that decides nothing, while its breaker is open, and after the timeout."""
+    breaker = run.decider_breaker
+    if run.config.policy == "none" or not breaker.allows:
+        return None
+    started = run.clock.monotonic()
+    timeout_s = run.config.decision_timeout_s
+    answer = run.world.answer(packet.event_id, timeout_s)
+    if answer is None:
+        waited_ms = 1e3 * (run.clock.monotonic() - started)
+        run.decision_timeouts += 1
+        run.recorder.publish(
+            DecisionTimedOut(packet_id=packet.event_id, waited_ms=waited_ms),
+            causation_id=packet.event_id,
+            correlation_id=packet.event_id,
+        )
+        publish(run, breaker.failed(f"no decision within {timeout_s} s"))
+    else:
+        publish(run, breaker.succeeded())
+    return answer
+
+
+def _look_at_breakers(run: Run) -> None:
+    """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback.
+
+    A pause ends with the epoch after the one in which it was commanded.
+    """
+    publish(run, run.rate_breaker.succeeded())
+    run.failures_in_a_row = 0
+    publish(run, run.mode.clear(CAUTION))
+    if run.recorder.epoch >= run.paused_until:
+        publish(run, run.mode.clear(PAUSE))
+
+
+# ----------------------------------------------------------------------------------------------------------- the packet
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What an epoch of steps gave: the mean training loss, the last gradient norm, and how long it took."""
+
+    loss: float
+    gradient_norm: float
+    duration_s: float
+
+
+def epoch_packet(
+    run: Run, packet_id: bytes, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]
+) -> EpochCompleted:
+    """The state packet of the epoch that was just completed: everything that a policy may know.
+
+    Windows that it reports as closed are forgotten.
+    """
+    observations = run.kasmina.observations()
+    recorder = run.recorder
+    state = SystemStatePacket(
+        version=1,
+        current_epoch=recorder.epoch,
+        validation_accuracy=evaluation.accuracy,
+        validation_loss=evaluation.loss.mean,
+        timestamp_ns=run.clock.wall_ns(),
+        hardware_context=hardware(run.device),
+        training_metrics={
+            "gradient_norm": trained.gradient_norm,
+            "samples_per_s": run.batch_size * run.steps_per_epoch / max(trained.duration_s, 1e-9),
+        },
+        seed_states=[_seed_state(run, seed) for seed in observations if seed.stage != SEED_LIFECYCLE_STAGE_DORMANT],
+        packet_id=ids.text(packet_id),
+        global_step=recorder.step,
+        training_loss=trained.loss,
+        source_subsystem="tolaria",
+        training_run_id=recorder.run_id,
+        experiment_name=run.task.name,
+    )
+    return EpochCompleted(
+        state=state,
+        seeds=observations,
+        evidence=evidence,
+        windows=run.windows.report(),
+        probe_loss_history=run.probe_losses[-LOSS_HISTORY:],
+        epochs_total=run.epochs,
+        params=run.params,
+        params_host=run.params_host,
+        params_budget=round(run.config.growth_budget_factor * run.params_host),
+        policy=run.config.policy,
+        policy_seed=run.random.seeds["policy"],
+        sites=run.sites,
+        probe_loss_stderr=evaluation.loss.stderr,
+        epochs_since_structural_change=run.epochs_since_structural_change,
+        conservative=run.mode.on,
+        duration_s=trained.duration_s,
+        hook_ms_before=run.hook_ms[-1] if run.hook_ms else 0.0,
+        flops=run.flops.total,
+    )
+
+
+def hardware(device: torch.device) -> HardwareContext:
+    """What the run computes on; for a CPU the machine's memory, as much of it as the system tells."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        major, minor = torch.cuda.get_device_capability(device)
+        return HardwareContext(
+            device_type="cuda",
+            device_id=str(device.index or 0),
+            total_memory_gb=total / _GIB,
+            available_memory_gb=free / _GIB,
+            compute_capability=10 * major + minor,
+        )
+    page = os.sysconf("SC_PAGE_SIZE")
+    return HardwareContext(
+        device_type="cpu",
+        total_memory_gb=page * os.sysconf("SC_PHYS_PAGES") / _GIB,
+        available_memory_gb=page * os.sysconf("SC_AVPHYS_PAGES") / _GIB,
+    )
+
+
+def _seed_state(run: Run, seed: SeedObservation) -> SeedState:
+    groups = {group["name"]: group["lr"] for group in run.optimizer.groups}
+    depths = {site.seed_id: site.depth for site in run.sites}
+    return SeedState(
+        seed_id=seed.seed_id,
+        stage=seed.stage,
+        gradient_norm=seed.gradient_norm,
+        learning_rate=groups.get(seed.seed_id, 0.0),
+        layer_depth=depths[seed.seed_id],
+        age_epochs=seed.stage_age_epochs,
+    )
+
+
+# --------------------------------------------------------------------------------------- telemetry, all of it sheddable
+
+
+def sample_step(run: Run, loss: float, gradient_norm: float, step_s: float) -> None:
+    """Publish loss, gradient norm and speed of one step."""
+    seeds = run.kasmina.step_samples()
+    rate = run.batch_size / max(step_s, 1e-9)
+    run.recorder.publish(
+        StepSampled(loss=loss, gradient_norm=gradient_norm, samples_per_s=rate, step_ms=1e3 * step_s, seeds=seeds)
+    )
+
+
+def report_epoch(run: Run, trained: Trained, evaluation: Evaluation) -> None:
+    """Publish the figures of an epoch under the original's names; the epoch's own event has what Nissa alerts on."""
+    verifier = run.outside.verifier
+    values = {
+        "tolaria.training.loss": (trained.loss, ""),
+        "tolaria.training.accuracy": (evaluation.accuracy, "ratio"),
+        "tolaria.epoch.duration_ms": (1e3 * trained.duration_s, "ms"),
+        "tolaria.seeds.attached": (len(run.kasmina.modules()), ""),
+        "tolaria.epoch_hook.latency_ms": (run.hook_ms[-1], "ms"),
+        "tolaria.epochs.total": (run.recorder.epoch, ""),
+        "tolaria.mode.conservative": (run.mode.on, ""),
+        "tolaria.breaker.state": (run.decider_breaker.state, "state"),
+        "tolaria.timeout.tamiyo_total": (run.decision_timeouts, ""),
+        "tolaria.lr_controller.current_lr": (run.optimizer.groups[0]["lr"], ""),
+        "tolaria.opt.rebuilds_total": (run.optimizer.rebuilds, ""),
+        "tolaria.rollback.fast_size_bytes": (run.snapshots.nbytes, "B"),
+        "tolaria.rollback.snapshots_total": (len(run.snapshots), ""),
+        "tolaria.rollback.evictions_total": (run.snapshots.evictions, ""),
+        "tolaria.grad_agg.microbatches_total": (run.config.microbatches, ""),
+        "tolaria.grad_agg.conflicts": (run.gradient_conflicts, ""),
+        "kasmina.nonce_ledger.size": (0 if verifier is None else verifier.remembered, ""),
+        "kasmina.nonce_ledger.evictions": (0 if verifier is None else verifier.evictions, ""),
+        **{f"tolaria.epoch_hook.{part}_ms": (spent, "ms") for part, spent in run.hook_parts_ms.items()},
+    }
+    packet = TelemetryPacket(
+        packet_id=ids.text(run.recorder.new_id()),
+        source_subsystem="tolaria",
+        level=TELEMETRY_LEVEL_INFO,
+        metrics=[MetricPoint(name=name, value=float(value), unit=unit) for name, (value, unit) in values.items()],
+    )
+    packet.timestamp.FromNanoseconds(run.clock.wall_ns())
+    run.recorder.publish(packet)

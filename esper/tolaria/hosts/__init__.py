@@ -1,1 +1,0 @@
-"""Small hosts for the built-in tasks; each names the places where seeds can grow."""

@@ -1,0 +1,246 @@
+"""A run's beginning and its end: its first facts or the checkpoint that it goes on from; its result and last fact."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import safetensors
+import torch
+
+import esper
+from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN, CircuitBreakerState
+from esper.errors import InvalidInput, LogUnavailable
+from esper.kasmina.lifecycle import name as stage_name
+from esper.tolaria.commands import PAUSE
+from esper.tolaria.data import fingerprint
+from esper.tolaria.flops import host_flops_per_sample
+from esper.tolaria.guard import ISOLATION
+from esper.tolaria.kernels import likely
+from esper.tolaria.rollback import keep, save_checkpoint
+from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
+from esper.tolaria.state import digest, flatten
+from esper.tolaria.tasks.task import Task, evaluate
+from esper.tolaria.world import StartingPoint
+
+
+def begin(run: Run) -> None:
+    """Bring the run to where it begins, its first step or a checkpoint; ask for the kernels that it may need."""
+    if run.world.start is None:
+        publish_start(run)
+    else:
+        _begin_at_checkpoint(run, run.world.start)
+    if run.outside.library is not None and run.config.policy != "none":
+        run.outside.library.want(likely(run.sites))
+
+
+def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
+    """Restore the state of a checkpoint and all else that was so at its place in the run."""
+    snapshot, before = start.snapshot, start.before
+    where = snapshot.position
+    restore(run, snapshot.flat)
+    flat = capture(run)
+    run.world.compare_start(digest(flat), flat)
+    run.recorder.timeline, run.recorder.step, run.recorder.epoch = where.timeline, where.step, where.epoch
+    run.flops.spent |= spent_by(snapshot.flat)
+    run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.step < where.step]
+    for breaker in (run.decider_breaker, run.rate_breaker):
+        if breaker.name in before.run_status.breakers:
+            breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
+    for name, state in before.run_status.breakers.items():
+        if state == CIRCUIT_BREAKER_STATE_OPEN:
+            run.mode.enter(name)
+            if name.startswith(ISOLATION):
+                run.kasmina.reopen(name.removeprefix(ISOLATION))
+    if run.paused_until > where.epoch:
+        run.mode.enter(PAUSE)
+    run.snapshots.add(snapshot)
+    run.world.remember(snapshot)
+    save_checkpoint(run, snapshot, start.reason)
+    run.world.flush()
+
+
+def publish_start(run: Run) -> None:
+    """Publish RunStarted, the digest of step 0 and its checkpoint, and wait until the log has them."""
+    task, config = run.task, run.config
+    if task.source_code:
+        run.world.put(task.source_code)
+    run.recorder.publish(
+        RunStarted(
+            task=task.name,
+            config_json=config.to_json(),
+            esper_version=esper.__version__,
+            library_versions=library_versions(),
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            threads=torch.get_num_threads(),
+            seeds=run.random.seeds,
+            data_fingerprint=fingerprint([task.train, task.probe, task.test]),
+            task_source=task.source,
+            weights_digest=digest(flatten(run.host.state_dict())).root,
+            device=str(run.device),
+            params_host=run.params_host,
+            flops_per_sample=host_flops_per_sample(
+                run.host, task.loss, task.train.inputs[: run.batch_size], task.train.targets[: run.batch_size]
+            ),
+            epochs=run.epochs,
+            steps_per_epoch=run.steps_per_epoch,
+            policy=config.policy,
+            sites=run.sites,
+            control_of=config.control_of,
+            lifecycle=config.seeds.lifecycle,
+            train_samples=len(task.train),
+            probe_samples=len(task.probe),
+            test_samples=len(task.test),
+        )
+    )
+    flat = capture(run)
+    save_checkpoint(run, keep(run, flat, publish_digest(run, flat, "start")), "epoch")
+    run.world.flush()
+
+
+# ------------------------------------------------------------------------------------------------------------- the end
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to: the object that `esper run --json` prints.
+
+    `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
+    by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
+    ever grew. `flops` holds training, side_pass and probe.
+    """
+
+    run_id: str
+    status: str
+    reason: str
+    task: str
+    seed: int
+    epochs: int
+    val_accuracy: float
+    test_loss: float
+    params_host: int
+    params_final: int
+    seeds: dict[str, int]
+    events: int
+    hook_ms: dict[str, float]
+    wall_s: float
+    flops: dict[str, float]
+    fates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    control_val_accuracy: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
+    """Evaluate on the test set, publish RunFinished, wait until the log has it, and return the result."""
+    test = evaluate(run.host, run.task, run.task.test)
+    seeds = run.kasmina.summary()
+    _publish_end(run, status, reason, wall_s, test_accuracy=test.accuracy, test_loss=test.loss.mean)
+    return RunResult(
+        run_id=run.recorder.run_id,
+        status=status,
+        reason=reason,
+        task=run.task.name,
+        seed=run.config.seed,
+        epochs=run.recorder.epoch,
+        val_accuracy=test.accuracy,
+        test_loss=test.loss.mean,
+        params_host=run.params_host,
+        params_final=run.params,
+        seeds=seeds,
+        events=run.world.published - run.outside.log.shed(),
+        hook_ms={f"p{q}": float(np.percentile(run.hook_ms, q)) if run.hook_ms else 0.0 for q in (50, 99)},
+        wall_s=wall_s,
+        flops=dict(run.flops.spent),
+        fates={
+            seed.seed_id: {"stage": stage_name(seed.stage), "blueprint": seed.blueprint_id, "alpha": seed.alpha}
+            for seed in run.kasmina.observations()
+            if seed.life
+        },
+    )
+
+
+def abandon(run: Run, error: Exception, wall_s: float) -> None:
+    """Publish that the run failed with `error`, which the caller raises on; a model that raised is not tested.
+
+    Does nothing where this process has published nothing yet.
+    """
+    if not run.world.published:
+        return
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    with contextlib.suppress(LogUnavailable):  # `error` is what a person has to know
+        _publish_end(run, "failed", reason, wall_s, test_accuracy=math.nan, test_loss=math.nan)
+
+
+def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accuracy: float, test_loss: float) -> None:
+    """Publish the run's last fact, and wait until the log has it."""
+    seeds = run.kasmina.summary()
+    run.recorder.publish(
+        RunFinished(
+            status=status,
+            reason=reason,
+            test_accuracy=test_accuracy,
+            test_loss=test_loss,
+            params_final=run.params,
+            flops=run.flops.total,
+            side_pass_flops=run.flops.spent["side_pass"],
+            probe_flops=run.flops.spent["probe"],
+            germinated=seeds["germinated"],
+            fossilized=seeds["fossilized"],
+            culled=seeds["culled"],
+            telemetry_shed=run.outside.log.shed(),
+            wall_s=wall_s,
+        )
+    )
+    run.world.flush()
+
+
+# ----------------------------------------------------------------------------- what a run's bits depend on beside Esper
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that are recorded."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
+
+
+def check_data(recorded: RunStarted, task: Task) -> None:
+    """Raise InvalidInput where the task's samples are not those that the run was trained on."""
+    if fingerprint([task.train, task.probe, task.test]) != recorded.data_fingerprint:
+        raise InvalidInput(f"the samples of task {recorded.task} are not those that the run was trained on")
+
+
+def differences(recorded: RunStarted, task: Task) -> Iterator[str]:
+    """How this process and its data differ from those that trained a run, in one line each.
+
+    Call it with as many threads set as the run is to have. A difference in any of these may change every bit.
+    """
+    ours = {
+        "esper": esper.__version__,
+        **library_versions(),
+        "CPU capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "data": fingerprint([task.train, task.probe, task.test])[:16],
+    }
+    then = {
+        "esper": recorded.esper_version,
+        **recorded.library_versions,
+        "CPU capability": recorded.cpu_capability,
+        "threads": str(recorded.threads),
+        "data": recorded.data_fingerprint[:16],
+    }
+    for name, value in ours.items():
+        if value != then.get(name):
+            yield f"{name} {then.get(name, 'unknown')} then, {value} now"
