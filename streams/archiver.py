@@ -6,74 +6,53 @@ group `esper-archiver` only tells the log how far its retention may go.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import logging
-import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TextIO
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
-from esper.errors import EsperError, InvalidInput, LogUnavailable
-from esper.leyline.signing import KeyRing
+from esper.errors import InvalidInput, LogUnavailable
 from projections.archive import Archive
 from streams.bulk import read_in_batches
 from streams.consumer import LogConsumer
+from streams.entry import Place, announce, by_hand, clients_may_warn, log_to_stderr, parser_of, place_of
 from streams.health import HealthServer
-from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.pump import Pump
-from streams.settings import Settings
 from streams.topics import ensure_topics
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Archive until SIGTERM or SIGINT; the exit code. A foreseen error is one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m streams.archiver", description="Keeps the log as Parquet.")
-    parser.add_argument("--data-dir", type=Path, help="the data folder (default: ESPER_DATA or ./esper-data)")
-    parser.add_argument("--brokers", help="HOST:PORT of the log (default: ESPER_BROKERS)")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+def run(arguments: Sequence[str], messages: TextIO) -> None:
+    """Archive until SIGTERM or SIGINT. Raises EsperError."""
+    options = parser_of("streams.archiver", "Keeps the log as Parquet.").parse_args(arguments)
+    log_to_stderr()
+    clients_may_warn()
     try:
-        settings = Settings.load(data=options.data_dir)
-        brokers = options.brokers or settings.brokers
-        if brokers is None:
-            parser.error("no log to talk to: give --brokers HOST:PORT or set ESPER_BROKERS")
-        asyncio.run(_serve(settings, brokers, load_key_ring(settings, brokers)))
-    except EsperError as error:
-        sys.stderr.write(f"archiver: {error}\n")
-        return 1
+        asyncio.run(_serve(place_of(options), messages))
     except KafkaError as error:
-        sys.stderr.write(f"archiver: the log failed: {error!r}\n")
-        return 1
+        raise LogUnavailable(f"the log failed: {error!r}") from error
     except OSError as error:
-        sys.stderr.write(f"archiver: the archive cannot be written: {error}; make room or mend the disk\n")
-        return 1
-    return 0
+        raise LogUnavailable(f"the archive cannot be written: {error}; make room or mend the disk") from error
 
 
-async def _serve(settings: Settings, brokers: str, ring: KeyRing) -> None:
+async def _serve(place: Place, messages: TextIO) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    settings.run_folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics()
-    with Archive(settings.data / "archive", ring) as archive:
-        await ensure_topics(brokers)
+    with Archive(place.settings.data / "archive", place.ring) as archive:
+        await ensure_topics(place.brokers)
         read_in_batches()
-        consumer = await connect(brokers, archive)
+        consumer = await connect(place.brokers, archive)
         pump = Pump(archive, consumer, metrics, stop)
         try:
             with HealthServer("archiver", metrics, checks={"archive": pump.trouble}) as health:
-                _announce(settings.run_folder / "archiver.json", health.port)
+                announce("archiver", place.settings.run_folder, health.port, messages)
                 await pump.run()
         finally:
             await consumer.stop()
@@ -113,15 +92,5 @@ async def connect(brokers: str, archive: Archive) -> LogConsumer:
     return consumer
 
 
-def _announce(path: Path, health_port: int) -> None:
-    """Say that the process is ready: a line on stdout for who started it, a list of targets for Prometheus."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    targets = [{"targets": [f"127.0.0.1:{health_port}"], "labels": {"process": "archiver"}}]
-    temporary.write_text(json.dumps(targets) + "\n")
-    temporary.replace(path)
-    sys.stdout.write(json.dumps({"ready": True, "health_port": health_port}) + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(by_hand("archiver", run))

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import TextIO
 
 from streams.agents import tamiyo
-from streams.process import main
+from streams.entry import by_hand
+from streams.process import run_agents
+
+DESCRIPTION = "Answers the state packets of every run on the log."
+
+
+def run(arguments: Sequence[str], messages: TextIO) -> None:
+    """Decide until SIGTERM or SIGINT. Raises EsperError."""
+    run_agents("decider", tamiyo.setup, arguments, messages, DESCRIPTION, urgent=True)
+
 
 if __name__ == "__main__":
-    sys.exit(main("decider", "Answers the state packets of every run on the log.", tamiyo.furnish, urgent=True))
+    sys.exit(by_hand("decider", run))

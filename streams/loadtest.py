@@ -36,8 +36,8 @@ from esper.errors import EsperError
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing
-from streams import logs
 from streams.broker.launch import start_broker
+from streams.entry import log_to_stderr
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.reader import tail
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--bytes", type=int, default=200, help="size of an event's text (default: 200)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    logs.configure()
+    log_to_stderr()
     try:
         with _log(options.brokers) as (brokers, ring):
             report = run(brokers, ring, rate=options.rate, seconds=options.seconds, size=options.bytes)

@@ -1,32 +1,25 @@
-"""What every Faust process of Esper does alike: arguments, key, topics, readiness, health, and an end in time."""
+"""What the processes of Faust agents do alike: they join their group, say that they are ready, and end in time."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import faust
 
-from esper.errors import EsperError
 from esper.leyline.signing import KeyRing
-from streams import logs
 from streams.app import make_app
-from streams.health import HealthServer
-from streams.keys import load_key_ring
+from streams.entry import Place, announce, clients_may_warn, end_in, log_to_stderr, parser_of, place_of
+from streams.health import HealthServer, LogCheck
 from streams.metrics import Metrics
 from streams.producer import Publisher
-from streams.readiness import Pulse, announce
 from streams.settings import Settings
 from streams.topics import ensure_topics
 
@@ -36,7 +29,7 @@ SWITCH_S: Final = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class AgentContext:
     """What a process gives its agents."""
 
     app: faust.App
@@ -47,56 +40,44 @@ class Room:
     metrics: Metrics
 
 
-Furnish = Callable[[Room], Awaitable[None]]
-"""Declares the agents of a process on `room.app` and warms up what they need; called before the app starts."""
+Setup = Callable[[AgentContext], Awaitable[None]]
+"""Declares the agents of a process on `context.app` and warms up what they need; called before the app starts."""
 
 
-def main(
-    name: str, description: str, furnish: Furnish, arguments: Sequence[str] | None = None, *, urgent: bool = False
-) -> int:
-    """Run a process until SIGTERM or SIGINT; the exit code. A foreseen error is one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(prog=f"python -m streams.{name}", description=description)
-    parser.add_argument("--data-dir", type=Path, help="the data folder (default: ESPER_DATA or ./esper-data)")
-    parser.add_argument("--brokers", help="HOST:PORT of the log (default: ESPER_BROKERS)")
-    options = parser.parse_args(arguments)
-    logs.configure()
-    try:
-        settings = Settings.load(data=options.data_dir)
-        brokers = options.brokers or settings.brokers
-        if brokers is None:
-            parser.error("no log to talk to: give --brokers HOST:PORT or set ESPER_BROKERS")
-        ring = load_key_ring(settings, brokers)
-        asyncio.run(_serve(name, settings, brokers, ring, furnish, urgent=urgent))
-    except EsperError as error:
-        sys.stderr.write(f"{name}: {error}\n")
-        return 1
-    return 0
+def run_agents(
+    name: str, setup: Setup, arguments: Sequence[str], messages: TextIO, description: str, *, urgent: bool = False
+) -> None:
+    """Run the agents that `setup` declares until SIGTERM or SIGINT. Raises EsperError.
+
+    The records of `urgent` agents are delivered at once, those of others gathered first.
+    """
+    options = parser_of(f"streams.{name}", description).parse_args(arguments)
+    log_to_stderr()
+    asyncio.run(_serve(name, place_of(options), setup, messages, urgent=urgent))
 
 
-async def _serve(name: str, settings: Settings, brokers: str, ring: KeyRing, furnish: Furnish, *, urgent: bool) -> None:
+async def _serve(name: str, place: Place, setup: Setup, messages: TextIO, *, urgent: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings, brokers = place.settings, place.brokers
     await ensure_topics(brokers)
-    settings.run_folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics()
     app = make_app(f"esper-{name}", brokers, settings.data, embedded=settings.brokers is None, urgent=urgent)
-    publisher = Publisher(brokers, ring, metrics)
+    publisher = Publisher(brokers, place.ring, metrics)
     await publisher.start()
-    await furnish(Room(app, settings, brokers, ring, publisher, metrics))
-    pulse = Pulse(publisher, metrics)
-    watch = asyncio.create_task(pulse.keep())
+    await setup(AgentContext(app, settings, brokers, place.ring, publisher, metrics))
     app.finalize()
     await app.start()
     await _until_assigned(app, stop)
     _settle()
-    with HealthServer(name, metrics, checks={"log": pulse.trouble, "group": lambda: _unassigned(app)}) as health:
-        logs.ready()
+    checks = {"log": LogCheck(publisher, metrics).trouble, "group": lambda: _unassigned(app)}
+    with HealthServer(name, metrics, checks=checks) as health:
+        clients_may_warn()
         if not stop.is_set():
-            announce(name, settings, health.port)
+            announce(name, settings.run_folder, health.port, messages)
         await stop.wait()
-        _end_in_time()
-        watch.cancel()
+        end_in(STOP_S)  # Faust can wait for ever on an agent that crashed, as when its broker is killed
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S / 2):
                 await app.stop()
@@ -130,13 +111,3 @@ def _unassigned(app: Any) -> str | None:
     if app.rebalancing or not app.consumer.assignment():
         return "no partitions are assigned"
     return None
-
-
-def _end_in_time() -> None:
-    """Faust can wait for ever on an agent that crashed, as when its broker is killed: then the process just ends.
-
-    Nothing is lost by that: what was not committed is read again.
-    """
-    timer = threading.Timer(STOP_S, lambda: os._exit(0))
-    timer.daemon = True
-    timer.start()

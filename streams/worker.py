@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import TextIO
 
 from streams.agents import karn, nissa, urza
-from streams.process import Room, main
+from streams.entry import by_hand
+from streams.process import AgentContext, run_agents
+
+DESCRIPTION = "Tells of the catalogue, keeps the library of kernels, turns events into metrics and alerts."
 
 
-async def furnish(room: Room) -> None:
+async def setup(context: AgentContext) -> None:
     """All agents of the worker."""
-    library = await urza.furnish(room)
-    await karn.furnish(room, library)
-    await nissa.furnish(room)
+    library = await urza.setup(context)
+    await karn.setup(context, library)
+    await nissa.setup(context)
+
+
+def run(arguments: Sequence[str], messages: TextIO) -> None:
+    """Work until SIGTERM or SIGINT. Raises EsperError."""
+    run_agents("worker", setup, arguments, messages, DESCRIPTION)
 
 
 if __name__ == "__main__":
-    sys.exit(
-        main(
-            "worker",
-            "Tells of the catalogue, keeps the library of kernels, turns events into metrics and alerts.",
-            furnish,
-        )
-    )
+    sys.exit(by_hand("worker", run))

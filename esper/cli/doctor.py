@@ -70,8 +70,8 @@ def examine(data_dir: Path) -> Iterator[Finding]:
 
 def _python() -> tuple[Verdict, str]:
     version = platform.python_version()
-    if sys.version_info[:2] not in {(3, 11), (3, 12)}:
-        return "bad", f"{version}; Esper needs 3.11 or 3.12"
+    if sys.version_info[:2] not in {(3, 11), (3, 12), (3, 13)}:
+        return "bad", f"{version}; Esper needs 3.11 to 3.13"
     return "ok", f"{version} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 

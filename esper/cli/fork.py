@@ -14,12 +14,12 @@ from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
 from esper.cli.progress import RunView
 from esper.cli.replay import recorded_run
 from esper.cli.resume import joined, request_of
-from esper.cli.run import RunCommand
 from esper.cli.trainers import Trainers
+from esper.cli.training import RunCommand
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
 from projections.run_queries import EventReader
 from streams.keys import load_key_ring
 from streams.settings import Settings
@@ -43,7 +43,8 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, as_json: b
         config = replace(config, policy=change.policy or config.policy, control_of="")
         plan = Plan("fork", parent.root.task_source, parent_id, step, change.text)
         request = request_of(data_dir, config, "fork", as_json=as_json)
-        with Trainers(data_dir, {child: "fork"}, {child: config}, {child: plan}) as trainers:
+        with Trainers(data_dir) as trainers:
+            trainers.start({child: "fork"}, {child: config}, {child: plan})
             command = RunCommand(request, ring, lease, trainers)
             failure = command.train()
             if failure:

@@ -22,8 +22,6 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import RunConfig
-from streams.metrics import Metrics
-from streams.producer import Publisher
 
 POOLS: Final = ("default", "safe")
 PRODUCER: Final = "drill"
@@ -62,6 +60,9 @@ class Instructor:
         asyncio.run(self._say(commands, brokers))
 
     async def _say(self, commands: Sequence[Event], brokers: str) -> None:
+        from streams.metrics import Metrics  # noqa: PLC0415 - a mistyped name is told without a Kafka client
+        from streams.producer import Publisher  # noqa: PLC0415
+
         publisher = Publisher(brokers, self._ring, Metrics())
         try:
             await publisher.publish(commands)

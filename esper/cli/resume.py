@@ -13,13 +13,14 @@ from esper.cli.folder import wait_for_archive
 from esper.cli.history import CONTROL_SUFFIX, control_of, history_of, resolve
 from esper.cli.output import complain, say, say_json
 from esper.cli.replay import recorded_run
-from esper.cli.run import RunCommand, RunRequest
+from esper.cli.run import RunRequest
 from esper.cli.trainers import Trainers
+from esper.cli.training import RunCommand
 from esper.errors import InvalidInput
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.weatherlight import client
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
 from projections.run_queries import EventReader, run_ids
 from streams.keys import load_key_ring
 from streams.positions import ends_of
@@ -53,7 +54,8 @@ def resume_command(data_dir: Path, word: str, *, as_json: bool) -> int:
         plans = {each: Plan("resume", source=recorded[each].root.task_source) for each in going}
         names = {run_id: "grown", control_of(run_id): "control"}
         request = request_of(data_dir, configs[going[0]], "resume", as_json=as_json)
-        with Trainers(data_dir, names, configs, plans) as trainers:
+        with Trainers(data_dir) as trainers:
+            trainers.start(names, configs, plans)
             command = RunCommand(request, ring, lease, trainers, before=before, told=family)
             failure = command.train()
             if failure:

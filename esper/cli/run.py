@@ -1,42 +1,32 @@
-"""`esper run`: start what is needed, train with growth and without, show it, and wait until the archive has it all."""
+"""`esper run`: check what was asked for, start what is needed, train with growth and without, show it, sum it up.
+
+Whoever mistypes a name is told before anything is started. Then the processes start, first the one that imports torch,
+and whatever this one needs is imported beside that.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import re
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Literal
 
 from esper.cli import RUN_FAILED
-from esper.cli.folder import check_writable, wait_for_archive
-from esper.cli.history import control_of, history_of, new_run_id
+from esper.cli.folder import check_writable
 from esper.cli.output import complain, say, say_json
-from esper.cli.pool import Instructor, check_pool, ids_of
-from esper.cli.progress import RunView
-from esper.cli.screen import Screen, make_screen
-from esper.cli.summary import Summary
-from esper.cli.tail import LogTail
 from esper.cli.trainers import Trainers
-from esper.errors import InvalidInput, LogUnavailable
+from esper.errors import InvalidInput
+from esper.karn.dossier import Dossier
 from esper.kasmina.settings import SeedSettings
-from esper.leyline.envelope import Event
-from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
-from esper.weatherlight.dossier import dossier_of
-from projections.run_queries import EventReader
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
-TICK_S: Final = 0.1
-PREPARE_S: Final = 120.0
-"""Loading a person's own data may take a while; the default task is prepared in three seconds."""
-REPORTS_S: Final = 3.0
-ARCHIVE_S: Final = 30.0
-INTERRUPTED_ARCHIVE_S: Final = 0.5
+TASKS: Final = ("digits", "digits-wide", "chars", "chars-narrow", "chars-wide", "spirals", "spirals-wide")
+"""The built-in tasks of `esper.tolaria.tasks`, which imports torch."""
+_DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +49,17 @@ class RunRequest:
     verb: str = "run"
     """The command that was given."""
 
-    def configs(self) -> tuple[RunConfig, RunConfig | None]:
+    def configs(self, dossier: Dossier | None = None) -> tuple[RunConfig, RunConfig | None]:
         """The grown run's and its control's configuration; without growth a run is its own control.
 
-        Reads what the data folder's history knows about blueprints.
+        `dossier` is by default what the data folder's history knows about blueprints. Raises InvalidInput.
         """
+        if dossier is None:
+            from esper.weatherlight.beginning import dossier_of  # noqa: PLC0415 - imports DuckDB
+
+            dossier = dossier_of(self.data_dir, outcomes=not self.ignore_history)
+        from esper.cli.pool import ids_of  # noqa: PLC0415 - imports what writes to the log
+
         grown = RunConfig(
             task=self.task,
             epochs=self.epochs,
@@ -72,7 +68,7 @@ class RunRequest:
             device=self.device,
             pool=ids_of((*self.pool, *self.drill)),
             drill=bool(self.drill),
-            dossier=dossier_of(self.data_dir, outcomes=not self.ignore_history),
+            dossier=dossier,
             compiled_kernels=self.compiled_kernels,
             seeds=SeedSettings(lifecycle=self.lifecycle),
         )
@@ -84,193 +80,58 @@ def run_command(request: RunRequest) -> int:
     """Do the run and print its summary; the exit code. Raises InvalidInput and LogUnavailable in one line each."""
     since = time.monotonic()
     settings = Settings.load(data=request.data_dir)
-    _check_task(request.task)
+    check_names(request)
     check_writable(request.data_dir)
-    grown_config, control_config = request.configs()
-    check_pool(grown_config)
     ring = load_key_ring(settings)
-    run_id = new_run_id()
-    configs, names = {run_id: grown_config}, {run_id: "grown", control_of(run_id): "control"}
-    if control_config is not None:
-        configs[control_of(run_id)] = replace(control_config, control_of=run_id)
-    with (
-        Trainers(request.data_dir, names, configs) as trainers,  # they prepare while the log starts
-        client.join(request.data_dir, client=f"esper run {run_id}", brokers=settings.brokers) as lease,
-    ):
-        instructor = Instructor(run_id, ids_of(request.drill), ring)
-        command = RunCommand(request, ring, lease, trainers, instructor=instructor)
-        failure = command.train()
-        if failure:
-            complain(failure + command.kept)
-            return RUN_FAILED
+    with Trainers(request.data_dir) as trainers:
+        starter = client.launch(request.data_dir, settings.brokers)
+        from esper.cli.history import control_of, new_run_id  # noqa: PLC0415 - beside the start of the processes
+        from esper.cli.pool import Instructor, check_pool, ids_of  # noqa: PLC0415
+        from esper.cli.training import RunCommand  # noqa: PLC0415
+
+        grown, control = request.configs()
+        check_pool(grown)
+        run_id = new_run_id()
+        configs, names = {run_id: grown}, {run_id: "grown", control_of(run_id): "control"}
+        if control is not None:
+            configs[control_of(run_id)] = replace(control, control_of=run_id)
+        trainers.start(names, configs)
+        name = f"esper run {run_id}"
+        with client.join(request.data_dir, client=name, brokers=settings.brokers, starter=starter) as lease:
+            instructor = Instructor(run_id, ids_of(request.drill), ring)
+            command = RunCommand(request, ring, lease, trainers, instructor=instructor)
+            failure = command.train()
+            if failure:
+                complain(failure + command.kept)
+                return RUN_FAILED
+            summary = command.summary(since)  # while the processes end
     # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
-    summary = command.summary(since)
+    summary = replace(summary, cost=command.cost(since))
     say_json(summary.to_json()) if request.as_json else say(summary.text())
     return 0
 
 
-class RunCommand:
-    """One `esper run`, `resume` or `fork` between its lease and its summary.
+def check_names(request: RunRequest) -> None:
+    """Raise InvalidInput for what can be found wrong without torch and the history: names, missing files."""
+    from esper.cli.pool import POOLS, check_pool  # noqa: PLC0415 - as above
 
-    `before` are the events that the runs begin with, which are on the log already; `told` the runs of the summary.
-    """
-
-    def __init__(
-        self,
-        request: RunRequest,
-        ring: KeyRing,
-        lease: client.Lease,
-        trainers: Trainers,
-        *,
-        before: Mapping[str, Sequence[Event]] = MappingProxyType({}),
-        told: Sequence[str] = (),
-        instructor: Instructor | None = None,
-    ) -> None:
-        self._request = request
-        self._ring = ring
-        self._lease = lease
-        self._trainers = trainers
-        self._run_ids = [trainer.run_id for trainer in trainers.trainers]
-        self._told = told or self._run_ids
-        self._instructor = instructor
-        self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
-        self._hook_ms: Mapping[str, float] = {}
-
-    def train(self) -> str:
-        """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
-        title = f"esper {self._request.verb} {self._run_ids[0]} · {self._request.task} · {self._request.policy}"
-        with make_screen(title, self._views, quiet=self._request.as_json) as screen:
-            self._prepare(screen)
-            tail = LogTail(self._lease.brokers, self._ring, self._run_ids)
-            try:
-                self._trainers.begin(self._lease.brokers)
-                self._follow(tail, screen)
-                self._settle(tail, screen)
-            except BaseException:
-                # The trainers end first and the archive has a moment, so that the history tells of their end.
-                self._trainers.stop()
-                with contextlib.suppress(LogUnavailable):  # what the archive lacks is on the log for the next archiver
-                    self._wait_for_archive(INTERRUPTED_ARCHIVE_S, tail, screen)
-                complain(f"run {self._run_ids[0]} ends early{self.kept}")
-                raise
-            finally:
-                tail.close()
-        return self._outcome()
-
-    @property
-    def kept(self) -> str:
-        """Where to read what the grown run wrote; empty where it wrote nothing."""
-        run_id = self._run_ids[0]
-        if not self._views[0].events:
-            return ""
-        kept, end = f"; what was recorded is kept: `esper events {run_id}`", self._views[0].finished
-        over = end is not None and end.status != "interrupted"
-        return kept if over else f"{kept}, and `esper resume {run_id}` goes on from there"
-
-    def _prepare(self, screen: Screen) -> None:
-        """Until the processes are ready and the trainers have loaded what they need, both at once."""
-        deadline = time.monotonic() + PREPARE_S
-        screen.note("starting the log and its workers, loading the task")
-        while not self._trainers.wait_prepared(TICK_S):
-            self._take_news(screen)
-            screen.refresh()
-            if time.monotonic() > deadline:
-                raise InvalidInput(f"task {self._request.task} was not loaded within {PREPARE_S:.0f} s")
-        self._lease.wait_ready()
-        log = "embedded broker" if self._lease.status.embedded else "ESPER_BROKERS"
-        screen.note(f"data {self._request.data_dir} · log {self._lease.brokers} ({log})")
-
-    def _follow(self, tail: LogTail, screen: Screen) -> None:
-        grown = self._trainers.trainers[0]
-        while not self._trainers.done:
-            self._take_event(tail, screen)
-            self._take_news(screen)
-            screen.refresh()
-            if grown.outcome is not None and grown.outcome.error:
-                self._trainers.ask_to_stop()
-
-    def _settle(self, tail: LogTail, screen: Screen) -> None:
-        """Until the last report is on the log, and everything on the log is in the archive."""
-        trainers = self._trainers.trainers
-        ended = {trainer.run_id for trainer in trainers if trainer.outcome and trainer.outcome.result}
-        views = [view for view in self._views if view.run_id in ended]
-        deadline = time.monotonic() + REPORTS_S
-        while time.monotonic() < deadline and not all(view.complete for view in views):
-            self._take_event(tail, screen)
-            screen.refresh()
-        try:
-            self._wait_for_archive(ARCHIVE_S, tail, screen)
-        except LogUnavailable as error:
-            failed = trainers[0].outcome is not None and trainers[0].outcome.error
-            if not failed:
-                raise
-            complain(str(error))  # and why the run itself failed is the last word
-
-    def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
-        screen.note("waiting for the archive to hold everything")
-
-        def meanwhile() -> None:
-            self._take_news(screen)
-            screen.refresh()
-
-        wait_for_archive(self._request.data_dir, tail.ends(timeout_s), timeout_s, meanwhile)
-
-    def _take_event(self, tail: LogTail, screen: Screen) -> None:
-        event = tail.take(TICK_S)
-        if event is None:
-            return
-        view = next(view for view in self._views if view.run_id == event.run_id)
-        if view.apply(event):
-            screen.show(view, event)
-        if self._instructor is not None:
-            self._instructor.see(event, self._lease.brokers)
-
-    def _take_news(self, screen: Screen) -> None:
-        """What the supervisor says; where it is gone, another one is started and the run goes on."""
-        try:
-            changed = self._lease.poll()
-        except client.SupervisorGone:
-            screen.note("the supervisor is gone; starting another one")
-            self._lease.renew()
-            return
-        if self._lease.status.state == "failed":
-            self._lease.wait_ready()  # says why
-        if changed and self._lease.status.degraded:
-            troubled = [service for service in self._lease.status.services if service.state != "ready"]
-            screen.note(", ".join(f"{s.name} {s.state} ({s.last_exit})" for s in troubled))
-
-    def _outcome(self) -> str:
-        grown, *others = self._trainers.trainers
-        assert grown.outcome is not None
-        if grown.outcome.wrong_input:
-            raise InvalidInput(grown.outcome.error)
-        if grown.outcome.error or grown.outcome.result is None:
-            return grown.outcome.error
-        self._hook_ms = grown.outcome.result["hook_ms"]
-        for other in others:
-            if other.outcome is not None and other.outcome.error:
-                complain(f"the control run failed: {other.outcome.error}")
-        return ""
-
-    def summary(self, since: float) -> Summary:
-        """Both runs as the archive tells them, now that it holds everything."""
-        with history_of(self._request.data_dir) as history:
-            views = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
-        grown, *others = views
-        return Summary(
-            grown=grown,
-            control=others[0] if others else None,
-            seed=self._request.seed,
-            hook_ms=self._hook_ms,
-            wall_s=time.monotonic() - since,
-            data_dir=str(self._request.data_dir),
-        )
+    _check_task(request.task)
+    if _DEVICE.fullmatch(request.device) is None:
+        raise InvalidInput(f"device {request.device!r} is unknown; choose cpu, cuda or cuda:N")
+    grown, _ = request.configs(Dossier())
+    if not set(grown.pool) <= set(POOLS):
+        check_pool(request.configs()[0])
 
 
 def _check_task(task: str) -> None:
     """Find out at once what can be found out without loading the task: a file that is missing."""
     path, colon, function = task.rpartition(":")
-    if task.startswith("cifar10:") or not colon:
+    if task.startswith("cifar10:"):
+        return
+    if not colon:
+        if task.partition("@")[0] not in TASKS:
+            known = ", ".join(TASKS)
+            raise InvalidInput(f"task {task!r} is unknown; choose {known}, cifar10:FOLDER or path/to/file.py:function")
         return
     if not path.endswith(".py") or not function.isidentifier():
         raise InvalidInput(f"task {task!r} is no path/to/file.py:function; see `esper run --help`")

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from esper.cli.output import BOLD, DIM, GREEN, RED, styled, table
 from esper.cli.progress import Life, RunView
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a command took, in seconds: until the grown run's first step, from its last step to the summary, in all.
+
+    The first two are None for a run that made no step. `cpu_s` is processor time, of the command and of the processes
+    that it started and that have ended, with what those started; of services that it found running it has nothing.
+    """
+
+    first_step_s: float | None
+    prompt_s: float | None
+    cpu_s: float
+    wall_s: float
+
+    @classmethod
+    def until_now(cls, began_at: float, steps: tuple[float, float] | None) -> Cost:
+        """The cost now; `began_at` and the times of the first and the last step are of the clock `time.monotonic`."""
+        now = time.monotonic()
+        uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return cls(
+            first_step_s=None if steps is None else steps[0] - began_at,
+            prompt_s=None if steps is None else now - steps[1],
+            cpu_s=sum(use.ru_utime + use.ru_stime for use in uses),
+            wall_s=now - began_at,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +46,7 @@ class Summary:
     control: RunView | None
     seed: int
     hook_ms: Mapping[str, float]
-    wall_s: float
+    cost: Cost
     data_dir: str
 
     def to_json(self) -> dict[str, Any]:
@@ -40,7 +68,7 @@ class Summary:
             },
             "events": self.grown.events,
             "hook_ms": {"p50": round(self.hook_ms["p50"], 3), "p99": round(self.hook_ms["p99"], 3)},
-            "wall_s": round(self.wall_s, 3),
+            **{name: None if each is None else round(each, 3) for name, each in asdict(self.cost).items()},
         }
 
     def text(self) -> str:
@@ -56,7 +84,7 @@ class Summary:
     def _lines(self) -> Iterator[str]:
         grown = self.grown
         yield ""
-        yield styled(f"run {grown.run_id}: {grown.started.task}, {grown.epoch} epochs, {self.wall_s:.1f} s", BOLD)
+        yield styled(f"run {grown.run_id}: {grown.started.task}, {grown.epoch} epochs, {self.cost.wall_s:.1f} s", BOLD)
         yield ""
         headers = ("", "grown", "control") if self._control_end is not None else ("", "grown")
         yield table(headers, self._figures(), right=(1, 2))

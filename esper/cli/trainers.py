@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -16,22 +17,38 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from esper.errors import InvalidInput
+from esper.installation import python_module
 from esper.tolaria.config import RunConfig
-from esper.weatherlight.guard import child_environment, guarded
-from esper.weatherlight.nursery import Order, log_path, order_text
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
+from esper.weatherlight.endpoint import run_folder
+from esper.weatherlight.forkserver import Order, child_environment, request
 
+LOG_NAME: Final = "trainers.log"
+LIBRARIES: Final = (
+    "torch",
+    "torch._dynamo",  # torch imports it anyway, at the first step of any optimiser
+    "esper.tolaria.fork",
+    "esper.tolaria.resume",
+    "esper.tolaria.tasks",
+    "esper.tolaria.train",
+    "esper.weatherlight.trainer",
+)
+"""What the trainers of a command share: their fork server imports it."""
 STOP_S: Final = 1.5
 """From SIGTERM, on which a trainer records that it was interrupted, to SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a trainer ended: its result, or one line that says what went wrong."""
+    """How a trainer ended: its result, or one line that says what went wrong.
+
+    `steps` are when its first and its last step began, on the clock `time.monotonic`.
+    """
 
     result: dict[str, Any] | None
     error: str = ""
     wrong_input: bool = False
+    steps: tuple[float, float] | None = None
 
 
 class Trainer:
@@ -44,14 +61,24 @@ class Trainer:
         self.prepared = threading.Event()
         """Set once it is ready to begin, and also when it ended before that."""
         self._log = log
-        self.control_fd, self._control = os.pipe()
-        self._messages, self.messages_fd = os.pipe()
+        self._control = -1
+        self._messages = -1
         self._reading = threading.Thread(target=self._read, name=f"{name}-messages", daemon=True)
 
-    def started(self) -> None:
-        """Its process has its ends of the pipes: listen."""
-        os.close(self.control_fd)
-        os.close(self.messages_fd)
+    def start(self, fork_server: socket.socket, data_dir: Path, config: RunConfig, plan: Plan) -> None:
+        """Have it forked, and listen. It prepares, and waits for `begin`."""
+        where = ("--data-dir", str(data_dir), "--run-id", self.run_id)
+        order = Order(
+            "esper-trainer",
+            "esper.weatherlight.trainer:run",
+            (*where, "--config", config.to_json(), "--plan", plan.to_json()),
+        )
+        stdin, self._control = os.pipe()
+        self._messages, messages = os.pipe()
+        with self._log.open("ab") as log, contextlib.suppress(OSError):  # it is gone: the end of the pipe tells
+            request(fork_server, order, stdin=stdin, log=log.fileno(), messages=messages)
+        os.close(stdin)
+        os.close(messages)
         self._reading.start()
 
     def begin(self, brokers: str) -> None:
@@ -85,7 +112,8 @@ class Trainer:
         if "result" in said:
             result = said["result"]
             failed = result["status"] == "failed"
-            return Outcome(result, f"the {self.name} run failed: {result['reason']}" if failed else "")
+            error = f"the {self.name} run failed: {result['reason']}" if failed else ""
+            return Outcome(result, error, steps=said.get("steps"))
         if "error" in said:
             return Outcome(None, said["error"], bool(said["wrong_input"]))
         code = said.get("exit", -signal.SIGKILL)
@@ -95,42 +123,42 @@ class Trainer:
 
 
 class Trainers:
-    """All trainers of one command, forked by one nursery; leaving the context ends those that still run.
+    """All trainers of one command, forked by one fork server; leaving the context ends those that still run.
 
-    `runs` are configurations by run id, in the order of `names`; `plans` say how those begin that do not just start.
+    The fork server starts with the object and imports torch meanwhile; `start` says what is to be trained.
     """
 
-    def __init__(
-        self,
-        data_dir: Path,
-        names: Mapping[str, str],
-        runs: Mapping[str, RunConfig],
-        plans: Mapping[str, Plan] = MappingProxyType({}),
-    ) -> None:
-        self.trainers = tuple(Trainer(names[run_id], run_id, log_path(data_dir, run_id)) for run_id in runs)
-        orders = [
-            Order(
-                each.run_id,
-                config.to_json(),
-                plans.get(each.run_id, Plan()).to_json(),
-                each.control_fd,
-                each.messages_fd,
-            )
-            for each, config in zip(self.trainers, runs.values(), strict=True)
-        ]
-        arguments = ("--data-dir", str(data_dir), "--trainers", order_text(orders))
-        with log_path(data_dir, self.trainers[0].run_id).open("ab") as log:
-            self._nursery = subprocess.Popen(
-                guarded("esper.weatherlight.nursery", *arguments),
+    def __init__(self, data_dir: Path) -> None:
+        self.trainers: tuple[Trainer, ...] = ()
+        self._data_dir = data_dir
+        self._connection, theirs = socket.socketpair()
+        with theirs, (run_folder(data_dir) / LOG_NAME).open("ab") as log:
+            where = ("--fd", str(theirs.fileno()), "--data-dir", str(data_dir))
+            command = python_module("esper.weatherlight.forkserver", *where, *LIBRARIES)
+            self._fork_server = subprocess.Popen(
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[fd for order in orders for fd in (order.control_fd, order.messages_fd)],
+                pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
                 env=child_environment(),
             )
-        for trainer in self.trainers:
-            trainer.started()
+
+    def start(
+        self, names: Mapping[str, str], runs: Mapping[str, RunConfig], plans: Mapping[str, Plan] = MappingProxyType({})
+    ) -> None:
+        """Have each run prepared. `runs` are configurations by run id, in the order of `names`.
+
+        `plans` say how those begin that do not just start.
+        """
+        self.trainers = tuple(Trainer(names[run_id], run_id, self._log_of(run_id)) for run_id in runs)
+        for trainer, config in zip(self.trainers, runs.values(), strict=True):
+            plan = plans.get(trainer.run_id, Plan())
+            trainer.start(self._connection, self._data_dir, config, plan)
+
+    def _log_of(self, run_id: str) -> Path:
+        return run_folder(self._data_dir) / f"trainer-{run_id}.log"
 
     def wait_prepared(self, timeout_s: float) -> bool:
         """Whether every trainer is ready to begin, or over; raises InvalidInput where one found its input wrong."""
@@ -153,16 +181,19 @@ class Trainers:
 
     def ask_to_stop(self) -> None:
         """Have every trainer that still runs record that it was interrupted, and end."""
-        if self._nursery.poll() is None:
-            self._nursery.send_signal(signal.SIGTERM)
+        if self._fork_server.poll() is None:
+            self._fork_server.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """End all of them: SIGTERM, and SIGKILL after a deadline that they share."""
         self.ask_to_stop()
         deadline = time.monotonic() + STOP_S
         if not all(trainer.wait(deadline - time.monotonic()) for trainer in self.trainers):
-            self._nursery.kill()  # and the kernel kills its children
-        self._nursery.wait()
+            self._fork_server.kill()  # and the kernel kills its children
+        self._connection.close()
+        if not self.trainers:
+            self._fork_server.kill()  # it need not import torch for nothing
+        self._fork_server.wait()
         for trainer in self.trainers:
             trainer.wait(STOP_S)
 
@@ -175,6 +206,8 @@ class Trainers:
         self.stop()
         for trainer in self.trainers:
             trainer.close()
+        if not _has_text(log := run_folder(self._data_dir) / LOG_NAME):
+            log.unlink(missing_ok=True)
 
 
 def _has_text(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 from esper.cli.folder import check_writable
 from esper.cli.output import GREEN, RED, YELLOW, say, say_json, styled, table
 from esper.weatherlight import client
-from esper.weatherlight.status import Status
+from esper.weatherlight.endpoint import Status
 from streams.settings import Settings
 
 POLL_S: Final = 0.5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import socket
 import subprocess
@@ -18,9 +17,10 @@ from typing import Any, Final, Self
 from esper.errors import InvalidInput, LogUnavailable
 from esper.installation import python_module
 from esper.weatherlight import endpoint
-from esper.weatherlight.status import Status
+from esper.weatherlight.endpoint import Status
+from esper.weatherlight.forkserver import child_environment
 
-JOIN_S: Final = 20.0
+JOIN_S: Final = 40.0
 READY_S: Final = 60.0
 RELEASE_S: Final = 5.0
 LOG_NAME: Final = "weatherlight.log"
@@ -54,10 +54,11 @@ class Request:
 class Lease:
     """A claim on the data folder's processes: they run at least until this is released or its process ends."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, starter: subprocess.Popen[bytes] | None) -> None:
         self._request = request
+        self._released = False
         self._pending = b""
-        self._connection, self.status, self._starter = _join(request)
+        self._connection, self.status, self._starter = _join(request, starter)
 
     @property
     def brokers(self) -> str:
@@ -101,15 +102,23 @@ class Lease:
         _reap(self._starter)
         port = int(self.brokers.rpartition(":")[2]) if self.status.embedded else 0
         self._pending = b""
+        self._released = False
         self._connection, self.status, self._starter = _join(replace(self._request, port=port))
+
+    def let_go(self) -> None:
+        """Give the lease back and go on; `release` waits for what ends by that."""
+        if not self._released:
+            self._released = True
+            with contextlib.suppress(OSError):
+                self._connection.sendall(endpoint.encode({"op": "release"}))
 
     def release(self, timeout_s: float = RELEASE_S) -> bool:
         """Give the lease back. True where it was the last one: then every process has ended when this returns."""
+        self.let_go()
         with self._connection:
             try:
-                self._connection.sendall(endpoint.encode({"op": "release"}))
                 last = self._answer_to_release(time.monotonic() + timeout_s)
-            except OSError:
+            except (OSError, ValueError):  # it is gone, or this side was closed already
                 last = True
         if last:
             _reap(self._starter)
@@ -146,20 +155,29 @@ class Lease:
         self.release()
 
 
-def join(data_dir: Path, *, client: str, brokers: str | None = None, port: int = 0, broker_only: bool = False) -> Lease:
+def join(
+    data_dir: Path,
+    *,
+    client: str,
+    brokers: str | None = None,
+    port: int = 0,
+    broker_only: bool = False,
+    starter: subprocess.Popen[bytes] | None = None,
+) -> Lease:
     """A lease on the data folder's processes, started first where none run. `client` says who asks, for the status.
 
     Raises InvalidInput where the folder's processes run with another broker or port than asked for, or where the port
     is taken, and LogUnavailable where no supervisor answers.
     """
-    return Lease(Request(data_dir.resolve(), client, brokers, port, broker_only))
+    return Lease(Request(data_dir.resolve(), client, brokers, port, broker_only), starter)
 
 
-def _join(request: Request) -> tuple[socket.socket, Status, subprocess.Popen[bytes] | None]:
+def _join(
+    request: Request, starter: subprocess.Popen[bytes] | None = None
+) -> tuple[socket.socket, Status, subprocess.Popen[bytes] | None]:
     """A connection that holds a lease, what the supervisor first said, and the process of one that was started here."""
     endpoint.run_folder(request.data_dir)
     deadline = time.monotonic() + JOIN_S
-    starter: subprocess.Popen[bytes] | None = None
     while time.monotonic() < deadline:
         connection = endpoint.connect(request.data_dir)
         answer = _exchange(connection, request.message()) if connection is not None else None
@@ -176,6 +194,19 @@ def _join(request: Request) -> tuple[socket.socket, Status, subprocess.Popen[byt
         time.sleep(0.02)
     log = endpoint.run_folder(request.data_dir) / LOG_NAME
     raise LogUnavailable(f"no supervisor of {request.data_dir} answers within {JOIN_S:.0f} s; see {log}")
+
+
+def launch(data_dir: Path, brokers: str | None) -> subprocess.Popen[bytes] | None:
+    """Have the processes of a data folder begin to start where none run, before `join` is called with what returns.
+
+    They end by themselves where nobody joins within three seconds of their start.
+    """
+    data_dir = data_dir.resolve()
+    connection = endpoint.connect(data_dir)
+    if connection is not None:
+        connection.close()
+        return None
+    return _start_supervisor(data_dir, brokers)
 
 
 def status(data_dir: Path) -> Status | None:
@@ -214,7 +245,7 @@ def _reap(starter: subprocess.Popen[bytes] | None) -> None:
 
 def _start_supervisor(data_dir: Path, brokers: str | None) -> subprocess.Popen[bytes]:
     """Start it detached: in its own session, so that Ctrl-C in the client's terminal does not reach it."""
-    environment = {name: value for name, value in os.environ.items() if name != "ESPER_BROKERS"}
+    environment = {name: value for name, value in child_environment().items() if name != "ESPER_BROKERS"}
     if brokers is not None:
         environment["ESPER_BROKERS"] = brokers
     with (endpoint.run_folder(data_dir) / LOG_NAME).open("ab") as log:

@@ -1,4 +1,4 @@
-"""Where the supervisor of a data folder is found: a lock that only one process can hold, and a Unix socket.
+"""Where the supervisor of a data folder is found, by a lock and a Unix socket, and what it tells its clients there.
 
 Both lie in the folder `run/` of the data folder. The lock is the truth about who supervises; the socket is how clients
 reach it. A client's lease is its open connection, so a client that dies by any means gives its lease back.
@@ -12,8 +12,9 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 from esper.errors import InvalidInput
 
@@ -21,6 +22,9 @@ SOCKET_NAME: Final = "weatherlight.sock"
 LOCK_NAME: Final = "weatherlight.lock"
 LONGEST_PATH: Final = 100
 """sun_path of a Unix socket holds 108 bytes on Linux and 104 on macOS, the closing zero included."""
+
+State = Literal["starting", "ready", "failed", "stopping"]
+ServiceState = Literal["starting", "ready", "waiting", "stopped"]
 
 
 def run_folder(data_dir: Path) -> Path:
@@ -92,3 +96,45 @@ def connect(data_dir: Path) -> socket.socket | None:
 def encode(message: Mapping[str, Any]) -> bytes:
     """One message as one line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """One supervised process. `waiting` means that it crashed and its back-off runs."""
+
+    name: str
+    state: ServiceState
+    pid: int | None
+    restarts: int
+    health_port: int | None = None
+    last_exit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The supervisor, its processes and its clients.
+
+    `degraded` holds while a process that was ready is down or coming back (R-OPS-6). `error` is one line for a person,
+    set where the state is `failed`. `brokers` is the address that every client of the log uses.
+    """
+
+    state: State
+    pid: int
+    data_dir: str
+    brokers: str
+    embedded: bool
+    degraded: bool = False
+    error: str = ""
+    health_port: int | None = None
+    services: tuple[ServiceStatus, ...] = ()
+    clients: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The message as it goes over the socket and out of `--json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, message: dict[str, Any]) -> Status:
+        """The reverse of `to_json`."""
+        services = tuple(ServiceStatus(**service) for service in message["services"])
+        return cls(**{**message, "services": services, "clients": tuple(message["clients"])})

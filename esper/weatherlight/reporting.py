@@ -15,7 +15,7 @@ from esper.errors import LogUnavailable
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing
-from esper.weatherlight.status import Status
+from esper.weatherlight.endpoint import Status
 from streams.health import HealthServer
 from streams.metrics import Metrics
 from streams.producer import Publisher

@@ -17,14 +17,16 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.weatherlight import endpoint
+from esper.weatherlight.endpoint import State, Status
+from esper.weatherlight.forkserver import FIRST_INHERITED, Order
 from esper.weatherlight.reporting import keep_house, report, serve_health
-from esper.weatherlight.service import Service, ServiceSpec
-from esper.weatherlight.status import State, Status
+from esper.weatherlight.service import Service
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.settings import Settings
@@ -36,19 +38,38 @@ BROKER_STOP_S: Final = 1.5
 NICENESS: Final = {"worker": 5, "archiver": 5, "forge": 5}
 """Nobody waits for these, and a training step and a decision come first. Children of the forge add ten of their own."""
 
+SERVICES: Final = {
+    "broker": "streams.broker.__main__",
+    "decider": "streams.decider",
+    "worker": "streams.worker",
+    "archiver": "streams.archiver",
+    "forge": "streams.forge.__main__",
+}
+"""The processes, and the modules whose `run` they call."""
+
 logger = logging.getLogger(__name__)
+
+
+def run(arguments: Sequence[str], _messages: TextIO) -> None:
+    """Supervise the data folder that is the one argument; the first inherited descriptor leads to the fork server."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with socket.socket(fileno=FIRST_INHERITED) as fork_server:
+        supervisor = Supervisor(Path(arguments[0]), os.environ.get("ESPER_BROKERS") or None, fork_server)
+        asyncio.run(supervisor.serve())
 
 
 class Supervisor:
     """Serves the data folder's socket until the last lease is given back; then everything is stopped.
 
-    `outside_brokers` is the address of a broker that somebody else runs, or None for the embedded one.
+    `outside_brokers` is the address of a broker that somebody else runs, or None for the embedded one; `fork_server`
+    is the socket over which processes are ordered.
     """
 
-    def __init__(self, data_dir: Path, outside_brokers: str | None) -> None:
+    def __init__(self, data_dir: Path, outside_brokers: str | None, fork_server: socket.socket) -> None:
         self.data_dir = data_dir
         self.run_folder = endpoint.run_folder(data_dir)
         self.outside_brokers = outside_brokers
+        self._fork_server = fork_server
         self._state: State = "starting"
         self._error = ""
         self._listener: socket.socket | None = None
@@ -186,21 +207,15 @@ class Supervisor:
             if before is not None:
                 await before
             if "broker" in names and self._listener is not None:
-                descriptor = self._listener.fileno()
-                arguments = ("--data-dir", str(self.data_dir), "--fd", str(descriptor))
-                await self._start(ServiceSpec("broker", "streams.broker", arguments, inherit=(descriptor,)))
+                arguments = ("--data-dir", str(self.data_dir), "--fd", str(FIRST_INHERITED))
+                await self._start("broker", arguments, inherit=(self._listener.fileno(),))
             agents = sorted(names - {"broker", "forge"})
             if agents:
                 await ensure_topics(self.brokers)
             arguments = ("--data-dir", str(self.data_dir), "--brokers", self.brokers)
             if "forge" in names:
                 self._runners.append(asyncio.create_task(self._keep_forge(arguments)))
-            await asyncio.gather(
-                *(
-                    self._start(ServiceSpec(name, f"streams.{name}", arguments, niceness=NICENESS.get(name, 0)))
-                    for name in agents
-                )
-            )
+            await asyncio.gather(*(self._start(name, arguments) for name in agents))
             if agents:
                 ring = load_key_ring(Settings.load(data=self.data_dir), self.brokers)
                 self._runners.append(asyncio.create_task(report(self.status, self.brokers, ring, self._metrics)))
@@ -214,14 +229,16 @@ class Supervisor:
 
     async def _keep_forge(self, arguments: tuple[str, ...]) -> None:
         try:
-            await self._start(ServiceSpec("forge", "streams.forge", arguments, niceness=NICENESS["forge"]))
+            await self._start("forge", arguments)
         except EsperError as error:
             logger.error("no kernels are compiled: %s", error)  # noqa: TRY400 - foreseen, as below
 
-    async def _start(self, spec: ServiceSpec) -> None:
+    async def _start(self, name: str, arguments: tuple[str, ...], *, inherit: tuple[int, ...] = ()) -> None:
         """Start a process and wait until it is ready; raises LogUnavailable where it does not become so."""
-        service = Service(spec, self.run_folder, self._announce)
-        self._services[spec.name] = service
+        order = Order(f"esper-{name}", f"{SERVICES[name]}:run", arguments, NICENESS.get(name, 0))
+        log = self.run_folder / f"{name}.log"
+        service = Service(order, self._fork_server, log, self._announce, inherit=inherit)
+        self._services[name] = service
         runner = asyncio.create_task(service.run())
         self._runners.append(runner)
         ready = asyncio.create_task(service.ready.wait())

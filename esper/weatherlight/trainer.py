@@ -3,7 +3,7 @@
 It prepares (loads the data and the model's code), says `{"prepared": true}`, and begins when it reads the log's address
 from stdin: so it prepares while the log starts. An end of stdin instead ends it, because whoever started it has gone.
 SIGTERM ends a run after its current step, with its last completed epoch kept. Its last message is the run's result or
-its error. `esper run` has the nursery fork one for the grown run and one for the control, side by side; by hand:
+its error. `esper run` has its fork server fork one for the grown run and one for the control, side by side; by hand:
 
     echo HOST:PORT | python -m esper.weatherlight.trainer --data-dir D --run-id R --config '{"task": "digits"}'
 """
@@ -18,9 +18,9 @@ import signal
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -32,39 +32,53 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
 from esper.urza.cache import KernelCache
-from esper.weatherlight.plan import Plan
+from esper.weatherlight.beginning import Plan
+from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.prefetch import Prefetch
-from streams.readiness import scraped
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
 
 KERNEL_BYTES: Final = 64 * 2**20
 
 
-def main() -> int:
-    """A trainer by hand: its messages go to stdout."""
+class StopFlag:
+    """Whether the run is to stop, asked before every step; `steps` are when it was asked first and last."""
+
+    def __init__(self) -> None:
+        self.steps: tuple[float, float] | None = None
+        self._stop = False
+
+    def set(self) -> None:
+        """Stop before the next step."""
+        self._stop = True
+
+    def __call__(self) -> bool:
+        """True once it was set."""
+        now = time.monotonic()
+        self.steps = (self.steps[0] if self.steps is not None else now, now)
+        return self._stop
+
+
+def run(arguments: Sequence[str], messages: TextIO) -> int:
+    """Train one run; the exit code: 0 where it came to a result, 1 where it failed, 2 where its input is wrong.
+
+    `messages` takes one JSON object a line.
+    """
     parser = argparse.ArgumentParser(prog="python -m esper.weatherlight.trainer")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--run-id", required=True)
     parser.add_argument("--config", default="{}", help="a RunConfig in JSON; what it leaves out has its default")
     parser.add_argument("--plan", default="{}", help="how it begins, in JSON; a new run by default")
-    options = parser.parse_args()
-    return run(options.data_dir, options.run_id, options.config, sys.stdout, Plan.from_json(options.plan))
-
-
-def run(data_dir: Path, run_id: str, config: str, messages: TextIO, plan: Plan) -> int:
-    """Train one run; the exit code: 0 where it came to a result, 1 where it failed, 2 where its input is wrong.
-
-    `config` is a `RunConfig` in JSON; a run that is gone on with has its own. `messages` takes one JSON object a line.
-    """
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = threading.Event()
+    stop = StopFlag()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
-        result = _train(data_dir, run_id, RunConfig.from_json(config), messages, plan, stop=stop)
+        config, plan = RunConfig.from_json(options.config), Plan.from_json(options.plan)
+        result = _train(options.data_dir, options.run_id, config, messages, plan, stop=stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})
         return 2
@@ -75,12 +89,12 @@ def run(data_dir: Path, run_id: str, config: str, messages: TextIO, plan: Plan) 
         traceback.print_exc()
         _say(messages, {"error": _told(error), "wrong_input": False})
         return 1
-    _say(messages, {"result": result})
+    _say(messages, {"result": result, "steps": stop.steps})
     return 0
 
 
 def _train(
-    data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, plan: Plan, *, stop: threading.Event
+    data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, plan: Plan, *, stop: StopFlag
 ) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415 - torch is loaded by now
@@ -111,10 +125,10 @@ def _train(
         closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         verifier = CommandVerifier(ring)
-        outside = Outside(log, clock, objects, verifier, library, stop.is_set)
+        outside = Outside(log, clock, objects, verifier, library, stop)
         if plan.begin == "start":
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
-        from esper.weatherlight.rejoin import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
+        from esper.weatherlight.beginning import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
 
         archive = settings.data / "archive"
         if plan.begin == "resume":
@@ -146,4 +160,4 @@ def _say(messages: TextIO, message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(sys.argv[1:], sys.stdout))

@@ -6,12 +6,12 @@ import time
 
 from esper.karn.registration import registration
 from projections.library import LibraryReader
-from streams.process import Room
+from streams.process import AgentContext
 
 
-async def furnish(room: Room, library: LibraryReader) -> None:
+async def setup(context: AgentContext, library: LibraryReader) -> None:
     """Say of every template what `library` has not heard yet."""
     known = library.announced()
     missing = [event for event in registration(time.time_ns()) if event.event_id not in known]
     if missing:
-        await room.publisher.publish(missing)
+        await context.publisher.publish(missing)

@@ -16,7 +16,7 @@ from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
 from streams.app import add_agent
 from streams.metrics import Metrics
-from streams.process import Room
+from streams.process import AgentContext
 from streams.producer import Publisher
 from streams.reader import Intake, past
 from streams.records import Record
@@ -24,7 +24,7 @@ from streams.records import Record
 RECENT_IDS: Final = 4_096
 """R-OONA-10. A redelivery comes soon after its first; one older than this is counted twice in a graph, no more."""
 RUNS_SHOWN: Final = 50
-"""Runs with series of their own; the oldest make room."""
+"""Runs with series of their own; the oldest make context."""
 
 logger = logging.getLogger(__name__)
 
@@ -144,11 +144,11 @@ def _alert_event(cause: Event, alert: Alert) -> Event:
     )
 
 
-async def furnish(room: Room) -> None:
+async def setup(context: AgentContext) -> None:
     """Nissa's two agents, with the alerts that an earlier process left active."""
-    nissa = Nissa(room.publisher, room.metrics)
-    async for event in past(room.brokers, room.ring, EMERGENCY):
+    nissa = Nissa(context.publisher, context.metrics)
+    async for event in past(context.brokers, context.ring, EMERGENCY):
         nissa.restore(event)
-    intake = Intake("nissa", room.ring, room.publisher, room.metrics, nissa.handle, fold=True)
-    add_agent(room.app, "nissa-emergency", [EMERGENCY, DEADLETTER], intake.take)
-    add_agent(room.app, "nissa", [RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY], intake.take)
+    intake = Intake("nissa", context.ring, context.publisher, context.metrics, nissa.handle, fold=True)
+    add_agent(context.app, "nissa-emergency", [EMERGENCY, DEADLETTER], intake.take)
+    add_agent(context.app, "nissa", [RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY], intake.take)

@@ -20,7 +20,7 @@ from esper.leyline.objects import ObjectStore
 from esper.tamiyo.answer import answer
 from streams.app import add_agent
 from streams.metrics import Metrics
-from streams.process import Room
+from streams.process import AgentContext
 from streams.producer import Publisher
 from streams.reader import Intake
 from streams.records import Record, outgoing
@@ -79,9 +79,9 @@ class Decider:
         await self._publisher.warm_up([COMMANDS.name, REPORTS.name])
 
 
-async def furnish(room: Room) -> None:
+async def setup(context: AgentContext) -> None:
     """Tamiyo's agent on `esper.runs`, warmed up."""
-    decider = Decider(room.publisher, ObjectStore(room.settings.objects), room.metrics)
-    intake = Intake("tamiyo", room.ring, room.publisher, room.metrics, decider.handle)
-    add_agent(room.app, "tamiyo", [RUNS], intake.take)
+    decider = Decider(context.publisher, ObjectStore(context.settings.objects), context.metrics)
+    intake = Intake("tamiyo", context.ring, context.publisher, context.metrics, decider.handle)
+    add_agent(context.app, "tamiyo", [RUNS], intake.take)
     await decider.warm_up()

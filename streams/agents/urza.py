@@ -17,11 +17,10 @@ from esper.urza.cache import KernelCache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
 from projections.library import URZA, Library, LibraryReader
-from projections.registry import PROJECTIONS, file_of
-from projections.store import Locked, Store
+from projections.registry import file_of
 from streams.app import add_agent
 from streams.metrics import Metrics
-from streams.process import Room
+from streams.process import AgentContext
 from streams.producer import Publisher
 from streams.projection_feed import ProjectionFeed
 from streams.reader import Intake, past
@@ -108,51 +107,39 @@ class PrefetchHandler:
             await asyncio.sleep(SWEEP_S)
 
 
-async def furnish(room: Room) -> LibraryReader:
+async def setup(context: AgentContext) -> LibraryReader:
     """Urza's agent on `esper.kernels`, with a catalogue that is up with the log and the ids that were used before.
 
     Returns a view of the catalogue for the other agents of the process.
     """
-    library = Library(file_of(room.settings.data, URZA), room.ring)
+    library = Library(file_of(context.settings.data, URZA), context.ring)
     count = library.reader()
     feed = ProjectionFeed(
-        [library, *_others(room)],
-        room.brokers,
-        room.metrics,
-        after=lambda: room.metrics.set("esper_urza_library_versions", count.count()),
+        [library],
+        context.brokers,
+        context.metrics,
+        after=lambda: context.metrics.set("esper_urza_library_versions", count.count()),
     )
     feed.lend(count)
     await feed.catch_up()
     nonces = Nonces()
-    async for event in past(room.brokers, room.ring, KERNELS):
+    async for event in past(context.brokers, context.ring, KERNELS):
         nonces.restore(event)
-    kernels = KernelCache(ObjectStore(room.settings.objects), time.monotonic, limit_bytes=CACHE_BYTES)
+    kernels = KernelCache(ObjectStore(context.settings.objects), time.monotonic, limit_bytes=CACHE_BYTES)
     reader = feed.lend(library.reader())
     counter = PrefetchHandler(
         UrzaLibrary(feed.lend(library.reader()), kernels, monotonic=time.monotonic),
         nonces,
         reader.jobs(),
-        room.publisher,
-        room.metrics,
+        context.publisher,
+        context.metrics,
     )
-    intake = Intake("urza", room.ring, room.publisher, room.metrics, counter.handle)
-    add_agent(room.app, "urza", [KERNELS], intake.take)
+    intake = Intake("urza", context.ring, context.publisher, context.metrics, counter.handle)
+    add_agent(context.app, "urza", [KERNELS], intake.take)
     for task in (asyncio.create_task(feed.keep()), asyncio.create_task(counter.keep_house())):
         _tasks.add(task)
         task.add_done_callback(_ended)
     return reader
-
-
-def _others(room: Room) -> list[Store]:
-    """The other projections that this process keeps; what another worker of the data folder keeps is left to it."""
-    stores = []
-    for projection in PROJECTIONS.values():
-        if projection.owner == "worker" and projection is not URZA:
-            try:
-                stores.append(Store(projection, file_of(room.settings.data, projection), room.ring))
-            except Locked:
-                logger.info("another worker keeps projection %s", projection.name)
-    return stores
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -1,9 +1,9 @@
 """The broker process: `python -m streams.broker --data-dir D [--port P | --fd N]`.
 
-Serves the log in D/log on 127.0.0.1. When ready it prints one line of JSON, {"host", "port", "pid", "health_port"}, and
-nothing more; what the operator should know goes to stderr. SIGTERM or SIGINT stops it cleanly; it also stops when the
-process (on Linux: the thread) that started it dies. `--fd` takes over a listening socket, so that a restart keeps the
-port.
+Serves the log in D/log on 127.0.0.1. When ready it prints one line of JSON with its "host", "port", "pid" and
+"health_port", and nothing more; what the operator should know goes to stderr. SIGTERM or SIGINT stops it cleanly; by
+hand it also stops when the process (on Linux: the thread) that started it dies. `--fd` takes over a listening socket,
+so that a restart keeps the port.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import ctypes
 import gc
-import json
 import logging
 import os
 import resource
@@ -20,40 +19,41 @@ import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
-from esper.errors import EsperError
+from esper.errors import LogUnavailable
 from streams.broker.launch import announce_address, withdraw_address
 from streams.broker.server import Broker, listening_socket
+from streams.entry import announce, by_hand
 
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def main() -> int:
-    """Runs until told to stop; 0 after a clean stop, 1 after a one-line error."""
+    """A broker by hand, which dies with the process (on Linux: the thread) that started it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return by_hand("esper broker", run)
+
+
+def run(arguments: Sequence[str], messages: TextIO) -> None:
+    """Serve until SIGTERM or SIGINT. Raises LogUnavailable and InvalidInput."""
     parser = argparse.ArgumentParser(prog="python -m streams.broker", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="the data folder; the log is its sub-folder log/")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
     where.add_argument("--fd", type=int, help="descriptor of a socket that listens already")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s broker: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         sock = listening_socket(options.port) if options.fd is None else socket.socket(fileno=options.fd)
-        _die_with_parent()
         _allow_open_files()
-        asyncio.run(_serve(options.data_dir, sock))
-    except (EsperError, OSError, sqlite3.Error) as error:
-        print(f"esper broker: {error}", file=sys.stderr)  # noqa: T201 - a process talks to its starter
-        return 1
-    return 0
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        asyncio.run(_serve(options.data_dir, sock, messages))
+    except (OSError, sqlite3.Error) as error:
+        raise LogUnavailable(str(error)) from error
 
 
 def _allow_open_files() -> None:
@@ -62,7 +62,7 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(data_dir: Path, sock: socket.socket) -> None:
+async def _serve(data_dir: Path, sock: socket.socket, messages: TextIO) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,10 +72,8 @@ async def _serve(data_dir: Path, sock: socket.socket) -> None:
         await broker.start(sock)
         gc.freeze()  # what is alive now stays: no collection need look at it again
         host, port = sock.getsockname()[:2]
-        broker.health.announce(data_dir / "run")
         announce_address(data_dir, f"{host}:{port}")
-        ready = {"host": host, "port": port, "pid": os.getpid(), "health_port": broker.health.port}
-        print(json.dumps(ready), flush=True)  # noqa: T201 - the ready line
+        announce("broker", data_dir / "run", broker.health.port, messages, host=host, port=port, pid=os.getpid())
         await stop.wait()
     finally:
         withdraw_address(data_dir)

@@ -85,29 +85,21 @@ def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> Bro
             pass_fds=() if fd is None else (fd,),
             text=True,
         )
-    line = _ready_line(process)
-    if not line:
+    first = json.loads(_first_line(process) or "{}")
+    if "ready" not in first:
         process.kill()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-        raise LogUnavailable(_last_line(said))
-    ready = json.loads(line)
-    return BrokerProcess(ready["port"], ready["pid"], process)
+        raise LogUnavailable(first.get("error") or f"the broker did not start; see {said}")
+    return BrokerProcess(first["port"], first["pid"], process)
 
 
-def _ready_line(process: subprocess.Popen[str]) -> str:
+def _first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     deadline = time.monotonic() + START_TIMEOUT_S
     ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
     return process.stdout.readline() if ready else ""
-
-
-def _last_line(said: Path) -> str:
-    with said.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-        lines = file.read().decode(errors="replace").splitlines()
-    return lines[-1].removeprefix("esper broker: ") if lines else f"the broker did not start; see {said}"
 
 
 def announce_address(data_dir: Path, address: str) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from esper.errors import InvalidInput
 from streams.broker.connection import Connection
 from streams.broker.core import Core
-from streams.broker.health import Health
+from streams.broker.health import pages
 from streams.broker.partition import Partition
 from streams.broker.store import Store, now_ms
 
@@ -117,7 +117,7 @@ class Broker:
         """
         self._flusher = Flusher()
         self.core = Core(Store(folder), self._flusher.sync)
-        self.health = Health(self.core)
+        self.health = pages(self.core)
         self._peers: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._clockwork: list[asyncio.Task[None]] = []

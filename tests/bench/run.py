@@ -45,14 +45,26 @@ def main() -> None:
 def rows(*, full: bool = False) -> list[Row]:  # a shorter one would measure something else
     """The architecture's rows."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), [])
+        figures = measure(Path(folder) / "both", [])
+        torch_s = torch_import_s()
+        alone = measure(Path(folder) / "alone", ["--no-control"])
     fixture = f"default task and control run, {figures['epochs']:.0f} epochs, {psutil.cpu_count()} cores"
     return [
         Row("`esper run`, start to exit", figures["wall_s"], "s", f"{fixture}, installed already", 60.0),
         Row("peak memory of it, all processes", figures["peak_pss_mib"], "MiB PSS", f"{fixture}; 700 aimed at", 1024.0),
+        Row("first step beyond torch's import", alone["first_step_s"] - torch_s, "s", "the default task alone", 1.0),
+        Row("prompt after the last step", alone["prompt_s"], "s", "the default task alone", 0.7),
+        Row("processor time of a run", alone["cpu_s"], "s", "the default task alone, all processes", 11.0),
         Row("epoch hook, p50", figures["hook_ms_p50"], "ms", fixture),
         Row("epoch hook, p99", figures["hook_ms_p99"], "ms", fixture),
     ]
+
+
+def torch_import_s() -> float:
+    """How long a process of its own takes for what every training needs of torch."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-P", "-c", "import torch, torch._dynamo"], check=True)
+    return time.monotonic() - began
 
 
 def measure(data_dir: Path, arguments: list[str]) -> dict[str, float]:
@@ -61,9 +73,8 @@ def measure(data_dir: Path, arguments: list[str]) -> dict[str, float]:
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     peak: Counter[str] = Counter()
-    cpu_s: dict[int, float] = {}
     while process.poll() is None:
-        peak = max(peak, sample(data_dir, cpu_s), key=lambda memory: memory.total())
+        peak = max(peak, sample(data_dir), key=lambda memory: memory.total())
         time.sleep(SAMPLE_S)
     wall_s = time.monotonic() - began
     stdout, _ = process.communicate()
@@ -72,7 +83,7 @@ def measure(data_dir: Path, arguments: list[str]) -> dict[str, float]:
     result = json.loads(stdout.splitlines()[-1])
     return {
         "wall_s": wall_s,
-        "cpu_s": sum(cpu_s.values()),
+        **{name: result[name] for name in ("first_step_s", "prompt_s", "cpu_s")},
         "epochs": result["epochs"],
         "hook_ms_p50": result["hook_ms"]["p50"],
         "hook_ms_p99": result["hook_ms"]["p99"],
@@ -81,21 +92,18 @@ def measure(data_dir: Path, arguments: list[str]) -> dict[str, float]:
     }
 
 
-def sample(data_dir: Path, cpu_s: dict[int, float]) -> Counter[str]:
-    """PSS in KiB of every process of the data folder, by its module; notes in `cpu_s` what each has used so far."""
+def sample(data_dir: Path) -> Counter[str]:
+    """PSS in KiB of every process of the data folder, by its name."""
     found: Counter[str] = Counter()
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
             if not any(Path(word).is_relative_to(data_dir) for word in words):
                 continue
-            times = process.cpu_times()
-            cpu_s[process.pid] = times.user + times.system
             pss = _PSS.search(Path(f"/proc/{process.pid}/smaps_rollup").read_text())
         except (psutil.Error, OSError):
             continue  # it has just ended
-        modules = [word for word in words if word.startswith(("esper.", "streams.", "projections."))]
-        found[modules[-1] if modules else "other"] += int(pss[1]) if pss else 0
+        found[process.name()] += int(pss[1]) if pss else 0
     return found
 
 

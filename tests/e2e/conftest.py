@@ -41,9 +41,13 @@ class Esper:
                 found.append(process)
         return found
 
-    def find(self, module: str) -> psutil.Process:
-        """The one process of the folder that runs `module`."""
-        (process,) = [each for each in self.processes() if module in each.cmdline()]
+    def named(self, name: str) -> list[psutil.Process]:
+        """The living processes of the folder of this name, such as `broker`, as `ps -e` shows it."""
+        return [each for each in self.processes() if each.name() == f"esper-{name}"]
+
+    def find(self, name: str) -> psutil.Process:
+        """The one of them that there is."""
+        (process,) = self.named(name)
         return process
 
     @staticmethod

@@ -52,7 +52,7 @@ def test_kernels_are_made_once_and_shown_with_what_they_cost(shared_esper):
 
 def test_what_is_given_up_is_said_and_the_exit_code_is_1(esper):
     process = esper.start("blueprints", "compile", "BP009", "--shape", "8")
-    (forge,) = esper.wait_until(lambda: [each for each in esper.processes() if "streams.forge" in each.cmdline()])
+    (forge,) = esper.wait_until(lambda: esper.named("forge"))
     psutil.Process(forge.pid).rlimit(psutil.RLIMIT_DATA, (ROOM_FOR_THE_FORGE, ROOM_FOR_THE_FORGE))
     stdout, stderr = process.communicate(timeout=120)
 

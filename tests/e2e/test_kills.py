@@ -65,7 +65,7 @@ def _kill_at_random(esper, running: Running, chooser: random.Random) -> None:
     for victim in victims:
         time.sleep(chooser.uniform(0.0, 1.0))
         assert running.process.poll() is None, "the run ended before all kills were done"
-        found = esper.wait_until(lambda name=victim: [p for p in esper.processes() if f"streams.{name}" in p.cmdline()])
+        found = esper.wait_until(lambda name=victim: esper.named(name))
         os.kill(found[0].pid, signal.SIGKILL)
         esper.wait_until(lambda pid=found[0].pid: pid not in {p.pid for p in esper.processes()})
 
@@ -132,9 +132,7 @@ def test_a_dead_trainers_history_is_readable(esper, soak):
         running = Running(esper, "--epochs", "400")
         esper.wait_until(lambda running=running: running.said("epoch 1/"), 60.0)
         time.sleep(chooser.uniform(0.0, 2.0))
-        forks = [process for process in esper.processes() if "esper.weatherlight.nursery" in process.cmdline()]
-        (trainer,) = [fork for fork in forks if fork.ppid() in {each.pid for each in forks}]
-        os.kill(trainer.pid, signal.SIGKILL)
+        os.kill(esper.find("trainer").pid, signal.SIGKILL)
         assert running.end(30.0) == 1
         assert "was killed by SIGKILL" in running.lines[-1]
         assert "what was recorded is kept: `esper events" in running.lines[-1]

@@ -83,7 +83,7 @@ def test_killed_client_gives_its_lease_back(esper):
 def test_supervisor_whose_client_never_asked_ends(esper):
     esper.data_dir.mkdir()
     command = [sys.executable, "-m", "esper.weatherlight", "--data-dir", str(esper.data_dir)]
-    assert subprocess.run(command, check=True, capture_output=True, timeout=5).stdout == b""
+    assert subprocess.run(command, check=True, capture_output=True, timeout=30).stdout == b""
 
 
 def test_killed_supervisor_leaves_no_process(esper):
@@ -102,12 +102,12 @@ def back(service) -> bool:
 def test_killed_broker_comes_back_on_its_port(esper):
     with client.join(esper.data_dir, client="test", broker_only=True) as lease:
         lease.wait_ready()
-        before = esper.find("streams.broker").pid
+        before = esper.find("broker").pid
         os.kill(before, signal.SIGKILL)
         esper.wait_until(lambda: (lease.poll(0.1), back(lease.status.services[0]))[1])
         assert lease.status.services[0].last_exit == "killed by SIGKILL"
         assert answers(port_of(lease.brokers))
-        assert esper.find("streams.broker").pid != before
+        assert esper.find("broker").pid != before
 
 
 def test_a_lease_is_renewed_with_the_broker_at_its_old_port(esper):
@@ -158,4 +158,4 @@ def test_what_stops_the_broker_from_starting_is_said_in_one_line(esper):
 def test_processes_run_with_one_thread_for_computing(esper):
     with client.join(esper.data_dir, client="test", broker_only=True) as lease:
         lease.wait_ready()
-        assert psutil.Process(esper.find("streams.broker").pid).environ()["OMP_NUM_THREADS"] == "1"
+        assert psutil.Process(esper.find("broker").pid).environ()["OMP_NUM_THREADS"] == "1"

@@ -25,7 +25,7 @@ def run(*arguments, **options):
 def test_it_says_where_it_is_and_ends_cleanly(tmp_path):
     process = subprocess.Popen([*COMMAND, "--data-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True)
     ready = json.loads(process.stdout.readline())
-    assert ready.keys() == {"host", "port", "pid", "health_port"}
+    assert ready.keys() == {"ready", "host", "port", "pid", "health_port"}
     assert (ready["host"], ready["pid"]) == ("127.0.0.1", process.pid)
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=10)
@@ -43,7 +43,8 @@ def test_a_port_in_use_is_one_line(tmp_path):
         port = taken.getsockname()[1]
         done = run("--data-dir", str(tmp_path), "--port", str(port))
     assert done.returncode == 1
-    assert done.stdout == ""
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout)["error"] in done.stderr
     assert (
         done.stderr == f"esper broker: port {port} on 127.0.0.1: Address already in use: choose another, or 0 for any\n"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from contracts.topics import BLUEPRINTS
 from esper.cli.app import dispatch
-from esper.cli.run import RunRequest
+from esper.cli.run import TASKS, RunRequest
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
 from esper.leyline.envelope import new_event
@@ -72,3 +75,35 @@ def test_the_help_tells_of_pool_drill_and_history(capsys) -> None:
     told = capsys.readouterr().out
 
     assert all(option in told for option in ("--pool", "--drill", "--ignore-history"))
+
+
+def test_the_names_of_tasks_are_known_without_torch():
+    from esper.tolaria.tasks import BUILTIN
+
+    assert tuple(BUILTIN) == TASKS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--task", "digit"), "task 'digit' is unknown"),
+        (("--task", "nowhere.py:task"), "task file nowhere.py does not exist"),
+        (("--device", "gpu"), "device 'gpu' is unknown"),
+        (("--pool", "BP999"), "there is no blueprint 'BP999'"),
+        (("--epochs", "0"), "epochs is 0"),
+    ],
+)
+def test_a_mistyped_name_is_told_within_a_second_without_torch_and_before_anything_starts(tmp_path, arguments, says):
+    """Counted in processor time, which does not depend on what else the machine does."""
+    program = (
+        "import sys\nfrom esper.cli.app import dispatch\ncode = dispatch(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, "run", *arguments, "--data-dir", str(tmp_path / "data")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not (tmp_path / "data").exists()
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 1.0

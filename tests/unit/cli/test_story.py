@@ -9,7 +9,7 @@ import pytest
 from esper.cli.describe import headline, seed_of
 from esper.cli.events import event_json
 from esper.cli.progress import RunView
-from esper.cli.summary import Summary
+from esper.cli.summary import Cost, Summary
 from esper.cli.why import chain_of, walk
 from esper.leyline.envelope import body_name
 
@@ -19,7 +19,7 @@ def test_every_event_has_a_headline_of_one_line(story):
     assert lines[2] == "germinate s1 BP009: the loss stalls"
     assert lines[3] == "germinate s1 BP009 (from tamiyo)"
     assert lines[6] == "s1 G1 gradient health failed: no gradient [norm 0 (limit 0.01)]"
-    assert lines[7] == "s1 TRAINING -> CULLED (BP009): G1 failed"
+    assert lines[7] == "s1 GERMINATED -> CULLED (BP009): G1 failed"
     assert all(line and "\n" not in line for line in lines)
 
 
@@ -90,7 +90,14 @@ def test_json_of_an_event_names_its_enums_and_ids(story):
 
 def _summary(story, control) -> Summary:
     grown = RunView.of("k3f9x2qa", story)
-    return Summary(grown, control, seed=3, hook_ms={"p50": 3.1234, "p99": 9.8765}, wall_s=41.23456, data_dir="./d")
+    return Summary(
+        grown,
+        control,
+        seed=3,
+        hook_ms={"p50": 3.1234, "p99": 9.8765},
+        cost=Cost(2.34567, 0.5, 9.8765, 41.23456),
+        data_dir="./d",
+    )
 
 
 def test_summary_object_has_exactly_the_promised_fields(story):
@@ -106,6 +113,9 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "seeds": {"germinated": 1, "fossilized": 0, "culled": 1},
         "events": 13,
         "hook_ms": {"p50": 3.123, "p99": 9.877},
+        "first_step_s": 2.346,
+        "prompt_s": 0.5,
+        "cpu_s": 9.877,
         "wall_s": 41.235,
     }
     assert _summary(story, None).to_json()["control_val_accuracy"] is None

@@ -63,6 +63,7 @@ def activation(shape, seed=2):
     return torch.randn((BATCH, *shape), generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.requirement("R-TEZ-2")
 @pytest.mark.parametrize(("blueprint", "kind"), CASES)
 def test_a_module_keeps_every_promise(blueprint, kind):
     """One test a blueprint and kind of site: its modules are built once for every shape and looked at in all ways."""
@@ -168,11 +169,13 @@ def the_setting_changes_what_is_computed(blueprint, kind, setting):
     assert not torch.equal(*outputs), setting.name
 
 
+@pytest.mark.requirement("R-TEZ-2")
 def test_another_seed_gives_other_weights():
     one, two = (module_for("BP009", "vector", (4,), seed=seed) for seed in (1, 2))
     assert not torch.equal(next(one.parameters()), next(two.parameters()))
 
 
+@pytest.mark.requirement("R-TAM-14")
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_options_say_what_is_built(kind):
     shape = SHAPES[kind][0]
@@ -210,6 +213,7 @@ def test_flops_of_a_known_module():
     assert block.flops_per_sample == 2 * (4 * 16 + 16 * 4)
 
 
+@pytest.mark.requirement("R-KARN-17")
 def test_editing_an_option_leaves_the_catalogue_as_it_was():
     first = options(site("vector", (4,)))
     first[0].blueprint_id = "changed"

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from streams.logs import Repeats
+from streams.entry import Repeats
 
 
 def record(name, message, *arguments):
@@ -18,7 +18,7 @@ def repeats(monkeypatch):
     """The filter with a clock that the test moves."""
     repeats = Repeats()
     repeats.now = 0.0
-    monkeypatch.setattr("streams.logs.time.monotonic", lambda: repeats.now)
+    monkeypatch.setattr("streams.entry.time.monotonic", lambda: repeats.now)
     return repeats
 
 

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from esper.weatherlight.service import Service, ServiceSpec
+from esper.installation import python_module
+from esper.weatherlight.forkserver import Order, child_environment
+from esper.weatherlight.service import Service
 
 
 @pytest.fixture
-def make_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Service]:
-    """A service around a program given as text."""
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}")
+def fork_server(tmp_path: Path) -> Iterator[socket.socket]:
+    """The way to a fork server that finds the modules of `tmp_path`; it ends with the test."""
+    ours, theirs = socket.socketpair()
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
+    with theirs:
+        server = subprocess.Popen(
+            python_module("esper.weatherlight.forkserver", "--fd", str(theirs.fileno())),
+            pass_fds=[theirs.fileno()],
+            env={**child_environment(), "PYTHONPATH": path},
+        )
+    yield ours
+    ours.close()
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def make_service(tmp_path: Path, fork_server: socket.socket) -> Callable[..., Service]:
+    """A service around a program, given as the text of its `run(arguments, messages)`."""
 
     def make(program: str, *, ready_s: float = 10.0, niceness: int = 0) -> Service:
-        (tmp_path / "supervised_program.py").write_text(program)
-        spec = ServiceSpec("program", "supervised_program", (), ready_s=ready_s, niceness=niceness)
-        return Service(spec, tmp_path, on_change=lambda: None)
+        body = "".join(f"    {line}\n" for line in program.splitlines())
+        text = f"import json, os, signal, sys, time\n\ndef run(arguments, messages):\n{body}"
+        (tmp_path / "supervised_program.py").write_text(text)
+        order = Order("program", "supervised_program:run", niceness=niceness)
+        return Service(order, fork_server, tmp_path / "program.log", lambda: None, ready_s=ready_s)
 
     return make
 

@@ -1,0 +1,213 @@
+"""A training command at work: `esper run`, `resume` and `fork` from their lease to their summary."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from esper.cli.folder import wait_for_archive
+from esper.cli.history import history_of
+from esper.cli.output import complain
+from esper.cli.pool import Instructor
+from esper.cli.progress import RunView
+from esper.cli.screen import Screen, make_screen
+from esper.cli.summary import Cost, Summary
+from esper.cli.tail import LogTail
+from esper.cli.trainers import Trainers
+from esper.errors import InvalidInput, LogUnavailable
+from esper.leyline.envelope import Event
+from esper.leyline.signing import KeyRing
+from esper.weatherlight import client
+from projections.run_queries import EventReader
+
+if TYPE_CHECKING:
+    from esper.cli.run import RunRequest
+
+TICK_S: Final = 0.1
+PREPARE_S: Final = 120.0
+"""Loading a person's own data may take a while; the default task is prepared in three seconds."""
+REPORTS_S: Final = 3.0
+ARCHIVE_S: Final = 30.0
+INTERRUPTED_ARCHIVE_S: Final = 0.5
+
+
+class RunCommand:
+    """One `esper run`, `resume` or `fork` between its lease and its summary.
+
+    `before` are the events that the runs begin with, which are on the log already; `told` the runs of the summary.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        ring: KeyRing,
+        lease: client.Lease,
+        trainers: Trainers,
+        *,
+        before: Mapping[str, Sequence[Event]] = MappingProxyType({}),
+        told: Sequence[str] = (),
+        instructor: Instructor | None = None,
+    ) -> None:
+        self._request = request
+        self._ring = ring
+        self._lease = lease
+        self._trainers = trainers
+        self._run_ids = [trainer.run_id for trainer in trainers.trainers]
+        self._told = told or self._run_ids
+        self._instructor = instructor
+        self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
+        self._hook_ms: Mapping[str, float] = {}
+        self._steps: tuple[float, float] | None = None
+
+    def train(self) -> str:
+        """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
+        title = f"esper {self._request.verb} {self._run_ids[0]} · {self._request.task} · {self._request.policy}"
+        with make_screen(title, self._views, quiet=self._request.as_json) as screen:
+            tail = self._prepare(screen)
+            try:
+                self._trainers.begin(self._lease.brokers)
+                self._follow(tail, screen)
+                self._settle(tail, screen)
+            except BaseException:
+                # The trainers end first and the archive has a moment, so that the history tells of their end.
+                self._trainers.stop()
+                with contextlib.suppress(LogUnavailable):  # what the archive lacks is on the log for the next archiver
+                    self._wait_for_archive(INTERRUPTED_ARCHIVE_S, tail, screen)
+                complain(f"run {self._run_ids[0]} ends early{self.kept}")
+                raise
+            finally:
+                tail.close()
+        return self._outcome()
+
+    @property
+    def kept(self) -> str:
+        """Where to read what the grown run wrote; empty where it wrote nothing."""
+        run_id = self._run_ids[0]
+        if not self._views[0].events:
+            return ""
+        kept, end = f"; what was recorded is kept: `esper events {run_id}`", self._views[0].finished
+        over = end is not None and end.status != "interrupted"
+        return kept if over else f"{kept}, and `esper resume {run_id}` goes on from there"
+
+    def _prepare(self, screen: Screen) -> LogTail:
+        """Until the processes are ready and the trainers have loaded what they need, both at once."""
+        deadline = time.monotonic() + PREPARE_S
+        screen.note("starting the log and its workers, loading the task")
+        tail: LogTail | None = None
+        try:
+            while not self._trainers.wait_prepared(TICK_S):
+                self._take_news(screen)
+                screen.refresh()
+                if tail is None and self._lease.status.state == "ready":
+                    tail = LogTail(self._lease.brokers, self._ring, self._run_ids)
+                self._check_in_time(deadline)
+            self._lease.wait_ready()
+        except BaseException:
+            if tail is not None:
+                tail.close()
+            raise
+        log = "embedded broker" if self._lease.status.embedded else "ESPER_BROKERS"
+        screen.note(f"data {self._request.data_dir} · log {self._lease.brokers} ({log})")
+        return tail or LogTail(self._lease.brokers, self._ring, self._run_ids)
+
+    def _check_in_time(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise InvalidInput(f"task {self._request.task} was not loaded within {PREPARE_S:.0f} s")
+
+    def _follow(self, tail: LogTail, screen: Screen) -> None:
+        grown = self._trainers.trainers[0]
+        while not self._trainers.done:
+            self._take_event(tail, screen)
+            self._take_news(screen)
+            screen.refresh()
+            if grown.outcome is not None and grown.outcome.error:
+                self._trainers.ask_to_stop()
+
+    def _settle(self, tail: LogTail, screen: Screen) -> None:
+        """Until the last report is on the log, and everything on the log is in the archive."""
+        trainers = self._trainers.trainers
+        ended = {trainer.run_id for trainer in trainers if trainer.outcome and trainer.outcome.result}
+        views = [view for view in self._views if view.run_id in ended]
+        deadline = time.monotonic() + REPORTS_S
+        while time.monotonic() < deadline and not all(view.complete for view in views):
+            self._take_event(tail, screen)
+            screen.refresh()
+        try:
+            self._wait_for_archive(ARCHIVE_S, tail, screen)
+        except LogUnavailable as error:
+            failed = trainers[0].outcome is not None and trainers[0].outcome.error
+            if not failed:
+                raise
+            complain(str(error))  # and why the run itself failed is the last word
+
+    def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
+        screen.note("waiting for the archive to hold everything")
+
+        def meanwhile() -> None:
+            self._take_news(screen)
+            screen.refresh()
+
+        wait_for_archive(self._request.data_dir, tail.ends(timeout_s), timeout_s, meanwhile)
+
+    def _take_event(self, tail: LogTail, screen: Screen) -> None:
+        event = tail.take(TICK_S)
+        if event is None:
+            return
+        view = next(view for view in self._views if view.run_id == event.run_id)
+        if view.apply(event):
+            screen.show(view, event)
+        if self._instructor is not None:
+            self._instructor.see(event, self._lease.brokers)
+
+    def _take_news(self, screen: Screen) -> None:
+        """What the supervisor says; where it is gone, another one is started and the run goes on."""
+        try:
+            changed = self._lease.poll()
+        except client.SupervisorGone:
+            screen.note("the supervisor is gone; starting another one")
+            self._lease.renew()
+            return
+        if self._lease.status.state == "failed":
+            self._lease.wait_ready()  # says why
+        if changed and self._lease.status.degraded:
+            troubled = [service for service in self._lease.status.services if service.state != "ready"]
+            screen.note(", ".join(f"{s.name} {s.state} ({s.last_exit})" for s in troubled))
+
+    def _outcome(self) -> str:
+        grown, *others = self._trainers.trainers
+        assert grown.outcome is not None
+        if grown.outcome.wrong_input:
+            raise InvalidInput(grown.outcome.error)
+        if grown.outcome.error or grown.outcome.result is None:
+            return grown.outcome.error
+        self._hook_ms = grown.outcome.result["hook_ms"]
+        self._steps = grown.outcome.steps
+        for other in others:
+            if other.outcome is not None and other.outcome.error:
+                complain(f"the control run failed: {other.outcome.error}")
+        return ""
+
+    def summary(self, since: float) -> Summary:
+        """All runs as the archive tells them, now that it holds everything; the processes end meanwhile.
+
+        `since` is when the command began, on the clock `time.monotonic`.
+        """
+        self._lease.let_go()
+        with history_of(self._request.data_dir) as history:
+            views = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
+        grown, *others = views
+        return Summary(
+            grown=grown,
+            control=others[0] if others else None,
+            seed=self._request.seed,
+            hook_ms=self._hook_ms,
+            cost=self.cost(since),
+            data_dir=str(self._request.data_dir),
+        )
+
+    def cost(self, since: float) -> Cost:
+        """What the command took until now."""
+        return Cost.until_now(since, self._steps)

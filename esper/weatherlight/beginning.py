@@ -1,0 +1,85 @@
+"""How a run begins: at its first step, resumed or as a fork, and what is read from the archive before."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from contracts.leyline.v1.event_pb2 import BlueprintApproved
+from esper.errors import LogUnavailable
+from esper.karn.approval import Approvals, evolve_approvals
+from esper.karn.dossier import Dossier, Outcomes, Sheet
+from esper.record import Recorded
+from projections import open_history
+
+ARCHIVED_S: Final = 30.0
+POLL_S: Final = 0.05
+
+Beginning = Literal["start", "resume", "fork"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a trainer begins.
+
+    `source` is what the run that is gone on with recorded of its task; a fork leaves `parent` at `step` with `change`.
+    """
+
+    begin: Beginning = "start"
+    source: str = ""
+    parent: str = ""
+    step: int = 0
+    change: str = ""
+
+    def to_json(self) -> str:
+        """As it goes to the trainer's process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """What `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int]) -> Recorded:
+    """All that is known of a run, its ancestors' part included, once the archive has what lies before `ends`.
+
+    Raises LogUnavailable where that does not come.
+    """
+    from projections.lineage import facts, requests  # noqa: PLC0415 - only who goes on with a run needs DuckDB
+    from projections.manifest import covered  # noqa: PLC0415
+
+    deadline = time.monotonic() + ARCHIVED_S
+    while any(covered(archive).get(place, 0) < end for place, end in ends.items()):
+        if time.monotonic() > deadline:
+            raise LogUnavailable(f"the archive {archive} lacks the end of the log still, after {ARCHIVED_S:.0f} s")
+        time.sleep(POLL_S)
+    with open_history(archive) as history:
+        return Recorded.of(run_id, facts(history, run_id), requests(history, run_id))
+
+
+def dossier_of(data_dir: Path, *, outcomes: bool = True) -> Dossier:
+    """The dossier of a data folder; empty where nothing is archived yet.
+
+    Without `outcomes` a run does not learn from those before it. Approvals and risk data sheets count always.
+    """
+    archive = data_dir / "archive"
+    if not archive.is_dir():
+        return Dossier()
+    from projections.dossier import read_dossier  # noqa: PLC0415 - as above
+
+    with open_history(archive) as history:
+        rows = read_dossier(history, outcomes=outcomes)
+    approvals: Approvals = {}
+    for blueprint_id, approved, by, why in rows.approvals:
+        event = BlueprintApproved(blueprint_id=blueprint_id, approved=approved, by=by, why=why)
+        approvals = evolve_approvals(approvals, event)
+    return Dossier(
+        dict(approvals),
+        tuple(Sheet(**row) for row in rows.sheets),
+        tuple(Outcomes(**row) for row in rows.outcomes),
+    )
