@@ -75,6 +75,19 @@ def test_a_seed_may_keep_as_much_memory_as_the_limit_says_and_no_more(grown, mib
     assert ("memory_allocation_denied" in lab.told()) != stays
 
 
+def test_a_cull_makes_the_probe_loss_void_only_where_the_seed_was_mixed_in(grown):
+    lab = grown()
+    lab.epoch()
+    probed = lab.kasmina.probe_loss
+    lab.keep(lab.kasmina.apply(lab.command("CULL")))
+    assert lab.moves()[-3:] == ["TRAINING", "CULLED", "EMBARGOED"]
+    assert lab.kasmina.probe_loss is probed
+    mixed = grown()
+    mixed.until(lifecycle.BLENDING)
+    mixed.keep(mixed.kasmina.apply(mixed.command("CULL")))
+    assert mixed.kasmina.probe_loss is None
+
+
 def test_a_kernel_is_as_quick_as_the_quickest_of_its_last_forwards(grown):
     """On a busy machine the median would fail a good seed."""
     seed = grown().kasmina._slots["s1"].occupant()

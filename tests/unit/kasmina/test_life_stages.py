@@ -161,6 +161,7 @@ def test_alpha_ramps_from_0_to_1_and_never_falls():
         assert values[0] == 0.0
         assert values[total] == values[-1] == 1.0
         assert all(a <= b for a, b in pairwise(values))
+        assert all(value < 1.0 for value in values[:total])
     assert ramp(19, 20, 0.1) > 0.95
     assert ramp(10, 20, 0.1) == pytest.approx(0.5)
 
