@@ -25,11 +25,11 @@ from esper.leyline.signing import KeyRing
 from esper.record.accept import SPECIAL, Fact
 from projections import decode_python
 from projections.columns import BODIES, INVALID, STRUCT, arrow_schema
+from projections.decode_python import log_columns, struct_json
 from projections.records import Batch
-from projections.rows import log_columns, struct_json
 from projections.split import HANDLERS, NAMES, Split, split
-from projections.twin import twin_of
 from projections.verdicts import Verdicts
+from projections.wire_schema import twin_of
 
 _FACTS: Final = np.array([*(name in RUNS.bodies for name in NAMES), False])
 """Whether a kind is a fact; the last place stands for -1, no event."""

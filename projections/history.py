@@ -20,9 +20,8 @@ import duckdb
 from contracts.topics import RUNS
 from esper.record.accept import Verdict
 from projections import decided, manifest, views
-from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
+from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, quoted, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
-from projections.quoting import quoted
 from projections.verdicts import VERDICTS, with_verdicts
 from projections.verify import Damage, damaged
 

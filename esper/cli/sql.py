@@ -73,9 +73,9 @@ def _as_json(relation: Relation) -> dict[str, object]:
 
 
 def _sample_folder() -> Path:
-    from projections import sample  # noqa: PLC0415
+    from projections import questions  # noqa: PLC0415
 
-    return sample.folder()
+    return questions.folder()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from esper.cli.app import dispatch
 from esper.cli.history import history_of
 from esper.cli.shell import SqlCompleter
 from esper.errors import InvalidInput
-from projections import open_sample, sample
+from projections import open_sample, questions
 from projections.ad_hoc import check_reads
 
 DEADLINE_S = 120.0
@@ -161,7 +161,7 @@ def test_a_reader_that_has_gone_is_no_failure():
 
 def test_nothing_but_the_answer_is_on_stdout_of_a_long_query():
     """DuckDB draws a progress bar after two seconds where it may."""
-    with history_of(sample.folder()) as history:
+    with history_of(questions.folder()) as history:
         assert history.execute("select current_setting('enable_progress_bar')").fetchone() == (False,)
 
 
