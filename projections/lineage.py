@@ -15,17 +15,14 @@ from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, Signed
 from projections.columns import INVALID
-from projections.history import History
 from projections.records import StoredRecord
 
 if TYPE_CHECKING:
     from projections.history import History
 
-
 BATCH: Final = 2_000
-
-
 _EVER: Final = 2**63 - 1
+_FIELDS: Final = "log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw, log_headers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +123,11 @@ def _signed(raw: bytes, headers: Sequence[Any]) -> Signed:
     return Signed(raw, key_id.decode("utf-8", "replace") if key_id else None, named.get(HEADER_SIGNATURE))
 
 
-_BATCH: Final = 10_000
-
-
-_FIELDS: Final = "log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw, log_headers"
-
-
 def stored_records(history: History) -> Iterator[StoredRecord]:
     """Every record that the archive holds, valid or not."""
     every, invalid = f"SELECT {_FIELDS} FROM log.every", f"SELECT {_FIELDS} FROM log.{INVALID}"  # noqa: S608  ours
     cursor = history.cursor(f"{every} UNION ALL {invalid} ORDER BY log_topic, log_partition, log_offset")
-    while rows := cursor.fetchmany(_BATCH):
+    while rows := cursor.fetchmany(BATCH):
         for topic, partition, offset, timestamp_ms, key, value, headers in rows:
             pairs = tuple((header["key"], header["value"]) for header in headers)
             yield StoredRecord(topic, partition, offset, timestamp_ms, key, value, pairs)
