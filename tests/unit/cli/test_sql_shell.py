@@ -181,7 +181,7 @@ def test_schema_lists_explains_and_refuses(capsys):
 
 def test_what_a_shell_may_do_is_what_a_query_may(tmp_path):
     """The shell and the command line refuse with the same function."""
-    with open_sample() as history, pytest.raises(InvalidInput, match="only reads"):
+    with pytest.raises(InvalidInput, match="only reads"):
         check_reads(f"copy (select 1) to '{tmp_path}/x.csv'")
 
 
