@@ -88,6 +88,16 @@ def test_a_cull_makes_the_probe_loss_void_only_where_the_seed_was_mixed_in(grown
     assert mixed.kasmina.probe_loss is None
 
 
+def test_an_eviction_culls_what_is_mixed_in_and_nothing_else(grown):
+    lab = grown()
+    lab.until(lifecycle.BLENDING)
+    lab.germinate("residual", "s2")
+    lab.step()
+    lab.keep(lab.kasmina.evict("the network failed twice"))
+    assert lab.moves("s1")[-2:] == ["CULLED", "EMBARGOED"]
+    assert lab.moves("s2") == ["GERMINATED", "TRAINING"]
+
+
 def test_a_kernel_is_as_quick_as_the_quickest_of_its_last_forwards(grown):
     """On a busy machine the median would fail a good seed."""
     seed = grown().kasmina._slots["s1"].occupant()
