@@ -1,4 +1,4 @@
-"""What is asked of a history about blueprints: approvals, data sheets, stored versions, outcomes, and one's whole life."""
+"""What is asked of a history about blueprints: approvals, data sheets, stored versions, outcomes, and a whole life."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_lanes_are_as_long_as_the_stays():
 
 
 def test_bars_lie_on_their_side_of_zero():
-    picture = charts([Bar("up", 2.0, 1.0, 3.0, "n 3"), Bar("down", -1.0)], title="T", x_name="x")
+    picture = bars([Bar("up", 2.0, 1.0, 3.0, "n 3"), Bar("down", -1.0)], title="T", x_name="x")
     up, down = (float(each.get("width")) for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect"))
 
     assert up == pytest.approx(2 * down, abs=0.1)
