@@ -7,12 +7,11 @@ neither lists and goes on from the offsets that it does list: nothing is lost an
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +20,17 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.signing import KeyRing
-from projections import files, manifest, parquet
+from esper.record.accept import Fact
+from projections import archive_migrations, files, manifest, parquet
 from projections.columns import INVALID, shape_of
 from projections.decode import decode
 from projections.manifest import FILES, FileEntry, Gap, Manifest, Place
 from projections.records import Batch, Record, batches_of
-from projections.regularity import Regularity
+from projections.verdicts import FACT_TABLES, Verdicts, archived_facts
 
 KEEP_REPLACED_S: Final = 600.0
 """How long a replaced file stays for readers that hold an older manifest: longer than any query takes."""
@@ -56,23 +57,25 @@ class Archive:
     """The archive folder, owned by this process until `close`.
 
     Raises InvalidInput where another process owns it. `keys` verify every record's signature where they are given.
+    `now_s` is the Unix time. An archive of an earlier Esper is migrated.
     """
 
-    def __init__(self, folder: Path, keys: KeyRing | None = None) -> None:
+    def __init__(self, folder: Path, keys: KeyRing | None = None, now_s: Callable[[], float] = time.time) -> None:
         self.folder = folder
         self._keys = keys
         (folder / FILES).mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock = FileLock(folder / LOCK, thread_local=False)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise InvalidInput(f"another archiver writes {folder}: stop it, or give this one its own folder") from None
+        try:
             self.manifest: Manifest = manifest.load(folder)
             self.orphans_removed: int = self._remove_orphans()
-            self._regularity = Regularity(self._runs())
-        except BlockingIOError:
-            os.close(self._lock)
-            raise InvalidInput(f"another archiver writes {folder}: stop it, or give this one its own folder") from None
+            self._migrate(now_s)
+            self._verdicts = self._new_verdicts()
         except BaseException:
-            os.close(self._lock)
+            self._lock.release()
             raise
         self._writers = ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="archive-file")
 
@@ -87,7 +90,7 @@ class Archive:
     def close(self) -> None:
         """Let another process own the archive. Nothing is pending: every call commits before it returns."""
         self._writers.shutdown()
-        os.close(self._lock)
+        self._lock.release()
 
     def append(self, records: Sequence[Record]) -> Flushed:
         """Archive `records` and their position in one step; they must follow what is archived, partition by partition.
@@ -102,21 +105,33 @@ class Archive:
         fresh, next_offsets, gaps = self._fresh(batches)
         if not fresh:
             return Flushed(0, 0, 0)
+        try:
+            tables, entries = self._written(fresh)
+            self._commit(
+                replace(
+                    self.manifest,
+                    next_offsets=next_offsets,
+                    files=self.manifest.files + tuple(entries),
+                    gaps=self.manifest.gaps + tuple(gaps),
+                    undecided=_and(self.manifest.undecided, self._verdicts.undecided),
+                    unstarted=_and(self.manifest.unstarted, self._verdicts.unstarted),
+                )
+            )
+        except BaseException:
+            self._verdicts = self._new_verdicts()  # what was judged is not archived
+            raise
+        self._verdicts.trim()
+        invalid = tables[INVALID].num_rows if INVALID in tables else 0
+        return Flushed(sum(map(len, fresh)), invalid, len(entries), sum(gap.next - gap.first for gap in gaps))
+
+    def _written(self, fresh: Sequence[Batch]) -> tuple[dict[str, pa.Table], list[FileEntry]]:
+        """The tables of new records, and their files, synced."""
         generation = self.manifest.generation + 1
-        tables = decode(fresh, self._keys, self._regularity)
+        tables = decode(fresh, self._keys, self._verdicts)
         # Encoding and syncing release the interpreter, and files that are synced together share the disk's journal.
         entries = list(self._writers.map(lambda name: self._write(name, tables[name], generation), sorted(tables)))
         files.sync_folder(self.folder / FILES)
-        self._commit(
-            replace(
-                self.manifest,
-                next_offsets=next_offsets,
-                files=self.manifest.files + tuple(entries),
-                gaps=self.manifest.gaps + tuple(gaps),
-            )
-        )
-        invalid = tables[INVALID].num_rows if INVALID in tables else 0
-        return Flushed(sum(map(len, fresh)), invalid, len(entries), sum(gap.next - gap.first for gap in gaps))
+        return tables, entries
 
     def swap(self, old: frozenset[str], new: FileEntry, now_s: float) -> bool:
         """Put a merged file in the place of those that it was made of; False where the proposal does not fit.
@@ -187,14 +202,32 @@ class Archive:
             offsets=_offsets(table),
         )
 
+    def _migrate(self, now_s: Callable[[], float]) -> None:
+        migrated = archive_migrations.migrate(self.folder, self.manifest, now_s() + KEEP_REPLACED_S)
+        if migrated.files:
+            if migrated is not self.manifest:
+                self._commit(migrated)
+        else:
+            self.manifest = migrated  # an empty archive has no manifest before its first flush
+
+    def _new_verdicts(self) -> Verdicts:
+        """What judges the next facts: it knows which runs began, and counts a run's archived facts when it goes on."""
+
+        def archived(run_id: str) -> list[Fact] | None:
+            held = [entry for entry in self.manifest.files if entry.table in FACT_TABLES]
+            return archived_facts(self.folder, held, run_id)
+
+        return Verdicts(self._runs(), archived)
+
     def _runs(self) -> set[str] | None:
-        """The runs whose start is archived already, None where a file that would tell is damaged."""
+        """The runs of which facts are archived already, None where a file that would tell is damaged."""
         paths = [self.folder / FILES / entry.name for entry in self.manifest.of("run_started")]
         try:
-            return {run for path in paths for run in pq.read_table(path, columns=["run_id"])["run_id"].to_pylist()}
+            started = {run for path in paths for run in pq.read_table(path, columns=["run_id"])["run_id"].to_pylist()}
         except (OSError, pa.ArrowException) as error:
-            _log.warning("the archive's list of runs is damaged (%s): no new fact is taken for regular", error)
+            _log.warning("the archive's list of runs is damaged (%s): every run's facts are looked for", error)
             return None
+        return started | set(self.manifest.unstarted)
 
     def _remove_orphans(self) -> int:
         """Delete what a killed flush or merge left behind."""
@@ -203,6 +236,10 @@ class Archive:
         for path in orphans:
             path.unlink()
         return len(orphans)
+
+
+def _and(runs: tuple[str, ...], more: set[str]) -> tuple[str, ...]:
+    return runs if more <= set(runs) else tuple(sorted(more.union(runs)))
 
 
 def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, int]], int]:

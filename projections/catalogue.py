@@ -135,7 +135,7 @@ _HELD: Final = f"""
 
 def _offsets(history: History) -> Iterator[Finding]:
     """Which offsets are held twice or not at all, though the manifest says that they were archived."""
-    counted = history.connection.execute(
+    counted = history.cursor(
         f"SELECT topic, part, count(*), count(DISTINCT place) FROM ({_HELD}) GROUP BY ALL"  # noqa: S608  ours
     ).fetchall()
     held = {(topic, part): (records, distinct) for topic, part, records, distinct in counted}
@@ -156,7 +156,7 @@ def _offsets(history: History) -> Iterator[Finding]:
 def _holes(history: History, covered: Coverage) -> Iterator[Gap]:
     """The offsets of a topic partition that no sound file holds, but for those that the log itself had lost."""
     topic, partition = covered.topic, covered.partition
-    steps = history.connection.execute(
+    steps = history.cursor(
         f"""
         WITH held AS (
             SELECT DISTINCT place FROM ({_HELD}) WHERE topic = $topic AND part = $partition
@@ -186,9 +186,7 @@ _IN_WORDS: Final = {
 
 
 def _runs(history: History) -> Iterator[Finding]:
-    rows: list[Any] = history.connection.execute(
-        "SELECT run_id, problem, sequence FROM fold_problems ORDER BY run_id"
-    ).fetchall()
+    rows: list[Any] = history.cursor("SELECT run_id, problem, sequence FROM stops ORDER BY run_id").fetchall()
     for run_id, problem, sequence in rows:
         words = _IN_WORDS.get(problem, f"{problem} at sequence {{sequence}}")
         yield Finding("run", f"run {run_id}", words.format(sequence=sequence))
@@ -196,7 +194,7 @@ def _runs(history: History) -> Iterator[Finding]:
 
 def _not_understood(history: History) -> Iterator[Finding]:
     """Records that were kept raw, by the reason: a newer Esper's, and those that are no event at all."""
-    rows: list[Any] = history.connection.execute(
+    rows: list[Any] = history.cursor(
         f"SELECT split_part(reason, ':', 1) AS why, count(*), min((log_topic, log_partition, log_offset)) "  # noqa: S608
         f"FROM log.{INVALID} GROUP BY why ORDER BY why"
     ).fetchall()

@@ -49,10 +49,11 @@ LOG_COLUMNS: Final[dict[str, str]] = {
     "log_headers": 'STRUCT("key" VARCHAR, "value" BLOB)[]',
     "log_raw": "BLOB",
     "log_body": "VARCHAR",
-    "log_regular": "BOOLEAN",
+    "log_verdict": "UTINYINT",
 }
 """Where a record lay and what it was, in DuckDB's types; `log_raw` are the serialised event's bytes, `log_body` the
-table's name, so that files of several tables can be read in one scan, `log_regular` the hint of `regularity`."""
+table's name, so that files of several tables can be read in one scan, `log_verdict` what a fact is by
+`esper.record.accept.Verdict`, null for what is no fact."""
 
 ENVELOPE: Final[tuple[Field, ...]] = tuple(
     field for field in event_pb2.Event.DESCRIPTOR.fields if field.containing_oneof is None
@@ -137,7 +138,7 @@ def arrow_schema(table: str) -> Any:
         pa.field("log_headers", pa.list_(pa.field("item", header, nullable=False)), nullable=False),
         pa.field("log_raw", pa.binary()),
         pa.field("log_body", pa.string(), nullable=False),
-        pa.field("log_regular", pa.bool_()),
+        pa.field("log_verdict", pa.uint8()),
     ]
     if table == INVALID:
         return pa.schema([*log, pa.field("reason", pa.string(), nullable=False)])

@@ -22,13 +22,14 @@ from google.protobuf.message import DecodeError
 from contracts.topics import RUNS
 from esper.leyline import envelope
 from esper.leyline.signing import KeyRing
+from esper.record.accept import SPECIAL, Fact
 from projections import decode_python
 from projections.columns import BODIES, INVALID, STRUCT, arrow_schema
 from projections.records import Batch
-from projections.regularity import Regularity
 from projections.rows import log_columns, struct_json
 from projections.split import HANDLERS, NAMES, Split, split
 from projections.twin import twin_of
+from projections.verdicts import Verdicts
 
 _FACTS: Final = np.array([*(name in RUNS.bodies for name in NAMES), False])
 """Whether a kind is a fact; the last place stands for -1, no event."""
@@ -37,20 +38,19 @@ _log = logging.getLogger(__name__)
 
 
 def decode(
-    batches: Sequence[Batch], keys: KeyRing | None = None, regularity: Regularity | None = None
+    batches: Sequence[Batch], keys: KeyRing | None = None, verdicts: Verdicts | None = None
 ) -> dict[str, pa.Table]:
     """The records as one table per body type that occurs, plus `invalid`; every record is in exactly one of them.
 
-    With `keys` every signature is verified. `regularity` remembers the records before these. Rows keep the order of
-    `batches`.
+    With `keys` every signature is verified. `verdicts` knows the facts before these. Rows keep the order of `batches`.
     """
     found = split(batches, keys)
     bodies = {kind: _bodies(found, kind) for kind in np.unique(found.kinds).tolist() if kind >= 0}
     log = log_columns(batches, found.raw)
-    regular = _regular(found, log[1].to_numpy(), regularity or Regularity())
+    judged = _judged(found, verdicts or Verdicts())
     order = np.argsort(found.kinds, kind="stable")
     ends = np.searchsorted(found.kinds[order], np.arange(-1, len(NAMES)), side="right").tolist()
-    sorted_rows = [column.take(pa.array(order)) for column in (*log, regular, *found.envelope())]
+    sorted_rows = [column.take(pa.array(order)) for column in (*log, judged, *found.envelope())]
     tables: dict[str, pa.Table] = {}
     if ends[0]:
         tables[INVALID] = _invalid([column.slice(0, ends[0]) for column in sorted_rows[: len(log)]], found, order)
@@ -67,24 +67,38 @@ def _invalid(log: list[pa.Array], found: Split, order: npt.NDArray[np.intp]) -> 
     """Records that are no event by contract, raw, each with the reason."""
     count = len(log[0])
     reasons = pa.array([found.reasons[place] for place in order[:count].tolist()], pa.string())
-    columns = [*log, pa.repeat(INVALID, count), pa.nulls(count, pa.bool_()), reasons]
+    columns = [*log, pa.repeat(INVALID, count), pa.nulls(count, pa.uint8()), reasons]
     return pa.table(columns, schema=arrow_schema(INVALID))
 
 
-def _regular(found: Split, partitions: npt.NDArray[np.int32], regularity: Regularity) -> pa.Array:
-    """The hint for every record, null for what is no fact."""
+def _judged(found: Split, verdicts: Verdicts) -> pa.Array:
+    """The verdict on every record, null for what is no fact."""
     places = np.flatnonzero(_FACTS[found.kinds])
-    facts = zip(
+    kinds = found.kinds[places]
+    facts = map(
+        Fact,
         found.column("run_id", places).to_pylist(),
-        (NAMES[kind] for kind in found.kinds[places].tolist()),
-        partitions[places].tolist(),
+        [NAMES[kind] for kind in kinds.tolist()],
+        found.column("event_id", places).to_pylist(),
         found.column("incarnation", places).to_pylist(),
         found.column("sequence", places).to_pylist(),
-        strict=True,
+        _special_bodies(found, kinds),
     )
-    hints: npt.NDArray[np.object_] = np.full(len(found.kinds), None)
-    hints[places] = [regularity.take(*fact) for fact in facts]
-    return pa.array(hints, pa.bool_())
+    judged: npt.NDArray[np.object_] = np.full(len(found.kinds), None)
+    judged[places] = [verdicts.take(fact) for fact in facts]
+    return pa.array(judged, pa.uint8())
+
+
+def _special_bodies(found: Split, kinds: npt.NDArray[np.int16]) -> list[Any]:
+    """The bodies of those facts that are judged by them, None for all others."""
+    bodies: list[Any] = [None] * len(kinds)
+    for kind in np.unique(kinds).tolist():
+        if NAMES[kind] in SPECIAL:
+            parse = message_factory.GetMessageClass(BODIES[NAMES[kind]]).FromString
+            encoded = _encoded(found, kind).to_pylist()
+            for place, body in zip(np.flatnonzero(kinds == kind).tolist(), encoded, strict=True):
+                bodies[place] = parse(body)
+    return bodies
 
 
 def _bodies(found: Split, kind: int) -> list[pa.Array]:

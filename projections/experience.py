@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
@@ -10,18 +11,21 @@ from contracts.topics import COMMANDS, REPORTS, RUNS
 from esper.leyline.envelope import Event
 from projections.projection import Projection, Row, fact_row, fields, row
 from projections.records import Record
-from projections.runs import COURSE
 
 _DECIDED: Final = (
     *("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash"),
     *("action_mask", "logits", "draw", "action", "actions", "command_id", "risk", "value_estimate"),
 )
+
+
 _METRICS: Final[Mapping[str, str]] = {
     "loss_delta_total": "loss_delta",
     "loss_delta_min": "loss_delta_min",
     "loss_delta_max": "loss_delta_max",
     "avg_hook_latency_ms": "hook_ms",
 }
+
+
 """A field report's metrics, and the columns that hold them; one that a report lacks is null."""
 
 
@@ -63,6 +67,54 @@ def _bytes(command_id: str) -> bytes | None:
         return None
 
 
+_STARTED: Final = (
+    *("task", "policy", "lifecycle", "control_of", "parent_run_id", "parent_sequence", "epochs", "steps_per_epoch"),
+    *("params_host", "device", "esper_version", "config_json"),
+)
+
+
+_FINISHED: Final = (
+    *("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled"),
+    *("telemetry_shed", "wall_s"),
+)
+
+
+_PACKET: Final = ("probe_loss_stderr", "params", "params_budget", "flops", "conservative")
+
+
+def _started(event: Event, record: Record) -> tuple[str, Row]:
+    body = event.run_started
+    seeds = json.dumps(dict(sorted(body.seeds.items())))
+    return "started", fact_row(event, record, random_seeds=seeds, **fields(body, _STARTED))
+
+
+def _packet(event: Event, record: Record) -> tuple[str, Row]:
+    body = event.epoch_completed
+    return "packets", fact_row(
+        event,
+        record,
+        probe_loss=body.state.validation_loss,
+        probe_accuracy=body.state.validation_accuracy,
+        training_loss=body.state.training_loss,
+        hook_ms=body.hook_ms_before,
+        **fields(body, _PACKET),
+    )
+
+
+def _rolled_back(event: Event, record: Record) -> tuple[str, Row]:
+    body = event.rolled_back
+    return "jumps", fact_row(event, record, to_sequence=body.to_sequence, is_claim=False, reason=body.reason)
+
+
+def _resumed(event: Event, record: Record) -> tuple[str, Row]:
+    body = event.run_resumed
+    return "jumps", fact_row(event, record, to_sequence=body.accepted_sequence, is_claim=True, reason=body.reason)
+
+
+def _finished(event: Event, record: Record) -> tuple[str, Row]:
+    return "finished", fact_row(event, record, **fields(event.run_finished, _FINISHED))
+
+
 EXPERIENCE: Final = Projection(
     name="experience",
     what="Simic's experience: state, mask, logits, draw and action of every decision, and what came of it",
@@ -70,11 +122,16 @@ EXPERIENCE: Final = Projection(
     sources=(RUNS, COMMANDS, REPORTS),
     folder="experience",
     rows={
-        **COURSE,
+        "run_started": _started,
+        "epoch_completed": _packet,
+        "rolled_back": _rolled_back,
+        "run_resumed": _resumed,
+        "run_finished": _finished,
         "decision_made": _decided,
         "command_applied": _applied,
         "command_rejected": _rejected,
         "field_report": _reported,
     },
     views=("experience",),
+    judges=True,
 )

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
+from esper.record.accept import Verdict
 from projections import files, manifest, open_history, schema
 from projections.columns import INVALID
+from projections.decided import VERDICTS as VERDICTS_HERE
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.parquet import ROW_GROUP
 from projections.quoting import quoted
+from projections.verdicts import FACT_TABLES, MIGRATIONS, columns_with_verdict, with_verdicts
 from projections.verify import CACHE
 
 if TYPE_CHECKING:
@@ -119,39 +122,49 @@ def _write_archive(history: History, run_ids: Sequence[str], archive: Path) -> N
     shapes: dict[tuple[str, str], list[FileEntry]] = {}
     for entry in history.manifest.files:
         shapes.setdefault((entry.table, entry.shape), []).append(entry)
-    written = [_write_table(history, held, run_ids, archive / FILES) for held in shapes.values()]
+    written = [_write_table(history, kind, held, run_ids, archive / FILES) for kind, held in shapes.items()]
     files.sync_folder(archive / FILES)
-    manifest.save(archive, Manifest(generation=1, files=tuple(entry for entry in written if entry is not None)))
+    undecided = tuple(run_id for run_id in history.undecided() if run_id in run_ids)
+    held = tuple(entry for entry in written if entry is not None)
+    manifest.save(archive, Manifest(generation=1, files=held, migrations=MIGRATIONS, undecided=undecided))
 
 
-def _write_table(history: History, held: Sequence[FileEntry], run_ids: Sequence[str], folder: Path) -> FileEntry | None:
-    """The runs' rows of some files of one body type and shape as one file; None where there are none."""
-    first, source = held[0], ", ".join(quoted(history.archive / FILES / entry.name) for entry in held)
+def _write_table(
+    history: History, kind: tuple[str, str], held: Sequence[FileEntry], run_ids: Sequence[str], folder: Path
+) -> FileEntry | None:
+    """The runs' rows of some files of one kind (body type and shape) as one file; None where there are none."""
+    table, shape = kind
+    listed = ", ".join(quoted(history.archive / FILES / entry.name) for entry in held)
+    source = f"read_parquet([{listed}])"
+    if history.judged_here and table in FACT_TABLES:
+        history.undecided()
+        columns, shape = columns_with_verdict(history.connection, table, shape, source)
+        source = f"({with_verdicts(source, VERDICTS_HERE, columns, str(int(Verdict.ACCEPTED)))})"
     mine, order = "list_contains($runs, run_id)", "run_id, log_topic, log_partition, log_offset"
-    if first.table == INVALID:
+    if table == INVALID:
         mine, order = "list_contains($runs, decode(log_key))", "log_topic, log_partition, log_offset"
-    rows = f"FROM read_parquet([{source}]) WHERE {mine}"
-    places = history.connection.execute(
+    rows = f"FROM {source} WHERE {mine}"
+    places = history.execute(
         f"SELECT log_topic, log_partition, min(log_offset), max(log_offset) + 1, count(*) {rows} GROUP BY ALL "
         "ORDER BY ALL",
         {"runs": list(run_ids)},
     ).fetchall()
     if not places:
         return None
-    path = folder / f"{first.table}-{first.shape}-000000001.parquet"
-    history.connection.execute(
+    path = folder / f"{table}-{shape}-000000001.parquet"
+    history.execute(
         f"COPY (SELECT * {rows} ORDER BY {order}) TO {quoted(path)} "
         f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 12, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)",
         {"runs": list(run_ids)},
     )
     return FileEntry(
         name=path.name,
-        table=first.table,
+        table=table,
         level=1,
         rows=sum(count for *_, count in places),
         size=path.stat().st_size,
         sha256=_sha256(path),
-        shape=first.shape,
+        shape=shape,
         generation=1,
         offsets={(topic, partition): (begin, end) for topic, partition, begin, end, _ in places},
     )
@@ -160,8 +173,7 @@ def _write_table(history: History, held: Sequence[FileEntry], run_ids: Sequence[
 def _copy_objects(history: History, run_ids: Sequence[str], source: Path, to: Path) -> tuple[int, int]:
     """Copy what the runs' events name, and what those objects name in turn; how many, and how many have gone."""
     store, copies = ObjectStore(source), ObjectStore(to)
-    cursor = history.connection.cursor()
-    cursor.execute("SELECT log_raw FROM log.every WHERE list_contains($runs, run_id)", {"runs": list(run_ids)})
+    cursor = history.cursor("SELECT log_raw FROM log.every WHERE list_contains($runs, run_id)", {"runs": list(run_ids)})
     wanted = {name for (raw,) in cursor.fetchall() for name in _NAMED.findall(raw)}
     seen: set[bytes] = set()
     copied = 0

@@ -3,7 +3,8 @@
 Schemas: `log` has one view per body type with the archive's own columns (see `columns`), `empty` the same tables
 without rows, and `main` the readable views of `sql/`: `runs`, `epochs`, `decisions`, `commands`, `transitions`,
 `gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, `blueprint_outcomes`, `approvals`, `artifacts`, and
-the fold (`fold_*`). Any number of processes may read at once, with or without a writer.
+what the facts come to (`accepted_facts`, `stops`, `fold_state_at`, ...). Any number of processes may read at once, with
+or without a writer.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import duckdb
 
 from contracts.topics import RUNS
-from projections import manifest, views
-from projections.columns import BODIES, ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
+from esper.record.accept import Verdict
+from projections import decided, manifest, views
+from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.quoting import quoted
+from projections.verdicts import VERDICTS, with_verdicts
 from projections.verify import Damage, damaged
 
 if TYPE_CHECKING:
     from projections.transfer import Mirror
 
 _SHARED: Final = (*LOG_COLUMNS, *(field.name for field in ENVELOPE))
-_UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
-"""Views over many tables at once: every event, and the facts of runs."""
+_FACTS: Final = frozenset({*RUNS.bodies, "facts", "every"})
+"""What of `log` has verdicts in it."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +39,10 @@ _log = logging.getLogger(__name__)
 class History:
     """A connection over one archive. `refresh` looks for a newer manifest; `execute` and `sql` do so first.
 
+    A view is made when a query first names it: making all takes a quarter of a second. `connection` has them all.
     `damage` are the files that were left out because their bytes are not those that were written, `unknown` how many
-    events there are of types that only a newer Esper knows. Where a file of facts is left out, no fact counts as
-    regular any more, so that the fold misses what was in it and says so. Thread-bound, as
-    DuckDB connections are: use `connection.cursor()` for another thread.
+    events there are of types that only a newer Esper knows. Where a file of facts is left out, the facts that are left
+    are judged again, so that a run which lacks some is stopped there. Thread-bound, as DuckDB connections are.
     """
 
     def __init__(self, archive: Path, source: Mirror | None = None) -> None:
@@ -48,13 +51,15 @@ class History:
         self.manifest = Manifest(generation=-1)
         self.damage: list[Damage] = []
         self.unknown: dict[str, int] = {}
-        self.connection = duckdb.connect(":memory:")
-        self._listed: dict[str, tuple[str, ...]] = {}
-        self._hints = True
-        self._forks: bool | None = None  # whether any run is one; None before the tables of forks were made
-        self.connection.execute(";\n".join(views.tables()))
+        self._connection = duckdb.connect(":memory:")
+        self._entries: dict[str, tuple[FileEntry, ...]] = {}
+        self._made: set[str] = set()
+        self._shapes: dict[tuple[str, str], bool] = {}  # whether files of a table and shape have verdicts
+        self._judged = False
+        self._undecided: tuple[str, ...] = ()
+        self._otherwise: str | None = None  # where `decided.verdicts` counts: the verdict of facts that are not in it
+        self._connection.execute(";\n".join(views.settings()))
         self.refresh()
-        self.connection.execute(";\n".join(views.views()))
 
     def __enter__(self) -> Self:
         return self
@@ -66,17 +71,31 @@ class History:
 
     def close(self) -> None:
         """Give the connection back."""
-        self.connection.close()
+        self._connection.close()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection, with every view made."""
+        for name in (*views.RELATIONS, *views.UNIONS, *TABLES):
+            self._make(name)
+        return self._connection
 
     def execute(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Any:
         """Run SQL over the newest manifest and return the connection, which has the rows."""
         self.refresh()
-        return self.connection.execute(query, parameters)
+        self._make_for(query)
+        return self._connection.execute(query, parameters)
 
     def sql(self, query: str) -> Any:
         """A DuckDB relation over the newest manifest."""
         self.refresh()
-        return self.connection.sql(query)
+        self._make_for(query)
+        return self._connection.sql(query)
+
+    def cursor(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Any:
+        """A cursor of its own with the answer, over the manifest as it was read last."""
+        self._make_for(query)
+        return self._connection.cursor().execute(query, parameters)
 
     def refresh(self) -> bool:
         """Point the views at the newest manifest; False where there is no newer one.
@@ -107,55 +126,103 @@ class History:
         if unknown.keys() - self.unknown.keys():
             _log.warning("%s of a newer Esper are left out: this one does not know the type", _counted(unknown))
         self.unknown = unknown
-        hints = not any(each.table in RUNS.bodies for each in damage)
-        if hints != self._hints:  # then every view of facts reads otherwise
-            self._hints, self._listed = hints, {}
         self._point(entries)
 
+    def undecided(self) -> tuple[str, ...]:
+        """The forks that went back behind their beginning: what counts of them takes their parents' facts."""
+        self._judge()
+        return self._undecided
+
+    def script(self) -> str:
+        """The SQL that makes the same views in any DuckDB: what this connection was given, as one text."""
+        self._judge()
+        names = (*TABLES, *views.UNIONS, *views.RELATIONS)
+        statements = [*views.settings(), *map(views.empty, TABLES), *decided.inserts(self._connection)]
+        return ";\n\n".join([*statements, *(self._definition(name) for name in names)]) + ";\n"
+
     def _point(self, entries: Iterable[FileEntry]) -> None:
-        """Make the views of `log` read `entries`, and the small tables follow."""
+        """Make what was made already read `entries`."""
         by_table: dict[str, list[FileEntry]] = {table: [] for table in TABLES}
         for entry in entries:
             if entry.table in by_table:  # a newer Esper may archive bodies that this one does not know
                 by_table[entry.table].append(entry)
-        listed = {table: tuple(entry.name for entry in held) for table, held in by_table.items()}
-        changed = {table for table in TABLES if self._listed.get(table) != listed[table]}
-        statements = self._pointing(by_table, changed)
-        if statements:
-            self.connection.execute(";\n".join(statements))
-        self._follow_forks(changed)
-        self._listed = listed
+        listed = {table: tuple(held) for table, held in by_table.items()}
+        changed = {table for table in TABLES if self._entries.get(table) != listed[table]}
+        self._entries = listed
+        if changed & _FACTS:
+            if self._otherwise or self.judged_here or self.manifest.undecided:
+                changed |= {*RUNS.bodies}
+            self._judged, self._otherwise = False, None
+        self._make_anew(changed)
 
-    def script(self) -> str:
-        """The SQL that makes the same views in any DuckDB: what this connection was given, as one text."""
-        by_table = {table: self.manifest.of(table) for table in TABLES}
-        statements = [*views.tables(), *self._pointing(by_table, set(TABLES)), *views.of_forks(), *views.views()]
-        return ";\n\n".join(statements) + ";\n"
+    def _make_anew(self, changed: set[str]) -> None:
+        """Those views and tables that were made of tables of the log that `changed`."""
+        unions = {name for name, tables in views.UNIONS.items() if tables & changed}
+        stale = [name for name in (*TABLES, *views.UNIONS) if name in self._made and name in changed | unions]
+        stale += [name for name in views.TABLES_OF_VIEWS if name in self._made and changed & {*views.needs(name)}]
+        self._made -= set(stale)
+        for name in stale:
+            self._make(name)
 
-    def _pointing(self, by_table: dict[str, list[FileEntry]], changed: set[str]) -> list[str]:
-        """SQL that makes the views of the tables that `changed` read their files, and the small tables follow."""
-        statements = [_view(table, self._reading(table, by_table[table])) for table in TABLES if table in changed]
-        for union, tables in _UNIONS.items():
-            if changed & tables:
-                files = [entry for table in TABLES if table in tables for entry in by_table[table]]
-                statements.append(_view(union, self._reading_shared(files)))
-        return [*statements, *views.small(changed)]
+    def _make_for(self, query: str) -> None:
+        for name in views.mentioned(query):
+            self._make(name)
 
-    def _follow_forks(self, changed: set[str]) -> None:
-        """Make the tables of forks anew where they may say something else now; planning them takes its time."""
-        if not changed & _UNIONS["facts"]:
+    def _make(self, name: str) -> None:
+        """Make a view, and what it reads before it, unless it is there."""
+        if name in self._made:
             return
-        forks, went_behind = self.connection.execute(views.FORKS).fetchone() or (0, 0)
-        if forks and (went_behind or changed & views.CLAIMS_AND_ROLLBACKS):
-            self.connection.execute(";\n".join(views.of_forks()))
-        elif not forks and self._forks is not False:
-            self.connection.execute(";\n".join(views.of_forks(empty=True)))
-        self._forks = bool(forks)
+        if name in _FACTS:
+            self._judge()
+        if name in views.RELATIONS:
+            for each in views.needs(name):
+                self._make(each)
+        elif name in TABLES:
+            self._connection.execute(views.empty(name))
+        elif not self._of_union(name):
+            self._make("run_started")  # its empty table has the columns
+        self._connection.execute(self._definition(name))
+        self._made.add(name)
 
-    def _reading(self, table: str, entries: list[FileEntry]) -> str:
+    def _definition(self, name: str) -> str:
+        if name in views.RELATIONS:
+            return views.definition(name)
+        query = self._reading_shared(self._of_union(name)) if name in views.UNIONS else self._reading(name)
+        if self._otherwise and name in _FACTS:
+            columns = _SHARED if name in views.UNIONS else duckdb_columns(name)
+            query = with_verdicts(f"({query})", decided.VERDICTS, columns, self._otherwise)
+        return f'CREATE OR REPLACE VIEW log."{name}" AS {query}'
+
+    @property
+    def judged_here(self) -> bool:
+        """Whether no verdict in the files counts: they have none yet, or facts that they took into account are gone."""
+        return VERDICTS not in self.manifest.migrations or any(each.table in RUNS.bodies for each in self.damage)
+
+    def _judge(self) -> None:
+        """Decide what the files do not say: the verdicts of an archive without, and of forks that went far back."""
+        if self._judged:
+            return
+        self._judged = True
+        if self.judged_here:
+            sources = [(table, f"({self._reading(table)})") for table in RUNS.bodies if self._entries[table]]
+            for table, _ in sources:
+                self._connection.execute(views.empty(table))
+            self._undecided = decided.judge_all(self, self._connection, sources)
+            self._otherwise = str(int(Verdict.ACCEPTED))
+        elif self.manifest.undecided:
+            self._undecided = self.manifest.undecided
+            decided.judge_forks(self, self._connection, self.manifest.undecided)
+            self._otherwise = "fact.log_verdict"
+        if self._otherwise:
+            self._make_anew({*RUNS.bodies})
+
+    def _of_union(self, name: str) -> list[FileEntry]:
+        return [entry for table in TABLES if table in views.UNIONS[name] for entry in self._entries[table]]
+
+    def _reading(self, table: str) -> str:
         """SQL that reads one table: files of today's columns as they are, older shapes filled up with nulls."""
         by_shape: dict[str, list[FileEntry]] = {}
-        for entry in entries:
+        for entry in self._entries[table]:
             by_shape.setdefault(entry.shape, []).append(entry)
         empty = f'SELECT * FROM empty."{table}"'  # noqa: S608  a name of ours
         parts = [f"SELECT * FROM {self._scan(held)}" for held in by_shape.values()]  # noqa: S608  files of ours
@@ -167,20 +234,27 @@ class History:
         return f"SELECT {names} FROM ({' UNION ALL BY NAME '.join([empty, *parts])})"  # noqa: S608  names of ours
 
     def _reading_shared(self, entries: list[FileEntry]) -> str:
-        """SQL that reads what all tables share from files of many: one scan, whatever else they hold."""
-        source = self._scan(entries) if entries else 'empty."run_started"'
-        return f"SELECT {', '.join(_SHARED)} FROM {source}"  # noqa: S608  names of ours
+        """SQL that reads what all tables share from files of many: one scan, or two where some have no verdicts yet."""
+        parts = []
+        for there in (True, False):
+            held = [entry for entry in entries if self._has_verdicts(entry) is there]
+            columns = (name if there or name != "log_verdict" else "NULL::UTINYINT AS log_verdict" for name in _SHARED)
+            if held:
+                parts.append(f"SELECT {', '.join(columns)} FROM {self._scan(held)}")  # noqa: S608  names of ours
+        return " UNION ALL ".join(parts) or f'SELECT {", ".join(_SHARED)} FROM empty."run_started"'  # noqa: S608  ours
+
+    def _has_verdicts(self, entry: FileEntry) -> bool:
+        """Whether a file has the column; one file tells of all of its shape."""
+        if entry.shape == shape_of(entry.table):
+            return True
+        if (entry.table, entry.shape) not in self._shapes:
+            found = self._connection.execute(f"DESCRIBE FROM {self._scan([entry])}").fetchall()
+            self._shapes[entry.table, entry.shape] = "log_verdict" in {row[0] for row in found}
+        return self._shapes[entry.table, entry.shape]
 
     def _scan(self, entries: list[FileEntry]) -> str:
-        files = f"read_parquet([{', '.join(quoted(self.archive / FILES / entry.name) for entry in entries)}])"
-        if self._hints:
-            return files
-        return f"(SELECT * REPLACE (if(log_regular, false, log_regular) AS log_regular) FROM {files})"  # noqa: S608  ours
+        return f"read_parquet([{', '.join(quoted(self.archive / FILES / entry.name) for entry in entries)}])"
 
 
 def _counted(events: dict[str, int]) -> str:
     return ", ".join(f"{count} events of type {name}" for name, count in events.items())
-
-
-def _view(name: str, query: str) -> str:
-    return f'CREATE OR REPLACE VIEW log."{name}" AS {query}'

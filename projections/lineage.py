@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from contracts.topics import COMMANDS, REPORTS
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, Signed
-from projections.history import History
+
+if TYPE_CHECKING:
+    from projections.history import History
 
 BATCH: Final = 2_000
 _EVER: Final = 2**63 - 1
@@ -41,10 +43,18 @@ def lineage(history: History, run_id: str) -> list[Stretch]:
 
 def facts(history: History, run_id: str) -> Iterator[Event]:
     """Every fact of the run and of its ancestors, in the order in which a fold takes them."""
-    query = "SELECT log_raw FROM log.facts WHERE run_id = ? AND log_offset <= ? ORDER BY log_partition, log_offset"
+    return (event for *_, event in placed_facts(history, run_id))
+
+
+def placed_facts(history: History, run_id: str) -> Iterator[tuple[int, int, Event]]:
+    """The same, each with its partition and offset."""
+    query = (
+        "SELECT log_partition, log_offset, log_raw FROM log.facts WHERE run_id = ? AND log_offset <= ? "
+        "ORDER BY log_partition, log_offset"
+    )
     for stretch in lineage(history, run_id):
-        for (raw,) in _rows(history, query, [stretch.run_id, stretch.upto]):
-            yield envelope.parse(raw)
+        for partition, offset, raw in _rows(history, query, [stretch.run_id, stretch.upto]):
+            yield partition, offset, envelope.parse(raw)
 
 
 def inherited(history: History, run_id: str) -> Iterator[Event]:
@@ -90,16 +100,16 @@ def _parent(history: History, run_id: str) -> Stretch | None:
     query = (
         "SELECT parent_run_id, parent_sequence, causation_id FROM log.run_started WHERE run_id = ? ORDER BY log_offset"
     )
-    row = history.connection.cursor().execute(query, [run_id]).fetchone()
+    row = history.cursor(query, [run_id]).fetchone()
     if row is None or not row[0]:
         return None
     query = "SELECT log_offset FROM log.facts WHERE run_id = ? AND sequence = ? ORDER BY event_id = ? DESC, log_offset"
-    shared = history.connection.cursor().execute(query, [*row]).fetchone()
+    shared = history.cursor(query, [*row]).fetchone()
     return None if shared is None else Stretch(row[0], shared[0])
 
 
 def _rows(history: History, query: str, parameters: list[Any]) -> Iterator[tuple[Any, ...]]:
-    answer = history.connection.cursor().execute(query, parameters)
+    answer = history.cursor(query, parameters)
     while rows := answer.fetchmany(BATCH):
         yield from rows
 

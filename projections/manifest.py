@@ -60,6 +60,8 @@ class Manifest:
     """The archive at one moment. `retired` are replaced files and the Unix second from which they may be deleted.
 
     `archive_id` is drawn once and tells an archive and its copies from others; those of earlier versions have none.
+    `migrations` are the names of what was done to the files since they were first written. `undecided` and `unstarted`
+    are runs, as `verdicts.Verdicts` has them.
     """
 
     generation: int = 0
@@ -68,6 +70,9 @@ class Manifest:
     retired: Mapping[str, float] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     archive_id: str = ""
+    migrations: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
+    unstarted: tuple[str, ...] = ()
 
     def of(self, table: str) -> list[FileEntry]:
         """The files of one table, in the order in which they appeared."""
@@ -166,6 +171,9 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "archive_id": manifest.archive_id,
+        "migrations": list(manifest.migrations),
+        "undecided": list(manifest.undecided),
+        "unstarted": list(manifest.unstarted),
         "generation": manifest.generation,
         "next_offsets": [[*place, offset] for place, offset in manifest.next_offsets.items()],
         "files": [entry_to_json(entry) for entry in manifest.files],
@@ -184,4 +192,7 @@ def _from_json(value: Mapping[str, Any]) -> Manifest:
         retired=dict(value["retired"]),
         gaps=tuple(Gap(*gap) for gap in value["gaps"]),
         archive_id=str(value.get("archive_id", "")),
+        migrations=tuple(value.get("migrations", ())),
+        undecided=tuple(value.get("undecided", ())),
+        unstarted=tuple(value.get("unstarted", ())),
     )

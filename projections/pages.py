@@ -25,13 +25,14 @@ Made by `python -m projections.pages docs` from the views themselves; `esper sql
 `esper sql --schema epochs` shows one. Examples of questions, with their answers, are in [questions](questions.md).
 
 Two things hold in every view: an event that was delivered twice is one row, and where there is a column `surviving`,
-it is false for what a rollback or a resume went back behind. Times are UTC. Accuracies are shares from 0 to 1.
+it is true where the row's fact counts and no rollback or resume has cut it since. Times are UTC. Accuracies are shares
+from 0 to 1.
 """
 _GROUPS: Final = {
     "views": ("Views", "What most questions need: stages and gates by name, ids as text."),
     "fold": (
-        "The fold",
-        "The SQL twin of `esper.record`: the state of every run, and facts that cannot be true. Stages are numbers.",
+        "What the facts come to",
+        "Which facts count, the state of every run at a step, and facts that cannot be true. Stages are numbers.",
     ),
     "log": (
         "The log's own tables",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final, TypeAlias
 
-from contracts.topics import Topic
+from contracts.topics import RUNS, Topic
 from esper.leyline.envelope import Event
 from projections.records import Record
 
@@ -53,7 +53,8 @@ class Projection:
     `rows` has one function per body of `sources` that it takes. The SQL is in `sql/<folder>/`: `0001_<what>.sql` and on
     are the migrations, `views` the views, in an order in which each finds those that it reads.
 
-    `owner` is the process that keeps the file, which no other may open meanwhile (DuckDB locks it).
+    `owner` is the process that keeps the file, which no other may open meanwhile (DuckDB locks it). A projection that
+    `judges` has the verdict on every fact in its rows, and keeps in the table `facts` what the next verdicts take.
     """
 
     name: str
@@ -64,6 +65,12 @@ class Projection:
     rows: Mapping[str, Make]
     views: tuple[str, ...]
     kept: tuple[Kept, ...] = ()
+    judges: bool = False
+
+    @property
+    def bodies(self) -> tuple[str, ...]:
+        """The bodies that it has to see."""
+        return tuple({**self.rows, **dict.fromkeys(RUNS.bodies if self.judges else ())})
 
     def migrations(self) -> list[Script]:
         """The migrations in their order."""

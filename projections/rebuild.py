@@ -37,7 +37,7 @@ def follow(store: Store, history: History, progress: Callable[[int, int], None])
     Raises CorruptState where a file that the projection needs is damaged: its rows would be missing for ever.
     """
     projection = store.projection
-    bodies = [body for body in projection.rows if history.manifest.of(body)]
+    bodies = [body for body in projection.bodies if history.manifest.of(body)]
     for damage in history.damage:
         if damage.table in bodies:
             raise CorruptState(f"projection {projection.name} cannot be made from a damaged archive: {damage}")
@@ -154,7 +154,7 @@ def _from(bodies: list[str], offsets: Mapping[Place, int], columns: str) -> str:
 def _count(history: History, bodies: list[str], offsets: Mapping[Place, int]) -> int:
     if not bodies:
         return 0
-    answer = history.connection.cursor().execute(
+    answer = history.cursor(
         f"SELECT count(*) FROM ({_from(bodies, offsets, 'log_offset')})"  # noqa: S608  names of ours
     )
     ((count,),) = answer.fetchall()
@@ -166,8 +166,7 @@ def _records(history: History, bodies: list[str], offsets: Mapping[Place, int]) 
     if not bodies:
         return
     columns = "log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw"
-    cursor = history.connection.cursor()
-    cursor.execute(f"{_from(bodies, offsets, columns)} ORDER BY log_topic, log_partition, log_offset")
+    cursor = history.cursor(f"{_from(bodies, offsets, columns)} ORDER BY log_topic, log_partition, log_offset")
     while rows := cursor.fetchmany(BATCH):
         yield [
             StoredRecord(topic, partition, offset, timestamp_ms, key, value, ())

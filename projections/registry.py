@@ -9,12 +9,9 @@ from typing import Final
 from esper.errors import InvalidInput
 from projections.experience import EXPERIENCE
 from projections.library import URZA
-from projections.policies import POLICIES
 from projections.projection import Projection
-from projections.reports import REPORTS
-from projections.runs import RUNS
 
-PROJECTIONS: Final[Mapping[str, Projection]] = {each.name: each for each in (URZA, EXPERIENCE, RUNS, REPORTS, POLICIES)}
+PROJECTIONS: Final[Mapping[str, Projection]] = {each.name: each for each in (URZA, EXPERIENCE)}
 
 
 def named(name: str) -> Projection:

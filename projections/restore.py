@@ -15,9 +15,8 @@ _FIELDS: Final = "log_topic, log_partition, log_offset, log_timestamp_ms, log_ke
 
 def stored_records(history: History) -> Iterator[StoredRecord]:
     """Every record that the archive holds, valid or not."""
-    cursor = history.connection.cursor()
     every, invalid = f"SELECT {_FIELDS} FROM log.every", f"SELECT {_FIELDS} FROM log.{INVALID}"  # noqa: S608  ours
-    cursor.execute(f"{every} UNION ALL {invalid} ORDER BY log_topic, log_partition, log_offset")
+    cursor = history.cursor(f"{every} UNION ALL {invalid} ORDER BY log_topic, log_partition, log_offset")
     while rows := cursor.fetchmany(_BATCH):
         for topic, partition, offset, timestamp_ms, key, value, headers in rows:
             pairs = tuple((header["key"], header["value"]) for header in headers)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 _UNIONS: Final = ("every", "facts")
-_PRIVATE: Final = ("legal_moves", "attached_stages")
+_PRIVATE: Final = ("attached_stages",)
 """What the fold looks up in, and nobody asks."""
 
 

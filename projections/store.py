@@ -16,14 +16,17 @@ from typing import Any, Final, Self
 
 import duckdb
 
+from contracts.topics import RUNS
 from esper.errors import ContractViolation, EsperError
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed
+from esper.record.accept import SPECIAL, Fact
 from projections.manifest import Place
 from projections.migrations import migrate, refresh
 from projections.projection import Projection, Row
 from projections.records import Record
+from projections.verdicts import Verdicts, body_of
 
 _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {"threads": 1, "memory_limit": "256MB"}
 _log = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class Store:
             self.migrated = migrate(self._execute, projection)
             self.next_offsets = self._read_offsets()
             self._columns = {table: self._described(table) for table in self._tables()}
+            self._verdicts = Verdicts(None, self._facts_of)
         except BaseException:
             self.close()
             raise
@@ -111,19 +115,45 @@ class Store:
             if isinstance(event, str):
                 taken.refused[event] += 1
                 continue
+            verdict = self._judged(event, record, rows)
             make = self.projection.rows.get(envelope.body_name(event))
             if make is not None:
                 table, row = make(event, record)
                 known = rows.setdefault(table, {})
                 taken.folded += event.event_id not in known
                 taken.repeated += event.event_id in known
-                known.setdefault(event.event_id, row)
+                known.setdefault(event.event_id, {**row, "verdict": verdict})
         for place, offset in (upto or {}).items():
             offsets[place] = max(offset, offsets.get(place, 0))
         if offsets != self.next_offsets:
-            self._commit(rows, offsets)
+            try:
+                self._commit(rows, offsets)
+            except BaseException:
+                self._verdicts = Verdicts(None, self._facts_of)  # what was judged is not kept
+                raise
             self.next_offsets = offsets
+        self._verdicts.trim()
         return taken
+
+    def _judged(self, event: Event, record: Record, rows: dict[str, dict[bytes, Row]]) -> int | None:
+        """The verdict on a fact, where this projection judges them; what the rule looks at is a row of `facts`."""
+        name = envelope.body_name(event)
+        if not self.projection.judges or name not in RUNS.bodies:
+            return None
+        fact = Fact(event.run_id, name, event.event_id, event.incarnation, event.sequence, envelope.body_of(event))
+        raw = record.value if name in SPECIAL else None
+        columns = {"run_id": event.run_id, "name": name, "incarnation": event.incarnation, "sequence": event.sequence}
+        row = {"event_id": event.event_id, "place": record.offset, "raw": raw, **columns}
+        rows.setdefault("facts", {}).setdefault(event.event_id, row)
+        return int(self._verdicts.take(fact))
+
+    def _facts_of(self, run_id: str) -> list[Fact]:
+        """A run's facts so far, in the order of the log."""
+        query = "SELECT name, event_id, incarnation, sequence, raw FROM facts WHERE run_id = ? ORDER BY place"
+        return [
+            Fact(run_id, name, event_id, incarnation, sequence, None if raw is None else body_of(name, raw))
+            for name, event_id, incarnation, sequence, raw in self._execute(query, [run_id]).fetchall()
+        ]
 
     def _commit(self, rows: Mapping[str, dict[bytes, Row]], offsets: Mapping[Place, int]) -> None:
         self._execute("BEGIN")

@@ -23,6 +23,17 @@ BREAKER_STATES: Final = tuple(leyline_pb2.CircuitBreakerState.keys())
 RECORDED_AT_NS: Final = 1_760_000_000_000_000_000
 
 
+def lawful_way(source: Stage, target: Stage) -> list[Stage]:
+    """The stages on a shortest lawful way from one stage to another, without the first."""
+    ways, seen = [[source]], {source}
+    for way in ways:
+        if way[-1] == target:
+            return way[1:]
+        ways += [[*way, stage] for stage in targets(way[-1]) if stage not in seen]
+        seen.update(targets(way[-1]))
+    raise ValueError(f"no way leads from stage {source} to {target}")
+
+
 @dataclass(slots=True)
 class Trainer:
     """One process that believes to own the run: what it would write next."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from projections.history import History
 
-_HINT: Final = "log_regular"
-"""A hint for the fold that depends on what else was archived, so the only column that the bytes do not give."""
+_NOT_OF_THE_BYTES: Final = frozenset({"log_regular", "log_verdict"})
+"""Columns that take a run's other facts, or its parent's; the first is of exports of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _differences(connection: Connection, path: Path) -> int:
     file = f"read_parquet([{quoted(path)}])"
     known, shape = connection.sql("FROM decoded_again").columns, connection.sql(f"FROM {file}")
     types = dict(zip(shape.columns, shape.types, strict=True))
-    both = [name for name in types if name in known and name != _HINT]
+    both = [name for name in types if name in known and name not in _NOT_OF_THE_BYTES]
     held = f"SELECT {', '.join(map(_named, both))} FROM {file}"  # noqa: S608  names of ours
     cast = ", ".join(f"{_named(name)}::{types[name]} AS {_named(name)}" for name in both)
     meant = f"SELECT {cast} FROM decoded_again SEMI JOIN {file} USING (log_topic, log_partition, log_offset)"  # noqa: S608

@@ -1,15 +1,19 @@
 """The SQL that makes what people ask of a history: the readable views, the fold, and the tables that it looks up in.
 
-All of it is text, `sql/<name>.sql`; here is in which order it is made, and what is made anew when the log goes on.
+All of it is text, `sql/<name>.sql`. A view is made when a query first names it, and what it reads before it.
 """
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from importlib import resources
 from typing import Final
 
+from contracts.topics import RUNS
 from projections import vocabulary
-from projections.columns import TABLES, duckdb_columns
+from projections.columns import BODIES, TABLES, duckdb_columns
+from projections.verdicts import VERDICT_COLUMNS
 
 VIEWS: Final = (
     "runs",
@@ -29,30 +33,32 @@ VIEWS: Final = (
 )
 """The readable views that people are promised."""
 
-_CLAIMS: Final = frozenset({"run_started", "run_resumed"})
-CLAIMS_AND_ROLLBACKS: Final = _CLAIMS | {"rolled_back"}
+UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
+"""Views of `log` over many tables at once: every event, and the facts of runs."""
 
-_SMALL: Final = {"fold_claims": (), "fold_jumps": ("rolled_back",), "fold_seeds": ()}
-"""Parts of the fold that are a few rows a run and that most views need: kept as tables, made anew when what they are
-made of changes: the claims of runs, and the tables named here."""
+TABLES_OF_VIEWS: Final = ("cuts", "seed_slots")
+"""A few rows a run that most views need: kept as tables, made anew when the log goes on."""
 
-_SAID: Final = "fold_said"
-_OF_FORKS: Final = ("fold_shared", "fold_inherited")
-"""As the small tables, and empty where no run is a fork. They read what the facts say of seeds, a view of the fold."""
+FOLD: Final = ("accepted_facts", "stops", "seed_figures")
+"""What facts count, which runs are stopped, and what the fold of seeds is made of."""
 
-FORKS: Final = """
-    SELECT count(DISTINCT claim.run_id), count(jump.run_id)
-    FROM fold_claims AS claim
-    LEFT JOIN fold_jumps AS jump ON jump.run_id = claim.run_id AND jump.to_sequence <= claim.accepted
-    WHERE claim.first AND claim.accepted > 0
-"""
-"""How many runs are forks, and how often one went back behind its own beginning."""
-
-_FOLD: Final = ("fold_changes", "fold_problems", "fold_stages", "fold_stage_at_epoch", "fold_facts")
-"""Views of the fold, in an order in which each finds those that it reads."""
-
-_AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
+AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
 """The fold as of a step: `from fold_state_at(120)`."""
+
+RELATIONS: Final = (*TABLES_OF_VIEWS, *FOLD, *AT_STEP, *VIEWS)
+
+_SURVIVES: Final = """
+CREATE MACRO survives(of_run, at_offset, at_sequence) AS NOT EXISTS (
+    FROM cuts AS cut
+    WHERE cut.run_id = of_run AND cut.log_offset > at_offset AND cut.to_sequence < at_sequence
+)
+"""
+"""Whether no cut came after a fact and went behind it. The arguments name their table: `run_id` alone would be the
+cut's. Its name in a view makes the view depend on `cuts`."""
+
+DECIDED: Final = "decided"
+"""The schema of what Python decided on opening: verdicts that the files lack, and seeds as a fork found them behind its
+beginning."""
 
 
 def read_sql(name: str) -> str:
@@ -62,30 +68,59 @@ def read_sql(name: str) -> str:
     return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
 
 
-def tables() -> list[str]:
+def settings() -> list[str]:
     """SQL that makes what does not depend on any file: settings, schemas, empty tables and the words of the views."""
     statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true"]
-    statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log"]
-    for table in TABLES:
-        columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
-        statements.append(f'CREATE TABLE empty."{table}" ({columns})')
+    statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log", f"CREATE SCHEMA {DECIDED}"]
+    statements.append(f"CREATE TABLE {DECIDED}.verdicts {VERDICT_COLUMNS}")
+    statements.append(f"CREATE TABLE {DECIDED}.seeds {SEED_COLUMNS}")
     return [*statements, *vocabulary.statements()]
 
 
-def small(changed: set[str]) -> list[str]:
-    """SQL that makes anew those of the small tables that come of the tables of the log that `changed`."""
-    stale = [name for name, sources in _SMALL.items() if changed & {*sources, *_CLAIMS}]
-    return [f"CREATE OR REPLACE TABLE {name} AS {read_sql(name)}" for name in stale]
+SEED_COLUMNS: Final = (
+    "(run_id VARCHAR, log_offset BIGINT, sequence UBIGINT, seed_id VARCHAR, site VARCHAR, stage INTEGER, "
+    "blueprint_id VARCHAR, alpha FLOAT, life UINTEGER, parameters UBIGINT, form VARCHAR, stage_age_epochs UINTEGER, "
+    "since_sequence UBIGINT, since_step UBIGINT, since_epoch UINTEGER)"
+)
 
 
-def of_forks(*, empty: bool = False) -> list[str]:
-    """SQL that makes the tables of forks, and the view that they read; `empty` is quicker, where no run is a fork."""
-    limit = " LIMIT 0" if empty else ""
-    said = f"CREATE OR REPLACE VIEW {_SAID} AS\n{read_sql(_SAID)}"
-    return [said, *(f"CREATE OR REPLACE TABLE {name} AS FROM ({read_sql(name)}){limit}" for name in _OF_FORKS)]
+def empty(table: str) -> str:
+    """SQL that makes a table of the log without rows, which has its columns and their types."""
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in duckdb_columns(table).items())
+    return f'CREATE TABLE IF NOT EXISTS empty."{table}" ({columns})'
 
 
-def views() -> list[str]:
-    """SQL that makes the views of the fold and those that people are promised."""
-    made = [f"CREATE VIEW {name} AS\n{read_sql(name)}" for name in (*_FOLD, *VIEWS)]
-    return made + [f"CREATE MACRO {name}(at_step) AS TABLE\n{read_sql(name)}" for name in _AT_STEP]
+@cache
+def definition(name: str) -> str:
+    """SQL that makes one of `RELATIONS`, or makes it anew."""
+    text = read_sql(name)
+    if name in TABLES_OF_VIEWS:
+        made = f"CREATE OR REPLACE TABLE {name} AS\n{text}"
+        return f"{made};\n{_SURVIVES.replace('MACRO', 'OR REPLACE MACRO')}" if name == "cuts" else made
+    if name in AT_STEP:
+        return f"CREATE OR REPLACE MACRO {name}(at_step) AS TABLE\n{text}"
+    return f"CREATE OR REPLACE VIEW {name} AS\n{text}"
+
+
+@cache
+def needs(name: str) -> tuple[str, ...]:
+    """What the SQL of one of `RELATIONS` reads: others of them, and tables of the log."""
+    text = read_sql(name)
+    words = {word.removeprefix("log.") for word in _SOURCE.findall(text)}
+    if "survives(" in text:
+        words.add("cuts")
+    return tuple(each for each in _ALL if each in words and each != name)
+
+
+def mentioned(query: str) -> list[str]:
+    """The relations and the tables of the log whose names stand in a query, and perhaps some more."""
+    words = set(_WORD.findall(query.lower()))
+    return list(_ALL) if words & _ASKS_FOR_ALL else [name for name in _ALL if name in words]
+
+
+_WORD: Final = re.compile(r"[a-z_]\w*")
+_SOURCE: Final = re.compile(r"(?:FROM|JOIN)\s+((?:log\.)?[a-z_]+)")
+_ASKS_FOR_ALL: Final = frozenset(
+    {"show", "pragma", "information_schema", "duckdb_views", "duckdb_tables", "duckdb_columns", "duckdb_functions"}
+)
+_ALL: Final = (*RELATIONS, *UNIONS, *TABLES)

@@ -1,11 +1,12 @@
-"""The words that the views use: names of enum numbers, text forms of ids, and the legal moves of a seed."""
+"""The words that the views use: names of enum numbers, and text forms of ids."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
-from esper.kasmina.lifecycle import ATTACHED, MOVES
+from esper.kasmina.lifecycle import ATTACHED
+from esper.record.accept import Verdict
 
 _ENUMS: Final[dict[str, tuple[Any, str]]] = {
     "stage_name": (leyline_pb2.SeedLifecycleStage, "SEED_LIFECYCLE_STAGE_"),
@@ -30,15 +31,19 @@ at most."""
 
 
 def statements() -> list[str]:
-    """SQL that defines one macro per enum (a number without a name stays a number) and two tables of the lifecycle.
+    """SQL that defines one macro per enum (a number without a name stays a number) and a table of the lifecycle.
 
-    `legal_moves` are a seed's, `attached_stages` those in which it has a module.
+    `attached_stages` are those in which a seed has a module; `problem_name` is why a verdict stops a run.
 
     `uuid_text` gives the 8-4-4-4-12 form of 16 bytes, `hex_text` the hex digits of any bytes, both null for none;
     `moment` the time of Unix nanoseconds; `student_t` how many standard errors the 95 % interval of a mean of n values
     reaches to either side, null below two.
     """
-    rows = ", ".join(f"({move.source}, {move.target})" for move in MOVES)
+    stages = " ".join(
+        f"WHEN '{text.removeprefix('SEED_LIFECYCLE_STAGE_')}' THEN {number}"
+        for text, number in leyline_pb2.SeedLifecycleStage.items()
+    )
+    problems = " ".join(f"WHEN {int(each)} THEN '{each.name.lower()}'" for each in Verdict if each.stops)
     attached = ", ".join(f"({stage})" for stage in sorted(ATTACHED))
     return [
         "CREATE MACRO hex_text(b) AS lower(nullif(hex(b), ''))",
@@ -46,8 +51,8 @@ def statements() -> list[str]:
         "CREATE MACRO moment(ns) AS make_timestamp_ns(ns::BIGINT)",
         f"CREATE MACRO student_t(n) AS CASE WHEN n > 1 THEN {list(_T_975)}[least(n - 1, {len(_T_975)})] END",
         *(_macro(name, enum, prefix) for name, (enum, prefix) in _ENUMS.items()),
-        "CREATE TABLE legal_moves (from_stage INTEGER, to_stage INTEGER)",
-        f"INSERT INTO legal_moves VALUES {rows}",  # noqa: S608  numbers of ours
+        f"CREATE MACRO stage_number(name) AS CASE name {stages} END",
+        f"CREATE MACRO problem_name(verdict) AS CASE verdict {problems} END",
         f"CREATE TABLE attached_stages AS SELECT * FROM (VALUES {attached}) AS listed (stage)",  # noqa: S608  as above
     ]
 

@@ -1,18 +1,21 @@
 """What a person wants to know of a run while it goes and when it is over: a fold of its events, made for showing.
 
-The folds that answer questions are `esper.record` and the SQL views; this one keeps sentences and the last figures.
+Which facts count is the rule of `esper.record`, as everywhere; this keeps sentences and the last figures of those.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
+from contracts.topics import BY_BODY, RUNS
 from esper.cli.describe import headline, stage
 from esper.leyline.envelope import Event, body_name, body_of
+from esper.record.accept import Fact, Tally, Verdict
 from esper.tamiyo.reports import report_id
 
 DECISIONS_SHOWN: Final = 4
@@ -25,6 +28,10 @@ _AFTERWARDS: Final = frozenset(
     }
 )
 """Stages that a slot passes through after a life is over; they do not change what became of it."""
+
+
+_TAKEN_BACK: Final = frozenset({"run_started", "epoch_completed", "seed_transitioned", "kernel_attached"})
+"""Facts that show what a rollback takes back."""
 
 
 @dataclass(slots=True)
@@ -55,7 +62,11 @@ class Life:
 
 @dataclass(slots=True)
 class RunView:
-    """One run. `apply` takes its events in the order of the log; a duplicate changes nothing."""
+    """One run. `apply` takes its events in the order of the log; a duplicate changes nothing.
+
+    Seeds, their lives and the figures are those of the surviving timeline: a fact that does not count is left out, and
+    one that a rollback or a resume cut is taken back, by the rule of `esper.record.accept`.
+    """
 
     run_id: str
     started: Any = None
@@ -72,6 +83,8 @@ class RunView:
     events: int = 0
     _seen: set[bytes] = field(default_factory=set)
     _reports_due: set[bytes] = field(default_factory=set)
+    _tally: Tally | None = field(default=None, compare=False)
+    _shown: list[Event] = field(default_factory=list)  # the facts of the surviving timeline that are shown
 
     def apply(self, event: Event) -> bool:
         """Take in one event; False for one that was seen before."""
@@ -79,9 +92,8 @@ class RunView:
             return False
         self._seen.add(event.event_id)
         self.events += 1
-        handler = getattr(self, f"_on_{body_name(event)}", None)
-        if handler is not None:
-            handler(event, body_of(event))
+        if self._counts(event):
+            self._show(event)
         return True
 
     @classmethod
@@ -97,6 +109,35 @@ class RunView:
         """Whether the run is over and every report that its last windows are due was seen."""
         return self.finished is not None and self._reports_due <= self._seen
 
+    def _counts(self, event: Event) -> bool:
+        """Whether an event counts; one of another topic always does.
+
+        A fork that went back behind its beginning is shown as it says itself: its parent's facts are not here.
+        """
+        name = body_name(event)
+        if BY_BODY[name] is not RUNS:
+            return True
+        if self._tally is None:
+            self._tally = Tally(event.run_id)
+        fact = Fact(event.run_id, name, event.event_id, event.incarnation, event.sequence, body_of(event))
+        return self._tally.take(fact) in {Verdict.ACCEPTED, Verdict.UNDECIDED}
+
+    def _show(self, event: Event) -> None:
+        name = body_name(event)
+        if name in _TAKEN_BACK:
+            self._shown.append(event)
+        handler = getattr(self, f"_on_{name}", None)
+        if handler is not None:
+            handler(event, body_of(event))
+
+    def _go_back(self, sequence: int) -> None:
+        """What the facts after `sequence` showed is shown no more."""
+        begun, *later = self._shown
+        self.epoch, self.loss, self.probe_loss, self.accuracy = 0, math.nan, math.nan, math.nan
+        self._shown, self.lives = [], []
+        for event in (begun, *(each for each in later if each.sequence <= sequence)):
+            self._show(event)
+
     def _on_run_started(self, _event: Event, body: Any) -> None:
         self.started = body
         self.epochs_total = body.epochs
@@ -106,8 +147,9 @@ class RunView:
             self.seeds[seen.seed_id].stage = stage(seen.stage)
             self.seeds[seen.seed_id].alpha, self.seeds[seen.seed_id].blueprint_id = seen.alpha, seen.blueprint_id
 
-    def _on_run_resumed(self, _event: Event, _body: Any) -> None:
+    def _on_run_resumed(self, _event: Event, body: Any) -> None:
         self.finished = None
+        self._go_back(body.accepted_sequence)
 
     def _on_epoch_completed(self, event: Event, body: Any) -> None:
         self.epoch = event.epoch
@@ -144,7 +186,8 @@ class RunView:
     def _on_decision_made(self, event: Event, _body: Any) -> None:
         self.decisions.append((event.epoch or self.epoch, headline(event)))
 
-    def _on_rolled_back(self, event: Event, _body: Any) -> None:
+    def _on_rolled_back(self, event: Event, body: Any) -> None:
+        self._go_back(body.to_sequence)
         self.decisions.append((event.epoch, f"rolled back: {headline(event)}"))
 
     def _on_run_finished(self, _event: Event, body: Any) -> None:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from esper.errors import InvalidInput
 from esper.karn.dossier import Dossier
 from esper.kasmina.settings import SeedSettings
+from esper.leyline.field_checks import check_fields
 
 Policy = Literal["heuristic", "random", "none"]
 RatePolicy = Literal["constant", "cosine", "warmup"]
 OptimizerKind = Literal["adamw", "sgd"]
+
+_CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +32,13 @@ class RunConfig:
     """
 
     task: str = "digits"
-    seed: int = 0
+    seed: NonNegativeInt = 0
     policy: Policy = "heuristic"
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
     device: str = "cpu"
-    threads: int = 1
+    threads: PositiveInt = 1
     control_of: str = ""
     """The run id of the grown run that this control belongs to."""
 
@@ -48,107 +53,69 @@ class RunConfig:
     """What the log knew about blueprints when this run was asked for; recorded as far as it concerns the run."""
 
     optimizer: OptimizerKind = "adamw"
-    weight_decay: float = 0.01
+    weight_decay: NonNegativeFloat = 0.01
     momentum: float = 0.9
     """For sgd alone."""
 
     rate_policy: RatePolicy = "cosine"
     """Cosine to the end of the run: a constant rate leaves the last weights so noisy that a table sees little else."""
 
-    rate_warmup_epochs: float = 1.0
+    rate_warmup_epochs: NonNegativeFloat = 1.0
     """For the warmup policy: linear from a tenth of the base rate."""
 
-    new_parameter_rate: float = 0.1
+    new_parameter_rate: PositiveFloat = 0.1
     """New parameters start at this share of their rate (R-TOL-16)."""
 
-    new_parameter_warmup_epochs: float = 1.0
+    new_parameter_warmup_epochs: NonNegativeFloat = 1.0
     """... and reach all of it after so many epochs. On digits 0, 1 and 10 (the original's figure) differ by less than
     0.3 points of accuracy; a run of 8 epochs would be over before a warm-up of 10."""
 
-    seed_rate_factor: float = 1.0
+    seed_rate_factor: PositiveFloat = 1.0
     """The rate of seeds, as a multiple of the host's."""
 
-    clip_norm: float = 10.0
+    clip_norm: PositiveFloat = 10.0
     """Largest gradient norm of each loss: the host with its live seeds, and each seed's own side pass (R-TOL-11)."""
 
-    microbatches: int = 1
+    microbatches: PositiveInt = 1
     pcgrad: bool = False
     """Project conflicting gradients of the microbatches off each other (needs two microbatches at least)."""
 
-    decision_timeout_s: float | None = 2.0
+    decision_timeout_s: PositiveFloat | None = 2.0
     """How long an epoch waits for its decision; None waits for ever, which equality tests need (ruling 2)."""
 
     compiled_kernels: bool = False
     """Let the library's compiled kernels replace eager ones where they were measured to be faster. What a run computes
     then depends, in the last bits, on when the forge had them: the swaps are facts, and a replay repeats them."""
 
-    window_epochs: int = 3
+    window_epochs: PositiveInt = 3
     """How long the outcome of an applied command is watched (R-TAM-46)."""
 
-    growth_budget_factor: float = 4.0
+    growth_budget_factor: NonNegativeFloat = 4.0
     """Parameters that all seeds together may have, as a multiple of the host's."""
 
-    telemetry_every_steps: int = 10
-    checkpoint_every_epochs: int = 1
-    keep_checkpoints: int = 3
+    telemetry_every_steps: PositiveInt = 10
+    checkpoint_every_epochs: PositiveInt = 1
+    keep_checkpoints: NonNegativeInt = 3
     """The newest so many stay; 0 keeps all."""
 
-    fast_snapshots: int = 5
-    fast_snapshot_bytes: int = 32 * 1024 * 1024
-    divergence_factor: float = 15.0
+    fast_snapshots: PositiveInt = 5
+    fast_snapshot_bytes: NonNegativeInt = 32 * 1024 * 1024
+    divergence_factor: PositiveFloat = 15.0
     """A loss above this multiple of the expected one is a divergence (R-TOL-31)."""
 
-    gradient_factor: float = 1e3
+    gradient_factor: PositiveFloat = 1e3
     """A gradient norm, before clipping, above this multiple of the first steps' is an explosion."""
 
-    rollback_rate_factor: float = 0.5
+    rollback_rate_factor: PositiveFloat = 0.5
     """What a rollback after a failure does to every learning rate: the same step would fail the same way again."""
 
-    max_rollbacks: int = 3
+    max_rollbacks: PositiveInt = 3
     """Failures without a completed epoch in between after which the run halts (R-TOL-30)."""
 
     seeds: SeedSettings = field(default_factory=SeedSettings)
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("policy", get_args(Policy)),
-            ("rate_policy", get_args(RatePolicy)),
-            ("optimizer", get_args(OptimizerKind)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InvalidInput(f"{name} {getattr(self, name)!r} is unknown; choose {', '.join(allowed)}")
-        for name in ("epochs", "batch_size", "learning_rate", "decision_timeout_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidInput(f"{name} is {value}; it must be above 0")
-        for name in (
-            "threads",
-            "clip_norm",
-            "microbatches",
-            "window_epochs",
-            "telemetry_every_steps",
-            "checkpoint_every_epochs",
-            "fast_snapshots",
-            "divergence_factor",
-            "gradient_factor",
-            "max_rollbacks",
-            "new_parameter_rate",
-            "seed_rate_factor",
-            "rollback_rate_factor",
-        ):
-            if not getattr(self, name) > 0:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in (
-            "seed",
-            "weight_decay",
-            "growth_budget_factor",
-            "keep_checkpoints",
-            "rate_warmup_epochs",
-            "new_parameter_warmup_epochs",
-            "fast_snapshot_bytes",
-        ):
-            if not getattr(self, name) >= 0:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; it must be 0 at least")
+        check_fields(self, skip=_CHECKED_BY_THEMSELVES)
         if self.pcgrad and self.microbatches < 2:
             raise InvalidInput("pcgrad compares the gradients of microbatches; set microbatches to 2 at least")
 

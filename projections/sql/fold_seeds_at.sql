@@ -1,22 +1,16 @@
 -- One row per seed of every run when `at_step` optimiser steps were taken, on the surviving timeline: each figure as the
 -- last fact that says something of it has it. The twin of `SeedState` in `esper.record`.
 WITH mark AS (
-    SELECT run_id, max(sequence) AS sequence FROM fold_facts WHERE on_path AND step <= at_step GROUP BY run_id
-), path AS MATERIALIZED (
-    SELECT fact.* FROM fold_facts AS fact JOIN mark ON mark.run_id = fact.run_id AND fact.sequence <= mark.sequence
-    WHERE on_path
+    SELECT run_id, max(sequence) AS sequence FROM accepted_facts WHERE on_path AND step <= at_step GROUP BY run_id
 ), said AS (
-    SELECT mark.run_id, seed.seed_id, 0::UBIGINT AS sequence, seed.site
+    SELECT mark.run_id, slot.seed_id, 0::UBIGINT AS sequence, slot.site
     FROM mark
-    JOIN fold_seeds AS seed ON seed.run_id = mark.run_id
+    JOIN seed_slots AS slot ON slot.run_id = mark.run_id
     UNION ALL BY NAME
-    SELECT path.sequence, found.* EXCLUDE (log_offset, sequence)
-    FROM path
-    JOIN fold_inherited AS found ON found.run_id = path.run_id AND found.log_offset = path.log_offset
-    UNION ALL BY NAME
-    SELECT path.sequence, said.* EXCLUDE (log_offset)
-    FROM path
-    JOIN fold_said AS said ON said.run_id = path.run_id AND said.log_offset = path.log_offset
+    SELECT figure.* EXCLUDE (log_offset)
+    FROM seed_figures AS figure
+    JOIN mark ON mark.run_id = figure.run_id AND figure.sequence <= mark.sequence
+    WHERE survives(figure.run_id, figure.log_offset, figure.sequence)
 )
 SELECT
     run_id, seed_id,

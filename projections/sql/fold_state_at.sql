@@ -3,11 +3,11 @@
 -- status, breakers, mode, kept checkpoints and the last command are what no rollback takes back.
 WITH mark AS (
     SELECT run_id, max(sequence) AS sequence, arg_max(step, sequence) AS step, arg_max(epoch, sequence) AS epoch
-    FROM fold_facts
+    FROM accepted_facts
     WHERE on_path AND step <= at_step
     GROUP BY run_id
 ), counted AS MATERIALIZED (
-    SELECT fact.* FROM fold_facts AS fact JOIN mark ON mark.run_id = fact.run_id AND fact.sequence <= mark.sequence
+    SELECT fact.* FROM accepted_facts AS fact JOIN mark ON mark.run_id = fact.run_id AND fact.sequence <= mark.sequence
 ), begun AS (
     SELECT run_id, arg_max(timeline, sequence) AS timeline
     FROM counted
@@ -106,8 +106,7 @@ SELECT
 FROM mark
 JOIN begun USING (run_id)
 JOIN ended USING (run_id)
-JOIN fold_claims AS claim ON claim.run_id = mark.run_id AND claim.first
-JOIN log.run_started AS started ON started.run_id = mark.run_id AND started.log_offset = claim.from_offset
+JOIN log.run_started AS started ON started.run_id = mark.run_id AND started.log_verdict = 1
 LEFT JOIN seen ON seen.run_id = mark.run_id
 LEFT JOIN rates ON rates.run_id = mark.run_id
 LEFT JOIN broken ON broken.run_id = mark.run_id

@@ -1,14 +1,5 @@
 -- One row per gate that was evaluated, with its figures: name, value and, where there is one, limit.
--- `surviving` is false where a rollback or a resume went back behind it, or its writer was superseded.
-WITH once AS NOT MATERIALIZED (
-    SELECT * FROM log.gate_evaluated WHERE log_regular
-    UNION ALL
-    SELECT fact.*
-    FROM log.gate_evaluated AS fact
-    WHERE run_id IN (SELECT run_id FROM log.gate_evaluated WHERE NOT log_regular)
-    QUALIFY NOT log_regular
-        AND row_number() OVER (PARTITION BY run_id, event_id ORDER BY log_regular DESC, log_offset) = 1
-)
+-- `surviving` is false where its fact does not count or a rollback or a resume cut it since.
 SELECT
     fact.run_id,
     fact.epoch,
@@ -23,14 +14,11 @@ SELECT
     stage_name(fact.stage) AS stage,
     fact.life,
     fact.measurements,
-    NOT EXISTS (
-        FROM fold_jumps AS jump
-        WHERE jump.run_id = fact.run_id AND jump.to_sequence < fact.sequence
-            AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
-    ) AS surviving,
+    fact.log_verdict = 1 AND survives(fact.run_id, fact.log_offset, fact.sequence) AS surviving,
     moment(fact.recorded_at_ns) AS recorded_at,
     uuid_text(fact.event_id) AS event_id,
     uuid_text(fact.causation_id) AS causation_id,
     uuid_text(fact.correlation_id) AS correlation_id,
     fact.log_offset
-FROM once AS fact;
+FROM log.gate_evaluated AS fact
+WHERE fact.log_verdict <> 2;

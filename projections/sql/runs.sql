@@ -3,24 +3,26 @@
 WITH started AS (
     SELECT DISTINCT ON (run_id) * FROM log.run_started ORDER BY log_offset
 ), owner AS (
-    SELECT run_id, max(incarnation) AS incarnation FROM fold_claims GROUP BY run_id
+    SELECT run_id, max(incarnation) AS incarnation
+    FROM (
+        SELECT run_id, incarnation FROM log.run_started WHERE log_verdict = 1
+        UNION ALL SELECT run_id, incarnation FROM log.run_resumed WHERE log_verdict = 1
+    )
+    GROUP BY run_id
 ), ended AS (
-    -- Whoever takes a run over goes on with it, however it had ended.
+    -- A process that takes a run over goes on with it, however it had ended.
     SELECT DISTINCT ON (run_id) fact.*
     FROM log.run_finished AS fact
     JOIN owner ON owner.run_id = fact.run_id AND owner.incarnation = fact.incarnation
+    WHERE fact.log_verdict = 1
     ORDER BY log_offset DESC
 ), reached AS (
-    SELECT fact.run_id, max(epoch) AS epoch, max(global_step) AS step, max(recorded_at_ns) AS recorded_at_ns,
+    SELECT run_id, max(epoch) AS epoch, max(global_step) AS step, max(recorded_at_ns) AS recorded_at_ns,
         max_by(state.validation_accuracy, log_offset) AS probe_accuracy,
         max_by(state.validation_loss, log_offset) AS probe_loss, max_by(params, log_offset) AS params
     FROM log.epoch_completed AS fact
-    WHERE NOT EXISTS (
-        FROM fold_jumps AS jump
-        WHERE jump.run_id = fact.run_id AND jump.to_sequence < fact.sequence
-            AND (jump.log_offset > fact.log_offset OR jump.incarnation > fact.incarnation)
-    )
-    GROUP BY fact.run_id
+    WHERE log_verdict = 1 AND survives(fact.run_id, fact.log_offset, fact.sequence)
+    GROUP BY run_id
 )
 SELECT
     started.run_id,
@@ -57,4 +59,4 @@ FROM started
 LEFT JOIN ended USING (run_id)
 LEFT JOIN reached USING (run_id)
 LEFT JOIN owner USING (run_id)
-LEFT JOIN fold_problems AS problem USING (run_id);
+LEFT JOIN stops AS problem USING (run_id);

@@ -1,20 +1,35 @@
--- One row per seed slot of every run, as it stands now by the fold: its stage, and what put it there.
+-- One row per seed slot of every run, as it stands now on the surviving timeline: its stage, and what put it there.
+WITH change AS (
+    SELECT run_id, seed_id, log_offset, sequence, to_stage AS stage, blueprint_id, life, alpha, parameters, reason,
+        epoch AS since_epoch, global_step AS since_step, moment(recorded_at_ns) AS since, sequence AS moved_at
+    FROM log.seed_transitioned
+    WHERE log_verdict = 1
+    UNION ALL BY NAME
+    -- As a fork found it at its beginning, and where it went back behind that.
+    SELECT run_id, log_offset, sequence, seen.seed_id, seen.stage, seen.blueprint_id, seen.life, seen.alpha, seen.parameters
+    FROM (SELECT run_id, log_offset, sequence, unnest(inherited) AS seen FROM log.run_started WHERE log_verdict = 1)
+    UNION ALL BY NAME
+    SELECT run_id, log_offset, sequence, seed_id, stage, blueprint_id, life, alpha, parameters
+    FROM decided.seeds
+), last AS (
+    SELECT *
+    FROM change
+    WHERE survives(change.run_id, change.log_offset, change.sequence)
+    QUALIFY row_number() OVER (PARTITION BY run_id, seed_id ORDER BY sequence DESC) = 1
+)
 SELECT
-    state.run_id,
-    state.seed_id,
-    state.site,
-    stage_name(state.stage) AS stage,
-    nullif(coalesce(cause.blueprint_id, found.blueprint_id), '') AS blueprint_id,
-    coalesce(cause.life, found.life, 0) AS life,
-    coalesce(cause.alpha, found.alpha) AS alpha,
-    coalesce(cause.parameters, found.parameters) AS parameters,
-    cause.reason,
-    cause.epoch AS since_epoch,
-    cause.global_step AS since_step,
-    moment(cause.recorded_at_ns) AS since,
-    cause.sequence
-FROM fold_stages AS state
-LEFT JOIN log.seed_transitioned AS cause
-    ON cause.run_id = state.run_id AND cause.seed_id = state.seed_id AND cause.log_offset = state.cause_offset
-LEFT JOIN fold_inherited AS found
-    ON found.run_id = state.run_id AND found.seed_id = state.seed_id AND found.log_offset = state.cause_offset;
+    slot.run_id,
+    slot.seed_id,
+    slot.site,
+    stage_name(coalesce(last.stage, 1)) AS stage,
+    nullif(last.blueprint_id, '') AS blueprint_id,
+    coalesce(last.life, 0) AS life,
+    last.alpha,
+    last.parameters,
+    last.reason,
+    last.since_epoch,
+    last.since_step,
+    last.since,
+    last.moved_at AS sequence
+FROM seed_slots AS slot
+LEFT JOIN last ON last.run_id = slot.run_id AND last.seed_id = slot.seed_id;

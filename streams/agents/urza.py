@@ -17,8 +17,7 @@ from esper.urza.cache import KernelCache
 from esper.urza.library import Served, UrzaLibrary
 from esper.urza.prefetch import Nonces
 from projections.library import URZA, Library, LibraryReader
-from projections.registry import PROJECTIONS, file_of
-from projections.store import Locked, Store
+from projections.registry import file_of
 from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import AgentContext
@@ -116,7 +115,7 @@ async def setup(context: AgentContext) -> LibraryReader:
     library = Library(file_of(context.settings.data, URZA), context.ring)
     count = library.reader()
     feed = ProjectionFeed(
-        [library, *_others(context)],
+        [library],
         context.brokers,
         context.metrics,
         after=lambda: context.metrics.set("esper_urza_library_versions", count.count()),
@@ -141,18 +140,6 @@ async def setup(context: AgentContext) -> LibraryReader:
         _tasks.add(task)
         task.add_done_callback(_ended)
     return reader
-
-
-def _others(context: AgentContext) -> list[Store]:
-    """The other projections that this process keeps; what another worker of the data folder keeps is left to it."""
-    stores = []
-    for projection in PROJECTIONS.values():
-        if projection.owner == "worker" and projection is not URZA:
-            try:
-                stores.append(Store(projection, file_of(context.settings.data, projection), context.ring))
-            except Locked:
-                logger.info("another worker keeps projection %s", projection.name)
-    return stores
 
 
 def _ended(task: asyncio.Task[None]) -> None:

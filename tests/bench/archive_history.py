@@ -19,9 +19,9 @@ from projections.history import History
 from tests.bench.table import Row
 
 FOLDS = {
-    "stage of every seed (reads all facts and moves)": "SELECT * FROM fold_stages",
+    "stage of every seed (reads all facts and moves)": "SELECT * FROM seeds",
     "stage of every seed at every epoch": "SELECT count(*), sum(stage) FROM fold_stage_at_epoch",
-    "problems of every run (reads all facts)": "SELECT * FROM fold_problems",
+    "problems of every run (reads all facts)": "SELECT * FROM stops",
 }
 
 

@@ -101,7 +101,7 @@ def _replays(folder: Path, made: list[event_pb2.Event]) -> Iterator[Row]:
     runs = sorted({event.run_id for event in facts})
     theirs, count = _pyeventsourcing(folder, facts)
     with open_history(folder / "archive") as ours:
-        whole = "SELECT count(*), sum(stage) FROM fold_stages"
+        whole = "SELECT count(*), sum(stage) FROM seeds"
         by_sql = best(lambda: ours.connection.execute(whole).fetchall())
         by_python = best(lambda: [replay(lineage.facts(ours, run)) for run in runs], times=1)
     fixture = f"{count:,} facts of {len(runs)} runs; pyeventsourcing {count / theirs:,.0f}/s"

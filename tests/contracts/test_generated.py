@@ -21,6 +21,7 @@ def generate(root, target) -> None:
     subprocess.run([*command, *protos], cwd=root, check=True, timeout=60)
 
 
+@pytest.mark.requirement("R-LEY-1")
 def test_the_committed_code_is_what_the_contracts_generate(root, tmp_path):
     """R-LEY-1."""
     generate(root, tmp_path)
@@ -58,6 +59,7 @@ def test_buf_has_nothing_to_say(buf):
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
+@pytest.mark.requirement("R-LEY-18")
 def test_nothing_that_was_frozen_is_broken(buf):
     """R-LEY-18."""
     result = buf("breaking", "--against", "tests/contracts/frozen.binpb")
@@ -65,6 +67,7 @@ def test_nothing_that_was_frozen_is_broken(buf):
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
+@pytest.mark.requirement("R-LEY-18")
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [

@@ -73,6 +73,7 @@ def documented(root, heading: str) -> dict[str, str]:
     return {word: value for words, (value,) in code for word in words}
 
 
+@pytest.mark.requirement("R-LEY-22")
 @pytest.mark.parametrize("heading", TABLES)
 def test_the_table_has_every_old_word_and_its_value(root, heading):
     expected = {word: value for words, value in TABLES[heading].items() for word in words.split()}

@@ -116,6 +116,7 @@ def kind(field) -> str:
     return ("rep " if field.is_repeated else "") + (named.name if named else SHORT[field.type]) + "?" * optional
 
 
+@pytest.mark.requirement("R-LEY-2")
 @pytest.mark.parametrize("name", MESSAGES)
 def test_a_message_has_the_published_tags_names_and_types(name):
     fields = sorted(FILE.message_types_by_name[name].fields, key=lambda field: field.number)
@@ -130,6 +131,7 @@ def test_no_message_is_left_out_of_the_table():
     assert set(FILE.message_types_by_name) == {*MESSAGES, "PerformanceBudgets", "MemoryBudgets", "SystemLimits"}
 
 
+@pytest.mark.requirement("R-KAS-1", "R-LEY-3", "R-LEY-4")
 @pytest.mark.parametrize("name", ENUMS)
 def test_an_enum_has_the_published_names_and_numbers(name):
     values = FILE.enum_types_by_name[name].values
@@ -148,6 +150,7 @@ def test_the_choice_of_a_command_has_four_payloads():
     assert [field.number for field in payload.fields] == [10, 11, 12, 13]
 
 
+@pytest.mark.requirement("R-LEY-17")
 def test_tags_100_to_199_of_the_state_packet_stay_reserved(root):
     """R-LEY-17. The generated code does not keep reservations, so this reads the source."""
     source = (root / "contracts/leyline/v1/leyline.proto").read_text(encoding="utf-8")

@@ -60,6 +60,7 @@ def messages(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries({}, optional=optional).map(lambda given_values: make(**given_values))
 
 
+@pytest.mark.requirement("R-LEY-12")
 @pytest.mark.parametrize("name", sorted(MESSAGES))
 def test_any_message_survives_the_round_trip(name):
     kind = MESSAGES[name]
@@ -76,6 +77,7 @@ def test_any_message_survives_the_round_trip(name):
     round_trip()
 
 
+@pytest.mark.requirement("R-LEY-12")
 @given(epoch=st.integers(0, 10_000), accuracy=st.floats(0, 1))
 def test_a_state_packet_keeps_its_numbers_to_a_millionth(epoch, accuracy):
     """R-LEY-12."""

@@ -12,6 +12,7 @@ from esper.leyline import limits
 MESSAGES = [name for name in limits.PAYLOAD_BYTES if name != "envelope around a body"]
 
 
+@pytest.mark.requirement("R-KAS-39", "R-TAM-52", "R-LEY-7", "R-LEY-8", "R-LEY-9")
 @pytest.mark.parametrize("name", MESSAGES)
 def test_a_reference_message_fits(bench, name):
     assert bench.payload_bytes(name) < limits.PAYLOAD_BYTES[name]

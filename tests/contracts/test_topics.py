@@ -12,10 +12,12 @@ from contracts.leyline.v1.event_pb2 import Event
 BODIES = [field.name for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields]
 
 
+@pytest.mark.requirement("R-URZA-23")
 def test_every_body_is_on_exactly_one_topic():
     assert Counter(body for topic in topics.TOPICS for body in topic.bodies) == Counter(BODIES)
 
 
+@pytest.mark.requirement("R-TAM-64", "R-NIS-22")
 def test_the_topics_are_the_nine_of_the_architecture():
     kept_days = {topic.name: topic.retention_ms / topics.DAY_MS for topic in topics.TOPICS if topic.retention_ms > 0}
 

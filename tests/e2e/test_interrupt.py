@@ -31,6 +31,7 @@ def test_while_it_starts(esper, after_s):
     assert process.returncode in (130, -signal.SIGINT)  # the latter while Python itself still starts
 
 
+@pytest.mark.requirement("R-OPS-4")
 @pytest.mark.serial
 def test_in_the_middle_of_a_run(esper):
     process = esper.start("run", "--epochs", "200")
@@ -44,6 +45,7 @@ def test_in_the_middle_of_a_run(esper):
     assert grown["epochs_done"] >= 2
 
 
+@pytest.mark.requirement("R-OPS-1", "R-OPS-4")
 @pytest.mark.serial
 def test_up_ends_with_all_its_processes(esper):
     process = esper.start("up", "--json")

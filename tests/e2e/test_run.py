@@ -160,6 +160,7 @@ def test_what_does_not_exist_is_one_line(ran, shared_esper, arguments, says):
     assert stderr.count("\n") == 1
 
 
+@pytest.mark.requirement("R-OPS-1", "R-OPS-16")
 def test_plain_run_prints_lines_and_a_summary(esper):
     text = esper("run", "--epochs", "1", "--no-control", "--task", "spirals").stdout
     assert "\x1b" not in text

@@ -60,6 +60,7 @@ def test_code_on_a_host_is_found():
     assert all(overhead.foreign_code(each, host()) > 0 for each in (hooked, replaced, wrapped))
 
 
+@pytest.mark.requirement("R-TOL-5")
 def test_the_two_loops_take_turns_and_learn_the_same():
     found = overhead.compare("spirals", MemoryLog(), pairs=5)
 

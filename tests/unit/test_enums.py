@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 from contracts.leyline.v1 import leyline_pb2
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,7 @@ def copies(source: str) -> list[str]:
     return found
 
 
+@pytest.mark.requirement("R-LEY-16")
 def test_no_module_keeps_an_enum_of_its_own():
     files = [file for room in ("esper", "projections", "streams") for file in (ROOT / room).rglob("*.py")]
     found = [f"{file.relative_to(ROOT)} {line}" for file in files for line in copies(file.read_text(encoding="utf-8"))]

@@ -21,6 +21,7 @@ EXPORTED = "projections/small_history/archive/"
 """Made by `esper export`, and full of digests; that no export holds a key has a test of its own."""
 
 
+@pytest.mark.requirement("R-SEC-13")
 def test_no_file_holds_a_secret():
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

@@ -1,22 +1,18 @@
 -- One row per decision, under its id: what the policy saw, drew and chose, and everything a reward can be made of.
--- `next_*` is the packet after, null at a run's end and where a rollback undid the decision (`undone`, and why). What an
--- incarnation wrote that another one superseded is left out. `test_*` and `control_*` are the whole run's, and its
+-- `next_*` is the packet after, null at a run's end and where a rollback undid the decision (`undone`, and why). What does
+-- not count, and what a resume cut, is left out. `test_*` and `control_*` are the whole run's, and its
 -- control run's: evidence of benefit, which no single step has.
-WITH claims AS (
-    SELECT *
-    FROM jumps
-    WHERE is_claim
-    -- Of two claims to an incarnation the lower place wins, and one below an earlier one counts for nothing.
-    QUALIFY incarnation > coalesce(max(incarnation) OVER (
-        PARTITION BY run_id ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-    ), 1)
+WITH jump AS (
+    -- Those that count; 5 is a fork that went back behind its beginning, which only its parent's facts could refuse.
+    FROM jumps WHERE verdict IN (1, 5)
+), claims AS (
+    FROM jump WHERE is_claim
 ), lived AS (
     SELECT packet.*
     FROM packets AS packet
-    WHERE NOT EXISTS (
+    WHERE packet.verdict IN (1, 5) AND NOT EXISTS (
         FROM claims
-        WHERE claims.run_id = packet.run_id AND claims.incarnation > packet.incarnation
-            AND packet.sequence > claims.to_sequence
+        WHERE claims.run_id = packet.run_id AND claims.place > packet.place AND claims.to_sequence < packet.sequence
     )
 ), ordered AS (
     SELECT
@@ -35,13 +31,12 @@ WITH claims AS (
         SELECT packet.event_id AS packet_id, arg_min(jump.reason, jump.sequence) AS reason,
             min(jump.sequence) AS sequence
         FROM lived AS packet
-        JOIN jumps AS jump
-            ON jump.run_id = packet.run_id AND NOT jump.is_claim AND jump.sequence > packet.sequence
-            AND jump.to_sequence < packet.sequence AND jump.incarnation >= packet.incarnation
+        JOIN jump
+            ON jump.run_id = packet.run_id AND NOT jump.is_claim AND jump.place > packet.place
+            AND jump.to_sequence < packet.sequence
         WHERE NOT EXISTS (
             FROM claims
-            WHERE claims.run_id = jump.run_id AND claims.incarnation > jump.incarnation
-                AND jump.sequence > claims.to_sequence
+            WHERE claims.run_id = jump.run_id AND claims.place > jump.place AND claims.to_sequence < jump.sequence
         )
         GROUP BY ALL
     ) AS back ON back.packet_id = ordered.event_id
@@ -57,9 +52,16 @@ WITH claims AS (
     SELECT fact.*
     FROM finished AS fact
     JOIN owner ON owner.run_id = fact.run_id AND owner.incarnation = fact.incarnation
+    WHERE fact.verdict IN (1, 5)
     QUALIFY row_number() OVER (PARTITION BY fact.run_id ORDER BY place DESC) = 1
 ), became AS (
-    SELECT * FROM outcomes QUALIFY row_number() OVER (PARTITION BY run_id, command_id ORDER BY place) = 1
+    SELECT fact.*
+    FROM outcomes AS fact
+    WHERE fact.verdict IN (1, 5) AND NOT EXISTS (
+        FROM claims
+        WHERE claims.run_id = fact.run_id AND claims.place > fact.place AND claims.to_sequence < fact.sequence
+    )
+    QUALIFY row_number() OVER (PARTITION BY run_id, command_id ORDER BY place) = 1
 ), report AS (
     SELECT * FROM reported QUALIFY row_number() OVER (PARTITION BY run_id, command_id ORDER BY place) = 1
 ), control AS (

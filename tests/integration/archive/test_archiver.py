@@ -27,6 +27,7 @@ def made(events: int, seed: int = 0) -> list:
     return list(records(history(events, seed=seed)))
 
 
+@pytest.mark.requirement("R-NIS-2")
 def test_what_is_on_the_log_is_in_the_archive(desk, end_with):
     """Signed records become rows, the offsets are committed for the log's retention, and SIGTERM drains and ends."""
     process = desk.start()
@@ -83,6 +84,7 @@ def test_a_record_is_readable_within_a_second(desk):
     assert sorted(waited)[len(waited) // 2] < 1.0
 
 
+@pytest.mark.requirement("R-SEC-10")
 def test_unsigned_and_broken_records_are_kept_and_not_believed(desk):
     desk.start()
     good, *rest = made(10)
@@ -125,6 +127,7 @@ def kill_repeatedly(desk, kills: int, events: int) -> None:
     assert {path.name for path in (desk.archive / "files").iterdir()} >= listed
 
 
+@pytest.mark.requirement("R-SIM-4")
 def test_kill_9_loses_nothing_and_doubles_nothing(desk):
     kill_repeatedly(desk, kills=3, events=20_000)
 

@@ -53,6 +53,7 @@ async def until(condition, timeout_s=20.0):
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.requirement("R-OONA-25")
 @pytest.mark.filterwarnings("default")  # Faust and mode warn about their own use of Python
 async def test_an_agent_reads_everything_and_goes_on_after_a_restart(brokers, new_topic, group_id):
     topic = new_topic(PARTITIONS)

@@ -46,6 +46,7 @@ def of_this_folder(folder):
     return found
 
 
+@pytest.mark.requirement("R-TEZ-4")
 @pytest.mark.serial
 def test_it_ends_when_its_time_is_over(tmp_path, order):
     """R-TEZ-4: on wall time, and the child is gone. Compiling takes more than a second on any machine."""
@@ -85,6 +86,7 @@ def test_a_child_that_never_starts_is_ended_too(tmp_path, order, slow_start):
     assert of_this_folder(tmp_path / "a") == []
 
 
+@pytest.mark.requirement("R-TEZ-5")
 def test_its_own_memory_limit_holds(tmp_path, order):
     outcome, _ = carried_out(tmp_path / "a", replace(order, memory_bytes=100 * MB))
 
@@ -92,6 +94,7 @@ def test_its_own_memory_limit_holds(tmp_path, order):
     assert outcome.kind == "memory", outcome
 
 
+@pytest.mark.requirement("R-TEZ-5")
 def test_one_that_holds_too_much_is_seen(tmp_path, order):
     """R-TEZ-5: resident memory, its descendants' with it, whatever the process itself was told."""
 
@@ -112,6 +115,7 @@ def test_a_process_that_has_ended_holds_nothing():
     assert resident_bytes(os.getpid()) > MB
 
 
+@pytest.mark.requirement("R-TEZ-3")
 def test_what_is_not_permitted_is_refused(tmp_path, order):
     outcome, _ = carried_out(tmp_path / "a", replace(order, parameters={"depth": 1.5}))
 

@@ -14,6 +14,7 @@ from esper.tezzeret.jobs import request
 ROOM_FOR_THE_FORGE = 150 * 2**20
 
 
+@pytest.mark.requirement("R-TEZ-12", "R-TEZ-24")
 def test_requests_become_artifacts_once_and_a_bad_one_is_parked(house):
     good, job = house.ask("BP009", {"depth": 1.0})
     bad, _ = house.ask("BP999")
@@ -50,6 +51,7 @@ def test_requests_become_artifacts_once_and_a_bad_one_is_parked(house):
     assert house.stored() == {kept.ref, kept.weights_ref}
 
 
+@pytest.mark.requirement("R-TEZ-13")
 def test_what_fails_is_tried_again_without_the_compiler_then_parked_and_may_be_asked_for_again(house):
     """R-TEZ-11; and R-TEZ-13, because the second time no compiler works."""
     asked, job = house.ask("BP009", {"depth": 1.0}, "fast")

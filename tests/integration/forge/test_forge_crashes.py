@@ -43,6 +43,7 @@ def recovered(house, job, *, attempts=1):
     return kept
 
 
+@pytest.mark.requirement("R-TEZ-15")
 def test_after_the_beginning(house, asked):
     house.start()
     house.until("compile_started")
@@ -51,6 +52,7 @@ def test_after_the_beginning(house, asked):
     recovered(house, asked)
 
 
+@pytest.mark.requirement("R-TEZ-15", "R-OPS-9")
 def test_in_the_middle_of_compiling(house, asked, when):
     house.start()
     when(lambda: any(house.work.glob("*/weights.safetensors")))
@@ -59,6 +61,7 @@ def test_in_the_middle_of_compiling(house, asked, when):
     recovered(house, asked)
 
 
+@pytest.mark.requirement("R-TEZ-15", "R-URZA-7")
 def test_in_the_middle_of_storing_the_artifact(house, asked, when):
     begun(house, asked)
     house.prepared(asked)
@@ -69,6 +72,7 @@ def test_in_the_middle_of_storing_the_artifact(house, asked, when):
     recovered(house, asked)
 
 
+@pytest.mark.requirement("R-TEZ-15")
 def test_before_the_commit(house, asked, when):
     """The log takes nothing; what the child had made is used, not made again."""
     house.start()
@@ -82,6 +86,7 @@ def test_before_the_commit(house, asked, when):
     assert house.stored() == made == {kept.ref, kept.weights_ref}
 
 
+@pytest.mark.requirement("R-TEZ-15")
 @pytest.mark.parametrize("told", [1, 2])
 def test_in_the_middle_of_the_commit(house, asked, told):
     """The log has the first one or two of the three events that tell of the artifact."""
@@ -94,6 +99,7 @@ def test_in_the_middle_of_the_commit(house, asked, told):
     assert recovered(house, job).ref == stored.ref
 
 
+@pytest.mark.requirement("R-TEZ-15", "R-OPS-9")
 def test_after_the_commit(house, asked):
     """All is on the log and the folder is still there."""
     job = begun(house, asked)
@@ -107,6 +113,7 @@ def test_after_the_commit(house, asked):
     assert list(house.work.iterdir()) == []
 
 
+@pytest.mark.requirement("R-TEZ-15", "R-URZA-7")
 def test_storage_lost_in_the_middle_of_the_commit(house, asked):
     """The log names an artifact that the disk has lost: it is rolled back and made anew."""
     job = begun(house, asked)

@@ -120,6 +120,7 @@ def test_a_packet_that_cannot_be_answered_is_a_dead_letter_with_its_cause_and_th
     assert "there is no policy 'astrology'" in letters[0].cause
 
 
+@pytest.mark.requirement("R-SEC-10")
 def test_an_unsigned_packet_is_not_answered(decider, log, run_id, events, metrics, trainer_log):
     with KafkaLog(log.address, KeyRing((b"f" * 32,)), run_id=run_id, metrics=metrics) as forger:
         forged = events.epoch()
@@ -199,6 +200,7 @@ def test_another_runs_commands_are_not_mine(trainer_log, log, ring, events, writ
     assert trainer_log.take_commands() == []
 
 
+@pytest.mark.requirement("R-OONA-6")
 def test_after_a_kill_the_pending_packet_is_answered_and_answered_ones_keep_their_ids_and_commands(
     own_log, ring, run_id, events, processes, read
 ):
@@ -284,6 +286,7 @@ def test_it_ends_within_two_seconds_of_sigterm_and_says_where_it_is_while_it_run
     assert seconds < 2.0
 
 
+@pytest.mark.requirement("R-SEC-2")
 def test_without_a_key_an_outside_log_is_refused_in_one_line(tmp_path, run_module):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ESPER_")}
     code, said = run_module("decider", "--data-dir", str(tmp_path), "--brokers", "redpanda:9092", env=environment)

@@ -12,6 +12,7 @@ from esper.leyline.signing import KeyRing
 from streams.loadtest import run
 
 
+@pytest.mark.requirement("R-OONA-1", "R-OONA-2")
 def test_a_small_load_gets_through_whole(log, ring):
     report = run(log.address, KeyRing(ring.secrets), rate=500, seconds=1.0, size=100)
 
@@ -28,6 +29,7 @@ def test_its_help_shows_an_example():
     assert "example: python -m streams.loadtest --rate 10000" in said
 
 
+@pytest.mark.requirement("R-OONA-12", "R-OONA-27")
 @pytest.mark.soak
 def test_ten_thousand_events_a_second_for_a_minute_lose_nothing_and_shed_less_than_a_twentieth(tmp_path):
     ended = subprocess.run(

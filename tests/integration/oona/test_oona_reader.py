@@ -75,6 +75,7 @@ def signed(ring, event):
     return record, headers_of(ring.sign(record.payload))
 
 
+@pytest.mark.requirement("R-OONA-8")
 @pytest.mark.asyncio
 async def test_a_good_record_is_handled_once_and_counted(log, ring, events, take, metrics):
     event = events.fact()
@@ -88,6 +89,7 @@ async def test_a_good_record_is_handled_once_and_counted(log, ring, events, take
     assert metrics.value("esper_oona_consume_latency_seconds_count", topic="esper.runs") == 1
 
 
+@pytest.mark.requirement("R-OONA-21")
 @pytest.mark.asyncio
 @pytest.mark.parametrize("kind", ["unsigned", "stranger", "tampered"])
 async def test_a_bad_signature_is_dropped_counted_and_told_of_once(log, ring, events, take, metrics, kind, whole_topic):
@@ -129,6 +131,7 @@ async def test_a_handler_that_fails_twice_is_tried_a_third_time(log, ring, event
     assert metrics.value("esper_oona_dead_letter_total", topic="esper.telemetry") == 0
 
 
+@pytest.mark.requirement("R-OONA-7")
 @pytest.mark.asyncio
 async def test_after_three_attempts_a_record_is_a_dead_letter_with_its_cause_and_its_bytes(
     log, ring, events, take, metrics, whole_topic
@@ -189,6 +192,7 @@ async def test_a_fold_halts_its_run_at_a_failing_fact_and_says_so_but_never_dead
     assert "ValueError: boom 3" in description
 
 
+@pytest.mark.requirement("R-NIS-28")
 @pytest.mark.asyncio
 async def test_a_handler_that_needs_the_log_waits_for_it_without_counting_attempts(
     log, ring, events, take, metrics, monkeypatch
@@ -208,6 +212,7 @@ async def test_a_handler_that_needs_the_log_waits_for_it_without_counting_attemp
     assert metrics.value("esper_oona_retry_total", handler="reader") == 0
 
 
+@pytest.mark.requirement("R-SEC-12")
 @pytest.mark.asyncio
 async def test_a_rotation_loses_nothing_and_the_old_key_ends_with_it(log, events, publishing):
     old, new = b"o" * 32, b"n" * 32

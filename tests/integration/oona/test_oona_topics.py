@@ -47,6 +47,7 @@ async def create(address, name, *, partitions=PARTITIONS, **configs):
         await admin.close()
 
 
+@pytest.mark.requirement("R-TAM-64", "R-OONA-18", "R-OPS-2")
 @pytest.mark.asyncio
 async def test_every_topic_of_the_table_exists_with_its_partitions_and_retention(bare_log):
     await asyncio.gather(*(ensure_topics(bare_log.address) for _ in range(3)))

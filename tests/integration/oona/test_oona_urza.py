@@ -124,6 +124,7 @@ def test_a_request_that_comes_twice_is_answered_once_and_its_id_is_used_up(
     assert len({event.event_id for event in answers(by_blueprint(blueprint, answered(1)))}) == 1
 
 
+@pytest.mark.requirement("R-OONA-9")
 def test_a_stale_request_is_refused_and_told_of(stored, ask, blueprint, read_until, scrape, worker):
     ask(blueprint, age_s=61.0)
 
@@ -141,6 +142,7 @@ def test_what_is_not_stored_is_an_error_with_its_reason(stored, ask, by_blueprin
     assert answer.kernel_artifact_error.reason == "artifact_not_found"
 
 
+@pytest.mark.requirement("R-TEZ-1")
 def test_what_is_not_stored_is_wished_for_once_however_often_it_is_asked_for(worker, ask, by_blueprint, blueprint):
     ask(blueprint, depth=3.0)
     by_blueprint(blueprint, answered(1))
@@ -155,6 +157,7 @@ def test_what_is_not_stored_is_wished_for_once_however_often_it_is_asked_for(wor
     assert {wish.priority for wish in wishes} == {lp.MESSAGE_PRIORITY_LOW}
 
 
+@pytest.mark.requirement("R-URZA-23")
 def test_the_catalogue_is_told_once_also_by_a_worker_that_comes_back(own_log, ring, tmp_path, processes, worker):
     def told():
         async def collect():
@@ -171,6 +174,7 @@ def test_the_catalogue_is_told_once_also_by_a_worker_that_comes_back(own_log, ri
         assert told() == once
 
 
+@pytest.mark.requirement("R-URZA-3")
 def test_a_flipped_bit_is_refused_counted_and_told_of(
     stored, ask, by_blueprint, blueprint, objects, read_until, scrape, worker
 ):
@@ -190,6 +194,7 @@ def test_a_flipped_bit_is_refused_counted_and_told_of(
     assert 'esper_urza_integrity_failures_total{reason="checksum_mismatch"} 1.0' in scrape.text(worker)
 
 
+@pytest.mark.requirement("R-URZA-28")
 def test_an_artifact_that_a_wrong_key_vouches_for_never_enters_the_library(
     worker, log, events, objects, metrics, ask, by_blueprint, blueprint, forge_of
 ):
@@ -202,6 +207,7 @@ def test_an_artifact_that_a_wrong_key_vouches_for_never_enters_the_library(
     assert answer.kernel_artifact_error.reason == "artifact_not_found"
 
 
+@pytest.mark.requirement("R-URZA-1")
 def test_killed_and_without_its_projection_the_worker_serves_the_same_library(
     own_log, ring, tmp_path, events, metrics, processes, forge_of
 ):

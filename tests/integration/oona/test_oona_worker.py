@@ -38,6 +38,7 @@ def wait_for(condition, timeout_s=10.0):
     assert condition()
 
 
+@pytest.mark.requirement("R-NIS-10")
 def test_an_alert_fires_once_at_the_third_slow_epoch_and_clears_at_the_first_good_one(
     worker, writer, events, read_until
 ):
@@ -67,6 +68,7 @@ def test_the_end_of_a_run_clears_its_alerts(worker, writer, events, read_until):
     assert [name for name, _ in alerts(found)] == ["alert_fired", "alert_cleared"]
 
 
+@pytest.mark.requirement("R-NIS-1")
 def test_events_of_every_topic_reach_prometheus(worker, writer, events, scrape):
     run = events.run_id
     for event in (
@@ -104,6 +106,7 @@ def test_events_of_every_topic_reach_prometheus(worker, writer, events, scrape):
     wait_for(lambda: all(line in scrape.text(worker) for line in expected))
 
 
+@pytest.mark.requirement("R-NIS-23")
 def test_what_it_emits_is_in_the_catalogue(worker, scrape):
     _, samples = scrape(worker)
     of_histograms = [f"{name}{end}" for name, metric in BY_NAME.items() if metric.kind == "histogram" for end in PARTS]
@@ -114,6 +117,7 @@ def test_what_it_emits_is_in_the_catalogue(worker, scrape):
     assert emitted <= {*BY_NAME, *of_histograms, *created}
 
 
+@pytest.mark.requirement("R-OONA-8")
 def test_a_redelivered_event_is_counted_once(worker, writer, events, scrape):
     packet = events.make(leyline_pb2.TelemetryPacket(source_subsystem="twice"))
     for _ in range(3):

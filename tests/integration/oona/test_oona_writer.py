@@ -104,6 +104,7 @@ def test_a_fact_waits_while_the_log_stalls_and_nothing_is_lost(own_log, ring, ev
         assert [event.sequence for event in read(address=own_log.address)] == list(range(1, 151))
 
 
+@pytest.mark.requirement("R-TOL-36")
 @pytest.mark.serial
 def test_telemetry_is_shed_while_the_log_stalls_and_an_event_says_how_much(own_log, ring, events, metrics, read):
     with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics, sheddable_limit=50) as writer:
@@ -124,6 +125,7 @@ def test_telemetry_is_shed_while_the_log_stalls_and_an_event_says_how_much(own_l
     assert metrics.value("esper_oona_publish_dropped_total") == 150
 
 
+@pytest.mark.requirement("R-TOL-28", "R-OONA-4")
 def test_an_emergency_overtakes_the_facts_that_wait(own_log, ring, events, metrics, run_id):
     with LogWriter(own_log.address, ring, producer="trainer", metrics=metrics) as writer:
         with own_log.frozen():

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import zstandard
 
 from contracts.leyline.v1.event_pb2 import RunStarted, StateDigested
@@ -32,6 +33,7 @@ KEY, PREVIOUS, STRANGER = "a1" * 32, "b2" * 32, "c3" * 32
 PLANTED = "d4" * 32
 
 
+@pytest.mark.requirement("R-SEC-13")
 def test_no_secret_leaves_the_environment(tmp_path):
     """The worker reads events of both keys and one of a stranger, so that it has something to say about keys."""
     data = tmp_path / "data"

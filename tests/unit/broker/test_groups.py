@@ -116,6 +116,7 @@ async def test_leaving_starts_a_rebalance_and_the_last_empties_the_group(group):
         group.leave(two.member_id)
 
 
+@pytest.mark.requirement("R-OONA-19")
 async def test_a_silent_member_is_taken_out(group):
     one, two = await stable(group, "one", "two", session_s=0.15)
     for _ in range(4):

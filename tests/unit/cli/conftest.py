@@ -9,21 +9,25 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as e
 from contracts.leyline.v1 import leyline_pb2 as l
+from contracts.topics import RUNS
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.ids import derived_id, text
 
 SECOND_NS = 1_000_000_000
+FACTS = [Event.DESCRIPTOR.fields_by_name[name].message_type for name in RUNS.bodies]
 BEGIN_NS = 1_760_000_000 * SECOND_NS
 
 
 @pytest.fixture
 def tell() -> Callable[..., Event]:
     """Makes events of the run `k3f9x2qa`, one second after another."""
-    told = 0
+    told = facts = 0
 
     def make(body: Any, *, causation_id: bytes = b"", event_id: bytes = b"", epoch: int = 0) -> Event:
-        nonlocal told
+        nonlocal told, facts
         told += 1
+        is_fact = type(body).DESCRIPTOR in FACTS
+        facts += is_fact
         return new_event(
             body,
             event_id=event_id or told.to_bytes(16, "big"),
@@ -31,7 +35,7 @@ def tell() -> Callable[..., Event]:
             producer="trainer",
             recorded_at_ns=BEGIN_NS + told * SECOND_NS,
             causation_id=causation_id,
-            sequence=told,
+            sequence=facts if is_fact else 0,
             incarnation=1,
             timeline=1,
             global_step=epoch * 10,
@@ -122,7 +126,7 @@ def story(tell) -> list[Event]:
         e.SeedTransitioned(
             seed_id="s1",
             site="layer1",
-            from_stage=l.SEED_LIFECYCLE_STAGE_TRAINING,
+            from_stage=l.SEED_LIFECYCLE_STAGE_GERMINATED,
             to_stage=l.SEED_LIFECYCLE_STAGE_CULLED,
             reason="G1 failed",
             blueprint_id="BP009",

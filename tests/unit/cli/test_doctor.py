@@ -22,6 +22,7 @@ def _finding(tmp_path, check):
     return next(finding for finding in examine(tmp_path / "data") if finding.check == check)
 
 
+@pytest.mark.requirement("R-OPS-14")
 def test_a_fresh_machine_is_fine_and_nothing_is_made(tmp_path, capsys):
     assert dispatch(["doctor", "--json", "--data-dir", str(tmp_path / "data")]) == 0
     found = {each["check"]: each for each in json.loads(capsys.readouterr().out)}

@@ -26,7 +26,7 @@ def test_lines_tell_epochs_decisions_to_act_and_transitions(story, capsys):
         "grown      decision: germinate s1 BP009: the loss stalls",
         "grown      seed: s1 DORMANT -> GERMINATED (BP009)",
         "grown      gate: s1 G1 gradient health failed: no gradient [norm 0 (limit 0.01)]",
-        "grown      seed: s1 TRAINING -> CULLED (BP009): G1 failed",
+        "grown      seed: s1 GERMINATED -> CULLED (BP009): G1 failed",
         "grown      seed: s1 CULLED -> EMBARGOED",
         "grown    epoch 2/2  loss 0.4000, probe loss 0.5000, probe accuracy 0.8000; s1 EMBARGOED",
         "grown      run: completed: test accuracy 0.7500, 100 parameters",

@@ -19,7 +19,7 @@ def test_every_event_has_a_headline_of_one_line(story):
     assert lines[2] == "germinate s1 BP009: the loss stalls"
     assert lines[3] == "germinate s1 BP009 (from tamiyo)"
     assert lines[6] == "s1 G1 gradient health failed: no gradient [norm 0 (limit 0.01)]"
-    assert lines[7] == "s1 TRAINING -> CULLED (BP009): G1 failed"
+    assert lines[7] == "s1 GERMINATED -> CULLED (BP009): G1 failed"
     assert all(line and "\n" not in line for line in lines)
 
 

@@ -32,3 +32,40 @@ def test_only_a_control_run_that_completed_is_compared(status, compared):
     assert ("so it is left out" in text) != compared
     assert ("`esper resume k3f9` goes on with it" in text) == (status == "interrupted")
     assert summary.to_json()["control_val_accuracy"] == (0.5 if compared else None)
+
+
+def test_a_seed_whose_germination_was_rolled_back_is_not_told_of():
+    """Neither while it is shown nor at the end: the rollback went back behind its germination."""
+    run = Trainers("run")
+    run.complete_epoch(0)
+    run.move(0, 0, 0)
+    run.complete_epoch(0)
+    run.roll_back(0, 2)
+    view = RunView.of("run", run.events)
+
+    assert (view.epoch, view.lives, view.seeds["s1"].stage) == (1, [], "DORMANT")
+
+    run.complete_epoch(0)
+    run.move(0, 1, 0)
+    run.finish(0)
+    text = Summary(RunView.of("run", run.events), None, 0, {"p50": 1.0, "p99": 2.0}, 3.0, "esper-data").text()
+    seeds = text.split("seeds\n")[1].splitlines()[:3]
+
+    assert [line.split()[0] for line in seeds] == ["s2", "s1", "s3"]
+    assert "s1 at layers.0 never germinated" in seeds[1]
+
+
+def test_what_a_superseded_process_wrote_is_not_told_of():
+    """A resume goes on from an earlier fact, and the process that was thought dead germinates another seed."""
+    run = Trainers("run")
+    run.complete_epoch(0)
+    run.move(0, 0, 0)
+    run.resume(0, 1)
+    run.move(0, 1, 0)
+    run.move(1, 2, 0)
+    view = RunView.of("run", run.events)
+
+    assert [life.seed_id for life in view.lives] == ["s3"]
+    assert {seed.seed_id: seed.stage for seed in view.seeds.values()} == {
+        "s1": "DORMANT", "s2": "DORMANT", "s3": "GERMINATED"
+    }  # fmt: skip

@@ -58,6 +58,7 @@ def emitted() -> set[str]:
     return set(re.findall(r'"(esper_[a-z0-9_]+)"', code)) | {prometheus_form(point, 0.0)[0] for point in points}
 
 
+@pytest.mark.requirement("R-OONA-24")
 @pytest.mark.parametrize("where", expressions())
 def test_an_expression_names_only_metrics_that_the_code_emits(where):
     names = {metric(name) for name in NAME.findall(expressions()[where])}
@@ -82,6 +83,7 @@ def test_a_legend_and_a_sum_use_only_labels_that_the_metric_has(expression, show
     assert used <= known | {"le", "process"}  # process is the scraped target's own label
 
 
+@pytest.mark.requirement("R-OONA-24")
 def test_every_alert_of_nissa_has_a_rule_on_the_same_measure():
     written = {rule["alert"]: rule["expr"] for rule in rules()}
     stems = {rule.name: rule.metric.removesuffix("_total") for rule in RULES}
@@ -93,6 +95,7 @@ def test_every_rule_says_what_to_do():
     assert [rule["alert"] for rule in rules() if not rule["annotations"].get("action")] == []
 
 
+@pytest.mark.requirement("R-NIS-27")
 def test_the_dashboard_has_named_panels_that_do_not_overlap():
     """R-NIS-27."""
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels()}

@@ -64,36 +64,3 @@ def test_the_example_of_a_task_of_ones_own_works(tmp_path):
     assert task.name == "wine"
     assert task.make_host()(task.train.inputs[:4]).shape == (4, 3)
     assert [len(part) for part in (task.train, task.probe, task.test)] == [108, 26, 44]
-
-
-def _numbers(text: str, first: str, *, separator: str) -> set[int]:
-    """1, 2 and 23 of `1, 2 and 23`; 3 to 9 of `3 to R-SEC-9`, where the separator says that a range is meant."""
-    found = [int(number) for number in re.findall(r"\d+", text)]
-    return set(range(int(first), found[-1] + 1)) if separator in text else set(found)
-
-
-def _cited(text: str) -> set[str]:
-    """The ids of requirements and rulings in a text, ranges written out."""
-    cited = set()
-    for kind, numbers, first in re.findall(r"\bR-([A-Z]+)-((\d+)(?: to (?:R-[A-Z]+-)?\d+)?)", text):
-        cited |= {f"R-{kind}-{number}" for number in _numbers(numbers, first, separator=" to ")}
-    for numbers, first in re.findall(r"\b[Rr]ulings? ((\d+)(?:(?:, | and )\d+)*)", text):
-        cited |= {f"Ruling {number}" for number in _numbers(numbers, first, separator=" to ")}
-    return cited
-
-
-def test_every_requirement_that_is_cited_can_be_looked_up_and_no_other():
-    page = (ROOT / "docs/requirements.md").read_text(encoding="utf-8")
-    folders = ("contracts", "deploy", "esper", "projections", "streams", "tests")
-    sources = [
-        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".proto", ".sql"}
-    ]
-    cited = {each for path in sources if path != Path(__file__) for each in _cited(path.read_text(encoding="utf-8"))}
-
-    assert cited == set(re.findall(r"^\| (R-[A-Z]+-\d+|Ruling \d+) \|", page, re.MULTILINE))
-
-
-def test_ranges_and_lists_of_ids_are_all_found():
-    assert _cited("R-SEC-3 to R-SEC-5, rulings 1, 2 and 23") == {
-        "R-SEC-3", "R-SEC-4", "R-SEC-5", "Ruling 1", "Ruling 2", "Ruling 23"
-    }  # fmt: skip

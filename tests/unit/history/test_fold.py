@@ -11,6 +11,7 @@ from contracts.leyline.v1 import event_pb2 as pb
 from contracts.topics import RUNS
 from esper.kasmina.lifecycle import DORMANT, GERMINATED, TRAINING
 from esper.record import Rate, evolve, fold, mark_at_epoch, mark_at_step, packets, replay, stages_by_epoch
+from esper.record.accept import Fact, Tally, Verdict
 from esper.record.run_status import Ledger, RunState, marks
 from projections.testing import Trainers
 
@@ -185,6 +186,29 @@ def test_what_cannot_be_true_stops_the_run_and_says_so(run, harm, kind):
     assert f"{kind} at sequence {state.problem.sequence}: " in str(state.problem)
     if kind != "not_started":
         assert state.model == before.model
+
+
+@pytest.mark.parametrize(
+    ("sequence", "verdict"), [(2, "accepted"), (3, "bad_rollback"), (5, "bad_rollback"), (6, "accepted")]
+)
+def test_no_rollback_goes_back_to_what_an_earlier_one_cut(run, sequence, verdict):
+    """Neither to the first of the facts that were cut nor to the last; the archiver's count says the same."""
+    for _ in range(4):
+        run.complete_epoch(0)
+    run.roll_back(0, 3)
+    run.roll_back(0, sequence, astray=True)
+    state, tally = replay(run.events), Tally("run")
+    counted = [tally.take(_fact(event)) for event in run.events]
+
+    assert run.events[5].rolled_back.to_sequence == 2, "which cuts 3 to 5"
+    assert (state.problem.kind if state.problem else "accepted") == verdict
+    assert counted[:6] == [Verdict.ACCEPTED] * 6
+    assert counted[6] is Verdict[verdict.upper()]
+
+
+def _fact(event: pb.Event) -> Fact:
+    name = event.WhichOneof("body")
+    return Fact(event.run_id, name, event.event_id, event.incarnation, event.sequence, getattr(event, name))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,15 @@ HISTORIES = st.lists(
     min_size=1,
     max_size=6,
 )
+STAGES_AT_EPOCHS = """
+    SELECT epoch.run_id, epoch.sequence, seed_id,
+        coalesce(arg_max(stage_number(to_stage), move.sequence) FILTER (move.sequence < epoch.sequence), 1)
+    FROM (FROM epochs WHERE surviving) AS epoch
+    JOIN seeds USING (run_id)
+    LEFT JOIN (FROM transitions WHERE surviving) AS move USING (run_id, seed_id)
+    GROUP BY ALL
+"""
+"""The stage of every seed at the end of every surviving epoch, from what people read."""
 AT_STEPS = (25, 10**9)
 SEED_FIGURES = tuple(each.name for each in fields(SeedState) if each.name != "moved")  # which only guides the fold
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -75,10 +84,10 @@ def check(runs: list[Trainers], chunk: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         archive_with_restarts(Path(folder), records, chunk)
         with open_history(Path(folder)) as history:
-            now = history.execute("SELECT run_id, seed_id, stage FROM fold_stages").fetchall()
-            then = history.execute("SELECT run_id, sequence, seed_id, stage FROM fold_stage_at_epoch").fetchall()
-            problems = history.execute("SELECT run_id, problem, sequence FROM fold_problems").fetchall()
-            facts = history.execute("SELECT run_id, sequence, event_id, body, step, epoch, on_path FROM fold_facts")
+            now = history.execute("SELECT run_id, seed_id, stage_number(stage) FROM seeds").fetchall()
+            then = history.execute(STAGES_AT_EPOCHS).fetchall()
+            problems = history.execute("SELECT run_id, problem, sequence FROM stops").fetchall()
+            facts = history.execute("SELECT run_id, sequence, event_id, body, step, epoch, on_path FROM accepted_facts")
             facts = facts.fetchall()
             at_steps = {step: (runs_in_sql(history, step), seeds_in_sql(history, step)) for step in AT_STEPS}
 

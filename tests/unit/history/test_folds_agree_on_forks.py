@@ -24,6 +24,17 @@ from tests.unit.history.test_folds_agree import archive_with_restarts, problems_
 OF_A_SEED = ("stage", "blueprint_id", "alpha", "life", "parameters", "stage_age_epochs")
 """What a fork's first fact says of a seed; its form and since when it is in its stage only the parent's facts know."""
 AT_STEPS = (25, 10**9)
+STAGES_AT_EPOCHS = """
+    SELECT epoch.run_id, epoch.sequence, slot.seed_id,
+        coalesce(arg_max(stage, figure.sequence) FILTER (figure.sequence < epoch.sequence), 1)
+    FROM (FROM epochs WHERE surviving) AS epoch
+    JOIN seed_slots AS slot USING (run_id)
+    LEFT JOIN seed_figures AS figure
+        ON figure.run_id = slot.run_id AND figure.seed_id = slot.seed_id AND figure.stage IS NOT NULL
+        AND survives(figure.run_id, figure.log_offset, figure.sequence)
+    GROUP BY ALL
+"""
+"""The stage of every seed at the end of every surviving epoch: of its moves, and as the fork found it."""
 
 
 def check(members: list[Member], chunk: int) -> None:
@@ -34,11 +45,11 @@ def check(members: list[Member], chunk: int) -> None:
         archive_with_restarts(Path(folder), records, chunk)
         with open_history(Path(folder)) as history:
             read = {run: replay(facts(history, run)) for run in states}
-            problems = asked(history, "SELECT run_id, problem, sequence FROM fold_problems")
-            now = asked(history, "SELECT run_id, seed_id, stage FROM fold_stages")
-            then = asked(history, "SELECT run_id, sequence, seed_id, stage FROM fold_stage_at_epoch")
-            counted = asked(history, "SELECT run_id, sequence FROM fold_facts")
-            on_path = asked(history, "SELECT run_id, sequence, body, step, epoch FROM fold_facts WHERE on_path")
+            problems = asked(history, "SELECT run_id, problem, sequence FROM stops")
+            now = asked(history, "SELECT run_id, seed_id, stage_number(stage) FROM seeds")
+            then = asked(history, STAGES_AT_EPOCHS)
+            counted = asked(history, "SELECT run_id, sequence FROM accepted_facts")
+            on_path = asked(history, "SELECT run_id, sequence, body, step, epoch FROM accepted_facts WHERE on_path")
             at_steps = {step: (runs_in_sql(history, step), seeds_in_sql(history, step)) for step in AT_STEPS}
 
     assert {run: (state.problem, state.sequence) for run, state in read.items()} == {

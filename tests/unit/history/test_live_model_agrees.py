@@ -36,6 +36,7 @@ from esper.tolaria.world import LiveWorld
 from projections import open_history
 from projections.archive import Archive
 from projections.testing import LogOfRecords
+from tests.unit.history.test_folds_agree import STAGES_AT_EPOCHS
 
 RUN = "live"
 EPOCHS = 12
@@ -172,9 +173,9 @@ def sql_stages(events: Sequence[Event]) -> tuple[set[tuple[str, int]], set[tuple
     with tempfile.TemporaryDirectory() as folder, Archive(Path(folder)) as archive:
         archive.append(LogOfRecords().place(events))
         with open_history(Path(folder)) as history:
-            now = history.execute("SELECT seed_id, stage FROM fold_stages").fetchall()
-            then = history.execute("SELECT sequence, seed_id, stage FROM fold_stage_at_epoch").fetchall()
-            problems = history.execute("SELECT problem, sequence FROM fold_problems").fetchall()
+            now = history.execute("SELECT seed_id, stage_number(stage) FROM seeds").fetchall()
+            then = [row[1:] for row in history.execute(STAGES_AT_EPOCHS).fetchall()]
+            problems = history.execute("SELECT problem, sequence FROM stops").fetchall()
     return set(now), set(then), problems
 
 

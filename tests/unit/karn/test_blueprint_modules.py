@@ -62,6 +62,7 @@ def activation(shape, seed=2):
     return torch.randn((BATCH, *shape), generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.requirement("R-TEZ-2")
 @pytest.mark.parametrize(("blueprint_id", "kind", "shape"), CASES)
 def test_forward_and_backward(blueprint_id, kind, shape):
     module = module_for(blueprint_id, kind, shape)
@@ -111,11 +112,13 @@ def test_the_same_generator_gives_the_same_bits_and_the_global_stream_is_untouch
         assert torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.requirement("R-TEZ-2")
 def test_another_seed_gives_other_weights():
     one, two = (module_for("BP009", "vector", (4,), seed=seed) for seed in (1, 2))
     assert not torch.equal(next(one.parameters()), next(two.parameters()))
 
 
+@pytest.mark.requirement("R-TAM-14")
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_options_say_what_is_built(kind):
     shape = SHAPES[kind][0]
@@ -153,6 +156,7 @@ def test_flops_of_a_known_module():
     assert block.flops_per_sample == 2 * (4 * 16 + 16 * 4)
 
 
+@pytest.mark.requirement("R-KARN-17")
 def test_editing_an_option_leaves_the_catalogue_as_it_was():
     first = options(site("vector", (4,)))
     first[0].blueprint_id = "changed"

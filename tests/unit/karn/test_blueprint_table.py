@@ -83,6 +83,7 @@ FRACTIONAL = {
 }
 
 
+@pytest.mark.requirement("R-KARN-1", "R-KARN-3")
 def test_the_catalogue_is_the_table_in_order_of_ids():
     built = {
         blueprint.blueprint_id: (
@@ -97,6 +98,7 @@ def test_the_catalogue_is_the_table_in_order_of_ids():
     assert list(CATALOGUE) == sorted(CATALOGUE)
 
 
+@pytest.mark.requirement("R-KARN-2", "R-KARN-4", "R-KARN-5")
 def test_tiers_go_by_id_and_risk_by_tier():
     """R-KARN-1, 2, 4, 5: 35 safe, 7 that need an approval, 8 for the quarantine."""
     bands = {"safe": (0.0, 0.5), "experimental": (0.5, 0.8), "high_risk": (0.8, 1.0)}
@@ -112,6 +114,7 @@ def test_tiers_go_by_id_and_risk_by_tier():
     assert sum(len(blueprint.settings) for blueprint in CATALOGUE.values()) == 47
 
 
+@pytest.mark.requirement("R-KARN-3")
 def test_defaults_are_inside_the_bounds_and_whole_where_they_must_be():
     for blueprint in CATALOGUE.values():
         resolved = blueprint.resolve({})
@@ -123,6 +126,7 @@ def test_defaults_are_inside_the_bounds_and_whole_where_they_must_be():
             )
 
 
+@pytest.mark.requirement("R-KARN-6")
 @pytest.mark.parametrize("blueprint_id", [name for name, row in TABLE.items() if row[3]])
 def test_bounds_are_inclusive_and_what_lies_beyond_is_refused(blueprint_id):
     blueprint = find(blueprint_id)
@@ -153,6 +157,7 @@ def test_a_fraction_of_a_whole_setting_is_refused():
         find("BP009").resolve({"depth": 1.5})
 
 
+@pytest.mark.requirement("R-KARN-6")
 def test_an_unknown_setting_and_an_unknown_blueprint_are_named():
     with pytest.raises(InvalidInput, match="BP009 has no setting 'width'; it has depth"):
         find("BP009").resolve({"width": 2})

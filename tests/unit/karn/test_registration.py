@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.karn.registration import descriptor, registered, registration
 from esper.karn.table import CATALOGUE, find
@@ -34,6 +36,7 @@ def test_ids_are_those_of_what_is_said_whenever_that_is():
     assert len({event.event_id for event in first}) == len(first)
 
 
+@pytest.mark.requirement("R-KARN-17")
 def test_a_descriptor_says_what_the_template_is_and_may_be_edited():
     """R-KARN-17."""
     message = descriptor(find("BP036"))

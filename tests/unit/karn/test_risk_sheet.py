@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.karn.registration import descriptor
 from esper.karn.risk_sheet import band, consequence, risk_sheet
 from esper.karn.table import CATALOGUE
 
 
+@pytest.mark.requirement("R-KARN-19")
 def test_the_bands_have_their_lower_edges():
     """R-KARN-19."""
     names = [leyline.HazardBand.Name(band(score)) for score in (0.0, 0.29, 0.30, 0.59, 0.60, 0.84, 0.85, 1.0)]
@@ -19,6 +22,7 @@ def test_the_bands_have_their_lower_edges():
     )
 
 
+@pytest.mark.requirement("R-KARN-19")
 def test_sheets_of_the_whole_catalogue():
     sheets = {name: risk_sheet(descriptor(b), issued_at_ns=5) for name, b in CATALOGUE.items()}
     counts = [sum(sheet.hazard_band == level for sheet in sheets.values()) for level in range(1, 5)]

@@ -46,6 +46,7 @@ CASES = [
 ]
 
 
+@pytest.mark.requirement("R-KAS-19")
 @pytest.mark.parametrize(("mode", "kind", "alpha"), CASES)
 def test_modes_match_the_formulas(mode, kind, alpha):
     h, s = pair(kind)
@@ -75,6 +76,7 @@ def test_alpha_has_no_gradient_and_half_precision_stays_half():
     assert not alpha.requires_grad
 
 
+@pytest.mark.requirement("R-KAS-21")
 def test_confidence_gate_is_detached():
     """With s = 0 the mix is (1 - a) h: were the gate not detached, h's gradient would hold more than 1 - a."""
     h, _ = pair("vector")
@@ -129,6 +131,7 @@ def test_annotations_choose_the_mode_and_the_site_decides_where_they_are_silent(
     assert blend_from({"blend_mode": "CHANNEL", "alpha_vec": "[0, 0.5]"}, CONVEX).channel == (0.0, 0.5)
 
 
+@pytest.mark.requirement("R-KAS-21")
 @pytest.mark.parametrize(
     "words", [{"blend_mode": "melt"}, {"gate_k": "much"}, {"alpha_vec": "[1,"}, {"alpha_vec": "3"}]
 )

@@ -113,12 +113,14 @@ FAILING = [
 ]
 
 
+@pytest.mark.requirement("R-KAS-6", "R-KAS-7")
 @pytest.mark.parametrize(("figure", "verdict"), FAILING, ids=[f"{v.gate}-{name}" for name, v in FAILING])
 def test_one_bad_figure_fails_and_is_named(figure, verdict):
     assert not verdict.passed
     assert verdict.reason.startswith(f"{figure} is ")
 
 
+@pytest.mark.requirement("R-KAS-8")
 def test_acceptance_asks_for_both_dependence_and_no_regression():
     """Either half alone is not enough: `g4_system_impact` says why."""
     depends_but_worse = Impact(contribution=Paired(1.0, 0.01), change=Paired(0.1, 0.01), loss_now=1.0)

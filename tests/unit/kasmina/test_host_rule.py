@@ -27,6 +27,7 @@ def gradients(make_lab, rule, alpha, blueprint="residual"):
     return found
 
 
+@pytest.mark.requirement("R-KAS-16")
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("blueprint", ["residual", "plain"])
 def test_host_learns_upstream_at_every_alpha(make_lab, alpha, blueprint):
@@ -35,6 +36,7 @@ def test_host_learns_upstream_at_every_alpha(make_lab, alpha, blueprint):
         assert float(found[name].abs().sum()) > 0, name
 
 
+@pytest.mark.requirement("R-KAS-16")
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("blueprint", ["residual", "plain"])
 def test_strict_detach_gives_exactly_nothing_upstream(make_lab, alpha, blueprint):

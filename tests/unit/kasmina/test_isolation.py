@@ -58,6 +58,7 @@ def leaky_lab(make_lab, kind, **settings):
     return lab
 
 
+@pytest.mark.requirement("R-KAS-24")
 @pytest.mark.parametrize("rule", ["side_pass", "straight_through"])
 @pytest.mark.parametrize("kind", [Undetached, Sharing])
 def test_three_leaks_within_the_window_cull_the_seed(make_lab, kind, rule):
@@ -77,6 +78,7 @@ def test_three_leaks_within_the_window_cull_the_seed(make_lab, kind, rule):
     assert lab.observe().isolation_violations == 3
 
 
+@pytest.mark.requirement("R-KAS-24")
 def test_two_leaks_do_not(make_lab):
     lab = leaky_lab(make_lab, Undetached, training_rule="straight_through")
     lab.step(1)
@@ -121,6 +123,7 @@ def test_a_leaking_seed_learns_nothing_from_that_pass(make_lab):
     assert all(parameter.grad is None for parameter in lab.kasmina.modules()["s1"].parameters())
 
 
+@pytest.mark.requirement("R-KAS-5")
 def test_one_violation_fails_g1(make_lab):
     """R-KAS-5."""
     lab = make_lab(SeedSettings(training_epochs=1))
@@ -150,6 +153,7 @@ def test_detached_blending_is_watched_too(make_lab):
         assert (lab.observe().isolation_violations == 1) == leaks
 
 
+@pytest.mark.requirement("R-KAS-28")
 def test_a_shared_parameter_is_refused(make_lab):
     """Neither the host's nor another seed's; the refused module is not touched, so nothing of the host is frozen."""
     lab = make_lab()
@@ -186,6 +190,7 @@ def test_the_scrub_closes_the_breaker(make_lab):
     assert lab.observe().isolation_violations == 0
 
 
+@pytest.mark.requirement("R-KAS-25")
 def test_foreign_leaves_are_all_that_is_not_the_seeds_own():
     own, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     data = torch.ones(2, requires_grad=True)
@@ -195,6 +200,7 @@ def test_foreign_leaves_are_all_that_is_not_the_seeds_own():
     assert foreign_leaves((own * other).detach(), [own]) == []
 
 
+@pytest.mark.requirement("R-KAS-15")
 def test_a_leak_below_the_tolerance_is_none(clock):
     own, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     isolation = Isolation(SeedSettings(), clock)

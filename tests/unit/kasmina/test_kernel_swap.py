@@ -59,6 +59,7 @@ def test_a_form_that_agrees_serves_from_the_next_step_on_and_changes_nothing(mix
     assert form.calls == compared + mixed.steps
 
 
+@pytest.mark.requirement("R-TOL-35")
 def test_a_form_that_disagrees_is_refused_and_told_of(mixed):
     assert mixed.kasmina.swap("s1", Form(error=1e-3), mixed.inputs[:16]) == []
 
@@ -68,6 +69,7 @@ def test_a_form_that_disagrees_is_refused_and_told_of(mixed):
     assert "s1" in mixed.kasmina.swappable()
 
 
+@pytest.mark.requirement("R-TOL-35")
 def test_a_form_that_cannot_be_loaded_is_refused_and_told_of(mixed):
     assert mixed.kasmina.swap("s1", Form(failure=EsperError("no toolchain")), mixed.inputs[:16]) == []
     assert mixed.told() == ["kernel_swap_refused"]
@@ -121,6 +123,7 @@ def test_going_back_before_a_swap_brings_the_eager_form_back(mixed):
     assert form.calls == calls
 
 
+@pytest.mark.requirement("R-TEZ-21")
 def test_kasmina_compiles_nothing():
     """R-TEZ-21: no call of anything called compile, and no import of what could."""
     for file in Path(room.__file__).parent.glob("*.py"):

@@ -25,6 +25,7 @@ def test_a_harmful_seed_is_found_before_it_touches_the_host(make_lab):
     assert "gate_failure" in lab.told()
 
 
+@pytest.mark.requirement("R-KAS-7")
 def test_a_seed_of_the_wrong_shape_fails_g0(make_lab):
     lab = make_lab()
     lab.germinate("wrong_shape")
@@ -73,6 +74,7 @@ def test_patience_is_spent(grown):
     assert lab.facts[-2].reason == "patience spent: not fossilized in 2 epochs"
 
 
+@pytest.mark.requirement("R-KAS-9")
 def test_g5_keeps_a_slot_that_is_not_clean(make_lab):
     lab = make_lab(SeedSettings(embargo_epochs=1))
     lab.germinate("residual")

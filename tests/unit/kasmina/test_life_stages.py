@@ -36,6 +36,7 @@ def test_stages_take_the_time_that_the_settings_say(grown):
     ]
 
 
+@pytest.mark.requirement("R-KAS-12")
 @pytest.mark.parametrize("stage", [lifecycle.TRAINING, lifecycle.BLENDING, lifecycle.SHADOWING, lifecycle.PROBATIONARY])
 def test_no_stage_is_crossed_without_a_step(grown, stage):
     """R-KAS-12: epoch ends alone, without an optimiser step between them, move nothing on."""
@@ -49,6 +50,7 @@ def test_no_stage_is_crossed_without_a_step(grown, stage):
         lab.kasmina.apply(lab.command("FOSSILIZE"))
 
 
+@pytest.mark.requirement("R-KAS-11")
 def test_fossilize_and_after(grown):
     """R-KAS-11: by command from PROBATIONARY; then it is host: mixed in for good, learning, and never culled."""
     lab = grown(benefit_z=0.0)
@@ -96,6 +98,7 @@ def test_direct_insertion_walks_the_table_without_gates(make_lab):
     assert not torch.equal(lab.kasmina.modules()["s1"].up.weight, before)
 
 
+@pytest.mark.requirement("R-KAS-10")
 def test_embargo_and_reset_really_take_their_time(make_lab):
     """R-KAS-9 and R-KAS-10: five epoch ends EMBARGOED, one RESETTING, G5, and only then may it germinate again."""
     lab = make_lab()
@@ -147,6 +150,7 @@ def test_shadowing_freezes_the_seed_and_holds_alpha(grown):
     assert lab.observe().contribution_stderr > 0
 
 
+@pytest.mark.requirement("R-KAS-17")
 def test_alpha_ramps_from_0_to_1_and_never_falls():
     """R-KAS-17, at the default's 20 steps and at other lengths."""
     for total in (1, 4, 20, 48):
@@ -158,6 +162,7 @@ def test_alpha_ramps_from_0_to_1_and_never_falls():
     assert ramp(10, 20, 0.1) == pytest.approx(0.5)
 
 
+@pytest.mark.requirement("R-TOL-4")
 def test_alpha_advances_once_a_step_and_has_no_gradient(grown):
     lab = grown(blend_epochs=2)
     lab.until(lifecycle.BLENDING)

@@ -38,6 +38,7 @@ LEGAL = {
 PAIRS = [(source, target) for source in range(12) for target in range(12)]
 
 
+@pytest.mark.requirement("R-KAS-2", "R-LEY-5")
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_twelve_by_twelve(source, target):
     """A legal pair gives its row with its gate; every other raises, and a slot that tries keeps its stage."""
@@ -53,6 +54,7 @@ def test_twelve_by_twelve(source, target):
     assert (slot.stage, slot.stage_epochs, slot.stage_steps) == (source, 3, 9)
 
 
+@pytest.mark.requirement("R-KAS-1", "R-KAS-3")
 def test_stages_and_gates_are_leylines():
     assert list(lifecycle.STAGES) == sorted(leyline.SeedLifecycleStage.values())
     assert [lifecycle.name(stage) for stage in lifecycle.STAGES[1:3]] == ["DORMANT", "GERMINATED"]
@@ -80,6 +82,7 @@ def test_readme_shows_the_table_as_it_is():
     assert f"```mermaid\n{lifecycle.diagram()}\n```" in readme
 
 
+@pytest.mark.requirement("R-KAS-46")
 def test_kasmina_imports_no_policy_and_no_compiler():
     """R-KAS-46: it executes; Tamiyo decides and Tezzeret compiles. Modules come through the injected `build`."""
     folder = Path(esper.kasmina.__path__[0])

@@ -28,6 +28,7 @@ def refusal(lab, command):
     return caught.value
 
 
+@pytest.mark.requirement("R-KAS-4", "R-TAM-18")
 @pytest.mark.parametrize(
     ("operation", "seed_id", "blueprint", "parameters", "reason"),
     [
@@ -45,6 +46,7 @@ def test_refused_while_dormant(lab, operation, seed_id, blueprint, parameters, r
     assert lab.stage() == lifecycle.DORMANT
 
 
+@pytest.mark.requirement("R-KAS-48")
 @pytest.mark.parametrize(
     "operation",
     ["UNKNOWN", "START_TRAINING", "START_GRAFTING", "STABILIZE", "EVALUATE", "FINE_TUNE", "CANCEL"],
@@ -56,6 +58,7 @@ def test_unsupported_operations_have_their_own_event(lab, operation):
     assert lab.told() == ["unsupported_seed_operation"]
 
 
+@pytest.mark.requirement("R-KAS-48")
 @pytest.mark.parametrize("kind", [value for value in leyline.CommandType.values() if value != 1] + [99])
 def test_unsupported_commands_have_their_own_event(lab, kind):
     command = lab.command("CULL")
@@ -94,6 +97,7 @@ def test_fossilize_waits_for_the_dwell(make_lab):
     assert refusal(lab, lab.command("FOSSILIZE")).reason == "dwell_not_over"
 
 
+@pytest.mark.requirement("R-KAS-20")
 @pytest.mark.parametrize(
     ("words", "why"),
     [

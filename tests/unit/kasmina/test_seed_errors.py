@@ -22,6 +22,7 @@ def angry_lab(make_lab, stage):
     return lab
 
 
+@pytest.mark.requirement("R-KAS-27")
 @pytest.mark.parametrize("stage", [lifecycle.BLENDING, lifecycle.SHADOWING, lifecycle.PROBATIONARY])
 def test_the_hosts_activations_pass_through_bit_for_bit(make_lab, stage):
     lab = angry_lab(make_lab, stage)
@@ -77,6 +78,7 @@ def test_random_state_is_given_back_after_an_error(make_lab):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.requirement("R-KAS-37", "R-OPS-13")
 def test_queue_is_bounded_and_says_how_much_it_dropped():
     outbox = Outbox()
     for _ in range(MAX_PENDING + 7):

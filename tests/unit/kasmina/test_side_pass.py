@@ -27,6 +27,7 @@ def same(left, right):
     return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
+@pytest.mark.requirement("R-KAS-14", "R-KAS-15")
 @pytest.mark.parametrize("rule", ["side_pass", "straight_through"])
 def test_host_is_bit_identical_to_one_without_the_seed(make_lab, rule):
     """Two seeds train for two epochs beside a host with dropout and batch norm: not one bit of the host moves."""
@@ -50,6 +51,7 @@ def test_host_is_bit_identical_to_one_without_the_seed(make_lab, rule):
     assert not torch.equal(started["s2.module.weight"], learnt["s2.module.weight"])
 
 
+@pytest.mark.requirement("R-KAS-13")
 @pytest.mark.parametrize("stage", [lifecycle.DORMANT, lifecycle.GERMINATED, lifecycle.EMBARGOED, lifecycle.RESETTING])
 def test_stages_outside_the_network_return_the_activations_untouched(make_lab, stage):
     """R-KAS-13: the host's output is the very same with Kasmina and without its hooks."""
@@ -68,6 +70,7 @@ def test_stages_outside_the_network_return_the_activations_untouched(make_lab, s
     assert torch.equal(lab.host(lab.inputs), expected)
 
 
+@pytest.mark.requirement("R-KAS-14")
 def test_seed_gradient_is_that_of_the_mixed_network(lab):
     """The gradient equals the one of a network that has the seed at alpha 1 built in, computed independently."""
     lab.host.drop.p = 0.0

@@ -41,6 +41,7 @@ def trip(breaker):
     return [change for _ in range(3) for change in breaker.failed("boom")]
 
 
+@pytest.mark.requirement("R-KAS-26")
 def test_it_opens_at_the_third_failure_within_the_window(breaker):
     assert breaker.failed("a") == []
     assert breaker.failed("b") == []
@@ -120,6 +121,7 @@ def test_enough_trials_in_a_row_close_it_with_a_clean_slate(breaker, clock):
     assert breaker.failed("b") == []
 
 
+@pytest.mark.requirement("R-KAS-26")
 def test_one_failed_trial_reopens_it_for_the_whole_time(breaker, clock):
     trip(breaker)
     clock.now += 10

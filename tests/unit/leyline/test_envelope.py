@@ -34,6 +34,7 @@ def test_what_is_no_body_is_refused():
         envelope.new_event(Measurement(), **IDS)
 
 
+@pytest.mark.requirement("R-LEY-6")
 @pytest.mark.parametrize("version", [0, 2])
 def test_another_schema_version_is_refused(version):
     """R-LEY-6."""
@@ -54,6 +55,7 @@ MESSAGES = {
 }
 
 
+@pytest.mark.requirement("R-LEY-6")
 @pytest.mark.parametrize("body", MESSAGES)
 @pytest.mark.parametrize("version", [None, 0, 2])
 def test_another_version_of_a_message_is_refused(body, version):
@@ -69,6 +71,7 @@ def test_a_body_without_the_message_has_no_version_to_refuse():
     assert envelope.parse(envelope.new_event(event_pb2.EpochCompleted(), **IDS).SerializeToString())
 
 
+@pytest.mark.requirement("R-LEY-6")
 def test_every_message_with_a_version_is_checked():
     """Adaptation commands are checked by the verifier, which has their rejection recorded."""
     found = {}
@@ -107,6 +110,7 @@ def test_garbage_is_a_contract_violation_and_nothing_else(payload):
         envelope.parse(payload)
 
 
+@pytest.mark.requirement("R-TAM-57")
 @pytest.mark.parametrize(
     ("body", "priority"),
     [

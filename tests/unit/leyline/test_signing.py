@@ -15,6 +15,7 @@ from esper.leyline.signing import KeyRing, Signed, key_id
 OLD, NEW = b"o" * 32, b"n" * 32
 
 
+@pytest.mark.requirement("R-SEC-1")
 @given(st.binary(max_size=100))
 def test_a_signature_is_the_hmac_of_the_whole_payload(payload):
     signed = KeyRing((NEW,)).sign(payload)
@@ -33,6 +34,7 @@ def test_one_changed_bit_breaks_it(payload, data):
     assert KeyRing((NEW,)).verify(Signed(bytes(changed), signed.key_id, signed.signature), 0) == "invalid_signature"
 
 
+@pytest.mark.requirement("R-SEC-11")
 def test_nothing_is_lost_during_a_rotation():
     """Old key alone, then both with the new one signing, then the new one alone with the old one retired."""
     before, during = KeyRing((OLD,)), KeyRing((NEW, OLD))
@@ -57,6 +59,7 @@ def test_garbage_is_no_signature_and_never_raises(name, signature):
     assert KeyRing((NEW,)).verify(Signed(b"x", key_id(NEW), signature), 0) == "invalid_signature"
 
 
+@pytest.mark.requirement("R-SEC-1")
 @pytest.mark.parametrize("secrets", [(), (b"short",), (NEW, b"short")])
 def test_a_weak_ring_is_refused(secrets):
     with pytest.raises(InvalidInput, match="secret"):

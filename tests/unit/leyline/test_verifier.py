@@ -46,6 +46,7 @@ def test_a_signed_fresh_command_is_accepted_with_its_contents():
     assert verdict.command_id == (7).to_bytes(16, "big")
 
 
+@pytest.mark.requirement("R-TAM-42", "R-SEC-6")
 def test_an_unsigned_command_is_refused():
     verdict = CommandVerifier(RING).verify(Signed(command()), now_ns=NOW)
 
@@ -75,6 +76,7 @@ def test_both_keys_of_a_rotation_are_accepted():
     assert verifier.verify(RING.sign(command(2)), now_ns=NOW).accepted
 
 
+@pytest.mark.requirement("R-SEC-3")
 def test_every_changed_bit_is_found():
     """R-SEC-3."""
     payload = command()
@@ -89,6 +91,7 @@ def test_every_changed_bit_is_found():
         )
 
 
+@pytest.mark.requirement("R-TAM-42", "R-LEY-6", "R-SEC-4", "R-SEC-6")
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [
@@ -133,6 +136,7 @@ def test_a_duplicate_is_neither_applied_nor_recorded():
     assert not verdict.rejected
 
 
+@pytest.mark.requirement("R-TAM-42", "R-SEC-5")
 def test_another_body_under_a_known_id_is_a_replay():
     verifier = CommandVerifier(RING)
 
@@ -148,6 +152,7 @@ def test_the_same_id_in_another_spelling_is_the_same_nonce():
     assert outcome(verifier, command(1, command_id=spelt)) == "nonce_replayed"
 
 
+@pytest.mark.requirement("R-SEC-7")
 @pytest.mark.parametrize("spoiled", [Signed(command(1)), RING.sign(command(1, issued_ns=NOW - 3600 * SECOND))])
 def test_a_refused_command_leaves_its_nonce_free(spoiled):
     """R-SEC-7."""
@@ -157,6 +162,7 @@ def test_a_refused_command_leaves_its_nonce_free(spoiled):
     assert outcome(verifier, command(1)) == "accepted"
 
 
+@pytest.mark.requirement("R-SEC-5", "R-SEC-8")
 def test_the_nonce_is_kept_for_its_time_and_forgotten_without_traffic():
     """R-SEC-5, R-SEC-8."""
     verifier = CommandVerifier(RING)
@@ -170,6 +176,7 @@ def test_the_nonce_is_kept_for_its_time_and_forgotten_without_traffic():
     assert verifier.remembered == 0
 
 
+@pytest.mark.requirement("R-KAS-30", "R-TAM-43", "R-SEC-8")
 def test_the_ledger_never_grows_beyond_its_capacity():
     verifier = CommandVerifier(RING, capacity=3)
     for number in range(1, 6):
@@ -202,6 +209,7 @@ def test_no_timestamp_breaks_the_arithmetic(seconds, nanos):
     )
 
 
+@pytest.mark.requirement("R-SEC-9")
 def test_every_verdict_is_counted():
     verifier = CommandVerifier(RING)
     outcome(verifier, command(1))
@@ -217,6 +225,7 @@ def test_settings_that_open_a_hole_are_refused(settings):
         CommandVerifier(RING, **settings)
 
 
+@pytest.mark.requirement("R-KAS-31")
 @pytest.mark.serial
 def test_verifying_is_fast():
     """R-KAS-31: under 0.5 ms; the best of five batches, because a busy machine says nothing about the code."""

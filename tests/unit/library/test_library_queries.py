@@ -20,6 +20,7 @@ def found(library, **query):
     return [each.artifact_ref.removeprefix("sha256:") for each in library.reader().find(Query(**query))]
 
 
+@pytest.mark.requirement("R-URZA-1")
 def test_what_the_log_said_of_a_version_comes_back(news, fold):
     """R-URZA-1."""
     news.registered()
@@ -39,6 +40,7 @@ def test_what_the_log_said_of_a_version_comes_back(news, fold):
     assert (version.is_approved, version.quarantine_only, version.state) == (True, False, "active")
 
 
+@pytest.mark.requirement("R-URZA-2")
 def test_a_stored_version_is_never_modified(news, fold):
     """R-URZA-2: neither by another event that names it, nor by a later version."""
     news.registered()
@@ -64,6 +66,7 @@ def test_versions_for_different_sites_and_settings_stand_beside_each_other(news,
     assert found(library, place=Place.of("token", [8], {"depth": 2.0})) == []
 
 
+@pytest.mark.requirement("R-URZA-13")
 def test_queries_by_id_tier_stage_and_tag(news, fold):
     """R-URZA-13."""
     for number, (risk, stage, tags) in enumerate([(0.3, 1, ["conv", "Wide"]), (0.1, 2, ["conv"]), (0.2, 2, ["MLP"])]):
@@ -83,6 +86,7 @@ def test_queries_by_id_tier_stage_and_tag(news, fold):
     assert library.reader().count() == 3
 
 
+@pytest.mark.requirement("R-URZA-14")
 def test_only_what_anyone_may_use_is_found_unless_it_is_asked_for(news, fold):
     """R-URZA-14; a version whose blueprint nobody registered counts as one that needs an approval."""
     news.registered("BP036", tier=2, approval_required=True)

@@ -87,14 +87,17 @@ def trained(folder, answers_ms, *, policy="heuristic", germinate_after=None):
     return log.events
 
 
+@pytest.mark.requirement("R-NIS-5", "R-OPS-7")
 def test_slow_hooks(tmp_path):
     assert watched(trained(tmp_path, [25, 25, 25, 10, 9])) == ["+training_latency_high", "-training_latency_high"]
 
 
+@pytest.mark.requirement("R-NIS-5")
 def test_quick_hooks_of_long_epochs_fire_nothing(tmp_path):
     assert watched(trained(tmp_path, [10, 17, 9, 12])) == []
 
 
+@pytest.mark.requirement("R-NIS-6", "R-OPS-7")
 def test_a_seed_that_leaks(tmp_path, monkeypatch):
     """Every measurement of a leak finds one, so that Kasmina culls the seed after the third."""
     monkeypatch.setattr(Isolation, "leaks", lambda _self, _output, _own: 1.0)
@@ -104,6 +107,7 @@ def test_a_seed_that_leaks(tmp_path, monkeypatch):
     assert told == ["+kasmina_isolation_violation", "-kasmina_isolation_violation"]
 
 
+@pytest.mark.requirement("R-NIS-7", "R-OPS-7")
 def test_a_queue_that_stays_deep():
     depths = [5_000, 5_000, 5_000, 1_000]
 
@@ -125,6 +129,7 @@ def attempts(job, *numbers):
     return [event for n in numbers for event in (events.started(job, n, "fast", n), events.retries(job, n, n))]
 
 
+@pytest.mark.requirement("R-NIS-8", "R-OPS-7")
 def test_a_kernel_that_needs_its_last_attempt(job):
     assert watched(attempts(job, 1, 2, 3, 1)) == ["+tezzeret_compile_retry_high", "-tezzeret_compile_retry_high"]
 

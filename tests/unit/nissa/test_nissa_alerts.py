@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,18 +42,21 @@ def fold(bodies, *, watches=None, every_s=60.0, run_id="run-a"):
     return watches, told
 
 
+@pytest.mark.requirement("R-NIS-5")
 def test_latency_fires_at_the_third_slow_epoch_in_a_row_and_clears_at_the_first_good_one():
     _, told = fold([hook(25), hook(17), hook(25), hook(25), hook(25), hook(30), hook(18), hook(25)])
 
     assert told == [[], [], [], [], ["+training_latency_high"], [], ["-training_latency_high"], []]
 
 
+@pytest.mark.requirement("R-NIS-7")
 def test_the_queue_must_be_deep_for_two_minutes_without_a_break():
     _, told = fold([depth(5000), depth(5000), depth(4000), depth(5000), depth(5000), depth(5000)], every_s=60.0)
 
     assert told == [[], [], [], [], [], ["+oona_queue_depth"]]
 
 
+@pytest.mark.requirement("R-NIS-6")
 def test_leaks_count_within_five_minutes_only():
     _, slow = fold([leaks(1), leaks(2), leaks(3)], every_s=301.0)
     _, quick = fold([leaks(1), leaks(1), leaks(2), leaks(3)], every_s=60.0)
@@ -67,6 +71,7 @@ def test_a_total_that_begins_anew_with_another_life_of_the_seed_counts_from_zero
     assert told == [[], ["+kasmina_isolation_violation"]]
 
 
+@pytest.mark.requirement("R-NIS-9")
 def test_events_without_the_metric_neither_reset_nor_clear():
     noise = [event_pb2.EpochCompleted(), event_pb2.StepSampled(loss=1.0), leyline_pb2.TelemetryPacket()]
     counting = [hook(25), *noise, hook(25), *noise, hook(25)]
@@ -84,6 +89,7 @@ def test_runs_are_watched_apart():
     assert told == [[]]
 
 
+@pytest.mark.requirement("R-NIS-12")
 def test_an_alert_says_what_it_is_its_value_and_what_to_do():
     for rule in RULES:
         assert rule.description
@@ -120,6 +126,7 @@ def test_the_end_of_a_run_clears_what_is_active_about_it_and_forgets_the_rest():
     assert {scope for _, scope in watches} == {"run-b"}
 
 
+@pytest.mark.requirement("R-NIS-11")
 @given(st.lists(st.tuples(st.sampled_from(range(4)), st.floats(0, 10_000)), max_size=60))
 def test_whatever_comes_an_alert_fires_and_clears_in_turn(values):
     watches = {}

@@ -72,6 +72,7 @@ def samples(body):
     return {sample.name: sample for sample in measure(event)}
 
 
+@pytest.mark.requirement("R-TAM-58", "R-TEZ-25", "R-URZA-27")
 def test_every_metric_of_nissa_is_emitted_by_some_event_and_nothing_else_is():
     emitted = {name for body in BODIES for name in samples(body)}
 

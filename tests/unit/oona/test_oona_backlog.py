@@ -20,6 +20,7 @@ def drain(backlog, *, kept):
         yield taken.outgoing.payload
 
 
+@pytest.mark.requirement("R-TOL-29")
 def test_emergencies_overtake_every_fact_that_waits():
     backlog = Backlog()
     for name in (b"fact 1", b"fact 2"):
@@ -30,6 +31,7 @@ def test_emergencies_overtake_every_fact_that_waits():
     assert list(drain(backlog, kept=True)) == [b"alarm 1", b"alarm 2", b"fact 1", b"fact 2"]
 
 
+@pytest.mark.requirement("R-TOL-6", "R-OONA-11")
 def test_telemetry_is_shed_into_a_full_queue_and_counted_until_something_is_acknowledged():
     backlog = Backlog(sheddable_limit=2)
     first = entry(Lane.TELEMETRY)
@@ -45,6 +47,7 @@ def test_telemetry_is_shed_into_a_full_queue_and_counted_until_something_is_ackn
     assert backlog.shed == 2
 
 
+@pytest.mark.requirement("R-TOL-6", "R-OONA-5")
 def test_a_full_queue_of_telemetry_stops_no_fact_and_a_full_queue_of_facts_no_emergency():
     backlog = Backlog(kept_limit=1, sheddable_limit=1)
     for lane in (Lane.TELEMETRY, Lane.FACTS):

@@ -17,6 +17,7 @@ def metrics():
     return Metrics()
 
 
+@pytest.mark.requirement("R-OONA-23", "R-NIS-25")
 def test_health_is_200_while_every_check_passes_and_503_with_the_reason_otherwise(metrics):
     trouble = None
     figures = {"queue_depth": lambda: 7.0}
@@ -36,6 +37,7 @@ def test_health_is_200_while_every_check_passes_and_503_with_the_reason_otherwis
     assert ill.json()["checks"] == {"log": "the log is silent for 9 s", "disk": "ok"}
 
 
+@pytest.mark.requirement("R-OONA-23")
 @pytest.mark.serial
 def test_health_answers_within_100_ms(metrics):
     with HealthServer("trainer", metrics, checks={}) as server, httpx.Client() as client:
@@ -46,6 +48,7 @@ def test_health_answers_within_100_ms(metrics):
         assert time.monotonic() - started < 0.1
 
 
+@pytest.mark.requirement("R-OONA-22")
 def test_metrics_are_what_prometheus_reads_and_every_name_is_espers(metrics):
     metrics.count("esper_oona_publish_total", 3, topic="esper.runs")
     metrics.set("esper_oona_queue_depth", 5, writer="trainer")

@@ -57,6 +57,7 @@ def test_processes_that_start_at_once_agree_on_one_key():
     assert list(key_file().parent.iterdir()) == [key_file()]
 
 
+@pytest.mark.requirement("R-TAM-41")
 @pytest.mark.parametrize("brokers", ["redpanda:9092", "10.0.0.5:9092", "127.0.0.1:9092,kafka.example:9092"])
 def test_a_log_that_others_can_reach_is_refused_without_a_key(brokers):
     with pytest.raises(InvalidInput, match="needs a signing key: set ESPER_KEY") as refused:

@@ -14,6 +14,7 @@ from streams.metrics import Metrics
 from streams.records import Record
 
 
+@pytest.mark.requirement("R-LEY-20")
 @pytest.mark.parametrize("stage", [77, leyline_pb2.SEED_LIFECYCLE_STAGE_BLENDING])
 @pytest.mark.asyncio
 async def test_a_value_that_the_contracts_lack_is_one_warning_and_one_count(caplog, stage):

@@ -47,6 +47,7 @@ def test_an_event_of_no_run_is_keyed_by_who_says_it():
     assert outgoing(event(event_pb2.AlertFired(), run_id="", producer="nissa")).key == b"nissa"
 
 
+@pytest.mark.requirement("R-TAM-57", "R-OONA-3")
 @pytest.mark.parametrize(
     ("priority", "topic"),
     [
@@ -72,6 +73,7 @@ def test_the_same_event_always_has_the_same_bytes_whatever_order_its_maps_were_f
     assert first == second
 
 
+@pytest.mark.requirement("R-OONA-20", "R-SEC-14")
 def test_an_event_above_the_limit_is_refused_before_it_is_sent():
     body = event_pb2.DecisionMade(observation=bytes(256 * 1024))
 
@@ -106,6 +108,7 @@ def test_any_changed_bit_of_a_record_is_refused(position, bit):
     assert refused.reason == "invalid_signature"
 
 
+@pytest.mark.requirement("R-SEC-10")
 @pytest.mark.parametrize(
     ("signed", "reason"),
     [

@@ -15,7 +15,7 @@ from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from projections import open_history
 from projections.archive import Archive
-from projections.testing import RECORDED_AT_NS, LogOfRecords
+from projections.testing import RECORDED_AT_NS, LogOfRecords, lawful_way
 
 SITES = [
     pb.SiteDescription(site="stem", seed_id="s1", shape_kind="image", shape=[8, 4, 4]),
@@ -29,6 +29,7 @@ class Teller:
 
     def __init__(self, run_id, *, control_of="", weights=b""):
         self.run_id, self.events, self.sequence, self.epoch = run_id, [], 0, 0
+        self.stages = dict.fromkeys(SHAPES, DORMANT)
         self.say(pb.RunStarted(task="digits", sites=SITES, control_of=control_of, weights_digest=weights))
 
     def say(self, body):
@@ -66,7 +67,10 @@ class Teller:
         )
 
     def move(self, seed_id, blueprint_id, source, target):
-        self.say(pb.SeedTransitioned(seed_id=seed_id, blueprint_id=blueprint_id, from_stage=source, to_stage=target))
+        """A move, and before it those that bring the seed to its source."""
+        for stage in [*lawful_way(self.stages[seed_id], source), target]:
+            before, self.stages[seed_id] = self.stages[seed_id], stage
+            self.say(pb.SeedTransitioned(seed_id=seed_id, blueprint_id=blueprint_id, from_stage=before, to_stage=stage))
 
 
 @pytest.fixture
@@ -91,7 +95,7 @@ def test_ends_are_counted_by_blueprint_and_shape(outcomes):
         teller.germinate("s1", "BP009", parameters=300)
         teller.move("s1", "BP009", PROBATIONARY, end)
         teller.germinate("s2", "BP009", parameters=50)
-    one.germinate("s1", "BP016", parameters=10)
+    other.germinate("s1", "BP016", parameters=10)
 
     found = outcomes(one, other)
     counts = {key: [row[name] for name in ("runs", "germinated", "fossilized", "culled")] for key, row in found.items()}
@@ -177,6 +181,7 @@ def test_what_a_rollback_undid_and_what_came_twice_does_not_count(outcomes):
     teller.germinate("s2", "BP009")
     teller.move("s1", "BP009", TRAINING, CULLED)
     teller.say(pb.RolledBack(to_sequence=3, new_timeline=2, level="fast"))
+    teller.stages = {"s1": GERMINATED, "s2": DORMANT}
     teller.move("s1", "BP009", PROBATIONARY, FOSSILIZED)
     teller.events += [teller.events[1], teller.events[-1]]
 

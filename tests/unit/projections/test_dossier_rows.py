@@ -11,14 +11,18 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from contracts.topics import BY_BODY
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier, Outcomes, Sheet
-from esper.kasmina.lifecycle import CULLED, FOSSILIZED, GERMINATED
+from esper.kasmina.lifecycle import CULLED, DORMANT, FOSSILIZED, GERMINATED, Stage
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.weatherlight.beginning import dossier_of
 from projections.archive import Archive
 from projections.records import StoredRecord
+from projections.testing import lawful_way
 
-SITES = [pb.SiteDescription(seed_id="s1", shape_kind="image"), pb.SiteDescription(seed_id="s2", shape_kind="vector")]
+SITES = [
+    pb.SiteDescription(seed_id=seed_id, shape_kind=kind)
+    for seed_id, kind in (("s1", "image"), ("s2", "vector"), ("s3", "image"))
+]
 
 
 class Past:
@@ -50,6 +54,7 @@ class Past:
         self.sequence = 0
         digest = (weights or run_id).encode()
         plain = {"task": "digits", "policy": "heuristic", "lifecycle": "full", "weights_digest": digest}
+        stages: dict[str, Stage] = {}
         self.fact(run_id, pb.RunStarted(sites=SITES, config_json=config, **(plain | started)))
         for number, (seed_id, blueprint_id, end, delta) in enumerate(lives):
             command_id = ids.derived_id(run_id.encode(), "command", number)
@@ -65,9 +70,12 @@ class Past:
                 ),
                 run_id,
             )
-            for stage in (GERMINATED, end):
+            before = stages.get(seed_id, DORMANT)
+            for stage in [*lawful_way(before, GERMINATED), *lawful_way(GERMINATED, end)]:
                 move = pb.SeedTransitioned(seed_id=seed_id, to_stage=stage, blueprint_id=blueprint_id, life=number)
+                move.from_stage = before
                 self.fact(run_id, move)
+                before = stages[seed_id] = stage
             for metric, about in ((delta, command_id), (99.0, bytes(16))):  # the second is not on a germination
                 self.add(
                     leyline.FieldReport(
@@ -105,7 +113,7 @@ def test_a_folder_without_a_history_knows_nothing(tmp_path: Path, past):
 
 def test_outcomes_count_lives_by_blueprint_and_shape_and_average_the_reports_on_germinations(past):
     past.run("a", ("s1", "BP009", FOSSILIZED, -0.4), ("s2", "BP009", CULLED, 0.2))
-    past.run("b", ("s1", "BP009", FOSSILIZED, -0.2), ("s1", "BP013", CULLED, float("nan")))
+    past.run("b", ("s1", "BP009", FOSSILIZED, -0.2), ("s3", "BP013", CULLED, float("nan")))
     image, vector, grouped = past.dossier().outcomes
 
     assert (image.blueprint_id, image.shape_kind) == ("BP009", "image")

@@ -141,7 +141,7 @@ def test_a_run_that_lost_facts_with_a_file_is_no_whole_one(tmp_path: Path):
         archive.append(LogOfRecords().place(run.events))
         bad = tmp_path / "files" / archive.manifest.of("epoch_completed")[0].name
     sound = bad.read_bytes()
-    problems = "SELECT run_id, problem, sequence FROM fold_problems"
+    problems = "SELECT run_id, problem, sequence FROM stops"
     with open_history(tmp_path) as history:
         assert history.execute(problems).fetchall() == []
     bad.unlink()

@@ -86,8 +86,8 @@ def test_a_fork_goes_on_from_its_parents_world(tmp_path, family):
 def test_the_sql_fold_knows_what_a_fork_inherited(tmp_path, family):
     archived(tmp_path, family)
     with open_history(tmp_path) as history:
-        problems = history.execute("SELECT * FROM fold_problems").fetchall()
-        stages = history.execute("SELECT seed_id, stage FROM fold_stages WHERE run_id = 'child'").fetchall()
+        problems = history.execute("SELECT * FROM stops").fetchall()
+        stages = history.execute("SELECT seed_id, stage_number(stage) FROM seeds WHERE run_id = 'child'").fetchall()
         rows = history.execute("SELECT run_id, seed_id, stage, blueprint_id FROM seeds ORDER BY ALL").fetchall()
         (status,) = history.execute("SELECT status FROM runs WHERE run_id = 'grandchild'").fetchone()
 
@@ -121,27 +121,25 @@ def test_the_sql_fold_follows_a_fork_behind_its_beginning(tmp_path, family):
     archived(tmp_path, gone_back(family))
     with open_history(tmp_path) as history:
         state = replay(facts(history, "child"))
-        problems = history.execute("SELECT * FROM fold_problems").fetchall()
+        problems = history.execute("SELECT * FROM stops").fetchall()
         query = "SELECT seed_id, stage, blueprint_id, life, alpha, since FROM seeds WHERE run_id = 'child'"
         seeds = {seed_id: tuple(figures) for seed_id, *figures in history.execute(query).fetchall()}
         query = "SELECT form, since_sequence, since_step, since_epoch FROM fold_seeds_at(9999) WHERE run_id = 'child'"
         since = history.execute(f"{query} AND seed_id = 's1'").fetchall()
-        stages = history.execute("SELECT sequence, stage FROM fold_stage_at_epoch WHERE run_id = 'child'").fetchall()
-        path = history.execute("SELECT sequence FROM fold_facts WHERE run_id = 'child' AND on_path").fetchall()
+        path = history.execute("SELECT sequence FROM accepted_facts WHERE run_id = 'child' AND on_path").fetchall()
 
     seed = state.seeds["s1"]
     assert (state.problem, problems) == (None, [])
     assert seeds["s1"] == ("GERMINATED", "BP008", 1, 0.5, None)
     assert seeds["s2"] == ("DORMANT", None, 0, 0, None)
     assert since == [(seed.form, seed.since_sequence, seed.since_step, seed.since_epoch)] == [("", 2, 0, 0)]
-    assert sorted(stages) == [(8, DORMANT), (8, DORMANT), (8, GERMINATED)]
     assert sorted(path) == [(7,), (8,)]
 
 
 def test_without_its_parent_a_fork_cannot_go_back_behind_its_beginning(tmp_path, family):
     """Both folds stop there; the parent's facts may come later, and then both go on."""
     parent, child = gone_back(family)
-    places, problems = LogOfRecords(), "SELECT run_id, problem, sequence FROM fold_problems"
+    places, problems = LogOfRecords(), "SELECT run_id, problem, sequence FROM stops"
     with Archive(tmp_path) as archive, open_history(tmp_path) as history:
         archive.append(places.place(child.events))
         stopped = history.execute(problems).fetchall()

@@ -27,6 +27,7 @@ from esper.testing import FakeClock
 STOPPED = FakeClock().clock.monotonic
 
 
+@pytest.mark.requirement("R-TAM-17")
 def test_a_packet_that_calls_for_growth_gets_a_decision_and_its_command(make_state, make_packet):
     packet = make_packet(make_state())
     answered = answer(packet, now_ns=77, monotonic=STOPPED)
@@ -58,6 +59,7 @@ def test_doing_nothing_is_a_decision_without_a_command(make_state, make_packet):
     assert decision.decision_made.actions[decision.decision_made.action] == "nothing"
 
 
+@pytest.mark.requirement("R-TAM-41")
 def test_a_redelivered_packet_gives_the_same_ids_and_the_same_command_byte_for_byte(
     make_state, make_packet, make_window
 ):
@@ -127,6 +129,7 @@ def test_a_cull_names_the_seed(make_state, make_packet):
     assert (command.target_seed_id, command.seed_operation.operation) == ("s2", SEED_OPERATION_CULL)
 
 
+@pytest.mark.requirement("R-TAM-52")
 def test_payloads_hold_their_size_limits(make_state, make_packet, make_window):
     packet = make_packet(make_state(windows=[make_window()]))
     _, command, report = answer(packet, now_ns=packet.recorded_at_ns + 3_000_000, monotonic=STOPPED).events
@@ -144,6 +147,7 @@ def test_draws_differ_by_place_and_repeat_with_it():
     assert draw_for(1, 1, 5) == draw_for(1, 1, 5)
 
 
+@pytest.mark.requirement("R-TAM-40")
 @pytest.mark.serial
 def test_an_answer_takes_well_under_a_millisecond(make_state, make_packet, make_window):
     packet = make_packet(make_state(windows=[make_window()], probe_loss_history=[1.0] * 40))

@@ -49,6 +49,7 @@ def test_outcome(make_window, fields, expected):
     assert outcome(make_window(**fields)) == expected
 
 
+@pytest.mark.requirement("R-TAM-46")
 def test_the_report_says_what_was_measured(make_window):
     body = report(make_window(), "run", 1_700_000_000_500_000_000)
     assert dict(body.metrics) == pytest.approx(
@@ -66,6 +67,7 @@ def test_a_critical_window_asks_for_conservative_mode(make_window):
     assert action.action_type == "CONSERVATIVE_MODE"
 
 
+@pytest.mark.requirement("R-TAM-45")
 def test_open_windows_are_not_reported_and_each_command_has_one_report(make_state, make_packet, make_window):
     other = ids.derived_id(b"another packet", "tamiyo.command", 0)
     windows = [make_window(), make_window(closed=False), make_window(command_id=other, seed_id="s2")]

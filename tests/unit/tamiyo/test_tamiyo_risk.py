@@ -25,6 +25,7 @@ def kinds_left(state):
     return {action.kind for action, allowed in zip(actions, left, strict=True) if allowed}
 
 
+@pytest.mark.requirement("R-TAM-22")
 def test_a_dimension_is_zero_at_its_base_and_one_at_its_emergency():
     assert dimension_score(5.0, 5.0, 20.0) == 0.0
     assert dimension_score(12.5, 5.0, 20.0) == 0.5
@@ -33,12 +34,14 @@ def test_a_dimension_is_zero_at_its_base_and_one_at_its_emergency():
     assert dimension_score(math.nan, 5.0, 20.0) == 1.0
 
 
+@pytest.mark.requirement("R-TAM-23")
 def test_risk_is_the_chance_that_either_goes_wrong():
     assert action_risk(NOTHING, 0.0) == 0.0
     assert action_risk(Action("germinate", "s1", "BP009", risk=0.3), 0.0) == pytest.approx(0.3)
     assert action_risk(Action("germinate", "s1", "BP009", risk=0.3), 0.5) == pytest.approx(0.65)
 
 
+@pytest.mark.requirement("R-TAM-31")
 def test_a_calm_state_has_no_risk_and_a_wild_one_says_why(make_state):
     assert state_risk(make_state()) == (0.0, [])
     wild = make_state(probe_loss_history=[1.0, 3.0, 0.5, 3.5, 0.2, 4.0], hook_ms_before=80.0)
@@ -52,6 +55,7 @@ def test_a_steady_descent_is_no_variance(make_state):
     assert state_risk(make_state(probe_loss_history=[6.0, 5.0, 4.0, 3.0, 2.0, 1.0])) == (0.0, [])
 
 
+@pytest.mark.requirement("R-TAM-32", "R-TAM-34")
 @pytest.mark.parametrize(
     "troubled",
     [
@@ -67,6 +71,7 @@ def test_trouble_leaves_only_the_safe_actions(make_state, troubled):
     assert kinds_left(make_state(**fields)) == {"nothing", "cull"}
 
 
+@pytest.mark.requirement("R-TAM-28")
 def test_a_small_rise_stops_growth_alone(make_state):
     assert kinds_left(make_state(seeds={"s3": READY})) == {"nothing", "germinate", "cull", "fossilize"}
     rising = make_state(seeds={"s3": READY}, probe_loss_history=[1.0, 1.12])
@@ -75,6 +80,7 @@ def test_a_small_rise_stops_growth_alone(make_state):
     assert "germinate" in kinds_left(noisy)
 
 
+@pytest.mark.requirement("R-TAM-29")
 @pytest.mark.parametrize(("risk", "grows"), [(0.4, True), (0.5, True), (0.51, False), (0.8, False), (1.0, False)])
 def test_blueprints_beyond_the_safe_tier_do_not_grow(make_state, risk, grows):
     state = make_state()
@@ -84,6 +90,7 @@ def test_blueprints_beyond_the_safe_tier_do_not_grow(make_state, risk, grows):
     assert ("germinate" in kinds_left(state)) == grows
 
 
+@pytest.mark.requirement("R-TAM-34")
 def test_a_risky_state_forbids_what_a_calm_one_allows(make_state):
     state = make_state(probe_loss_history=[1.0, 3.0, 0.5, 3.5, 0.2, 0.1])
     state.state.training_metrics["gradient_norm"] = math.nan

@@ -37,6 +37,7 @@ def decision_of(state, policy=HEURISTIC, draw=0.5):
     return decide(state.SerializeToString(), policy, draw)
 
 
+@pytest.mark.requirement("R-TAM-30", "R-KARN-20")
 @pytest.mark.parametrize("sheet", [CRITICAL, QUARANTINE])
 def test_a_critical_sheet_pauses_and_says_so_aloud(make_state, make_packet, sheet):
     packet = make_packet(with_sheet(make_state(), **sheet))
@@ -57,6 +58,7 @@ def test_a_critical_sheet_pauses_and_says_so_aloud(make_state, make_packet, shee
     assert signal.causation_id == made.event_id
 
 
+@pytest.mark.requirement("R-TAM-17", "R-TAM-30", "R-KARN-20")
 def test_a_high_sheet_makes_it_an_optimiser_command_and_a_warning(make_state, make_packet):
     made, command, told = answer(make_packet(with_sheet(make_state(), **HIGH)), now_ns=77, monotonic=STOPPED).events
     body = command.adaptation_command
@@ -88,6 +90,7 @@ def test_a_mild_sheet_is_a_note(make_state, band):
     assert decision.risk_reasons == ["the risk data sheet of BP009 says: may grow"]
 
 
+@pytest.mark.requirement("R-KARN-20")
 def test_without_a_sheet_and_for_another_blueprints_sheet_nothing_changes(make_state):
     plain = decision_of(make_state())
 
@@ -95,6 +98,7 @@ def test_without_a_sheet_and_for_another_blueprints_sheet_nothing_changes(make_s
     assert decision_of(with_sheet(make_state(), "BP015", **CRITICAL)).chosen == plain.chosen
 
 
+@pytest.mark.requirement("R-TAM-37")
 def test_in_conservative_mode_nothing_grows_and_nothing_pauses_again(make_state):
     assert str(decision_of(with_sheet(make_state(conservative=True), **CRITICAL)).chosen) == "nothing"
 
@@ -102,6 +106,7 @@ def test_in_conservative_mode_nothing_grows_and_nothing_pauses_again(make_state)
 STRICTNESS = {"germinate": 0, "fossilize": 0, "adjust": 1, "nothing": 2, "cull": 2, "pause": 2}
 
 
+@pytest.mark.requirement("R-TAM-35")
 @given(st.data(), st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(POLICIES)), st.booleans())
 def test_a_sheet_only_makes_a_decision_stricter(make_state, data, draw, policy, conservative):
     """R-TAM-35, for every policy and any sheets: what grows grows without them too, and is taken away from no one."""

@@ -73,6 +73,7 @@ def test_a_failed_job_is_tried_again_and_then_parked(story):
     assert story.fold(story.parked(2)).needs == "nothing"
 
 
+@pytest.mark.requirement("R-TEZ-11")
 def test_two_retries_are_the_default(story):
     """R-TEZ-11."""
     assert attempts_left(story.job, 2)
@@ -174,6 +175,7 @@ def names(jobs):
     return [job.blueprint_id for job in jobs]
 
 
+@pytest.mark.requirement("R-TEZ-16")
 def test_order_of_submission_holds_within_a_priority_whatever_the_partition(stories):
     late, early = stories("BP001", place=Place(20, 0, 3)), stories("BP002", place=Place(10, 3, 9))
     urgent = stories("BP003", place=Place(30, 1, 0), priority=leyline_pb2.MESSAGE_PRIORITY_HIGH)
@@ -183,6 +185,7 @@ def test_order_of_submission_holds_within_a_priority_whatever_the_partition(stor
     assert names(next_jobs(reversed(jobs), NOW_MS, at_most=3)) == ["BP003", "BP002", "BP001"]
 
 
+@pytest.mark.requirement("R-TEZ-6")
 def test_at_most_so_many_run(stories):
     jobs = [stories(f"BP00{number}", place=Place(number, 0, number)).job for number in range(1, 5)]
 

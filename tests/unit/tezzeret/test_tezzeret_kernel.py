@@ -59,6 +59,7 @@ def test_the_guard_says_what_must_hold(order):
     assert guard_digest(guard) != guard_digest(kernel.guard_of(kernel.make(order), (9,)))
 
 
+@pytest.mark.requirement("R-TEZ-20")
 def test_warming_measures_every_batch_size(order):
     """R-TEZ-20."""
     warm = kernel.prewarm(kernel.make(order), (8,), ticking())
@@ -122,6 +123,7 @@ def template(tier):
     return Blueprint("BP099", "something", "residual", 5, 0.8, "for a test", tier=tier)
 
 
+@pytest.mark.requirement("R-TEZ-3")
 def test_only_what_is_permitted_is_compiled():
     """R-TEZ-3."""
     assert refusal(template("safe"), approved=False) == ""
@@ -137,6 +139,7 @@ def test_what_cannot_be_built_says_why(order):
         kernel.make(replace(order, parameters={"depth": 99.0}))
 
 
+@pytest.mark.requirement("R-TEZ-1")
 def test_a_scan_asks_for_every_permitted_template_and_shape_once():
     """R-TEZ-1."""
     vector, image = SiteShape("vector", (8,)), SiteShape("image", (4, 6, 6))
@@ -158,6 +161,7 @@ def test_a_scan_asks_for_nothing_that_would_be_refused():
     assert len(requests(site, catalogue=templates, approved=["BP099"])) == 1
 
 
+@pytest.mark.requirement("R-TEZ-21")
 def test_nobody_else_compiles():
     """R-TEZ-21. `compiled.py` asks torch by the same call for what its cache holds; there, nothing compiles."""
     root = Path(kernel.__file__).parents[2]

@@ -16,6 +16,7 @@ def of(requested, **options):
     return chosen.pipeline, chosen.timeout_s, chosen.memory_bytes // MB
 
 
+@pytest.mark.requirement("R-TEZ-4")
 def test_the_four_pipelines_have_their_limits():
     """R-TEZ-4 and R-TEZ-5."""
     assert of("emergency") == ("emergency", 10, 2_048)
@@ -24,6 +25,7 @@ def test_the_four_pipelines_have_their_limits():
     assert of("aggressive", aggressive=True) == ("aggressive", 960, 16_384)
 
 
+@pytest.mark.requirement("R-TEZ-8")
 def test_the_conservative_mode_goes_one_down_with_more_time_and_less_memory():
     """R-TEZ-8."""
     assert of("aggressive", aggressive=True, conservative=True) == ("standard", 375, 4_096)
@@ -32,6 +34,7 @@ def test_the_conservative_mode_goes_one_down_with_more_time_and_less_memory():
     assert of("emergency", conservative=True) == ("emergency", 15, 1_024)
 
 
+@pytest.mark.requirement("R-TEZ-7")
 def test_aggressive_needs_consent():
     """R-TEZ-7."""
     assert of("aggressive")[0] == "standard"
@@ -63,6 +66,7 @@ class Hands:
         return self.now
 
 
+@pytest.mark.requirement("R-TEZ-10")
 @pytest.mark.parametrize(("kind", "failures", "reset_s"), [("memory", 3, 30.0), ("timeout", 2, 300.0)])
 def test_the_breakers_open_and_close(kind, failures, reset_s):
     """R-TEZ-10."""
@@ -89,6 +93,7 @@ def test_a_template_of_its_own_fault_opens_nothing():
     assert breakers.open_ones() == []
 
 
+@pytest.mark.requirement("R-TEZ-9")
 def test_what_makes_it_careful():
     """R-TEZ-9."""
     assert conservative_reason([], 0.8) == ""

@@ -30,6 +30,7 @@ def work(tmp_path, story):
     return folder
 
 
+@pytest.mark.requirement("R-TEZ-18")
 def test_it_comes_back_as_it_was_stored(objects, work):
     report = results.read_report(work)
     stored = results.store(objects, work, report)
@@ -48,6 +49,7 @@ def test_the_same_work_is_the_same_artifact(objects, work):
     assert results.store(objects, work, report) == results.store(objects, work, report)
 
 
+@pytest.mark.requirement("R-URZA-6")
 def test_a_large_cache_is_compressed_in_the_library(objects, work):
     """R-URZA-6."""
     content = bytes(COMPRESS_ABOVE_BYTES + 1)
@@ -60,6 +62,7 @@ def test_a_large_cache_is_compressed_in_the_library(objects, work):
     assert sum(path.stat().st_size for path in objects.root.rglob("*") if path.is_file()) < 100_000
 
 
+@pytest.mark.requirement("R-URZA-6")
 def test_what_the_library_would_not_serve_is_not_stored(objects, work):
     with (work / results.WEIGHTS_FILE).open("wb") as file:
         file.truncate(MAX_BYTES - 1)
@@ -84,6 +87,7 @@ def test_without_a_report_there_is_no_artifact(work):
     assert results.read_report(work) is None
 
 
+@pytest.mark.requirement("R-TEZ-18")
 def test_a_missing_part_is_named(objects, work):
     stored = results.store(objects, work, results.read_report(work))
     objects.delete(stored.weights_ref)
@@ -119,6 +123,7 @@ def test_what_is_no_artifact_is_refused(objects, content):
         results.read(objects, ref)
 
 
+@pytest.mark.requirement("R-TEZ-19")
 def test_the_guard_digest_does_not_depend_on_the_order_of_keys():
     """R-TEZ-19."""
     guard = {"index": 0, "dtype": "float32", "shape": ["batch", 8]}

@@ -82,6 +82,7 @@ def unsigned(event: Event) -> Signed:
     return Signed(event.SerializeToString())
 
 
+@pytest.mark.requirement("R-KAS-29", "R-SEC-9")
 def test_commands_that_cannot_be_believed_change_nothing(bench, second_bench, tiny_task) -> None:
     def old(event: Event) -> Signed:
         event.adaptation_command.issued_at.FromNanoseconds(bench.clock.wall_ns - 61 * 10**9)
@@ -127,6 +128,7 @@ def test_what_kasmina_refuses_is_recorded_with_its_reason(bench) -> None:
     assert (body.reason, body.critical, body.seed_id) == ("illegal_transition", False, "s1")
 
 
+@pytest.mark.requirement("R-TOL-41")
 @pytest.mark.parametrize(
     "kind",
     [leyline.COMMAND_TYPE_EMERGENCY, leyline.COMMAND_TYPE_STRUCTURAL_PRUNING],
@@ -180,6 +182,7 @@ def breaker_command(bench, name: str, state: leyline.CircuitBreakerState) -> Sig
     return signed(command_event("run", command, clock=bench.clock.clock))
 
 
+@pytest.mark.requirement("R-TOL-33")
 def test_in_conservative_mode_nothing_grows_and_culling_is_allowed(bench) -> None:
     """R-TOL-33; a person opens the breaker, which is what enters the mode, and closes it again."""
 

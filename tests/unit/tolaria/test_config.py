@@ -24,6 +24,14 @@ def test_fields_left_out_have_their_defaults() -> None:
     assert RunConfig.from_json('{"seed": 3}') == RunConfig(seed=3)
 
 
+def test_what_was_given_is_recorded_and_not_converted() -> None:
+    text = RunConfig(weight_decay=0, learning_rate=1, seeds=SeedSettings(harm_z=2)).to_json()
+    assert '"weight_decay": 0,' in text
+    assert '"learning_rate": 1,' in text
+    assert '"harm_z": 2,' in text
+    assert RunConfig.from_json(text).to_json() == text
+
+
 def test_resolving_keeps_what_was_chosen() -> None:
     resolved = RunConfig(epochs=7).resolved(epochs=40, batch_size=50, learning_rate=0.1)
     assert (resolved.epochs, resolved.batch_size, resolved.learning_rate) == (7, 50, 0.1)
@@ -32,14 +40,18 @@ def test_resolving_keeps_what_was_chosen() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "clever"}, "policy 'clever' is unknown; choose heuristic, random, none"),
-        ({"rate_policy": "step"}, "rate_policy 'step' is unknown; choose constant, cosine, warmup"),
-        ({"optimizer": "lion"}, "optimizer 'lion' is unknown"),
+        ({"policy": "clever"}, "policy is 'clever', which is unknown; choose heuristic, random, none"),
+        ({"rate_policy": "step"}, "rate_policy is 'step', which is unknown; choose constant, cosine, warmup"),
+        ({"optimizer": "lion"}, "optimizer is 'lion', which is unknown; choose adamw, sgd"),
         ({"epochs": 0}, "epochs is 0; it must be above 0"),
         ({"decision_timeout_s": -1.0}, "decision_timeout_s is -1.0; it must be above 0"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0; it must be above 0"),
         ({"seed": -1}, "seed is -1; it must be 0 at least"),
-        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; it must be 0 at least"),
+        ({"epochs": "ten"}, "epochs is 'ten'; it must be a valid integer"),
+        ({"threads": 1.5}, "threads is 1.5; it must be a valid integer"),
+        ({"drill": "yes"}, "drill is 'yes'; it must be a valid boolean"),
+        ({"pool": "BP009"}, "pool is 'BP009'; it must be a valid tuple"),
         ({"pcgrad": True}, "pcgrad compares the gradients of microbatches"),
     ],
 )

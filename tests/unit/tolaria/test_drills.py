@@ -208,6 +208,7 @@ def test_one_that_takes_for_ever_is_bounded_and_too_slow_for_its_gate(hold, blue
     assert threading.active_count() == threads
 
 
+@pytest.mark.requirement("R-KAS-41")
 @pytest.mark.parametrize("growth_rate", [1.0, 5.0])
 def test_a_memory_leak_is_refused_more_memory_within_a_few_steps(hold, growth_rate) -> None:
     drill = hold("BP047", settings={"growth_rate": growth_rate})
@@ -240,6 +241,7 @@ def test_adversarial_noise_is_culled_for_the_harm_it_does(hold, seed) -> None:
     assert "PROBATIONARY" not in drill.reached
 
 
+@pytest.mark.requirement("R-KARN-8")
 @pytest.mark.parametrize("blueprint_id", STRESSORS)
 def test_without_a_drill_none_of_them_is_reachable_by_option_or_command(hold, blueprint_id) -> None:
     with pytest.raises(InvalidInput, match="quarantine drill only"):

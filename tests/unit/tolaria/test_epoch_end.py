@@ -19,6 +19,7 @@ from esper.tolaria.tasks import Site
 from esper.tolaria.world import FOR_EVER_S
 
 
+@pytest.mark.requirement("R-KAS-47")
 def test_the_packet_holds_what_a_policy_may_know(bench, tiny_task) -> None:
     bench.run(tiny_task(epochs=3), policy="heuristic", growth_budget_factor=2.0, seed=4)
     packets = [event for event in bench.log.events if body_name(event) == "epoch_completed"]
@@ -65,6 +66,7 @@ def waits(bench) -> list[float]:
     return asked
 
 
+@pytest.mark.requirement("R-TAM-12")
 @pytest.mark.parametrize(("timeout_s", "asked"), [(2.0, 2.0), (None, FOR_EVER_S)])
 def test_the_wait_is_as_long_as_configured(bench, timeout_s: float | None, asked: float) -> None:
     seen = waits(bench)
@@ -72,6 +74,7 @@ def test_the_wait_is_as_long_as_configured(bench, timeout_s: float | None, asked
     assert seen == [asked] * 4
 
 
+@pytest.mark.requirement("R-TOL-2", "R-TAM-13")
 def test_a_missing_decision_is_recorded_and_its_late_command_rejected(bench, tiny_task) -> None:
     bench.log.miss(3)  # at epoch 2 or 3 the heuristic germinates
     bench.run(tiny_task(epochs=8), policy="heuristic")
@@ -86,6 +89,7 @@ def test_a_missing_decision_is_recorded_and_its_late_command_rejected(bench, tin
     assert commands.isdisjoint({body.command_id for body in rejected})
 
 
+@pytest.mark.requirement("R-TOL-32", "R-TAM-38")
 def test_three_missing_decisions_open_the_breaker_until_half_a_minute_is_over(bench, tiny_task) -> None:
     seen = waits(bench)
     bench.log.miss(3)
@@ -110,6 +114,7 @@ def test_three_missing_decisions_open_the_breaker_until_half_a_minute_is_over(be
     assert conservative == [False] * 3 + [True] * 3 + [False] * 3
 
 
+@pytest.mark.requirement("R-TOL-7")
 def test_a_wall_clock_jump_changes_no_timeout(bench, tiny_task) -> None:
     """R-TOL-7: durations come from the monotonic clock alone."""
     calls = iter(range(100))
@@ -124,6 +129,7 @@ def test_a_wall_clock_jump_changes_no_timeout(bench, tiny_task) -> None:
     assert bench.log.bodies("run_finished")[0].wall_s == 0.0
 
 
+@pytest.mark.requirement("R-TOL-1")
 def test_the_hooks_parts_are_measured_apart_and_sum_to_it(bench, tiny_task) -> None:
     """R-TOL-1, with a clock that moves by a second at every reading."""
     readings = iter(range(10**6))
@@ -136,6 +142,7 @@ def test_the_hooks_parts_are_measured_apart_and_sum_to_it(bench, tiny_task) -> N
     assert sum(parts) == pytest.approx(points["tolaria.epoch_hook.latency_ms"])
 
 
+@pytest.mark.requirement("R-TOL-40")
 def test_thirty_two_seeds_live_at_once(bench, tiny_task) -> None:
     """R-TOL-40: the trainer sets no number of seeds."""
     layers = [layer for _ in range(32) for layer in (nn.Linear(4, 4), nn.Tanh())]

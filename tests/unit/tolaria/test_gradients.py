@@ -17,6 +17,7 @@ STAGES = {name: number for name, number in leyline.SeedLifecycleStage.items() if
 EXPECTED = {"GERMINATED": 0.01, "TRAINING": 0.1, "SHADOWING": 0.5, "PROBATIONARY": 1.0}
 
 
+@pytest.mark.requirement("R-TOL-9")
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_has_the_weight_of_the_original(name: str) -> None:
     short = name.removeprefix("SEED_LIFECYCLE_STAGE_")
@@ -30,6 +31,7 @@ def test_blending_counts_more_as_the_run_goes_on() -> None:
     assert weights[0] == pytest.approx(1 / (1 + math.e))
 
 
+@pytest.mark.requirement("R-TOL-9")
 def test_an_unknown_stage_is_an_error() -> None:
     with pytest.raises(ContractViolation, match="stage 0 is none of the eleven"):
         stage_weight(leyline.SEED_LIFECYCLE_STAGE_UNKNOWN, 0.5)
@@ -40,6 +42,7 @@ def conflicting() -> tuple[torch.Tensor, torch.Tensor]:
     return left, -left + torch.tensor([0.5, -0.2, 0.1])
 
 
+@pytest.mark.requirement("R-TOL-10")
 def test_a_conflicting_gradient_becomes_orthogonal() -> None:
     host, seed = conflicting()
     gradients = [seed.clone()]
@@ -58,6 +61,7 @@ def test_gradients_that_merely_differ_are_left_alone() -> None:
     assert gradients[1] is None
 
 
+@pytest.mark.requirement("R-TOL-12")
 def test_projection_is_reproducible_under_a_seed_and_depends_on_it() -> None:
     sources = [[torch.tensor(values)] for values in ([1.0, 0.2, 0.0], [-1.0, 0.3, 0.1], [-0.9, -0.5, 0.4])]
 
@@ -71,6 +75,7 @@ def test_projection_is_reproducible_under_a_seed_and_depends_on_it() -> None:
     assert len({combined(seed) for seed in range(8)}) > 1
 
 
+@pytest.mark.requirement("R-TOL-12")
 def test_the_sum_does_not_depend_on_the_order() -> None:
     generator = torch.Generator().manual_seed(4)
     sources = [[torch.randn(7, generator=generator), None] for _ in range(4)]
@@ -124,6 +129,7 @@ def norm(parameters: list[nn.Parameter]) -> float:
     return float(torch.cat([each.grad.flatten() for each in parameters if each.grad is not None]).norm())
 
 
+@pytest.mark.requirement("R-TOL-11")
 def test_host_and_live_seeds_share_the_norm_limit() -> None:
     joint = [*give(nn.Linear(4, 4), 30.0), *give(nn.Linear(4, 4), 40.0)]
     untouched = nn.Parameter(torch.ones(2))

@@ -13,6 +13,7 @@ def make_guard() -> Guard:
     return Guard(15.0, gradient_factor=1e3, clip_norm=10.0)
 
 
+@pytest.mark.requirement("R-TOL-31")
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_is_trouble_at_once(loss: float) -> None:
     assert make_guard().trouble(loss, 1.0) == "non_finite_loss"
@@ -44,6 +45,7 @@ def test_large_gradients_are_no_explosion_where_they_are_usual_or_not_clipped() 
     assert asleep.trouble(1.0, 10.1) == "exploding_gradient"
 
 
+@pytest.mark.requirement("R-TOL-31")
 def test_fifteen_times_the_expected_loss_is_a_divergence() -> None:
     guard = make_guard()
     assert [guard.trouble(2.0, 1.0) for _ in range(5)] == [""] * 5

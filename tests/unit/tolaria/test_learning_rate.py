@@ -25,6 +25,7 @@ def groups(*names: str) -> list[dict[str, object]]:
     return [{"name": name, "lr": 5.0} for name in names]
 
 
+@pytest.mark.requirement("R-TOL-15")
 def test_cosine_is_defined_after_its_end() -> None:
     factor = schedule("cosine", total_steps=100, warmup_steps=0)
     assert factor(0) == 1.0
@@ -39,11 +40,13 @@ def test_warmup_rises_linearly_from_a_tenth() -> None:
     assert [factor(step) for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.55, 1.0, 1.0])
 
 
+@pytest.mark.requirement("R-TOL-15")
 def test_an_unknown_policy_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="'exotic' is unknown; choose constant, cosine or warmup"):
         make_rates("exotic")
 
 
+@pytest.mark.requirement("R-TOL-16")
 def test_new_parameters_start_at_a_tenth_and_warm_up() -> None:
     rates = make_rates()
     fact = rates.add("s1", 2.0, step=40)[0]
@@ -60,6 +63,7 @@ def test_the_rates_are_written_into_the_optimiser() -> None:
     assert held[0]["lr"] == pytest.approx(0.1)
 
 
+@pytest.mark.requirement("R-TOL-13")
 def test_an_outside_write_is_found_at_the_next_step_and_undone() -> None:
     rates, held = make_rates(), groups("host")
     rates.begin_step(held, 0)
@@ -71,6 +75,7 @@ def test_an_outside_write_is_found_at_the_next_step_and_undone() -> None:
     assert rates.begin_step(held, 2) == []
 
 
+@pytest.mark.requirement("R-TOL-14")
 def test_history_keeps_the_newest_thousand_writes() -> None:
     rates, held = make_rates("cosine", total=5_000), groups("host")
     for step in range(1_500):

@@ -51,6 +51,7 @@ def test_without_seeds_it_is_the_plain_optimiser(kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(host.parameters(), twin.parameters(), strict=True))
 
 
+@pytest.mark.requirement("R-TOL-17")
 def test_a_seed_that_comes_and_goes_leaves_the_host_state_alone() -> None:
     host, seed = nn.Linear(3, 3), nn.Linear(3, 3)
     optimizer = make(host)
@@ -96,6 +97,7 @@ def test_a_new_life_in_the_same_slot_starts_without_the_old_state() -> None:
     assert second.weight not in optimizer.torch.state
 
 
+@pytest.mark.requirement("R-TOL-17")
 def test_a_failed_change_leaves_the_former_optimiser() -> None:
     host, seed = nn.Linear(3, 3), nn.Linear(3, 3)
     optimizer = make(host)

@@ -44,6 +44,7 @@ def spoil(run) -> None:
     run.recorder.epoch += 1
 
 
+@pytest.mark.requirement("R-TOL-21")
 @pytest.mark.parametrize("level", ["fast", "full"])
 def test_a_rollback_restores_the_state_bit_for_bit(bench, tiny_task, level: str) -> None:
     run = started_run(bench, tiny_task())
@@ -58,6 +59,7 @@ def test_a_rollback_restores_the_state_bit_for_bit(bench, tiny_task, level: str)
     assert bool(body.checkpoint_ref) == (level == "full")
 
 
+@pytest.mark.requirement("R-TOL-19", "R-OPS-8")
 def test_every_phase_is_timed_and_a_missed_deadline_is_told(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task())
     readings = iter([0.0, 0.1, 0.35, 0.55])
@@ -68,6 +70,7 @@ def test_every_phase_is_timed_and_a_missed_deadline_is_told(bench, tiny_task) ->
     assert [change.reason for change in bench.log.bodies("conservative_mode_changed")] == ["rollback"]
 
 
+@pytest.mark.requirement("R-TOL-22")
 def test_a_broken_snapshot_escalates_to_the_checkpoint(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task())
     before = digest(capture(run)).root
@@ -78,6 +81,7 @@ def test_a_broken_snapshot_escalates_to_the_checkpoint(bench, tiny_task) -> None
     assert digest(capture(run)).root == before
 
 
+@pytest.mark.requirement("R-TOL-22")
 def test_without_a_snapshot_the_full_way_is_taken(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task(), fast_snapshot_bytes=0)
     assert run.snapshots.newest() is None
@@ -106,6 +110,7 @@ def epoch_of(event) -> tuple[int, int]:
     return event.timeline, event.epoch
 
 
+@pytest.mark.requirement("R-TOL-31")
 @pytest.mark.parametrize(("fault", "reason"), [(math.nan, "non_finite_loss"), (1e6, "divergence")])
 def test_a_passing_fault_costs_an_epoch_and_nothing_else(bench, second_bench, tiny_task, faulty, fault, reason) -> None:
     """With the rates left alone, the run after the rollback is the undisturbed run, digest by digest."""
@@ -138,6 +143,7 @@ def test_after_a_failure_the_rates_are_halved_and_nothing_grows_for_an_epoch(ben
     assert [signal.level for signal in signals] == [leyline.EMERGENCY_LEVEL_CONSERVATIVE]
 
 
+@pytest.mark.requirement("R-TOL-30")
 def test_a_step_that_always_fails_halts_the_run_in_its_last_good_state(bench, tiny_task, faulty) -> None:
     faults = dict.fromkeys(range(8, 100), math.nan)
     result = bench.run(tiny_task(per_sample_loss=faulty(faults)))
@@ -178,6 +184,7 @@ def germinate(bench, seed_id: str) -> None:
     bench.log.send(signed(event))
 
 
+@pytest.mark.requirement("R-KAS-45", "R-TOL-23", "R-TOL-34")
 @pytest.mark.parametrize("level", ["fast", "full"])
 @pytest.mark.parametrize("undone_after", [10, 22])
 def test_a_rollback_takes_seeds_back_with_the_network(

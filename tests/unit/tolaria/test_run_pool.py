@@ -58,6 +58,7 @@ def test_a_pool_of_ones_own_is_what_sites_offer_and_what_commands_may_name(bench
     assert [body.reason for body in bench.log.bodies("command_rejected")] == ["unknown_blueprint"]
 
 
+@pytest.mark.requirement("R-KARN-9")
 def test_an_approved_experimental_blueprint_grows_and_the_first_event_says_who_approved_it(bench) -> None:
     bench.run(pool=("safe", "BP039"), dossier=APPROVED, epochs=2, should_stop=germinate(bench, "BP039"))
 
@@ -69,6 +70,7 @@ def test_an_approved_experimental_blueprint_grows_and_the_first_event_says_who_a
     assert [body.blueprint_id for body in bench.log.bodies("kernel_attached")] == ["BP039"]
 
 
+@pytest.mark.requirement("R-KARN-7")
 @pytest.mark.parametrize("blueprint_id", BEYOND)
 def test_beyond_the_safe_tier_nothing_is_offered_without_an_approval(bench, blueprint_id) -> None:
     with pytest.raises(InvalidInput, match=f"{blueprint_id} .*(not approved|quarantine drill only)"):
@@ -100,6 +102,7 @@ def test_outcomes_travel_in_the_sites_and_in_the_first_event(bench) -> None:
     assert (option.outcomes.germinated, option.outcomes.fossilized) == (4, 3)
 
 
+@pytest.mark.requirement("R-TAM-36")
 def test_a_pause_holds_until_the_next_decision_is_made(bench) -> None:
     steps = iter(range(10**6))
 
@@ -133,6 +136,7 @@ def test_a_pause_of_tamiyos_holds_over_the_next_epoch(bench) -> None:
     assert len(bench.log.bodies("emergency_signal")) == len(paused)
 
 
+@pytest.mark.requirement("R-TAM-19")
 def test_a_high_hazard_turns_growth_into_one_lower_learning_rate(bench) -> None:
     from esper.karn.dossier import Sheet
 

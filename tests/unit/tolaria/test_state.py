@@ -109,6 +109,7 @@ def test_an_object_that_is_no_checkpoint_is_refused(tmp_path: Path, content: byt
         load_checkpoint(objects, objects.put(content))
 
 
+@pytest.mark.requirement("R-TOL-26")
 def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     """R-TOL-26: even a manifest that points at a pickle runs no code."""
 
@@ -131,6 +132,7 @@ def snapshot(step: int, numbers: int) -> Snapshot:
     return Snapshot(flatten({"w": torch.zeros(numbers)}), b"", Position("run", 1, step, 0, 0))
 
 
+@pytest.mark.requirement("R-TOL-20")
 def test_the_cache_keeps_the_newest_within_count_and_bytes() -> None:
     cache = SnapshotCache(count=3, limit_bytes=100)
     for step in range(5):

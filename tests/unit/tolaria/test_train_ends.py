@@ -72,6 +72,7 @@ def test_a_device_that_is_not_there_is_refused(bench, device: str) -> None:
         bench.run(device=device)
 
 
+@pytest.mark.requirement("R-LEY-14")
 def test_no_run_starts_where_more_than_all_memory_is_promised(bench, monkeypatch) -> None:
     """R-LEY-14."""
     monkeypatch.setattr(limits, "MEMORY", {**limits.MEMORY, "model": 0.41})

@@ -17,6 +17,7 @@ from esper.tolaria.data import STREAMS, stream_seeds
 from esper.tolaria.state import digest, flatten
 
 
+@pytest.mark.requirement("R-TOL-37")
 def test_the_first_fact_says_everything_about_the_run(bench, tiny_task) -> None:
     bench.run(tiny_task(epochs=1), seed=9, control_of="grown")
     started = bench.log.bodies("run_started")[0]
@@ -75,6 +76,7 @@ def test_one_chain_of_ids_ties_a_growth_step_together(bench, tiny_task) -> None:
     assert reports
 
 
+@pytest.mark.requirement("R-TOL-8")
 def test_probe_figures_are_of_the_probe_set_and_test_is_looked_at_once(bench, tiny_task) -> None:
     """R-TOL-8: validation figures are measured, on their own set."""
     task = tiny_task(epochs=2)
@@ -95,6 +97,7 @@ def test_probe_figures_are_of_the_probe_set_and_test_is_looked_at_once(bench, ti
     assert list(packets[-1].probe_loss_history) == pytest.approx([each.state.validation_loss for each in packets])
 
 
+@pytest.mark.requirement("R-TOL-37")
 def test_side_passes_and_probes_are_in_the_budget(bench, second_bench, tiny_task) -> None:
     task = tiny_task(epochs=3)
     plain = bench.run(task)
@@ -110,6 +113,7 @@ def test_side_passes_and_probes_are_in_the_budget(bench, second_bench, tiny_task
     assert finished.flops == sum(grown.flops.values())
 
 
+@pytest.mark.requirement("R-TOL-27")
 def test_checkpoints_are_pruned_to_the_newest_three_and_pruning_is_told(bench, tiny_task) -> None:
     bench.run(tiny_task(epochs=5))
     saved = [body.ref for body in bench.log.bodies("checkpoint_saved")]

@@ -23,6 +23,7 @@ def opened(windows: Windows, seed_id: str = "s1", epoch: int = 3, loss: float = 
     )
 
 
+@pytest.mark.requirement("R-TAM-46")
 def test_a_window_closes_after_its_epochs_and_is_reported_closed_once() -> None:
     windows = Windows(3)
     opened(windows)
@@ -72,6 +73,7 @@ def test_a_critical_event_marks_the_windows_of_its_seed() -> None:
     assert [window.critical for window in windows.report()] == [True, False]
 
 
+@pytest.mark.requirement("R-TAM-47")
 def test_state_survives_json() -> None:
     windows, other = Windows(3), Windows(3)
     opened(windows)

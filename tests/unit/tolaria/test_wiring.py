@@ -72,6 +72,7 @@ def test_failures_with_a_good_epoch_between_them_do_not_add_up(bench, tiny_task,
     assert result.status == "completed"
 
 
+@pytest.mark.requirement("R-TOL-14")
 def test_a_good_epoch_closes_the_breaker_of_the_rates_again(bench) -> None:
     """R-TOL-32, with a person's command for the three outside writes that open it otherwise."""
 
@@ -124,6 +125,7 @@ def test_kasmina_checks_for_leaks_after_every_backward_pass(bench, monkeypatch) 
     assert order == ["check", "step"] * 4 * STEPS_PER_EPOCH
 
 
+@pytest.mark.requirement("R-KAS-38")
 def test_what_kasmina_tells_in_a_step_is_on_the_log_before_the_next(bench, monkeypatch) -> None:
     advance = Kasmina.advance_step
     steps = iter(range(1, 1000))

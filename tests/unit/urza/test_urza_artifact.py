@@ -35,6 +35,7 @@ def test_what_was_stored_is_what_is_read(objects, forge):
     assert IDENTITY.is_identity
 
 
+@pytest.mark.requirement("R-URZA-3")
 @pytest.mark.parametrize("part", ["manifest", "weights_ref", "cache_ref"])
 @pytest.mark.parametrize("at", [0, 20, -1])
 def test_one_flipped_bit_anywhere_is_found(objects, forge, damage, part, at):
@@ -54,6 +55,7 @@ def test_a_missing_object_is_found(objects, forge, part):
     assert reason(objects, version) == "missing_artifact"
 
 
+@pytest.mark.requirement("R-URZA-4")
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
@@ -105,6 +107,7 @@ def test_a_manifest_that_is_too_large_is_not_even_read(objects, forge):
     assert reason(objects, forge.make(known={"artifact_ref": ref})) == "oversized"
 
 
+@pytest.mark.requirement("R-URZA-24")
 def test_a_pickle_in_the_place_of_weights_is_refused_and_never_run(objects, forge, tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -116,6 +119,7 @@ def test_a_pickle_in_the_place_of_weights_is_refused_and_never_run(objects, forg
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.requirement("R-URZA-22")
 def test_a_consumer_checks_what_the_answer_names(objects, forge, place):
     version = forge.make()
     ready = KernelArtifactReady(
@@ -149,6 +153,7 @@ def test_a_bit_that_flips_in_memory_is_found(objects, forge, part):
     assert found.reason == "checksum_mismatch"
 
 
+@pytest.mark.requirement("R-URZA-5", "R-URZA-6")
 def test_large_parts_are_stored_compressed_under_the_digest_of_what_they_are(objects):
     content = bytes(artifact.COMPRESS_ABOVE_BYTES + 1)
 
@@ -160,6 +165,7 @@ def test_large_parts_are_stored_compressed_under_the_digest_of_what_they_are(obj
     assert sum(path.stat().st_size for path in objects.root.rglob("*") if path.is_file()) < 100_000
 
 
+@pytest.mark.requirement("R-URZA-6")
 def test_what_is_too_large_together_is_not_stored(objects):
     with pytest.raises(InvalidInput, match="too large"):
         store(objects, {"form": "compiled"}, bytes(MAX_BYTES), b"x")

@@ -17,6 +17,7 @@ def kernel(size):
     return Kernel("sha256:x", b"", {}, bytes(size), b"")
 
 
+@pytest.mark.requirement("R-KAS-32", "R-URZA-9")
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 10))))
 def test_it_keeps_what_a_plain_model_keeps(steps):
     """A size of 0 asks, any other puts."""
@@ -38,6 +39,7 @@ def test_it_keeps_what_a_plain_model_keeps(steps):
         assert len(memory) == len(model)
 
 
+@pytest.mark.requirement("R-KAS-40", "R-URZA-15")
 def test_what_stayed_its_time_is_gone_and_counted(objects, forge, clock):
     kernels = KernelCache(objects, clock, ttl_s=3_600.0)
     first, second = (Expected.of_version(forge.make(seed=seed)) for seed in (1.0, 2.0))

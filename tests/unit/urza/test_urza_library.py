@@ -77,6 +77,7 @@ def test_a_copy_that_went_bad_in_memory_is_evicted_and_the_stored_one_served_nex
     assert library.counts["refused.checksum_mismatch"] == kernels.memory.evictions == 1
 
 
+@pytest.mark.requirement("R-URZA-3")
 def test_a_damaged_artifact_is_never_served(open_library, make_catalogue, forge, damage, wanted):
     version = forge.make()
     damage(version.artifact_ref)
@@ -88,6 +89,7 @@ def test_a_damaged_artifact_is_never_served(open_library, make_catalogue, forge,
     assert library.counts == {"refused.checksum_mismatch": 2}
 
 
+@pytest.mark.requirement("R-URZA-10")
 def test_a_query_that_hangs_ends_with_the_identity_in_time(open_library, make_catalogue, wanted):
     catalogue = make_catalogue([], hangs=True)
     library = open_library(catalogue, limit_s=0.05)
@@ -101,6 +103,7 @@ def test_a_query_that_hangs_ends_with_the_identity_in_time(open_library, make_ca
     assert library.query(Query(), now_ms=0).fallback == ""
 
 
+@pytest.mark.requirement("R-URZA-11")
 def test_three_failures_open_the_breaker_and_a_probe_after_30_s_closes_it(
     open_library, make_catalogue, forge, wanted, place, clock
 ):
@@ -128,6 +131,7 @@ def test_three_failures_open_the_breaker_and_a_probe_after_30_s_closes_it(
     assert library.take_changes() == []
 
 
+@pytest.mark.requirement("R-URZA-12")
 def test_a_probe_that_fails_begins_five_conservative_minutes(open_library, make_catalogue, wanted, clock):
     catalogue = make_catalogue([], error=RuntimeError("still gone"))
     library = open_library(catalogue)
@@ -145,6 +149,7 @@ def test_a_probe_that_fails_begins_five_conservative_minutes(open_library, make_
     assert library.serve(wanted, now_ms=0).fallback == "artifact_not_found"
 
 
+@pytest.mark.requirement("R-URZA-11")
 def test_answers_above_400_ms_count_as_failures(open_library, make_catalogue, forge, wanted, clock):
     catalogue = make_catalogue([forge.make()])
     library = open_library(catalogue)
@@ -160,6 +165,7 @@ def test_answers_above_400_ms_count_as_failures(open_library, make_catalogue, fo
     assert library.breaker_state == CIRCUIT_BREAKER_STATE_OPEN
 
 
+@pytest.mark.requirement("R-URZA-16")
 @pytest.mark.parametrize(("state", "days"), [("validated", 365), ("deprecated", 90), ("rejected", 30)])
 def test_a_version_is_kept_as_long_as_its_state_says(make_version, state, days):
     version = make_version(state=state, since_ms=1_000)
@@ -179,6 +185,7 @@ def test_an_active_version_is_kept_for_ever_and_an_archived_one_is_not_served(
     assert len(library.query(Query(), now_ms=29 * DAY_MS).versions) == 1
 
 
+@pytest.mark.requirement("R-URZA-13")
 @pytest.mark.parametrize("limit", [0, 101])
 def test_a_query_returns_1_to_100_versions(limit):
     with pytest.raises(InvalidInput):

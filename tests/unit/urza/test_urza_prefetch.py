@@ -44,6 +44,7 @@ def request(number=0, *, age_s=1.0, issued=True, **changes):
     )
 
 
+@pytest.mark.requirement("R-URZA-19", "R-URZA-21")
 @pytest.mark.parametrize(
     ("event", "outcome"),
     [
@@ -62,6 +63,7 @@ def test_who_is_answered(event, outcome):
     assert judge(event, Nonces(), now_ns=NOW_NS) == outcome
 
 
+@pytest.mark.requirement("R-URZA-20")
 def test_an_id_is_good_for_one_event_and_only_once_it_was_answered():
     nonces = Nonces()
     first, second = request(1), request(2)
@@ -75,6 +77,7 @@ def test_an_id_is_good_for_one_event_and_only_once_it_was_answered():
     assert judge(second, nonces, now_ns=NOW_NS) == "prefetch_replayed"
 
 
+@pytest.mark.requirement("R-URZA-19", "R-OONA-10")
 def test_the_oldest_id_makes_room():
     nonces = Nonces(capacity=2)
     for number in range(3):
@@ -97,6 +100,7 @@ def test_ids_are_known_again_from_the_answers_on_the_log(make_version):
     assert len(nonces) == 2
 
 
+@pytest.mark.requirement("R-URZA-22")
 def test_ready_says_what_the_catalogue_has(make_version):
     version = make_version(prewarm_p50_ms=0.5, prewarm_p95_ms=0.75)
     event = request()
@@ -111,6 +115,7 @@ def test_ready_says_what_the_catalogue_has(make_version):
     assert (answer.causation_id, answer.correlation_id) == (event.event_id, b"c" * 16)
 
 
+@pytest.mark.requirement("R-URZA-18")
 @pytest.mark.parametrize(
     ("served", "reason"),
     [
@@ -139,6 +144,7 @@ def test_an_error_has_one_of_three_reasons_and_a_failed_check_is_told_of(make_ve
     assert all(topic_of(each) == EMERGENCY for each in told)
 
 
+@pytest.mark.requirement("R-URZA-18")
 def test_a_redelivery_gives_the_same_event_whatever_was_served(make_version):
     event = request()
 

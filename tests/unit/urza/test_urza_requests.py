@@ -160,6 +160,7 @@ def test_what_went_bad_in_memory_is_refused_evicted_and_not_taken_again(story):
     assert len(story.kernels.memory) == 0
 
 
+@pytest.mark.requirement("R-KAS-34")
 def test_what_is_not_read_in_time_is_late(story):
     story.requests.add([WANTED])
     story.ask("a")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from contracts.leyline.v1 import leyline_pb2 as l
 from esper.leyline.envelope import parse, topic_of
 from esper.weatherlight.endpoint import ServiceStatus, Status
@@ -25,6 +27,7 @@ def test_status_survives_the_socket():
     assert Status.from_json(WELL.to_json()) == WELL
 
 
+@pytest.mark.requirement("R-OPS-5")
 def test_summary_is_telemetry_that_says_all_is_well():
     event = parse(summary(WELL, 1_760_000_000_000_000_000, bytes(10)).SerializeToString())
     packet = event.telemetry_packet
@@ -39,6 +42,7 @@ def test_summary_is_telemetry_that_says_all_is_well():
     assert trouble(WELL) is None
 
 
+@pytest.mark.requirement("R-OPS-6")
 def test_summary_is_degraded_while_a_process_backs_off():
     packet = summary(ILL, 1, bytes(10)).telemetry_packet
     assert packet.level == l.TELEMETRY_LEVEL_WARNING

@@ -68,6 +68,7 @@ def with_repetitions(events: list[Event], seed: int) -> list[StoredRecord]:
     return LogOfRecords().place([*events, *chance.choices(events, k=12)])
 
 
+@pytest.mark.requirement("R-SIM-2")
 @pytest.mark.parametrize("seed", range(4))
 def test_repetitions_orders_and_batches_make_no_difference(projection, expected, seed):
     """Topics overtake each other, events come again at later places, and records are delivered a second time."""

@@ -42,7 +42,7 @@ def test_what_the_archive_gets_later_is_followed(records, expected, tmp_path):
 
 
 def test_an_interrupted_rebuild_leaves_the_old_file(records, tmp_path, expected):
-    projection = PROJECTIONS["runs"]
+    projection = PROJECTIONS["urza"]
     with Archive(tmp_path / "archive") as archive:
         archive.append(records)
 
@@ -55,15 +55,15 @@ def test_an_interrupted_rebuild_leaves_the_old_file(records, tmp_path, expected)
         with pytest.raises(KeyboardInterrupt):
             rebuild(projection, tmp_path, history, stop)
         with Store(projection, file_of(tmp_path, projection), None) as store:
-            assert content(store) == expected["runs"]
+            assert content(store) == expected["urza"]
         rebuild(projection, tmp_path, history)
 
-    assert [path.name for path in (tmp_path / "projections").iterdir()] == ["runs.duckdb"]
+    assert [path.name for path in (tmp_path / "projections").iterdir()] == ["urza.duckdb"]
 
 
 def test_a_file_that_a_process_keeps_is_left_to_it(tmp_path):
     """DuckDB lets a process open its own file twice, so the keeper is another process."""
-    projection = PROJECTIONS["reports"]
+    projection = PROJECTIONS["urza"]
     path = file_of(tmp_path, projection)
     (tmp_path / "archive").mkdir()
     path.parent.mkdir()

@@ -32,23 +32,27 @@ def at_random(number: int) -> Trainers:
     return run
 
 
-def test_runs_are_as_the_archive_and_the_fold_have_them(tmp_path):
-    """Where the fold takes a run, all three have the same to say."""
+def test_verdicts_are_those_of_the_archive_and_the_fold(tmp_path):
+    """Experience judges as the archive does, and runs end as the fold says."""
     runs = [at_random(number) for number in range(80)]
     placed = LogOfRecords().place(event for run in runs for event in run.events)
     with Archive(tmp_path) as archive:
         archive.append(placed)
-    names = "run_id, status, epochs_done, steps_done, probe_loss, test_accuracy, params_final, incarnation, started_at"
-    with open_history(tmp_path) as history, Store(PROJECTIONS["runs"], None, None) as store:
-        held = history.execute(f"SELECT {names} FROM runs WHERE status <> 'stopped' ORDER BY ALL").fetchall()
-        store.take(placed)
-        own = store.cursor().execute(f"SELECT {names} FROM runs ORDER BY ALL").fetchall()
+    with open_history(tmp_path) as history, Store(PROJECTIONS["experience"], None, None) as store:
+        query = "SELECT run_id, status, incarnation FROM runs WHERE status <> 'stopped' ORDER BY ALL"
+        held = history.execute(query).fetchall()
+        query = "SELECT run_id, sequence, log_verdict FROM log.epoch_completed WHERE log_verdict <> 2 ORDER BY ALL"
+        archived = history.execute(query).fetchall()
+        for start in range(0, len(placed), 100):
+            store.take(placed[start : start + 100])
+        judged = store.cursor().execute("SELECT run_id, sequence, verdict FROM packets ORDER BY ALL").fetchall()
     folds = {run.run_id: replay(run.events) for run in runs}
 
     assert len(held) > 30
     assert {row[1] for row in held} == {"running", "completed"}
-    assert max(row[7] for row in held) > 2
-    assert [row for row in own if row[0] in {run for run, *_ in held}] == held
+    assert max(row[2] for row in held) > 2
+    assert judged == archived
+    assert len({verdict for *_, verdict in judged}) > 2
     assert {run: status for run, status, *_ in held} == {
         run: state.status for run, state in folds.items() if state.problem is None
     }

@@ -1,0 +1,199 @@
+"""The verdict on every fact, by `esper.record.accept`: as it is archived, and afterwards where an archive lacks it.
+
+A run's verdicts come of its own facts alone, in the order of the log. So they are the same whatever else was archived
+between them, and are made again from the archived facts when the archiver starts anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from contracts.topics import RUNS
+from esper.leyline import envelope
+from esper.record.accept import SPECIAL, Fact, Tally, Verdict
+from projections.columns import duckdb_columns, shape_of
+from projections.manifest import FILES, FileEntry
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+VERDICTS: Final = "0001_verdicts"
+"""The migration that gave an archive's facts their verdicts."""
+
+MIGRATIONS: Final = (VERDICTS,)
+"""Every migration of archives, in order."""
+
+REMEMBERED: Final = 200
+"""Runs whose tallies are kept between two flushes; others are counted again when a fact of theirs comes."""
+
+FACT_TABLES: Final = tuple(RUNS.bodies)
+"""The tables whose rows have a verdict."""
+
+VERDICT_COLUMNS: Final = "(run_id VARCHAR, log_partition INTEGER, log_offset BIGINT, verdict UTINYINT)"
+"""The columns of a table of verdicts in DuckDB."""
+
+_BATCH: Final = 10_000
+Archived = Callable[[str], Iterable[Fact] | None]
+_log = logging.getLogger(__name__)
+
+
+class Verdicts:
+    """Judges facts as they arrive, each run by its own tally.
+
+    `started` are the runs of which facts are archived already, None where that is not known; `archived` gives a run's
+    archived facts in order, or None where some of them are damaged: then nothing can be decided here.
+    `undecided` are the runs with facts that only a reader can judge, `unstarted` those whose start never came.
+    """
+
+    def __init__(self, started: Collection[str] | None = (), archived: Archived = lambda _run_id: ()) -> None:
+        self._started = None if started is None else set(started)
+        self._archived = archived
+        self._tallies: OrderedDict[str, Tally] = OrderedDict()
+        self.undecided: set[str] = set()
+        self.unstarted: set[str] = set()
+
+    def take(self, fact: Fact) -> Verdict:
+        """The verdict on the next fact in the log's order."""
+        tally = self._tallies.get(fact.run_id)
+        if tally is None:
+            tally = self._tallies[fact.run_id] = self._counted(fact)
+            if self._started is not None:
+                self._started.add(fact.run_id)
+        verdict = tally.take(fact)
+        if verdict is Verdict.UNDECIDED:
+            self.undecided.add(fact.run_id)
+        elif verdict is Verdict.NOT_STARTED:
+            self.unstarted.add(fact.run_id)
+        return verdict
+
+    def trim(self) -> None:
+        """Forget the runs that were seen longest ago; only when all that was taken is archived."""
+        while len(self._tallies) > REMEMBERED:
+            self._tallies.popitem(last=False)
+
+    def _counted(self, fact: Fact) -> Tally:
+        """The tally of a run that is not remembered, from its archived facts."""
+        tally = Tally(fact.run_id)
+        if fact.name == "run_started" and self._started is not None and fact.run_id not in self._started:
+            return tally
+        facts = self._archived(fact.run_id)
+        tally.undecided = facts is None
+        for each in facts or ():
+            tally.take(each)
+        return tally
+
+
+def archived_facts(folder: Path, entries: Sequence[FileEntry], run_id: str) -> list[Fact] | None:
+    """A run's facts in the files of an archive, in the order of the log; None where a file cannot be read."""
+    import pyarrow as pa  # noqa: PLC0415  readers need no Arrow, and importing it costs 0.1 s
+    import pyarrow.parquet as pq  # noqa: PLC0415  as above
+
+    columns = ["log_partition", "log_offset", "event_id", "incarnation", "sequence"]
+    found: list[tuple[int, int, Fact]] = []
+    for entry in entries:
+        special = ["log_raw"] if entry.table in SPECIAL else []
+        try:
+            path = folder / FILES / entry.name
+            rows = pq.read_table(path, columns=[*columns, *special], filters=[("run_id", "=", run_id)]).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            _log.warning("%s is damaged (%s): facts of run %s stay undecided", path, error, run_id)
+            return None
+        for row in rows:
+            body = body_of(entry.table, row["log_raw"]) if special else None
+            fact = Fact(run_id, entry.table, row["event_id"], row["incarnation"], row["sequence"], body)
+            found.append((row["log_partition"], row["log_offset"], fact))
+    return [fact for *_, fact in sorted(found, key=lambda each: each[:2])]
+
+
+def body_of(name: str, raw: bytes) -> Any:
+    """The body of an event, of today's schema."""
+    return getattr(envelope.parse(raw), name)
+
+
+Placed = tuple[str, int, int, Verdict]
+"""A run, a partition, an offset, and the verdict on the fact there."""
+
+
+def judged(rows: Iterable[tuple[Any, ...]]) -> Iterator[Placed]:
+    """The verdicts on facts that come ordered by run and then as on the log.
+
+    Rows have run id, partition, offset, body's name, event id, incarnation, sequence, and the bytes of `SPECIAL` facts.
+    """
+    tally = Tally("")
+    for run_id, partition, offset, name, event_id, incarnation, sequence, raw in rows:
+        if tally.run_id != run_id:
+            tally = Tally(run_id)
+        body = None if raw is None else body_of(name, raw)
+        verdict = tally.take(Fact(run_id, name, bytes(event_id), incarnation, sequence, body))
+        yield run_id, partition, offset, verdict
+
+
+def fact_rows(connection: Connection, sources: Iterable[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
+    """The facts in `sources` (body's name and SQL of the rows), as `verdicts.judged` takes them."""
+    columns = "run_id, log_partition, log_offset, log_body, event_id, incarnation, sequence"
+    parts = [
+        f"SELECT {columns}, {'log_raw' if table in SPECIAL else 'NULL::BLOB'} AS log_raw FROM {source}"  # noqa: S608  ours
+        for table, source in sources
+    ]
+    if not parts:
+        return
+    cursor = connection.cursor()
+    cursor.execute(f"{' UNION ALL '.join(parts)} ORDER BY run_id, log_partition, log_offset")
+    while rows := cursor.fetchmany(_BATCH):
+        yield from rows
+
+
+def keep_verdicts(connection: Connection, table: str, verdicts: Iterable[Placed]) -> Iterator[Placed]:
+    """Make the table of all `verdicts` but `ACCEPTED`, which most are; gives those that are kept."""
+    connection.execute(f"CREATE OR REPLACE TABLE {table} {VERDICT_COLUMNS}")
+    batch: list[Placed] = []
+    for placed in verdicts:
+        if placed[3] is not Verdict.ACCEPTED:
+            batch.append(placed)
+            yield placed
+        if len(batch) == _BATCH:
+            insert_verdicts(connection, table, batch)
+            batch = []
+    insert_verdicts(connection, table, batch)
+
+
+def insert_verdicts(connection: Connection, table: str, batch: list[Placed]) -> None:
+    """Put verdicts into their table."""
+    if batch:
+        connection.execute(
+            f"INSERT INTO {table} SELECT unnest($1::VARCHAR[]), unnest($2::INTEGER[]), unnest($3::BIGINT[]), "
+            "unnest($4::UTINYINT[])",
+            [list(column) for column in zip(*((*each[:3], int(each[3])) for each in batch), strict=True)],
+        )
+
+
+def with_verdicts(rows: str, verdicts: str, columns: Iterable[str], otherwise: str) -> str:
+    """SQL of `rows` with `columns`, `log_verdict` among them, out of the table `verdicts`."""
+    named = ", ".join(
+        f"coalesce(judged.verdict, {otherwise})::UTINYINT AS log_verdict" if name == "log_verdict" else f'fact."{name}"'
+        for name in columns
+    )
+    return (
+        f"SELECT {named} FROM {rows} AS fact LEFT JOIN {verdicts} AS judged "  # noqa: S608  names of ours
+        "ON judged.log_partition = fact.log_partition AND judged.log_offset = fact.log_offset"
+    )
+
+
+def columns_with_verdict(connection: Connection, table: str, shape: str, source: str) -> tuple[list[str], str]:
+    """The columns of files of a shape with the verdict among them, and their new shape: today's where they are today's.
+
+    `source` is SQL that reads such a file.
+    """
+    types: Mapping[str, str] = {row[0]: row[1] for row in connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+    today = list(duckdb_columns(table))
+    held = [name for name in types if name not in {"log_regular", "log_verdict"}]
+    if set(held) == set(today) - {"log_verdict"}:
+        return today, shape_of(table)
+    place = held.index("log_body") + 1
+    migrated = hashlib.sha256(f"{shape} {VERDICTS}".encode()).hexdigest()[:12]
+    return [*held[:place], "log_verdict", *held[place:]], migrated

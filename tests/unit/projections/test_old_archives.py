@@ -1,0 +1,105 @@
+"""An archive of an earlier Esper, whose facts have no verdicts, answers as that Esper did: as it lies, and migrated.
+
+`kept/archive_v1` was written by that Esper's archiver out of `kept/v1.jsonl`; `answers.json` is what it answered.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from esper.record.accept import Verdict
+from projections import archive_migrations, open_history, questions
+from projections.archive import Archive
+from projections.history import History
+from projections.verdicts import VERDICTS
+from tests.unit.projections.keep_log import KEPT, plain
+
+OLD = KEPT / "archive_v1"
+EVERY = "select log_topic, log_partition, log_offset, log_raw from log.every order by all"
+
+
+@pytest.fixture(scope="module")
+def told() -> dict:
+    """What it answered then."""
+    return json.loads((OLD / "answers.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy of the archive."""
+    return Path(shutil.copytree(OLD / "archive", tmp_path / "archive"))
+
+
+@pytest.fixture(params=["as it lies", "migrated"])
+def history(request, old: Path) -> Iterator[History]:
+    """The archive open, before and after its owner migrated it."""
+    if request.param == "migrated":
+        with Archive(old) as archive:
+            assert archive.manifest.migrations == (VERDICTS,)
+    with open_history(old) as found:
+        assert (VERDICTS in found.manifest.migrations) == (request.param == "migrated")
+        yield found
+
+
+def test_it_answers_the_twenty_questions_as_then(history, told):
+    parameters = {**told["parameters"], "event": bytes.fromhex(told["parameters"]["event"])}
+    answers = {name: rows(questions.ask(history, name, **parameters)) for name in questions.names()}
+
+    assert answers == told["questions"]
+
+
+def test_its_views_show_what_they_showed(history, told):
+    shown = {name: rows(history.execute(f"select * from {name} order by all")) for name in told["views"]}
+
+    assert {name: len(found) for name, found in shown.items() if found} == {
+        name: len(found) for name, found in told["views"].items() if found
+    }
+    assert shown == told["views"]
+
+
+def test_every_fact_gets_the_verdict_that_the_archiver_gives_today(old, tmp_path):
+    """Superseded and repeated facts are among them."""
+    with open_history(old) as history:
+        found = verdicts(history)
+        raw = history.execute(EVERY).fetchall()
+    with Archive(old) as archive:
+        assert archive.manifest.migrations == (VERDICTS,)
+        assert all((old / "files" / name).exists() for name in archive.manifest.retired)
+    with open_history(old) as history:
+        migrated = verdicts(history)
+        assert history.execute(EVERY).fetchall() == raw
+
+    assert found == migrated
+    assert {verdict for *_, verdict in found} >= {Verdict.ACCEPTED, Verdict.VOID}
+
+
+def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch):
+    before = (old / "manifest.json").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(archive_migrations.files, "sync_folder", fail)
+    with pytest.raises(OSError, match="full"):
+        Archive(old)
+    monkeypatch.undo()
+
+    assert (old / "manifest.json").read_bytes() == before
+    with Archive(old) as archive:
+        assert archive.orphans_removed > 0
+        assert archive.manifest.migrations == (VERDICTS,)
+
+
+def verdicts(history: History) -> list[tuple]:
+    query = "select log_partition, log_offset, log_verdict from log.facts order by all"
+    found: list[tuple] = history.execute(query).fetchall()
+    return found
+
+
+def rows(answer) -> list[list]:
+    return [[plain(value) for value in row] for row in answer.fetchall()]
