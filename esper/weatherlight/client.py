@@ -183,10 +183,7 @@ def _join(
             connection = endpoint.connect(request.data_dir)
             answer = _exchange(connection, request.message()) if connection is not None else None
             if connection is not None and answer is not None:
-                if "refused" in answer:
-                    connection.close()
-                    _reap(starter)
-                    raise InvalidInput(str(answer["refused"]))
+                _check_not_refused(answer, connection, starter)
                 return connection, Status.from_json(answer), starter
             if connection is not None:
                 connection.close()
@@ -198,6 +195,15 @@ def _join(
         raise
     log = endpoint.run_folder(request.data_dir) / LOG_NAME
     raise LogUnavailable(f"no supervisor of {request.data_dir} answers within {JOIN_S:.0f} s; see {log}")
+
+
+def _check_not_refused(
+    answer: Mapping[str, Any], connection: socket.socket, starter: subprocess.Popen[bytes] | None
+) -> None:
+    if "refused" in answer:
+        connection.close()
+        _reap(starter)
+        raise InvalidInput(str(answer["refused"]))
 
 
 def _give_up(data_dir: Path, starter: subprocess.Popen[bytes] | None) -> None:
