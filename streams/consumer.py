@@ -1,15 +1,22 @@
 """Reading the log: aiokafka's consumer, urgent or gathering, with fetches that wait long and hold up no busy partition.
 
-`docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons.
+`docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons. `ends_of` asks where the log ends.
+
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher
+from aiokafka.errors import KafkaError
+
+from contracts.topics import COMMANDS, PARTITIONS, RUNS, Topic
+from esper.errors import LogUnavailable
+from projections.manifest import Place
 
 LONG_WAIT_MS: Final = 1_000
 """How long a fetch waits at the broker for records: an idle client costs a request a second."""
@@ -21,6 +28,7 @@ URGENT_BYTES: Final = 1
 GATHERING_BYTES: Final = 2
 """`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the
 embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first (`broker.handlers.fetch`)."""
+TIMEOUT_S: Final = 10.0
 
 
 class PatientFetcher(fetcher.Fetcher):  # type: ignore[misc]
@@ -50,8 +58,25 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
             "consumer_timeout_ms": LOOK_AGAIN_MS,
             "enable_auto_commit": False,
         }
+        # aiokafka looks the class up in its module when a consumer starts, and offers no other way to set it.
+        aiokafka_consumer.Fetcher = PatientFetcher
         super().__init__(*topics, **{**settings, **ours})
 
 
-# The consumer looks the class up in its module and offers no other way to set it.
-aiokafka_consumer.Fetcher = PatientFetcher
+def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[Place, int]:
+    """The offsets of the next records of every partition of `topics`; raises LogUnavailable where no broker answers."""
+    try:
+        return asyncio.run(asyncio.wait_for(_ends(brokers, topics), TIMEOUT_S))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise LogUnavailable(f"no log answers at {brokers}: {str(error) or type(error).__name__}") from None
+
+
+async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:
+    consumer = LogConsumer(bootstrap_servers=brokers)
+    await consumer.start()
+    try:
+        places = [TopicPartition(topic.name, number) for topic in topics for number in range(PARTITIONS)]
+        ends = await consumer.end_offsets(places)
+    finally:
+        await consumer.stop()
+    return {(place.topic, place.partition): offset for place, offset in ends.items()}

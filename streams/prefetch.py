@@ -31,9 +31,8 @@ from esper.urza.library import Wanted
 from esper.urza.prefetch import refused_artifact
 from esper.urza.requests import KernelRequests
 from streams.consumer import LogConsumer
-from streams.deadletter import violation
 from streams.metrics import Metrics
-from streams.reader import record_of
+from streams.reader import record_of, violation
 from streams.records import Record, Refused, verified
 from streams.writer import LogWriter
 

@@ -2,7 +2,9 @@
 
 A record passes only with a good signature; a bad one is dropped, counted, and told of by a SecurityViolation. A handler
 that fails is tried three times, then the record goes to the dead-letter topic with the cause. A fold never gives up a
-fact: it stops following that run and says so (rulings 3 and 24).
+fact: it stops following that run and says so (rulings 3 and 24). The ids of what is said are derived from the record's
+place on the log, so that a redelivery, or a second consumer, says it once.
+
 """
 
 from __future__ import annotations
@@ -16,25 +18,88 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import COMMANDS, EMERGENCY, PARTITIONS, REPORTS, RUNS, TELEMETRY, Topic
+from contracts.leyline.v1 import event_pb2, leyline_pb2
+from contracts.topics import COMMANDS, DEADLETTER, EMERGENCY, PARTITIONS, REPORTS, RUNS, TELEMETRY, Topic
 from esper.errors import LogUnavailable
-from esper.leyline.envelope import Event
+from esper.leyline import ids
+from esper.leyline.envelope import MAX_EVENT_BYTES, Event, new_event
 from esper.leyline.signing import KeyRing
 from streams.consumer import LogConsumer
-from streams.deadletter import dead_letter, halted, violation
 from streams.metrics import Metrics
 from streams.producer import Publisher, unavailable
 from streams.records import Record, Refused, partition_of, signed_of, verified
 
+CAUSE_CHARACTERS: Final = 2_000
+RECORD_BYTES: Final = MAX_EVENT_BYTES - 8 * 1024
+"""A dead letter must itself fit into an event; the rest of a longer record can be read at the place it names."""
 ATTEMPTS: Final = 3
 RETRY_PAUSES_S: Final = (0.05, 0.2)
 LOG_PAUSE_S: Final = 1.0
 RUN_TOPICS: Final = (RUNS, COMMANDS, REPORTS, EMERGENCY, TELEMETRY)
 MALFORMED: Final = "malformed"
-
 Handler = Callable[[Event, Record], Awaitable[None]]
-
 logger = logging.getLogger(__name__)
+
+
+def violation(record: Record, refused: Refused, *, producer: str, run_id: str = "") -> Event:
+    """The event that says that a record's signature does not hold."""
+    return new_event(
+        event_pb2.SecurityViolation(
+            reason=refused.reason, topic=record.topic, detail=f"{record.place}: {refused.detail}"
+        ),
+        event_id=ids.derived_id(record.place.encode(), "oona.security"),
+        run_id=run_id,
+        producer=producer,
+        recorded_at_ns=time.time_ns(),
+        priority=leyline_pb2.MESSAGE_PRIORITY_CRITICAL,
+    )
+
+
+def dead_letter(record: Record, *, handler: str, cause: str, attempts: int, producer: str, run_id: str = "") -> Event:
+    """The event that gives a record up for one handler."""
+    assert record.topic != DEADLETTER.name
+    return new_event(
+        event_pb2.DeadLettered(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            attempts=attempts,
+            handler=handler,
+            cause=cause[:CAUSE_CHARACTERS],
+            record=record.signed.payload[:RECORD_BYTES],
+        ),
+        event_id=ids.derived_id(record.place.encode(), f"oona.deadletter.{handler}"),
+        run_id=run_id,
+        producer=producer,
+        recorded_at_ns=time.time_ns(),
+        priority=leyline_pb2.MESSAGE_PRIORITY_HIGH,
+    )
+
+
+def halted(record: Record, event: Event, *, handler: str, cause: str, attempts: int) -> Event:
+    """The event by which a fold says that it stopped at a fact of a run, which is never dead-lettered (ruling 3)."""
+    packet = leyline_pb2.TelemetryPacket(
+        packet_id=event.event_id.hex(),
+        source_subsystem=handler,
+        level=leyline_pb2.TELEMETRY_LEVEL_ERROR,
+        events=[
+            leyline_pb2.TelemetryEvent(
+                event_id="fold_halted",
+                description=f"{handler} stopped following the run at {record.place} after {attempts} attempts: "
+                f"{cause[:CAUSE_CHARACTERS]}",
+                level=leyline_pb2.TELEMETRY_LEVEL_ERROR,
+            )
+        ],
+    )
+    return new_event(
+        packet,
+        event_id=ids.derived_id(event.event_id, f"oona.halted.{handler}"),
+        run_id=event.run_id,
+        producer=handler,
+        recorded_at_ns=time.time_ns(),
+        causation_id=event.event_id,
+        priority=leyline_pb2.MESSAGE_PRIORITY_HIGH,
+    )
 
 
 class Intake:

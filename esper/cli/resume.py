@@ -22,8 +22,8 @@ from esper.tolaria.config import RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.beginning import Plan
 from projections.run_queries import EventReader, run_ids
+from streams.consumer import ends_of
 from streams.keys import load_key_ring
-from streams.positions import ends_of
 from streams.settings import Settings
 
 ARCHIVE_S: Final = 30.0

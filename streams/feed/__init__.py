@@ -2,8 +2,7 @@
 
 from streams.feed.batch import Batch
 from streams.feed.feed import EventFeed
-from streams.feed.ready import BLUEPRINTS, FIELD_REPORTS, SEEDS, SLOTS, STATE_PACKETS
-from streams.feed.schema import LONGEST, Field, Schema
+from streams.feed.schema import BLUEPRINTS, FIELD_REPORTS, LONGEST, SEEDS, SLOTS, STATE_PACKETS, Field, Schema
 
 __all__ = [
     "BLUEPRINTS",

@@ -1,4 +1,4 @@
-"""Rows out of the archive: of one lane, in the order of the log, whatever files they lie in by now."""
+"""Rows out of the archive: of one cursor, in the order of the log, whatever files they lie in by now."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from projections import manifest
 from projections.manifest import FILES, FileEntry, Manifest, Place
 from projections.repeats import repeats
 from projections.verify import damaged
-from streams.feed.lanes import Lane
+from streams.feed.cursor import PartitionCursor
 from streams.feed.selection import Selection, offsets_of
 
 HELD: Final = 256 * 2**20
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 class Archived:
-    """What the archive holds of some lanes. It is read as the manifest was at the last `refresh`."""
+    """What the archive holds of some cursors. It is read as the manifest was at the last `refresh`."""
 
-    def __init__(self, folder: Path, selections: Mapping[str, Selection], lanes: Sequence[Lane]) -> None:
+    def __init__(self, folder: Path, selections: Mapping[str, Selection], cursors: Sequence[PartitionCursor]) -> None:
         self._folder = folder
         self._selections = selections
-        self._lanes = lanes
+        self._cursors = cursors
         self._manifest = Manifest(generation=-1)
         self._files: dict[str, list[tuple[int, int, FileEntry]]] = {}
         self._skipped: dict[str, Any] = {}
@@ -43,13 +43,13 @@ class Archived:
         if newest.generation == self._manifest.generation:
             return False
         self._manifest = newest
-        bodies = {lane.body for lane in self._lanes}
+        bodies = {cursor.body for cursor in self._cursors}
         entries = [entry for entry in newest.files if entry.table in bodies]
         bad = set()
         for damage in damaged(self._folder, entries):
             _log.warning("%s", damage)
             bad.add(Path(damage.path).name)
-        self._files = {lane.name: _of(lane, entries, bad) for lane in self._lanes}
+        self._files = {cursor.name: _of(cursor, entries, bad) for cursor in self._cursors}
         self._skipped = {}
         return True
 
@@ -57,26 +57,26 @@ class Archived:
         """The offset up to which the archive holds a partition."""
         return int(self._manifest.next_offsets.get(place, 0))
 
-    def first_at(self, lane: Lane, timestamp_ms: int) -> int | None:
-        """The lane's first offset whose record has this time or a later one; None where the archive has none."""
+    def first_at(self, cursor: PartitionCursor, timestamp_ms: int) -> int | None:
+        """The cursor's first offset whose record has this time or a later one; None where the archive has none."""
         found = None
-        for _, _, entry in self._files.get(lane.name, ()):
+        for _, _, entry in self._files.get(cursor.name, ()):
             columns = ["log_partition", "log_offset", "log_timestamp_ms"]
             rows = pq.ParquetFile(self._path(entry)).read(columns=columns, use_threads=False)
             late = rows["log_timestamp_ms"].to_numpy() >= timestamp_ms
-            mine = rows.filter(late & (rows["log_partition"].to_numpy() == lane.partition))
+            mine = rows.filter(late & (rows["log_partition"].to_numpy() == cursor.partition))
             if mine.num_rows:
                 first = int(offsets_of(mine).min())
                 found = first if found is None else min(first, found)
         return found
 
-    def rows(self, lane: Lane, stop: int) -> pa.Table | None:
-        """The lane's rows from where it is up to `stop`, each event once; None where there are none."""
+    def rows(self, cursor: PartitionCursor, stop: int) -> pa.Table | None:
+        """The cursor's rows from where it is up to `stop`, each event once; None where there are none."""
         try:
-            parts = [part for part in self._parts(lane, stop) if part.num_rows]
+            parts = [part for part in self._parts(cursor, stop) if part.num_rows]
         except FileNotFoundError:  # merged meanwhile, and held too long
             self.refresh()
-            parts = [part for part in self._parts(lane, stop) if part.num_rows]
+            parts = [part for part in self._parts(cursor, stop) if part.num_rows]
         if not parts:
             return None
         rows = pa.concat_tables(parts)
@@ -84,7 +84,7 @@ class Archived:
         if len(parts) > 1 and (np.diff(offsets) < 0).any():
             order = np.argsort(offsets, kind="stable")
             rows, offsets = rows.take(order), offsets[order]
-        skipped = self._repeated(lane)
+        skipped = self._repeated(cursor)
         if len(skipped):
             first, last = np.searchsorted(skipped, (offsets[0], offsets[-1] + 1))
             if last > first:
@@ -95,15 +95,15 @@ class Archived:
         """Hold no rows any more; what is asked for is read again."""
         self._held.clear()
 
-    def _parts(self, lane: Lane, stop: int) -> list[pa.Table]:
+    def _parts(self, cursor: PartitionCursor, stop: int) -> list[pa.Table]:
         parts = []
-        for first, end, entry in self._files.get(lane.name, ()):
+        for first, end, entry in self._files.get(cursor.name, ()):
             if first >= stop:
                 break
-            if end > lane.read:
-                rows = self._of_file(entry).get(lane.partition)
+            if end > cursor.read:
+                rows = self._of_file(entry).get(cursor.partition)
                 if rows is not None:
-                    low, high = np.searchsorted(offsets_of(rows), (lane.read, stop))
+                    low, high = np.searchsorted(offsets_of(rows), (cursor.read, stop))
                     parts.append(rows.slice(low, high - low))
         return parts
 
@@ -115,33 +115,35 @@ class Archived:
             return found
         selection = self._selections[entry.table]
         read = pq.ParquetFile(self._path(entry)).read(columns=selection.stored, use_threads=False)
-        found = _split(selection.flat(read), {lane.partition for lane in self._lanes if lane.body == entry.table})
+        found = _split(
+            selection.flat(read), {cursor.partition for cursor in self._cursors if cursor.body == entry.table}
+        )
         self._held[entry.name] = found
         while len(self._held) > 1 and sum(_size(each) for each in self._held.values()) > HELD:
             self._held.popitem(last=False)
         return found
 
-    def _repeated(self, lane: Lane) -> Any:
-        """The offsets of the lane whose event came before, from where the pass began."""
-        if lane.name not in self._skipped:
-            mates = [each for each in self._lanes if each.body == lane.body]
+    def _repeated(self, cursor: PartitionCursor) -> Any:
+        """The offsets of the cursor whose event came before, from where the pass began."""
+        if cursor.name not in self._skipped:
+            mates = [each for each in self._cursors if each.body == cursor.body]
             entries = {entry.name: entry for each in mates for _, _, entry in self._files[each.name]}
             paths = [self._path(entry) for entry in entries.values()]
             found = repeats(paths, {each.partition: each.start for each in mates})
             for each in mates:
                 self._skipped[each.name] = np.array(found.get(each.partition, []), np.int64)
-        return self._skipped[lane.name]
+        return self._skipped[cursor.name]
 
     def _path(self, entry: FileEntry) -> Path:
         return self._folder / FILES / entry.name
 
 
-def _of(lane: Lane, entries: Sequence[FileEntry], bad: set[str]) -> list[tuple[int, int, FileEntry]]:
-    """The files that hold rows of the lane, by their first offset."""
+def _of(cursor: PartitionCursor, entries: Sequence[FileEntry], bad: set[str]) -> list[tuple[int, int, FileEntry]]:
+    """The files that hold rows of the cursor, by their first offset."""
     found = [
-        (*entry.offsets[lane.place], entry)
+        (*entry.offsets[cursor.place], entry)
         for entry in entries
-        if entry.table == lane.body and lane.place in entry.offsets and entry.name not in bad
+        if entry.table == cursor.body and cursor.place in entry.offsets and entry.name not in bad
     ]
     return sorted(found, key=lambda each: each[:2])
 

@@ -11,8 +11,8 @@ from torch.utils.data import IterableDataset
 from contracts.topics import BY_BODY, PARTITIONS
 from esper.errors import InvalidInput
 from streams.feed.batch import Batch
-from streams.feed.lanes import rank_now, shard_of
-from streams.feed.passes import End, Pass, Start
+from streams.feed.cursor import rank_now, shard_of
+from streams.feed.epoch_reader import End, EpochReader, Start
 from streams.feed.schema import Schema
 from streams.feed.selection import Selection, Tasks
 from streams.feed.source import Source
@@ -69,7 +69,7 @@ class EventFeed(IterableDataset[Batch]):
         self._epoch = 0
         self._rank = rank_now()
         self._loaded: dict[str, Any] | None = None
-        self._pass: Pass | None = None
+        self._pass: EpochReader | None = None
         self._check(len(schemas))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -79,8 +79,8 @@ class EventFeed(IterableDataset[Batch]):
         tasks = None if self.tasks is None else Tasks(self.data_dir / "archive", self.tasks)
         selections = {body: Selection(schema, self.runs, tasks) for body, schema in self.schemas.items()}
         shard = shard_of(*self._ranks())
-        lanes = shard.lanes(self.schemas)
-        self._pass = Pass(self.schemas, Source(self.data_dir, self.brokers, selections, lanes), lanes, shard)
+        cursors = shard.cursors(self.schemas)
+        self._pass = EpochReader(self.schemas, Source(self.data_dir, self.brokers, selections, cursors), cursors, shard)
         self._pass.begin(self.start, self.end, loaded)
         batches = self._pass.batches(self.batch_size)
         next(batches)  # from here on it disconnects from the log when it is dropped

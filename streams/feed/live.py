@@ -15,7 +15,7 @@ from esper.leyline.signing import KeyRing
 from projections.columns import BODIES, LOG_COLUMNS, column_name
 from projections.manifest import Place
 from projections.narrow import Narrow, lawful
-from streams.feed.lanes import Lane
+from streams.feed.cursor import PartitionCursor
 from streams.feed.selection import Selection
 
 REMEMBERED: Final = 65_536
@@ -55,18 +55,20 @@ class Seen:
 class Live:
     """Makes flat rows of the record batches of one partition, from offset `begin` on; `until` says how far it is."""
 
-    def __init__(self, lanes: Sequence[Lane], selections: Mapping[str, Selection], ring: KeyRing, begin: int) -> None:
+    def __init__(
+        self, cursors: Sequence[PartitionCursor], selections: Mapping[str, Selection], ring: KeyRing, begin: int
+    ) -> None:
         self.until = begin
         self.refused = 0
-        self._lanes = {lane.body: lane for lane in lanes}
+        self._cursors = {cursor.body: cursor for cursor in cursors}
         self._selections = selections
         self._ring = ring
-        self._place: Place = lanes[0].place
-        mine = {body: selections[body] for body in self._lanes}
+        self._place: Place = cursors[0].place
+        mine = {body: selections[body] for body in self._cursors}
         envelope = {name for selection in mine.values() for name in selection.envelope}
         self._narrow = Narrow({body: selection.body_fields for body, selection in mine.items()}, envelope)
         self._seen = Seen()
-        self._waiting: dict[str, list[pa.Table]] = {body: [] for body in self._lanes}
+        self._waiting: dict[str, list[pa.Table]] = {body: [] for body in self._cursors}
 
     def put(self, batches: Sequence[Any], until: int) -> None:
         """Take in the record batches up to offset `until`; `take` gives what is in them."""
@@ -84,13 +86,13 @@ class Live:
                 gc.enable()
         self.until = until
 
-    def take(self, lane: Lane, stop: int) -> pa.Table | None:
-        """The lane's rows that wait, up to offset `stop`."""
+    def take(self, cursor: PartitionCursor, stop: int) -> pa.Table | None:
+        """The cursor's rows that wait, up to offset `stop`."""
         taken: list[pa.Table] = []
-        waiting = self._waiting[lane.body]
+        waiting = self._waiting[cursor.body]
         while waiting:
             offsets = waiting[0].column("log_offset").to_numpy()
-            low, high = np.searchsorted(offsets, (lane.read, stop))
+            low, high = np.searchsorted(offsets, (cursor.read, stop))
             taken.append(waiting[0].slice(low, high - low))
             if high < len(offsets):
                 waiting[0] = waiting[0].slice(high)
@@ -115,7 +117,7 @@ class Live:
             kept[place] = False
         if not kept.all():
             self._refuse(offsets[~kept])
-        for body in self._lanes:
+        for body in self._cursors:
             self._rows(body, records, columns, offsets, kept)
 
     def _name_missing(self, offsets: Any) -> None:
@@ -128,14 +130,14 @@ class Live:
 
     def _rows(self, body: str, records: list[Any], columns: pa.RecordBatch, offsets: Any, kept: _Mask) -> None:
         """Put the flat rows of one body type among those that wait."""
-        lane = self._lanes[body]
-        there = columns.column(body).is_valid().to_numpy(zero_copy_only=False) & kept & (offsets >= lane.start)
+        cursor = self._cursors[body]
+        there = columns.column(body).is_valid().to_numpy(zero_copy_only=False) & kept & (offsets >= cursor.start)
         places = np.flatnonzero(there)
         if not len(places):
             return
         everything = len(places) == len(offsets)
         ids = columns.column("event_id") if everything else columns.column("event_id").take(pa.array(places))
-        fresh = np.fromiter(self._seen.fresh(ids.to_pylist()), np.bool_, len(places)) & (offsets[places] >= lane.read)
+        fresh = np.fromiter(self._seen.fresh(ids.to_pylist()), np.bool_, len(places)) & (offsets[places] >= cursor.read)
         if not fresh.all():
             places = places[fresh]
         if len(places):

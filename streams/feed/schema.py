@@ -13,6 +13,8 @@ list with `pad=p`                `name`: (n, p), `name.mask`: (n, p)           o
 float stays float32, double float64, bool bool; all other numbers are int64, times microseconds since 1970. What an
 event lacks is NaN, 0 or false. The items of event i are `values[offsets[i]:offsets[i + 1]]`; with `pad`, items beyond
 the p-th are left out, p = `LONGEST` takes the longest list of the batch, and `mask` is true where there is an item.
+`FIELD_REPORTS` and `STATE_PACKETS` are what a job usually wants of these.
+
 """
 
 from __future__ import annotations
@@ -25,9 +27,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from esper.errors import InvalidInput
-from streams.feed.paths import Column, column
+from streams.feed.columns import Column, column
 
 LONGEST: Final = 0
+_SIGNS: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+    "in": lambda array, values: pc.and_(pc.is_valid(array), pc.is_in(array, value_set=pa.array(values, array.type))),
+    "not in": lambda array, values: pc.and_(
+        pc.is_valid(array), pc.invert(pc.is_in(array, value_set=pa.array(values, array.type)))
+    ),
+}
+SLOTS: Final = 8
+"""Seeds of a state packet that `STATE_PACKETS` has room for."""
+BLUEPRINTS: Final = tuple(f"BP{number:03d}" for number in range(1, 51))
+"""Blueprint ids in the order of the catalogue: code 9 is BP009."""
+SEEDS: Final = tuple(f"s{number}" for number in range(1, 65))
+"""Seed ids in site order: code 1 is s1."""
+_ID: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +68,6 @@ class Field:
     def key(self) -> str:
         """What the batch calls it."""
         return self.name or self.path
-
-
-_SIGNS: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "==": pc.equal,
-    "!=": pc.not_equal,
-    "<": pc.less,
-    "<=": pc.less_equal,
-    ">": pc.greater,
-    ">=": pc.greater_equal,
-    "in": lambda array, values: pc.and_(pc.is_valid(array), pc.is_in(array, value_set=pa.array(values, array.type))),
-    "not in": lambda array, values: pc.and_(
-        pc.is_valid(array), pc.invert(pc.is_in(array, value_set=pa.array(values, array.type)))
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +128,48 @@ def _check(field: Field, found: Column) -> None:
         raise InvalidInput(f"{field.path} is no bytes, so it has no width")
     if field.pad is not None and (not listed or field.pad < 0):
         raise InvalidInput(f"{field.path}: pad is for lists and at least 1, or LONGEST")
+
+
+FIELD_REPORTS: Final = Schema(
+    "field_report",
+    [
+        Field("event_id", width=_ID),
+        Field("outcome"),
+        Field("observation_window_epochs", "window_epochs"),
+        Field("metrics[loss_delta_total]", "loss_delta"),
+        Field("metrics[loss_delta_min]", "loss_delta_min"),
+        Field("metrics[loss_delta_max]", "loss_delta_max"),
+        Field("metrics[avg_hook_latency_ms]", "hook_ms"),
+        Field("seed_id", "seed", among=SEEDS),
+        Field("blueprint_id", "blueprint", among=BLUEPRINTS),
+    ],
+)
+"""Outcome 1 success, 2 neutral, 3 regression, 4 aborted; deltas are new minus old probe loss."""
+
+
+STATE_PACKETS: Final = Schema(
+    "epoch_completed",
+    [
+        Field("event_id", width=_ID),
+        Field("epoch"),
+        Field("epochs_total"),
+        Field("state.validation_accuracy", "accuracy"),
+        Field("state.validation_loss", "loss"),
+        Field("state.training_loss", "training_loss"),
+        Field("probe_loss_stderr", "loss_stderr"),
+        Field("params"),
+        Field("params_host"),
+        Field("params_budget"),
+        Field("epochs_since_structural_change", "settled_epochs"),
+        Field("probe_loss_history", "loss_history"),
+        Field("seeds.stage", "seed.stage", pad=SLOTS),
+        Field("seeds.stage_age_epochs", "seed.age", pad=SLOTS),
+        Field("seeds.alpha", "seed.alpha", pad=SLOTS),
+        Field("seeds.parameters", "seed.parameters", pad=SLOTS),
+        Field("seeds.gradient_norm", "seed.gradient_norm", pad=SLOTS),
+        Field("seeds.contribution", "seed.contribution", pad=SLOTS),
+        Field("evidence.gradient_norm", "site.gradient_norm", pad=SLOTS),
+        Field("evidence.descent", "site.descent", pad=SLOTS),
+    ],
+)
+"""One row per completed epoch: the network as a whole, then its seeds (padded to eight) and its sites."""

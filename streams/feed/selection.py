@@ -18,7 +18,7 @@ from projections.columns import LOG_COLUMNS
 from projections.manifest import FILES
 from projections.verify import damaged
 from streams.feed.batch import coded
-from streams.feed.paths import Column, column
+from streams.feed.columns import Column, column
 from streams.feed.schema import Schema
 
 PLACE: Final = ("log_partition", "log_offset")

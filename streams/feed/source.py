@@ -1,7 +1,7 @@
 """Archive and log as one source of rows: what is archived comes from there, the rest from the log, by offset.
 
 The log may go away and come back, be restarted on another port, or have deleted what only the archive still has: then
-it is connected anew, from where the lanes are. An event is read once, because a lane's place is an offset of the log.
+it is connected anew, from where the cursors are. An event is read once, because a cursor is an offset of the log.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from esper.errors import InvalidInput, LogUnavailable
 from projections.manifest import Place
 from streams.broker.launch import announced_address
 from streams.feed.archived import Archived
-from streams.feed.fetching import EARLIEST, LATEST, LogReader, OutOfRange
-from streams.feed.lanes import Lane
+from streams.feed.cursor import PartitionCursor
 from streams.feed.live import REMEMBERED, Live
+from streams.feed.log_reader import EARLIEST, LATEST, LogReader, OutOfRange
 from streams.feed.selection import Selection
 from streams.keys import load_key_ring
 from streams.settings import Settings
@@ -30,21 +30,25 @@ _log = logging.getLogger(__name__)
 
 
 class Source:
-    """The rows of `lanes`. `brokers` is the log's address, None for the embedded one of the data folder."""
+    """The rows of `cursors`. `brokers` is the log's address, None for the embedded one of the data folder."""
 
     def __init__(
-        self, data_dir: Path, brokers: str | None, selections: Mapping[str, Selection], lanes: Sequence[Lane]
+        self,
+        data_dir: Path,
+        brokers: str | None,
+        selections: Mapping[str, Selection],
+        cursors: Sequence[PartitionCursor],
     ) -> None:
         self._data_dir = data_dir
         self._brokers = brokers
         self._selections = selections
-        self._lanes: dict[Place, list[Lane]] = {}
-        for lane in lanes:
-            self._lanes.setdefault(lane.place, []).append(lane)
+        self._cursors: dict[Place, list[PartitionCursor]] = {}
+        for cursor in cursors:
+            self._cursors.setdefault(cursor.place, []).append(cursor)
         self._live: dict[Place, Live] = {}
         self._reader: LogReader | None = None
         self.refused = 0
-        self.archive = Archived(data_dir / "archive", selections, lanes)
+        self.archive = Archived(data_dir / "archive", selections, cursors)
         self.archive.refresh()
 
     def close(self) -> None:
@@ -58,19 +62,19 @@ class Source:
     def offsets(self, at: int) -> dict[Place, int]:
         """The log's offsets of all places at a time (`LogReader.offsets`); raises LogUnavailable."""
         with self._connected() as reader:
-            return reader.offsets(list(self._lanes), at)
+            return reader.offsets(list(self._cursors), at)
 
-    def limit(self, lane: Lane) -> int:
-        """Up to which offset the lane can be read at once."""
-        archived = self.archive.end(lane.place)
-        live = self._live.get(lane.place)
-        return archived if live is None or lane.read < archived else live.until
+    def limit(self, cursor: PartitionCursor) -> int:
+        """Up to which offset the cursor can be read at once."""
+        archived = self.archive.end(cursor.place)
+        live = self._live.get(cursor.place)
+        return archived if live is None or cursor.read < archived else live.until
 
-    def rows(self, lane: Lane, stop: int) -> pa.Table | None:
-        """The lane's rows up to `stop`, which is not beyond the limit; None where there are none."""
-        if lane.read < self.archive.end(lane.place):
-            return self.archive.rows(lane, stop)
-        return self._live[lane.place].take(lane, stop)
+    def rows(self, cursor: PartitionCursor, stop: int) -> pa.Table | None:
+        """The cursor's rows up to `stop`, which is not beyond the limit; None where there are none."""
+        if cursor.read < self.archive.end(cursor.place):
+            return self.archive.rows(cursor, stop)
+        return self._live[cursor.place].take(cursor, stop)
 
     def more(self, places: Collection[Place]) -> None:
         """Let the log give more of `places`, or wait a moment. Raises LogUnavailable while it does not answer."""
@@ -97,22 +101,22 @@ class Source:
             )
         reader = LogReader(where)
         try:
-            reader.connect({place[0] for place in self._lanes})
+            reader.connect({place[0] for place in self._cursors})
         except BaseException:
             reader.close()
             raise
         return reader
 
     def _open(self) -> None:
-        """Read the log from where the lanes are, and somewhat earlier to know again what comes twice."""
+        """Read the log from where the cursors are, and somewhat earlier to know again what comes twice."""
         self.archive.release()
         reader = self._connected()
         try:
             ring = load_key_ring(Settings.load(data=self._data_dir), reader.brokers)
-            begins, ends = reader.offsets(list(self._lanes), EARLIEST), reader.offsets(list(self._lanes), LATEST)
-            for place, lanes in self._lanes.items():
+            begins, ends = reader.offsets(list(self._cursors), EARLIEST), reader.offsets(list(self._cursors), LATEST)
+            for place, cursors in self._cursors.items():
                 begin = self._begin(place, begins[place], ends[place], reader.brokers)
-                self._live[place] = Live(lanes, self._selections, ring, begin)
+                self._live[place] = Live(cursors, self._selections, ring, begin)
                 reader.seek(place, begin)
         except BaseException:
             self._live = {}
@@ -122,8 +126,8 @@ class Source:
 
     def _begin(self, place: Place, first: int, end: int, brokers: str) -> int:
         """From which offset the log, which holds `[first, end)` of a partition, must be read."""
-        lanes, archived = self._lanes[place], self.archive.end(place)
-        wanted = min(max(lane.read, archived) for lane in lanes)
+        cursors, archived = self._cursors[place], self.archive.end(place)
+        wanted = min(max(cursor.read, archived) for cursor in cursors)
         name = f"{place[0]}/{place[1]}"
         if wanted > end:
             raise InvalidInput(
@@ -135,4 +139,4 @@ class Source:
                 "%s: neither the archive nor the log holds offsets %d to %d; the feed goes on behind them",
                 *(name, wanted, first - 1),
             )
-        return max(first, wanted - REMEMBERED, min(wanted, *(lane.start for lane in lanes)))
+        return max(first, wanted - REMEMBERED, min(wanted, *(cursor.start for cursor in cursors)))

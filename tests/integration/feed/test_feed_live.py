@@ -18,7 +18,7 @@ from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.signing import KeyRing
 from projections.records import StoredRecord
 from streams.feed import EventFeed, Field, Schema
-from streams.feed.fetching import LogReader
+from streams.feed.log_reader import LogReader
 
 
 def rows_of(batches, count):
@@ -38,7 +38,7 @@ def both(desk):
 
 @pytest.mark.parametrize("archived", [0, 170, 450])
 def test_the_seam_between_archive_and_log_is_nowhere(desk, events, archived, monkeypatch):
-    monkeypatch.setattr("streams.feed.lanes.BLOCK", 10)
+    monkeypatch.setattr("streams.feed.cursor.BLOCK", 10)
     records = desk.place(events)
     desk.publish(records)
     if archived:
@@ -52,7 +52,7 @@ def test_the_seam_between_archive_and_log_is_nowhere(desk, events, archived, mon
 
 
 def test_a_pass_over_archive_and_log_goes_on_behind_any_batch(desk, events, monkeypatch):
-    monkeypatch.setattr("streams.feed.lanes.BLOCK", 25)
+    monkeypatch.setattr("streams.feed.cursor.BLOCK", 25)
     records = desk.place(events)
     desk.publish(records)
     desk.archive(records[:200])
@@ -265,7 +265,7 @@ def test_a_pass_up_to_now_needs_a_log_that_answers(desk):
 
 
 def test_a_slow_job_makes_fetching_stop(desk, packets, monkeypatch):
-    monkeypatch.setattr("streams.feed.fetching.FETCH_BYTES", 8_192)
+    monkeypatch.setattr("streams.feed.log_reader.FETCH_BYTES", 8_192)
     value = os.urandom(4_000)
     place = ("esper.runs", 0)
     desk.publish([StoredRecord(*place, number, 1, b"", value, ()) for number in range(200)])

@@ -63,7 +63,7 @@ def data_dir(made, tmp_path_factory) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch) -> None:
     """Many turns where there would be one, so that their order shows."""
-    monkeypatch.setattr("streams.feed.lanes.BLOCK", 97)
+    monkeypatch.setattr("streams.feed.cursor.BLOCK", 97)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def test_batches_are_full_but_for_the_last(feed, made, events_of):
 
 
 def test_the_order_is_that_of_the_offsets_whatever_was_merged(few, tmp_path, ids, monkeypatch, fill, merge):
-    monkeypatch.setattr("streams.feed.lanes.BLOCK", 10)
+    monkeypatch.setattr("streams.feed.cursor.BLOCK", 10)
     fill(tmp_path / "archive", few, flush=40)
     before = ids(EventFeed(tmp_path, PACKETS))
     files = len(manifest.load(tmp_path / "archive").of("epoch_completed"))

@@ -18,7 +18,7 @@ from projections.records import batches_of
 from projections.testing import LogOfRecords
 from streams.feed import LONGEST, Field, Schema
 from streams.feed.batch import decode
-from streams.feed.lanes import Lane
+from streams.feed.cursor import PartitionCursor
 from streams.feed.live import Live
 from streams.feed.selection import Selection
 
@@ -97,7 +97,7 @@ def by_the_log(events):
     placed = LogOfRecords().place(events)
     columns = Narrow({SCHEMA.body: selection.body_fields}, selection.envelope).columns([each.value for each in placed])
     assert lawful(columns).all()
-    live = Live([Lane(SCHEMA.body, placed[0].partition)], {SCHEMA.body: selection}, None, 0)
+    live = Live([PartitionCursor(SCHEMA.body, placed[0].partition)], {SCHEMA.body: selection}, None, 0)
     table = live._table(SCHEMA.body, placed, columns, np.array([each.offset for each in placed]))
     return selection.flat(table)
 

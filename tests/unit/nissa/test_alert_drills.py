@@ -16,8 +16,10 @@ from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tezzeret import events
 from esper.tezzeret.jobs import Place, evolve, request
 from esper.tolaria.config import RunConfig
+from esper.tolaria.outside import Outside
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
 from streams.trainer_log import queue_summary
 
 MINUTE_NS = 60 * 10**9
@@ -74,16 +76,8 @@ def trained(folder, answers_ms, *, policy="heuristic", germinate_after=None):
             log.send(signed(seed_command("run", SEED_OPERATION_GERMINATE, "s1", "BP009", clock=clock.clock)))
         return False
 
-    train(
-        RunConfig(task="tiny", policy=policy, decision_timeout_s=None),
-        task,
-        log,
-        clock=clock.clock,
-        objects=objects,
-        verifier=CommandVerifier(KEYS),
-        run_id="run",
-        should_stop=watch,
-    )
+    outside = Outside(log, clock.clock, objects, CommandVerifier(KEYS), should_stop=watch)
+    train(RunConfig(task="tiny", policy=policy, decision_timeout_s=None), task, LiveWorld(outside), run_id="run")
     return log.events
 
 

@@ -10,8 +10,8 @@ from contracts.leyline.v1.leyline_pb2 import AdaptationCommand
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing, Signed
-from streams.answers import Answers
 from streams.records import outgoing
+from streams.trainer_log import Answers
 
 RING = KeyRing((b"k" * 32,))
 PACKET = ids.uuid7(1, bytes(10))

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from streams.backlog import Backlog, Entry, Lane, lane_of
 from streams.records import Outgoing
+from streams.writer import Backlog, Entry, Lane, lane_of
 
 
 def entry(lane, name=b"x"):

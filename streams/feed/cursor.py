@@ -1,6 +1,6 @@
-"""Lanes: what a shard reads, and how far it is. A lane is one body type on one partition of its topic.
+"""How far a reader is: a `PartitionCursor` for each body type on each partition that the reader has.
 
-The state of a feed is the next offset of every lane, and where the pass began and ends. Offsets are the log's own,
+The state of a feed is the next offset of every cursor, and where the pass began and ends. Offsets are the log's own,
 which the archive keeps, so it does not matter which of the two a row comes from.
 """
 
@@ -19,14 +19,14 @@ from esper.errors import InvalidInput
 from projections.manifest import Place
 
 BLOCK: Final = 32_768
-"""Offsets that a lane reads before it is another one's turn: a grid that no merge of files moves."""
+"""Offsets that a cursor reads before it is another one's turn: a grid that no merge of files moves."""
 VERSION: Final = 1
-
+"""Of the state, in which a cursor is still called a lane, so that states that jobs keep can be read."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Lane:
+class PartitionCursor:
     """One body type on one partition: the pass reads `[start, end)` of it; without an `end` it follows.
 
     All before `next` was handed to the job, which is what a state keeps; all before `read` was read.
@@ -46,7 +46,7 @@ class Lane:
 
     @property
     def turn(self) -> tuple[int, str, int]:
-        """Which lane comes first: the lowest block, so that the order depends on offsets alone."""
+        """Which cursor comes first: the lowest block, so that the order depends on offsets alone."""
         return (self.read // BLOCK, self.body, self.partition)
 
     @property
@@ -68,10 +68,10 @@ class Shard:
     number: int
     count: int
 
-    def lanes(self, bodies: Iterable[str]) -> list[Lane]:
-        """The lanes that are this reader's: a partition of every topic belongs to one reader, so a run does too."""
+    def cursors(self, bodies: Iterable[str]) -> list[PartitionCursor]:
+        """The cursors that are this reader's: a partition of every topic belongs to one reader, so a run does too."""
         mine = [partition for partition in range(PARTITIONS) if partition % self.count == self.number]
-        return [Lane(body, partition) for body in sorted(bodies) for partition in mine]
+        return [PartitionCursor(body, partition) for body in sorted(bodies) for partition in mine]
 
 
 def shard_of(rank: int, ranks: int) -> Shard:
@@ -97,19 +97,19 @@ def rank_now() -> tuple[int, int]:
     return 0, 1
 
 
-def to_state(lanes: Iterable[Lane], shard: Shard, epoch: int) -> dict[str, Any]:
+def to_state(cursors: Iterable[PartitionCursor], shard: Shard, epoch: int) -> dict[str, Any]:
     """The state of a pass, of plain numbers and texts."""
     return {
         "version": VERSION,
         "epoch": epoch,
         "shard": shard.number,
         "shards": shard.count,
-        "lanes": {lane.name: {"start": lane.start, "next": lane.next, "end": lane.end} for lane in lanes},
+        "lanes": {cursor.name: {"start": cursor.start, "next": cursor.next, "end": cursor.end} for cursor in cursors},
     }
 
 
-def restore(lanes: Iterable[Lane], shard: Shard, state: Mapping[str, Any]) -> None:
-    """Set `lanes` to where `state` says; raises InvalidInput for the state of another feed or another shard."""
+def restore(cursors: Iterable[PartitionCursor], shard: Shard, state: Mapping[str, Any]) -> None:
+    """Set `cursors` to where `state` says; raises InvalidInput for the state of another feed or another shard."""
     if state.get("version") != VERSION:
         raise InvalidInput(f"the feed's state has version {state.get('version')!r}; this Esper reads {VERSION}")
     if (state["shard"], state["shards"]) != (shard.number, shard.count):
@@ -117,13 +117,13 @@ def restore(lanes: Iterable[Lane], shard: Shard, state: Mapping[str, Any]) -> No
             f"the feed's state is of reader {state['shard'] + 1} of {state['shards']} and this is reader "
             f"{shard.number + 1} of {shard.count}: go on with as many ranks and workers as before"
         )
-    names = {lane.name for lane in lanes}
+    names = {cursor.name for cursor in cursors}
     if names != set(state["lanes"]):
         raise InvalidInput(
             f"the feed's state is of other event types ({', '.join(sorted(state['lanes'])) or 'none'}): "
             "give the feed the schemas that it had, or start without the state"
         )
-    for lane in lanes:
-        kept = state["lanes"][lane.name]
-        lane.start, lane.next, lane.end = kept["start"], kept["next"], kept["end"]
-        lane.read = lane.next
+    for cursor in cursors:
+        kept = state["lanes"][cursor.name]
+        cursor.start, cursor.next, cursor.end = kept["start"], kept["next"], kept["end"]
+        cursor.read = cursor.next
