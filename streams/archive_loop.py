@@ -57,7 +57,7 @@ class Buffer:
             self.batches.append(batch)
 
 
-class Pump:
+class ArchiveLoop:
     """Moves records from a consumer to an archive until `stop` is set. The consumer reads in batches (`bulk`)."""
 
     def __init__(self, archive: Archive, consumer: AIOKafkaConsumer, metrics: Metrics, stop: asyncio.Event) -> None:
