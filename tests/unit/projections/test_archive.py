@@ -13,9 +13,8 @@ from contracts.topics import PARTITIONS
 from esper.errors import CorruptState, InvalidInput
 from projections import manifest, open_history
 from projections.archive import KEEP_REPLACED_S, Archive
-from projections.lineage import facts
+from projections.lineage import facts, stored_records
 from projections.manifest import Gap, covered
-from projections.restore import stored_records
 
 
 def rows(archive: Path) -> list[tuple[int, int]]:
