@@ -1,7 +1,4 @@
-"""What is asked of a history about blueprints, by name: approvals, stored versions, outcomes, and one's whole life.
-
-What the archive knows about blueprints, as rows: approvals in their order, the newest sheets, and outcomes.
-"""
+"""What is asked of a history about blueprints: approvals, data sheets, stored versions, outcomes, and a whole life."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.leyline_pb2 import HandlingClass, HazardBand
 from contracts.topics import BLUEPRINTS
-from projections.history import History
 from projections.run_queries import rows
 from projections.views import read_sql
 

@@ -9,7 +9,8 @@ import pytest
 
 from projections import open_history
 from projections.archive import Archive
-from projections.pictures import Bar, Lane, Mark, Series, Stay, charts, of_run, swimlane
+from projections.pictures import of_run
+from projections.pictures.charts import Bar, Lane, Mark, Series, Stay, bars, lines, swimlane
 from projections.pictures.svg import ticks
 from projections.testing import LogOfRecords, Trainers
 
@@ -20,7 +21,7 @@ def drawn(picture):
 
 
 def test_curves_go_where_their_figures_say():
-    picture = charts([Series("a", [(0, 0.0), (10, 1.0)]), Series("b", [(0, None), (10, float("nan"))])], title="T")
+    picture = lines([Series("a", [(0, 0.0), (10, 1.0)]), Series("b", [(0, None), (10, float("nan"))])], title="T")
     (path, _) = drawn(picture).iter("{http://www.w3.org/2000/svg}path")
     (x0, y0, x1, y1) = map(float, re.findall(r"[\d.]+", path.get("d")))
 
@@ -30,13 +31,13 @@ def test_curves_go_where_their_figures_say():
 
 
 def test_a_gap_in_a_curve_stays_one():
-    picture = charts([Series("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.5), (4, 1.0)])], title="T")
+    picture = lines([Series("a", [(0, 1.0), (1, 2.0), (2, None), (3, 1.5), (4, 1.0)])], title="T")
 
     assert picture.svg.count("M") == 2
 
 
 def test_nothing_measured_is_said():
-    assert "nothing was measured" in charts([Series("a", [])], title="T", marks=[Mark(1, "x")]).svg
+    assert "nothing was measured" in lines([Series("a", [])], title="T", marks=[Mark(1, "x")]).svg
 
 
 def test_a_lane_ends_where_its_run_has_come(tmp_path):
@@ -72,7 +73,7 @@ def test_lanes_are_as_long_as_the_stays():
 
 
 def test_bars_lie_on_their_side_of_zero():
-    picture = charts([Bar("up", 2.0, 1.0, 3.0, "n 3"), Bar("down", -1.0)], title="T", x_name="x")
+    picture = bars([Bar("up", 2.0, 1.0, 3.0, "n 3"), Bar("down", -1.0)], title="T", x_name="x")
     up, down = (float(each.get("width")) for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect"))
 
     assert up == pytest.approx(2 * down, abs=0.1)
