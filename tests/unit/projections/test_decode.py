@@ -17,7 +17,7 @@ from esper.leyline.envelope import VERSIONED
 from esper.leyline.signing import KeyRing
 from projections import columns, decode, decode_python, parquet, split
 from projections.records import batches_of
-from projections.twin import Parts
+from projections.wire_schema import Parts
 
 BODIES = sorted(columns.BODIES)
 
