@@ -38,6 +38,6 @@ def open_history(archive: Path | str, progress: Callable[[int, int], None] = lam
 
 def open_sample() -> History:
     """The small history that Esper carries: a few runs to try a question on."""
-    from projections.sample import sample  # noqa: PLC0415
+    from projections.questions import sample  # noqa: PLC0415
 
     return sample()

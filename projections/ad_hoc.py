@@ -28,10 +28,10 @@ _READING: Final = frozenset(
 )
 
 
-def check_reads(history: History, query: str) -> None:
+def check_reads(query: str) -> None:
     """Raise InvalidInput where `query` is not one statement that reads: a history is not changed by asking it."""
     with wrong_query():
-        statements = history.connection.extract_statements(query)
+        statements = duckdb.extract_statements(query)
     if len(statements) != 1:
         raise InvalidInput(f'the query has {len(statements)} statements; ask one, such as `esper sql "from runs"`')
     if statements[0].type not in _READING:
@@ -68,12 +68,12 @@ def wrong_query() -> Iterator[None]:
 
 def cancel(history: History) -> None:
     """End the query that another thread waits for; DuckDB raises an error there."""
-    history.connection.interrupt()
+    history.interrupt()
 
 
 def draw_no_progress(history: History) -> None:
     """Keep DuckDB from drawing a bar into stdout after two seconds. A notebook refuses the setting."""
-    history.connection.execute("SET enable_progress_bar = false")
+    history.execute("SET enable_progress_bar = false")
 
 
 def relations(history: History) -> list[Relation]:
@@ -97,4 +97,4 @@ def functions(history: History) -> list[str]:
 
 
 def _names(history: History, query: str) -> list[str]:
-    return sorted({name for (name,) in history.connection.cursor().execute(query).fetchall()})
+    return sorted({name for (name,) in history.cursor(query).fetchall()})

@@ -1,17 +1,22 @@
-"""What is asked of a history about blueprints, by name: approvals, stored versions, outcomes, and one's whole life."""
+"""What is asked of a history about blueprints: approvals, data sheets, stored versions, outcomes, and a whole life."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from contracts.leyline.v1.leyline_pb2 import HandlingClass, HazardBand
 from contracts.topics import BLUEPRINTS
 from projections.run_queries import rows
+from projections.views import read_sql
 
 if TYPE_CHECKING:
     from projections.history import History
 
+
 Row = dict[str, Any]
+
 
 _IN_RUNS: Final = """
 WITH attached AS (
@@ -75,3 +80,43 @@ def _by_blueprint(history: History, view: str, blueprint_id: str | None, order: 
     for row in rows(history, f"SELECT * FROM {view}{where} ORDER BY blueprint_id, {order}", values):  # noqa: S608  ours
         found.setdefault(row["blueprint_id"], []).append(row)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class DossierRows:
+    """`approvals` are (blueprint id, approved, by, why), the oldest first; the others are rows by their names."""
+
+    approvals: list[tuple[str, bool, str, str]]
+    sheets: list[dict[str, Any]]
+    outcomes: list[dict[str, Any]]
+
+
+def read_dossier(history: History, *, outcomes: bool) -> DossierRows:
+    """All of it as the newest manifest has it; without `outcomes` those are not looked for."""
+    approvals = history.execute(
+        'SELECT blueprint_id, approved, "by", why FROM log.blueprint_approved ORDER BY log_partition, log_offset'
+    ).fetchall()
+    sheets = history.execute(
+        "SELECT bsds.blueprint_id, bsds.risk_score, bsds.hazard_band, bsds.handling_class FROM log.bsds_issued "
+        "QUALIFY row_number() OVER (PARTITION BY bsds.blueprint_id ORDER BY log_offset DESC) = 1 ORDER BY ALL"
+    ).fetchall()
+    return DossierRows(
+        approvals,
+        [
+            {
+                "blueprint_id": blueprint_id,
+                "risk_score": risk_score,
+                "hazard_band": HazardBand.Name(band).removeprefix("HAZARD_BAND_"),
+                "handling_class": HandlingClass.Name(handling).removeprefix("HANDLING_CLASS_"),
+            }
+            for blueprint_id, risk_score, band, handling in sheets
+            if band in HazardBand.values() and handling in HandlingClass.values()
+        ],
+        _rows(history, read_sql("outcomes")) if outcomes else [],
+    )
+
+
+def _rows(history: History, query: str) -> list[dict[str, Any]]:
+    answer = history.execute(query)
+    names = [column[0] for column in answer.description]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from projections.address import Folder
 from projections.columns import INVALID, TABLES
 from projections.history import History
 from projections.manifest import FILES, Gap, Manifest
-from projections.transfer import damaged_at
+from projections.transfer import Folder, damaged_at
 from projections.verify import damaged
 
 SERIOUS: Final = frozenset({"file", "records", "repeated", "lost", "run"})

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -27,18 +28,30 @@ from google.protobuf.descriptor import FieldDescriptor
 from contracts.leyline.v1 import event_pb2
 
 Descriptor: TypeAlias = Any
+
+
 Field: TypeAlias = Any
+
+
 """A message's and a field's descriptor; protobuf's stubs give each two unrelated types, one per implementation."""
+
 
 BODIES: Final[dict[str, Descriptor]] = {
     field.name: field.message_type for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
 }
+
+
 """Every body type by the name of its field in `Event`."""
 
+
 INVALID: Final = "invalid"
+
+
 """The table of records that are no event by contract."""
 
+
 TABLES: Final = (*BODIES, INVALID)
+
 
 LOG_COLUMNS: Final[dict[str, str]] = {
     "log_topic": "VARCHAR",
@@ -51,13 +64,17 @@ LOG_COLUMNS: Final[dict[str, str]] = {
     "log_body": "VARCHAR",
     "log_verdict": "UTINYINT",
 }
+
+
 """Where a record lay and what it was, in DuckDB's types; `log_raw` are the serialised event's bytes, `log_body` the
 table's name, so that files of several tables can be read in one scan, `log_verdict` what a fact is by
 `esper.record.accept.Verdict`, null for what is no fact."""
 
+
 ENVELOPE: Final[tuple[Field, ...]] = tuple(
     field for field in event_pb2.Event.DESCRIPTOR.fields if field.containing_oneof is None
 )
+
 
 _DUCKDB: Final[dict[int, str]] = {
     FieldDescriptor.TYPE_BOOL: "BOOLEAN",
@@ -72,7 +89,11 @@ _DUCKDB: Final[dict[int, str]] = {
     FieldDescriptor.TYPE_UINT32: "UINTEGER",
     FieldDescriptor.TYPE_UINT64: "UBIGINT",
 }
+
+
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
+
+
 STRUCT: Final = "google.protobuf.Struct"
 
 
@@ -180,3 +201,8 @@ def _arrow_single(field: Field) -> Any:
     if known is not None:
         return known
     return pa.struct([arrow_field(child) for child in field.message_type.fields])
+
+
+def quoted(value: str | Path) -> str:
+    """A string literal of SQL."""
+    return "'" + str(value).replace("'", "''") + "'"

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from projections import files
-from projections.columns import INVALID
+from projections.columns import INVALID, quoted
 from projections.manifest import FILES, FileEntry, Manifest, Place, entry_from_json, entry_to_json
 from projections.parquet import ROW_GROUP
-from projections.quoting import quoted
 
 if TYPE_CHECKING:
     from projections.archive import Archive

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.record import fold
 from esper.record.accept import Verdict
 from esper.record.run_status import RunState
+from projections.columns import quoted
 from projections.lineage import placed_facts
-from projections.quoting import quoted
 from projections.verdicts import Placed, fact_rows, insert_verdicts, judged, keep_verdicts
 
 if TYPE_CHECKING:

@@ -22,14 +22,14 @@ from google.protobuf.message import DecodeError
 from contracts.topics import RUNS
 from esper.leyline import envelope
 from esper.leyline.signing import KeyRing
-from esper.record.accept import SPECIAL, Fact
+from esper.record.accept import SPECIAL
 from projections import decode_python
 from projections.columns import BODIES, INVALID, STRUCT, arrow_schema
+from projections.decode_python import log_columns, struct_json
 from projections.records import Batch
-from projections.rows import log_columns, struct_json
 from projections.split import HANDLERS, NAMES, Split, split
-from projections.twin import twin_of
 from projections.verdicts import Verdicts
+from projections.wire_schema import twin_of
 
 _FACTS: Final = np.array([*(name in RUNS.bodies for name in NAMES), False])
 """Whether a kind is a fact; the last place stands for -1, no event."""
@@ -75,18 +75,18 @@ def _judged(found: Split, verdicts: Verdicts) -> pa.Array:
     """The verdict on every record, null for what is no fact."""
     places = np.flatnonzero(_FACTS[found.kinds])
     kinds = found.kinds[places]
-    facts = map(
-        Fact,
+    facts = zip(
         found.column("run_id", places).to_pylist(),
         [NAMES[kind] for kind in kinds.tolist()],
         found.column("event_id", places).to_pylist(),
         found.column("incarnation", places).to_pylist(),
         found.column("sequence", places).to_pylist(),
         _special_bodies(found, kinds),
+        strict=True,
     )
-    judged: npt.NDArray[np.object_] = np.full(len(found.kinds), None)
-    judged[places] = [verdicts.take(fact) for fact in facts]
-    return pa.array(judged, pa.uint8())
+    judged = np.zeros(len(found.kinds), np.uint8)
+    judged[places] = verdicts.take_all(facts)
+    return pa.array(judged, mask=judged == 0)
 
 
 def _special_bodies(found: Split, kinds: npt.NDArray[np.int16]) -> list[Any]:

@@ -10,6 +10,7 @@ or without a writer.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +21,8 @@ import duckdb
 from contracts.topics import RUNS
 from esper.record.accept import Verdict
 from projections import decided, manifest, views
-from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, shape_of
+from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, quoted, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
-from projections.quoting import quoted
 from projections.verdicts import VERDICTS, with_verdicts
 from projections.verify import Damage, damaged
 
@@ -54,6 +54,7 @@ class History:
         self._connection = duckdb.connect(":memory:")
         self._entries: dict[str, tuple[FileEntry, ...]] = {}
         self._made: set[str] = set()
+        self._making = threading.RLock()
         self._shapes: dict[tuple[str, str], bool] = {}  # whether files of a table and shape have verdicts
         self._judged = False
         self._undecided: tuple[str, ...] = ()
@@ -72,6 +73,10 @@ class History:
     def close(self) -> None:
         """Give the connection back."""
         self._connection.close()
+
+    def interrupt(self) -> None:
+        """End the query that another thread waits for; DuckDB raises an error there."""
+        self._connection.interrupt()
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -170,19 +175,26 @@ class History:
 
     def _make(self, name: str) -> None:
         """Make a view, and what it reads before it, unless it is there."""
-        if name in self._made:
-            return
+        if name not in self._made:
+            with self._making:
+                self._make_now(name)
+
+    def _make_now(self, name: str) -> None:
         if name in _FACTS:
             self._judge()
         if name in views.RELATIONS:
             for each in views.needs(name):
                 self._make(each)
         elif name in TABLES:
-            self._connection.execute(views.empty(name))
+            self._run(views.empty(name))
         elif not self._of_union(name):
             self._make("run_started")  # its empty table has the columns
-        self._connection.execute(self._definition(name))
+        self._run(self._definition(name))
         self._made.add(name)
+
+    def _run(self, statements: str) -> None:
+        """Run SQL that makes something, also while another thread waits for a query's answer."""
+        self._connection.cursor().execute(statements)
 
     def _definition(self, name: str) -> str:
         if name in views.RELATIONS:
@@ -206,7 +218,7 @@ class History:
         if self.judged_here:
             sources = [(table, f"({self._reading(table)})") for table in RUNS.bodies if self._entries[table]]
             for table, _ in sources:
-                self._connection.execute(views.empty(table))
+                self._run(views.empty(table))
             self._undecided = decided.judge_all(self, self._connection, sources)
             self._otherwise = str(int(Verdict.ACCEPTED))
         elif self.manifest.undecided:

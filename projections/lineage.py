@@ -1,7 +1,7 @@
-"""A run's whole history out of the archive: a fork's begins with its ancestors', up to where it left them.
+"""What a history gives back: the log, byte for byte, and a run's facts; a fork's begin with its ancestors'.
 
 Nothing is copied when a run is forked. Its first fact names its parent, the last sequence that both share, and as its
-cause the very fact; whoever reads a run through this module reads the shared part too.
+cause the very fact; a reader that reads a run through this module reads the shared part too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from contracts.topics import COMMANDS, REPORTS
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, Signed
+from projections.columns import INVALID
+from projections.records import StoredRecord
 
 if TYPE_CHECKING:
     from projections.history import History
 
 BATCH: Final = 2_000
 _EVER: Final = 2**63 - 1
+_FIELDS: Final = "log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw, log_headers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +121,13 @@ def _signed(raw: bytes, headers: Sequence[Any]) -> Signed:
     named = {header["key"]: header["value"] for header in headers}
     key_id = named.get(HEADER_KEY_ID)
     return Signed(raw, key_id.decode("utf-8", "replace") if key_id else None, named.get(HEADER_SIGNATURE))
+
+
+def stored_records(history: History) -> Iterator[StoredRecord]:
+    """Every record that the archive holds, valid or not."""
+    every, invalid = f"SELECT {_FIELDS} FROM log.every", f"SELECT {_FIELDS} FROM log.{INVALID}"  # noqa: S608  ours
+    cursor = history.cursor(f"{every} UNION ALL {invalid} ORDER BY log_topic, log_partition, log_offset")
+    while rows := cursor.fetchmany(BATCH):
+        for topic, partition, offset, timestamp_ms, key, value, headers in rows:
+            pairs = tuple((header["key"], header["value"]) for header in headers)
+            yield StoredRecord(topic, partition, offset, timestamp_ms, key, value, pairs)

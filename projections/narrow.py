@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from contracts.leyline.v1 import event_pb2
 from esper.leyline.envelope import MESSAGE_VERSION, SCHEMA_VERSION, VERSIONED
 from projections.columns import BODIES
-from projections.twin import ENVELOPE_TWIN, POOL, twin_of
+from projections.wire_schema import ENVELOPE_TWIN, POOL, twin_of
 
 ALWAYS: Final = ("event_id", "schema_version", "recorded_at_ns")
 """What is always decoded of the envelope, because whether an event counts depends on it."""

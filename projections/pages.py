@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from projections import questions, sample, schema
+from projections import questions, schema
 from projections.history import History
 from projections.schema import Relation
 
@@ -101,7 +101,7 @@ def questions_page(history: History) -> str:
 
 def example(history: History) -> dict[str, Any]:
     """What the questions' parameters stand for on the small history: its grown run, a step, and its first command."""
-    run = sample.grown_run(history)
+    run = questions.grown_run(history)
     (command,) = history.execute(
         "select event_id from log.adaptation_command where run_id = ? order by log_offset limit 1", [run]
     ).fetchall()
@@ -138,7 +138,7 @@ PAGES: Final[dict[str, Callable[[History], str]]] = {"schema.md": schema_page, "
 
 def write(folder: Path) -> None:
     """Write all pages."""
-    with sample.sample() as history:
+    with questions.sample() as history:
         for name, page in PAGES.items():
             (folder / name).write_text(page(history), "utf-8")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from projections.quoting import quoted
+from projections.columns import quoted
 
 MEMORY: Final = "512MB"
 

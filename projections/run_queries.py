@@ -33,39 +33,37 @@ def all_runs(history: History) -> list[dict[str, Any]]:
 def start_of(history: History, run_id: str) -> RunStarted:
     """The run's first fact."""
     query = "select log_raw from log.run_started where run_id = ? order by log_offset limit 1"
-    ((raw,),) = history.connection.cursor().execute(query, [run_id]).fetchall()
+    ((raw,),) = history.cursor(query, [run_id]).fetchall()
     return envelope.parse(raw).run_started
 
 
 def decisions_of(history: History, runs: Sequence[str]) -> list[Event]:
     """Every decision for these runs, in the order of the log."""
     query = "select log_raw from log.decision_made where list_contains(?, run_id) order by log_offset"
-    found = history.connection.cursor().execute(query, [list(runs)]).fetchall()
+    found = history.cursor(query, [list(runs)]).fetchall()
     return [envelope.parse(raw) for (raw,) in found]
 
 
 def decision_on(history: History, runs: Sequence[str], packet_ids: Iterable[bytes]) -> Event | None:
     """The decision for these runs that answers the first of `packet_ids` that any decision answers."""
-    cursor = history.connection.cursor()
     query = "select packet_id, event_id from log.decision_made where list_contains(?, run_id) order by log_offset"
-    answers: dict[bytes, bytes] = dict(cursor.execute(query, [list(runs)]).fetchall())
+    answers: dict[bytes, bytes] = dict(history.cursor(query, [list(runs)]).fetchall())
     event_id = next((answers[packet] for packet in packet_ids if packet in answers), None)
     if event_id is None:
         return None
     query = "select log_raw from log.decision_made where event_id = ? and list_contains(?, run_id) limit 1"
-    ((raw,),) = cursor.execute(query, [event_id, list(runs)]).fetchall()
+    ((raw,),) = history.cursor(query, [event_id, list(runs)]).fetchall()
     return envelope.parse(raw)
 
 
 def policies_after(history: History, causes: list[bytes]) -> list[Event]:
     """The policy events that the events of these ids brought about, directly or through each other."""
     found: list[Event] = []
-    cursor = history.connection.cursor()
     held = [name for name in POLICIES.bodies if history.manifest.of(name)]
     for _ in range(_STEPS_OF_A_POLICY if held else 0):
         parts = [f'select log_raw from log."{name}" where list_contains($1, causation_id)' for name in held]  # noqa: S608  names of ours
-        cursor.execute(" union ".join(parts), [causes])
-        events = [envelope.parse(raw) for (raw,) in cursor.fetchall()]
+        answer = history.cursor(" union ".join(parts), [causes])
+        events = [envelope.parse(raw) for (raw,) in answer.fetchall()]
         found += events
         causes = [event.event_id for event in events]
     return found
@@ -87,7 +85,7 @@ class EventReader:
         held = [name for name in self._types if self._history.manifest.of(name)]
         if not held:
             return
-        answer = self._history.connection.cursor().execute(self._query(held), [self._run_id] * len(held))
+        answer = self._history.cursor(self._query(held), [self._run_id] * len(held))
         while found := answer.fetchmany(BATCH):
             for raw, topic, partition, offset in found:
                 place = (topic, partition)
@@ -104,8 +102,8 @@ class EventReader:
             f"coalesce((select max(log_offset) from log.{name} where run_id = $1), -1)"  # noqa: S608  names of ours
             for name in ("run_finished", "run_resumed")
         )
-        answer = self._history.connection.cursor().execute(f"select {ended} > {resumed}", [self._run_id])
-        return answer.fetchone() == (True,)
+        answer = self._history.cursor(f"select {ended} > {resumed}", [self._run_id])
+        return bool(answer.fetchone() == (True,))
 
     def _query(self, types: Sequence[str]) -> str:
         after = " or ".join(

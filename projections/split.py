@@ -26,7 +26,7 @@ from esper.leyline.signing import KeyRing
 from projections import decode_python
 from projections.columns import BODIES, ENVELOPE
 from projections.records import Batch
-from projections.twin import ENVELOPE_TWIN, Parts
+from projections.wire_schema import ENVELOPE_TWIN, Parts
 
 NAMES: Final = tuple(BODIES)
 """The body types; `Split.kinds` has places in it."""

@@ -23,8 +23,7 @@ from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed
 from esper.record.accept import SPECIAL, Fact
 from projections.manifest import Place
-from projections.migrations import migrate, refresh
-from projections.projection import Projection, Row
+from projections.projection import Projection, Row, migrate, refresh
 from projections.records import Record
 from projections.verdicts import Verdicts, body_of
 

@@ -37,6 +37,7 @@ FACT_TABLES: Final = tuple(RUNS.bodies)
 VERDICT_COLUMNS: Final = "(run_id VARCHAR, log_partition INTEGER, log_offset BIGINT, verdict UTINYINT)"
 """The columns of a table of verdicts in DuckDB."""
 
+_ACCEPTED: Final = int(Verdict.ACCEPTED)
 _BATCH: Final = 10_000
 Archived = Callable[[str], Iterable[Fact] | None]
 _log = logging.getLogger(__name__)
@@ -70,6 +71,17 @@ class Verdicts:
         elif verdict is Verdict.NOT_STARTED:
             self.unstarted.add(fact.run_id)
         return verdict
+
+    def take_all(self, facts: Iterable[tuple[str, str, bytes, int, int, Any]]) -> list[int]:
+        """The verdicts on many facts; those that are plainly the next of their run cost no object."""
+        verdicts, tallies = [], self._tallies
+        for run_id, name, event_id, incarnation, sequence, body in facts:
+            tally = tallies.get(run_id)
+            if body is None and tally is not None and tally.take_plain(event_id, incarnation, sequence):
+                verdicts.append(_ACCEPTED)
+            else:
+                verdicts.append(int(self.take(Fact(run_id, name, event_id, incarnation, sequence, body))))
+        return verdicts
 
     def trim(self) -> None:
         """Forget the runs that were seen longest ago; only when all that was taken is archived."""

@@ -1,4 +1,4 @@
-"""The SQL that makes what people ask of a history: the readable views, the fold, and the tables that it looks up in.
+"""The SQL that makes what people ask of a history: the readable views, the fold, and the words that they use.
 
 All of it is text, `sql/<name>.sql`. A view is made when a query first names it, and what it reads before it.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
+from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import RUNS
-from projections import vocabulary
+from esper.kasmina.lifecycle import ATTACHED
+from esper.record.accept import Verdict
 from projections.columns import BODIES, TABLES, duckdb_columns
 from projections.verdicts import VERDICT_COLUMNS
 
@@ -31,21 +33,37 @@ VIEWS: Final = (
     "approvals",
     "artifacts",
 )
+
+
 """The readable views that people are promised."""
 
+
 UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
+
+
 """Views of `log` over many tables at once: every event, and the facts of runs."""
 
+
 TABLES_OF_VIEWS: Final = ("cuts", "seed_slots")
+
+
 """A few rows a run that most views need: kept as tables, made anew when the log goes on."""
 
+
 FOLD: Final = ("accepted_facts", "stops", "seed_figures")
+
+
 """What facts count, which runs are stopped, and what the fold of seeds is made of."""
 
+
 AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
+
+
 """The fold as of a step: `from fold_state_at(120)`."""
 
+
 RELATIONS: Final = (*TABLES_OF_VIEWS, *FOLD, *AT_STEP, *VIEWS)
+
 
 _SURVIVES: Final = """
 CREATE MACRO survives(of_run, at_offset, at_sequence) AS NOT EXISTS (
@@ -53,10 +71,15 @@ CREATE MACRO survives(of_run, at_offset, at_sequence) AS NOT EXISTS (
     WHERE cut.run_id = of_run AND cut.log_offset > at_offset AND cut.to_sequence < at_sequence
 )
 """
+
+
 """Whether no cut came after a fact and went behind it. The arguments name their table: `run_id` alone would be the
 cut's. Its name in a view makes the view depend on `cuts`."""
 
+
 DECIDED: Final = "decided"
+
+
 """The schema of what Python decided on opening: verdicts that the files lack, and seeds as a fork found them behind its
 beginning."""
 
@@ -74,7 +97,7 @@ def settings() -> list[str]:
     statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log", f"CREATE SCHEMA {DECIDED}"]
     statements.append(f"CREATE TABLE {DECIDED}.verdicts {VERDICT_COLUMNS}")
     statements.append(f"CREATE TABLE {DECIDED}.seeds {SEED_COLUMNS}")
-    return [*statements, *vocabulary.statements()]
+    return [*statements, *words()]
 
 
 SEED_COLUMNS: Final = (
@@ -119,8 +142,71 @@ def mentioned(query: str) -> list[str]:
 
 
 _WORD: Final = re.compile(r"[a-z_]\w*")
+
+
 _SOURCE: Final = re.compile(r"(?:FROM|JOIN)\s+((?:log\.)?[a-z_]+)")
+
+
 _ASKS_FOR_ALL: Final = frozenset(
     {"show", "pragma", "information_schema", "duckdb_views", "duckdb_tables", "duckdb_columns", "duckdb_functions"}
 )
+
+
 _ALL: Final = (*RELATIONS, *UNIONS, *TABLES)
+
+
+_ENUMS: Final[dict[str, tuple[Any, str]]] = {
+    "stage_name": (leyline_pb2.SeedLifecycleStage, "SEED_LIFECYCLE_STAGE_"),
+    "gate_name": (leyline_pb2.SeedLifecycleGate, "SEED_LIFECYCLE_GATE_"),
+    "operation_name": (leyline_pb2.SeedOperation, "SEED_OPERATION_"),
+    "command_type_name": (leyline_pb2.CommandType, "COMMAND_TYPE_"),
+    "outcome_name": (leyline_pb2.FieldReportOutcome, "FIELD_REPORT_OUTCOME_"),
+    "blend_mode_name": (leyline_pb2.BlendMode, "BLEND_MODE_"),
+    "priority_name": (leyline_pb2.MessagePriority, "MESSAGE_PRIORITY_"),
+    "level_name": (leyline_pb2.TelemetryLevel, "TELEMETRY_LEVEL_"),
+    "breaker_state_name": (leyline_pb2.CircuitBreakerState, "CIRCUIT_BREAKER_STATE_"),
+    "health_name": (leyline_pb2.HealthStatus, "HEALTH_STATUS_"),
+}
+
+
+_T_975: Final = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+"""Student's t at 97.5 % for 1 to 30 degrees of freedom; above, 30 stands for all, which makes an interval 4 % too wide
+at most."""
+
+
+def words() -> list[str]:
+    """SQL that defines one macro per enum (a number without a name stays a number) and a table of the lifecycle.
+
+    `attached_stages` are those in which a seed has a module; `problem_name` is why a verdict stops a run.
+
+    `uuid_text` gives the 8-4-4-4-12 form of 16 bytes, `hex_text` the hex digits of any bytes, both null for none;
+    `moment` the time of Unix nanoseconds; `student_t` how many standard errors the 95 % interval of a mean of n values
+    reaches to either side, null below two.
+    """
+    stages = " ".join(
+        f"WHEN '{text.removeprefix('SEED_LIFECYCLE_STAGE_')}' THEN {number}"
+        for text, number in leyline_pb2.SeedLifecycleStage.items()
+    )
+    problems = " ".join(f"WHEN {int(each)} THEN '{each.name.lower()}'" for each in Verdict if each.stops)
+    attached = ", ".join(f"({stage})" for stage in sorted(ATTACHED))
+    return [
+        "CREATE MACRO hex_text(b) AS lower(nullif(hex(b), ''))",
+        "CREATE MACRO uuid_text(b) AS CASE WHEN octet_length(b) = 16 THEN hex(b)::UUID::VARCHAR ELSE hex_text(b) END",
+        "CREATE MACRO moment(ns) AS make_timestamp_ns(ns::BIGINT)",
+        f"CREATE MACRO student_t(n) AS CASE WHEN n > 1 THEN {list(_T_975)}[least(n - 1, {len(_T_975)})] END",
+        *(_macro(name, enum, prefix) for name, (enum, prefix) in _ENUMS.items()),
+        f"CREATE MACRO stage_number(name) AS CASE name {stages} END",
+        f"CREATE MACRO problem_name(verdict) AS CASE verdict {problems} END",
+        f"CREATE TABLE attached_stages AS SELECT * FROM (VALUES {attached}) AS listed (stage)",  # noqa: S608  as above
+    ]
+
+
+def _macro(name: str, enum: Any, prefix: str) -> str:
+    cases = " ".join(f"WHEN {number} THEN '{text.removeprefix(prefix)}'" for text, number in enum.items())
+    return f"CREATE MACRO {name}(number) AS CASE number {cases} ELSE number::VARCHAR END"

@@ -18,12 +18,12 @@ from aiokafka.errors import KafkaError
 from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
 from esper.errors import InvalidInput, LogUnavailable
 from projections.archive import Archive
+from streams.archive_loop import ArchiveLoop
 from streams.bulk import read_in_batches
 from streams.consumer import LogConsumer
 from streams.entry import Place, announce, by_hand, clients_may_warn, log_to_stderr, parser_of, place_of
 from streams.health import HealthServer
 from streams.metrics import Metrics
-from streams.pump import Pump
 from streams.topics import ensure_topics
 
 
@@ -49,7 +49,7 @@ async def _serve(place: Place, messages: TextIO) -> None:
         await ensure_topics(place.brokers)
         read_in_batches()
         consumer = await connect(place.brokers, archive)
-        pump = Pump(archive, consumer, metrics, stop)
+        pump = ArchiveLoop(archive, consumer, metrics, stop)
         try:
             with HealthServer("archiver", metrics, checks={"archive": pump.trouble}) as health:
                 announce("archiver", place.settings.run_folder, health.port, messages)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from esper.errors import InvalidInput
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of one process. Every field is the environment variable of its name with `ESPER_` before it.
 
     `brokers` is a comma-separated list of HOST:PORT; unset means the embedded log of the data folder. Keys are hex
     text of 32 bytes or more. `key` signs, `key_previous` is still accepted during a rotation, and `keys_retired`
     (`HEX@UNIX_SECONDS`, comma-separated) verify only what was recorded before they were retired.
+
+    Read by hand: pydantic-settings costs every process that starts a tenth of a second, for five variables.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ESPER_", frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
     data: Path = Path("esper-data")
     brokers: str | None = Field(default=None, min_length=1)
@@ -36,8 +38,10 @@ class Settings(BaseSettings):
 
         Raises InvalidInput that names the variable.
         """
+        variables = {name: f"ESPER_{name.upper()}" for name in cls.model_fields}
+        found: dict[str, Any] = {name: os.environ[each] for name, each in variables.items() if each in os.environ}
         try:
-            return cls(**{name: value for name, value in overrides.items() if value is not None})
+            return cls(**found | {name: value for name, value in overrides.items() if value is not None})
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidInput(f"ESPER_{str(first['loc'][0]).upper()}: {first['msg']}") from None

@@ -86,8 +86,7 @@ def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
 def found(data_dir: Path, address: str | None) -> tuple[Any, Manifest]:
     """The archive of a data folder or at an address; raises InvalidInput where there is none."""
     from projections import manifest  # noqa: PLC0415
-    from projections.address import Folder  # noqa: PLC0415
-    from projections.transfer import manifest_at  # noqa: PLC0415
+    from projections.transfer import Folder, manifest_at  # noqa: PLC0415
 
     folder = Folder.at(address if address is not None else data_dir / "archive")
     try:
@@ -159,8 +158,7 @@ def compact_command(data_dir: Path, *, as_json: bool) -> None:
 
 def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool) -> int:
     """Bring the copy at `to` up to date."""
-    from projections.address import Folder  # noqa: PLC0415
-    from projections.transfer import transfer  # noqa: PLC0415
+    from projections.transfer import Folder, transfer  # noqa: PLC0415
 
     source, _ = found(data_dir, address)
     target = Folder.at(to)

@@ -18,8 +18,7 @@ from esper.cli.history import history_of
 from esper.cli.output import DIM, say, say_json, styled, table
 from projections.manifest import covered
 from projections.projection import Projection
-from projections.rebuild import behind, rebuild, seen
-from projections.registry import PROJECTIONS, file_of, named
+from projections.registry import PROJECTIONS, behind, file_of, named, rebuild, seen
 
 ASK_S: Final = 2.0
 _STATES: Final = {

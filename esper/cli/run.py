@@ -83,8 +83,10 @@ def run_command(request: RunRequest) -> int:
     check_names(request)
     check_writable(request.data_dir)
     ring = load_key_ring(settings)
-    with Trainers(request.data_dir) as trainers:
-        starter = client.launch(request.data_dir, settings.brokers)
+    with (
+        Trainers(request.data_dir) as trainers,
+        client.launched(request.data_dir, settings.brokers) as starter,
+    ):
         from esper.cli.history import control_of, new_run_id  # noqa: PLC0415 - beside the start of the processes
         from esper.cli.pool import Instructor, check_pool, ids_of  # noqa: PLC0415
         from esper.cli.training import RunCommand  # noqa: PLC0415

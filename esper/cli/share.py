@@ -40,7 +40,7 @@ def export_command(data_dir: Path, word: str, to: Path | None, *, with_objects: 
 
 def verify_command(folder: Path, *, as_json: bool) -> int:
     """Say what is wrong with an exported folder, or that nothing is; the exit code."""
-    from projections.verify_export import verify_export  # noqa: PLC0415 - only needed here
+    from projections.export import verify_export  # noqa: PLC0415 - only needed here
 
     verdict = verify_export(folder)
     if as_json:

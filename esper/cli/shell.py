@@ -162,7 +162,7 @@ def obey(history: History, line: str) -> None:
 
 def _answer(history: History, query: str) -> None:
     began = time.monotonic()
-    check_reads(history, query)
+    check_reads(query)
     columns, blocks = interruptible(history, lambda: blocks_of(history, query))
     rows = 0
 

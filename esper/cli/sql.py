@@ -37,7 +37,7 @@ def _answer(history: History, query: str, *, as_json: bool) -> None:
     """The answer's rows, shown as they come."""
     from projections.ad_hoc import blocks_of, check_reads  # noqa: PLC0415 - DuckDB, and only where it is needed
 
-    check_reads(history, query)
+    check_reads(query)
     columns, blocks = blocks_of(history, query)
     if as_json:
         say_json_rows(dict(zip(columns, row, strict=True)) for block in blocks for row in block)
@@ -73,9 +73,9 @@ def _as_json(relation: Relation) -> dict[str, object]:
 
 
 def _sample_folder() -> Path:
-    from projections import sample  # noqa: PLC0415
+    from projections import questions  # noqa: PLC0415
 
-    return sample.folder()
+    return questions.folder()
 
 
 @contextmanager

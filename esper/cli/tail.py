@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import queue
-import threading
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,6 +17,7 @@ from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from projections.manifest import Place
+from streams.background import LoopThread
 from streams.consumer import LogConsumer
 from streams.reader import record_of
 from streams.records import Refused, partition_of, verified
@@ -42,15 +42,13 @@ class LogTail:
         self._run_ids = frozenset(run_ids)
         self._partitions = sorted({partition_of(run_id.encode()) for run_id in self._run_ids})
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="log-tail", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("log-tail")
         try:
-            self._consumer = asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result(CONNECT_S)
+            self._consumer = self._thread.run(self._connect(), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
-            self._end_loop()
+            self._thread.stop()
             raise LogUnavailable(f"no log answers at {brokers}: {str(error) or type(error).__name__}") from None
-        self._following = asyncio.run_coroutine_threadsafe(self._follow(), self._loop)
+        self._following = self._thread.spawn(self._follow())
 
     def take(self, timeout_s: float) -> Event | None:
         """The next event; None where none comes within `timeout_s`."""
@@ -64,23 +62,16 @@ class LogTail:
 
         Raises LogUnavailable where the log does not say so within `timeout_s`.
         """
-        future = asyncio.run_coroutine_threadsafe(self._ends(), self._loop)
         try:
-            return future.result(timeout_s)
+            return self._thread.run(self._ends(), timeout_s)
         except TimeoutError:
-            future.cancel()
             raise LogUnavailable(f"the log at {self._brokers} does not say where it ends") from None
 
     def close(self) -> None:
         """Disconnect and end the thread; a log that does not answer is left without a word."""
         with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(CLOSE_S)
-        self._end_loop()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            self._thread.run(self._disconnect(), CLOSE_S)
+        self._thread.stop()
 
     async def _connect(self) -> LogConsumer:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that restarts is no news for a person

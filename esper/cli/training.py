@@ -26,7 +26,7 @@ from projections.run_queries import EventReader
 if TYPE_CHECKING:
     from esper.cli.run import RunRequest
 
-TICK_S: Final = 0.1
+TICK_S: Final = 0.05
 PREPARE_S: Final = 120.0
 """Loading a person's own data may take a while; the default task is prepared in three seconds."""
 REPORTS_S: Final = 3.0

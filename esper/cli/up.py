@@ -12,7 +12,7 @@ from esper.weatherlight import client
 from esper.weatherlight.endpoint import Status
 from streams.settings import Settings
 
-POLL_S: Final = 0.5
+POLL_S: Final = 60.0
 _STYLES: Final = {"ready": GREEN, "starting": YELLOW, "waiting": RED, "stopped": RED}
 
 

@@ -1,14 +1,18 @@
-"""The typed edge of the envelope: make an event of a body, read one back, and know where it belongs."""
+"""The envelope of every event: making one of a body, its priority and topic, and reading one back.
+
+An event of an older schema becomes one of today's when it is read (`parse`), one step a version; what lies on a log is
+never rewritten. A schema version rises only where an old reader could not read what a new writer publishes
+(docs/contracts.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import BY_BODY, EMERGENCY, Topic
 from esper.errors import ContractViolation
-from esper.leyline.upcast import upcast
 
 Event = event_pb2.Event
 
@@ -17,6 +21,7 @@ OLDEST_VERSION: Final = 1
 """What was written once can be read for ever: from here on, older versions are upcast."""
 MESSAGE_VERSION: Final = 1
 """What the messages that have a `version` of their own must say (R-LEY-6)."""
+
 VERSIONED: Final[Mapping[str, str]] = {
     "epoch_completed": "state",
     "emergency_signal": "",
@@ -29,6 +34,12 @@ VERSIONED: Final[Mapping[str, str]] = {
 are not among them: the verifier refuses those of another version, so that their rejection is recorded."""
 MAX_EVENT_BYTES: Final = 256 * 1024
 """Larger events are refused before they are published: large bytes live in the object store."""
+
+Upcaster: TypeAlias = Callable[[Any], None]
+"""Changes an event, in place, from the version that it is registered under to the next."""
+
+UPCASTERS: Final[Mapping[tuple[str, int], Upcaster]] = {}
+"""By the body's name and the version that it comes from. A body that a version left alone has none there."""
 
 _PRIORITY_OF_LEVEL: Final = {
     leyline_pb2.TELEMETRY_LEVEL_CRITICAL: leyline_pb2.MESSAGE_PRIORITY_CRITICAL,
@@ -164,3 +175,12 @@ def _check_message_version(event: Event, body: str) -> None:
             f"event {event.event_id.hex()} holds a {message.DESCRIPTOR.name} of version {message.version}; "
             f"this Esper reads {MESSAGE_VERSION}"
         )
+
+
+def upcast(event: Any, body: str, to_version: int) -> None:
+    """Bring `event`, whose body is called `body`, up to `to_version`, in place."""
+    while event.schema_version < to_version:
+        step = UPCASTERS.get((body, event.schema_version))
+        if step is not None:
+            step(event)
+        event.schema_version += 1

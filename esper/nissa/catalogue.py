@@ -87,7 +87,7 @@ URZA: Final = (
     ),
     Metric("esper_urza_nonce_evictions", "gauge", "Request ids forgotten for want of room, since the start"),
 )
-"""Of the worker, at Urza's counter."""
+"""Of the worker, by Urza's library."""
 
 NISSA: Final = (
     Metric("esper_training_runs", "gauge", "Runs that started and did not finish"),

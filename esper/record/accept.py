@@ -238,17 +238,20 @@ class Tally:
         self._seeds: dict[str, tuple[Stage, bool]] = {}
         self._moves: list[tuple[int, str, tuple[Stage, bool]]] = []  # on the path: sequence, seed, what it was before
 
+    def take_plain(self, event_id: bytes, incarnation: int, sequence: int) -> bool:
+        """Take a `PLAIN` fact where it is plainly the next one, as nearly all are.
+
+        What `judge` would say, at a tenth of its price. False where it is not, and then `take` says what it is.
+        """
+        if sequence != self.sequence + 1 or incarnation != self.incarnation or self.stopped or self.undecided:
+            return False
+        self.sequence = sequence
+        self._ids += event_id
+        return True
+
     def take(self, fact: Fact) -> Verdict:
         """What the next fact of the log is."""
-        if (
-            fact.sequence == self.sequence + 1
-            and fact.incarnation == self.incarnation
-            and fact.name in PLAIN
-            and not self.stopped
-            and not self.undecided
-        ):  # what `judge` would say of nearly every fact, at a third of its price
-            self.sequence += 1
-            self._ids += fact.event_id
+        if fact.name in PLAIN and self.take_plain(fact.event_id, fact.incarnation, fact.sequence):
             return Verdict.ACCEPTED
         verdict = Verdict.UNDECIDED if self.undecided else judge(self, fact).verdict
         if verdict is Verdict.ACCEPTED:

@@ -1,4 +1,4 @@
-"""What the forge says on the log. Every id is derived from the job and its attempt, so saying it twice says it once."""
+"""The events that the forge publishes. Ids are derived from job and attempt, so the same twice counts once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def requested(
 
 
 def requested_by_prefetch(asked: Event, now_ns: int) -> Event:
-    """The request that follows from a prefetch of what is not stored: made where nobody else needs the machine."""
+    """The request that follows from a prefetch of what is not stored: of low priority, so it waits for idle cores."""
     wanted = asked.kernel_prefetch_request
     body = request(wanted.blueprint_id, wanted.shape_kind, wanted.shape, dict(wanted.parameters))
     return new_event(
@@ -93,7 +93,7 @@ def finished(job: Job, artifact: Artifact, now_ns: int) -> Event:
 
 
 def published(job: Job, artifact: Artifact, version: int, now_ns: int) -> list[Event]:
-    """What tells everyone of a finished job's artifact: stored, then the catalogue's news; as far as still missing."""
+    """The events that publish a finished job's artifact, as far as they are missing: stored, then in the catalogue."""
     report = artifact.report
     stored = ArtifactStored(
         blueprint_id=job.blueprint_id,

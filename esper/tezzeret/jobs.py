@@ -1,4 +1,10 @@
-"""Compile jobs as the fold of their events, and which job is taken up next. Nothing here knows a clock or the log."""
+"""Compile jobs as the fold of their events, and which job is taken up next. Nothing here knows a clock or the log.
+
+A job's id is derived from what it makes, so asking twice is one job. `MOVES` is the whole life of a job: an event that
+it does not have for a job's stage changes nothing, because the log delivers at least once and late; nor does an event
+of another attempt than the one that goes on. A forge that takes over finds in `needs` what is left to do: compile (an
+attempt that was cut is made again under its own number), publish what is finished, or park.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +70,7 @@ NEEDS: Final[dict[JobStage, Need]] = {
     "catalogued": "nothing",
     "parked": "nothing",
 }
-"""What is left to do in each stage, for whoever finds a job there."""
+"""What is left to do in each stage."""
 STAGES: Final[tuple[JobStage, ...]] = tuple(NEEDS)
 
 _TARGETS: Final[dict[tuple[JobStage | None, Trigger], JobStage]] = {
@@ -131,7 +137,7 @@ class Job:
 
     @property
     def can_wait(self) -> bool:
-        """Whether nobody waits for it: a run wished for it and goes on without."""
+        """Whether nobody waits for it: a run asked for it ahead and goes on without."""
         return self.priority <= MESSAGE_PRIORITY_LOW and self.needs == "compile"
 
     @property
@@ -171,7 +177,7 @@ def attempts_left(job: Job, attempt: int, max_retries: int = MAX_RETRIES) -> boo
 
 
 def evolve(job: Job | None, event: Event, place: Place) -> Job:
-    """The job after `event`, one that the table of `lifecycle` names.
+    """The job after `event`, one that `MOVES` names.
 
     Repetitions and what another attempt says late change nothing. Raises ContractViolation for a request whose id is
     not that of its content, for news of a job never asked for, and for an event that is none of a job.
@@ -219,7 +225,7 @@ def request_id(job_id: str, attempts_made: int = 0) -> bytes:
 
 
 def prefetch_request_id(job_id: str) -> bytes:
-    """The event id under which a kernel is wished for by who found it missing; it does not begin a parked job anew."""
+    """The event id of a request that follows from a prefetch; it does not begin a parked job anew."""
     return ids.derived_id(ids.from_text(job_id), "tezzeret.wished")
 
 

@@ -1,4 +1,9 @@
-"""The four compile pipelines, their limits, and the conservative mode that lowers them."""
+"""The four compile pipelines, their limits, and the conservative mode that lowers them.
+
+Times and memory are those of R-TEZ-4 and R-TEZ-5. Two breakers and the machine's memory decide when the forge is
+conservative (R-TEZ-8 to R-TEZ-10); there is no GPU breaker, because kernels are compiled on the CPU, with every GPU
+hidden from the child.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from esper.leyline.breaker import CircuitBreaker
 
 DEFAULT: Final = "standard"
 MAX_RETRIES: Final = 2
+"""R-TEZ-11: n retries are n + 1 attempts."""
 MAX_JOBS: Final = 2
 MAX_JOBS_CONSERVATIVE: Final = 1
 CONSERVATIVE_TIME: Final = 1.5
@@ -33,7 +39,6 @@ class Pipeline:
 AGGRESSIVE: Final = Pipeline(
     "aggressive", 960.0, 16_384, options={"max_autotune": True, "coordinate_descent_tuning": True}
 )
-
 STANDARD: Final = Pipeline("standard", 250.0, 8_192)
 FAST: Final = Pipeline("fast", 65.0, 4_096, options={"epilogue_fusion": False, "pattern_matcher": False})
 EMERGENCY: Final = Pipeline("emergency", 10.0, 2_048, compiles=False)
@@ -89,7 +94,7 @@ def limits(
 
 
 MEMORY_LIMIT: Final = 0.8
-"""Share of the machine's memory in use above which jobs become careful."""
+"""Share of the machine's memory in use above which the forge is conservative."""
 WINDOW_S: Final = 3_600.0
 """Failures count within an hour: two jobs that run into a limit of minutes fail that far apart."""
 

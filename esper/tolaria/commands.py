@@ -166,7 +166,7 @@ def _applied(run: Run, event: Event, decision: Event | None, apply_ms: float) ->
 
 
 def _blueprint(run: Run, command: AdaptationCommand) -> str:
-    """What a seed command is about: the blueprint that it names, or the one that grows there (a cull names none)."""
+    """The blueprint that a seed command names, or the one that grows there where it names none (a cull)."""
     growing = {seed.seed_id: seed.blueprint_id for seed in run.kasmina.observations()}
     return command.seed_operation.blueprint_id or growing.get(command.target_seed_id, "")
 
@@ -193,7 +193,7 @@ def _watch(
 
 
 def _reject(run: Run, request: Request) -> None:
-    """Publish the rejection; a critical one is a security event too, told once."""
+    """Publish the rejection; a critical one is a security event too."""
     body, event = request.rejected, request.event
     if body is None:
         return

@@ -25,7 +25,7 @@ _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier"})
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What a run does. None for `epochs`, `batch_size` or `learning_rate` means the task's own, and is never recorded.
+    """A run's settings. None for `epochs`, `batch_size` or `learning_rate` means the task's own, and is never recorded.
 
     Units: `*_epochs` epochs, `*_s` seconds, `*_bytes` bytes, `*_factor` a ratio. Raises InvalidInput for a value out of
     its range.

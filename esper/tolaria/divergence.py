@@ -84,7 +84,7 @@ class Diverged(EsperError):
 
 
 def tampered(event: Event, fact: Event) -> str:
-    """How `event` differs from the `fact` on record beside what was measured; an empty string where it does not."""
+    """The difference between `event` and the recorded `fact`, without measured fields; an empty string for none."""
     for name in ("global_step", "epoch", "timeline"):
         if getattr(event, name) != getattr(fact, name):
             return f"{body_name(fact)} has {name} {getattr(fact, name)} on record and {getattr(event, name)} now"

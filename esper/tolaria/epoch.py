@@ -150,7 +150,7 @@ def _look_at_breakers(run: Run) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What an epoch of steps gave: the mean training loss, the last gradient norm, and how long it took."""
+    """The figures of an epoch's steps: mean training loss, last gradient norm, duration."""
 
     loss: float
     gradient_norm: float
@@ -208,7 +208,7 @@ def epoch_packet(
 
 
 def hardware(device: torch.device) -> HardwareContext:
-    """What the run computes on; for a CPU the machine's memory, as much of it as the system tells."""
+    """The device that the run computes on; for a CPU with the memory that the system reports."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         major, minor = torch.cuda.get_device_capability(device)

@@ -47,7 +47,7 @@ class Counter(FlopCounterMode):
 
 
 class FlopMeter:
-    """What a run has spent so far, by purpose."""
+    """FLOPs that a run has spent so far, by purpose."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {"training": 0.0, "side_pass": 0.0, "probe": 0.0}
@@ -78,7 +78,7 @@ class FlopMeter:
         self.spent[purpose] += known * samples
 
     def state(self) -> dict[str, float]:
-        """What was spent; a rollback does not bring it back."""
+        """The FLOPs spent by purpose; a rollback does not reduce them."""
         return dict(self.spent)
 
 

@@ -164,7 +164,7 @@ def clip(learners: Learners, limit: float) -> float:
 
 
 def _clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
-    """What `clip_grad_norm_` does, to the bit; but it also multiplies by one what is short enough."""
+    """As torch's `clip_grad_norm_`, to the bit, but without multiplying gradients that are short enough by one."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     total = nn.utils.get_total_norm(gradients)
     norm = float(total)

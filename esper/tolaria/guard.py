@@ -28,7 +28,7 @@ class Guard:
     """Judges every step by the losses before it (R-TOL-31).
 
     The expected loss is the smoothed mean of what was seen, and never less than a `factor`-th of the first loss: a
-    network that has almost learnt its task must not panic over one hard batch. A gradient norm, before clipping, above
+    network that has almost learnt its task must survive one hard batch. A gradient norm, before clipping, above
     `gradient_factor` times the mean of the run's first steps has exploded: clipped to `clip_norm` it would point where
     one part of the network wants to go, and the others would stand still. What is not clipped is no explosion.
     """
@@ -62,7 +62,7 @@ class Guard:
         return ""
 
     def state(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """First and expected loss, and the mean gradient norm so far."""
         return {"first": self._first, "expected": self._expected, "norm": self._norm, "norms": self._norms}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Guard:
 
 
 class ConservativeMode:
-    """The reasons why nothing may be added to the network; each is entered and cleared by its name."""
+    """The set of reasons why nothing may be added to the network; each is entered and cleared by its name."""
 
     def __init__(self) -> None:
         self._reasons: set[str] = set()
@@ -99,7 +99,7 @@ class ConservativeMode:
 class TrainerBreaker(CircuitBreaker):
     """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32).
 
-    When it changes hangs on a clock, so the world has a say in it. A command forces it without asking.
+    When it changes depends on a clock, so its changes come from the world. A command forces it directly.
     """
 
     def __init__(self, name: str, world: World, monotonic: Callable[[], float]) -> None:

@@ -1,6 +1,6 @@
 """The one writer of learning rates (R-TOL-13 to R-TOL-16).
 
-A group's rate is base x schedule(step) x warm-up(age of the group). Whoever else writes a rate is found at the next
+A group's rate is base x schedule(step) x warm-up(age of the group). A rate that other code writes is found at the next
 step, because every step first compares what the optimiser holds with what was written there.
 """
 
@@ -86,7 +86,7 @@ class LearningRates:
             table.pop(group, None)
 
     def rate(self, group: str, step: int) -> float:
-        """What the group's rate has to be at this step."""
+        """The rate of a group at this step."""
         factor = self._schedule(step)
         if group in self._born:
             factor *= rising(step - self._born[group], self._new_steps, self._new_start)
@@ -128,7 +128,7 @@ class LearningRates:
         return undone
 
     def state(self) -> dict[str, Any]:
-        """What a restored controller needs to go on as this one would."""
+        """Everything that decides the rates from now on."""
         return {
             "first": self._base_rate,
             "base": dict(self._base),

@@ -1,4 +1,4 @@
-"""What a trainer is given from outside: a log, two clocks, an object store, a library. `streams` implements them."""
+"""Interfaces to everything a trainer uses outside of itself: log, clocks, library. `streams` implements them."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _BOUNDARIES: Final = ("epoch_completed", "rolled_back", "run_finished", "run_sta
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is recorded of a run beside its facts.
+    """The records of a run other than its facts.
 
     `decisions` by the packet that they answer, `commands` by their id. `tensor_digests` gives the digests of a state's
     tensors by their reference, `state_after` the whole state after a fact's sequence where it is still kept.
@@ -115,7 +115,7 @@ class RecordedWorld:
 
     @property
     def published(self) -> int:
-        """What the live world published: facts on record are on the log already."""
+        """The count of the live world: recorded facts are on the log already."""
         return self._live.published
 
     def track(self, step: Callable[[], int]) -> None:
@@ -154,7 +154,7 @@ class RecordedWorld:
     # ------------------------------------------------------------------------------------------- facts and objects
 
     def publish(self, event: Event) -> Event:
-        """Compare a fact with the recorded one in its place and return that; what is no fact was told when it happened.
+        """Compare a fact with the recorded one in its place and return that one; drop any other event.
 
         Raises Diverged where the record has something else there.
         """
@@ -218,10 +218,10 @@ class RecordedWorld:
         fact = self._facts[min(self._next, len(self._facts) - 1)]
         return Diverged(self.first_difference or Divergence(Place.of(fact), what))
 
-    # ---------------------------------------------------------------------------------- what comes from somebody else
+    # ------------------------------------------------------------------------------------- what other processes decide
 
     def ending(self) -> tuple[str, str] | None:
-        """Where the recorded run was ended from outside, or by its own model, at this step."""
+        """The recorded end, if the run was ended at this step from outside or by an exception of its model."""
         if self.over:
             return self._live.ending()
         fact = self._here("run_finished")
@@ -251,7 +251,7 @@ class RecordedWorld:
             yield from self._live.commands()
 
     def command_of(self, answer: Answer, now_ns: int) -> Iterable[Request]:
-        """What became of the answer's command."""
+        """The recorded command, if it was applied or rejected."""
         return self._live.command_of(answer, now_ns) if self.over else self._commands_here()
 
     def _commands_here(self, after: int = 0) -> list[Request]:
@@ -290,7 +290,7 @@ class RecordedWorld:
             return self._live.refused(event, refusal)
         raise self._diverged(f"a command that was applied is refused: {refusal}")
 
-    # ---------------------------------------------------------------------------------- what hangs on a clock or chance
+    # ----------------------------------------------------------------------- what depends on a clock or on this machine
 
     def trouble(self, found: str) -> str:
         """The reason of the rollback that comes next, if it was for trouble at this step."""

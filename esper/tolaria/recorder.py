@@ -1,4 +1,4 @@
-"""Makes every event of a run's trainer: who, where in the run, in which order, because of what.
+"""The maker of a run's events: each gets an id, the run's position, its cause and the time.
 
 Facts (the topic `esper.runs`) get the sequence 1, 2, 3, ... without gaps; telemetry and emergencies get none.
 """
@@ -41,7 +41,7 @@ class Recorder:
         event_id: bytes = b"",
         priority: leyline_pb2.MessagePriority = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
     ) -> Event:
-        """Put `body` into an event and tell the world; returns the event as it lies on the log."""
+        """Publish `body` as an event; returns the event as it is on the log."""
         event = new_event(
             body,
             event_id=event_id or self.new_id(),

@@ -98,7 +98,7 @@ def _claim(
 
 
 def _catch_up(log: ClaimableLog, verifier: CommandVerifier, recorded: Recorded, upto: int, clock: Clock) -> None:
-    """Tell the log and the verifier what of the run's decisions and commands was dealt with, and what was not."""
+    """Give log and verifier the run's decisions and commands: those that were answered and those that were not."""
     done = set(_answered(recorded, upto))
     last = next(fact for fact in reversed(recorded.facts[:upto]) if not fact.HasField("run_resumed"))
     packet = last.event_id if last.HasField("epoch_completed") else b""

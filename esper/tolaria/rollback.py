@@ -107,7 +107,7 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
 
 @dataclass(frozen=True, slots=True)
 class _Restored:
-    """How the run came back, and to where; the phases are prepare, commit and confirm."""
+    """A finished restoration: its level, the state restored, the time of its phases prepare, commit and confirm."""
 
     level: str
     position: Position

@@ -83,7 +83,7 @@ class Run:
     epochs_since_structural_change: int = 0
     hook_ms: list[float] = field(default_factory=list)
     hook_parts_ms: dict[str, float] = field(default_factory=dict)
-    """What the last epoch's hook spent its time on (R-TOL-1); they sum to the last of `hook_ms`."""
+    """The parts of the last epoch hook's time (R-TOL-1); they sum to the last of `hook_ms`."""
     failures_in_a_row: int = 0
     decision_timeouts: int = 0
     gradient_conflicts: int = 0
@@ -113,7 +113,7 @@ class Run:
 
 
 def parameters(module: nn.Module) -> int:
-    """How many numbers the module learns."""
+    """The number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -200,7 +200,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
 
 
 def clearance_of(config: RunConfig) -> Clearance:
-    """What the run may use beyond safe blueprints."""
+    """The run's clearance: which blueprints it may use beyond the safe ones."""
     return Clearance(config.dossier.approvals, drill=config.drill)
 
 

@@ -109,7 +109,7 @@ def publish_start(run: Run) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run came to: the object that `esper run --json` prints.
+    """The result of a run: the object that `esper run --json` prints.
 
     `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
     by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that

@@ -116,7 +116,7 @@ def _restore(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where in a run a state belongs: the facts up to `sequence` are contained in it."""
+    """The place of a state in its run: it contains the facts up to `sequence`."""
 
     run_id: str
     timeline: int

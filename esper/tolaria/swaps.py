@@ -75,14 +75,14 @@ def swap_as_recorded(run: Run, fact: KernelSwapped, inputs: Tensor) -> bool:
 
 
 def compiled_folder() -> Path:
-    """Where torch of this process keeps compiled code; it has that from its environment."""
+    """The folder where torch of this process keeps compiled code."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir  # noqa: PLC0415 - half a second, for those who swap
 
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir())
 
 
 def _swap(run: Run, seed_id: str, kernel: CompiledKernel | None, inputs: Tensor) -> bool:
-    """Whether another form serves now; if so, the log has it."""
+    """Swap the kernel of one seed; whether another form is used now. If so, the log has that."""
     facts = run.kasmina.swap(seed_id, kernel, inputs)
     publish(run, facts)
     drain(run)

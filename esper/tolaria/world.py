@@ -1,4 +1,4 @@
-"""What a run asks of the world outside and tells it: the protocol `World`, and `LiveWorld`, the world as it is now.
+"""The port between a run and everything outside of it: the protocol `World`, and `LiveWorld`, which is live.
 
 The other implementation is `RecordedWorld`, which answers from a run's record as long as there are recorded facts and
 hands over to a `LiveWorld` at their end. The trainer does not know which of the two it has.
@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class StartingPoint:
-    """Where a run begins that does not begin at its first step: at a checkpoint, `snapshot`.
+    """The checkpoint at which a run begins, where that is not its first step; `snapshot` is its state.
 
     `before` is the fold of the recorded facts up to there, `digest` the recorded digest of that state, `checkpoints`
     what was kept by then, and `reason` why the checkpoint was saved.
@@ -81,7 +81,7 @@ class NewFork:
 
 
 class World(Protocol):
-    """Everything that a run does not compute from its own state. `found` is always what was measured just now.
+    """Everything that a run does not compute from its own state. An argument `found` is what was measured just now.
 
     Methods that compare raise Diverged where the run does not come to what was recorded.
     """
@@ -107,12 +107,12 @@ class World(Protocol):
         """The checkpoint to begin at; None for the run's first step."""
 
     def track(self, step: Callable[[], int]) -> None:
-        """Take note of who knows how many optimiser steps the run has taken: `step`."""
+        """Give the world a function that returns how many optimiser steps the run has taken."""
 
     # ------------------------------------------------------------------------------------------- facts and objects
 
     def publish(self, event: Event) -> Event:
-        """Tell an event to the log; returns it as it lies there, a fact with its sequence."""
+        """Publish an event; returns it as it is on the log, a fact with its sequence."""
 
     def flush(self) -> None:
         """Wait until the log has every fact that was published."""
@@ -126,7 +126,7 @@ class World(Protocol):
     def compare_start(self, found: Digest, flat: FlatState) -> None:
         """Compare the state at the starting point, restored, with the recorded one."""
 
-    # ---------------------------------------------------------------------------------- what comes from somebody else
+    # ------------------------------------------------------------------------------------- what other processes decide
 
     def ending(self) -> tuple[str, str] | None:
         """Status and reason where the run ends before its next step because of something outside of it."""
@@ -149,13 +149,13 @@ class World(Protocol):
     def refused(self, event: Event, refusal: CommandRefused) -> CommandRejected:
         """The rejection of a command that the run cannot apply."""
 
-    # ---------------------------------------------------------------------------------- what hangs on a clock or chance
+    # ----------------------------------------------------------------------- what depends on a clock or on this machine
 
     def trouble(self, found: str) -> str:
         """Why the step must not be taken; an empty string for a good step."""
 
     def verdict(self, found: GateEvaluated) -> GateEvaluated:
-        """The verdict of a gate, which may hang on a measured latency."""
+        """The verdict of a gate, which may depend on a measured latency."""
 
     def opened(self, found: Mapping[str, BreakerChanged]) -> dict[str, BreakerChanged]:
         """The isolation breakers that opened during this step, by seed."""
@@ -163,7 +163,7 @@ class World(Protocol):
     def breaker_changes(
         self, breaker: TrainerBreaker, find: Callable[[], list[BreakerChanged]], *, failure: bool = False
     ) -> list[BreakerChanged]:
-        """What became of a breaker that was polled, or told of a success or a `failure`; `find` would tell it."""
+        """The changes of a breaker that was polled, or noted a success or `failure`; live they are those of `find`."""
 
     def rates_undone(self, found: list[LearningRateChanged]) -> list[LearningRateChanged]:
         """The learning rates that were written from outside the controller and put right again."""
@@ -174,7 +174,7 @@ class World(Protocol):
     # ---------------------------------------------------------------------------------------------- kernels and states
 
     def kernel(self, seed_id: str, find: Callable[[], Verified | Unusable | None]) -> Verified | Unusable | None:
-        """The kernel that a seed germinates with; `find` would ask the library."""
+        """The kernel that a seed germinates with; live it is `find` that asks the library."""
 
     def swaps(self) -> Sequence[Event]:
         """The kernel swaps that were recorded at this step."""
@@ -189,10 +189,10 @@ class World(Protocol):
         """Remove a checkpoint; returns the bytes that became free."""
 
     def remember(self, snapshot: Snapshot) -> None:
-        """Take note of a state that the run may go back to."""
+        """Offer a state that the run may go back to later."""
 
     def rollback_target(self) -> tuple[str, Snapshot] | None:
-        """Level and state of the rollback that happens now; None where the run chooses them itself."""
+        """Level and state of the recorded rollback that comes next; None where the run chooses both itself."""
 
 
 class LiveWorld:
@@ -236,7 +236,7 @@ class LiveWorld:
         """Nothing: there is no record."""
 
     def ending(self) -> tuple[str, str] | None:
-        """An interruption where somebody asked the process to stop."""
+        """An interruption where the process was asked to stop."""
         return INTERRUPTED if self.outside.should_stop() else None
 
     def at_target_step(self) -> bool:
@@ -248,7 +248,7 @@ class LiveWorld:
         return
 
     def commands(self) -> Iterator[Request]:
-        """What the log has, each judged by the verifier when its turn comes."""
+        """The commands that the log has, each checked by the verifier just before it is applied."""
         for signed in self.outside.log.take_commands():
             yield from self._judge(signed, self.outside.clock.wall_ns())
 

@@ -1,9 +1,9 @@
-"""Urza at the counter: looks a version up, reads its artifact, checks it, and hands it out; all within 500 ms.
+"""Urza's library: looks a version up, reads its artifact, checks it, and hands it out, all within 500 ms.
 
-Whatever goes wrong, the caller gets a kernel: the one wanted, or the identity with the reason why. Three failures
-within a minute (a lookup that raises, or takes longer than 400 ms) open the breaker; while it is open, only what was
-handed out before and is still in memory is served. A probe that fails as well begins the conservative mode: the same
-for 300 s (R-URZA-3, R-URZA-10 to R-URZA-12).
+Whatever goes wrong, the caller gets a kernel: the one wanted, or the identity kernel with the reason why. Three
+failures within a minute (a lookup that raises, or takes longer than 400 ms) open the breaker; while it is open, only
+what was handed out before and is still in memory is served. A probe that fails as well begins the conservative mode:
+the same for 300 s (R-URZA-3, R-URZA-10 to R-URZA-12).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Found:
 
 
 class UrzaLibrary:
-    """One counter with one clerk: a thread that looks up and reads, so that the caller never waits beyond the limit.
+    """Looks up and reads in a thread of its own, so that the caller never waits beyond the limit.
 
     What comes too late is dropped, but a kernel that was read stays in the cache for the next time. For one calling
     thread. `counts` are events since the start by name; `take_changes` gives the breaker's changes to report.
@@ -93,7 +93,7 @@ class UrzaLibrary:
         self._conservative_until = float("-inf")
         self._served: OrderedDict[Wanted, Version] = OrderedDict()
         self._lock = threading.Lock()
-        self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="urza")
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="urza")
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +102,9 @@ class UrzaLibrary:
         self.close()
 
     def close(self) -> None:
-        """Let the clerk go; what it is doing is interrupted."""
+        """End the thread; what it is doing is interrupted."""
         self._catalogue.interrupt()
-        self._clerk.shutdown(wait=True, cancel_futures=True)
+        self._reader.shutdown(wait=True, cancel_futures=True)
 
     @property
     def breaker_state(self) -> CircuitBreakerState:
@@ -142,7 +142,7 @@ class UrzaLibrary:
         return self._counted(served, self._monotonic() - started)
 
     def _fetch(self, wanted: Wanted, now_ms: int) -> Served:
-        """The clerk's way: catalogue, memory, object store. It runs in a thread of its own."""
+        """From the catalogue, then memory or object store; in the thread."""
         versions = self._catalogue.find(Query(blueprint_id=wanted.blueprint_id, place=wanted.place, limit=1))
         if not versions or archived(versions[0], now_ms):
             return Served(IDENTITY, fallback="artifact_not_found")
@@ -174,8 +174,8 @@ class UrzaLibrary:
         return "" if self._breaker.allows else "breaker_open"
 
     def _ask(self, action: Callable[[], Result], started: float) -> tuple[Result | None, Fallback]:
-        """The clerk's answer, within the limit; a failure and a late answer count against the breaker."""
-        future: Future[Result] = self._clerk.submit(action)
+        """What `action` gives, within the limit; a failure and a late answer count against the breaker."""
+        future: Future[Result] = self._reader.submit(action)
         try:
             result = future.result(self._limit_s)
         except Late:

@@ -8,6 +8,7 @@ another at work ends at once, and one that finds another on its way out waits fo
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import socket
 import sys
@@ -20,7 +21,22 @@ from esper.weatherlight.forkserver import PARENT_VARIABLE, ForkServer, Order, ca
 
 HANDOVER_S: Final = 10.0
 """How long to wait for a supervisor on its way out: twice what it may take."""
-LIBRARIES: Final = ("duckdb", "faust", "faust.livecheck", "faust.transport.drivers.aiokafka")
+LIBRARIES: Final = (
+    "duckdb",
+    "encodings.ascii",
+    "faust",
+    "faust.app.router",
+    "faust.assignor.leader_assignor",
+    "faust.assignor.partition_assignor",
+    "faust.fixups.django",
+    "faust.livecheck",
+    "faust.tables.objects",
+    "faust.tables.sets",
+    "faust.topics",
+    "faust.transport.drivers.aiokafka",
+    "faust.worker",
+    "mode.debug",
+)
 """What the services import only when they are at work."""
 
 
@@ -51,7 +67,9 @@ def main() -> int:
 def _serve(data_dir: Path) -> int:
     from esper.weatherlight.supervisor import SERVICES  # noqa: PLC0415 - not where another one is at work already
 
+    sys.modules.setdefault("hypothesis", None)  # type: ignore[arg-type]  # kio imports it where it is installed: 0.1 s
     preload((*SERVICES.values(), *LIBRARIES))
+    inspect.getmodule(_serve)  # Faust asks this of every agent, which looks at every module once
     ours, supervisors = socket.socketpair()
     server = ForkServer(ours)
     order = Order("esper-supervisor", "esper.weatherlight.supervisor:run", (str(data_dir),))

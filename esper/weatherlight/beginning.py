@@ -70,7 +70,7 @@ def dossier_of(data_dir: Path, *, outcomes: bool = True) -> Dossier:
     archive = data_dir / "archive"
     if not archive.is_dir():
         return Dossier()
-    from projections.dossier import read_dossier  # noqa: PLC0415 - as above
+    from projections.blueprint_queries import read_dossier  # noqa: PLC0415 - as above
 
     with open_history(archive) as history:
         rows = read_dossier(history, outcomes=outcomes)

@@ -8,7 +8,7 @@ import select
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -178,35 +178,61 @@ def _join(
     """A connection that holds a lease, what the supervisor first said, and the process of one that was started here."""
     endpoint.run_folder(request.data_dir)
     deadline = time.monotonic() + JOIN_S
-    while time.monotonic() < deadline:
-        connection = endpoint.connect(request.data_dir)
-        answer = _exchange(connection, request.message()) if connection is not None else None
-        if connection is not None and answer is not None:
-            if "refused" in answer:
+    try:
+        while time.monotonic() < deadline:
+            connection = endpoint.connect(request.data_dir)
+            answer = _exchange(connection, request.message()) if connection is not None else None
+            if connection is not None and answer is not None:
+                _check_not_refused(answer, connection, starter)
+                return connection, Status.from_json(answer), starter
+            if connection is not None:
                 connection.close()
-                _reap(starter)
-                raise InvalidInput(str(answer["refused"]))
-            return connection, Status.from_json(answer), starter
-        if connection is not None:
-            connection.close()
-        if starter is None or starter.poll() is not None:
-            starter = _start_supervisor(request.data_dir, request.brokers)
-        time.sleep(0.02)
+            if starter is None or starter.poll() is not None:
+                starter = _start_supervisor(request.data_dir, request.brokers)
+            time.sleep(0.02)
+    except BaseException:
+        _give_up(request.data_dir, starter)
+        raise
     log = endpoint.run_folder(request.data_dir) / LOG_NAME
     raise LogUnavailable(f"no supervisor of {request.data_dir} answers within {JOIN_S:.0f} s; see {log}")
 
 
-def launch(data_dir: Path, brokers: str | None) -> subprocess.Popen[bytes] | None:
-    """Have the processes of a data folder begin to start where none run, before `join` is called with what returns.
+def _check_not_refused(
+    answer: Mapping[str, Any], connection: socket.socket, starter: subprocess.Popen[bytes] | None
+) -> None:
+    if "refused" in answer:
+        connection.close()
+        _reap(starter)
+        raise InvalidInput(str(answer["refused"]))
 
-    They end by themselves where nobody joins within three seconds of their start.
-    """
+
+def _give_up(data_dir: Path, starter: subprocess.Popen[bytes] | None) -> None:
+    """End processes that are still starting; where a supervisor listens already, others may have joined it."""
+    if starter is None or starter.poll() is not None:
+        return
+    connection = endpoint.connect(data_dir)
+    if connection is not None:
+        connection.close()
+        return
+    starter.terminate()
+    _reap(starter)
+
+
+@contextlib.contextmanager
+def launched(data_dir: Path, brokers: str | None) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Within, the processes of a data folder begin to start where none run; `join` is called with what this gives."""
     data_dir = data_dir.resolve()
     connection = endpoint.connect(data_dir)
     if connection is not None:
         connection.close()
-        return None
-    return _start_supervisor(data_dir, brokers)
+        yield None
+        return
+    starter = _start_supervisor(data_dir, brokers)
+    try:
+        yield starter
+    except BaseException:
+        _give_up(data_dir, starter)
+        raise
 
 
 def status(data_dir: Path) -> Status | None:

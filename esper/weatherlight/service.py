@@ -66,6 +66,7 @@ class ForkedProcess(asyncio.Protocol):
         """Set once it is ready, and also when it ended before that."""
         self.ended = asyncio.Event()
         self._pending = b""
+        self._to_send: signal.Signals | None = None
 
     @classmethod
     async def start(cls, connection: socket.socket, order: Order, log: Path, inherit: tuple[int, ...]) -> ForkedProcess:
@@ -79,7 +80,10 @@ class ForkedProcess(asyncio.Protocol):
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
-            self.pid = said.get("pid", self.pid)
+            if "pid" in said:
+                self.pid = said["pid"]
+                if self._to_send is not None:
+                    self.signal(self._to_send)
             self.code = said.get("exit", self.code)
             self.error = said.get("error", self.error)
             if "ready" in said:
@@ -92,8 +96,10 @@ class ForkedProcess(asyncio.Protocol):
         self.ended.set()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal unless it has ended."""
-        if self.pid is not None and self.code is None:
+        """Send a signal unless it has ended; to one that the fork server has not made yet, once it is there."""
+        if self.pid is None:
+            self._to_send = number
+        elif self.code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 

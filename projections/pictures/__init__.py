@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from projections.pictures.bars import Bar, bars
-from projections.pictures.lanes import Lane, Stay, swimlane
-from projections.pictures.lines import Mark, Series, lines
+from projections.pictures.charts import Bar, Lane, Mark, Series, Stay, bars, lines, swimlane
 from projections.pictures.svg import Picture
 
 __all__ = ["Bar", "Lane", "Mark", "Picture", "Series", "Stay", "bars", "lines", "swimlane"]

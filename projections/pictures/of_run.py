@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from esper.karn.table import with_names
 from projections.history import History
-from projections.pictures.lanes import Lane, Stay, swimlane
-from projections.pictures.lines import Mark, Series, lines
+from projections.pictures.charts import Lane, Mark, Series, Stay, lines, swimlane
 from projections.pictures.svg import Picture
 
 _MANY_MARKS: Final = 8

@@ -12,7 +12,7 @@ from contracts.leyline.v1.leyline_pb2 import SeedLifecycleGate
 from esper.karn.table import with_names
 from esper.kasmina.gates import SIGNS, rule_of
 from projections.pictures import of_run, svg
-from projections.report.story import Row, Story, story
+from projections.report.report_query import Report, Row, report_query
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -27,7 +27,7 @@ def page(history: History, run_id: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only a report needs it
     from markupsafe import Markup  # noqa: PLC0415
 
-    told = story(history, run_id)
+    told = report_query(history, run_id)
     environment = Environment(
         loader=PackageLoader("projections.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
@@ -69,7 +69,7 @@ def page(history: History, run_id: str) -> str:
     )
 
 
-def _pictures(history: History, told: Story) -> dict[str, svg.Picture]:
+def _pictures(history: History, told: Report) -> dict[str, svg.Picture]:
     runs, run_id = told.runs, str(told.run["run_id"])
     return {
         "accuracy": of_run.accuracy(history, runs),
@@ -82,7 +82,7 @@ def _pictures(history: History, told: Story) -> dict[str, svg.Picture]:
     }
 
 
-def verdict(told: Story) -> str:
+def verdict(told: Report) -> str:
     """The run in a sentence or two."""
     run, control = told.run, told.control
     host, final = run["params_host"], run["params_final"] or run["params_host"]
@@ -99,7 +99,7 @@ def verdict(told: Story) -> str:
     return f"{right}, {beside} its control run, which had the same data and budget and did not grow."
 
 
-def _tiles(told: Story) -> list[dict[str, str]]:
+def _tiles(told: Report) -> list[dict[str, str]]:
     run, control = told.run, told.control
     beside = {
         name: f"control {form(control[name])}" if control is not None else ""
@@ -118,7 +118,7 @@ def _tiles(told: Story) -> list[dict[str, str]]:
     return [{"name": name, "value": value, "note": note} for name, value, note in named]
 
 
-def _costs(told: Story) -> list[dict[str, str]]:
+def _costs(told: Report) -> list[dict[str, str]]:
     control = told.control or {}
     table = [
         ("parameters of the host", told.run["params_host"], control.get("params_host")),
@@ -131,11 +131,11 @@ def _costs(told: Story) -> list[dict[str, str]]:
     return [{"name": name, "grown": figure(grown), "control": figure(other)} for name, grown, other in table]
 
 
-def _spent(told: Story, name: str) -> tuple[Any, Any]:
+def _spent(told: Report, name: str) -> tuple[Any, Any]:
     return tuple(None if end is None else end[name] for end in (told.end, told.control_end))  # type: ignore[return-value]
 
 
-def _again(told: Story) -> str:
+def _again(told: Report) -> str:
     run_id = told.run["run_id"]
     seed = next((each["seed_id"] for each in told.seeds if each["life"]), "s1")
     lines = [
@@ -147,7 +147,7 @@ def _again(told: Story) -> str:
     return "\n".join(lines)
 
 
-def _determined(told: Story) -> list[tuple[str, str]]:
+def _determined(told: Report) -> list[tuple[str, str]]:
     start = told.start
     versions = ", ".join(f"{name} {version}" for name, version in sorted(start["library_versions"].items()))
     seeds = ", ".join(f"{name} {seed}" for name, seed in sorted(start["seeds"].items()))

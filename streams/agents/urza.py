@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class PrefetchHandler:
-    """Answers requests. An id is used up once its answer is acknowledged, so a failed attempt can be made again.
+    """Answers prefetch requests. An id is used up once its answer is acknowledged, so a failed attempt can be repeated.
 
     `jobs` are the compile jobs that were asked for; a kernel that is not stored becomes one more (R-TEZ-1).
     """
@@ -72,11 +72,11 @@ class PrefetchHandler:
             prefetch.breaker_changed(change, event, ordinal, now_ns=now_ns)
             for ordinal, change in enumerate(self._library.take_changes())
         ]
-        wishes = [tezzeret.requested_by_prefetch(event, now_ns)] if served.fallback == "artifact_not_found" else []
-        new = [wish for wish in wishes if wish.compile_requested.job_id not in self._jobs]
+        missing = [tezzeret.requested_by_prefetch(event, now_ns)] if served.fallback == "artifact_not_found" else []
+        new = [request for request in missing if request.compile_requested.job_id not in self._jobs]
         await self._publisher.publish([*changes, *prefetch.answer(event, served, now_ns=now_ns), *new])
         self._nonces.use(request.request_id, event.event_id)
-        self._jobs.update(wish.compile_requested.job_id for wish in new)
+        self._jobs.update(each.compile_requested.job_id for each in new)
         self._count(served)
 
     def _count(self, served: Served) -> None:
@@ -99,8 +99,8 @@ class PrefetchHandler:
         self._metrics.set("esper_urza_conservative_mode", float(self._library.conservative))
         self._metrics.set("esper_urza_nonce_evictions", self._nonces.evictions)
 
-    async def keep_house(self) -> None:
-        """Forget what has been in memory for too long, for ever."""
+    async def sweep_forever(self) -> None:
+        """Forget what has been in memory for too long, every minute until cancelled."""
         while True:
             self._library.kernels.expire()
             self.show()
@@ -127,23 +127,23 @@ async def setup(context: AgentContext) -> LibraryReader:
         nonces.restore(event)
     kernels = KernelCache(ObjectStore(context.settings.objects), time.monotonic, limit_bytes=CACHE_BYTES)
     reader = feed.lend(library.reader())
-    counter = PrefetchHandler(
+    handler = PrefetchHandler(
         UrzaLibrary(feed.lend(library.reader()), kernels, monotonic=time.monotonic),
         nonces,
         reader.jobs(),
         context.publisher,
         context.metrics,
     )
-    intake = Intake("urza", context.ring, context.publisher, context.metrics, counter.handle)
+    intake = Intake("urza", context.ring, context.publisher, context.metrics, handler.handle)
     add_agent(context.app, "urza", [KERNELS], intake.take)
-    for task in (asyncio.create_task(feed.keep()), asyncio.create_task(counter.keep_house())):
+    for task in (asyncio.create_task(feed.keep()), asyncio.create_task(handler.sweep_forever())):
         _tasks.add(task)
         task.add_done_callback(_ended)
     return reader
 
 
 def _ended(task: asyncio.Task[None]) -> None:
-    """Without its catalogue this process is of no use: it ends, and whoever watches it starts another."""
+    """Without its catalogue this process is of no use: it ends, and its supervisor starts another."""
     _tasks.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("urza cannot go on", exc_info=error)

@@ -65,7 +65,7 @@ class PartitionStats:
 class Core:
     """The broker without its connections.
 
-    `sync` waits until what a partition holds is on the disk (`flusher.py`).
+    `sync` waits until what a partition holds is on the disk (`server.Flusher`).
     """
 
     store: Store

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
@@ -31,6 +30,8 @@ from aiokafka.structs import TopicPartition
 
 from esper.errors import CorruptState
 from projections.manifest import Place
+from streams.background import LoopThread
+from streams.consumer import GATHERING_BYTES
 from streams.producer import unavailable
 
 FETCH_BYTES: Final = 2 * 2**20
@@ -64,9 +65,8 @@ class LogReader:
 
     def __init__(self, brokers: str) -> None:
         self.brokers = brokers
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="feed-fetch", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("feed-fetch")
+        self._closed = False
         self._client: AIOKafkaClient | None = None
         self._next: dict[Place, int] = {}
         self._ready: dict[Place, Taken] = {}
@@ -84,16 +84,15 @@ class LogReader:
 
     def close(self) -> None:
         """Disconnect and end the thread."""
-        if not self._thread.is_alive():
+        if self._closed:
             return
+        self._closed = True
         if self._coming is not None:
             self._coming.cancel()
         if self._client is not None:
             with contextlib.suppress(KafkaError, OSError, NotYet):
-                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(2.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
-        self._loop.close()
+                self._thread.run(self._client.close(), 2.0)
+        self._thread.stop()
 
     def offsets(self, places: Collection[Place], at: int) -> dict[Place, int]:
         """Where each partition begins (`EARLIEST`), ends (`LATEST`), or was at a Unix time in milliseconds."""
@@ -123,7 +122,7 @@ class LogReader:
 
     def _ask(self, places: Collection[Place]) -> None:
         wanted = {place: self._next[place] for place in places}
-        self._coming = asyncio.run_coroutine_threadsafe(self._fetch(wanted), self._loop)
+        self._coming = self._thread.spawn(self._fetch(wanted))
 
     def _settle(self, wait_s: float | None = None) -> None:
         """Let what is on its way arrive and lie ready."""
@@ -144,7 +143,7 @@ class LogReader:
 
     def _do(self, doing: Coroutine[Any, Any, T]) -> T:
         try:
-            return asyncio.run_coroutine_threadsafe(doing, self._loop).result()
+            return self._thread.spawn(doing).result()
         except (KafkaError, OSError, TimeoutError) as error:
             raise unavailable(self.brokers, "answer", error) from None
 
@@ -197,7 +196,9 @@ class LogReader:
             (topic, [(partition, wanted[topic, partition], FETCH_BYTES) for partition in partitions])
             for topic, partitions in topics.items()
         ]
-        answer = await self._client.send(node, FetchRequest(POLL_MS, 1, ANSWER_BYTES, _ANY_ISOLATION, asked))
+        answer = await self._client.send(
+            node, FetchRequest(POLL_MS, GATHERING_BYTES, ANSWER_BYTES, _ANY_ISOLATION, asked)
+        )
         found: dict[Place, Taken] = {}
         for topic, partitions in answer.topics:
             for partition, code, end, *_, content in partitions:

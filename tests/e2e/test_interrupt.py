@@ -50,6 +50,6 @@ def test_in_the_middle_of_a_run(esper):
 def test_up_ends_with_all_its_processes(esper):
     process = esper.start("up", "--json")
     assert process.stdout.readline()
-    # The command, the supervisor and its five; nobody waits for the forge.
-    esper.wait_until(lambda: len(esper.processes()) == 7)
+    # The command, the fork server, the supervisor and its five; nobody waits for the forge.
+    esper.wait_until(lambda: len(esper.processes()) == 8)
     _interrupt(esper, process)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -159,3 +160,22 @@ def test_processes_run_with_one_thread_for_computing(esper):
     with client.join(esper.data_dir, client="test", broker_only=True) as lease:
         lease.wait_ready()
         assert psutil.Process(esper.find("broker").pid).environ()["OMP_NUM_THREADS"] == "1"
+
+
+def wakeups(processes: list[psutil.Process]) -> int:
+    """How often the threads of these processes have waited for something so far: what an idle one costs."""
+    status = [task.read_text() for each in processes for task in Path(f"/proc/{each.pid}/task").glob("*/status")]
+    return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in status)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_ticks_while_nobody_does_anything(esper):
+    """49 times a second, most of them heartbeats and commits of two consumer groups; with tickers it was above 150."""
+    with client.join(esper.data_dir, client="test") as lease:
+        lease.wait_ready()
+        time.sleep(4.0)  # what follows a start is over
+        processes = esper.processes()
+        before, since = wakeups(processes), time.monotonic()
+        time.sleep(4.0)
+        assert len(processes) == 7
+        assert (wakeups(processes) - before) / (time.monotonic() - since) < 100

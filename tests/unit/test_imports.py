@@ -25,10 +25,7 @@ PURE = (
     "esper.kasmina.settings",
     "esper.urza.version",
 )
-FORGE = tuple(
-    f"esper.tezzeret.{name}"
-    for name in ["artifact", "child", "events", "jobs", "ledger", "mode", "order", "pipelines", "scan"]
-)
+FORGE = tuple(f"esper.tezzeret.{name}" for name in ["child", "events", "jobs", "pipelines", "results", "scan"])
 KARN = tuple(
     f"esper.karn.{name}" for name in ["approval", "blueprint", "dossier", "registration", "risk_sheet", "table"]
 )

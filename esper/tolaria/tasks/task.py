@@ -1,4 +1,4 @@
-"""What a task is (a host, places where it can grow, three sets of samples, a loss), and how a network does on it."""
+"""A task: a host, places where it can grow, three sets of samples, a loss; and the evaluation of a network on it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a network comes to on a set: `loss` with each sample's own, and the mean accuracy from 0 to 1."""
+    """The figures of a network on a set: `loss` with each sample's own, and the mean accuracy from 0 to 1."""
 
     loss: Loss
     accuracy: float

@@ -13,11 +13,10 @@ from moto.server import ThreadedMotoServer
 
 from esper.errors import InvalidInput
 from projections import open_history
-from projections.address import Folder
 from projections.archive import Archive
 from projections.catalogue import examine
 from projections.testing import LogOfRecords, Trainers
-from projections.transfer import Mirror, transfer
+from projections.transfer import Folder, Mirror, transfer
 
 COUNT = "SELECT count(*) FROM log.every"
 

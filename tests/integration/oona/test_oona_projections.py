@@ -7,8 +7,7 @@ import time
 import pytest
 
 from contracts.leyline.v1 import event_pb2
-from projections.rebuild import seen
-from projections.registry import PROJECTIONS, file_of
+from projections.registry import PROJECTIONS, file_of, seen
 from projections.store import Store
 
 LAG = "esper_projection_lag_records{"

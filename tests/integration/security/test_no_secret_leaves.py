@@ -64,7 +64,7 @@ def test_no_secret_is_in_an_export(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ESPER_KEY", KEY)
     monkeypatch.setenv("ESPER_KEY_PREVIOUS", PREVIOUS)
     data, to = tmp_path / "data", tmp_path / "to"
-    ring = load_key_ring(Settings(), "127.0.0.1:1")
+    ring = load_key_ring(Settings.load(), "127.0.0.1:1")
     ref = ObjectStore(data / "objects").put(b'{"weights": 1}')
     started = RunStarted(task="digits", config_json=json.dumps({"what a run says of itself": PLANTED, "ref": ref}))
     event_id = ids.uuid7(time.time_ns(), os.urandom(10))

@@ -69,7 +69,9 @@ def test_an_unfinished_batch_is_cut_off_and_its_offset_not_given_again(log, cut)
         path = max(folder.glob("*.log"))
         os.truncate(path, path.stat().st_size - cut)
 
+    whole = log.segments()[-1].stat().st_size // 5 * 4
     log.crash(damage=tear)
+    assert log.segments()[-1].stat().st_size == whole, "nothing of it is left behind the next record"
     assert [offset for offset, _ in log.read_all()] == [0, 1, 2, 3]
     assert log.partition.end == 4
     assert log.append(b"after") == 5
@@ -191,6 +193,32 @@ def test_damage_inside_the_active_segment_costs_only_the_damaged_batch(log, capl
     assert [offset for offset, _ in log.read(0)] == [0, 1]
     assert [offset for offset, _ in log.read(3)] == [3, 4]
     assert log.append(b"after") == 5
+
+
+def test_a_batch_that_says_it_is_elsewhere_is_damage(log, caplog):
+    """The checksum does not cover the base offset."""
+    fill(log, 5)
+    size = log.segments()[-1].stat().st_size // 5
+    log.crash(damage=lambda _: flip(log.segments()[-1], size * 2 + 7))  # the last byte of batch 2's base offset
+    assert "offsets 2 to 2 are lost" in caplog.text
+    assert [offset for offset, _ in log.read(3)] == [3, 4]
+    with pytest.raises(AssertionError, match="client would refuse"):
+        log.read(2)
+
+
+def test_a_closed_segment_without_sidecar_and_end_is_named_up_to_the_next(log, caplog):
+    fill(log, 60)
+    second, third = log.segments()[1:3]
+
+    def tear(_):
+        os.truncate(second, second.stat().st_size - 10)
+        second.with_suffix(".index").unlink()
+
+    log.crash(damage=tear)
+    lost = int(third.stem) - 1
+    assert f"offsets {lost} to {lost} are lost" in caplog.text
+    with pytest.raises(AssertionError, match="client would refuse"):
+        log.read(lost)
 
 
 @pytest.mark.parametrize("harm", ["missing", "garbled", "empty"])

@@ -96,6 +96,17 @@ def test_there_is_a_limit():
     assert producers.duplicate_of(batch(0, producer_id=MAX_PRODUCERS)) == MAX_PRODUCERS
 
 
+def test_restoring_forgets_what_the_snapshot_does_not_know():
+    """Recovery goes through the sidecars of all closed segments; a producer that fell silent is in the older ones."""
+    older, newer = Producers(), Producers()
+    store(older, batch(0, producer_id=1), 0)
+    store(newer, batch(0, producer_id=2), 1)
+    producers = Producers()
+    producers.restore(older.snapshot())
+    producers.restore(newer.snapshot())
+    assert producers.snapshot() == newer.snapshot()
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 50), st.integers(0, 4)), max_size=60))
 def test_whatever_is_repeated_nothing_is_stored_twice_and_a_snapshot_forgets_nothing(steps):
     """Each step: a producer's next batch, then one of its last five again, all through a snapshot."""

@@ -14,8 +14,7 @@ import pytest
 from esper.cli.app import dispatch
 from projections.archive import Archive
 from projections.registry import PROJECTIONS, file_of
-from projections.story import story
-from projections.testing import LogOfRecords
+from projections.testing import LogOfRecords, story
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from esper.cli.app import dispatch
 from esper.cli.history import history_of
 from esper.cli.shell import SqlCompleter
 from esper.errors import InvalidInput
-from projections import open_sample, sample
+from projections import open_sample, questions
 from projections.ad_hoc import check_reads
 
 DEADLINE_S = 120.0
@@ -161,7 +161,7 @@ def test_a_reader_that_has_gone_is_no_failure():
 
 def test_nothing_but_the_answer_is_on_stdout_of_a_long_query():
     """DuckDB draws a progress bar after two seconds where it may."""
-    with history_of(sample.folder()) as history:
+    with history_of(questions.folder()) as history:
         assert history.execute("select current_setting('enable_progress_bar')").fetchone() == (False,)
 
 
@@ -181,8 +181,8 @@ def test_schema_lists_explains_and_refuses(capsys):
 
 def test_what_a_shell_may_do_is_what_a_query_may(tmp_path):
     """The shell and the command line refuse with the same function."""
-    with open_sample() as history, pytest.raises(InvalidInput, match="only reads"):
-        check_reads(history, f"copy (select 1) to '{tmp_path}/x.csv'")
+    with pytest.raises(InvalidInput, match="only reads"):
+        check_reads(f"copy (select 1) to '{tmp_path}/x.csv'")
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -120,6 +120,46 @@ def test_one_bad_figure_fails_and_is_named(figure, verdict):
     assert verdict.reason.startswith(f"{figure} is ")
 
 
+NEXT_TO_NOTHING = 1e-12
+AT_THE_LIMIT = [
+    # figure, whether the limit itself passes, the verdict at the limit, the verdict a little beyond it
+    ("gradient_norm", False, lambda x: judge_g1(replace(LEARNT, gradient_norm=SETTINGS.min_gradient_norm + x)), +1),
+    ("output_ratio", True, lambda x: judge_g1(replace(LEARNT, output_ratio=SETTINGS.max_output_ratio + x)), +1),
+    ("trial_contribution", True, lambda x: judge_g1(replace(LEARNT, trial=Paired(-0.04 + x, 0.02))), -1),
+    ("alpha", True, lambda x: judge_g2(replace(BLENDED, alpha=SETTINGS.min_blended_alpha + x)), -1),
+    ("kernel_latency_ms", True, lambda x: judge_g2(replace(BLENDED, latency_ms=SETTINGS.max_kernel_latency_ms + x)), 1),
+    ("output_ratio", True, lambda x: judge_g2(replace(BLENDED, output_ratio=SETTINGS.max_output_ratio + x)), +1),
+    ("loss_drift", True, lambda x: judge_g2(replace(BLENDED, drift=Paired(3.0 * 0.02 + x, 0.02))), +1),
+    ("repeat_error", True, lambda x: judge_g0(replace(FITS, repeat_error=1e-5 + x)), +1),
+    ("identity_error", True, lambda x: judge_g0(replace(FITS, identity_error=1e-5 + x)), +1),
+    ("contribution", True, lambda x: judge_g3(impact=replace(NEUTRAL, contribution=Paired(-0.025 + x, 0.01))), -1),
+    ("contribution", False, lambda x: judge_g4(replace(IMPACT, contribution=Paired(0.02 + x, 0.02))), +1),
+    ("loss_change", True, lambda x: judge_g4(replace(IMPACT, change=Paired(0.02 + x, 0.02))), +1),
+]
+
+
+@pytest.mark.parametrize(("figure", "passes", "judge", "beyond"), AT_THE_LIMIT)
+def test_a_limit_passes_or_fails_exactly_where_the_gate_says(figure, passes, judge, beyond):
+    """A figure that must lie above its limit fails at the limit; every other one passes there and fails beyond it."""
+    at_it, past_it = judge(0.0), judge(beyond * NEXT_TO_NOTHING)
+
+    assert at_it.passed == passes
+    assert past_it.passed != passes
+    for verdict in (at_it, past_it):
+        assert verdict.passed or verdict.reason.startswith(f"{figure} is ")
+
+
+def test_a_drift_counts_from_3_standard_errors_or_5_percent_of_the_loss():
+    """Both must be passed, as for harm."""
+    for mean, stderr, passes in (
+        (0.024, 0.001, True),
+        (0.026, 0.001, False),
+        (0.059, 0.02, True),
+        (0.061, 0.02, False),
+    ):
+        assert judge_g2(replace(BLENDED, drift=Paired(mean, stderr))).passed == passes
+
+
 @pytest.mark.requirement("R-KAS-8")
 def test_acceptance_asks_for_both_dependence_and_no_regression():
     """Either half alone is not enough: `g4_system_impact` says why."""

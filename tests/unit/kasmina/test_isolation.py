@@ -213,3 +213,10 @@ def test_a_freed_graph_counts_as_a_leak():
     kept = other.exp()
     kept.sum().backward()
     assert leak_size(kept * 2, [other]) == float("inf")
+
+
+def test_a_leak_counts_from_above_the_tolerance(clock):
+    foreign = torch.ones(2, requires_grad=True)
+    for tolerance, size in ((2.0, 0.0), (1.9, 2.0)):
+        isolation = Isolation(SeedSettings(leak_tolerance=tolerance), clock)
+        assert isolation.leaks(foreign * 1.0, []) == size

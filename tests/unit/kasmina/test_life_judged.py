@@ -7,6 +7,7 @@ import torch
 
 from contracts.leyline.v1.event_pb2 import GateEvaluated
 from esper.kasmina import lifecycle
+from esper.kasmina.isolation import MIB
 from esper.kasmina.settings import SeedSettings
 
 LENIENT = {"benefit_z": 0.0, "regression_z": 1e6, "harm_z": 1e6, "drift_z": 1e6}
@@ -63,6 +64,50 @@ def test_the_probe_loss_is_of_the_network_as_a_failed_gate_left_it(make_lab):
     assert lab.kasmina.probe_loss.mean == lab.probe().mean
 
 
+@pytest.mark.parametrize(("mib", "stays"), [(4, True), (5, False)])
+def test_a_seed_may_keep_as_much_memory_as_the_limit_says_and_no_more(grown, mib, stays):
+    lab = grown(max_kept_mib=4.0)
+    lab.step()
+    lab.kasmina.modules()["s1"].kept = torch.ones(mib * MIB, dtype=torch.uint8)
+    lab.step()
+
+    assert (lab.stage() == lifecycle.TRAINING) == stays
+    assert ("memory_allocation_denied" in lab.told()) != stays
+
+
+def test_a_cull_makes_the_probe_loss_void_only_where_the_seed_was_mixed_in(grown):
+    lab = grown()
+    lab.epoch()
+    probed = lab.kasmina.probe_loss
+    lab.keep(lab.kasmina.apply(lab.command("CULL")))
+    assert lab.moves()[-3:] == ["TRAINING", "CULLED", "EMBARGOED"]
+    assert lab.kasmina.probe_loss is probed
+    mixed = grown()
+    mixed.until(lifecycle.BLENDING)
+    mixed.keep(mixed.kasmina.apply(mixed.command("CULL")))
+    assert mixed.kasmina.probe_loss is None
+
+
+def test_an_eviction_culls_what_is_mixed_in_and_nothing_else(grown):
+    lab = grown()
+    lab.until(lifecycle.BLENDING)
+    lab.germinate("residual", "s2")
+    lab.step()
+    lab.keep(lab.kasmina.evict("the network failed twice"))
+    assert lab.moves("s1")[-2:] == ["CULLED", "EMBARGOED"]
+    assert lab.moves("s2") == ["GERMINATED", "TRAINING"]
+
+
+def test_a_kernel_is_as_quick_as_the_quickest_of_its_last_forwards(grown):
+    """On a busy machine the median would fail a good seed."""
+    seed = grown().kasmina._slots["s1"].occupant()
+    assert seed.latency_ms == 0.0
+    seed.latencies_ms.extend([5.0, 1.0, 3.0])
+    assert seed.latency_ms == 1.0
+    seed.latencies_ms.extend([2.0] * 64)
+    assert seed.latency_ms == 2.0
+
+
 def test_patience_is_spent(grown):
     lab = grown(probation_patience=2)
     lab.until(lifecycle.PROBATIONARY, epochs=12)
@@ -111,6 +156,9 @@ def test_loss_before_is_that_of_the_last_epoch_end(make_lab):
     expected = lab.kasmina.probe_loss.mean
     lab.germinate()
     assert lab.observe().loss_before == pytest.approx(expected)
+    lab.epoch()
+    assert lab.kasmina.probe_loss.mean != pytest.approx(expected)
+    assert lab.observe().loss_before == pytest.approx(expected), "the loss before stays what it was"
     late = make_lab()
     late.germinate()
     assert late.observe().loss_before == 0.0

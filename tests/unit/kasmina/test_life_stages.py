@@ -18,9 +18,12 @@ FULL_LIFE = ["GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"]
 
 def test_stages_take_the_time_that_the_settings_say(grown):
     lab = grown(training_epochs=2, blend_epochs=3, shadow_epochs=2, probation_epochs=2)
+    module = lab.kasmina.modules()["s1"]
     assert lab.stage() == lifecycle.GERMINATED
+    assert not any(parameter.requires_grad for parameter in module.parameters()), "it waits"
     lab.step()
     assert lab.stage() == lifecycle.TRAINING
+    assert all(parameter.requires_grad for parameter in module.parameters())
     seen = []
     for _ in range(9):
         lab.epoch()
@@ -158,6 +161,7 @@ def test_alpha_ramps_from_0_to_1_and_never_falls():
         assert values[0] == 0.0
         assert values[total] == values[-1] == 1.0
         assert all(a <= b for a, b in pairwise(values))
+        assert all(value < 1.0 for value in values[:total])
     assert ramp(19, 20, 0.1) > 0.95
     assert ramp(10, 20, 0.1) == pytest.approx(0.5)
 

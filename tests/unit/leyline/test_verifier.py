@@ -184,7 +184,8 @@ def test_the_ledger_never_grows_beyond_its_capacity():
 
     assert verifier.remembered == 3
     assert verifier.evictions == 2
-    assert outcome(verifier, command(5)) == "duplicate"
+    assert [outcome(verifier, command(number)) for number in (3, 4, 5)] == ["duplicate"] * 3
+    assert outcome(verifier, command(1)) == "accepted"  # the oldest made room
 
 
 @given(st.binary(max_size=80), st.text(max_size=8), st.binary(max_size=40))
@@ -223,6 +224,7 @@ def test_every_verdict_is_counted():
 def test_settings_that_open_a_hole_are_refused(settings):
     with pytest.raises(InvalidInput, match="a nonce"):
         CommandVerifier(RING, **settings)
+    assert CommandVerifier(RING, nonce_ttl_s=65.0, capacity=1)
 
 
 @pytest.mark.requirement("R-KAS-31")

@@ -19,7 +19,7 @@ from esper.leyline.envelope import parse
 from projections import open_history
 from projections.archive import Archive
 from projections.library import URZA, Library
-from projections.restore import stored_records
+from projections.lineage import stored_records
 
 ROOT = Path(__file__).parents[3]
 BLUEPRINTS = ("BP001", "BP009", "BP036")

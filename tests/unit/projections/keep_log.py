@@ -18,8 +18,7 @@ from esper.leyline.envelope import SCHEMA_VERSION
 from projections.records import StoredRecord
 from projections.registry import PROJECTIONS
 from projections.store import Store
-from projections.story import story
-from projections.testing import LogOfRecords
+from projections.testing import LogOfRecords, story
 
 KEPT = Path(__file__).parent / "kept"
 

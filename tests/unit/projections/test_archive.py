@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,8 @@ from contracts.topics import PARTITIONS
 from esper.errors import CorruptState, InvalidInput
 from projections import manifest, open_history
 from projections.archive import KEEP_REPLACED_S, Archive
-from projections.lineage import facts
+from projections.lineage import facts, stored_records
 from projections.manifest import Gap, covered
-from projections.restore import stored_records
 
 
 def rows(archive: Path) -> list[tuple[int, int]]:
@@ -99,6 +99,24 @@ def test_a_kill_between_files_and_manifest_changes_nothing(tmp_path: Path, any_r
     assert rows(tmp_path) == [(0, 0), (0, 1)]
 
 
+def test_the_disk_has_the_files_and_their_names_before_the_manifest_lists_them(tmp_path: Path, any_record, monkeypatch):
+    """After a power cut a manifest must not list what the disk never got: what reaches it, and in which order."""
+    synced = []
+    fsync = os.fsync
+
+    def seen(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path).as_posix())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    with Archive(tmp_path) as archive:
+        archive.append([any_record("run_resumed", 0), any_record("rolled_back", 1)])
+    files = sorted(f"files/{entry.name}" for entry in archive.manifest.files)
+
+    assert len(files) == 2
+    assert (sorted(synced[:2]), synced[2:]) == (files, ["files", f".{manifest.NAME}.new", "."])
+
+
 def test_a_lost_manifest_costs_no_file(tmp_path: Path, any_record):
     """Without it every file would look like an orphan; only those of a first flush that was killed are."""
     with Archive(tmp_path) as archive:
@@ -125,6 +143,9 @@ def test_replaced_files_stay_for_ten_minutes(tmp_path: Path, any_record):
 
         assert archive.swap(frozenset({old.name}), merged, now_s=1_000.0)
         assert archive.delete_retired(1_000.0 + KEEP_REPLACED_S - 1) == 0
+        assert path.exists()
+    with Archive(tmp_path) as archive:  # the next owner keeps them as long
+        assert archive.orphans_removed == 0
         assert path.exists()
         assert archive.delete_retired(1_000.0 + KEEP_REPLACED_S) == 1
 

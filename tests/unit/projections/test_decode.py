@@ -17,7 +17,7 @@ from esper.leyline.envelope import VERSIONED
 from esper.leyline.signing import KeyRing
 from projections import columns, decode, decode_python, parquet, split
 from projections.records import batches_of
-from projections.twin import Parts
+from projections.wire_schema import Parts
 
 BODIES = sorted(columns.BODIES)
 
@@ -181,7 +181,7 @@ def test_an_older_event_has_todays_columns_and_its_own_bytes(any_record, monkeyp
     old = signed(spoilt(any_record, schema_version=1))
     new = signed(replace(spoilt(any_record, schema_version=2), offset=2))
     monkeypatch.setattr(envelope, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr("esper.leyline.upcast.UPCASTERS", {("run_resumed", 1): longer})
+    monkeypatch.setattr("esper.leyline.envelope.UPCASTERS", {("run_resumed", 1): longer})
     tables = decode_records([old, new], ring)
     rows = tables["run_resumed"].to_pylist()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from esper.errors import InvalidInput
-from projections import meanings, open_sample, pages, questions, schema
+from projections import open_sample, pages, questions, schema
 from projections.views import VIEWS
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +52,7 @@ def test_no_meaning_is_left_over(small):
     relations = schema.all_relations(small.connection)
     known = {each.name.partition("(")[0]: {column.name for column in each.columns} for each in relations}
     every = set().union(*known.values())
-    said = meanings._said()
+    said = schema._said()
     own = [(view, name) for view, names in said.items() if view in known for name in names if name not in known[view]]
 
     assert own == []
@@ -74,7 +74,7 @@ def test_no_meaning_is_left_over(small):
     ],
 )
 def test_meanings_and_units(view, column, meaning, unit):
-    said = meanings.of_column(view, column)
+    said = schema.of_column(view, column)
 
     assert said is not None
     assert said.text.startswith(meaning)
@@ -82,8 +82,8 @@ def test_meanings_and_units(view, column, meaning, unit):
 
 
 def test_a_word_that_nobody_explained_has_no_meaning():
-    assert meanings.of_column("epochs", "no_such_column") is None
-    assert meanings.of_relation("no_such_view") is None
+    assert schema.of_column("epochs", "no_such_column") is None
+    assert schema.of_relation("no_such_view") is None
 
 
 def test_a_view_is_found_with_and_without_its_schema(small):

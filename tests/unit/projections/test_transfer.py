@@ -11,11 +11,10 @@ import pytest
 
 from esper.errors import InvalidInput
 from projections import manifest, open_history
-from projections.address import Folder
 from projections.archive import Archive
 from projections.catalogue import examine
 from projections.compaction import merge_all
-from projections.transfer import KEEP_REPLACED_S, damaged_at, manifest_at, transfer
+from projections.transfer import KEEP_REPLACED_S, Folder, damaged_at, manifest_at, transfer
 
 COUNT = "SELECT count(*) FROM log.every"
 

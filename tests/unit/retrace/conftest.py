@@ -62,7 +62,7 @@ class Lived:
 
     def train(
         self,
-        script: dict[int, Command] | None = None,
+        script: dict[int, Command | tuple[Command, ...]] | None = None,
         faults: Iterable[int] = (),
         miss: int = 0,
         should_stop: Callable[[], bool] = lambda: False,

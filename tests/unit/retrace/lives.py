@@ -86,7 +86,9 @@ class Scripted(MemoryLog):
     dies_at: int | None = None
     told: bool = True
 
-    def __init__(self, objects: ObjectStore, script: dict[int, Command], events: Iterable[Event] = ()) -> None:
+    def __init__(
+        self, objects: ObjectStore, script: dict[int, Command | tuple[Command, ...]], events: Iterable[Event] = ()
+    ) -> None:
         super().__init__(objects=objects, events=events)
         self._script = script
         self._asked = 0
@@ -102,10 +104,10 @@ class Scripted(MemoryLog):
 
     def take_commands(self) -> list[Signed]:
         """What is due now."""
-        due = self._script.get(self._asked)
+        due = self._script.get(self._asked, ())
         self._asked += 1
-        if due is not None:
-            event = due("run")
+        for make in due if isinstance(due, tuple) else (due,):
+            event = make("run")
             self.requests.append((event, signed(event)))
             self.send(self.requests[-1][1])
         return super().take_commands()

@@ -61,6 +61,18 @@ def test_whatever_a_run_met_it_meets_again(lived, case):
     assert replayed.facts == sum(bool(event.sequence) for event in lived.log.events)
 
 
+@pytest.mark.parametrize("at", [3, 4])
+def test_commands_that_came_together_are_applied_together_again(lived, at):
+    """At an epoch's end, where a decision was just applied at the same step, and in the middle of an epoch."""
+    both = (lived.germinate("s1"), lived.germinate("s2"), lived.germinate("s1"), lived.cull("s2"))
+    lived.train({at: both}, policy="random", seed=2)
+    steps = [event.global_step for event in lived.log.events if event.HasField("command_applied")]
+    assert steps.count(at) >= 2
+    assert lived.count("command_rejected") >= 1
+
+    check(lived)
+
+
 @pytest.mark.parametrize("case", ["rollback_full", "fault"])
 def test_it_replays_from_every_kept_checkpoint(lived, case):
     live(lived, case, 3)

@@ -95,6 +95,16 @@ def test_a_run_that_only_lacks_its_last_word_says_it(lived, other):
     check_same(lived, other)
 
 
+def test_a_command_that_was_not_answered_yet_is_applied_once_the_run_is_live(lived, other):
+    other.train({7: other.germinate("s1")}, seed=3, policy="none")
+    applied = next(n for n, event in enumerate(other.log.events) if event.HasField("command_applied"))
+    lived.train({7: lived.germinate("s1")}, seed=3, policy="none", dies_at=applied, told=False).resume()
+
+    assert lived.count("command_applied") == 1
+    assert lived.result.status == "completed"
+    assert lived.replay().diverged is None
+
+
 def test_a_run_that_is_over_is_refused(lived):
     lived.train(seed=3)
     with pytest.raises(InvalidInput, match=r"run run is over \(completed\): there is nothing to resume"):

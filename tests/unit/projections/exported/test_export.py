@@ -14,8 +14,7 @@ from esper.cli.app import dispatch
 from esper.errors import CorruptState
 from esper.leyline.objects import ObjectStore
 from projections import export, open_history, open_sample, questions
-from projections.export import SUMS, family
-from projections.verify_export import verify_export
+from projections.export import SUMS, family, verify_export
 
 PLAIN = """
 import sys, duckdb, json

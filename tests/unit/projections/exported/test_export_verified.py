@@ -12,8 +12,7 @@ import pytest
 from esper.cli.app import dispatch
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
-from projections.export import SUMS, sums
-from projections.verify_export import verify_export
+from projections.export import SUMS, sums, verify_export
 
 
 def resign(folder):

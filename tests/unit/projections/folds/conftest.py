@@ -7,8 +7,7 @@ import pytest
 from projections.projection import Projection
 from projections.records import StoredRecord
 from projections.registry import PROJECTIONS
-from projections.story import story
-from projections.testing import LogOfRecords
+from projections.testing import LogOfRecords, story
 from tests.unit.projections import keep_log
 
 

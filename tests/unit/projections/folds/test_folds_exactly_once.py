@@ -15,8 +15,7 @@ import pytest
 from esper.leyline.envelope import Event
 from projections.records import StoredRecord
 from projections.store import Store
-from projections.story import story
-from projections.testing import LogOfRecords
+from projections.testing import LogOfRecords, story
 from tests.unit.projections.keep_log import content
 
 ROOT = Path(__file__).parents[4]

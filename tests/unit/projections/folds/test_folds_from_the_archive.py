@@ -9,8 +9,7 @@ import pytest
 
 from projections import open_history
 from projections.archive import Archive
-from projections.rebuild import follow, rebuild, seen
-from projections.registry import PROJECTIONS, file_of
+from projections.registry import PROJECTIONS, file_of, follow, rebuild, seen
 from projections.store import Locked, Store
 from tests.unit.projections.keep_log import content
 

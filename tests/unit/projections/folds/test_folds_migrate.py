@@ -9,8 +9,7 @@ import pytest
 
 from esper.errors import InvalidInput
 from projections.projection import Projection, Script
-from projections.rebuild import seen
-from projections.registry import PROJECTIONS, file_of
+from projections.registry import PROJECTIONS, file_of, seen
 from projections.store import Store
 from tests.unit.projections.keep_log import content
 

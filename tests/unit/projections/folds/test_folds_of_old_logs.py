@@ -54,7 +54,7 @@ def test_an_upcaster_gives_an_old_log_the_tables_of_a_new_one(monkeypatch, recor
         assert keep_log.tables(LogOfRecords().place(later)) == expected  # of a version that this one does not read
     monkeypatch.setattr(envelope, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(
-        "esper.leyline.upcast.UPCASTERS", {("field_report", 1): in_millinats, ("artifact_stored", 1): longer}
+        "esper.leyline.envelope.UPCASTERS", {("field_report", 1): in_millinats, ("artifact_stored", 1): longer}
     )
     old, new = keep_log.tables(records), keep_log.tables(LogOfRecords().place(later))
 

@@ -15,7 +15,7 @@ from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
 from esper.errors import InvalidInput
 from esper.leyline.envelope import new_event
-from projections import open_history, sample
+from projections import open_history, questions
 from projections.archive import Archive
 from projections.pictures import of_run
 from projections.report import page
@@ -165,7 +165,7 @@ def test_a_run_without_its_start_is_said_to_have_none(tmp_path, capsys):
 
 
 def test_the_command_writes_replaces_its_own_and_nothing_else(tmp_path, capsys, runs):
-    folder, file = str(sample.folder()), tmp_path / "run.html"
+    folder, file = str(questions.folder()), tmp_path / "run.html"
     asked = ["report", runs["digits heuristic"], "--data-dir", folder, "--to", str(file)]
 
     assert dispatch(asked) == 0

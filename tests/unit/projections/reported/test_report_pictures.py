@@ -9,7 +9,8 @@ import pytest
 
 from projections import open_history
 from projections.archive import Archive
-from projections.pictures import Bar, Lane, Mark, Series, Stay, bars, lines, of_run, swimlane
+from projections.pictures import of_run
+from projections.pictures.charts import Bar, Lane, Mark, Series, Stay, bars, lines, swimlane
 from projections.pictures.svg import ticks
 from projections.testing import LogOfRecords, Trainers
 

@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Report:
     """One run: `run`, `start` and `end` are rows of `runs`, `log.run_started` and `log.run_finished`."""
 
     run: Row
@@ -61,7 +61,7 @@ class Story:
         return shlex.join(words + ([] if self.control else ["--no-control"]))
 
 
-def story(history: History, run_id: str) -> Story:
+def report_query(history: History, run_id: str) -> Report:
     """Everything about a run; raises InvalidInput where the history does not have its start."""
     mine = {"run": run_id}
     runs = rows(history, "from runs where run_id = $run", mine)
@@ -69,7 +69,7 @@ def story(history: History, run_id: str) -> Story:
         raise InvalidInput(f"the history has events of run {run_id} and not its start, so there is nothing to report")
     control = _first(rows(history, "from runs where control_of = $run order by started_at desc limit 1", mine))
     chains = {"run": run_id, "control": control["run_id"] if control else ""}
-    return Story(
+    return Report(
         run=runs[0],
         start=rows(history, "from log.run_started where run_id = $run order by log_offset limit 1", mine)[0],
         end=_ended(history, run_id),

@@ -206,6 +206,20 @@ def test_no_rollback_goes_back_to_what_an_earlier_one_cut(run, sequence, verdict
     assert counted[6] is Verdict[verdict.upper()]
 
 
+def test_what_a_claim_cut_and_comes_again_is_a_repetition(run):
+    """The log may deliver it a second time behind the claim: every event is there once."""
+    run.move(0, 0, 0)
+    run.move(0, 0, 0)
+    run.resume(0, 1)
+    again = [*run.events, run.events[2]]
+    tally = Tally("run")
+    counted = [tally.take(_fact(event)) for event in again]
+
+    assert run.events[3].run_resumed.accepted_sequence == 2, "which cuts the second move"
+    assert counted == [Verdict.ACCEPTED] * 4 + [Verdict.REPEATED]
+    assert replay(again).problem is None
+
+
 def _fact(event: pb.Event) -> Fact:
     name = event.WhichOneof("body")
     return Fact(event.run_id, name, event.event_id, event.incarnation, event.sequence, getattr(event, name))

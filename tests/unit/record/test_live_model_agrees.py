@@ -36,7 +36,7 @@ from esper.tolaria.world import LiveWorld
 from projections import open_history
 from projections.archive import Archive
 from projections.testing import LogOfRecords
-from tests.unit.history.test_folds_agree import STAGES_AT_EPOCHS
+from tests.unit.record.test_folds_agree import STAGES_AT_EPOCHS
 
 RUN = "live"
 EPOCHS = 12

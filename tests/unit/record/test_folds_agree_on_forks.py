@@ -18,8 +18,8 @@ from projections import open_history
 from projections.history import History
 from projections.lineage import facts
 from projections.testing import LogOfRecords
-from tests.unit.history.families import Member, family
-from tests.unit.history.test_folds_agree import archive_with_restarts, problems_of, stages_of
+from tests.unit.record.families import Member, family
+from tests.unit.record.test_folds_agree import archive_with_restarts, problems_of, stages_of
 
 OF_A_SEED = ("stage", "blueprint_id", "alpha", "life", "parameters", "stage_age_epochs")
 """What a fork's first fact says of a seed; its form and since when it is in its stage only the parent's facts know."""

@@ -31,6 +31,8 @@ FLUSH_BYTES: Final = 32 * 2**20
 """So much is flushed without waiting, and more than that is not fetched beside a flush. Larger flushes cost less an
 event, because a file of a body type costs the same however little is in it, and more memory."""
 POLL_MS: Final = 50
+IDLE_MS: Final = 10_000
+"""How long to wait for a record while none waits for its flush: whatever comes, comes at once."""
 COMMIT_S: Final = 0.5
 COMPACT_S: Final = 5.0
 DELETE_S: Final = 30.0
@@ -55,7 +57,7 @@ class Buffer:
             self.batches.append(batch)
 
 
-class Pump:
+class ArchiveLoop:
     """Moves records from a consumer to an archive until `stop` is set. The consumer reads in batches (`bulk`)."""
 
     def __init__(self, archive: Archive, consumer: AIOKafkaConsumer, metrics: Metrics, stop: asyncio.Event) -> None:
@@ -72,14 +74,18 @@ class Pump:
     async def run(self) -> None:
         """Archive until stopped, then what was fetched already. Raises OSError where the archive cannot be written."""
         keeping = asyncio.create_task(self._keep_house())
+        stopped = asyncio.create_task(self._stop.wait())
         buffer = Buffer()
         flush: asyncio.Task[None] | None = None
         try:
             while not self._stop.is_set():
                 if buffer.fill < 1:
-                    fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
-                    for batches in fetched.values():
+                    busy = flush is not None or bool(buffer.batches)
+                    fetching = asyncio.create_task(self._consumer.getmany(timeout_ms=POLL_MS if busy else IDLE_MS))
+                    await asyncio.wait({fetching, stopped, keeping}, return_when=asyncio.FIRST_COMPLETED)
+                    for batches in (fetching.result() if fetching.done() else {}).values():
                         buffer.add(batches)
+                    fetching.cancel()
                 elif flush is not None:
                     await flush
                 flush = _unless_over(flush)
@@ -95,6 +101,7 @@ class Pump:
             await self._flush(buffer.batches)
             await self._commit(final=True)
         finally:
+            stopped.cancel()
             keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeping

@@ -1,0 +1,324 @@
+"""The kinds of picture, as SVG: bars, lanes over time, and lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from projections.pictures.svg import CHARACTER, Picture, Scale, escape, number, picture, rule, short, ticks, words
+
+ROW, BAR_TOP, BAR_BOTTOM = 28, 40, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A named figure, the ends of its interval where it has one, and what stands behind it."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+def bars(
+    rows: Sequence[Bar], *, title: str, x_name: str, form: Callable[[float], str] = short, width: float = 720
+) -> Picture:
+    """Horizontal bars from zero, below or above it."""
+    left = 20 + CHARACTER * max([len(row.name) for row in rows], default=0)
+    right = 12 + CHARACTER * max([len(row.note) for row in rows], default=0)
+    ends = [0.0, *(end for row in rows for end in (row.value, row.low, row.high) if end is not None)]
+    room = (max(ends) - min(ends)) * 0.04 or 1.0
+    across = Scale(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room, left, width - right)
+    bottom = BAR_TOP + ROW * len(rows)
+    parts = [words(12, 18, title, kind="strong")]
+    for value in ticks(across.low, across.high, 6):
+        parts.append(rule(across(value), BAR_TOP - 6, across(value), bottom, "grid"))
+        parts.append(words(across(value), bottom + 16, form(value), anchor="middle"))
+    for place, row in enumerate(rows):
+        parts += _bar(row, BAR_TOP + ROW * place, across, width, form)
+    parts += [
+        rule(across(0), BAR_TOP - 6, across(0), bottom, "axis"),
+        words(across.end, bottom + 32, x_name, anchor="end"),
+    ]
+    told = "; ".join(f"{row.name} {form(row.value)} {row.note}".strip() for row in rows) + "."
+    return picture(width, bottom + BAR_BOTTOM, title, told, parts)
+
+
+def _bar(row: Bar, y: float, across: Scale, width: float, form: Callable[[float], str]) -> Iterator[str]:
+    start, end = sorted((across(0), across(row.value)))
+    wide = max(end - start, 1)
+    colour = "good" if row.value >= 0 else "bad"
+    yield words(across.start - 8, y + 17, row.name, anchor="end")
+    yield (
+        f'<rect x="{number(start)}" y="{number(y + 4)}" width="{number(wide)}" height="{ROW - 10}" rx="2" '
+        f'style="fill: var(--{colour})"><title>{escape(f"{row.name}: {form(row.value)} {row.note}")}</title></rect>'
+    )
+    if row.low is not None and row.high is not None:
+        middle = y + 4 + (ROW - 10) / 2
+        yield rule(across(row.low), middle, across(row.high), middle, "axis")
+        yield rule(across(row.low), middle - 4, across(row.low), middle + 4, "axis")
+        yield rule(across(row.high), middle - 4, across(row.high), middle + 4, "axis")
+    yield words(width - 8, y + 17, row.note, anchor="end")
+
+
+STAGES: Final = (
+    "GERMINATED",
+    "TRAINING",
+    "BLENDING",
+    "SHADOWING",
+    "PROBATIONARY",
+    "FOSSILIZED",
+    "CULLED",
+    "EMBARGOED",
+    "RESETTING",
+)
+
+
+"""What the key explains; a dormant seed is an empty lane."""
+
+
+THIN: Final = 3.0
+
+
+"""A stay shorter than this many pixels is drawn so wide."""
+
+
+LANE, GAP, LANE_TOP, LANE_BOTTOM = 30, 12, 34, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """How long a seed was in a stage, in epochs, and what is to be read of it."""
+
+    stage: str
+    begin: float
+    end: float
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A seed by its name, what stands below it, and its stays in their order."""
+
+    name: str
+    below: str
+    stays: Sequence[Stay]
+
+
+def swimlane(
+    lanes: Sequence[Lane],
+    *,
+    epochs: float,
+    title: str = "Seeds by stage",
+    width: float = 1040,
+    marks: Sequence[float] = (),
+) -> Picture:
+    """The lanes over `epochs` epochs; `marks` are moments at which the run went back to an earlier state."""
+    left = 20 + CHARACTER * max([len(part) for lane in lanes for part in (lane.name, lane.below)], default=0)
+    across = Scale(0, max(epochs, 1), left, width - 14)
+    bottom = LANE_TOP + len(lanes) * (LANE + GAP)
+    used = [stage for stage in STAGES if any(stay.stage == stage for lane in lanes for stay in lane.stays)]
+    key, key_height = _key(used, left, bottom + LANE_BOTTOM, width)
+    parts = [words(12, 18, title, kind="strong"), *_axis(across, bottom)]
+    for place, lane in enumerate(lanes):
+        parts += _lane(lane, LANE_TOP + place * (LANE + GAP), across)
+    parts += [
+        f"<g>{rule(across(x), LANE_TOP - 4, across(x), bottom, 'mark')}<title>rolled back</title></g>" for x in marks
+    ]
+    parts += [words(across(x) - 3, LANE_TOP - 6, "rolled back", anchor="end") for x in marks]
+    told = " ".join(f"{lane.name} {lane.below}: {_lanes_told(lane)}." for lane in lanes)
+    return picture(width, bottom + LANE_BOTTOM + key_height, title, told, [*parts, *key])
+
+
+def _axis(across: Scale, bottom: float) -> Iterator[str]:
+    for value in ticks(0, across.high, 8, least=1):
+        yield rule(across(value), LANE_TOP - 2, across(value), bottom, "grid")
+        yield words(across(value), bottom + 14, short(value), anchor="middle")
+    yield words(across.end, bottom + 30, "epoch", anchor="end")
+
+
+def _lane(lane: Lane, y: float, across: Scale) -> Iterator[str]:
+    yield words(12, y + 14, lane.name, kind="strong")
+    yield words(12, y + 28, lane.below)
+    yield _block(across.start, y, across.end - across.start, "dormant", f"{lane.name} is dormant")
+    for stay in sorted(
+        lane.stays, key=lambda stay: across(stay.end) - across(stay.begin) < THIN
+    ):  # what is thin, on top
+        if stay.stage != "DORMANT":
+            x, end = across(stay.begin), across(stay.end)
+            wide = max(end - x, THIN)
+            name = stay.stage.lower()
+            told = f"{lane.name} {stay.stage}, epochs {short(stay.begin)} to {short(stay.end)}"
+            yield _block(x, y, wide, name, f"{told}: {stay.text}" if stay.text else told)
+            if len(stay.stage) * 7.2 + 4 < wide:
+                yield words(x + wide / 2, y + LANE / 2 + 4, stay.stage.title(), anchor="middle", kind=f"on-lane {name}")
+
+
+def _block(x: float, y: float, width: float, stage: str, told: str) -> str:
+    return (
+        f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{LANE}" rx="3" '
+        f'style="fill: var(--{stage})"><title>{escape(told)}</title></rect>'
+    )
+
+
+def _key(stages: Sequence[str], left: float, y: float, width: float) -> tuple[list[str], float]:
+    """The key, in as many rows as it needs, and their height."""
+    parts, x, row = [], 12.0, 0
+    for stage in stages:
+        room = 24 + len(stage) * (CHARACTER + 0.6)
+        if x + room > width and x > left:
+            x, row = 12.0, row + 1
+        at = y + 20 * row
+        place = f'x="{number(x)}" y="{number(at)}"'
+        parts.append(f'<rect {place} width="12" height="12" rx="2" style="fill: var(--{stage.lower()})"/>')
+        parts.append(words(x + 17, at + 10.5, stage.title()))
+        x += room
+    return parts, 20.0 * (row + 1) if stages else 0.0
+
+
+def _lanes_told(lane: Lane) -> str:
+    known = [stay for stay in lane.stays if stay.stage != "DORMANT"]
+    return ", ".join(f"{stay.stage} from epoch {short(stay.begin)}" for stay in known) or "never germinated"
+
+
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 50, 40
+
+
+MARKS: Final = 30
+
+
+"""Room above the frame for two rows of words about moments."""
+
+
+COLOURS: Final = 6
+
+
+DASHED: Final = 1
+
+
+"""The second curve of a picture, mostly the control run, is dashed too: nobody needs to see colours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A curve by its name; points are (x, y), and a y that is no number is a gap."""
+
+    name: str
+    points: Sequence[tuple[float, float | None]]
+    steps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment: a dotted line across the picture with a few words at its top."""
+
+    x: float
+    text: str
+
+
+def lines(
+    series: Sequence[Series],
+    *,
+    title: str,
+    description: str = "",
+    x_name: str = "epoch",
+    form: Callable[[float], str] = short,
+    marks: Sequence[Mark] = (),
+    span: tuple[float, float] | None = None,
+    width: float = 390,
+    height: float = 240,
+) -> Picture:
+    """Curves in one frame; `span` fixes what the y axis shows, `form` how its figures are written."""
+    known = [(x, y) for each in series for x, y in each.points if _drawable(y)]
+    if not known:
+        nothing = words(width / 2, height / 2, "nothing was measured", anchor="middle")
+        return picture(width, height, title, "Nothing was measured.", [words(LEFT, 18, title, kind="strong"), nothing])
+    low, high = span or _room([y for _, y in known if y is not None])
+    across = Scale(min(x for x, _ in known), max(x for x, _ in known), LEFT, width - RIGHT)
+    up = Scale(low, high, height - BOTTOM, TOP + (MARKS if marks else 0))
+    parts = [words(12, 18, title, kind="strong"), *_legend(series), *_axes(across, up, x_name, form, width)]
+    parts += _marks(marks, across, up)
+    parts += [_curve(each, place, across, up, form) for place, each in enumerate(series)]
+    return picture(width, height, title, description or _told(series, form), parts)
+
+
+def _drawable(y: float | None) -> bool:
+    return y is not None and math.isfinite(y)
+
+
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    return (0.0 if 0 <= low < (high - low) * 0.5 else low - margin), high + margin
+
+
+def _axes(across: Scale, up: Scale, x_name: str, form: Callable[[float], str], width: float) -> Iterator[str]:
+    for value in ticks(up.low, up.high, 5):
+        yield rule(LEFT, up(value), width - RIGHT, up(value), "grid")
+        yield words(LEFT - 7, up(value) + 4, form(value), anchor="end")
+    for value in ticks(across.low, across.high, 6, least=1):  # there are no halves of epochs
+        yield rule(across(value), up.start, across(value), up.start + 4, "axis")
+        yield words(across(value), up.start + 18, short(value), anchor="middle")
+    yield rule(LEFT, up.start, width - RIGHT, up.start, "axis")
+    yield words(width - RIGHT, up.start + 34, x_name, anchor="end")
+
+
+def _legend(series: Sequence[Series]) -> Iterator[str]:
+    x = 12.0
+    for place, each in enumerate(series):
+        dashed = " dashed" if place == DASHED else ""
+        yield f'<line class="line{dashed}" style="stroke: var(--c{place % COLOURS})" x1="{number(x)}" y1="32" '
+        yield f'x2="{number(x + 22)}" y2="32"/>'
+        yield words(x + 28, 36, each.name)
+        x += 28 + len(each.name) * CHARACTER + 16
+
+
+def _marks(marks: Sequence[Mark], across: Scale, up: Scale) -> Iterator[str]:
+    """Dotted lines with their words, in one of two rows and on the side where there is room; else the line alone."""
+    taken: list[tuple[int, float, float]] = []
+    for mark in sorted(marks, key=lambda mark: mark.x):
+        x, room = across(mark.x), len(mark.text) * CHARACTER + 4
+        places = [(row, "start", x + 3, x + 3 + room) for row in (0, 1)]
+        places += [(row, "end", x - 3 - room, x - 3) for row in (0, 1)]
+        free = next((each for each in places if _is_free(each[0], each[2], each[3], taken, across)), None)
+        top = up.end - 4 if free is None else up.end - 17 + 13 * free[0]
+        yield f"<g>{rule(x, top, x, up.start, 'mark')}<title>{escape(mark.text)}</title>"
+        if free is not None:
+            row, anchor, begin, end = free
+            taken.append((row, begin, end))
+            yield words(begin if anchor == "start" else end, up.end - 19 + 13 * row, mark.text, anchor=anchor)
+        yield "</g>"
+
+
+def _is_free(row: int, begin: float, end: float, taken: Sequence[tuple[int, float, float]], across: Scale) -> bool:
+    inside = begin >= across.start - LEFT and end <= across.end + RIGHT
+    return inside and not any(at == row and begin < right and end > left for at, left, right in taken)
+
+
+def _curve(series: Series, place: int, across: Scale, up: Scale, form: Callable[[float], str]) -> str:
+    path, pen_up, before = [], True, 0.0
+    for x, y in series.points:
+        if y is None or not math.isfinite(y):
+            pen_up = True
+            continue
+        at_x, at_y = across(x), up(min(max(y, up.low), up.high))
+        if not pen_up and series.steps:
+            path.append(f"L{number(at_x)} {number(before)}")
+        path.append(f"{'M' if pen_up else 'L'}{number(at_x)} {number(at_y)}")
+        pen_up, before = False, at_y
+    dashed = " dashed" if place == DASHED else ""
+    colour = f"var(--c{place % COLOURS})"
+    told = escape(_last(series, form))
+    return f'<path class="line{dashed}" style="stroke: {colour}" d="{"".join(path)}"><title>{told}</title></path>'
+
+
+def _last(series: Series, form: Callable[[float], str]) -> str:
+    last = next(((x, y) for x, y in reversed(series.points) if _drawable(y)), None)
+    return series.name if last is None or last[1] is None else f"{series.name}: {form(last[1])} at {short(last[0])}"
+
+
+def _told(series: Sequence[Series], form: Callable[[float], str]) -> str:
+    return "At the end, " + "; ".join(_last(each, form) for each in series) + "."
