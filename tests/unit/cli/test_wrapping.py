@@ -16,8 +16,8 @@ from esper.cli.progress import RunView
 from esper.cli.screen import Panel
 from esper.cli.summary import Summary
 from projections import open_sample
+from projections.questions import folder, grown_run
 from projections.run_queries import EventReader, run_ids
-from projections.sample import folder, grown_run
 
 WIDTHS = (80, 120)
 DRAWN = set("│├└─━╸╺╭╮╰╯…")
