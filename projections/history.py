@@ -219,11 +219,11 @@ class History:
             sources = [(table, f"({self._reading(table)})") for table in RUNS.bodies if self._entries[table]]
             for table, _ in sources:
                 self._run(views.empty(table))
-            self._undecided = decided.judge_all(self, self._connection, sources)
+            self._undecided = decided.judge_all(self, self._connection.cursor(), sources)
             self._otherwise = str(int(Verdict.ACCEPTED))
         elif self.manifest.undecided:
             self._undecided = self.manifest.undecided
-            decided.judge_forks(self, self._connection, self.manifest.undecided)
+            decided.judge_forks(self, self._connection.cursor(), self.manifest.undecided)
             self._otherwise = "fact.log_verdict"
         if self._otherwise:
             self._make_anew({*RUNS.bodies})
@@ -260,7 +260,7 @@ class History:
         if entry.shape == shape_of(entry.table):
             return True
         if (entry.table, entry.shape) not in self._shapes:
-            found = self._connection.execute(f"DESCRIBE FROM {self._scan([entry])}").fetchall()
+            found = self._connection.cursor().execute(f"DESCRIBE FROM {self._scan([entry])}").fetchall()
             self._shapes[entry.table, entry.shape] = "log_verdict" in {row[0] for row in found}
         return self._shapes[entry.table, entry.shape]
 

@@ -89,6 +89,16 @@ def test_a_newer_manifest_is_noticed(tmp_path: Path, any_record):
         assert history.connection.execute("SELECT count(*) FROM decisions").fetchone() == (2,)
 
 
+def test_an_answer_is_still_there_once_all_views_were_made(tmp_path: Path, any_record):
+    """As the notebooks read it: `connection` makes what is missing beside the query's answer, not in its place."""
+    with Archive(tmp_path) as archive:
+        archive.append([any_record("decision_made", 0)])
+    with open_history(tmp_path) as history:
+        history.execute("SELECT count(*) FROM decisions")
+
+        assert history.connection.fetchall() == [(1,)]
+
+
 def test_a_reader_of_the_old_manifest_keeps_its_rows(tmp_path: Path, any_record):
     """While files are merged and replaced beneath it."""
     with Archive(tmp_path) as archive, open_history(tmp_path) as history:
