@@ -118,7 +118,10 @@ def test_version(capsys):
 )
 def test_starts_within_half_a_second_without_torch(arguments):
     """Counted in processor time, which does not depend on what else the machine does."""
-    program = "import sys\nfrom esper.cli.app import dispatch\ndispatch(sys.argv[1:])\nassert not {'torch', 'duckdb', 'aiokafka'} & set(sys.modules)"
+    program = (
+        "import sys\nfrom esper.cli.app import dispatch\ndispatch(sys.argv[1:])\n"
+        "assert not {'torch', 'duckdb', 'aiokafka'} & set(sys.modules)"
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -41,7 +41,8 @@ def test_a_gate_shows_the_direction_of_each_limit(tell):
     )
 
     assert headline(gate) == (
-        "s1 G2 stability passed [alpha 1 \u2265 0.95, output_ratio 0.69 \u2264 10, loss_drift_stderr 0.25, new 2 (limit 3)]"
+        "s1 G2 stability passed "
+        "[alpha 1 \u2265 0.95, output_ratio 0.69 \u2264 10, loss_drift_stderr 0.25, new 2 (limit 3)]"
     )
 
 
