@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from contracts.leyline.v1 import event_pb2 as e
+from contracts.leyline.v1 import leyline_pb2 as l
 from esper.cli.describe import headline, seed_of
 from esper.cli.events import event_json
 from esper.cli.progress import RunView
@@ -28,6 +30,20 @@ def test_events_know_their_seed(story):
         *("", "", "s1", "s1", "s1", "s1", "s1", "s1", "s1"),
         *("", "", "s1", ""),
     ]
+
+
+def test_a_gate_shows_the_direction_of_each_limit(tell):
+    """The directions are those of the gate's own table; a figure that it does not know shows its limit alone."""
+    figures = [("alpha", 1.0, 0.95), ("output_ratio", 0.69, 10.0), ("loss_drift_stderr", 0.25, None), ("new", 2.0, 3.0)]
+    measurements = [e.Measurement(name=name, value=value, limit=limit) for name, value, limit in figures]
+    gate = tell(
+        e.GateEvaluated(seed_id="s1", gate=l.SEED_LIFECYCLE_GATE_G2_STABILITY, passed=True, measurements=measurements)
+    )
+
+    assert headline(gate) == (
+        "s1 G2 stability passed "
+        "[alpha 1 \u2265 0.95, output_ratio 0.69 \u2264 10, loss_drift_stderr 0.25, new 2 (limit 3)]"
+    )
 
 
 def test_view_ends_where_the_run_ended(story):

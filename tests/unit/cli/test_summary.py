@@ -48,7 +48,9 @@ def test_a_seed_whose_germination_was_rolled_back_is_not_told_of():
     run.complete_epoch(0)
     run.move(0, 1, 0)
     run.finish(0)
-    text = Summary(RunView.of("run", run.events), None, 0, {"p50": 1.0, "p99": 2.0}, 3.0, "esper-data").text()
+    text = Summary(
+        RunView.of("run", run.events), None, 0, {"p50": 1.0, "p99": 2.0}, Cost(2.0, 0.5, 9.0, 3.0), "esper-data"
+    ).text()
     seeds = text.split("seeds\n")[1].splitlines()[:3]
 
     assert [line.split()[0] for line in seeds] == ["s2", "s1", "s3"]
