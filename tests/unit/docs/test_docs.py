@@ -89,3 +89,38 @@ def test_the_example_of_a_task_of_ones_own_works(tmp_path):
     assert task.name == "wine"
     assert task.make_host()(task.train.inputs[:4]).shape == (4, 3)
     assert [len(part) for part in (task.train, task.probe, task.test)] == [108, 26, 44]
+
+
+PATHS = ("The path of one event", "The path of one command")
+
+
+def stops(title: str) -> list[str]:
+    """The items of the numbered list under a heading of how-it-works.md."""
+    page = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\d+\. (.*(?:\n +.*)*)", section, re.MULTILINE)
+
+
+def undefined(line: str) -> list[str]:
+    """What a line "`file`: `name` ..." names that the file lacks: the first name is defined there, the others occur."""
+    file, first, *others = re.findall(r"`([^`]+)`", line)
+    text = (ROOT / file).read_text(encoding="utf-8")
+    owner, _, method = first.partition(".")
+    wanted = [rf"^(?:class|def|async def) {owner}\b", *([rf"^    (?:async )?def {method}\("] if method else [])]
+    wanted += [rf"\b{name}\b" for name in others if "/" not in name]
+    return [pattern for pattern in wanted if not re.search(pattern, text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("title", PATHS)
+def test_a_path_goes_by_few_files_and_names_what_they_define(title):
+    assert 10 <= len(stops(title)) <= 15
+    assert {line: found for line in stops(title) if (found := undefined(line))} == {}
+
+
+def test_what_a_file_of_a_path_does_not_define_is_found():
+    good = "`esper/tolaria/world.py`: `LiveWorld.publish` takes an `Event`."
+
+    assert undefined(good) == []
+    assert undefined(good.replace("publish", "publishes")) != []
+    assert undefined(good.replace("LiveWorld", "Live")) != []
+    assert undefined(good.replace("`Event`", "`Evening`")) != []
