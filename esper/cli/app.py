@@ -37,7 +37,7 @@ The parts, by their code names:
 
 \b
 Start with:
-  esper run                 train digits with growth, and a control run beside it
+  esper run                 train digits with growth, and without beside it
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
   esper blueprints list     what a seed can be grown from

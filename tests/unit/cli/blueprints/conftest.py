@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -11,7 +12,7 @@ from esper.cli.app import dispatch
 from esper.karn.approval import approve
 from esper.karn.registration import registered
 from esper.karn.table import CATALOGUE
-from esper.kasmina.lifecycle import DORMANT, FOSSILIZED, GERMINATED, PROBATIONARY
+from esper.kasmina.lifecycle import BLENDING, DORMANT, FOSSILIZED, GERMINATED, PROBATIONARY, SHADOWING, TRAINING
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.tezzeret.jobs import request
@@ -22,6 +23,7 @@ from streams.records import outgoing, partition_of
 SECOND_NS = 10**9
 BEGIN_NS = 1_760_000_000 * SECOND_NS
 REF = f"sha256:{'ab' * 32}"
+LIFE = (GERMINATED, TRAINING, BLENDING, SHADOWING, PROBATIONARY)
 
 
 class Story:
@@ -89,11 +91,13 @@ def folder(tmp_path_factory):
             module_parameters=852,
             flops_per_sample=9,
         ),
+        *(moved(*stages, "its gate passed") for stages in pairwise(LIFE)),
         moved(PROBATIONARY, FOSSILIZED, "it helps"),
         pb.KernelAttached(seed_id="s2", blueprint_id="BP009", form="identity", trouble="checksum_mismatch"),
     ]
-    for number, body in enumerate(facts_of_a_run, start=1):
-        story.say(body, run_id="k3f9x2qa", epoch=number, sequence=number)
+    epochs = (1, 2, 3, 3, 3, 3, 3, 4, 5)
+    for number, (epoch, body) in enumerate(zip(epochs, facts_of_a_run, strict=True), start=1):
+        story.say(body, run_id="k3f9x2qa", epoch=epoch, sequence=number)
     made = tmp_path_factory.mktemp("blueprints")
     with Archive(made / "archive") as archive:
         archive.append(story.records)
