@@ -146,7 +146,7 @@ def shape_of(table: str) -> str:
 
 @cache
 def arrow_schema(table: str) -> Any:
-    """The pyarrow schema of one of `TABLES`; the twin of `duckdb_columns`."""
+    """The pyarrow schema of one of `TABLES`, the same columns as `duckdb_columns`."""
     import pyarrow as pa  # noqa: PLC0415  readers need no Arrow, and importing it costs 0.1 s
 
     header = pa.struct([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.binary())])

@@ -1,8 +1,9 @@
 """The straight way from records to chosen columns, for readers that want a few fields of a few body types and no more.
 
-A twin of `Event` is made that has the envelope and the chosen fields of the chosen bodies; ptars takes it and skips all
-else unread. One call turns a chunk of a topic, whatever lies in it, into columns: 0.5 µs an event, where the archive's
-`decode`, which keeps everything and names every breach, takes 2 to 3. What an event breaks is found in the columns.
+A message type like `Event` is made that has the envelope and the chosen fields of the chosen bodies; ptars takes it
+and skips all else unread. One call turns a chunk of a topic into columns, whatever is in it: 0.5 µs an event, where
+the archive's `decode`, which keeps everything and names every breach, takes 2 to 3. What an event breaks is found in
+the columns.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 -- One row per seed of every run when `at_step` optimiser steps were taken, on the surviving timeline: each figure as the
--- last fact that says something of it has it. The twin of `SeedState` in `esper.record`.
+-- last fact that says something of it has it. The same in Python is `SeedState` of `esper.record`.
 WITH mark AS (
     SELECT run_id, max(sequence) AS sequence FROM accepted_facts WHERE on_path AND step <= at_step GROUP BY run_id
 ), said AS (

@@ -1,5 +1,5 @@
--- One row per run: what its facts add up to when `at_step` optimiser steps were taken, on the surviving timeline. The twin
--- of `esper.record`: params, probe figures, learning rates, open windows and the last checkpoint are those of the path;
+-- One row per run: what its facts add up to when `at_step` optimiser steps were taken, on the surviving timeline. The same in
+-- Python is `esper.record`: params, probe figures, learning rates, open windows and the last checkpoint are those of the path;
 -- status, breakers, mode, kept checkpoints and the last command are what no rollback takes back.
 WITH mark AS (
     SELECT run_id, max(sequence) AS sequence, arg_max(step, sequence) AS step, arg_max(epoch, sequence) AS epoch

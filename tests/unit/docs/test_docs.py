@@ -124,3 +124,20 @@ def test_what_a_file_of_a_path_does_not_define_is_found():
     assert undefined(good.replace("publish", "publishes")) != []
     assert undefined(good.replace("LiveWorld", "Live")) != []
     assert undefined(good.replace("`Event`", "`Evening`")) != []
+
+
+def modules_without_a_line(room: Path, page: str) -> list[str]:
+    """The modules of a room that its README does not name."""
+    named = {Path(name).stem for name in re.findall(r"`([\w./]+)`", page)}
+    return sorted(path.stem for path in room.glob("*.py") if not path.stem.startswith("__") and path.stem not in named)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name == "README.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_a_rooms_readme_names_its_modules(page):
+    assert modules_without_a_line(page.parent, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_module_that_a_readme_leaves_out_is_found():
+    assert "settings" in modules_without_a_line(ROOT / "streams", "| `topics`, `keys.py` | ... |")
