@@ -43,7 +43,7 @@ def test_kernels_are_made_once_and_shown_with_what_they_cost(shared_esper):
     assert [kernel["shape"] for kernel in made["kernels"]] == [[8], [4, 2, 2]]
     assert all(kernel["eager_us"] > 0 and kernel["form"] in ("eager", "compiled") for kernel in made["kernels"])
     assert "0 stored, 2 stored already, 0 given up" in again.stdout
-    assert "BP040 differentiable_nas is experimental and not approved; approve it first: " in refused.stderr
+    assert "differentiable_nas (BP040) is experimental and not approved; approve it first: " in refused.stderr
     assert {version["artifact_ref"] for version in before} == {kernel["artifact_ref"] for kernel in made["kernels"]}
     assert shared_esper.json("blueprints", "show", "BP001")["stored"] == before
     assert [row["blueprint_id"] for row in shared_esper.json("blueprints", "list", "--stored")] == ["BP001"]
@@ -57,7 +57,8 @@ def test_what_is_given_up_is_said_and_the_exit_code_is_1(esper):
     stdout, stderr = process.communicate(timeout=120)
 
     assert process.returncode == 1, stderr
-    assert "residual_block (BP009) 8: compiling (emergency, attempt 2 after: " in stdout
+    assert "residual_block (BP009) 8: compiling (fast, attempt 2 after: " in stdout
+    assert "residual_block (BP009) 8: compiling (emergency, attempt 3 after: " in stdout
     assert "0 stored, 0 stored already, 1 given up" in stdout
     assert esper.processes() == []
 

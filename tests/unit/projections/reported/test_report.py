@@ -14,6 +14,7 @@ import pytest
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
 from esper.errors import InvalidInput
+from esper.karn.table import with_names
 from esper.leyline.envelope import new_event
 from projections import open_history, questions
 from projections.archive import Archive
@@ -66,7 +67,7 @@ def test_it_says_what_the_history_says(small, runs, grown):
     for (reason,) in small.execute(
         "select reason from decisions where run_id = ? and chosen <> 'nothing'", [runs["digits heuristic"]]
     ).fetchall():
-        assert reason in text
+        assert with_names(reason) in text
     assert text.count("passed") >= 10
     assert "esper run --task digits --epochs 40 --seed 0 --policy heuristic" in text
 
