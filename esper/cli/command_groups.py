@@ -40,7 +40,8 @@ def verify(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: As
 def compact(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """Merge small files into few, which makes questions faster, and delete those that were replaced long ago.
 
-    The archiver does that by itself while it runs; this is for an archive that none writes any more.
+    The archiver does that by itself while it runs; this is for an archive that no archiver writes any more. An archive
+    of an earlier Esper is migrated first.
     """
     from esper.cli.archive import compact_command  # noqa: PLC0415
 
@@ -139,7 +140,7 @@ def approve(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take an approval back instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let an experimental blueprint be used, or take that back: a signed event that says who and why."""
+    """Let an experimental or high-risk blueprint be used, or take that back: a signed event that says who and why."""
     from esper.cli.blueprints.approve import approve_command  # noqa: PLC0415
 
     approve_command(data_dir, blueprint, by=by, why=why, withdraw=withdraw, as_json=as_json)
@@ -191,7 +192,10 @@ projections_app = typer.Typer(
 
 @projections_app.command("list", epilog="Example: esper projections list")
 def list_projections(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
-    """All projections: what they hold, which process keeps them, their state and migrations. Needs nothing running."""
+    """All projections: what they hold, which process keeps them, their state and size. Needs nothing running.
+
+    With --json their files, views and migrations, too.
+    """
     from esper.cli.projections import list_command  # noqa: PLC0415
 
     list_command(data_dir, as_json=as_json)

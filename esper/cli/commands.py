@@ -51,7 +51,9 @@ Port = Annotated[
 def run(  # noqa: PLR0917 - one parameter for each option of the command line
     task: Annotated[
         str,
-        typer.Option("--task", help="digits, chars, spirals, cifar10:FOLDER, or your own: path/to/file.py:function."),
+        typer.Option(
+            "--task", help="Such as digits, chars or spirals; cifar10:FOLDER; or your own: path/to/file.py:function."
+        ),
     ] = "digits",
     epochs: Annotated[int | None, typer.Option("--epochs", help="How many; the task's own number by default.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random in the run.")] = 0,
@@ -68,7 +70,8 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         typer.Option(
             "--pool",
             metavar="POOL,...",
-            help="What may grow: default, safe, or ids such as BP009,BP013; experimental ones must be approved.",
+            help="What may grow: default, safe, or ids or names such as BP009,layer_norm_basic; experimental ones "
+            "must be approved.",
         ),
     ] = "default",
     drill: Annotated[
@@ -92,11 +95,15 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
     ignore_history: Annotated[
-        bool, typer.Option("--ignore-history", help="Choose as if no run of the data folder had been before.")
+        bool,
+        typer.Option(
+            "--ignore-history",
+            help="Choose as if no seed of the data folder had grown before; approvals count all the same.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Train a task with growth, and the same without beside it; needs no other process, no network and no GPU.
+    """Train a task with growth, and the same without beside it. Needs nothing running, no network and no GPU.
 
     With --json the last line of stdout is one JSON object, and the progress goes to stderr.
     """
@@ -128,7 +135,7 @@ def _ids(text: str) -> tuple[str, ...]:
 def resume(run: Run, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
     """Go on with a run that was interrupted or whose trainer died, and with its control run if that was not over.
 
-    It claims the run, lives it again from its last checkpoint to the end of its record, and trains on from there.
+    It claims the run, trains it again from its last checkpoint to the end of its record, and goes on from there.
     """
     from esper.cli.resume import resume_command  # noqa: PLC0415
 
@@ -172,7 +179,9 @@ def replay(
     *,
     from_step: Annotated[
         int,
-        typer.Option("--from", min=0, metavar="STEP", help="Begin at the nearest checkpoint kept before this step."),
+        typer.Option(
+            "--from", min=0, metavar="STEP", help="Begin at the nearest checkpoint kept at or before this step."
+        ),
     ] = 0,
     to_step: Annotated[
         int | None, typer.Option("--to", min=0, metavar="STEP", help="End at this step of the surviving timeline.")

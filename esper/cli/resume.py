@@ -1,4 +1,4 @@
-"""`esper resume`: claim a run that was interrupted or whose trainer died, live it again to where it was, and go on."""
+"""`esper resume`: claim a run that was interrupted or whose trainer died, train it again to where it was, and go on."""
 
 from __future__ import annotations
 
