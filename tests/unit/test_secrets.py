@@ -17,8 +17,8 @@ SECRETS = re.compile(
     r"|(?<!sha256:)(?<![0-9a-fA-F])(?!(?P<byte>[0-9a-f]{2})(?P=byte){31})[0-9a-f]{64}(?![0-9a-fA-F])"
 )
 
-EXPORTED = "projections/small_history/archive/"
-"""Made by `esper export`, and full of digests; that no export holds a key has a test of its own."""
+EXPORTED = ("projections/small_history/archive/", "tests/unit/projections/kept/")
+"""Archives, full of digests; that no export holds a key has a test of its own."""
 
 
 @pytest.mark.requirement("R-SEC-13")

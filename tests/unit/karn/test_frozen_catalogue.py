@@ -68,7 +68,7 @@ FROZEN = {
     "BP049": "e2f61c382af1",
     "BP050": "9c509b553d27",
 }
-EVENTS = "13bd92d981d96efc9050fbbd9689e5a27eb211c8b25a472db5ea5f65d1602f70"
+EVENTS = "sha256:13bd92d981d96efc9050fbbd9689e5a27eb211c8b25a472db5ea5f65d1602f70"
 
 
 def modules_digest(blueprint: Blueprint) -> str:
@@ -92,4 +92,4 @@ def test_a_module_has_the_tensors_that_it_always_had(blueprint_id: str) -> None:
 def test_the_events_of_the_catalogue_are_what_they_always_were() -> None:
     told = b"".join(event.SerializeToString(deterministic=True) for event in registration(5))
 
-    assert hashlib.sha256(told).hexdigest() == EVENTS
+    assert f"sha256:{hashlib.sha256(told).hexdigest()}" == EVENTS
