@@ -25,7 +25,8 @@ from projections.records import Batch
 from streams.metrics import Metrics
 
 FLUSH_S: Final = 0.2
-"""From a record's arrival to its flush: what is left of a second is for the disk, and for a reader to look."""
+"""From the beginning of a flush to that of the next: a record after a pause is flushed at once, a stream of them five
+times a second. What is left of a second is for the disk, and for a reader to look."""
 FLUSH_RECORDS: Final = 30_000
 FLUSH_BYTES: Final = 32 * 2**20
 """So much is flushed without waiting, and more than that is not fetched beside a flush. Larger flushes cost less an
@@ -69,6 +70,7 @@ class ArchiveLoop:
         self._committed: dict[TopicPartition, int] = {}
         self._committed_at = 0.0
         self._waiting_since: float | None = None
+        self._flushed_at = -FLUSH_S
         self._damaged: set[str] = set()
 
     async def run(self) -> None:
@@ -92,7 +94,7 @@ class ArchiveLoop:
                 if buffer.batches and self._waiting_since is None:
                     self._waiting_since = time.monotonic()
                 if flush is None and self._due(buffer.fill):
-                    self._waiting_since = None
+                    self._waiting_since, self._flushed_at = None, time.monotonic()
                     flush, buffer = asyncio.create_task(self._flush(buffer.batches)), Buffer()
                 if keeping.done():
                     keeping.result()
@@ -114,8 +116,8 @@ class ArchiveLoop:
         return None if waited_s < STALLED_S else f"records wait for the archive for {waited_s:.0f} s"
 
     def _due(self, fill: float) -> bool:
-        since = self._waiting_since
-        return since is not None and (fill >= 1 or time.monotonic() - since >= FLUSH_S)
+        waits = self._waiting_since is not None
+        return waits and (fill >= 1 or time.monotonic() - self._flushed_at >= FLUSH_S)
 
     async def _flush(self, batches: Sequence[Batch]) -> None:
         if not batches:

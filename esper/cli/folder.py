@@ -16,7 +16,7 @@ LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 """A small run writes about 20 MB; with less than this left a disk is as good as full."""
 FULL_BYTES: Final = 2**20
 """Below this nothing that Esper writes can be counted on to fit."""
-TICK_S: Final = 0.05
+TICK_S: Final = 0.02
 
 
 def check_writable(data_dir: Path) -> None:
