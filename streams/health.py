@@ -107,12 +107,10 @@ class HealthServer:
         self._pages = HealthPages(process, metrics.render, checks=checks, figures=figures)
         self.port = self._pages.port
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=f"health-{process}", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"health-{process}", daemon=True)
         self._thread.start()
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._pages.start())
-        self._loop.run_forever()
+        # A `close` that came before the start was over would stop the loop in the middle of it.
+        asyncio.run_coroutine_threadsafe(self._pages.start(), self._loop).result(REQUEST_S)
 
     def close(self) -> None:
         """Stop answering."""

@@ -95,3 +95,12 @@ def test_a_forgotten_series_is_gone_and_the_others_stay(metrics):
 
     assert b'run="a"' not in metrics.render()
     assert b'run="b"' in metrics.render()
+
+
+def test_it_may_be_closed_as_soon_as_it_was_made(metrics):
+    for _ in range(50):
+        with HealthServer("trainer", metrics, checks={}) as server:
+            pass
+
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{server.port}/health")
