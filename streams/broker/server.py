@@ -1,4 +1,4 @@
-"""The broker of one data folder from start to stop: its store, connections and pages, and when records go to the disk."""
+"""The broker of one data folder from start to stop: store, connections and pages, and when records go to the disk."""
 
 from __future__ import annotations
 
