@@ -15,8 +15,8 @@ from esper.cli.output import GREEN, RED, YELLOW, complain, meter, say, say_json,
 from esper.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from projections.catalogue import Finding
     from projections.manifest import Manifest
+    from projections.wholeness import Finding
 
 
 MB = 1_000_000
@@ -27,7 +27,7 @@ AGAIN: Final = "; what is there stays whole, and the same command goes on where 
 
 def status_command(data_dir: Path, address: str | None, *, as_json: bool) -> int:
     """What the manifest says, and which files it lists that are plainly not there."""
-    from projections.catalogue import coverage, survey  # noqa: PLC0415 - only needed here
+    from projections.wholeness import coverage, survey  # noqa: PLC0415 - only needed here
 
     folder, manifest = found(data_dir, address)
     findings = survey(folder, manifest)
@@ -60,7 +60,7 @@ def status_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
 def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int:
     """Every byte and every offset."""
     from projections import open_history  # noqa: PLC0415
-    from projections.catalogue import examine  # noqa: PLC0415
+    from projections.wholeness import examine  # noqa: PLC0415
 
     folder, manifest = found(data_dir, address)
     total, done = sum(entry.size for entry in manifest.files), 0
@@ -134,7 +134,7 @@ def _say_findings(findings: list[Finding], sound: str) -> None:
 
 def compact_command(data_dir: Path, *, as_json: bool) -> None:
     """Every merge that makes files fewer, here and now."""
-    from projections.archive import Archive  # noqa: PLC0415
+    from projections.archive_writer import Archive  # noqa: PLC0415
     from projections.compaction import merge_all  # noqa: PLC0415
 
     folder, before = found(data_dir, None)
