@@ -11,10 +11,10 @@ import pytest
 
 from esper.errors import InvalidInput
 from projections import open_history
-from projections.archive import Archive
-from projections.catalogue import examine
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 from projections.transfer import Folder, Mirror, transfer
+from projections.wholeness import examine
 
 COUNT = "SELECT count(*) FROM log.every"
 

@@ -13,7 +13,7 @@ from esper.kasmina.lifecycle import CULLED, DORMANT, FOSSILIZED, GERMINATED, PRO
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import RECORDED_AT_NS, LogOfRecords, lawful_way
 
 SITES = [
