@@ -27,8 +27,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Torch believes what the processor says of its vector instructions. Otherwise every process that compiles a kernel first
-# compiles a program for each kind of them, to see whether it runs: 5 s.
+# Torch believes what the processor says of its vector instructions. Otherwise every process that compiles a kernel
+# compiles a program for each kind of them first, to see whether it runs: 5 s.
 os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
 
 settings.register_profile("esper", deadline=None, database=None)
