@@ -34,7 +34,6 @@ from streams.health import HealthServer
 from streams.metrics import Metrics
 from streams.topics import ensure_topics
 
-
 FLUSH_S: Final = 0.2
 """From the beginning of a flush to that of the next: a record after a pause is flushed at once, a stream of them five
 times a second. What is left of a second is for the disk, and for a reader to look."""
