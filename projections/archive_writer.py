@@ -80,6 +80,7 @@ class Archive:
             raise InvalidInput(f"another archiver writes {folder}: stop it, or give this one its own folder") from None
         try:
             self.manifest: Manifest = manifest.load_or_empty(folder)
+            self._stamp = manifest.stamp(folder)
             self.set_aside: int = self._set_aside()
             self._migrate(now_s)
             self._verdicts = self._new_verdicts()
@@ -177,7 +178,15 @@ class Archive:
         archive_id = changed.archive_id or secrets.token_hex(8)
         committed = replace(changed, generation=self.manifest.generation + 1, archive_id=archive_id)
         manifest.save(self.folder, committed)
-        self.manifest = committed
+        self.manifest, self._stamp = committed, manifest.stamp(self.folder)
+
+    def keep_manifest(self) -> bool:
+        """Write the manifest again where somebody put another in its place or removed it; whether that was so."""
+        if self._stamp is None or manifest.stamp(self.folder) == self._stamp:
+            return False
+        _log.warning("%s was replaced while the archive was written: it is written again", self.folder / manifest.NAME)
+        self._commit(self.manifest)
+        return True
 
     def _fresh(self, batches: Iterable[Batch]) -> tuple[list[Batch], Mapping[Place, int], list[Gap]]:
         """The records that are not archived yet, the offsets after them, and what was jumped over on the way."""

@@ -190,6 +190,15 @@ def save(archive: Path, manifest: Manifest) -> None:
         folder.write(NAME, as_bytes(manifest))
 
 
+def stamp(archive: Path) -> tuple[int, int, int] | None:
+    """What tells the manifest's file from another that is put in its place; None where there is none."""
+    try:
+        found = (archive / NAME).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def as_bytes(manifest: Manifest) -> bytes:
     """A manifest as it is stored."""
     return json.dumps(_to_json(manifest), separators=(",", ":")).encode()

@@ -217,6 +217,7 @@ class ArchiveLoop:
         deleted_at = 0.0
         while True:
             await asyncio.sleep(COMPACT_S)
+            await self._own(self._archive.keep_manifest)
             jobs = plan(self._archive.manifest, self._damaged)
             if jobs:
                 await self._compact([job_to_line(job) for job in jobs])

@@ -227,3 +227,20 @@ def test_a_listed_file_is_not_deleted_because_it_is_called_replaced_too(tmp_path
         archive.delete_retired(1e9)
 
     assert archived(tmp_path) == log[:4]
+
+
+@pytest.mark.parametrize("way", ["put back", "removed"])
+def test_a_manifest_that_is_replaced_while_the_archive_is_written_is_written_again(way, tmp_path, log):
+    """Until the next flush, which may be hours away, readers would have the older one."""
+    with Archive(tmp_path) as archive:
+        archive.append(log[:4])
+        older = (tmp_path / manifest.NAME).read_bytes()
+        archive.append(log[4:])
+        assert not archive.keep_manifest()
+        (tmp_path / manifest.NAME).unlink()
+        if way == "put back":
+            (tmp_path / manifest.NAME).write_bytes(older)
+
+        assert archive.keep_manifest()
+        assert archived(tmp_path) == log
+        assert not archive.keep_manifest()
