@@ -186,7 +186,7 @@ class ArchiveLoop:
         await self._commit()
 
     def _refuse_what_went_back(self, batches: Sequence[Batch]) -> None:
-        """Raises LogUnavailable where the log gives an offset that is archived: a start compares the two and decides."""
+        """Raises LogUnavailable where the log gives offsets that are archived: a start compares the two and decides."""
         for batch in batches:
             end = self._archive.manifest.next_offsets.get((batch.topic, batch.partition), 0)
             if batch.offsets and batch.offsets[0] < end:
