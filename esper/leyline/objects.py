@@ -88,6 +88,16 @@ class ObjectStore:
         except FileNotFoundError:
             return 0
 
+    def references(self) -> Iterator[str]:
+        """Every object that there is."""
+        with Folder.open(self.root) as root:
+            for first in root.folders():
+                with root.inside(first) as folder:
+                    for name in folder.files():
+                        reference = f"sha256:{first}{name.removesuffix(_PACKED)}"
+                        if len(reference) == len("sha256:") + 64:
+                            yield reference
+
     def __contains__(self, reference: str) -> bool:
         return self._find(self._digest(reference)) is not None
 
