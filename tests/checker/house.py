@@ -32,9 +32,18 @@ ROOT = Path(__file__).parents[2]
 KEY = "7a" * 32
 RETIRED_KEY = "0d" * 32
 RETIRED_S_AGO = 30 * 86_400
-SHARED = ("tests.checker.processes", "streams.broker.__main__", "streams.archiver", "projections", "esper.weatherlight.beginning")
+SHARED = (
+    "tests.checker.processes",
+    "streams.broker.__main__",
+    "streams.archiver",
+    "projections.history",
+    "projections.lineage",
+    "esper.weatherlight.beginning",
+)
+"""What the fork server imports once."""
 READY_S = 20.0
-RESTART_S = 0.2
+RESTARTS_S = (0.0, 0.3, 0.5, 1.0, 2.0)
+"""How long after its start an archiver is started again, by how often in a row it has ended before it was ready."""
 BROKER, ARCHIVER = "broker", "archiver"
 
 
@@ -120,16 +129,43 @@ class Process:
             self._heard = -1
 
 
+class Forker:
+    """A fork server that has imported what the processes of houses need; several houses may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.retired_at = int(time.time()) - RETIRED_S_AGO
+        keys = {"ESPER_KEY": KEY, "ESPER_KEYS_RETIRED": f"{RETIRED_KEY}@{self.retired_at}"}
+        self.connection, theirs = socket.socketpair()
+        with theirs, (folder / "forkserver.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "esper.weatherlight.forkserver", "--fd", str(theirs.fileno()), *SHARED],
+                env={**child_environment(), **keys, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.connection.close()
+        self._process.wait(READY_S)
+
+
 class House:
     """A data folder, its processes, and the journal of all that they did."""
 
-    def __init__(self, folder: Path, mutation: str = "") -> None:
+    def __init__(self, folder: Path, forker: Forker, mutation: str = "") -> None:
         self.folder = folder
         self.data = folder / "data"
         self.archive = self.data / "archive"
-        self.log = self.data / "log"
         self.mutation = mutation
         self.deaths: list[str] = []
+        self.fork_server = forker.connection
         self.journal_path = folder / "journal.jsonl"
         self._journal_fd = os.open(self.journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.journal = Journal("driver", self._journal_fd)
@@ -139,29 +175,13 @@ class House:
         with self.clocks.open("r+b") as file:
             self._clock = mmap.mmap(file.fileno(), PLACES * WIDTH)
         self.data.mkdir()
-        self.retired_at = int(time.time()) - RETIRED_S_AGO
-        self.fork_server, theirs = socket.socketpair()
-        with theirs, (folder / "forkserver.log").open("ab") as log:
-            self._forker = subprocess.Popen(
-                [sys.executable, "-P", "-m", "esper.weatherlight.forkserver", "--fd", str(theirs.fileno()), *SHARED],
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                cwd=folder,
-            )
         self._socket = listening_socket(0)
         self.brokers = f"127.0.0.1:{self._socket.getsockname()[1]}"
         self.broker: Process | None = None
         self.archiver: Process | None = None
         self.clients: dict[str, Process] = {}
+        self._failures = 0
         self._archiver_from = 0.0
-
-    def environment(self) -> dict[str, str]:
-        """What the processes are told of keys."""
-        ours = {"ESPER_KEY": KEY, "ESPER_KEYS_RETIRED": f"{RETIRED_KEY}@{self.retired_at}", "PYTHONPATH": str(ROOT)}
-        return {**child_environment(), **ours}
 
     def __enter__(self) -> Self:
         return self
@@ -171,8 +191,6 @@ class House:
     ) -> None:
         for process in self.processes():
             process.kill()
-        self.fork_server.close()
-        self._forker.wait(READY_S)
         self._socket.close()
         self._clock.close()
         os.close(self._journal_fd)
@@ -204,9 +222,11 @@ class House:
     def tend(self) -> None:
         """Start again what has ended by itself, as the supervisor would."""
         if self.archiver is not None and not self.archiver.alive():
+            lived_s = time.monotonic() - self._archiver_from
+            if lived_s < RESTARTS_S[min(self._failures, len(RESTARTS_S) - 1)]:
+                return
             self._died(self.archiver)
-            if time.monotonic() - self._archiver_from < RESTART_S:
-                time.sleep(RESTART_S)
+            self._failures = 0 if any("ready" in said for said in self.archiver.said) else self._failures + 1
             self.start_archiver(wait=False)
         if self.broker is not None and not self.broker.alive():
             self._died(self.broker)

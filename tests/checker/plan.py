@@ -212,3 +212,69 @@ class Planner:
 
 def _fault(what: str, **how: Any) -> Step:
     return Step(what, fault=True, how=how, pause_s=0.1)
+
+
+# --------------------------------------------------------------------------------- short ones, for one known fault each
+
+
+def _facts(who: str, count: int) -> Step:
+    return Step("facts", who, {"count": count})
+
+
+def _start(who: str, run: str) -> Step:
+    return Step("start", who, {"run": run})
+
+
+REST = Step("rest", "house")
+COPY = Step("copy", fault=True)
+BESIDE = ("one", "five")
+"""Two runs of one partition; a test checks that."""
+
+SHORT = {
+    "producer ids": [
+        COPY,
+        _start("trainer1", BESIDE[0]),
+        _facts("trainer1", 3),
+        REST,
+        Step("end", "trainer1"),
+        _fault("stale", parts=["meta.db"], age=1.0, kill=False),
+        _start("trainer2", BESIDE[1]),
+        _facts("trainer2", 3),
+        REST,
+    ],
+    "manifest": [
+        _start("trainer1", "one"),
+        REST,
+        COPY,
+        _facts("trainer1", 5),
+        REST,
+        Step("trim", "house"),
+        _fault("stale", parts=["manifest.json"], age=0.0, kill=False),
+        REST,
+    ],
+    "retired key": [
+        _start("trainer1", "one"),
+        _facts("trainer1", 2),
+        REST,
+        Step("claim", "stranger", {"run": "one", "incarnation": 2, "sequence": 2, "with_key": "retired"}),
+        REST,
+        _facts("trainer1", 2),
+    ],
+    "second start": [
+        _start("trainer1", "one"),
+        _facts("trainer1", 2),
+        REST,
+        _start("trainer2", "one"),
+        _facts("trainer2", 2),
+    ],
+    "bad batch": [
+        _start("trainer1", "one"),
+        REST,
+        _fault("pause", name=ARCHIVER),
+        *[_facts("trainer1", 8) for _ in range(5)],
+        Step("done", "house"),
+        _fault("flip", kind="segment", which=0.0, where=0.5, kill=True),
+        _facts("trainer1", 2),
+    ],
+}
+"""By the cause that each is to find (cases 1, 2, 9, 10 and 12 of issue 10)."""
