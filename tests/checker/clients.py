@@ -39,7 +39,7 @@ from streams.trainer_log import KafkaLog
 JOURNAL = 4
 """The inherited file descriptor of the journal."""
 FLUSH_S = 15.0
-CLOCK = Clock(time.monotonic, lambda: time.time_ns())  # not the function: a clock may be set later
+CLOCK = Clock(time.monotonic, lambda: time.time_ns())  # noqa: PLW0108 - a clock may be set later
 
 
 class Journal:
@@ -169,15 +169,15 @@ class Trainer(Client):
         known = [signed for command, signed in recorded.commands.items() if command in done]
         for signed in known:
             self.verifier.remember(signed, now_ns=time.time_ns())
-        open_ones = [(Event.FromString(each.payload), each) for key, each in recorded.commands.items() if key not in done]
+        open_ones = [
+            (Event.FromString(each.payload), each) for key, each in recorded.commands.items() if key not in done
+        ]
         self.log.catch_up(b"", open_ones, known)
 
     def _event(self, body: Any, **fields: Any) -> Event:
         now_ns = time.time_ns()
         event_id = ids.uuid7(now_ns, secrets.token_bytes(10))
-        return new_event(
-            body, event_id=event_id, run_id=self.run, producer="trainer", recorded_at_ns=now_ns, **fields
-        )
+        return new_event(body, event_id=event_id, run_id=self.run, producer="trainer", recorded_at_ns=now_ns, **fields)
 
     def _fact(self, body: Any) -> Event:
         self.sequence += 1
@@ -230,7 +230,7 @@ class Author(Client):
 class Stranger(Author):
     """Writes what a good key does not vouch for. `with_key` is `unknown`, or `retired` with a time before it was."""
 
-    def claim(self, run: str, incarnation: int, sequence: int, with_key: str) -> None:
+    def forge_claim(self, run: str, incarnation: int, sequence: int, with_key: str) -> None:
         """Take a run over."""
         claim = _plain(pb.RunResumed(accepted_sequence=sequence - 1), run, "trainer")
         claim.incarnation, claim.sequence = incarnation, sequence
@@ -286,7 +286,8 @@ def run(arguments: Sequence[str], messages: TextIO) -> None:
     messages.write('{"ready": true}\n')
     try:
         for order in _orders():
-            messages.write(json.dumps({"done": _obeyed(client, journal, order)}) + "\n")
+            said = _obeyed(client, journal, order)
+            messages.write(json.dumps({"done": said}) + "\n")
     except Superseded as error:
         journal.note("superseded", run=client.run, why=str(error))
     except (EsperError, KafkaError, OSError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""What is done to a house from outside: kills, pauses, clocks, full disks, flipped bits, and files from older copies."""
+"""What is done to a house from outside: kills, pauses, clocks, full disks, flipped bits, files from older copies."""
 
 from __future__ import annotations
 

@@ -67,9 +67,7 @@ class Evidence:
 
     def room(self, topic: str, partition: int) -> int:
         """How many records of a partition `verify` names as lost, at the most."""
-        return sum(
-            each.rows for each in self.serious if each.topic == topic and each.partition in (partition, -1)
-        )
+        return sum(each.rows for each in self.serious if each.topic == topic and each.partition in (partition, -1))
 
 
 Rule = Callable[[Evidence], Iterator[str]]
@@ -155,7 +153,8 @@ def one_owner(evidence: Evidence) -> Iterator[str]:
         life = evidence.lives.get(run)
         real = life.owners.get(incarnation) if life else None
         if life and not life.wrong and len(claims) == 1 and claims[0] in evidence.held and real != claims[0]:
-            yield f"incarnation {incarnation} of {run} is {real} on the log and {evidence.told.sent[claims[0]].by} owns it"
+            by = evidence.told.sent[claims[0]].by
+            yield f"{by} owns incarnation {incarnation} of {run}, and on the log that is {real}"
 
 
 def forged(evidence: Evidence) -> Iterator[str]:

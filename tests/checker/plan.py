@@ -7,16 +7,21 @@ to find out afterwards.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.checker.faults import FLIPPED, PARTS
 from tests.checker.house import ARCHIVER, BROKER
 
 MOST_TRAINERS = 5
 PAUSE_S = 0.03
 LASTS = (2, 8)
 """How many operations a pause, a full disk or a clock that is off lasts."""
+
+JUMPS_S = (1.0, 120.0, 7_200.0, 86_400.0)
+FULL_AT = (2_000, 8_000, 40_000)
+"""The sizes in bytes beyond which no file grows."""
 
 OPERATIONS = {
     "facts": 38,
@@ -79,9 +84,8 @@ class Planner:
 
     def plan(self, operations: int, faults: int) -> list[Step]:
         """So many operations with so many faults spread over them, every kind of either at least once if it fits."""
-        draw = self._random
         ops = self._drawn(OPERATIONS, operations - 2)
-        after = sorted(draw.sample(range(10, operations - 2), faults))
+        after = sorted(self._random.sample(range(10, operations - 2), faults))
         kinds = self._drawn(FAULTS, faults)
         steps = [*self._op("start"), *self._op("start"), Step("copy", fault=True)]
         endings: dict[int, list[Step]] = {}
@@ -89,9 +93,9 @@ class Planner:
             steps += self._op(kind)
             while after and after[0] <= place:
                 after.pop(0)
-                begun, ended = self._fault(kinds.pop())
-                steps += begun
-                endings.setdefault(place + draw.randint(*LASTS), []).extend(ended)
+                begun, ended = self._fault_steps(kinds.pop())
+                steps.append(begun)
+                endings.setdefault(place + self._random.randint(*LASTS), []).extend(ended)
             steps += endings.pop(place, [])
             if place % 25 == 24:
                 steps.append(Step("copy", fault=True))
@@ -103,11 +107,10 @@ class Planner:
         self._random.shuffle(kinds)
         return kinds
 
-    # ----------------------------------------------------------------------------------------------------- operations
+    # ------------------------------------------------------------------------------------ operations, one for each name
 
     def _op(self, kind: str) -> Iterator[Step]:
-        draw = self._random
-        pause_s = draw.random() * PAUSE_S
+        """The steps of an operation on one of the newest runs; without any a new one begins."""
         run = self._a_run()
         if kind == "start" or run is None:
             run = _Run(f"run-{self._seed}-{len(self._runs)}", [self._new_trainer()])
@@ -115,39 +118,43 @@ class Planner:
             yield Step("start", run.trainers[0], {"run": run.name})
             yield from self._retire()
             return
-        who = run.trainers[-1] if draw.random() < 0.85 else draw.choice(run.trainers)
-        match kind:
-            case "facts":
-                count = draw.randint(1, 6)
-                run.facts += count
-                yield Step("facts", who, {"count": count}, pause_s=pause_s)
-            case "telemetry":
-                yield Step("telemetry", who, {"count": draw.randint(1, 5)}, pause_s=pause_s)
-            case "emergency" | "obey":
-                yield Step(kind, who, pause_s=pause_s)
-            case "finish":
-                run.over = True
-                yield Step(kind, who, pause_s=pause_s)
-            case "command":
-                yield Step(kind, "author", {"run": run.name}, pause_s=pause_s)
-            case "blueprints":
-                yield Step(kind, "author", {"count": draw.randint(1, 4)}, pause_s=pause_s)
-            case "start_again":
-                yield Step("start", self._new_trainer(), {"run": run.name})
-            case "resume":
-                yield from self._resume(run)
-            case "race":
-                yield from self._resume(run)
-                yield from self._resume(run)
-            case "tail" | "sql":
-                yield Step(kind, "reader", {"run": run.name}, pause_s=pause_s)
-            case "forge_claim":
-                how = {"run": run.name, "incarnation": run.incarnation + draw.randint(1, 3), "sequence": 2}
-                yield Step("claim", "stranger", {**how, "with_key": draw.choice(("unknown", "retired"))})
-            case "forge_command":
-                yield Step(kind, "stranger", {"run": run.name, "with_key": draw.choice(("unknown", "retired"))})
-            case "trim":
-                yield Step(kind, "house", pause_s=pause_s)
+        who = run.trainers[-1] if self._random.random() < 0.85 else self._random.choice(run.trainers)
+        for step in self._ways(run, who)[kind]():
+            yield replace(step, pause_s=self._random.random() * PAUSE_S)
+
+    def _ways(self, run: _Run, who: str) -> dict[str, Callable[[], Iterable[Step]]]:
+        """What each operation's steps are for a run and one of its trainers."""
+        draw, name = self._random, {"run": run.name}
+        return {
+            "facts": lambda: [Step("facts", who, {"count": draw.randint(1, 6)})],
+            "telemetry": lambda: [Step("telemetry", who, {"count": draw.randint(1, 5)})],
+            "emergency": lambda: [Step("emergency", who)],
+            "obey": lambda: [Step("obey", who)],
+            "finish": lambda: self._finish(run, who),
+            "resume": lambda: self._resume(run),
+            "race": lambda: [*self._resume(run), *self._resume(run)],
+            "start_again": lambda: [Step("start", self._new_trainer(), name)],
+            "command": lambda: [Step("command", "author", name)],
+            "blueprints": lambda: [Step("blueprints", "author", {"count": draw.randint(1, 4)})],
+            "tail": lambda: [Step("tail", "reader", name)],
+            "sql": lambda: [Step("sql", "reader", name)],
+            "forge_claim": lambda: [
+                Step(
+                    "forge_claim",
+                    "stranger",
+                    {**name, "incarnation": run.incarnation + draw.randint(1, 3), "sequence": 2, **self._key()},
+                )
+            ],
+            "forge_command": lambda: [Step("forge_command", "stranger", {**name, **self._key()})],
+            "trim": lambda: [Step("trim", "house")],
+        }
+
+    def _key(self) -> dict[str, str]:
+        return {"with_key": self._random.choice(("unknown", "retired"))}
+
+    def _finish(self, run: _Run, who: str) -> Iterator[Step]:
+        run.over = True
+        yield Step("finish", who)
 
     def _resume(self, run: _Run) -> Iterator[Step]:
         name = self._new_trainer()
@@ -175,39 +182,45 @@ class Planner:
                     run.over |= not run.trainers
             yield Step("end", name)
 
-    # --------------------------------------------------------------------------------------------------------- faults
+    # ----------------------------------------------------- faults, one for each name: the steps, and those that end it
 
-    def _fault(self, kind: str) -> tuple[list[Step], list[Step]]:
-        """The steps of a fault, and those that end it."""
-        draw = self._random
+    def _fault_steps(self, kind: str) -> tuple[Step, list[Step]]:
+        return getattr(self, f"_{kind}")()
+
+    def _somebody(self) -> str:
         names = [BROKER, ARCHIVER, *(name for run in self._runs if not run.over for name in run.trainers[-1:])]
-        name = draw.choices(names, [3, 3, *[1] * (len(names) - 2)])[0]
-        over = [Step("over", fault=True, how={"name": name})]
-        parts = ["meta.db", "manifest.json", "tail", "index", "verified.json"]
-        some = draw.sample(parts, draw.choice((1, 1, 2)))
-        match kind:
-            case "kill":
-                return [_fault(kind, name=name)], []
-            case "pause":
-                return [_fault(kind, name=name)], over
-            case "clock":
-                off_s = draw.choice((-1, 1)) * draw.choice((1.0, 120.0, 7_200.0, 86_400.0))
-                return [_fault(kind, name=name, off_s=off_s)], [_fault("clock", name=name, off_s=0.0)]
-            case "full_disk":
-                name = draw.choice((BROKER, ARCHIVER))
-                over = [Step("over", fault=True, how={"name": name})]
-                return [_fault(kind, name=name, size=draw.choice((2_000, 8_000, 40_000)))], over
-            case "stale":
-                return [_fault(kind, parts=some, age=draw.random(), kill=draw.random() < 0.5)], []
-            case "stale_while_running":
-                return [_fault(kind, parts=["verified.json", "manifest.json"][: draw.randint(1, 2)], age=draw.random())], []
-            case "lost":
-                parts = ["meta.db", "tail", "index", "verified.json"]
-                return [_fault(kind, parts=[draw.choice(parts)], kill=draw.random() < 0.5)], []
-            case "flip":
-                where = {"which": draw.random(), "where": draw.random(), "kill": draw.random() < 0.5}
-                return [_fault(kind, kind=draw.choice(("segment", "index", "parquet", "verified.json")), **where)], []
-        raise AssertionError(kind)
+        return self._random.choices(names, [3, 3, *[1] * (len(names) - 2)])[0]
+
+    def _kill(self) -> tuple[Step, list[Step]]:
+        return _fault("kill", name=self._somebody()), []
+
+    def _pause(self) -> tuple[Step, list[Step]]:
+        name = self._somebody()
+        return _fault("pause", name=name), [_fault("over", name=name)]
+
+    def _clock(self) -> tuple[Step, list[Step]]:
+        name, off_s = self._somebody(), self._random.choice((-1, 1)) * self._random.choice(JUMPS_S)
+        return _fault("clock", name=name, off_s=off_s), [_fault("clock", name=name, off_s=0.0)]
+
+    def _full_disk(self) -> tuple[Step, list[Step]]:
+        name = self._random.choice((BROKER, ARCHIVER))
+        return _fault("full_disk", name=name, size=self._random.choice(FULL_AT)), [_fault("over", name=name)]
+
+    def _stale(self) -> tuple[Step, list[Step]]:
+        parts = self._random.sample(list(PARTS), self._random.choice((1, 1, 2)))
+        return _fault("stale", parts=parts, age=self._random.random(), kill=self._random.random() < 0.5), []
+
+    def _stale_while_running(self) -> tuple[Step, list[Step]]:
+        parts = ["verified.json", "manifest.json"][: self._random.randint(1, 2)]
+        return _fault("stale_while_running", parts=parts, age=self._random.random()), []
+
+    def _lost(self) -> tuple[Step, list[Step]]:
+        part = self._random.choice([part for part in PARTS if part != "manifest.json"])
+        return _fault("lost", parts=[part], kill=self._random.random() < 0.5), []
+
+    def _flip(self) -> tuple[Step, list[Step]]:
+        where = {"which": self._random.random(), "where": self._random.random()}
+        return _fault("flip", kind=self._random.choice(list(FLIPPED)), **where, kill=self._random.random() < 0.5), []
 
 
 def _fault(what: str, **how: Any) -> Step:
@@ -256,7 +269,7 @@ SHORT = {
         _start("trainer1", "one"),
         _facts("trainer1", 2),
         REST,
-        Step("claim", "stranger", {"run": "one", "incarnation": 2, "sequence": 2, "with_key": "retired"}),
+        Step("forge_claim", "stranger", {"run": "one", "incarnation": 2, "sequence": 2, "with_key": "retired"}),
         REST,
         _facts("trainer1", 2),
     ],

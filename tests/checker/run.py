@@ -1,4 +1,4 @@
-"""One check: a house, a plan carried out in it, the evidence, and the complaints. `python -m tests.checker.run --help`."""
+"""One check: a house, a plan carried out in it, the evidence and the complaints. `python -m tests.checker.run -h`."""
 
 from __future__ import annotations
 
