@@ -1,9 +1,9 @@
-"""Writes `requirements.lock`: what pyproject.toml comes to today, each package with its version and digest.
+"""Writes `deploy/requirements.lock`: what pyproject.toml comes to today, each package with its version and digest.
 
-    python deploy/make_lock.py
+    python -m tests.lock
 
-Asks pip to resolve the project with its extra `test` and to install nothing. The digests are of the files that pip would
-install here (Linux on x86-64, CPython 3.11, torch's build for processors); on another platform some differ.
+Asks pip to resolve the project with its extra `test` and to install nothing. The digests are of the files that pip
+would install here (Linux on x86-64, CPython 3.11, torch's build for processors); on another platform some differ.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LOCK = Path(__file__).with_name("requirements.lock")
+LOCK = ROOT / "deploy" / "requirements.lock"
 HEAD = """\
-# What Esper and its tests run on, for Linux on x86-64 and CPython 3.11. Made by deploy/make_lock.py; do not edit.
+# What Esper and its tests run on, for Linux on x86-64 and CPython 3.11. Made by `python -m tests.lock`; do not edit.
 # pip install --require-hashes --no-deps -r deploy/requirements.lock && pip install --no-deps -e .
 """
 
