@@ -2,7 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 
 def apply(name: str) -> None:
-    """Put a fault back."""
-    raise AssertionError(name)
+    """Put a fault back into this process."""
+    MUTATIONS[name]()
+
+
+def _put(owner: Any, name: str, value: Any) -> None:
+    """Replace what is there; a mutation of what is not there any more would show nothing."""
+    assert hasattr(owner, name), f"{owner} has no {name} to replace"
+    setattr(owner, name, value)
+
+
+def producer_ids() -> None:
+    """Case 1: they begin again where `meta.db` says, whatever the log has seen."""
+
+
+def manifest() -> None:
+    """Case 2: a start deletes what the manifest does not list."""
+
+
+def retired_key() -> None:
+    """Case 9: a record is as old as it says."""
+
+
+def second_start() -> None:
+    """Case 10: a start claims nothing."""
+
+
+def bad_batch() -> None:
+    """Case 12: a batch whose checksum does not hold ends its reader."""
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    "producer ids": producer_ids,
+    "manifest": manifest,
+    "retired key": retired_key,
+    "second start": second_start,
+    "bad batch": bad_batch,
+}
