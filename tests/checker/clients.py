@@ -288,6 +288,7 @@ def run(arguments: Sequence[str], messages: TextIO) -> None:
         for order in _orders():
             said = _obeyed(client, journal, order)
             messages.write(json.dumps({"done": said}) + "\n")
+        journal.note("ends", run=getattr(client, "run", ""), incarnation=getattr(client, "incarnation", 0))
     except Superseded as error:
         journal.note("superseded", run=client.run, why=str(error))
     except (EsperError, KafkaError, OSError, TimeoutError) as error:

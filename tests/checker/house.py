@@ -54,6 +54,7 @@ class Process:
         self.name = name
         self.pid = 0
         self.code: int | None = None
+        self.ordered = 0
         self.said: list[dict[str, Any]] = []
         self._text = b""
         heard, messages = os.pipe()
@@ -103,7 +104,8 @@ class Process:
 
     def order(self, **what: Any) -> None:
         """Give it an order; nothing where it has ended."""
-        with contextlib.suppress(BrokenPipeError, OSError):
+        self.ordered += 1
+        with contextlib.suppress(OSError):
             os.write(self._orders, json.dumps(what).encode() + b"\n")
 
     def signal(self, number: signal.Signals) -> None:

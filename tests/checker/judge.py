@@ -7,6 +7,7 @@ The rules, each a function of `Evidence`:
 - `disordered`: what one process wrote to a partition is there in the order in which it wrote it;
 - `replayable`: each run's facts have the sequences 1, 2, 3 ... and count as the model says, but behind a named loss;
 - `one_owner`: an incarnation of a run belongs to one process, and the log says the same one;
+- `unaware`: whoever lost a run to another process learned of it;
 - `forged`: nothing that a good key does not vouch for counts, takes a run over, or is obeyed;
 - `misread`: what readers were told meanwhile was sent, once, in order;
 - `false_alarm`: `verify` names nothing where nothing was damaged;
@@ -39,7 +40,7 @@ class Named:
 
 @dataclass
 class Evidence:
-    """All that is known in the end. `forgotten` are processes that were killed or ended with an error."""
+    """All that is known in the end. `troubles` is what did not come to its end."""
 
     told: Told
     rows: list[Row]
@@ -76,7 +77,7 @@ Rule = Callable[[Evidence], Iterator[str]]
 def complaints(evidence: Evidence) -> list[str]:
     """All that is not as it should be, each line with the name of its rule."""
     rules: Sequence[Rule] = (
-        lost, twice, strange, disordered, replayable, one_owner, forged, misread, false_alarm, stuck
+        lost, twice, strange, disordered, replayable, one_owner, unaware, forged, misread, false_alarm, stuck
     )  # fmt: skip
     return [f"{rule.__name__}: {line}" for rule in rules for line in rule(evidence)]
 
@@ -155,6 +156,15 @@ def one_owner(evidence: Evidence) -> Iterator[str]:
         if life and not life.wrong and len(claims) == 1 and claims[0] in evidence.held and real != claims[0]:
             by = evidence.told.sent[claims[0]].by
             yield f"{by} owns incarnation {incarnation} of {run}, and on the log that is {real}"
+
+
+def unaware(evidence: Evidence) -> Iterator[str]:
+    """A trainer that went on to the end and never learned that its run is another's."""
+    owned = {line["by"]: line for line in evidence.told.owns}
+    for line in evidence.told.ends:
+        life = evidence.lives.get(line["run"])
+        if line["by"] in owned and life and not life.wrong and line["incarnation"] < life.owner:
+            yield f"{line['by']} has incarnation {line['incarnation']} of {line['run']}, which {life.owner} took over"
 
 
 def forged(evidence: Evidence) -> Iterator[str]:

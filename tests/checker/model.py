@@ -50,7 +50,7 @@ class Sent:
 
 @dataclass
 class Told:
-    """The journal, sorted."""
+    """The journal, sorted. `ends` are the processes that ended after all could know what all others did."""
 
     sent: dict[str, Sent] = field(default_factory=dict)
     forged: dict[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Told:
     superseded: list[dict[str, Any]] = field(default_factory=list)
     obeys: list[dict[str, Any]] = field(default_factory=list)
     reads: list[dict[str, Any]] = field(default_factory=list)
-    ended: set[str] = field(default_factory=set)
+    ends: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @classmethod
@@ -75,10 +75,10 @@ class Told:
                     told.forged[line["id"]] = line["how"]
                 case "acknowledged":
                     told.acknowledged.update(line["ids"])
-                case "owns" | "superseded" | "obeys" | "reads" as did:
+                case "owns" | "superseded" | "obeys" | "reads" | "ends" as did:
                     getattr(told, did).append(dict(line))
-                case "gives up":
-                    told.ended.add(line["by"])
+                case "all know":
+                    told.ends.clear()
                 case "fault":
                     told.faults.append(line["what"])
         return told

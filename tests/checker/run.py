@@ -7,12 +7,13 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import resource
 import secrets
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from projections.wholeness import examine
 from streams.consumer import ends_of
 from tests.checker import judge
 from tests.checker.faults import Faults
-from tests.checker.house import ARCHIVER, BROKER, Forker, House
+from tests.checker.house import ARCHIVER, BROKER, Forker, House, Process
 from tests.checker.judge import Evidence
 from tests.checker.model import Row, Told
 from tests.checker.plan import Planner, Step
@@ -37,6 +38,8 @@ SEGMENT_BYTES = 4_096
 SETTLE_S = 30.0
 END_S = 20.0
 BACKLOG = 4
+NEWS_S = 0.3
+"""How long a claim may take to reach who owned the run before."""
 HOPELESS = 4
 
 
@@ -94,33 +97,24 @@ async def _make_topics(brokers: str) -> None:
 def carry_out(house: House, steps: Sequence[Step]) -> None:
     """Order the operations and do the faults, one after the other, without waiting for what was ordered."""
     faults = Faults(house)
-    ordered: dict[str, int] = {}
     for step in steps:
         house.tend()
         if step.fault:
             faults.do(step.what, **step.how)
         elif step.what == "trim":
             trim(house)
-        elif step.what == "done":
-            done(house, ordered)
-        elif step.what == "rest":
-            done(house, ordered)
-            archived(house)
+        elif step.what in ("done", "rest"):
+            assert not _wait(house, lambda process: process.done() < process.ordered), (
+                "clients do not do what is ordered"
+            )
+            if step.what == "rest":
+                archived(house)
         else:
             process = house.clients.get(step.who) or house.client("trainer", step.who)
-            ordered[step.who] = ordered.get(step.who, 0) + 1
             process.order(do=step.what, **step.how)
-            if process.alive() and ordered[step.who] - process.done() > BACKLOG:
+            if process.alive() and process.ordered - process.done() > BACKLOG:
                 time.sleep(0.1)
         time.sleep(step.pause_s)
-
-
-def done(house: House, ordered: dict[str, int]) -> None:
-    """Wait until every living client has done what it was ordered."""
-    deadline = time.monotonic() + SETTLE_S
-    while any(process.alive() and process.done() < ordered.get(name, 0) for name, process in house.clients.items()):
-        assert time.monotonic() < deadline, "clients do not come to the end of their orders"
-        time.sleep(0.01)
 
 
 def trim(house: House) -> None:
@@ -167,16 +161,29 @@ def _row(topic, partition, offset, event_id, body, run, incarnation, sequence, v
 
 
 def _end_clients(house: House) -> list[str]:
-    """Have all clients do what they were ordered, and end."""
+    """Have all clients do what they were ordered, look once more who owns their run, and end."""
+    late = _wait(house, lambda process: process.done() < process.ordered)
+    time.sleep(NEWS_S)
+    house.journal.note("all know")
     for process in house.clients.values():
+        if process.name.startswith("trainer"):
+            process.order(do="obey")
         process.order(do="end")
-    deadline = time.monotonic() + END_S
-    while (left := [process for process in house.clients.values() if process.alive()]) and time.monotonic() < deadline:
-        house.tend()
-        time.sleep(0.05)
+    left = _wait(house, Process.alive)
     for process in left:
         process.kill()
-    return [f"{process.name} did not end within {END_S:.0f} s" for process in left]
+    return [f"{process.name} did not come to its end within {END_S:.0f} s" for process in {*late, *left}]
+
+
+def _wait(house: House, busy: Callable[[Process], bool]) -> list[Process]:
+    """Wait while a living client is busy; those that still are after a while."""
+    deadline = time.monotonic() + END_S
+    while left := [process for process in house.clients.values() if process.alive() and busy(process)]:
+        if time.monotonic() > deadline:
+            return left
+        house.tend()
+        time.sleep(0.01)
+    return []
 
 
 def archived(house: House) -> list[str]:
@@ -219,8 +226,10 @@ def main() -> int:
     steps = Planner(options.seed).plan(options.operations, options.faults)
     with Forker(folder) as forker:
         found = check(folder, forker, steps, options.mutation)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = [
-        f"seed {options.seed}: {found.summary()}, {time.monotonic() - began:.1f} s",
+        f"seed {options.seed}: {found.summary()}",
+        f"  {time.monotonic() - began:.1f} s, of a processor {used.ru_utime + used.ru_stime + time.process_time():.1f} s",
         *(f"  {line}" for line in found.complaints),
         f"  the house is {folder}",
     ]
