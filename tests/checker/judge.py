@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from contracts.topics import BY_BODY
 from tests.checker.faults import HARMFUL
 from tests.checker.model import OWN, Life, Row, Sent, Told
 
@@ -135,11 +136,11 @@ def replayable(evidence: Evidence) -> Iterator[str]:
         harmed = evidence.told.faults and names_it and HARMFUL & {*evidence.told.faults}
         if life.wrong and not harmed:
             yield f"{run}: {life.wrong[0]}"
-        counting = {row.id for row in evidence.rows if row.run == run and row.counts}
-        of_log = [row.id for row in evidence.rows if row.run == run and row.counts is not None]
-        claimed = set(life.path)
-        if not life.wrong and (wrongly := (claimed - counting)):
-            yield f"{run}: {len(wrongly)} of {len(of_log)} facts should count and do not"
+        counting = {row.id for row in evidence.rows if row.run == run and row.counts} - evidence.told.forged.keys()
+        for ids, words in ((life.accepted - counting, "should count and do not"), (counting - life.accepted, "count")):
+            if ids and not life.wrong:
+                sent = evidence.told.sent[min(ids)]
+                yield f"{run}: {len(ids)} facts {words}, {sent.body} {sent.sequence} by {sent.by} among them"
 
 
 def one_owner(evidence: Evidence) -> Iterator[str]:
@@ -218,5 +219,6 @@ def named(kind: str, where: str, what: str, *, serious: bool) -> Named:
         first, last = int(found["first"]), int(found["last"] or found["first"])
         return Named(text, serious, where, last + 1 - first, found["topic"], int(found["partition"]))
     if kind == "file" and (rows := re.search(r"its (\d+) rows of (\w+)", what)):
-        return Named(text, serious, where, int(rows[1]), "esper." + rows[2])
+        topic = BY_BODY[rows[2]].name if rows[2] in BY_BODY else ""
+        return Named(text, serious, where, int(rows[1]), topic)
     return Named(text, serious, where)

@@ -88,10 +88,12 @@ class Told:
 class Life:
     """A run as the order of its records makes it: `path` are the ids of the facts that count, `wrong` what cannot be.
 
-    `owners` has the claim of every incarnation that came to own it.
+    `accepted` has those as well that counted until a claim cut them, `owners` the claim of every incarnation that came
+    to own it.
     """
 
     path: list[str] = field(default_factory=list)
+    accepted: set[str] = field(default_factory=set)
     owners: dict[int, str] = field(default_factory=dict)
     owner: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -117,14 +119,18 @@ class Life:
                 self._own(sent)
         elif sent.incarnation == self.owner:
             if sent.sequence == len(self.path) + 1:
-                self.path.append(sent.id)
+                self._accept(sent)
             elif sent.id not in self.path:
                 what = f"{sent.body} {sent.id} by {sent.by} has sequence {sent.sequence} after {len(self.path)}"
                 self.wrong.append(f"{fact.topic}/{fact.partition}@{fact.offset}: {what}")
         elif sent.incarnation > self.owner:
             self.wrong.append(f"{sent.body} {sent.id} is of incarnation {sent.incarnation}, owner {self.owner}")
 
-    def _own(self, sent: Sent) -> None:
+    def _accept(self, sent: Sent) -> None:
         self.path.append(sent.id)
+        self.accepted.add(sent.id)
+
+    def _own(self, sent: Sent) -> None:
+        self._accept(sent)
         self.owner = sent.incarnation
         self.owners[sent.incarnation] = sent.id

@@ -21,7 +21,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import KafkaError
 
-from contracts.topics import PARTITIONS, RUNS, TOPICS
+from contracts.topics import PARTITIONS, RUNS, TOPICS, Topic
 from esper.errors import EsperError
 from projections import open_history
 from projections.manifest import covered
@@ -88,10 +88,14 @@ async def _make_topics(brokers: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
     await admin.start()
     try:
-        configs = {"retention.ms": "-1", "segment.bytes": str(SEGMENT_BYTES)}
-        await admin.create_topics([NewTopic(topic.name, PARTITIONS, 1, topic_configs=configs) for topic in TOPICS])
+        await admin.create_topics([_with_small_segments(topic) for topic in TOPICS])
     finally:
         await admin.close()
+
+
+def _with_small_segments(topic: Topic) -> NewTopic:
+    configs = {"retention.ms": str(topic.retention_ms), "segment.bytes": str(SEGMENT_BYTES)}
+    return NewTopic(topic.name, PARTITIONS, 1, topic_configs=configs)
 
 
 def carry_out(house: House, steps: Sequence[Step]) -> None:
@@ -227,9 +231,10 @@ def main() -> int:
     with Forker(folder) as forker:
         found = check(folder, forker, steps, options.mutation)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent_s = used.ru_utime + used.ru_stime + time.process_time()
     lines = [
         f"seed {options.seed}: {found.summary()}",
-        f"  {time.monotonic() - began:.1f} s, of a processor {used.ru_utime + used.ru_stime + time.process_time():.1f} s",
+        f"  {time.monotonic() - began:.1f} s, of a processor {spent_s:.1f} s",
         *(f"  {line}" for line in found.complaints),
         f"  the house is {folder}",
     ]
