@@ -216,30 +216,31 @@ def _again_and_again(deaths: Sequence[str]) -> bool:
 
 
 def main() -> int:
-    """A check by hand; 1 where it complains."""
+    """Checks by hand, of one seed or of several; 1 where one complains."""
     parser = argparse.ArgumentParser(prog="python -m tests.checker.run", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
+    parser.add_argument("--count", type=int, default=1, help="so many seeds, from --seed on")
     parser.add_argument("--operations", type=int, default=200)
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--mutation", default="")
-    parser.add_argument("--folder", type=Path, help="keep the house there")
+    parser.add_argument("--folder", type=Path, help="keep the houses there")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="checker-"))
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    steps = Planner(options.seed).plan(options.operations, options.faults)
+    complained = False
     with Forker(folder) as forker:
-        found = check(folder, forker, steps, options.mutation)
+        for seed in range(options.seed, options.seed + options.count):
+            began, house = time.monotonic(), folder / str(seed)
+            house.mkdir()
+            steps = Planner(seed).plan(options.operations, options.faults)
+            found = check(house, forker, steps, options.mutation)
+            lines = [f"seed {seed}: {found.summary()}, {time.monotonic() - began:.1f} s, in {house}", *found.complaints]
+            sys.stdout.write("\n  ".join(lines) + "\n")
+            sys.stdout.flush()
+            complained |= bool(found.complaints)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent_s = used.ru_utime + used.ru_stime + time.process_time()
-    lines = [
-        f"seed {options.seed}: {found.summary()}",
-        f"  {time.monotonic() - began:.1f} s, of a processor {spent_s:.1f} s",
-        *(f"  {line}" for line in found.complaints),
-        f"  the house is {folder}",
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    return 1 if found.complaints else 0
+    sys.stdout.write(f"{used.ru_utime + used.ru_stime + time.process_time():.1f} s of a processor\n")
+    return int(complained)
 
 
 if __name__ == "__main__":
