@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from projections.records import Unreadable
 
 
 def apply(name: str) -> None:
@@ -19,6 +21,9 @@ def _put(owner: Any, name: str, value: Any) -> None:
 
 def producer_ids() -> None:
     """Case 1: they begin again where `meta.db` says, whatever the log has seen."""
+    from streams.broker.registry import Registry
+
+    _put(Registry, "draw_ids_above", lambda _registry, _highest, *, topics: None)  # noqa: ARG005 - its name counts
 
 
 def manifest() -> None:
@@ -34,7 +39,17 @@ def second_start() -> None:
 
 
 def bad_batch() -> None:
-    """Case 12: a batch whose checksum does not hold ends its reader."""
+    """Case 12: a batch whose checksum does not hold ends its reader, which comes to the same one again."""
+    from aiokafka.errors import CorruptRecordException
+
+    from streams.fetching import Fetched
+
+    def fail(_fetched: Fetched, stretches: Iterable[Unreadable]) -> Iterator[Unreadable]:
+        for each in stretches:
+            raise CorruptRecordException(str(each))
+        yield from ()
+
+    _put(Fetched, "_left_out", fail)
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {
