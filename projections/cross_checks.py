@@ -187,7 +187,7 @@ def object_findings(
             if problem is not None:
                 missing.setdefault(run_id, {})[reference] = f"{body}: {problem}"
     unnamed = sum(reference not in looked and reference not in pruned for reference in store.references())
-    if unnamed:
+    if unnamed and not missing:  # a damaged object may name others
         what = (
             "that no event names: of a writer that was killed, or of events that were lost when both the log and the "
             "archive were put back from older copies"
