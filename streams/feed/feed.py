@@ -10,11 +10,10 @@ from torch.utils.data import IterableDataset
 
 from contracts.topics import BY_BODY, PARTITIONS
 from esper.errors import InvalidInput
-from streams.feed.batch import Batch
+from streams.feed.batch import Batch, Selection, Tasks
 from streams.feed.cursor import rank_now, shard_of
 from streams.feed.epoch_reader import End, EpochReader, Start
 from streams.feed.schema import Schema
-from streams.feed.selection import Selection, Tasks
 from streams.feed.source import Source
 from streams.settings import Settings
 

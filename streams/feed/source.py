@@ -17,10 +17,10 @@ from esper.errors import InvalidInput, LogUnavailable
 from projections.manifest import Place
 from streams.broker.launch import announced_address
 from streams.feed.archived import Archived
+from streams.feed.batch import Selection
 from streams.feed.cursor import PartitionCursor
 from streams.feed.live import REMEMBERED, Live
 from streams.feed.log_reader import EARLIEST, LATEST, LogReader, OutOfRange
-from streams.feed.selection import Selection
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
