@@ -164,7 +164,9 @@ class History:
         """Those views and tables that were made of tables of the log that `changed`."""
         unions = {name for name, tables in views.UNIONS.items() if tables & changed}
         stale = [name for name in (*TABLES, *views.UNIONS) if name in self._made and name in changed | unions]
-        stale += [name for name in views.TABLES_OF_VIEWS if name in self._made and changed & {*views.needs(name)}]
+        stale += [
+            name for name in views.TABLES_OF_VIEWS if name in self._made and (changed | unions) & {*views.needs(name)}
+        ]
         self._made -= set(stale)
         for name in stale:
             self._make(name)

@@ -1,0 +1,96 @@
+"""What was derived from a void fact does not survive: decisions, commands, reports and alerts, wherever they are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from projections import open_history, questions
+from projections.archive import Archive
+from projections.history import History
+from projections.testing import LogOfRecords
+from projections.views import read_sql
+from tests.unit.void_stretch import EVERY, RUN, SURVIVING, void_stretch
+
+COUNTED = {
+    "epochs": "from epochs",
+    "decisions": "from decisions",
+    "acted": "from decisions where chosen <> 'nothing'",
+    "commands": "from commands",
+    "reports": "from reports",
+    "alerts": "from events where body = 'alert_fired'",
+}
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[History]:
+    """The run, archived in three flushes: tables of what is void are made anew as the log goes on."""
+    records = LogOfRecords().place(void_stretch())
+    with Archive(tmp_path) as archive:
+        for start in range(0, len(records), 12):
+            archive.append(records[start : start + 12])
+    with open_history(tmp_path) as found:
+        yield found
+
+
+def counts(history: History, where: str) -> dict[str, int]:
+    found = {}
+    for name, query in COUNTED.items():
+        ((found[name],),) = history.execute(f"select count(*) from ({query}) where {where}").fetchall()
+    return found
+
+
+def test_void_rows_are_marked_and_can_be_asked_for(history):
+    assert counts(history, "surviving") == SURVIVING
+    assert counts(history, "true") == EVERY
+
+
+def test_a_command_is_what_the_surviving_timeline_made_of_it(history):
+    """The first process's answer to the command to germinate s1 was cut, the second's counts; the rollback undid s2's."""
+    told = history.execute(
+        "select seed_id, operation, outcome, outcome_step, surviving from commands order by log_offset"
+    )
+
+    assert told.fetchall() == [
+        ("s1", "GERMINATE", "applied", 10, True),
+        ("s1", "CULL", "applied", 30, False),
+        ("s2", "GERMINATE", "applied", 30, False),
+    ]
+
+
+def test_what_tamiyo_learns_of_blueprints_has_no_void_report(history):
+    told = history.execute(
+        f"select blueprint_id, germinated, fossilized, culled, reports from ({read_sql('outcomes')})"
+    )
+
+    assert told.fetchall() == [("BP009", 1, 0, 0, 1)]
+
+
+def test_a_follower_sees_what_becomes_void(tmp_path):
+    """Open before the second process claims the run, which makes void what had survived."""
+    records = LogOfRecords().place(void_stretch())
+    with Archive(tmp_path) as archive:
+        archive.append(records[:9])
+        with open_history(tmp_path) as history:
+            before = counts(history, "surviving")
+            archive.append(records[9:])
+
+            assert before["decisions"] == 2
+            assert counts(history, "surviving") == SURVIVING
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("03_from_decision_to_move", [("heuristic", 3, 1, 1, 1)]),
+        ("04_chain_of_a_run", [(1, "germinate s1 BP009", "GERMINATE", "s1", "applied", "GERMINATED")]),
+        ("15_decisions_by_kind", [("heuristic", "nothing", 2), ("heuristic", "germinate", 1)]),
+        ("07_hook_latency", [(RUN, 0.0, 3)]),
+    ],
+)
+def test_questions_count_what_survives(history, question, answer):
+    told = questions.ask(history, question, **({"run": RUN} if question.startswith("04") else {})).fetchall()
+
+    assert [row for row in told if row[1] != "nothing" or not question.startswith("04")] == answer
