@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from projections import open_history, questions
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.history import History
 from projections.testing import LogOfRecords
 from projections.views import read_sql
@@ -22,6 +22,7 @@ COUNTED = {
     "reports": "from reports",
     "alerts": "from events where body = 'alert_fired'",
 }
+OUTCOMES = read_sql("outcomes")
 
 
 @pytest.fixture
