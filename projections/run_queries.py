@@ -104,7 +104,10 @@ WHERE run_id = $run AND log_offset <= $upto AND (
 _BEHIND: Final = """
 SELECT least(
     (SELECT coalesce(min(to_sequence), 9223372036854775807) FROM cuts WHERE run_id = $run AND log_offset <= $upto),
-    (SELECT coalesce(min(parent_sequence), 9223372036854775807) FROM log.run_started WHERE run_id = $run AND log_verdict = 1)
+    (
+        SELECT coalesce(min(parent_sequence), 9223372036854775807)
+        FROM log.run_started WHERE run_id = $run AND log_verdict = 1
+    )
 )::BIGINT
 """
 """The last sequence of its parents' that a run still follows."""

@@ -1,6 +1,6 @@
 """A run of three epochs of which most was cut: a process that was thought dead wrote on, and a rollback went back.
 
-What survives are three epochs, three decisions (one of them to act), one command, one seed's life, and one report on it.
+What survives are three epochs, three decisions (one of them to act), one command and one seed's life.
 Everything that was derived from a void packet is on the log beside it, as Tamiyo and Nissa answer whatever they read.
 """
 

@@ -1,4 +1,4 @@
-"""What was derived from a void fact does not survive: decisions, commands, reports and alerts, wherever they are counted."""
+"""What was derived from a void fact does not survive: decisions, commands, reports, alerts, wherever it is counted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_void_rows_are_marked_and_can_be_asked_for(history):
 
 
 def test_a_command_is_what_the_surviving_timeline_made_of_it(history):
-    """The first process's answer to the command to germinate s1 was cut, the second's counts; the rollback undid s2's."""
+    """The first process's answer to the command for s1 was cut, the second's counts; the rollback undid s2's."""
     told = history.execute(
         "select seed_id, operation, outcome, outcome_step, surviving from commands order by log_offset"
     )
