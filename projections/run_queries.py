@@ -124,7 +124,10 @@ class EventReader:
         self._seen: set[bytes] = set()
 
     def new(self) -> Iterator[Event]:
-        """What came since the last call, each event once, in the order in which they were sent."""
+        """What came since the last call, each event once: a partition's as on the log, those of several by their time.
+
+        A process's clock may be behind another's, so an event counts as no earlier than what lies before it.
+        """
         self._history.refresh()
         held = [name for name in self._types if self._history.manifest.of(name)]
         if not held:
@@ -160,7 +163,8 @@ class EventReader:
             f"where run_id = ?{newer}"
             for name in types
         ]
-        order = "order by log_timestamp_ms, log_topic, log_partition, log_offset"
+        at = "max(log_timestamp_ms) over (partition by log_topic, log_partition order by log_offset)"
+        order = f"order by {at}, log_topic, log_partition, log_offset"
         return f"select log_raw, log_topic, log_partition, log_offset from ({' union all '.join(parts)}) {order}"  # noqa: S608
 
 

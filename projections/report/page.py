@@ -42,7 +42,6 @@ def page(history: History, run_id: str) -> str:
     }
     css = resources.files("projections.report").joinpath("page.css").read_text("utf-8")
     drawn = {name: Markup(picture.svg) for name, picture in _pictures(history, told).items()}  # noqa: S704  ours, escaped
-    acted = [decision for decision in told.decisions if decision["chosen"] != "nothing"]
     return environment.get_template("page.html.j2").render(
         run=told.run,
         control=told.control,
@@ -53,12 +52,10 @@ def page(history: History, run_id: str) -> str:
         tiles=_tiles(told),
         pictures=drawn,
         seeds=told.seeds,
-        decisions=told.decisions,
-        decided=acted,
-        nothing=[decision for decision in told.decisions if decision["chosen"] == "nothing"],
+        decided=told.decided,
+        nothing=told.idle,
         gates=told.gates,
         commands=told.commands,
-        reports=told.reports,
         rollbacks=told.rollbacks,
         alerts=told.alerts,
         events=told.events,

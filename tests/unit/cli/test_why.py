@@ -13,6 +13,7 @@ from esper.leyline.envelope import body_name
 from esper.leyline.ids import derived_id
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
+from tests.unit.void_stretch import void_stretch
 
 
 @pytest.fixture
@@ -90,3 +91,42 @@ def test_a_person_reads_titles_and_durations(archived, capsys):
     assert "life 1: residual_block (BP009), epochs 1 to 2 in 3.0 s, EMBARGOED" in lines
     assert "life 2: grouped_conv (BP013), epochs 3 to 3 in 0.0 s, GERMINATED" in lines
     assert any("+1.000 s  epoch   1  └─ decision_made" in line for line in lines)
+
+
+@pytest.fixture
+def cut(tmp_path):
+    """A run of which most was cut: by a resume beside a process that wrote on, and by a rollback."""
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(void_stretch()))
+    return tmp_path
+
+
+def links(folder, capsys, *options):
+    assert dispatch(["why", "last", "s1", "--json", *options, "--data-dir", str(folder)]) == 0
+    return [(link["depth"], link["type"], link["surviving"]) for link in json.loads(capsys.readouterr().out)]
+
+
+def test_what_was_cut_is_no_part_of_a_life(cut, capsys):
+    """The command was carried out twice; the first time was cut, and so was the other process's command to cull."""
+    kept = [
+        (0, "epoch_completed", True),
+        (1, "decision_made", True),
+        (2, "adaptation_command", True),
+        (3, "command_applied", True),
+        (4, "seed_transitioned", True),
+        (3, "field_report", True),
+    ]
+
+    assert links(cut, capsys) == kept
+
+
+def test_what_was_cut_can_be_asked_for(cut, capsys):
+    told = links(cut, capsys, "--void")
+
+    assert [link for link in told if link[2]] == links(cut, capsys)
+    assert [link[1] for link in told if not link[2]] == [
+        *("command_applied", "seed_transitioned"),
+        *("epoch_completed", "decision_made", "adaptation_command", "command_applied"),
+    ]
+    assert dispatch(["why", "last", "s1", "--void", "--data-dir", str(cut)]) == 0
+    assert capsys.readouterr().out.count("(cut)") == 6

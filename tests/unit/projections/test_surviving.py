@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.history import History
+from projections.report import page
 from projections.testing import LogOfRecords
 from projections.views import read_sql
 from tests.unit.void_stretch import EVERY, RUN, SURVIVING, void_stretch
@@ -95,3 +97,15 @@ def test_questions_count_what_survives(history, question, answer):
     told = questions.ask(history, question, **({"run": RUN} if question.startswith("04") else {})).fetchall()
 
     assert [row for row in told if row[1] != "nothing" or not question.startswith("04")] == answer
+
+
+def test_the_report_tells_what_survives(history):
+    """Three epochs, so three decisions, one of them to act; no void alert, and no command that was undone."""
+    told = " ".join(re.sub(r"<[^>]+>", " ", page(history, RUN)).split())
+
+    assert "1 of 3 decisions were to do something" in told
+    assert told.count("germinate s1") == 2, "the decision and its command"
+    assert "cull s1" not in told
+    assert "germinate s2" not in told
+    assert "success, probe loss -0.5000 in 1 epochs" in told
+    assert re.search(r"slow_hook 1 2.2", told), "one alert, in epoch 2"
