@@ -93,7 +93,7 @@ def test_what_was_cut_is_not_shown():
 
 
 def test_a_clock_that_is_behind_does_not_change_which_facts_count(tmp_path):
-    """The process that was thought dead has the slower clock: its records seem older than the claim that they follow."""
+    """The process that was thought dead has the slower clock: its records seem older than the claim before them."""
     records = LogOfRecords().place(void_stretch())
     slow = [
         replace(record, timestamp_ms=record.timestamp_ms - 60_000) if 9 < place < 16 else record
