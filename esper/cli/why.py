@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.topics import BY_BODY, POLICIES
 from esper.cli.events import event_json, headline, seed_of, stage, styled_name
 from esper.cli.history import find_run, history_of
-from esper.cli.output import BOLD, DIM, RED, say, say_hanging, say_json, styled
+from esper.cli.output import BOLD, DIM, RED, say, say_hanging, say_json_rows, styled
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
@@ -134,7 +134,7 @@ def why_command(data_dir: Path, word: str, seed: str, *, with_void: bool, as_jso
             raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
     lives = lives_of(chain_of(story.events, seed), seed, story.void)
     if as_json:
-        say_json([_to_json(life, link, story) for life in lives for link in walk(life.roots)])
+        say_json_rows(_to_json(life, link, story) for life in lives for link in walk(life.roots))
         return
     say(styled(f"seed {seed} of run {run_id}", BOLD))
     for life in lives:

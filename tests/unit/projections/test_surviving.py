@@ -12,7 +12,7 @@ from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.history import History
 from projections.report import page
-from projections.testing import LogOfRecords
+from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers
 from projections.views import read_sql
 from tests.unit.void_stretch import EVERY, RUN, SURVIVING, void_stretch
 
@@ -109,3 +109,25 @@ def test_the_report_tells_what_survives(history):
     assert "germinate s2" not in told
     assert "success, probe loss -0.5000 in 1 epochs" in told
     assert re.search(r"slow_hook 1 2.2", told), "one alert, in epoch 2"
+
+
+def test_a_runs_time_is_that_of_its_processes(tmp_path):
+    """The first was killed after a second, an hour passed, the second says what it took; what is void adds nothing."""
+    run = Trainers("run")
+    run.complete_epoch(0)
+    run.resume(0, 0)
+    run.complete_epoch(1)
+    run.complete_epoch(0)  # of the first, which is void
+    run.finish(1)
+    second_ns, hour_ns = 10**9, 3_600 * 10**9
+    for place, event in enumerate(run.events):
+        event.recorded_at_ns = RECORDED_AT_NS + place * second_ns + (hour_ns if place > 1 else 0)
+    run.events[-1].run_finished.wall_s = 30.5
+    with Archive(tmp_path) as archive:
+        places = LogOfRecords()
+        archive.append(places.place(run.events[:-1]))
+        with open_history(tmp_path) as history:
+            assert history.execute("select wall_s from runs").fetchall() == [(2.0,)], "one second each so far"
+            archive.append(places.place(run.events[-1:]))
+
+            assert history.execute("select wall_s from runs").fetchall() == [(31.5,)]
