@@ -65,14 +65,9 @@ def place_of(word: str) -> Place:
 def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, *, as_json: bool) -> None:
     """The run's state at a place of its surviving timeline, now without one; its weights go to the file `load`."""
     place = None if at is None else place_of(at)
-    from projections.lineage import lineage  # noqa: PLC0415 - DuckDB, and only where it is needed
-
     with history_of(data_dir) as history:
         run_id = find_run(history, word)
-        state = fold(history, run_id)
-        mark = mark_at(state, run_id, place)
-        runs = [stretch.run_id for stretch in lineage(history, run_id)]
-        decision = decision_on(history, runs, packets(state, mark))
+        state, mark, decision = folded(history, run_id, place)
         rates = rates_at(mark.model, start_of(history, run_id))
         recorded = None if load is None else recorded_run(history, run_id)
     if load is not None and recorded is not None:
@@ -85,6 +80,26 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
         say_json(to_json(state, mark, decision, rates))
     else:
         show(state, mark, decision, rates)
+
+
+def folded(history: History, run_id: str, place: Place | None) -> tuple[RunState, Mark, Event | None]:
+    """The run as it is now, as it was at a place, and the last decision before that.
+
+    By SQL, or fact by fact where that does not say it all: a fork, and a history that cannot be true.
+    """
+    from projections import folded as in_sql  # noqa: PLC0415 - DuckDB, and only where it is needed
+    from projections.lineage import lineage  # noqa: PLC0415 - as above
+
+    if not in_sql.can_fold(history, run_id):
+        state = fold(history, run_id)
+        mark = mark_at(state, run_id, place)
+        runs = [stretch.run_id for stretch in lineage(history, run_id)]
+        return state, mark, decision_on(history, runs, packets(state, mark))
+    state = in_sql.run_now(history, run_id)
+    at = None if place is None else reached(state, run_id, place)
+    found = in_sql.mark_now(history, run_id) if at is None else in_sql.mark_at(history, run_id, at.unit, at.number)
+    mark = at_place(found, run_id, place)
+    return state, mark, in_sql.decision_before(history, run_id, mark)
 
 
 def fold(history: History, run_id: str) -> RunState:
@@ -109,16 +124,28 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
         raise InvalidInput(f"run {run_id} cannot be folded: {state.problem}")
     if place is None:
         return state.path
-    reached = place.reached(state.model)
-    if place.number > reached:
+    at = reached(state, run_id, place)
+    return at_place((mark_at_step if at.unit == "step" else mark_at_epoch)(state, at.number), run_id, place)
+
+
+def reached(state: RunState, run_id: str, place: Place) -> Place:
+    """The place, if the run came there; raises InvalidInput where it never did."""
+    come = place.reached(state.model)
+    if place.number > come:
         raise InvalidInput(
-            f"run {run_id} has no {place.unit} {place.number}: its facts reach {place.unit} {reached}; "
+            f"run {run_id} has no {place.unit} {place.number}: its facts reach {place.unit} {come}; "
             "without --at you see it there"
         )
-    found = (mark_at_step if place.unit == "step" else mark_at_epoch)(state, place.number)
+    return place
+
+
+def at_place(found: Mark | None, run_id: str, place: Place | None) -> Mark:
+    """The mark with the run's clock at the place; raises InvalidInput where there is no mark."""
     if found is None:
-        raise InvalidInput(f"run {run_id} begins after {place.unit} {place.number}")
-    return replace(found, model=replace(found.model, step=place.number)) if place.unit == "step" else found
+        raise InvalidInput(f"run {run_id} begins after {place.unit} {place.number}" if place else f"{run_id} is empty")
+    if place is None or place.unit == "epoch":
+        return found
+    return replace(found, model=replace(found.model, step=place.number))
 
 
 def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]) -> dict[str, Any]:
