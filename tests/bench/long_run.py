@@ -57,7 +57,7 @@ def make(archive: Path, epochs: int) -> None:
 
 def ask(data_dir: Path, command: tuple[str, ...]) -> tuple[float, float]:
     """Seconds on the processor, and MiB at most."""
-    out = ["--out", str(data_dir / "page.html")] if command[0] == "report" else []
+    out = ["--to", str(data_dir / "page.html")] if command[0] == "report" else []
     program = [sys.executable, "-c", _MEASURE, *command, *out, "--data-dir", str(data_dir)]
     code, processor_s, memory_mib = subprocess.run(program, check=True, capture_output=True, text=True).stdout.split()
     assert code == "0"
