@@ -5,7 +5,7 @@ Asked of the tables by column, so that a run of 100,000 epochs is not read whole
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,30 +52,50 @@ def story_of(history: History, run_id: str, seed_id: str, *, with_void: bool = F
     """What happened to a seed of a run, a fork's ancestors' part included."""
     history.refresh()
     stretches = lineage(history, run_id)
-    cut = void_facts(history, run_id)
-    events: dict[bytes, Event] = {}
-    void: set[bytes] = set()
+    told = _Told(void_facts(history, run_id))
     for stretch in stretches:
-        for event in _about(history, stretch, seed_id, is_last=stretch is stretches[-1]):
-            survives = cut.isdisjoint((event.event_id, event.causation_id, event.correlation_id))
-            if survives:
-                events[event.event_id] = event
-                void.discard(event.event_id)
-            elif with_void and event.event_id not in events:
-                events[event.event_id] = event
-                void.add(event.event_id)
+        told.take(_about(history, stretch, seed_id, is_last=stretch is stretches[-1]))
     runs = [stretch.run_id for stretch in stretches]
-    wanted = _causes(events.values()) - events.keys()
-    while wanted:
-        found = {event.event_id: event for event in _by_id(history, runs, wanted)}
-        void |= found.keys() & cut
-        events |= found
-        wanted = _causes(found.values()) - events.keys()
-    for event in policies_after(history, list(events)):
-        events[event.event_id] = event
+    while wanted := told.missing():
+        told.take(_by_id(history, runs, wanted))
+    void = told.void()
+    kept = [event for event_id, event in told.events.items() if with_void or event_id not in void]
+    kept += policies_after(history, [event.event_id for event in kept])
     query = "SELECT min(recorded_at_ns) FROM log.facts WHERE run_id = ?"
     ((begin_ns,),) = history.cursor(query, [runs[0]]).fetchall()
-    return Story(list(events.values()), begin_ns or 0, frozenset(void))
+    return Story(kept, begin_ns or 0, frozenset(void))
+
+
+class _Told:
+    """The events so far, by id. Of two under one id, as of a stretch that was gone through again, one that survives."""
+
+    def __init__(self, cut: Collection[bytes]) -> None:
+        self.events: dict[bytes, Event] = {}
+        self._cut = cut
+        self._looked_for: set[bytes] = {b""}
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Add events."""
+        for event in events:
+            known = self.events.get(event.event_id)
+            if known is None or (self._is_cut(known) and not self._is_cut(event)):
+                self.events[event.event_id] = event
+
+    def missing(self) -> set[bytes]:
+        """The causes of what is there that were not looked for yet."""
+        wanted = {event.causation_id for event in self.events.values()} - self.events.keys() - self._looked_for
+        self._looked_for |= wanted
+        return wanted
+
+    def void(self) -> set[bytes]:
+        """The ids of what does not survive, and of what has its cause there: a report on a command that was undone."""
+        void = {event_id for event_id, event in self.events.items() if self._is_cut(event)}
+        while more := {e.event_id for e in self.events.values() if e.causation_id in void and e.event_id not in void}:
+            void |= more
+        return void
+
+    def _is_cut(self, event: Event) -> bool:
+        return any(each in self._cut for each in (event.event_id, event.causation_id, event.correlation_id))
 
 
 def seeds_that_did(history: History, run_id: str) -> list[str]:
@@ -119,7 +139,3 @@ def _read(history: History, query: str, parameters: dict[str, Any]) -> Iterator[
     answer = history.cursor(query, parameters)
     while rows := answer.fetchmany(BATCH):
         yield from (envelope.parse(raw) for (raw,) in rows)
-
-
-def _causes(events: Collection[Event]) -> set[bytes]:
-    return {event.causation_id for event in events} - {b""}

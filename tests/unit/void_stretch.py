@@ -36,10 +36,11 @@ class VoidStretch(Trainers):
     def packet(self, trainer: Trainer, epoch: int, *closed: bytes, ended_as: str = "window") -> Event:
         """An epoch's end, at which the windows of these commands closed."""
         trainer.epoch, trainer.step = epoch, 10 * epoch
+        asked = {each.event_id: each.adaptation_command.target_seed_id for each in self.events}
         windows = [
             pb.ObservationWindow(
-                command_id=each, seed_id="s1", blueprint_id="BP009", age_epochs=1, loss_at_open=1.0, loss_now=0.5,
-                closed=True, ended_as=ended_as,
+                command_id=each, seed_id=asked[each], blueprint_id="BP009", age_epochs=1, loss_at_open=1.0,
+                loss_now=0.5, closed=True, ended_as=ended_as,
             )
             for each in closed
         ]  # fmt: skip
