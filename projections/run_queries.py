@@ -146,7 +146,7 @@ class EventReader:
         """Whether the run's end is in the archive, and the run was not resumed since."""
         self._history.refresh()
         ended, resumed = (
-            f"coalesce((select max(log_offset) from log.{name} where run_id = $1), -1)"  # noqa: S608  names of ours
+            f"coalesce((select max(log_offset) from log.{name} where run_id = $1 and log_verdict = 1), -1)"  # noqa: S608  names of ours
             for name in ("run_finished", "run_resumed")
         )
         answer = self._history.cursor(f"select {ended} > {resumed}", [self._run_id])

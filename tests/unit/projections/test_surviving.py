@@ -12,6 +12,7 @@ from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.history import History
 from projections.report import page
+from projections.run_queries import EventReader
 from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers
 from projections.views import read_sql
 from tests.unit.void_stretch import EVERY, RUN, SURVIVING, void_stretch
@@ -131,3 +132,21 @@ def test_a_runs_time_is_that_of_its_processes(tmp_path):
             archive.append(places.place(run.events[-1:]))
 
             assert history.execute("select wall_s from runs").fetchall() == [(31.5,)]
+
+
+def test_the_end_that_a_superseded_process_says_is_none(tmp_path):
+    """`esper events --follow` ends with the run's own end."""
+    run = Trainers("run")
+    run.resume(0, 0)
+    run.finish(0)
+    with Archive(tmp_path) as archive:
+        places = LogOfRecords()
+        archive.append(places.place(run.events))
+        with open_history(tmp_path) as history:
+            events = EventReader(history, "run")
+            before = events.finished()
+            run.finish(1)
+            archive.append(places.place(run.events[-1:]))
+
+            assert not before
+            assert events.finished()
