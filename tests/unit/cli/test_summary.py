@@ -96,7 +96,7 @@ def test_a_clock_that_is_behind_does_not_change_which_facts_count(tmp_path):
     """The process that was thought dead has the slower clock: its records seem older than the claim before them."""
     records = LogOfRecords().place(void_stretch())
     slow = [
-        replace(record, timestamp_ms=record.timestamp_ms - 60_000) if 9 < place < 16 else record
+        replace(record, timestamp=record.timestamp - 60_000) if 9 < place < 16 else record
         for place, record in enumerate(records)
     ]
     with Archive(tmp_path) as archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -20,6 +21,11 @@ from tests.unit.void_stretch import void_stretch
 def lives(story, tell):
     """The story, s1's second germination after it, and a policy that was trained on the first life's report."""
     report = next(event for event in story if body_name(event) == "field_report")
+    ways = (l.SEED_LIFECYCLE_STAGE_EMBARGOED, l.SEED_LIFECYCLE_STAGE_RESETTING, l.SEED_LIFECYCLE_STAGE_DORMANT)
+    over = [
+        tell(e.SeedTransitioned(seed_id="s1", from_stage=source, to_stage=target, life=1), epoch=3)
+        for source, target in pairwise(ways)
+    ]
     command = tell(
         l.AdaptationCommand(command_type=l.COMMAND_TYPE_SEED, target_seed_id="s1", issued_by="operator:ada"), epoch=3
     )
@@ -39,7 +45,7 @@ def lives(story, tell):
     promoted = tell(e.PolicyPromoted(policy_id="p", policy_version="2"), causation_id=trained.event_id)
     for policy in (trained, promoted):
         policy.run_id = ""
-    return [*story, command, again, trained, promoted]
+    return [*story, *over, command, again, trained, promoted]
 
 
 @pytest.fixture
@@ -59,10 +65,12 @@ def test_every_life_has_its_chain_and_its_times(archived, capsys):
         (1, 2, "adaptation_command"),
         (1, 3, "command_applied"),
     ]
-    assert [(link["life"], link["depth"], link["type"]) for link in chain][-5:] == [
+    assert [(link["life"], link["depth"], link["type"]) for link in chain][-7:] == [
         (1, 3, "field_report"),
         (1, 4, "policy_trained"),
         (1, 5, "policy_promoted"),
+        (1, 0, "seed_transitioned"),
+        (1, 0, "seed_transitioned"),
         (2, 0, "adaptation_command"),
         (2, 1, "seed_transitioned"),
     ]
@@ -88,7 +96,7 @@ def test_a_person_reads_titles_and_durations(archived, capsys):
     lines = capsys.readouterr().out.splitlines()
 
     assert lines[0] == "seed s1 of run k3f9x2qa"
-    assert "life 1: residual_block (BP009), epochs 1 to 2 in 3.0 s, EMBARGOED" in lines
+    assert "life 1: residual_block (BP009), epochs 1 to 3 in 9.0 s, DORMANT" in lines
     assert "life 2: grouped_conv (BP013), epochs 3 to 3 in 0.0 s, GERMINATED" in lines
     assert any("+1.000 s  epoch   1  └─ decision_made" in line for line in lines)
 
