@@ -192,6 +192,10 @@ class History:
         elif not self._of_union(name):
             self._make("run_started")  # its empty table has the columns
         self._run(self._definition(name))
+        if name in views.TABLES_OF_VIEWS and (constant := views.without_rows(name)):
+            cursor = self._connection.cursor()
+            if cursor.execute(f"SELECT count(*) = 0 FROM {name}").fetchone() == (True,):  # noqa: S608  a name of ours
+                self._run(constant)
         self._made.add(name)
 
     def _run(self, statements: str) -> None:

@@ -136,6 +136,20 @@ def definition(name: str) -> str:
 
 
 @cache
+def without_rows(name: str) -> str:
+    """SQL that says once and for all what the macro of one of `TABLES_OF_VIEWS` answers while that table is empty.
+
+    Most histories have no rollback, no resume and nothing void: then no query pays for looking. Empty for a table
+    without a macro.
+    """
+    return "".join(
+        f"CREATE OR REPLACE MACRO {macro}(of_run, at_or_cause, sequence_or_chain) AS true"
+        for macro, table in _TABLE_OF.items()
+        if table == name
+    )
+
+
+@cache
 def needs(name: str) -> tuple[str, ...]:
     """What the SQL of one of `RELATIONS` reads: others of them, and tables of the log."""
     text = read_sql(name)

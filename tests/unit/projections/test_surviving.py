@@ -23,7 +23,7 @@ COUNTED = {
     "acted": "from decisions where chosen <> 'nothing'",
     "commands": "from commands",
     "reports": "from reports",
-    "alerts": "from events where body = 'alert_fired'",
+    "alerts": "select stands(a.run_id, a.causation_id, a.correlation_id) as surviving from log.alert_fired as a",
 }
 OUTCOMES = read_sql("outcomes")
 
