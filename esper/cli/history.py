@@ -190,10 +190,18 @@ _RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", 
 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:
     """All runs, the latest first."""
+    from projections.cross_checks import unverified  # noqa: PLC0415 - only needed here
+
     with history_of(data_dir) as history:
         found = all_runs(history)
         running = [run["run_id"] for run in found if run["status"] == "running"]
         claims = claims_of(history, running) if running else {}
+        absent = [(key, runs) for key, _, runs in unverified(history) if runs]
+    for key, runs in absent:
+        complain(
+            f"{len(runs)} runs are left out, because no key here verifies what was signed by key {key}; "
+            "`esper archive verify` says what to do"
+        )
     for run in found:
         claim = claims.get(run["run_id"])
         run["trainer_lives"] = None if claim is None else lives(body_of(claim).machine.process)

@@ -59,6 +59,7 @@ class RunCommand:
         self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
+        self._torch_import_s = 0.0
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
@@ -183,6 +184,7 @@ class RunCommand:
             return grown.outcome.error
         self._hook_ms = grown.outcome.result["hook_ms"]
         self._steps = grown.outcome.steps
+        self._torch_import_s = grown.outcome.torch_import_s
         for other in others:
             if other.outcome is not None and other.outcome.error:
                 complain(self._of_control(other))
@@ -218,4 +220,4 @@ class RunCommand:
 
     def cost(self, since: float) -> Cost:
         """What the command took until now."""
-        return Cost.until_now(since, self._steps)
+        return Cost.until_now(since, self._steps, self._torch_import_s)
