@@ -32,8 +32,7 @@ async def join(core: Core, caller: Caller, request: Any) -> Fields:
         id_required=caller.version >= _ID_FIRST_SINCE,
     )
     try:
-        group = core.group(request.group_id)
-        joined = await core.groups.setdefault(group.id, group).join(asks)
+        joined = await core.group(request.group_id, keep=True).join(asks)
     except Refused as refused:
         member_id = refused.member_id if isinstance(refused, MemberIdRequired) else request.member_id
         none = {"generation_id": -1, "protocol_name": "", "leader": "", "members": ()}
@@ -180,9 +179,11 @@ def _refusal(core: Core, request: Any) -> ErrorCode | None:
 
 def _judge(core: Core, topic: str, position: Any, accepted: dict[tuple[str, int], Committed]) -> ErrorCode:
     try:
-        core.store.partition(topic, position.partition_index)
+        partition = core.store.partition(topic, position.partition_index)
     except Refused as refused:
         return refused.code
+    if position.committed_offset > partition.next_offset:
+        return ErrorCode.offset_out_of_range  # a start takes what was committed for given
     if len(position.committed_metadata or "") > MAX_METADATA:
         return ErrorCode.offset_metadata_too_large
     if position.committed_offset < 0:
