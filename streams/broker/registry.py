@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from contracts.topics import ARCHIVER_GROUP
 from streams.broker.protocol import Refused
 
 DEFAULTS: Final[Mapping[str, str]] = {
@@ -186,10 +187,10 @@ class Registry:
             db.execute("DELETE FROM offsets WHERE topic = ?", (name,))
 
     def given(self, topic: str, partition: int) -> int:
-        """Where the next offset cannot lie below, by what was deleted and by what groups have read."""
-        where = "SELECT MAX(next_offset) FROM offsets WHERE topic = ? AND partition = ?"
-        (read,) = self._db.execute(where, (topic, partition)).fetchone()
-        return max(self.log_start(topic, partition), int(read or 0))
+        """Where the next offset cannot lie below, by what was deleted and by what the archive has read."""
+        where = "SELECT next_offset FROM offsets WHERE group_id = ? AND topic = ? AND partition = ?"
+        read = self._db.execute(where, (ARCHIVER_GROUP, topic, partition)).fetchone()
+        return max(self.log_start(topic, partition), int(read[0]) if read else 0)
 
     def log_start(self, topic: str, partition: int) -> int:
         """The first offset that readers may have."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from contracts.topics import ARCHIVER_GROUP
 from streams.broker.core import Caller, Core
 from streams.broker.groups import Group, JoinRequest, MemberIdRequired, State
 from streams.broker.protocol import Fields, Refused
@@ -156,7 +157,7 @@ def commit(core: Core, _caller: Caller, request: Any) -> Fields:
     refused = _refusal(core, request)
     accepted: dict[tuple[str, int], Committed] = {}
     codes = {
-        (topic.name, p.partition_index): refused or _judge(core, topic.name, p, accepted)
+        (topic.name, p.partition_index): refused or _judge(core, request.group_id, topic.name, p, accepted)
         for topic in request.topics
         for p in topic.partitions
     }
@@ -177,13 +178,13 @@ def _refusal(core: Core, request: Any) -> ErrorCode | None:
     return None
 
 
-def _judge(core: Core, topic: str, position: Any, accepted: dict[tuple[str, int], Committed]) -> ErrorCode:
+def _judge(core: Core, group: str, topic: str, position: Any, accepted: dict[tuple[str, int], Committed]) -> ErrorCode:
     try:
         partition = core.store.partition(topic, position.partition_index)
     except Refused as refused:
         return refused.code
-    if position.committed_offset > partition.next_offset:
-        return ErrorCode.offset_out_of_range  # a start takes what was committed for given
+    if group == ARCHIVER_GROUP and position.committed_offset > partition.next_offset:
+        return ErrorCode.offset_out_of_range  # a start takes what the archive has read for given
     if len(position.committed_metadata or "") > MAX_METADATA:
         return ErrorCode.offset_metadata_too_large
     if position.committed_offset < 0:
