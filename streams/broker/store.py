@@ -86,9 +86,10 @@ class Store:
         self._topics_folder = folder / "topics"
         self._deleted = folder / "deleted"
         try:
-            for path in (folder, self._topics_folder, self._deleted):
-                refuse_links(folder)
-                path.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(folder)
+            for path in (self._topics_folder, self._deleted):
+                path.mkdir(exist_ok=True)
             self._lock = _locked(folder)
             self._machine_died = self._note_start()
             self.registry = Registry(folder / "meta.db")
