@@ -18,19 +18,17 @@ APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 """The log says when a record came. What a producer says of that is believed of history alone (`docs/security.md`)."""
 _OWN_SETTING: Final = 1
 """What DescribeConfigs calls a setting made for this very topic; everything else is a default."""
-
-
 Settings = dict[str, dict[str, tuple[Any, bool]]]
 """Of each topic, each setting's value, and whether it was set for this topic."""
 
 
-async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> None:
+async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> str:
     """Every topic exists with its partitions, keeps its records long enough and stamps them, whoever created it.
 
     Topics that are missing are created; on a cluster with up to three copies. Those that exist are told to stamp what
-    comes with the log's own time. Raises LogUnavailable where no broker
-    answers within `timeout_s`, where one refuses, and where a topic that exists would break the order of a run or
-    delete its history.
+    comes with the log's own time. Returns the cluster's id, empty where it says none. Raises LogUnavailable where no
+    broker answers within `timeout_s`, where one refuses, and where a topic that exists would break the order of a run
+    or delete its history.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=int(timeout_s * 1000))
     try:
@@ -39,6 +37,7 @@ async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> None:
             existing = set(await admin.list_topics())
             await _create(admin, [topic for topic in TOPICS if topic.name not in existing])
             await _check(admin, [topic for topic in TOPICS if topic.name in existing])
+            return str((await admin.describe_cluster()).get("cluster_id") or "")
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(
             f"no log answers at {brokers}: {str(error) or type(error).__name__}; start one or correct ESPER_BROKERS"

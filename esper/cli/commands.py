@@ -167,7 +167,7 @@ def fork(
     nothing: the fork ends bit for bit as its parent, unless a person's commands, late decisions or faults came after
     the step, which are the parent's alone.
     """
-    from esper.cli.fork import fork_command  # noqa: PLC0415
+    from esper.cli.resume import fork_command  # noqa: PLC0415
 
     return fork_command(data_dir, run, at, do, as_json=as_json)
 
@@ -200,7 +200,7 @@ def replay(
 @app.command(epilog="Example: esper runs --json")
 def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """All runs of the data folder, the latest first. Needs nothing running."""
-    from esper.cli.runs import runs_command  # noqa: PLC0415
+    from esper.cli.history import runs_command  # noqa: PLC0415
 
     runs_command(data_dir, as_json=as_json)
 
@@ -228,15 +228,18 @@ def why(
     seed: Annotated[str, typer.Argument(help="A seed, such as s1.", metavar="SEED")],
     data_dir: DataDir = DATA_DIR,
     *,
+    with_void: Annotated[
+        bool, typer.Option("--void", help="Also what a rollback or a resume cut, marked as such.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Why a seed did what it did: packet, decision, command, what came of it, the report and the policy learnt from it.
+    """Why a seed did what it did: packet, decision, command, what came of it, and the report.
 
     Life by life, with the seconds since the run began and since the cause of each event. Needs nothing running.
     """
     from esper.cli.why import why_command  # noqa: PLC0415
 
-    why_command(data_dir, run, seed, as_json=as_json)
+    why_command(data_dir, run, seed, with_void=with_void, as_json=as_json)
 
 
 @app.command(epilog="Example: esper state last --at epoch:7 --load weights.safetensors")
@@ -320,7 +323,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """A run as one web page that needs no network: curves beside the control run, seeds, decisions, gates, cost."""
-    from esper.cli.share import report_command  # noqa: PLC0415
+    from esper.cli.archive import report_command  # noqa: PLC0415
 
     report_command(data_dir, run, to, as_json=as_json)
 
@@ -342,7 +345,7 @@ def export(
 
     Its control run comes along, and the runs that it was forked from. Nothing is overwritten.
     """
-    from esper.cli.share import export_command  # noqa: PLC0415
+    from esper.cli.archive import export_command  # noqa: PLC0415
 
     export_command(data_dir, run, to, with_objects=with_objects, as_json=as_json)
 
@@ -354,9 +357,9 @@ def verify(
     as_json: AsJson = False,
 ) -> int:
     """Check that an exported folder holds what was exported: exit code 0 where it does, 1 where something differs."""
-    from esper.cli.share import verify_command  # noqa: PLC0415
+    from esper.cli.archive import verify_export_command  # noqa: PLC0415
 
-    return verify_command(folder, as_json=as_json)
+    return verify_export_command(folder, as_json=as_json)
 
 
 @app.command(epilog="Example: esper broker --port 9092")
@@ -378,6 +381,6 @@ def up(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False)
 @app.command(epilog="Example: esper doctor --json")
 def doctor(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
     """Check what Esper needs on this machine, and say what to do where something is missing."""
-    from esper.cli.doctor import doctor_command  # noqa: PLC0415
+    from esper.cli.up import doctor_command  # noqa: PLC0415
 
     return doctor_command(data_dir, as_json=as_json)

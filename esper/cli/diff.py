@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
-from esper.cli.describe import headline_with_ids, stage
+from esper.cli.events import headline_with_ids, stage
 from esper.cli.history import history_of, resolve
 from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput
@@ -188,16 +188,16 @@ def _ends(a: Side, b: Side) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 def _end(side: Side) -> dict[str, Any]:
     """What became of a run; of one that has not finished, as far as it came."""
-    finished, world, standing = side.finished, side.state.model, side.state.run_status
+    finished, model, status = side.finished, side.state.model, side.state.run_status
     return {
-        "status": standing.status,
-        "epochs": world.epoch,
+        "status": status.status,
+        "epochs": model.epoch,
         "test_accuracy": None if finished is None else finished.test_accuracy,
         "test_loss": None if finished is None else finished.test_loss,
-        "probe_accuracy": world.probe_accuracy,
-        "probe_loss": world.probe_loss,
-        "params": world.params if finished is None else finished.params_final,
-        "seeds_fossilized": sum(stage(seed.stage) == "FOSSILIZED" for seed in world.seeds.values()),
+        "probe_accuracy": model.probe_accuracy,
+        "probe_loss": model.probe_loss,
+        "params": model.params if finished is None else finished.params_final,
+        "seeds_fossilized": sum(stage(seed.stage) == "FOSSILIZED" for seed in model.seeds.values()),
         "flops": None if finished is None else finished.flops,
     }
 

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from esper.cli.folder import wait_for_archive
-from esper.cli.history import history_of
+from esper.cli.history import history_of, wait_for_archive
 from esper.cli.output import complain
-from esper.cli.pool import Instructor
-from esper.cli.progress import RunView
+from esper.cli.run import Instructor
 from esper.cli.screen import Screen, make_screen
-from esper.cli.summary import Cost, Summary
+from esper.cli.summary import Cost, RunView, Summary
 from esper.cli.tail import LogTail
 from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput, LogUnavailable
@@ -61,6 +59,7 @@ class RunCommand:
         self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
+        self._torch_import_s = 0.0
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
@@ -185,6 +184,7 @@ class RunCommand:
             return grown.outcome.error
         self._hook_ms = grown.outcome.result["hook_ms"]
         self._steps = grown.outcome.steps
+        self._torch_import_s = grown.outcome.torch_import_s
         for other in others:
             if other.outcome is not None and other.outcome.error:
                 complain(f"the control run failed: {other.outcome.error}")
@@ -210,4 +210,4 @@ class RunCommand:
 
     def cost(self, since: float) -> Cost:
         """What the command took until now."""
-        return Cost.until_now(since, self._steps)
+        return Cost.until_now(since, self._steps, self._torch_import_s)

@@ -33,6 +33,7 @@ from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
 from esper.urza.cache import KernelCache
 from esper.weatherlight.beginning import Plan
+from esper.weatherlight.forkserver import preloaded
 from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
@@ -89,7 +90,8 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
         traceback.print_exc()
         _say(messages, {"error": _told(error), "wrong_input": False})
         return 1
-    _say(messages, {"result": result, "steps": stop.steps})
+    torch_import_s = sum(preloaded.get(module, 0.0) for module in ("torch", "torch._dynamo"))
+    _say(messages, {"result": result, "steps": stop.steps, "torch_import_s": torch_import_s})
     return 0
 
 

@@ -15,8 +15,8 @@ from esper.leyline.signing import KeyRing
 from projections.columns import BODIES, LOG_COLUMNS, column_name
 from projections.manifest import Place
 from projections.narrow import Narrow, lawful
+from streams.feed.batch import Selection
 from streams.feed.cursor import PartitionCursor
-from streams.feed.selection import Selection
 
 REMEMBERED: Final = 65_536
 """Events of a partition in which a repeated one is known again; a repetition comes seconds after the first."""

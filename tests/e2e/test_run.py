@@ -24,6 +24,7 @@ FIELDS = {
     "hook_ms",
     "first_step_s",
     "prompt_s",
+    "torch_import_s",
     "cpu_s",
     "wall_s",
 }
@@ -51,6 +52,7 @@ def test_json_is_the_last_line_and_the_only_one(ran, result):
     assert result["params_final"] >= result["params_host"]
     assert 0.0 < result["hook_ms"]["p50"] <= result["hook_ms"]["p99"]
     assert 0.0 < result["first_step_s"] < result["wall_s"] - result["prompt_s"] < result["wall_s"] < 60.0
+    assert 0.3 < result["torch_import_s"] < result["first_step_s"]
     assert 2.0 < result["cpu_s"] < 2.0 * result["wall_s"] + 1.0  # torch's import alone takes two, and CI has two cores
 
 
@@ -161,24 +163,20 @@ def test_what_does_not_exist_is_one_line(ran, shared_esper, arguments, says):
 
 
 @pytest.mark.requirement("R-OPS-1", "R-OPS-16")
-def test_plain_run_prints_lines_and_a_summary(esper):
-    text = esper("run", "--epochs", "1", "--no-control", "--task", "spirals").stdout
-    assert "\x1b" not in text
-    assert "grown    epoch 1/1" in text
-    for part in ("test accuracy", "parameters", "training FLOPs", "seeds", "events written", "epoch hook", "try next"):
-        assert part in text
-    assert "points" not in text
-
-
-def test_follow_goes_with_a_run_to_its_end(esper):
+def test_plain_run_prints_lines_and_a_summary_and_is_followed_to_its_end(esper):
     process = esper.start("run", "--epochs", "4", "--no-control", "--task", "spirals")
     esper.wait_until(lambda: process.stdout.readline().startswith("grown    epoch 1/"))
     lines = esper("events", "last", "--follow", "--json").stdout.splitlines()
-    process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     facts = [event for event in map(json.loads, lines) if event.get("sequence")]
     assert [fact["sequence"] for fact in facts] == list(range(1, len(facts) + 1))
     assert facts[-1]["type"] == "run_finished"
+    assert "\x1b" not in text
+    assert "grown    epoch 4/4" in text
+    for part in ("test accuracy", "parameters", "training FLOPs", "seeds", "events written", "epoch hook", "try next"):
+        assert part in text
+    assert "points" not in text
 
 
 def test_outside_broker_needs_its_address_and_key_alone(esper, tmp_path, monkeypatch):

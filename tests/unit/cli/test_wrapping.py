@@ -12,9 +12,8 @@ from rich.console import Console
 
 from esper.cli.app import app, dispatch
 from esper.cli.output import say
-from esper.cli.progress import RunView
 from esper.cli.screen import Panel
-from esper.cli.summary import Cost, Summary
+from esper.cli.summary import Cost, RunView, Summary
 from projections import open_sample
 from projections.questions import folder, grown_run
 from projections.run_queries import EventReader, run_ids
@@ -123,7 +122,7 @@ def view(run_id):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_summary_breaks_no_word(view, width, shown):
-    summary = Summary(view, None, 0, {"p50": 3.0, "p99": 5.0}, Cost(2.0, 0.5, 9.0, 12.0), "esper-data")
+    summary = Summary(view, None, 0, {"p50": 3.0, "p99": 5.0}, Cost(2.0, 0.5, 1.8, 9.0, 12.0), "esper-data")
     text, whole = (shown(lambda: say(summary.text()), columns) for columns in (width, None))
 
     assert fits(text, width) == []

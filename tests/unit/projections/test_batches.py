@@ -9,7 +9,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.manifest import Gap
 from projections.records import Batch, batches_of
 from streams.bulk import BatchesOfPartition

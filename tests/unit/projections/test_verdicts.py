@@ -10,7 +10,7 @@ import pytest
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.record.accept import Fact, Tally, Verdict
 from projections import open_history, verdicts
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 
 
@@ -130,7 +130,7 @@ def test_a_flush_that_failed_is_judged_again(tmp_path, run, monkeypatch):
     records = LogOfRecords().place(run.events)
     with Archive(tmp_path) as archive:
         with monkeypatch.context() as patched:
-            patched.setattr("projections.manifest.files.replace", fail)
+            patched.setattr("projections.manifest.save", fail)
             with pytest.raises(OSError, match="full"):
                 archive.append(records)
         archive.append(records)
