@@ -41,6 +41,7 @@ _LAST_OFFSET: Final = 2**63 - 1
 TAIL_ID_AT: Final = 20
 _TAIL_ID: Final = struct.Struct(">16sI")
 _NOTE_BYTES: Final = 1024 * 1024
+_SMALL_BYTES: Final = 256
 FOR_EVER: Final = "-1"
 
 
@@ -75,6 +76,19 @@ def open_file(path: Path, flags: int) -> int:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise LogUnavailable(f"{path} is no plain file: move it away")
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
+
+def read_small(path: Path) -> str:
+    """What one of our notes says, without the space around it; "" where there is none.
+
+    Raises:
+        LogUnavailable: it is no plain file.
+    """
+    try:
+        with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+            return file.read(_SMALL_BYTES).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def segments_in(folder: Path) -> list[Path]:
@@ -162,9 +176,13 @@ def settled(name: str, row: TopicRow | None, folder: Path) -> TopicRow | None:
 
 
 def of_one_topic(name: str, row: TopicRow, folder: Path) -> bool:
-    """Whether all that bears the id bears the same one: else what the registry says of offsets is of other records."""
+    """Whether all that bears the id bears the same one: else what the registry says of offsets is of other records.
+
+    A registry without the id beside a folder with it is older than the folder.
+    """
     note = read_note(folder, name)
-    return len({row.id, note.id if note else "", *_tail_ids(folder)} - {""}) <= 1
+    lying_here = ({note.id if note else ""} | _tail_ids(folder)) - {""}
+    return not lying_here or lying_here == {row.id}
 
 
 def _tail_ids(folder: Path) -> set[str]:
@@ -243,7 +261,7 @@ def cluster_id(folder: Path, registered: str) -> str:
     The file is right where they differ: it lies with the records, and the registry may have come from another log.
     """
     path = folder / "cluster"
-    written = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    written = read_small(path)
     if _CLUSTER.fullmatch(written):
         return written
     found = registered or base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")

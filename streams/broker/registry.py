@@ -64,6 +64,7 @@ _PRODUCER_IDS: Final = 1_000
 IDS_LEAP: Final = 1 << 20
 """Passed over where what was given is not known: more than all clients that have not written yet can hold."""
 _MOST_IDS: Final = 1 << 62
+_ID_DIGITS: Final = 20
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -250,8 +251,9 @@ class Registry:
 
     def _noted_ids(self) -> int:
         try:
-            noted = self._ids_note.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
+            with self._ids_note.open("rb") as file:
+                noted = file.read(_ID_DIGITS + 1).strip()
+        except OSError:
             return 0
         return int(noted) if noted.isdigit() and int(noted) < _MOST_IDS else 0
 

@@ -33,6 +33,8 @@ EVERY_BYTES: Final = 16 * 1024
 _MAGIC: Final = b"ESPIDX02"
 _WITHOUT_MARK: Final = b"ESPIDX01"
 _HEADER: Final = struct.Struct(">8sqqqiiiII")
+_MOST_BYTES: Final = 64 * 1024 * 1024
+"""Of a sidecar: more than the greatest segment and all producers can make."""
 _MARK: Final = struct.Struct(">I")
 _HEADER_CRC_AT: Final = _HEADER.size - 4
 _LOG: Final = logging.getLogger(__name__)
@@ -159,10 +161,10 @@ class Sidecar:
         """The sidecar at `path`, or None when there is none or it is damaged itself."""
         try:
             with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
-                data = file.read()
+                data = file.read(_MOST_BYTES + 1)
         except (OSError, LogUnavailable):
             return None
-        if len(data) < _HEADER.size:
+        if not _HEADER.size <= len(data) <= _MOST_BYTES:
             return None
         magic, size, next_offset, latest, entries, holes, length, body_crc, crc = _HEADER.unpack_from(data)
         body = data[_HEADER.size :]

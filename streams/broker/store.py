@@ -28,6 +28,7 @@ from streams.broker.folder import (
     of_one_topic,
     open_file,
     read_note,
+    read_small,
     refuse_links,
     settled,
     topic_folders,
@@ -116,7 +117,7 @@ class Store:
         """Whether the machine died under the last broker; from here on the stop counts as unclean."""
         note = self._folder / "boot"
         boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
-        before = note.read_text().strip() if note.exists() else "clean"
+        before = read_small(note) or "clean"
         write_durably(note, boot)
         return before != "clean" and (before != boot or boot == "unknown")
 
@@ -305,7 +306,7 @@ def _locked(folder: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        process = owner.read_text(encoding="ascii").strip() if owner.exists() else "unknown"
+        process = read_small(owner) or "unknown"
         raise LogUnavailable(f"{folder} is in use by process {process}: stop it or choose another folder") from None
     with os.fdopen(open_file(owner, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
         file.write(f"{os.getpid()}\n")

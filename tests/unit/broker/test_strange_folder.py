@@ -145,6 +145,21 @@ def test_a_note_that_means_nothing_is_made_again(log, note, caplog):
     assert "topic.json cannot be used" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["boot", "cluster", "producer-ids", "owner"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"9" * 100_000])
+def test_a_note_of_ours_that_says_nothing_is_no_error(log, name, content, batch_of):
+    (log / name).write_bytes(content)
+    store = Store(log)
+    fill(store, batch_of, 1)
+    given = store.registry.new_producer_id()
+    end, cluster = store.partition("esper.runs", 0).end, store.cluster_id
+    store.close()
+
+    assert end >= 6
+    assert 0 <= given < 2**61
+    assert len(cluster) == 22
+
+
 def strange(folder):
     """Puts everything into a folder that has no business there."""
     (folder / "00000000000000000000 (conflicted copy).log").write_text("from a file synchroniser")
