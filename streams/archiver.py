@@ -224,7 +224,7 @@ class ArchiveLoop:
             if time.monotonic() - deleted_at >= DELETE_S:
                 deleted_at = time.monotonic()
                 await self._own(lambda: self._archive.delete_retired(time.time()))
-                await self._own(self._archive.drop_set_aside)
+                await asyncio.to_thread(self._archive.drop_set_aside)  # it may read much, and changes no list
 
     async def _compact(self, jobs: Sequence[str]) -> None:
         """Have a child merge, and put its proposals into effect. A child that dies costs one attempt."""
