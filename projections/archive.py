@@ -29,7 +29,7 @@ from projections import archive_migrations, files, manifest, parquet
 from projections.columns import INVALID, shape_of
 from projections.decode import decode
 from projections.manifest import FILES, FileEntry, Gap, Manifest, Place
-from projections.records import Batch, Record, batches_of
+from projections.records import Batch, Record, Unreadable, batches_of
 from projections.verdicts import FACT_TABLES, Verdicts, archived_facts
 
 KEEP_REPLACED_S: Final = 600.0
@@ -45,12 +45,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What one flush did; `lost` are offsets that the log jumped over."""
+    """What one flush did; `lost` are offsets that the log jumped over, among them those that are `unreadable`."""
 
     rows: int
     invalid: int
     files: int
     lost: int = 0
+    unreadable: int = 0
 
 
 class Archive:
@@ -100,19 +101,23 @@ class Archive:
         """
         return self.take(batches_of(records))
 
-    def take(self, batches: Iterable[Batch]) -> Flushed:
-        """The same for records in batches, as the log gives them in bulk."""
-        fresh, next_offsets, gaps = self._fresh(batches)
-        if not fresh:
+    def take(self, batches: Iterable[Batch | Unreadable]) -> Flushed:
+        """The same for records in batches, as the log gives them in bulk, and for what of it cannot be read.
+
+        The offsets of that count as archived, are a gap, and stand in the manifest with the reason.
+        """
+        fresh, next_offsets, gaps, unreadable = self._fresh(batches)
+        if not fresh and not unreadable:
             return Flushed(0, 0, 0)
         try:
-            tables, entries = self._written(fresh)
+            tables, entries = self._written(fresh) if fresh else ({}, [])
             self._commit(
                 replace(
                     self.manifest,
                     next_offsets=next_offsets,
                     files=self.manifest.files + tuple(entries),
-                    gaps=self.manifest.gaps + tuple(gaps),
+                    gaps=manifest.joined(self.manifest.gaps, gaps),
+                    unreadable=manifest.joined(self.manifest.unreadable, unreadable),
                     undecided=_and(self.manifest.undecided, self._verdicts.undecided),
                     unstarted=_and(self.manifest.unstarted, self._verdicts.unstarted),
                 )
@@ -122,7 +127,9 @@ class Archive:
             raise
         self._verdicts.trim()
         invalid = tables[INVALID].num_rows if INVALID in tables else 0
-        return Flushed(sum(map(len, fresh)), invalid, len(entries), sum(gap.next - gap.first for gap in gaps))
+        lost = sum(gap.next - gap.first for gap in gaps)
+        damaged = sum(each.next - each.first for each in unreadable)
+        return Flushed(sum(map(len, fresh)), invalid, len(entries), lost, damaged)
 
     def _written(self, fresh: Sequence[Batch]) -> tuple[dict[str, pa.Table], list[FileEntry]]:
         """The tables of new records, and their files, synced."""
@@ -166,14 +173,25 @@ class Archive:
         manifest.save(self.folder, committed)
         self.manifest = committed
 
-    def _fresh(self, batches: Iterable[Batch]) -> tuple[list[Batch], Mapping[Place, int], list[Gap]]:
+    def _fresh(
+        self, batches: Iterable[Batch | Unreadable]
+    ) -> tuple[list[Batch], Mapping[Place, int], list[Gap], list[Unreadable]]:
         """The records that are not archived yet, the offsets after them, and what was jumped over on the way."""
         ends = dict(self.manifest.next_offsets)
         fresh: list[Batch] = []
         gaps: list[Gap] = []
+        unreadable: list[Unreadable] = []
         for batch in batches:
-            place, offsets = (batch.topic, batch.partition), batch.offsets
+            place = (batch.topic, batch.partition)
             end = ends.get(place, 0)
+            if isinstance(batch, Unreadable):
+                if batch.next > end:
+                    gaps.append(Gap(*place, end, batch.next))
+                    ends[place] = batch.next
+                if batch.next > self.manifest.next_offsets.get(place, 0):
+                    unreadable.append(batch)
+                continue
+            offsets = batch.offsets
             new = batch
             if not offsets or offsets[0] != end or offsets[-1] + 1 - end != len(offsets):
                 places, jumps, end = _new(offsets, end)
@@ -184,7 +202,7 @@ class Archive:
             if len(new):
                 ends[place] = end
                 fresh.append(new)
-        return fresh, ends, gaps
+        return fresh, ends, gaps, unreadable
 
     def _write(self, name: str, table: Any, generation: int) -> FileEntry:
         content = parquet.encode(table)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from projections.columns import INVALID, TABLES
 from projections.history import History
 from projections.manifest import FILES, Gap, Manifest
+from projections.records import Unreadable
 from projections.transfer import Folder, damaged_at
 from projections.verify import damaged
 
@@ -110,8 +111,17 @@ def examine(
 
 def _lost(manifest: Manifest) -> Iterator[Finding]:
     for gap in manifest.gaps:
-        what = "the log no longer had these when the archive came for them, or never gave them out"
-        yield Finding("lost", _range(gap), what)
+        known = [each for each in manifest.unreadable if _within(each, gap)]
+        for each in known:
+            yield Finding("lost", each.place, f"damaged on the log{f' ({each.file})' if each.file else ''}: {each.why}")
+        if sum(each.next - each.first for each in known) < gap.next - gap.first:
+            what = "the log no longer had these when the archive came for them, or never gave them out"
+            yield Finding("lost", _range(gap), what)
+
+
+def _within(each: Unreadable, gap: Gap) -> bool:
+    same = (each.topic, each.partition) == (gap.topic, gap.partition)
+    return same and each.first < gap.next and gap.first < each.next
 
 
 def _range(gap: Gap) -> str:

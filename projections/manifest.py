@@ -8,13 +8,14 @@ which makes the archive exactly once: rows and position change together.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from esper.errors import CorruptState
 from projections import files
+from projections.records import Unreadable
 
 NAME: Final = "manifest.json"
 FILES: Final = "files"
@@ -61,7 +62,7 @@ class Manifest:
 
     `archive_id` is drawn once and tells an archive and its copies from others; those of earlier versions have none.
     `migrations` are the names of what was done to the files since they were first written. `undecided` and `unstarted`
-    are runs, as `verdicts.Verdicts` has them.
+    are runs, as `verdicts.Verdicts` has them. `unreadable` says of which gaps it is known that the log was damaged.
     """
 
     generation: int = 0
@@ -73,6 +74,7 @@ class Manifest:
     migrations: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
     unstarted: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
     def of(self, table: str) -> list[FileEntry]:
         """The files of one table, in the order in which they appeared."""
@@ -98,6 +100,23 @@ class Manifest:
                 entries.append(entry)
         retired = {**self.retired, **dict.fromkeys(old, delete_after_s)}
         return replace(self, files=tuple(entries), retired=retired)
+
+
+Stretch = TypeVar("Stretch", Gap, Unreadable)
+
+
+def joined(stretches: tuple[Stretch, ...], more: Iterable[Stretch]) -> tuple[Stretch, ...]:
+    """`stretches` and `more` of them, each of which continues the last of its partition where it can."""
+    found = list(stretches)
+    last = {(each.topic, each.partition): place for place, each in enumerate(found)}
+    for each in more:
+        before = last.get((each.topic, each.partition))
+        if before is not None and replace(found[before], first=found[before].next, next=each.next) == each:
+            found[before] = replace(found[before], next=each.next)
+        else:
+            last[each.topic, each.partition] = len(found)
+            found.append(each)
+    return tuple(found)
 
 
 def covered(archive: Path) -> dict[Place, int]:
@@ -179,6 +198,9 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "files": [entry_to_json(entry) for entry in manifest.files],
         "retired": dict(manifest.retired),
         "gaps": [[gap.topic, gap.partition, gap.first, gap.next] for gap in manifest.gaps],
+        "unreadable": [
+            [each.topic, each.partition, each.first, each.next, each.why, each.file] for each in manifest.unreadable
+        ],
     }
 
 
@@ -195,4 +217,5 @@ def _from_json(value: Mapping[str, Any]) -> Manifest:
         migrations=tuple(value.get("migrations", ())),
         undecided=tuple(value.get("undecided", ())),
         unstarted=tuple(value.get("unstarted", ())),
+        unreadable=tuple(Unreadable(*each) for each in value.get("unreadable", ())),
     )

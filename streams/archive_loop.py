@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -21,7 +22,7 @@ from aiokafka.errors import KafkaError
 from esper.installation import python_module
 from projections.archive import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
-from projections.records import Batch
+from projections.records import Batch, Unreadable
 from streams.metrics import Metrics
 
 FLUSH_S: Final = 0.2
@@ -47,22 +48,33 @@ logger = logging.getLogger(__name__)
 class Buffer:
     """Batches that were fetched and are not yet flushed; `fill` is 1 where they are as many as a flush takes."""
 
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[Batch | Unreadable] = field(default_factory=list)
     fill: float = 0.0
 
-    def add(self, batches: Iterable[Batch]) -> None:
+    def add(self, batches: Iterable[Batch | Unreadable]) -> None:
         """Take in what was fetched."""
         for batch in batches:
-            size = sum(len(value) for value in batch.values if value)
-            self.fill += max(len(batch) / FLUSH_RECORDS, size / FLUSH_BYTES)
+            if isinstance(batch, Batch):
+                self.fill += max(len(batch) / FLUSH_RECORDS, batch.size / FLUSH_BYTES)
             self.batches.append(batch)
 
 
 class ArchiveLoop:
-    """Moves records from a consumer to an archive until `stop` is set. The consumer reads in batches (`bulk`)."""
+    """Moves records from a consumer to an archive until `stop` is set. The consumer reads in batches.
 
-    def __init__(self, archive: Archive, consumer: AIOKafkaConsumer, metrics: Metrics, stop: asyncio.Event) -> None:
+    `log` is the folder of an embedded log.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        consumer: AIOKafkaConsumer,
+        metrics: Metrics,
+        stop: asyncio.Event,
+        log: Path | None = None,
+    ) -> None:
         self._archive = archive
+        self._log = log
         self._consumer = consumer
         self._metrics = metrics
         self._stop = stop
@@ -119,21 +131,36 @@ class ArchiveLoop:
         waits = self._waiting_since is not None
         return waits and (fill >= 1 or time.monotonic() - self._flushed_at >= FLUSH_S)
 
-    async def _flush(self, batches: Sequence[Batch]) -> None:
-        if not batches:
+    async def _flush(self, fetched: Sequence[Batch | Unreadable]) -> None:
+        if not fetched:
             return
         started = time.monotonic()
+        batches = [self._located(each) if isinstance(each, Unreadable) else each for each in fetched]
         done: Flushed = await self._own(lambda: self._archive.take(batches))
         self._metrics.count("esper_archive_records_total", done.rows)
         if done.invalid:
             self._metrics.count("esper_archive_invalid_total", done.invalid)
             logger.warning("%d records are no valid event and were kept raw in the table invalid", done.invalid)
         self._metrics.count("esper_archive_lost_total", done.lost)
-        if done.lost:
-            logger.error("%d offsets were gone from the log before they were archived: see `esper archive`", done.lost)
+        if done.lost > done.unreadable:
+            logger.error(
+                "%d offsets were gone from the log before they were archived: see `esper archive status`",
+                done.lost - done.unreadable,
+            )
+        if done.unreadable:
+            self._metrics.count("esper_archive_unreadable_total", done.unreadable)
+            logger.error("%d offsets of the log are damaged: see `esper archive status`", done.unreadable)
         self._metrics.observe("esper_archive_flush_seconds", time.monotonic() - started)
         self._metrics.set("esper_archive_files", len(self._archive.manifest.files))
         await self._commit()
+
+    def _located(self, unreadable: Unreadable) -> Unreadable:
+        """With the segment of this data folder's log that it lies in, as named from the data folder."""
+        if self._log is None:
+            return unreadable
+        folder = self._log / "topics" / unreadable.topic / str(unreadable.partition)
+        held = [path for path in folder.glob("*.log") if path.stem.isdecimal() and int(path.stem) <= unreadable.first]
+        return replace(unreadable, file=str(max(held).relative_to(self._log.parent))) if held else unreadable
 
     async def _commit(self, *, final: bool = False) -> None:
         """Tell the log what it may delete. Losing this costs nothing: the manifest is the position that counts."""

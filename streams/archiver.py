@@ -49,7 +49,8 @@ async def _serve(place: Place, messages: TextIO) -> None:
         await ensure_topics(place.brokers)
         read_in_batches()
         consumer = await connect(place.brokers, archive)
-        pump = ArchiveLoop(archive, consumer, metrics, stop)
+        log = place.settings.data / "log" if place.settings.brokers is None else None
+        pump = ArchiveLoop(archive, consumer, metrics, stop, log)
         try:
             with HealthServer("archiver", metrics, checks={"archive": pump.trouble}) as health:
                 announce("archiver", place.settings.run_folder, health.port, messages)
@@ -67,6 +68,7 @@ async def connect(brokers: str, archive: Archive) -> LogConsumer:
     consumer = LogConsumer(
         bootstrap_servers=brokers,
         group_id=ARCHIVER_GROUP,
+        batches=True,
         auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
         max_partition_fetch_bytes=2 * 2**20,
         fetch_max_bytes=8 * 2**20,
