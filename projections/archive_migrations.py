@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from esper.record.accept import Verdict
 from projections import files
-from projections.columns import quoted
+from projections.columns import ROW_GROUP, quoted
 from projections.manifest import FILES, FileEntry, Manifest
-from projections.parquet import ROW_GROUP
 from projections.verdicts import (
     FACT_TABLES,
     MIGRATIONS,

@@ -29,29 +29,21 @@ from contracts.leyline.v1 import event_pb2
 
 Descriptor: TypeAlias = Any
 
-
 Field: TypeAlias = Any
-
-
 """A message's and a field's descriptor; protobuf's stubs give each two unrelated types, one per implementation."""
-
 
 BODIES: Final[dict[str, Descriptor]] = {
     field.name: field.message_type for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["body"].fields
 }
-
-
 """Every body type by the name of its field in `Event`."""
 
-
 INVALID: Final = "invalid"
-
-
 """The table of records that are no event by contract."""
-
 
 TABLES: Final = (*BODIES, INVALID)
 
+ROW_GROUP: Final = 122_880
+"""Rows per row group: DuckDB's own size, so that its threads share a file evenly."""
 
 LOG_COLUMNS: Final[dict[str, str]] = {
     "log_topic": "VARCHAR",
@@ -64,17 +56,13 @@ LOG_COLUMNS: Final[dict[str, str]] = {
     "log_body": "VARCHAR",
     "log_verdict": "UTINYINT",
 }
-
-
 """Where a record lay and what it was, in DuckDB's types; `log_raw` are the serialised event's bytes, `log_body` the
 table's name, so that files of several tables can be read in one scan, `log_verdict` what a fact is by
 `esper.record.accept.Verdict`, null for what is no fact."""
 
-
 ENVELOPE: Final[tuple[Field, ...]] = tuple(
     field for field in event_pb2.Event.DESCRIPTOR.fields if field.containing_oneof is None
 )
-
 
 _DUCKDB: Final[dict[int, str]] = {
     FieldDescriptor.TYPE_BOOL: "BOOLEAN",
@@ -90,9 +78,7 @@ _DUCKDB: Final[dict[int, str]] = {
     FieldDescriptor.TYPE_UINT64: "UBIGINT",
 }
 
-
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
-
 
 STRUCT: Final = "google.protobuf.Struct"
 

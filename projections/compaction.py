@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from projections import files
-from projections.columns import INVALID, quoted
+from projections.columns import INVALID, ROW_GROUP, quoted
 from projections.manifest import FILES, FileEntry, Manifest, Place, entry_from_json, entry_to_json
-from projections.parquet import ROW_GROUP
 
 if TYPE_CHECKING:
-    from projections.archive import Archive
+    from projections.archive_writer import Archive
 
 MERGE_AT: Final = 20
 """Files of one type and level: a reader pays about 0.1 ms a file, a merge rewrites its rows."""

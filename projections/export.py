@@ -22,38 +22,30 @@ from esper.errors import CorruptState, EsperError, InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.record.accept import Verdict
 from projections import files, manifest, open_history, schema
-from projections.columns import INVALID, quoted
-from projections.decided import VERDICTS as VERDICTS_HERE
+from projections.columns import INVALID, ROW_GROUP, quoted
 from projections.decode import decode
 from projections.lineage import stored_records
 from projections.manifest import FILES, FileEntry, Manifest
-from projections.parquet import ROW_GROUP
 from projections.records import batches_of
-from projections.verdicts import FACT_TABLES, MIGRATIONS, columns_with_verdict, with_verdicts
+from projections.verdicts import FACT_TABLES, MIGRATIONS, VERDICTS_HERE, columns_with_verdict, with_verdicts
 from projections.verify import CACHE
 
 if TYPE_CHECKING:
     from projections.history import History
-
 
 FORMAT: Final = 1
 
 
 ARCHIVE, OBJECTS, VIEWS, CONTENTS, SUMS = "archive", "objects", "views.sql", "export.json", "SHA256SUMS"
 
-
 DIGESTS: Final = """
 SELECT run_id, count(*) AS events, count(*) FILTER (sequence > 0) AS facts, max(sequence) AS last_sequence,
     sha256(string_agg(sha256(log_raw), '' ORDER BY log_topic, log_partition, log_offset)) AS digest
 FROM log.every GROUP BY run_id ORDER BY run_id
 """
-
-
 """What a run's events are, whichever files they lie in: SHA-256 over their SHA-256s in the order of the log."""
 
-
 _NAMED: Final = re.compile(rb"(?:sha256|file):([0-9a-f]{64})")
-
 
 _FAMILY: Final = """
 WITH RECURSIVE line AS (
@@ -243,10 +235,7 @@ if TYPE_CHECKING:
 
     from projections.history import History
 
-
 _NOT_OF_THE_BYTES: Final = frozenset({"log_regular", "log_verdict"})
-
-
 """Columns that take a run's other facts, or its parent's; the first is of exports of earlier versions."""
 
 

@@ -20,7 +20,7 @@ import duckdb
 
 from contracts.topics import RUNS
 from esper.record.accept import Verdict
-from projections import decided, manifest, views
+from projections import manifest, verdicts, views
 from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, quoted, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.verdicts import VERDICTS, with_verdicts
@@ -142,7 +142,7 @@ class History:
         """The SQL that makes the same views in any DuckDB: what this connection was given, as one text."""
         self._judge()
         names = (*TABLES, *views.UNIONS, *views.RELATIONS)
-        statements = [*views.settings(), *map(views.empty, TABLES), *decided.inserts(self._connection)]
+        statements = [*views.settings(), *map(views.empty, TABLES), *verdicts.inserts(self._connection)]
         return ";\n\n".join([*statements, *(self._definition(name) for name in names)]) + ";\n"
 
     def _point(self, entries: Iterable[FileEntry]) -> None:
@@ -202,7 +202,7 @@ class History:
         query = self._reading_shared(self._of_union(name)) if name in views.UNIONS else self._reading(name)
         if self._otherwise and name in _FACTS:
             columns = _SHARED if name in views.UNIONS else duckdb_columns(name)
-            query = with_verdicts(f"({query})", decided.VERDICTS, columns, self._otherwise)
+            query = with_verdicts(f"({query})", verdicts.VERDICTS_HERE, columns, self._otherwise)
         return f'CREATE OR REPLACE VIEW log."{name}" AS {query}'
 
     @property
@@ -219,11 +219,11 @@ class History:
             sources = [(table, f"({self._reading(table)})") for table in RUNS.bodies if self._entries[table]]
             for table, _ in sources:
                 self._run(views.empty(table))
-            self._undecided = decided.judge_all(self, self._connection.cursor(), sources)
+            self._undecided = verdicts.judge_all(self, self._connection.cursor(), sources)
             self._otherwise = str(int(Verdict.ACCEPTED))
         elif self.manifest.undecided:
             self._undecided = self.manifest.undecided
-            decided.judge_forks(self, self._connection.cursor(), self.manifest.undecided)
+            verdicts.judge_forks(self, self._connection.cursor(), self.manifest.undecided)
             self._otherwise = "fact.log_verdict"
         if self._otherwise:
             self._make_anew({*RUNS.bodies})

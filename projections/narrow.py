@@ -3,14 +3,16 @@
 A message type like `Event` is made that has the envelope and the chosen fields of the chosen bodies; ptars takes it
 and skips all else unread. One call turns a chunk of a topic into columns, whatever is in it: 0.5 µs an event, where
 the archive's `decode`, which keeps everything and names every breach, takes 2 to 3. What an event breaks is found in
-the columns.
+the columns. And which rows of the archive to leave out, because the log delivers at least once: `repeats`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,11 +24,12 @@ from google.protobuf.message import DecodeError
 
 from contracts.leyline.v1 import event_pb2
 from esper.leyline.envelope import MESSAGE_VERSION, SCHEMA_VERSION, VERSIONED
-from projections.columns import BODIES
+from projections.columns import BODIES, quoted
 from projections.wire_schema import ENVELOPE_TWIN, POOL, twin_of
 
 ALWAYS: Final = ("event_id", "schema_version", "recorded_at_ns")
 """What is always decoded of the envelope, because whether an event counts depends on it."""
+
 _EVENT: Final = event_pb2.Event.DESCRIPTOR.fields_by_name
 
 
@@ -119,3 +122,35 @@ def _trimmed(twin: Any, wanted: frozenset[str], package: str) -> descriptor_pb2.
         if kept.type_name.startswith(f".{twin.full_name}."):
             kept.type_name = f".{package}.{kept.type_name.removeprefix(f'.{twin.file.package}.')}"
     return message
+
+
+MEMORY: Final = "512MB"
+
+
+def repeats(files: Iterable[Path], starts: Mapping[int, int]) -> dict[int, list[int]]:
+    """The offsets, by partition and rising, of rows of one table that repeat an event of an earlier row.
+
+    Only rows count whose partition is in `starts`, from the offset that stands there. Exact, over any number of rows:
+    DuckDB spills what does not fit into `MEMORY`.
+    """
+    import duckdb  # noqa: PLC0415 - a reader without an archive needs none
+
+    listed = ", ".join(map(quoted, files))
+    if not listed or not starts:
+        return {}
+    wanted = " OR ".join(f"(log_partition = {place} AND log_offset >= {start})" for place, start in starts.items())
+    found: dict[int, list[int]] = {}
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect(":memory:") as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY}'; SET threads = 2; SET temp_directory = '{spill}'")
+        rows = connection.execute(
+            f"""
+            WITH ids AS (SELECT event_id, log_partition, log_offset FROM read_parquet([{listed}]) WHERE {wanted}),
+                 twice AS (SELECT event_id FROM ids GROUP BY event_id HAVING count(*) > 1)
+            SELECT log_partition, log_offset FROM ids SEMI JOIN twice USING (event_id)
+            QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY log_partition, log_offset) > 1
+            ORDER BY ALL
+            """  # noqa: S608 - names and numbers of ours
+        ).fetchall()
+    for partition, offset in rows:
+        found.setdefault(partition, []).append(offset)
+    return found

@@ -121,10 +121,7 @@ def _line(error: Exception) -> str:
 
 KEEP_REPLACED_S: Final = 600.0
 
-
 AT_ONCE: Final = 4
-
-
 """Files on their way at once: a store answers late and takes several."""
 
 

@@ -1,7 +1,9 @@
 """The verdict on every fact, by `esper.record.accept`: as it is archived, and afterwards where an archive lacks it.
 
 A run's verdicts come of its own facts alone, in the order of the log. So they are the same whatever else was archived
-between them, and are made again from the archived facts when the archiver starts anew.
+between them, and are made again from the archived facts when the archiver starts anew. On opening a history Python
+decides what the files do not say: the verdicts of an archive that has none yet or lacks facts; and those of a fork that
+went back behind its beginning, which take its parent's facts, with the seeds as it found them there.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.topics import RUNS
 from esper.leyline import envelope
+from esper.record import fold
 from esper.record.accept import SPECIAL, Fact, Tally, Verdict
-from projections.columns import duckdb_columns, shape_of
+from esper.record.run_status import RunState
+from projections.columns import duckdb_columns, quoted, shape_of
+from projections.lineage import placed_facts
 from projections.manifest import FILES, FileEntry
 
 if TYPE_CHECKING:
@@ -38,8 +44,11 @@ VERDICT_COLUMNS: Final = "(run_id VARCHAR, log_partition INTEGER, log_offset BIG
 """The columns of a table of verdicts in DuckDB."""
 
 _ACCEPTED: Final = int(Verdict.ACCEPTED)
+
 _BATCH: Final = 10_000
+
 Archived = Callable[[str], Iterable[Fact] | None]
+
 _log = logging.getLogger(__name__)
 
 
@@ -209,3 +218,83 @@ def columns_with_verdict(connection: Connection, table: str, shape: str, source:
     place = held.index("log_body") + 1
     migrated = hashlib.sha256(f"{shape} {VERDICTS}".encode()).hexdigest()[:12]
     return [*held[:place], "log_verdict", *held[place:]], migrated
+
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
+    from esper.leyline.envelope import Event
+    from projections.history import History
+
+VERDICTS_HERE: Final = "decided.verdicts"
+
+SEEDS_HERE: Final = "decided.seeds"
+
+_SEED: Final = (
+    *("seed_id", "site", "stage", "blueprint_id", "alpha", "life", "parameters", "form", "stage_age_epochs"),
+    *("since_sequence", "since_step", "since_epoch"),
+)
+
+
+def judge_all(history: History, connection: Connection, sources: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Every fact in `sources` (body's name and SQL of its rows): what is not in the table is accepted.
+
+    Returns the forks that took their parent's facts.
+    """
+    undecided = {
+        run_id
+        for run_id, *_, verdict in keep_verdicts(connection, VERDICTS_HERE, judged(fact_rows(connection, sources)))
+        if verdict is Verdict.UNDECIDED
+    }
+    judge_forks(history, connection, sorted(undecided))
+    return tuple(sorted(undecided))
+
+
+def judge_forks(history: History, connection: Connection, runs: Sequence[str]) -> None:
+    """Every fact of forks that went back behind their beginning."""
+    for run_id in runs:
+        verdicts, seeds = _fork(history, run_id)
+        connection.execute(f"DELETE FROM {VERDICTS_HERE} WHERE run_id = ?", [run_id])  # noqa: S608  a name of ours
+        connection.execute(f"DELETE FROM {SEEDS_HERE} WHERE run_id = ?", [run_id])  # noqa: S608  as above
+        insert_verdicts(connection, VERDICTS_HERE, verdicts)
+        if seeds:
+            names = ", ".join("?" * len(seeds[0]))
+            connection.executemany(f"INSERT INTO {SEEDS_HERE} VALUES ({names})", seeds)  # noqa: S608  as above
+
+
+def _fork(history: History, run_id: str) -> tuple[list[Placed], list[list[Any]]]:
+    """The verdict on each of a fork's own facts, and the seeds after each by which it went behind its beginning."""
+    state, seen = RunState(), set[bytes]()
+    verdicts: list[Placed] = []
+    seeds: list[list[Any]] = []
+    shared = 0
+    for partition, offset, event in placed_facts(history, run_id):
+        state, verdict = fold.step(state, event)
+        if event.run_id != run_id or verdict is None:
+            continue
+        shared = event.run_started.parent_sequence if event.HasField("run_started") and not verdicts else shared
+        if event.event_id in seen and not verdict.stops:
+            verdict = Verdict.REPEATED
+        seen.add(event.event_id)
+        verdicts.append((run_id, partition, offset, verdict))
+        if verdict is Verdict.ACCEPTED and 0 < _target(event) <= shared:
+            seeds += ([run_id, offset, event.sequence, *_figures(seed)] for seed in state.seeds.values())
+    return verdicts, seeds
+
+
+def _target(event: Event) -> int:
+    """The sequence that a rollback or a resume goes back to; 0 for any other fact."""
+    return event.rolled_back.to_sequence or event.run_resumed.accepted_sequence
+
+
+def _figures(seed: Any) -> list[Any]:
+    known = asdict(seed)
+    return [known[name] for name in _SEED]
+
+
+def inserts(connection: Connection) -> Iterator[str]:
+    """SQL that fills the tables with what is in them."""
+    for table in (VERDICTS_HERE, SEEDS_HERE):
+        for row in connection.execute(f"FROM {table}").fetchall():
+            values = ", ".join(quoted(value) if isinstance(value, str) else str(value) for value in row)
+            yield f"INSERT INTO {table} VALUES ({values})"  # noqa: S608  as above

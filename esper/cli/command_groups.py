@@ -141,7 +141,7 @@ def approve(
     as_json: AsJson = False,
 ) -> None:
     """Let an experimental or high-risk blueprint be used, or take that back: a signed event that says who and why."""
-    from esper.cli.blueprints.approve import approve_command  # noqa: PLC0415
+    from esper.cli.blueprints.compile import approve_command  # noqa: PLC0415
 
     approve_command(data_dir, blueprint, by=by, why=why, withdraw=withdraw, as_json=as_json)
 

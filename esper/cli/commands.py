@@ -167,7 +167,7 @@ def fork(
     nothing: the fork ends bit for bit as its parent, unless a person's commands, late decisions or faults came after
     the step, which are the parent's alone.
     """
-    from esper.cli.fork import fork_command  # noqa: PLC0415
+    from esper.cli.resume import fork_command  # noqa: PLC0415
 
     return fork_command(data_dir, run, at, do, as_json=as_json)
 
@@ -200,7 +200,7 @@ def replay(
 @app.command(epilog="Example: esper runs --json")
 def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     """All runs of the data folder, the latest first. Needs nothing running."""
-    from esper.cli.runs import runs_command  # noqa: PLC0415
+    from esper.cli.history import runs_command  # noqa: PLC0415
 
     runs_command(data_dir, as_json=as_json)
 
@@ -320,7 +320,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """A run as one web page that needs no network: curves beside the control run, seeds, decisions, gates, cost."""
-    from esper.cli.share import report_command  # noqa: PLC0415
+    from esper.cli.archive import report_command  # noqa: PLC0415
 
     report_command(data_dir, run, to, as_json=as_json)
 
@@ -342,7 +342,7 @@ def export(
 
     Its control run comes along, and the runs that it was forked from. Nothing is overwritten.
     """
-    from esper.cli.share import export_command  # noqa: PLC0415
+    from esper.cli.archive import export_command  # noqa: PLC0415
 
     export_command(data_dir, run, to, with_objects=with_objects, as_json=as_json)
 
@@ -354,9 +354,9 @@ def verify(
     as_json: AsJson = False,
 ) -> int:
     """Check that an exported folder holds what was exported: exit code 0 where it does, 1 where something differs."""
-    from esper.cli.share import verify_command  # noqa: PLC0415
+    from esper.cli.archive import verify_export_command  # noqa: PLC0415
 
-    return verify_command(folder, as_json=as_json)
+    return verify_export_command(folder, as_json=as_json)
 
 
 @app.command(epilog="Example: esper broker --port 9092")
@@ -378,6 +378,6 @@ def up(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False)
 @app.command(epilog="Example: esper doctor --json")
 def doctor(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
     """Check what Esper needs on this machine, and say what to do where something is missing."""
-    from esper.cli.doctor import doctor_command  # noqa: PLC0415
+    from esper.cli.up import doctor_command  # noqa: PLC0415
 
     return doctor_command(data_dir, as_json=as_json)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
-from esper.cli.describe import headline_with_ids, stage
+from esper.cli.events import headline_with_ids, stage
 from esper.cli.history import history_of, resolve
 from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput

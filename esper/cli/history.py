@@ -1,28 +1,103 @@
-"""What all reading commands share: opening the history of a data folder, and finding the run that a person means.
-
-They open the archive alone, so they work with nothing running and on any machine.
-"""
+"""The data folder, its history and the runs in it: `esper runs`, and what every command opens."""
 
 from __future__ import annotations
 
 import logging
+import os
 import secrets
-from collections.abc import Iterator, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from esper.cli.output import complain, meter
-from esper.errors import InvalidInput
+from esper.cli.output import complain, meter, say, say_json, table
+from esper.errors import InvalidInput, LogUnavailable
+from projections.manifest import Place, covered
+from projections.run_queries import all_runs
+
+LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
+
+
+"""A small run writes about 20 MB; with less than this left a disk is as good as full."""
+
+
+FULL_BYTES: Final = 2**20
+
+
+"""Below this nothing that Esper writes can be counted on to fit."""
+
+
+TICK_S: Final = 0.02
+
+
+def check_writable(data_dir: Path) -> None:
+    """Make the data folder; raises InvalidInput where it cannot be written to or its disk is full."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"data folder {data_dir} cannot be made: {error.strerror}; take another --data-dir"
+        ) from None
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise InvalidInput(f"data folder {data_dir} cannot be written to; take another --data-dir")
+    free = shutil.disk_usage(data_dir).free
+    if free < LEAST_FREE_BYTES:
+        raise InvalidInput(
+            f"the disk of data folder {data_dir} is full: {free // 2**20} MB are free and "
+            f"{LEAST_FREE_BYTES // 2**20} MB are needed; make room or take another --data-dir"
+        )
+
+
+def check_room(data_dir: Path) -> None:
+    """Raises LogUnavailable where the disk has filled up, for whoever waits for something to be written."""
+    if shutil.disk_usage(data_dir).free < FULL_BYTES:
+        raise LogUnavailable(
+            f"the disk of data folder {data_dir} is full, so the archive lacks the end still; make room, and the next "
+            "run or `esper up` archives what the log has"
+        )
+
+
+def wait_for_archive(
+    data_dir: Path, ends: Mapping[Place, int], timeout_s: float, meanwhile: Callable[[], None]
+) -> None:
+    """Return once the archive covers `ends`, the offsets after the last records; `meanwhile` is called all along.
+
+    Raises LogUnavailable where that does not come to be within `timeout_s`, or where the disk is full.
+    """
+    archive = data_dir / "archive"
+    deadline = time.monotonic() + timeout_s
+    while True:
+        have = covered(archive)
+        missing = sorted({topic for (topic, partition), end in ends.items() if have.get((topic, partition), 0) < end})
+        if not missing:
+            return
+        check_room(data_dir)
+        if time.monotonic() > deadline:
+            raise LogUnavailable(
+                f"the archive lacks the end of {', '.join(missing)} still; the log has it and the next run archives it "
+                f"(see {data_dir / 'run' / 'archiver.log'})"
+            )
+        meanwhile()
+        time.sleep(TICK_S)
+
 
 if TYPE_CHECKING:
     from projections.history import History
 
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
 """Crockford's base 32: no letters that are mistaken for digits."""
+
+
 LENGTH: Final = 8
+
+
 CONTROL_SUFFIX: Final = "-control"
 
 
@@ -99,3 +174,64 @@ def _opened(archive: Path | str) -> History:
         return open_history(archive)
     with meter("copying what is new of it") as tell:
         return open_history(archive, tell)
+
+
+SILENT_AFTER: Final = timedelta(minutes=10)
+
+
+"""Longer than most epochs take: a running run that has completed none for so long is shown as silent."""
+
+
+_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "began")
+
+
+"""A control run is a column of the run that it belongs to; `kept` is how many germinated seeds fossilised."""
+
+
+def runs_command(data_dir: Path, *, as_json: bool) -> None:
+    """All runs, the latest first."""
+    with history_of(data_dir) as history:
+        found = all_runs(history)
+    if as_json:
+        say_json(found)
+        return
+    if not found:
+        say("nothing was run in this data folder yet; start with `esper run`")
+        return
+    over = [run for run in found if run["control_of"] and run["status"] == "completed"]
+    controls = {run["control_of"]: run["test_accuracy"] for run in over}
+    known = {run["run_id"] for run in found}
+    shown = [run for run in found if run["control_of"] not in known]
+    say(table(_RUN_HEADERS, [_run_row(run, controls.get(run["run_id"])) for run in shown], right=(4, 5, 6, 7)))
+
+
+def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, ...]:
+    germinated = run["seeds_germinated"]
+    return (
+        run["run_id"],
+        run["task"],
+        run["policy"],
+        _status(run, datetime.now(UTC)),
+        f"{run['epochs_done']}/{run['epochs_planned']}",
+        _accuracy(run["test_accuracy"]),
+        _accuracy(control_accuracy),
+        f"{run['params_final'] or run['params_host']:,}",
+        "-" if germinated is None else f"{run['seeds_fossilized']}/{germinated}",
+        _began(run["started_at"], datetime.now(UTC)),
+    )
+
+
+def _began(at: datetime, now: datetime) -> str:
+    """When a run began: of one of an earlier year, the year in the place of the time."""
+    return f"{at:%d %b %H:%M}" if at.year == now.year else f"{at:%d %b %Y}"
+
+
+def _status(run: dict[str, Any], now: datetime) -> str:
+    """How a run is; one whose trainer was killed says nothing any more, and nobody else can say that it is over."""
+    last = run["last_at"].replace(tzinfo=UTC)
+    silent = run["status"] == "running" and now - last > SILENT_AFTER
+    return f"silent since {last:%H:%M}" if silent else str(run["status"])
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

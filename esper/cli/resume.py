@@ -1,24 +1,26 @@
-"""`esper resume`: claim a run that was interrupted or whose trainer died, train it again to where it was, and go on."""
+"""`esper resume` and `esper fork`: a run that is on the log already goes on, as itself or as another."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from esper.cli import RUN_FAILED
-from esper.cli.folder import wait_for_archive
-from esper.cli.history import CONTROL_SUFFIX, control_of, history_of, resolve
-from esper.cli.output import complain, say, say_json
+from esper.cli.history import CONTROL_SUFFIX, control_of, find_run, history_of, new_run_id, resolve, wait_for_archive
+from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunRequest
+from esper.cli.summary import RunView
 from esper.cli.trainers import Trainers
 from esper.cli.training import RunCommand
 from esper.errors import InvalidInput
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
+from esper.tolaria.fork_change import place_of, read_change
 from esper.weatherlight import client
 from esper.weatherlight.beginning import Plan
 from projections.run_queries import EventReader, run_ids
@@ -117,3 +119,111 @@ def trained_by(run_id: str, clients: Collection[str]) -> str:
     """Which command of those that hold a lease began this run and trains it, or the run that it is the control of."""
     name = run_id.removesuffix(CONTROL_SUFFIX)
     return next((verb for verb in ("esper run", "esper fork") if f"{verb} {name}" in clients), "")
+
+
+def fork_command(data_dir: Path, word: str, step: int, words: str, *, as_json: bool) -> int:
+    """Fork a run and train the fork to its end; the exit code. Raises InvalidInput for what cannot be done there."""
+    since = time.monotonic()
+    change = read_change(words)
+    settings = Settings.load(data=data_dir)
+    with history_of(data_dir):
+        pass  # a folder without a history is said to be one before anything is started for it
+    ring = load_key_ring(settings)
+    child = new_run_id()
+    with joined(data_dir, settings, f"esper fork {child}") as lease:
+        with history_of(data_dir) as history:
+            parent_id = find_run(history, word)
+            parent = recorded_run(history, parent_id)
+        place_of(parent, step, change)
+        config = RunConfig.from_json(parent.begun(len(parent.facts)).run_started.config_json)
+        config = replace(config, policy=change.policy or config.policy, control_of="")
+        plan = Plan("fork", parent.root.task_source, parent_id, step, change.text)
+        request = request_of(data_dir, config, "fork", as_json=as_json)
+        with Trainers(data_dir) as trainers:
+            trainers.start({child: "fork"}, {child: config}, {child: plan})
+            command = RunCommand(request, ring, lease, trainers)
+            failure = command.train()
+            if failure:
+                complain(failure + command.kept)
+                return RUN_FAILED
+    with history_of(data_dir) as history:
+        before, after = (RunView.of(each, EventReader(history, each).new()) for each in (parent_id, child))
+        outcome = Outcome(before, after, parent, recorded_run(history, child), step, time.monotonic() - since)
+    say_json(outcome.to_json()) if as_json else say("\n".join(outcome.lines()))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A fork beside the run that it left."""
+
+    parent_view: RunView
+    child_view: RunView
+    parent: Recorded
+    child: Recorded
+    step: int
+    wall_s: float
+
+    @property
+    def parts_at(self) -> int | None:
+        """The step of the first digest that the parent does not have; None where there is none: they are the same."""
+        shared = {(fact.global_step, fact.state_digested.root) for fact in self.parent.facts}
+        own = self.child.facts[self._started.parent_sequence :]
+        steps = (fact.global_step for fact in own if fact.HasField("state_digested") and not _in(fact, shared))
+        return next(steps, None)
+
+    @property
+    def _started(self) -> Any:
+        return self.child.begun(len(self.child.facts)).run_started
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object of `esper fork --json`; the parent's figures are null where it is not over."""
+        before, after = (view.finished for view in (self.parent_view, self.child_view))
+        return {
+            "run_id": self.child.run_id,
+            "parent_run_id": self._started.parent_run_id,
+            "parent_sequence": self._started.parent_sequence,
+            "at_step": self.step,
+            "change": self._started.fork_change,
+            "parts_at_step": self.parts_at,
+            "same_as_parent": self.parts_at is None,
+            "val_accuracy": after.test_accuracy,
+            "parent_val_accuracy": before.test_accuracy if before else None,
+            "params_final": after.params_final,
+            "parent_params_final": before.params_final if before else None,
+            "seeds": _seeds(after),
+            "parent_seeds": _seeds(before) if before else None,
+            "wall_s": round(self.wall_s, 3),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The same for a person."""
+        started, before, after = self._started, self.parent_view.finished, self.child_view.finished
+        yield ""
+        yield styled(
+            f"run {self.child.run_id}: {started.parent_run_id} with {started.fork_change!r} at step {self.step}", BOLD
+        )
+        same = self.parts_at is None
+        yield "ends bit for bit as its parent" if same else f"differs from its parent from step {self.parts_at} on"
+        yield ""
+        ends = [end for end in (before, after) if end is not None]
+        headers = ("", *(("parent",) if before else ()), "fork")
+        rows = [
+            ("test accuracy", *(f"{end.test_accuracy:.4f}" for end in ends)),
+            ("test loss", *(f"{end.test_loss:.4f}" for end in ends)),
+            ("parameters", *(f"{end.params_final:,}" for end in ends)),
+            ("fossilized", *(f"{end.fossilized} of {end.germinated}" for end in ends)),
+        ]
+        yield table(headers, rows, right=(1, 2))
+        yield ""
+        yield styled("try next", DIM)
+        yield f"  esper diff {started.parent_run_id} {self.child.run_id}"
+        yield f"  esper replay {self.child.run_id}"
+
+
+def _in(fact: Any, shared: set[tuple[int, bytes]]) -> bool:
+    return (fact.global_step, fact.state_digested.root) in shared
+
+
+def _seeds(finished: Any) -> dict[str, int]:
+    return {name: getattr(finished, name) for name in ("germinated", "fossilized", "culled")}

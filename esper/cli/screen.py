@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from esper.cli.describe import headline
-from esper.cli.progress import RunView
+from esper.cli.events import headline
+from esper.cli.summary import RunView
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 

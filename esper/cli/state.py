@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from contracts.leyline.v1.event_pb2 import RunStarted
-from esper.cli.describe import breaker_state, chosen, stage
+from esper.cli.events import breaker_state, chosen, stage
 from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, RED, complain, say, say_json, styled, table
 from esper.cli.replay import recorded_run

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from esper.cli.folder import wait_for_archive
-from esper.cli.history import history_of
+from esper.cli.history import history_of, wait_for_archive
 from esper.cli.output import complain
-from esper.cli.pool import Instructor
-from esper.cli.progress import RunView
+from esper.cli.run import Instructor
 from esper.cli.screen import Screen, make_screen
-from esper.cli.summary import Cost, Summary
+from esper.cli.summary import Cost, RunView, Summary
 from esper.cli.tail import LogTail
 from esper.cli.trainers import Trainers
 from esper.errors import InvalidInput, LogUnavailable

@@ -1,18 +1,31 @@
-"""`esper up` and `esper broker`: hold a lease on the data folder's processes until Ctrl-C, and show how they are."""
+"""`esper up`, `esper broker` and `esper doctor`."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from esper.cli.folder import check_writable
+from esper.cli import RUN_FAILED
+from esper.cli.history import check_writable
 from esper.cli.output import GREEN, RED, YELLOW, say, say_json, styled, table
+from esper.errors import EsperError, InvalidInput
+from esper.leyline.signing import key_id
 from esper.weatherlight import client
 from esper.weatherlight.endpoint import Status
 from streams.settings import Settings
 
 POLL_S: Final = 60.0
+
+
 _STYLES: Final = {"ready": GREEN, "starting": YELLOW, "waiting": RED, "stopped": RED}
 
 
@@ -76,3 +89,153 @@ def _say_changes(before: Status, now: Status) -> None:
         say(f"{time.strftime('%H:%M:%S')}  {joined} joined")
     for left in sorted(set(before.clients) - set(now.clients)):
         say(f"{time.strftime('%H:%M:%S')}  {left} left")
+
+
+Verdict = Literal["ok", "note", "bad"]
+
+
+PACKAGES: Final = ("aiokafka", "duckdb", "faust-streaming", "kio", "protobuf", "pyarrow", "scikit-learn", "torch")
+
+
+CONNECT_S: Final = 3.0
+
+
+_VERDICTS: Final = {"ok": GREEN, "note": YELLOW, "bad": RED}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `bad` stops Esper from working, a `note` limits it."""
+
+    check: str
+    verdict: Verdict
+    found: str
+
+
+def doctor_command(data_dir: Path, *, as_json: bool) -> int:
+    """Run all checks and print what they found; 1 where one is bad."""
+    findings = list(examine(data_dir))
+    if as_json:
+        say_json([asdict(finding) for finding in findings])
+    else:
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
+            verdict = styled(f"{finding.verdict:<4}", _VERDICTS[finding.verdict])
+            say(f"{verdict}  {finding.check:<{width}}  {finding.found}")
+    return RUN_FAILED if any(finding.verdict == "bad" for finding in findings) else 0
+
+
+def examine(data_dir: Path) -> Iterator[Finding]:
+    """Every check in turn; none of them raises."""
+    checks: tuple[tuple[str, Callable[[], tuple[Verdict, str]]], ...] = (
+        ("python", _python),
+        ("packages", _packages),
+        ("compiler", _compiler),
+        ("accelerator", _accelerator),
+        ("data folder", lambda: _folder(data_dir)),
+        ("archive", lambda: _archive(data_dir)),
+        ("processes", lambda: _processes(data_dir)),
+        ("log address", lambda: _address(data_dir)),
+        ("signing key", _key),
+    )
+    for name, check in checks:
+        try:
+            verdict, found = check()
+        except EsperError as error:
+            verdict, found = "bad", str(error)
+        yield Finding(name, verdict, found)
+
+
+def _python() -> tuple[Verdict, str]:
+    version = platform.python_version()
+    if sys.version_info[:2] not in {(3, 11), (3, 12), (3, 13)}:
+        return "bad", f"{version}; Esper needs 3.11 to 3.13"
+    return "ok", f"{version} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _packages() -> tuple[Verdict, str]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            return "bad", f"{name} is missing: run `pip install -e .` in Esper's folder"
+    return "ok", ", ".join(found)
+
+
+def _compiler() -> tuple[Verdict, str]:
+    """Inductor calls the compiler that CXX names, else g++ or clang++."""
+    for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++"):
+        path = shutil.which(name) if name else None
+        if path is not None:
+            return "ok", f"{path} (for torch.compile's Inductor)"
+    return "note", "no C++ compiler: kernels run eagerly; install g++ to let Inductor compile them"
+
+
+def _accelerator() -> tuple[Verdict, str]:
+    torch = importlib.metadata.version("torch")
+    nvidia = Path("/dev/nvidiactl").exists()
+    if nvidia and "+cpu" in torch:
+        return "note", f"a GPU is here, but torch {torch} is built for CPUs: install a CUDA build to use --device cuda"
+    return "ok", "NVIDIA GPU: --device cuda" if nvidia else "none: everything runs on the CPU, as it is meant to"
+
+
+def _folder(data_dir: Path) -> tuple[Verdict, str]:
+    if data_dir.exists():
+        check_writable(data_dir)
+    else:
+        nearest = next(path for path in data_dir.resolve().parents if path.exists())
+        if not os.access(nearest, os.W_OK):
+            raise InvalidInput(f"data folder {data_dir} cannot be made in {nearest}; take another --data-dir")
+    nearest = data_dir if data_dir.exists() else next(path for path in data_dir.resolve().parents if path.exists())
+    free = shutil.disk_usage(nearest).free
+    return "ok", f"{data_dir.resolve()}{'' if data_dir.exists() else ' (not made yet)'}, {free / 2**30:.1f} GiB free"
+
+
+def _archive(data_dir: Path) -> tuple[Verdict, str]:
+    from projections import manifest  # noqa: PLC0415
+
+    listed = manifest.load(data_dir / "archive")
+    if not listed.generation:
+        return "ok", "nothing is archived yet"
+    unreadable = listed.unreadable
+    if unreadable:
+        count = sum(each.next - each.first for each in unreadable)
+        return "bad", f"{count} records were damaged on the log and are not archived, the last: {unreadable[-1]}"
+    return "ok", f"{sum(entry.rows for entry in listed.files):,} records in {len(listed.files):,} files"
+
+
+def _processes(data_dir: Path) -> tuple[Verdict, str]:
+    status = client.status(data_dir)
+    if status is None:
+        return "ok", "none running; `esper run` and `esper up` start them"
+    services = ", ".join(f"{service.name} {service.state}" for service in status.services)
+    return ("note" if status.degraded else "ok"), f"supervisor pid {status.pid}, {status.state}: {services}"
+
+
+def _address(data_dir: Path) -> tuple[Verdict, str]:
+    outside = os.environ.get("ESPER_BROKERS")
+    status = client.status(data_dir)
+    brokers = outside or (status.brokers if status is not None else "")
+    if not brokers:
+        return "ok", "embedded broker on a free port of 127.0.0.1 when needed (ESPER_BROKERS is not set)"
+    for address in brokers.split(","):
+        host, _, port = address.strip().rpartition(":")
+        if not port.isdigit():
+            return "bad", f"{address.strip()} is no HOST:PORT; correct ESPER_BROKERS"
+        try:
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        except OSError as error:
+            return "bad", f"{address.strip()} does not answer ({error}); start the broker or correct ESPER_BROKERS"
+    return "ok", f"{brokers} answers"
+
+
+def _key() -> tuple[Verdict, str]:
+    from streams.keys import key_file, load_key_ring  # noqa: PLC0415
+    from streams.settings import Settings  # noqa: PLC0415
+
+    settings = Settings.load()
+    if settings.key is None and settings.brokers is None and not key_file().exists():
+        return "ok", f"ESPER_KEY is not set: the first run makes a key for the embedded log in {key_file()}"
+    ring = load_key_ring(settings)
+    return "ok", f"{'ESPER_KEY' if settings.key is not None else key_file()}, key id {key_id(ring.secrets[0])}"

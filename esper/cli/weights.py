@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from esper.cli.describe import stage
+from esper.cli.events import stage
 from esper.cli.output import complain
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.topics import BY_BODY, POLICIES
-from esper.cli.describe import headline, seed_of, stage
-from esper.cli.events import event_json, styled_name
+from esper.cli.events import event_json, headline, seed_of, stage, styled_name
 from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, say, say_hanging, say_json, styled
 from esper.errors import InvalidInput

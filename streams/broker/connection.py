@@ -1,4 +1,7 @@
-"""One client connection: frames in, answers out, strictly in order.
+"""One client connection: which requests are understood, frames in, answers out, strictly in order.
+
+Every API is advertised up to its last version without tagged fields: kio 0.6.5 cannot skip a tag that it does not
+know, and all clients negotiate down. ApiVersions itself is answered in its version 3, whose request need not be read.
 
 Most requests are answered inside `data_received`, without a task: that is what keeps a round trip short. A request
 that has to wait (a join, a sync of the disk) holds back those behind it, as in Kafka, and is cancelled when the client
@@ -10,17 +13,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Awaitable
-from functools import partial
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final, cast
 
+from kio.index import load_request_schema, load_response_schema
 from kio.schema.errors import ErrorCode
 
-from streams.broker.apis import API_VERSIONS, APIS, PRODUCE, Answer, Api, advertised, request_schema, response_schema
 from streams.broker.core import Caller, Core
-from streams.broker.handlers.fetch import LongPoll
-from streams.broker.protocol import Malformed, read_message, read_string, write_message
+from streams.broker.handlers import groups, topics
+from streams.broker.handlers.records import LongPoll, fetch, init_producer_id, list_offsets, produce
+from streams.broker.protocol import Fields, Malformed, read_message, read_string, write_message
 
+Answer = Fields | None
+"""None: nothing is sent (a produce request with acks=0)."""
+Handler = Callable[[Core, Caller, Any], Answer | Awaitable[Answer] | LongPoll]
+
+API_VERSIONS: Final = 18
+PRODUCE: Final = 0
 _LOG: Final = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 256
 MAX_PRODUCE_BYTES: Final = 64 * 1024 * 1024
@@ -30,6 +41,70 @@ _PIPELINE_BYTES: Final = 4 * 1024 * 1024
 """Bytes read ahead while a request waits; then the client has to wait, too."""
 _SIZE_AND_KEY: Final = struct.Struct(">ih")
 _HEADER: Final = struct.Struct(">hhi")
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """An API as advertised. Versions below `read_from` are advertised and refused (see `APIS`)."""
+
+    key: int
+    read_from: int
+    last: int
+    handle: Handler
+    first: int = -1
+
+    @property
+    def advertised_from(self) -> int:
+        """The first version in the list that clients get."""
+        return self.read_from if self.first < 0 else self.first
+
+
+def _api_versions(_core: Core, _caller: Caller, _request: Any) -> Fields:
+    return {"error_code": ErrorCode.none, "api_keys": advertised()}
+
+
+_ALL: Final = (
+    # librdkafka compresses only for brokers that list Produce from version 0 (KAFKA-18659); Kafka 4 does the same.
+    Api(PRODUCE, 3, 8, produce, first=0),
+    Api(1, 4, 11, fetch),
+    Api(2, 1, 5, list_offsets),
+    Api(3, 0, 8, topics.metadata),
+    Api(8, 2, 7, groups.commit),
+    Api(9, 1, 5, groups.committed),
+    Api(10, 0, 2, topics.find_coordinator),
+    Api(11, 0, 5, groups.join),
+    Api(12, 0, 3, groups.heartbeat),
+    Api(13, 0, 3, groups.leave),
+    Api(14, 0, 3, groups.sync),
+    Api(15, 0, 4, groups.describe),
+    Api(16, 0, 2, groups.list_groups),
+    Api(API_VERSIONS, 0, 3, _api_versions),
+    Api(19, 2, 4, topics.create_topics),
+    Api(20, 1, 3, topics.delete_topics),
+    Api(21, 0, 1, topics.delete_records),
+    Api(22, 0, 1, init_producer_id),
+    Api(32, 1, 3, topics.describe_configs),
+    Api(37, 0, 1, topics.create_partitions),
+    Api(42, 0, 1, groups.delete),
+)
+APIS: Final[dict[int, Api]] = {api.key: api for api in _ALL}
+
+
+@cache
+def request_schema(key: int, version: int) -> type[Any]:
+    """The kio class of a request."""
+    return load_request_schema(key, version)
+
+
+@cache
+def response_schema(key: int, version: int) -> type[Any]:
+    """The kio class of a response."""
+    return load_response_schema(key, version)
+
+
+def advertised() -> list[Fields]:
+    """The version list as ApiVersions answers it."""
+    return [{"api_key": a.key, "min_version": a.advertised_from, "max_version": a.last} for a in _ALL]
 
 
 class Connection(asyncio.Protocol):

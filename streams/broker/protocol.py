@@ -4,7 +4,7 @@ The layouts are kio's (generated from Kafka's own schema files); the reading is 
 whatever an array length says before it looks at the bytes, and four hostile bytes then abort the whole process. This
 reader believes a length only as far as there are bytes behind it.
 
-Only non-flexible versions are read (see `apis.py`), so there are no compact lengths and no tagged fields.
+Only non-flexible versions are read (see `connection.py`), so there are no compact lengths and no tagged fields.
 
 """
 

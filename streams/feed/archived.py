@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from projections import manifest
 from projections.manifest import FILES, FileEntry, Manifest, Place
-from projections.repeats import repeats
+from projections.narrow import repeats
 from projections.verify import damaged
 from streams.feed.cursor import PartitionCursor
 from streams.feed.selection import Selection, offsets_of

@@ -28,9 +28,9 @@ from aiokafka import AIOKafkaProducer
 
 from esper.leyline.signing import KeyRing
 from projections import open_history
-from projections.catalogue import coverage
 from projections.generated import history, records
 from projections.manifest import covered
+from projections.wholeness import coverage
 from streams.broker.launch import start_broker
 from streams.records import headers_of
 from streams.topics import ensure_topics

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from projections import compaction, manifest, open_history, questions
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.generated import history, records
 from projections.history import History
 from tests.bench.table import Row

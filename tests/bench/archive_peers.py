@@ -22,7 +22,7 @@ from google.protobuf.json_format import MessageToDict
 from contracts.leyline.v1 import event_pb2
 from esper.record import replay
 from projections import compaction, lineage, open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.generated import history, records
 from tests.bench.table import Row
 

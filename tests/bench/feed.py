@@ -32,7 +32,7 @@ from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import PARTITIONS, REPORTS
 from esper.leyline.envelope import Event
 from projections import compaction, manifest
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.manifest import FILES
 from projections.records import StoredRecord
 from streams.broker.launch import start_broker

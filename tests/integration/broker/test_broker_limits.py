@@ -14,9 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.broker.apis import APIS
-from streams.broker.connection import MAX_CONNECTIONS, MAX_REQUEST_BYTES
-from streams.broker.handlers.fetch import GATHER_BYTES, GATHER_S
+from streams.broker.connection import APIS, MAX_CONNECTIONS, MAX_REQUEST_BYTES
+from streams.broker.handlers.records import GATHER_BYTES, GATHER_S
 from streams.broker.launch import start_broker
 
 

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from contracts.leyline.v1 import event_pb2
 from esper.leyline.signing import KeyRing
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.generated import history
 from projections.records import StoredRecord
 from projections.testing import LogOfRecords

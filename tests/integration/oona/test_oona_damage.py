@@ -9,14 +9,13 @@ import shutil
 import pytest
 
 from contracts.topics import RUNS
-from esper.cli.doctor import examine
+from esper.cli.up import examine
 from projections import manifest
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.manifest import Gap
 from projections.registry import PROJECTIONS
 from projections.store import Store
-from streams.archive_loop import ArchiveLoop
-from streams.archiver import connect
+from streams.archiver import ArchiveLoop, connect
 from streams.feed.log_reader import LogReader
 from streams.metrics import Metrics
 from streams.producer import Publisher

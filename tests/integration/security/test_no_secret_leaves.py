@@ -21,7 +21,7 @@ from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, key_id
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.records import StoredRecord
 from streams.broker.launch import start_broker
 from streams.keys import load_key_ring

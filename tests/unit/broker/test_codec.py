@@ -14,7 +14,7 @@ from kio.index import load_response_schema
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
-from streams.broker.apis import API_VERSIONS, APIS, request_schema
+from streams.broker.connection import API_VERSIONS, APIS, request_schema
 from streams.broker.protocol import Malformed, _shapes, read_message, write_message
 
 READ = [(a.key, v) for a in APIS.values() if a.key != API_VERSIONS for v in range(a.read_from, a.last + 1)]

@@ -10,7 +10,7 @@ import pytest
 
 from esper.cli.app import dispatch
 from projections import manifest
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 
 

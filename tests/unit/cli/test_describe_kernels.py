@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contracts.leyline.v1.event_pb2 import KernelAttached, KernelSwapped
-from esper.cli.describe import headline
+from esper.cli.events import headline
 from esper.leyline.envelope import new_event
 
 REF = "sha256:" + "0123456789abcdef" * 4

@@ -14,7 +14,7 @@ from esper.leyline.envelope import Event, new_event
 from esper.leyline.objects import ObjectStore
 from esper.record import replay
 from esper.record.content import HOUSEKEEPING, content, differences, first_difference
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.columns import BODIES
 from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers
 

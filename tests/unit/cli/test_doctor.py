@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from esper.cli.app import dispatch
-from esper.cli.doctor import examine
+from esper.cli.up import examine
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.leyline.v1.event_pb2 import BlueprintOption, EpochCompleted, RunStarted, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import COMMAND_TYPE_SEED, SEED_OPERATION_GERMINATE
-from esper.cli.pool import Instructor, check_pool, germinations, ids_of
+from esper.cli.run import Instructor, check_pool, germinations, ids_of
 from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contracts.leyline.v1 import event_pb2 as pb
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.run_queries import EventReader
 from projections.testing import LogOfRecords, Trainers
 

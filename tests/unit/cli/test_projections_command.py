@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from esper.cli.app import dispatch
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.registry import PROJECTIONS, file_of
 from projections.testing import LogOfRecords, story
 

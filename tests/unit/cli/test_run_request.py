@@ -17,7 +17,7 @@ from esper.cli.run import TASKS, RunRequest
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
 from esper.leyline.envelope import new_event
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.records import StoredRecord
 
 

@@ -16,7 +16,7 @@ import pytest
 from esper.cli.app import dispatch
 from esper.cli.history import history_of
 from projections.ad_hoc import BLOCK, blocks_of
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 
 

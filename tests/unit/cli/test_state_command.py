@@ -15,7 +15,7 @@ from esper.cli.state import rates_at
 from esper.leyline.envelope import new_event
 from esper.record import ModelState, Rate
 from esper.tolaria.learning_rate import LearningRates
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers
 
 RUN = "k3f9x2qa"

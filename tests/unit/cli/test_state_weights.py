@@ -17,7 +17,7 @@ from esper.tolaria.state import load_checkpoint
 from esper.tolaria.tasks import recorded_task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
 
 RUN = "k3f9x2qa"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.cli.progress import RunView
-from esper.cli.summary import Cost, Summary
+from esper.cli.summary import Cost, RunView, Summary
 from projections.testing import Trainers
 
 

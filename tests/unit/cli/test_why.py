@@ -11,7 +11,7 @@ from contracts.leyline.v1 import leyline_pb2 as l
 from esper.cli.app import dispatch
 from esper.leyline.envelope import body_name
 from esper.leyline.ids import derived_id
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2
 from projections import compaction
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.generated import history, records
 from projections.records import StoredRecord
 from projections.testing import LogOfRecords

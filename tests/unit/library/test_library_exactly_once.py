@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from contracts.topics import FOR_EVER
 from esper.leyline.envelope import parse
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.library import URZA, Library
 from projections.lineage import stored_records
 

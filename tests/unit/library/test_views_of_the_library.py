@@ -7,7 +7,7 @@ import json
 import pytest
 
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 
 SHARED = "blueprint_id, version, state, form, shape_kind, shape, bytes, attachments, artifact_ref, checksum, job_id"
 

@@ -14,7 +14,7 @@ from contracts.leyline.v1 import event_pb2
 from contracts.topics import BY_BODY
 from esper.leyline.envelope import VERSIONED
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.columns import is_map
 from projections.generated import history, records
 from projections.history import History

@@ -12,7 +12,7 @@ import pytest
 from contracts.topics import PARTITIONS
 from esper.errors import CorruptState, InvalidInput
 from projections import manifest, open_history
-from projections.archive import KEEP_REPLACED_S, Archive
+from projections.archive_writer import KEEP_REPLACED_S, Archive
 from projections.lineage import facts, stored_records
 from projections.manifest import Gap, covered
 

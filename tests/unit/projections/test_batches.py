@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from projections import manifest
-from projections.archive import Archive, Flushed
-from projections.catalogue import survey
+from projections.archive_writer import Archive, Flushed
 from projections.manifest import Gap
 from projections.records import Batch, Unreadable, batches_of
 from projections.transfer import Folder
+from projections.wholeness import survey
 
 
 def test_single_records_become_one_batch_per_partition(any_record):

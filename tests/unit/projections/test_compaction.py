@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from projections import compaction, open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.compaction import Job, job_from_line, job_to_line, merge, plan, proposal_from_line, proposal_to_line
 
 WHOLE = "SELECT * EXCLUDE (log_headers), log_headers::VARCHAR FROM log.{} ORDER BY log_topic, log_partition, log_offset"

@@ -15,7 +15,7 @@ from esper.errors import ContractViolation
 from esper.leyline import envelope
 from esper.leyline.envelope import VERSIONED
 from esper.leyline.signing import KeyRing
-from projections import columns, decode, decode_python, parquet, split
+from projections import archive_writer, columns, decode, decode_python, split
 from projections.records import batches_of
 from projections.wire_schema import Parts
 
@@ -58,7 +58,7 @@ def test_a_file_has_the_declared_columns(table, any_record, tmp_path: Path):
     if table == columns.INVALID:
         record = replace(record, value=b"")
     path = tmp_path / "file.parquet"
-    path.write_bytes(parquet.encode(decode_records([record])[table]))
+    path.write_bytes(archive_writer.encode(decode_records([record])[table]))
     connection = duckdb.connect()
     declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.duckdb_columns(table).items())
     connection.execute(f"CREATE TABLE declared ({declared})")

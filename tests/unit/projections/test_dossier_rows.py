@@ -15,7 +15,7 @@ from esper.kasmina.lifecycle import CULLED, DORMANT, FOSSILIZED, GERMINATED, Sta
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.weatherlight.beginning import dossier_of
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.records import StoredRecord
 from projections.testing import lawful_way
 

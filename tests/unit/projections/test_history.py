@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from projections import columns, manifest, open_history, open_sample, verify
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 from projections.views import VIEWS
 

@@ -13,7 +13,7 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.record import Recorded, accepted_facts, replay, sequence_at_step
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.lineage import facts, lineage, requests
 from projections.testing import LogOfRecords, Trainers
 

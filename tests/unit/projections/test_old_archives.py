@@ -14,7 +14,7 @@ import pytest
 
 from esper.record.accept import Verdict
 from projections import archive_migrations, open_history, questions
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.history import History
 from projections.verdicts import VERDICTS
 from tests.unit.projections.keep_log import KEPT, plain

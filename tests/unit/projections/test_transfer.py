@@ -11,10 +11,10 @@ import pytest
 
 from esper.errors import InvalidInput
 from projections import manifest, open_history
-from projections.archive import Archive
-from projections.catalogue import examine
+from projections.archive_writer import Archive
 from projections.compaction import merge_all
 from projections.transfer import KEEP_REPLACED_S, Folder, damaged_at, manifest_at, transfer
+from projections.wholeness import examine
 
 COUNT = "SELECT count(*) FROM log.every"
 

@@ -10,7 +10,7 @@ import pytest
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.record.accept import Fact, Tally, Verdict
 from projections import open_history, verdicts
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 
 

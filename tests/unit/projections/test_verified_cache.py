@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from projections import open_history, verify
-from projections.archive import Archive
+from projections.archive_writer import Archive
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from esper.record import RunState, SeedState, mark_at_step, packets, replay, stages_by_epoch
 from esper.record.run_status import marks
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.history import History
 from projections.records import StoredRecord
 from projections.testing import LogOfRecords, Trainers

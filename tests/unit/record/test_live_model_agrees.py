@@ -34,7 +34,7 @@ from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
 from tests.unit.record.test_folds_agree import STAGES_AT_EPOCHS
 

@@ -16,7 +16,7 @@ from esper.kasmina.lifecycle import BLENDING, DORMANT, FOSSILIZED, GERMINATED, P
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.tezzeret.jobs import request
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.records import StoredRecord
 from streams.records import outgoing, partition_of
 

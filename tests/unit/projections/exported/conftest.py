@@ -12,7 +12,7 @@ from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.leyline.objects import ObjectStore
 from projections import export, open_sample
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
 
 

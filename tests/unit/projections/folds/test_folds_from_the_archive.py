@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.registry import PROJECTIONS, file_of, follow, rebuild, seen
 from projections.store import Locked, Store
 from tests.unit.projections.keep_log import content

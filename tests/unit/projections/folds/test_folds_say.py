@@ -10,7 +10,7 @@ from contracts.leyline.v1 import event_pb2 as pb
 from contracts.topics import FOR_EVER
 from esper.record import replay
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.registry import PROJECTIONS
 from projections.store import Store
 from projections.testing import LogOfRecords, Trainers

@@ -17,7 +17,7 @@ from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import new_event
 from projections import open_history, questions
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.pictures import of_run
 from projections.report import page
 from projections.report.page import figure, seconds, share

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from projections import open_history
-from projections.archive import Archive
+from projections.archive_writer import Archive
 from projections.pictures import of_run
 from projections.pictures.charts import Bar, Lane, Mark, Series, Stay, bars, lines, swimlane
 from projections.pictures.svg import ticks

@@ -1,8 +1,12 @@
-"""The archive's one writer: takes records in, commits them with their position, swaps merged files, deletes old ones.
+"""The archive's one writer: puts records into Parquet files, commits them with their position, swaps merged files.
 
-The order of every change: write the files, sync them, sync their folder, replace
-the manifest. Killed between any two of these, the next owner finds the old manifest or the new one, deletes what
-neither lists and goes on from the offsets that it does list: nothing is lost and nothing is doubled.
+The order of every change: write the files, sync them, sync their folder, replace the manifest. Killed between any two
+of these, the next owner finds the old manifest or the new one, removes what the killed flush left and goes on from the
+offsets that are listed: nothing is lost and nothing is doubled.
+
+Encodings are chosen for what events are made of: ids are random, so a dictionary of them only costs; numbers that count
+up pack well as differences; floats compress better with their bytes split into streams. lz4, because it takes half the
+time of zstd level 1 for a fifth more bytes, and compaction rewrites these files soon, with zstd.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,8 +30,8 @@ from filelock import FileLock, Timeout
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.signing import KeyRing
 from esper.record.accept import Fact
-from projections import archive_migrations, files, manifest, parquet
-from projections.columns import INVALID, shape_of
+from projections import archive_migrations, files, manifest
+from projections.columns import INVALID, ROW_GROUP, shape_of
 from projections.decode import decode
 from projections.manifest import FILES, FileEntry, Gap, Manifest, Place
 from projections.records import Batch, Record, Unreadable, batches_of
@@ -205,7 +210,7 @@ class Archive:
         return fresh, ends, gaps, unreadable
 
     def _write(self, name: str, table: Any, generation: int) -> FileEntry:
-        content = parquet.encode(table)
+        content = encode(table)
         file = f"{name}-{generation:09d}.parquet"
         files.write_synced(self.folder / FILES / file, content)
         return FileEntry(
@@ -285,3 +290,47 @@ def _offsets(table: Any) -> dict[Place, tuple[int, int]]:
         )
         for row in bounds.to_pylist()
     }
+
+
+def encode(table: pa.Table) -> bytes:
+    """`table` as a Parquet file."""
+    dictionary, encodings = _encodings(table.schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROW_GROUP,
+        compression="lz4",
+        use_dictionary=dictionary,
+        column_encoding=encodings,
+        store_schema=False,
+        data_page_version="1.0",
+    )
+    return bytes(memoryview(sink.getvalue()))
+
+
+@cache
+def _encodings(schema: pa.Schema) -> tuple[list[str], dict[str, str]]:
+    """The leaf columns that get a dictionary, and the encodings of the others, by their paths in the file."""
+    dictionary: list[str] = []
+    encodings: dict[str, str] = {}
+    for path, type_ in _leaves("", pa.struct(list(schema))):
+        if pa.types.is_string(type_):
+            dictionary.append(path)
+        elif pa.types.is_floating(type_):
+            encodings[path] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_integer(type_) or pa.types.is_timestamp(type_):
+            encodings[path] = "DELTA_BINARY_PACKED"
+    return dictionary, encodings
+
+
+def _leaves(path: str, type_: Any) -> list[tuple[str, Any]]:
+    if pa.types.is_struct(type_):
+        children = [(f"{path}.{child.name}" if path else child.name, child.type) for child in type_]
+    elif pa.types.is_map(type_):
+        children = [(f"{path}.key_value.key", type_.key_type), (f"{path}.key_value.value", type_.item_type)]
+    elif pa.types.is_list(type_):
+        children = [(f"{path}.list.element", type_.value_type)]
+    else:
+        return [(path, type_)]
+    return [leaf for child_path, child in children for leaf in _leaves(child_path, child)]

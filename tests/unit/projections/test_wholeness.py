@@ -10,10 +10,10 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2
 from projections import manifest, open_history
-from projections.archive import Archive
-from projections.catalogue import Coverage, Finding, coverage, examine, survey
+from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 from projections.transfer import Folder
+from projections.wholeness import Coverage, Finding, coverage, examine, survey
 
 
 def findings(archive: Path) -> list[tuple[str, str, str]]:
