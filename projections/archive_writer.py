@@ -17,7 +17,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -32,10 +32,11 @@ from esper.leyline.signing import KeyRing
 from esper.record.accept import Fact
 from projections import archive_migrations, files, manifest
 from projections.columns import INVALID, ROW_GROUP, shape_of
-from projections.decode import decode
+from projections.decode import TooMuch, decode
 from projections.manifest import FILES, FileEntry, Gap, Manifest, Place
 from projections.records import Batch, Record, Unreadable, batches_of
 from projections.verdicts import FACT_TABLES, Verdicts, archived_facts
+from projections.verify import damaged
 
 KEEP_REPLACED_S: Final = 600.0
 """How long a replaced file stays for readers that hold an older manifest: longer than any query takes."""
@@ -111,7 +112,8 @@ class Archive:
 
         The offsets of that count as archived, are a gap, and stand in the manifest with the reason.
         """
-        fresh, next_offsets, gaps, unreadable = self._fresh(batches)
+        given = list(batches)
+        fresh, next_offsets, gaps, unreadable = self._fresh(given)
         if not fresh and not unreadable:
             return Flushed(0, 0, 0)
         try:
@@ -127,6 +129,8 @@ class Archive:
                     unstarted=_and(self.manifest.unstarted, self._verdicts.unstarted),
                 )
             )
+        except TooMuch:  # nothing was judged yet
+            return _sum(self.take(half) for half in _halves(given))
         except BaseException:
             self._verdicts = self._new_verdicts()  # what was judged is not archived
             raise
@@ -158,6 +162,14 @@ class Archive:
         files.sync_folder(self.folder / FILES)
         self._commit(replace(swapped, files=tuple(self._stamped(entry, new) for entry in swapped.files)))
         return True
+
+    def put_back(self, old: FileEntry, table: pa.Table, undecided: set[str], now_s: float) -> FileEntry:
+        """Put a file of `table` in the place of a damaged one that was set aside; runs `undecided` are the reader's."""
+        new = self._write(old.table, table, self.manifest.generation + 1)
+        files.sync_folder(self.folder / FILES)
+        swapped = self.manifest.swapped(frozenset({old.name}), new, now_s + KEEP_REPLACED_S)
+        self._commit(replace(swapped, undecided=_and(self.manifest.undecided, undecided)))
+        return new
 
     def delete_retired(self, now_s: float) -> int:
         """Delete replaced files whose time has come; how many."""
@@ -244,7 +256,11 @@ class Archive:
 
     def _runs(self) -> set[str] | None:
         """The runs of which facts are archived already, None where a file that would tell is damaged."""
-        paths = [self.folder / FILES / entry.name for entry in self.manifest.of("run_started")]
+        entries = self.manifest.of("run_started")
+        for damage in damaged(self.folder, entries):
+            _log.warning("%s: every run's facts are looked for", damage)
+            return None
+        paths = [self.folder / FILES / entry.name for entry in entries]
         try:
             started = {run for path in paths for run in pq.read_table(path, columns=["run_id"])["run_id"].to_pylist()}
         except (OSError, pa.ArrowException) as error:
@@ -263,6 +279,21 @@ class Archive:
 
 def _and(runs: tuple[str, ...], more: set[str]) -> tuple[str, ...]:
     return runs if more <= set(runs) else tuple(sorted(more.union(runs)))
+
+
+def _halves(given: list[Batch | Unreadable]) -> tuple[list[Batch | Unreadable], list[Batch | Unreadable]]:
+    """What was given, in two parts; a single batch by its records."""
+    if len(given) > 1:
+        return given[: len(given) // 2], given[len(given) // 2 :]
+    (batch,) = given
+    assert isinstance(batch, Batch)
+    middle = len(batch) // 2
+    return [batch.at(range(middle))], [batch.at(range(middle, len(batch)))]
+
+
+def _sum(parts: Iterable[Flushed]) -> Flushed:
+    """What several flushes did."""
+    return Flushed(*(sum(counts) for counts in zip(*(astuple(each) for each in parts), strict=True)))
 
 
 def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, int]], int]:

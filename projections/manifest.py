@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from esper.errors import CorruptState
+from esper.leyline.json_text import parsed
 from projections import files
 from projections.records import Unreadable
 
@@ -23,6 +24,10 @@ FILES: Final = "files"
 FIRST: Final = "-000000001"
 """How the files of an archive's first flush end, the only ones that may lie there before there is a manifest."""
 FORMAT: Final = 1
+MOST_FILES: Final = 15_000
+"""More are not read: merging keeps an archive of a hundred million events at a few hundred."""
+MOST_BYTES: Final = 8 * 2**20
+"""So much of a manifest is read; parsed it takes up to 25 times as much memory."""
 
 Place = tuple[str, int]
 """A topic and a partition."""
@@ -132,7 +137,8 @@ def load(archive: Path) -> Manifest:
     """
     path = archive / NAME
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         lying = [each.stem for each in (archive / FILES).glob("*")]
         if not all(name.endswith(FIRST) for name in lying) and not path.exists():
@@ -147,7 +153,7 @@ def load(archive: Path) -> Manifest:
 def parse(content: bytes, where: str) -> Manifest:
     """A manifest's bytes; raises CorruptState, with the place `where`, for what is none."""
     try:
-        return _from_json(json.loads(content))
+        return _from_json(parsed(content, MOST_BYTES))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptState(
             f"the archive's manifest {where} cannot be read ({type(error).__name__}: {error}): "
@@ -207,6 +213,8 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
 def _from_json(value: Mapping[str, Any]) -> Manifest:
     if value["format"] != FORMAT:
         raise ValueError(f"format {value['format']}; this Esper reads {FORMAT}")
+    if len(value["files"]) > MOST_FILES:
+        raise ValueError(f"{len(value['files'])} files; an archive that is merged has a few thousand at most")
     return Manifest(
         generation=value["generation"],
         next_offsets={(topic, partition): offset for topic, partition, offset in value["next_offsets"]},

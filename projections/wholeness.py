@@ -94,7 +94,13 @@ def examine(
     history.refresh()
     manifest = history.manifest
     if source is None:
-        found = damaged(history.archive, manifest.files, trust_cache=False, progress=lambda each: progress(each.size))
+        found = damaged(
+            history.archive,
+            manifest.files,
+            trust_cache=False,
+            progress=lambda each: progress(each.size),
+            look=history.unpacks_to_more,
+        )
     else:
         found = damaged_at(source, manifest.files, progress)
     history.leave_out(found)

@@ -28,6 +28,7 @@ from esper.installation import python_module
 from projections.archive_writer import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
 from projections.records import Batch, Unreadable
+from projections.verify import scrub
 from streams.bulk import read_in_batches
 from streams.consumer import LogConsumer
 from streams.entry import Place, announce, by_hand, clients_may_warn, log_to_stderr, parser_of, place_of
@@ -55,6 +56,9 @@ COMMIT_S: Final = 0.5
 COMPACT_S: Final = 5.0
 
 DELETE_S: Final = 30.0
+
+SCRUB_S: Final = 60.0
+"""How often files are looked at again that nobody looked at for long (`projections.verify.scrub`)."""
 
 STALLED_S: Final = 10.0
 
@@ -267,15 +271,27 @@ class ArchiveLoop:
 
     async def _keep_house(self) -> None:
         """Merge small files and delete replaced ones, for ever."""
-        deleted_at = 0.0
+        deleted_at, scrubbed_at = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(COMPACT_S)
             jobs = plan(self._archive.manifest, self._damaged)
             if jobs:
                 await self._compact([job_to_line(job) for job in jobs])
+            if time.monotonic() - scrubbed_at >= SCRUB_S:
+                scrubbed_at = time.monotonic()
+                await self._scrub()
             if time.monotonic() - deleted_at >= DELETE_S:
                 deleted_at = time.monotonic()
                 await self._own(lambda: self._archive.delete_retired(time.time()))
+
+    async def _scrub(self) -> None:
+        """Look again at some files, beside the flushes; what is damaged is named, and merged with nothing."""
+        entries = [entry for entry in self._archive.manifest.files if entry.name not in self._damaged]
+        for damage in await asyncio.to_thread(scrub, self._archive.folder, entries):
+            if damage.name in {entry.name for entry in self._archive.manifest.files}:  # it was not replaced meanwhile
+                logger.error("%s", damage)
+                self._metrics.count("esper_archive_damaged_total")
+                self._damaged.add(damage.name)
 
     async def _compact(self, jobs: Sequence[str]) -> None:
         """Have a child merge, and put its proposals into effect. A child that dies costs one attempt."""

@@ -164,7 +164,8 @@ def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
             complain(f"the log was damaged before it was archived: {unreadable}")
         for name, count in history.unknown.items():
             complain(f"{count} events of type {name} are of a newer Esper and are left out; a newer one reads them")
-        yield history
+        with history.naming_damage():
+            yield history
 
 
 def _opened(archive: Path | str) -> History:

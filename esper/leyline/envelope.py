@@ -60,6 +60,11 @@ MAX_EVENT_BYTES: Final = 256 * 1024
 """Larger events are refused before they are published: large bytes live in the object store."""
 
 
+LATEST_NS: Final = 2**63 - 2
+"""The last time that a reader can hold, in the year 2262: SQL has no timestamp for a later one, and a view that met one
+would fail for all events."""
+
+
 Upcaster: TypeAlias = Callable[[Any], None]
 
 

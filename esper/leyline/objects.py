@@ -12,6 +12,12 @@ import zstandard
 
 from esper.errors import CorruptState, InvalidInput
 
+MOST_BYTES: Final = 16 * 2**30
+"""No object is larger, whatever its file says."""
+UNPACKED_RATIO: Final = 100
+"""Weights hardly pack at all, and even a fresh optimiser's zeros are beside them."""
+UNPACKED_BYTES: Final = 64 * 2**20
+"""What packs better than that is read up to so much."""
 _LEVEL: Final = 3
 _FRAME_HEADER_BYTES: Final = 18  # the longest that a Zstandard frame can have
 
@@ -50,10 +56,15 @@ class ObjectStore:
                 os.close(folder)
         return f"sha256:{digest}"
 
-    def get(self, reference: str) -> bytes:
-        """The bytes behind `reference`; raises InvalidInput where they are missing, CorruptState where they changed."""
+    def get(self, reference: str, most: int = MOST_BYTES) -> bytes:
+        """The bytes behind `reference`; raises InvalidInput where they are missing, CorruptState where they changed.
+
+        CorruptState also where they are more than `most`, before they are read.
+        """
         digest = self._digest(reference)
         path = self._found(reference)
+        if (size := self.size(reference)) > most:
+            raise CorruptState(f"object {reference} in {self.root} has {size} bytes, and {most} may be read of it")
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -70,7 +81,8 @@ class ObjectStore:
         if not path.suffix:
             return path.stat().st_size
         with path.open("rb") as file:
-            return _inflated_size(file.read(_FRAME_HEADER_BYTES), reference)
+            size = _inflated_size(file.read(_FRAME_HEADER_BYTES), reference)
+        return _checked(size, path.stat().st_size, reference)
 
     def delete(self, reference: str) -> int:
         """Remove an object and return the bytes that this freed, 0 where it was gone already."""
@@ -129,4 +141,10 @@ def _inflated_size(head: bytes, reference: str) -> int:
         raise CorruptState(f"object {reference} should be compressed and is not: {error}") from None
     if size < 0:
         raise CorruptState(f"object {reference} does not say how large it is")
+    return size
+
+
+def _checked(size: int, stored: int, reference: str) -> int:
+    if size > max(UNPACKED_BYTES, UNPACKED_RATIO * stored):
+        raise CorruptState(f"object {reference} unpacks from {stored} to {size} bytes, which nothing of ours does")
     return size
