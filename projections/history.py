@@ -42,17 +42,15 @@ UNPACKED_RATIO: Final = 100
 """Events unpack to less than ten times their files (measured over nine runs); what claims more than this is left out"""
 UNPACKED_BYTES: Final = 16 * 2**20
 """unless it is as small as this."""
-_UNREADABLE: Final = (
-    duckdb.IOException,
-    duckdb.InvalidInputException,
-    duckdb.SerializationException,
-    duckdb.ConversionException,
-    duckdb.OutOfRangeException,
-    duckdb.OutOfMemoryException,
-    duckdb.InternalException,
-    duckdb.FatalException,
+_OF_THE_QUERY: Final = (
+    duckdb.ParserException,
+    duckdb.SyntaxException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.PermissionException,
+    duckdb.InterruptException,
 )
-"""What DuckDB raises where a file's bytes are not what they should be, and for other reasons."""
+"""Errors that no file is the cause of. For all others one may be: DuckDB has no error of its own for damaged bytes."""
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +132,9 @@ class History:
         """
         try:
             yield
-        except _UNREADABLE as error:
+        except duckdb.Error as error:
+            if isinstance(error, _OF_THE_QUERY):
+                raise
             before = {each.name for each in self.damage}
             found = damaged(self.archive, self.manifest.files, trust_cache=False)
             new = [each for each in found if each.name not in before]

@@ -41,29 +41,37 @@ _XERIAL_HEADER: Final = 16
 
 
 class Whole:
-    """A batch whose checksum holds. `records` opens it."""
+    """A batch whose checksum holds. `records` opens it; `size` is its bytes, or what they unpack to once it is open."""
 
-    __slots__ = ("_place", "data", "first", "is_control_batch", "next_offset")
+    __slots__ = ("_batch", "_data", "_head", "_place", "first", "is_control_batch", "next_offset", "size")
 
-    def __init__(self, place: tuple[str, int], data: memoryview, head: tuple[int, ...]) -> None:
+    def __init__(self, place: tuple[str, int], data: memoryview, head: tuple[int, ...], batch: Any) -> None:
         self._place = place
-        self.data = data
+        self._data = data
+        self._head = head
+        self._batch = batch
         self.first = head[0]
         self.next_offset = head[0] + head[6] + 1
+        self.size = len(data)
         self.is_control_batch = bool(head[5] & _CONTROL)
 
     def records(self) -> tuple[list[Any], list[Unreadable]]:
         """Its records in their order, as aiokafka makes them, and what of it cannot be read."""
-        try:
-            opened = _unpacked(self.data)
-        except Exception as error:  # noqa: BLE001 - every codec has errors of its own
-            return [], [self._hole(self.first, self.next_offset, f"its records cannot be unpacked ({_named(error)})")]
-        count = _HEADER.unpack_from(opened)[12]
+        count = self._head[12]
         if not 0 <= count <= MAX_BATCH_RECORDS:
             why = f"a batch of {count} records, and {MAX_BATCH_RECORDS} are read of one"
             return [], [self._hole(self.first, self.next_offset, why)]
+        batch, opened = self._batch, self._data
+        if self._head[5] & _CODEC_MASK:
+            try:
+                opened = _unpacked(self._data)
+            except Exception as error:  # noqa: BLE001 - every codec has errors of its own
+                why = f"its records cannot be unpacked ({_named(error)})"
+                return [], [self._hole(self.first, self.next_offset, why)]
+            self.size = len(opened)
+            batch = DefaultRecordBatch(opened)
         try:
-            found = list(DefaultRecordBatch(opened))
+            found = list(batch)
         except Exception as error:  # noqa: BLE001 - not all are CorruptRecordException: a header's name may be no text
             return self._in_place(_one_by_one(bytearray(opened), count), _named(error))
         if [record.offset for record in found] == list(range(self.first, self.next_offset)):
@@ -99,26 +107,29 @@ def parts(data: Any, place: tuple[str, int], position: int, end: int) -> Iterato
 
     `end` is where the log ends, or -1. Bytes at the end that the answer's size cut off come with the next fetch.
     """
-    view, at = memoryview(data), 0
+    view, at, length = memoryview(data), 0, len(data)
     limit = end if end >= 0 else position + MAX_LEAP
-    while at < len(view):
-        head = _head(view, at)
+    while at < length:
+        head = _HEADER.unpack_from(view, at) if length - at >= _HEADER.size else None
         size = _PREFIX + head[1] if head is not None else 0
-        if head is None or at + size > len(view):
-            if at and (head is None or head[3] == _MAGIC[0]):
-                return  # cut off by the answer's size
-            why = f"a batch of {size} bytes, of which the log gives {len(view) - at}"
-        elif size < _HEADER.size or head[3] != _MAGIC[0]:
-            why = f"a batch of {size} bytes in format {head[3]}"
-        elif not _sound(view[at : at + size]):
-            why = "its checksum is wrong"
-        elif not head[0] <= limit or not position <= head[0] + head[6] <= limit or not 0 <= head[6] <= MAX_LEAP:
-            why = f"its offsets {head[0]} to {head[0] + head[6]} are not where the log is read"
+        if head is not None and head[3] == _MAGIC[0] and _HEADER.size <= size <= length - at:
+            whole = view[at : at + size]
+            batch = DefaultRecordBatch(whole)
+            first, last = head[0], head[0] + head[6]
+            if not batch.validate_crc():
+                why = "its checksum is wrong"
+            elif not (first <= last and position <= last < limit and head[6] >= 0):
+                why = f"its offsets {first} to {last} are not where the log is read"
+            else:
+                yield Whole(place, whole, head, batch)
+                at, position = at + size, last + 1
+                continue
+        elif at and (head is None or (head[3] == _MAGIC[0] and size >= _HEADER.size)):
+            return  # cut off by the answer's size
+        elif head is None or (head[3] == _MAGIC[0] and size >= _HEADER.size):
+            why = f"a batch of {size} bytes, of which the log gives {length - at}"
         else:
-            whole = Whole(place, view[at : at + size], head)
-            yield whole
-            at, position = at + size, whole.next_offset
-            continue
+            why = f"a batch of {size} bytes in format {head[3]}"
         at, following = _behind(view, at, head, position, limit)
         yield Unreadable(*place, position, following, why)
         position = following

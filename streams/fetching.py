@@ -54,10 +54,6 @@ class Reading:
     opened: int = 0
     corrupt: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
 
-    def full(self) -> bool:
-        """Whether enough was opened for one call of the consumer."""
-        return self.opened >= OPENED_BYTES
-
     def given_up(self, place: TopicPartition, offset: int) -> bool:
         """Whether the broker has said often enough that what is at `offset` is corrupt."""
         at, said = self.corrupt.get(place, (offset, 0))
@@ -85,39 +81,44 @@ class Fetched:
         return next(self._items)
 
     def _opened(self) -> Iterator[Any]:
-        while not self._reading.full() and (part := next(self._parts, None)) is not None:
+        reading, place = self._reading, self._place
+        if reading.opened >= OPENED_BYTES:  # other partitions have filled this call; this one is fetched again
+            return
+        for part in self._parts:
             if isinstance(part, Unreadable):
                 self.next_fetch_offset = part.next
                 yield from self._left_out([part])
             elif part.is_control_batch:
                 self.next_fetch_offset = part.next_offset
             else:
-                yield from self._of(part)
+                records, holes = self._behind(part)
+                if reading.batches:
+                    self.next_fetch_offset = part.next_offset
+                    if records:
+                        yield self._batch(part, records)
+                else:
+                    reading.opened += part.size
+                    for record in records:
+                        self.next_fetch_offset = record.offset + 1
+                        yield _record(place, record)
+                    self.next_fetch_offset = part.next_offset
+                if holes:
+                    yield from self._left_out(holes)
+            if reading.opened >= OPENED_BYTES:
+                return
 
-    def _of(self, whole: Whole) -> Iterator[Any]:
+    def _behind(self, whole: Whole) -> tuple[list[Any], list[Unreadable]]:
+        """What of a batch lies at the position or behind it: a batch is only ever fetched whole."""
         records, holes = whole.records()
         position = self.next_fetch_offset
-        if whole.first < position:  # a batch is only ever fetched whole
+        if whole.first < position:
             records = [record for record in records if record.offset >= position]
             holes = [hole for hole in holes if hole.next > position]
-        if self._reading.batches:
-            self.next_fetch_offset = whole.next_offset
-            if records:
-                yield self._batch(whole, records)
-        else:
-            self._reading.opened += len(whole.data)
-            for record in records:
-                self.next_fetch_offset = record.offset + 1
-                yield _record(self._place, record)
-            self.next_fetch_offset = whole.next_offset
-        yield from self._left_out(holes)
+        return records, holes
 
     def _batch(self, whole: Whole, records: list[Any]) -> Batch:
         headers = [record.headers for record in records]
-        values = [record.value for record in records]
-        size = max(len(whole.data), sum(len(value) for value in values if value)) + HEADER_BYTES * sum(
-            map(len, headers)
-        )
+        size = whole.size + HEADER_BYTES * sum(map(len, headers))
         self._reading.opened += size
         return Batch(
             self._place.topic,
@@ -125,7 +126,7 @@ class Fetched:
             [record.offset for record in records],
             [record.timestamp for record in records],
             [record.key for record in records],
-            values,
+            [record.value for record in records],
             headers,
             size=size,
         )

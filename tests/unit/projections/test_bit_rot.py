@@ -22,7 +22,7 @@ from projections.transfer import Folder, transfer
 
 FLIPS = 60
 QUESTIONS = (
-    "SELECT count(*), sum(epoch), sum(validation_loss) FROM epochs",
+    "SELECT count(*), sum(epoch), sum(probe_loss) FROM epochs",
     "SELECT status, count(*) FROM runs GROUP BY ALL ORDER BY ALL",
     "SELECT count(*), sum(hash(log_raw)) FROM log.every",
 )
