@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from esper.errors import CorruptState
+
 MOST_BYTES: Final = 8 * 2**20
 """Of one text. Parsed it takes up to some thirty times as much memory."""
 
@@ -17,3 +19,16 @@ def parsed(text: bytes | str, most: int = MOST_BYTES) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("JSON that is nested too deep") from None
+
+
+def configuration(text: str) -> dict[str, Any]:
+    """The configuration that a run's first event holds, empty where it has none; raises CorruptState for no object."""
+    try:
+        found = parsed(text or "{}")
+    except ValueError as error:
+        raise CorruptState(
+            f"the run's configuration cannot be read: {error}; `esper archive verify` looks at all"
+        ) from None
+    if not isinstance(found, dict):
+        raise CorruptState(f"the run's configuration is no JSON object but a {type(found).__name__}")
+    return found

@@ -147,7 +147,7 @@ def test_a_payload_that_is_torn_is_no_event(damage):
 
 def test_an_event_of_a_time_that_no_reader_can_hold_is_none():
     event = event_pb2.Event(event_id=bytes(16), schema_version=1, recorded_at_ns=envelope.LATEST_NS + 1)
-    event.run_ended.SetInParent()
+    event.run_resumed.SetInParent()
     tables = decode([Batch("esper.runs", 0, [0], [0], [None], [event.SerializeToString()], [()])])
 
     assert tables["invalid"]["reason"].to_pylist() == [
