@@ -15,8 +15,9 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from esper.errors import CorruptState, InvalidInput
+from esper.leyline.folders import Folder as HeldFolder
 from esper.leyline.signing import KeyRing
-from projections import files, manifest
+from projections import manifest
 from projections.archive_writer import Archive
 from projections.decode import decode
 from projections.manifest import FILES, FileEntry, Manifest, Place
@@ -56,10 +57,8 @@ def from_copy(archive: Path, entry: FileEntry, copy: Folder) -> Path | None:
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise InvalidInput(f"{entry.name} in {copy.address} is damaged too: take another copy, or ask the log")
     aside = _set_aside(archive, entry.name)
-    draft = archive / f".repair-{secrets.token_hex(4)}"
-    files.write_synced(draft, content)
-    draft.replace(archive / FILES / entry.name)
-    files.sync_folder(archive / FILES)
+    with HeldFolder.open(archive) as held, held.inside(FILES) as folder:
+        folder.write(entry.name, content)
     return aside
 
 
@@ -124,14 +123,16 @@ def _touches(one: Mapping[Place, tuple[int, int]], other: Mapping[Place, tuple[i
 
 def _set_aside(archive: Path, name: str) -> Path | None:
     """Move a file out of the way; None where it is not there."""
-    (archive / ASIDE).mkdir(exist_ok=True)
-    target = archive / ASIDE / name
-    if target.exists():
-        target = archive / ASIDE / f"{secrets.token_hex(4)}-{name}"
-    try:
-        (archive / FILES / name).replace(target)
-    except FileNotFoundError:
-        return None
-    files.sync_folder(archive / ASIDE)
-    files.sync_folder(archive / FILES)
-    return target
+    with (
+        HeldFolder.open(archive) as held,
+        held.inside(FILES) as folder,
+        held.inside(ASIDE, make=True) as aside,
+    ):
+        target = name if not (archive / ASIDE / name).exists() else f"{secrets.token_hex(4)}-{name}"
+        try:
+            folder.move(name, aside, target)
+        except FileNotFoundError:
+            return None
+        aside.sync()
+        folder.sync()
+    return archive / ASIDE / target

@@ -22,15 +22,14 @@ from typing import Final, TextIO, TypeVar
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
-from esper.errors import InvalidInput, LogUnavailable
+from esper.errors import LogUnavailable
 from esper.installation import python_module
 from projections.archive_writer import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
 from projections.records import Batch, Unreadable
 from projections.verify import scrub
+from streams.archive_start import connect
 from streams.bulk import read_in_batches
-from streams.consumer import LogConsumer
 from streams.entry import Place, announce, by_hand, clients_may_warn, log_to_stderr, parser_of, place_of
 from streams.health import HealthServer
 from streams.metrics import Metrics
@@ -86,9 +85,9 @@ async def _serve(place: Place, messages: TextIO) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     with Archive(place.settings.data / "archive", place.ring) as archive:
-        await ensure_topics(place.brokers)
+        cluster_id = await ensure_topics(place.brokers)
         read_in_batches()
-        consumer = await connect(place.brokers, archive)
+        consumer = await connect(place.brokers, archive, cluster_id)
         log = place.settings.data / "log" if place.settings.brokers is None else None
         pump = ArchiveLoop(archive, consumer, metrics, stop, log)
         try:
@@ -97,41 +96,6 @@ async def _serve(place: Place, messages: TextIO) -> None:
                 await pump.run()
         finally:
             await consumer.stop()
-
-
-async def connect(brokers: str, archive: Archive) -> LogConsumer:
-    """A consumer of every partition of every topic, from where the archive ends.
-
-    Raises LogUnavailable where the log does not answer, and InvalidInput where it ends before the archive does: then
-    it is another log, and what it holds would pass as archived already.
-    """
-    consumer = LogConsumer(
-        bootstrap_servers=brokers,
-        group_id=ARCHIVER_GROUP,
-        batches=True,
-        auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
-        max_partition_fetch_bytes=2 * 2**20,
-        fetch_max_bytes=8 * 2**20,
-    )
-    try:
-        await consumer.start()
-        places = [TopicPartition(topic.name, partition) for topic in TOPICS for partition in range(PARTITIONS)]
-        consumer.assign(places)
-        ends = await consumer.end_offsets(places)
-        begins = await consumer.beginning_offsets(places)
-    except (KafkaError, OSError) as error:
-        await consumer.stop()
-        raise LogUnavailable(f"no log answers at {brokers}: {error!r}; start one or correct ESPER_BROKERS") from None
-    for place in places:
-        wanted = archive.manifest.next_offsets.get((place.topic, place.partition), begins[place])
-        if ends[place] < wanted:
-            await consumer.stop()
-            raise InvalidInput(
-                f"{archive.folder} holds {place.topic}/{place.partition} up to offset {wanted} and the log at "
-                f"{brokers} ends at {ends[place]}: it is another log, so give it another data folder"
-            )
-        consumer.seek(place, wanted)
-    return consumer
 
 
 @dataclass(slots=True)
@@ -224,6 +188,7 @@ class ArchiveLoop:
     async def _flush(self, fetched: Sequence[Batch | Unreadable]) -> None:
         if not fetched:
             return
+        self._refuse_what_went_back(fetched)
         started = time.monotonic()
         batches = [self._located(each) if isinstance(each, Unreadable) else each for each in fetched]
         done: Flushed = await self._own(lambda: self._archive.take(batches))
@@ -252,6 +217,17 @@ class ArchiveLoop:
         held = [path for path in folder.glob("*.log") if path.stem.isdecimal() and int(path.stem) <= unreadable.first]
         return replace(unreadable, file=str(max(held).relative_to(self._log.parent))) if held else unreadable
 
+    def _refuse_what_went_back(self, batches: Sequence[Batch | Unreadable]) -> None:
+        """Raises LogUnavailable where the log gives offsets that are archived: a start compares the two and decides."""
+        for batch in batches:
+            end = self._archive.manifest.next_offsets.get((batch.topic, batch.partition), 0)
+            first = batch.first if isinstance(batch, Unreadable) else batch.offsets[0] if batch.offsets else end
+            if first < end:
+                raise LogUnavailable(
+                    f"the log goes on at {batch.topic}/{batch.partition} offset {first} and {end} are "
+                    "archived: it was put back or replaced; the archiver starts again and compares them"
+                )
+
     async def _commit(self, *, final: bool = False) -> None:
         """Tell the log what it may delete. Losing this costs nothing: the manifest is the position that counts."""
         if not final and time.monotonic() - self._committed_at < COMMIT_S:
@@ -274,6 +250,7 @@ class ArchiveLoop:
         deleted_at, scrubbed_at = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(COMPACT_S)
+            await self._own(self._archive.keep_manifest)
             jobs = plan(self._archive.manifest, self._damaged)
             if jobs:
                 await self._compact([job_to_line(job) for job in jobs])
@@ -283,6 +260,7 @@ class ArchiveLoop:
             if time.monotonic() - deleted_at >= DELETE_S:
                 deleted_at = time.monotonic()
                 await self._own(lambda: self._archive.delete_retired(time.time()))
+                await self._own(self._archive.drop_set_aside)
 
     async def _scrub(self) -> None:
         """Look again at some files, beside the flushes; what is damaged is named, and merged with nothing."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from aiokafka.consumer import fetcher
@@ -113,7 +113,7 @@ class Fetched:
         position = self.next_fetch_offset
         if whole.first < position:
             records = [record for record in records if record.offset >= position]
-            holes = [hole for hole in holes if hole.next > position]
+            holes = [replace(hole, first=max(hole.first, position)) for hole in holes if hole.next > position]
         return records, holes
 
     def _batch(self, whole: Whole, records: list[Any]) -> Batch:
