@@ -183,6 +183,8 @@ def parse(payload: bytes) -> Event:
         raise ContractViolation(f"not an event: {error}") from None
     if len(event.event_id) != 16:
         raise ContractViolation(f"event_id has {len(event.event_id)} bytes instead of 16")
+    if event.recorded_at_ns > LATEST_NS:
+        raise ContractViolation(f"recorded_at_ns is {event.recorded_at_ns}, which is after the year 2262")
     body = event.WhichOneof("body")
     if body is None:
         raise ContractViolation(
