@@ -61,6 +61,9 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     if taken:
         logger.warning("%d records that had left the log were archived again from files that were set aside", taken)
     archive.follows(cluster_id)
+    gone = archive.note_gone(begins)
+    if gone:
+        logger.error("%d offsets had left the log before they were archived: see `esper archive status`", gone)
     consumer.assign(places)
     for place in places:
         at = (place.topic, place.partition)
