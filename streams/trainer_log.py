@@ -45,6 +45,7 @@ CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
 RETRY_S: Final = 0.1
+CATCH_UP_S: Final = 10.0
 logger = logging.getLogger(__name__)
 
 
@@ -163,6 +164,7 @@ class KafkaLog:
         self._claims = Claims(run_id)
         self.ends: dict[Place, int] = {}
         self._archived = archived
+        self._caught_up = threading.Event()
         self._closed = False
         self._since_ns = time.time_ns()
         try:
@@ -204,6 +206,10 @@ class KafkaLog:
         Raises Superseded where another process was first, and publishes nothing where that is known already.
         """
         self._claims.make(event)
+        if self._archived is not None:
+            self._caught_up.wait(
+                CATCH_UP_S
+            )  # what lies before is known then, and where it does not come the claim tells
         self._claims.check()
         self.writer.publish(event)
         self.writer.flush(timeout_s)
@@ -275,7 +281,10 @@ class KafkaLog:
             consumer.assign([place])
             self.ends[place.topic, place.partition] = await consumer.position(place)
             if topic is RUNS and self._archived is not None:
-                consumer.seek(place, self._archived.get((place.topic, place.partition), 0))
+                begin = self._archived.get((place.topic, place.partition), 0)
+                consumer.seek(place, begin)
+                if begin >= self.ends[place.topic, place.partition]:
+                    self._caught_up.set()
         except BaseException:
             await consumer.stop()
             raise
@@ -294,6 +303,8 @@ class KafkaLog:
                 continue
             if message.topic == COMMANDS.name or message.key == self._key:
                 take(record_of(message))
+            if message.offset + 1 >= self.ends[message.topic, message.partition] and message.topic == RUNS.name:
+                self._caught_up.set()
 
     def _fact(self, record: Record) -> None:
         """A fact of this run, mostly one of our own: only a claim matters, and only one that is signed."""
