@@ -165,6 +165,8 @@ class KafkaLog:
         self.ends: dict[Place, int] = {}
         self._archived = archived
         self._caught_up = threading.Event()
+        if archived is None:
+            self._caught_up.set()
         self._closed = False
         self._since_ns = time.time_ns()
         try:
@@ -206,10 +208,7 @@ class KafkaLog:
         Raises Superseded where another process was first, and publishes nothing where that is known already.
         """
         self._claims.make(event)
-        if self._archived is not None:
-            self._caught_up.wait(
-                CATCH_UP_S
-            )  # what lies before is known then, and where it does not come the claim tells
+        self._caught_up.wait(CATCH_UP_S)  # so that nothing is published where the run has been another's for long
         self._claims.check()
         self.writer.publish(event)
         self.writer.flush(timeout_s)
@@ -283,8 +282,7 @@ class KafkaLog:
             if topic is RUNS and self._archived is not None:
                 begin = self._archived.get((place.topic, place.partition), 0)
                 consumer.seek(place, begin)
-                if begin >= self.ends[place.topic, place.partition]:
-                    self._caught_up.set()
+                self._look_at(begin)
         except BaseException:
             await consumer.stop()
             raise
@@ -303,8 +301,13 @@ class KafkaLog:
                 continue
             if message.topic == COMMANDS.name or message.key == self._key:
                 take(record_of(message))
-            if message.offset + 1 >= self.ends[message.topic, message.partition] and message.topic == RUNS.name:
-                self._caught_up.set()
+            if not self._caught_up.is_set() and message.topic == RUNS.name:
+                self._look_at(message.offset + 1)
+
+    def _look_at(self, offset: int) -> None:
+        """Claims before this offset are known."""
+        if offset >= self.ends[RUNS.name, partition_of(self._key)]:
+            self._caught_up.set()
 
     def _fact(self, record: Record) -> None:
         """A fact of this run, mostly one of our own: only a claim matters, and only one that is signed."""
