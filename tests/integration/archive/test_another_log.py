@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.consumer import fetcher
 
 from esper.errors import InvalidInput
 from projections import manifest
@@ -17,16 +16,9 @@ from projections.generated import history, records
 from projections.records import Batch, StoredRecord
 from streams.archive_start import connect
 from streams.broker.launch import start_broker
-from streams.bulk import read_in_batches
 from streams.topics import ensure_topics
 
 COUNT = 60
-
-
-@pytest.fixture(autouse=True)
-def _records_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The archiver's way of reading is this process's from then on; here it ends with the test."""
-    monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
 
 
 def made(seed: int) -> list[StoredRecord]:
@@ -36,7 +28,6 @@ def made(seed: int) -> list[StoredRecord]:
 async def archived(address: str, folder: Path, upto: int) -> str:
     """Archive what the log at an address has, as the archiver does it; the cluster's id."""
     cluster_id = await ensure_topics(address)
-    read_in_batches()
     with Archive(folder) as archive:
         consumer = await connect(address, archive, cluster_id)
         try:
