@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
+from esper.leyline.names import checked
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
@@ -78,7 +79,7 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
         config, plan = RunConfig.from_json(options.config), Plan.from_json(options.plan)
-        result = _train(options.data_dir, options.run_id, config, messages, plan, stop=stop)
+        result = _train(options.data_dir, checked(options.run_id, "the run id"), config, messages, plan, stop=stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})
         return 2
@@ -99,7 +100,7 @@ def _train(
     """Prepare, wait for the word, train; the result as JSON types."""
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415 - torch is loaded by now
     from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
-    from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
+    from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
@@ -110,7 +111,8 @@ def _train(
     if config.compiled_kernels:
         compiled = tempfile.TemporaryDirectory(prefix="compiled-", dir=settings.run_folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled.name
-    task = recorded_task(config.task, plan.source, objects)
+    new = plan.begin == "start"
+    task = load_task(config.task) if new else recorded_task(config.task, plan.source, objects)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()
     if not brokers:
