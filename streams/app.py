@@ -6,6 +6,8 @@ What is patched in faust-streaming 0.15.3 and aiokafka 0.14.0, and which upstrea
   none, goes nowhere, and the records that Faust threw away in a rebalance are lost.
 - `CommitKeeper`: faust-streaming/faust issue 316. A commit that failed counts as made. Upstream's pull request 692
   mends the mark and not the acknowledgements, which are dropped before the commit; ours keeps both.
+- `LoopConsumer`: no issue known. Faust gives its consumer a thread and an event loop of its own, so that agents which
+  block do not hold up its heartbeats. Ours never block for long, and each record then crossed between two loops twice.
 - `aiokafka.AIOKafkaConsumer` is replaced because Faust sets its `fetch_max_wait_ms` to 1,500 and offers no setting (no
   issue known). `streams.consumer` says why that matters.
 """
@@ -24,6 +26,8 @@ from typing import Any
 import aiokafka
 import faust
 from faust.transport.drivers import aiokafka as driver
+from mode import Service
+from mode.utils.futures import maybe_async
 
 from contracts.topics import PARTITIONS, Topic
 from streams.consumer import LogConsumer
@@ -88,6 +92,9 @@ class CommitKeeper(driver.Consumer):
                 self._take_back(before, offsets)
         return done
 
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        return LoopConsumer(self, loop=self.loop, beacon=self.beacon)
+
     async def verify_all_partitions_active(self) -> None:
         """Faust walks all partitions every second or so, to warn of those that stand still, as an idle log's do."""
 
@@ -103,6 +110,59 @@ class CommitKeeper(driver.Consumer):
             missing = [each for each in acknowledged if each not in self._acked_index[place]]
             self._acked_index[place].update(missing)
             self._acked[place].extend(missing)
+
+
+class LoopConsumer(driver.AIOKafkaConsumerThread):
+    """What Faust calls the consumer's thread, as a plain service in the loop of the app.
+
+    A handler that computes for long holds up the group's heartbeats with it: it belongs into a thread of its own.
+    """
+
+    wait_for_shutdown = False
+
+    def __init__(self, consumer: driver.Consumer, *, loop: asyncio.AbstractEventLoop, **named: Any) -> None:
+        super().__init__(consumer, loop=loop, thread_loop=loop, **named)
+
+    async def maybe_start(self) -> bool:
+        """Start it if that was not done; whether it was."""
+        return bool(await Service.maybe_start(self))
+
+    async def start(self) -> None:
+        """Start in the running loop."""
+        await self._default_start()
+
+    async def stop(self) -> None:
+        """Disconnect, and end the tasks."""
+        await Service.stop(self)
+
+    async def on_stop(self) -> None:
+        """Leave the group."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def crash(self, reason: BaseException) -> None:
+        """Tell the app that the consumer can do no more."""
+        await Service.crash(self, reason)
+
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
+        """Call `fun` here and now: there is no other thread."""
+        return await maybe_async(fun(*args, **named))
+
+    def _get_tasks(self) -> tuple[()]:
+        """None: the one that it would have only keeps a thread's loop awake."""
+        return ()
+
+    def _stopped_set(self) -> None:
+        self._stopped.set()
+
+    async def _stop_children(self) -> None:
+        await self._default_stop_children()
+
+    async def _stop_futures(self) -> None:
+        await self._default_stop_futures()
+
+    async def _stop_exit_stacks(self) -> None:
+        await self._default_stop_exit_stacks()
 
 
 def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent: bool = False) -> faust.App:

@@ -34,6 +34,33 @@ from streams.health import HealthServer
 from streams.metrics import Metrics
 from streams.topics import ensure_topics
 
+FLUSH_S: Final = 0.2
+"""From the beginning of a flush to that of the next: a record after a pause is flushed at once, a stream of them five
+times a second. What is left of a second is for the disk, and for a reader to look."""
+
+FLUSH_RECORDS: Final = 30_000
+
+FLUSH_BYTES: Final = 32 * 2**20
+"""So much is flushed without waiting, and more than that is not fetched beside a flush. Larger flushes cost less an
+event, because a file of a body type costs the same however little is in it, and more memory."""
+
+POLL_MS: Final = 50
+
+IDLE_MS: Final = 10_000
+"""How long to wait for a record while none waits for its flush: whatever comes, comes at once."""
+
+COMMIT_S: Final = 0.5
+
+COMPACT_S: Final = 5.0
+
+DELETE_S: Final = 30.0
+
+STALLED_S: Final = 10.0
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
 
 def run(arguments: Sequence[str], messages: TextIO) -> None:
     """Archive until SIGTERM or SIGINT. Raises EsperError."""
@@ -98,37 +125,6 @@ async def connect(brokers: str, archive: Archive) -> LogConsumer:
             )
         consumer.seek(place, wanted)
     return consumer
-
-
-if __name__ == "__main__":
-    sys.exit(by_hand("archiver", run))
-
-FLUSH_S: Final = 0.2
-"""From the beginning of a flush to that of the next: a record after a pause is flushed at once, a stream of them five
-times a second. What is left of a second is for the disk, and for a reader to look."""
-
-FLUSH_RECORDS: Final = 30_000
-
-FLUSH_BYTES: Final = 32 * 2**20
-"""So much is flushed without waiting, and more than that is not fetched beside a flush. Larger flushes cost less an
-event, because a file of a body type costs the same however little is in it, and more memory."""
-
-POLL_MS: Final = 50
-
-IDLE_MS: Final = 10_000
-"""How long to wait for a record while none waits for its flush: whatever comes, comes at once."""
-
-COMMIT_S: Final = 0.5
-
-COMPACT_S: Final = 5.0
-
-DELETE_S: Final = 30.0
-
-STALLED_S: Final = 10.0
-
-Result = TypeVar("Result")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -293,3 +289,7 @@ def _unless_over(flush: asyncio.Task[None] | None) -> asyncio.Task[None] | None:
         return flush
     flush.result()
     return None
+
+
+if __name__ == "__main__":
+    sys.exit(by_hand("archiver", run))

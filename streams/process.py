@@ -88,8 +88,8 @@ async def _serve(name: str, place: Place, setup: Setup, messages: TextIO, *, urg
 def _settle() -> None:
     """Take two stalls out of an agent's answers: collections that walk every module, and threads that wait 5 ms.
 
-    Faust's consumer has a thread of its own, and each hand-over of the interpreter between it and the agents costs up
-    to the switch interval.
+    The health server and what agents give to threads (objects to sync) may compute as well, and each hand-over of the
+    interpreter costs up to the switch interval.
     """
     gc.collect()
     gc.freeze()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from xdist.scheduler import LoadScopeScheduling
 # Small tensors: a second thread costs more than it brings, here and in every process that a test starts. Torch reads
 # this when it is imported, which is after this file.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Compiled once, here and in hundreds of child processes: each would compile Esper's modules anew (0.15 s) where the
+# caller, as a container image may, asks Python to keep no bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Torch believes what the processor says of its vector instructions. Otherwise every process that compiles a kernel
+# compiles a program for each kind of them first, to see whether it runs: 5 s.
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
 
 settings.register_profile("esper", deadline=None, database=None)
 settings.load_profile("esper")

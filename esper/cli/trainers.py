@@ -27,7 +27,7 @@ LOG_NAME: Final = "trainers.log"
 LIBRARIES: Final = (
     "torch",
     "torch._dynamo",  # torch imports it anyway, at the first step of any optimiser
-    "esper.tolaria.fork",
+    "esper.tolaria.session",
     "esper.tolaria.resume",
     "esper.tolaria.tasks",
     "esper.tolaria.train",

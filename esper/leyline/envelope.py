@@ -3,12 +3,20 @@
 An event of an older schema becomes one of today's when it is read (`parse`), one step a version; what lies on a log is
 never rewritten. A schema version rises only where an old reader could not read what a new writer publishes
 (docs/contracts.md).
+
+`unknown_values` are enum values that this contract does not know, as a newer writer may send them. Nissa takes such a
+value for the enum's 0, unknown, counts it and tells of it (R-LEY-20). What must not be guessed at is refused where it
+is read: a command, a fact's stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Final, TypeAlias
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import BY_BODY, EMERGENCY, Topic
@@ -16,11 +24,21 @@ from esper.errors import ContractViolation
 
 Event = event_pb2.Event
 
+
 SCHEMA_VERSION: Final = 1
+
+
 OLDEST_VERSION: Final = 1
+
+
 """What was written once can be read for ever: from here on, older versions are upcast."""
+
+
 MESSAGE_VERSION: Final = 1
+
+
 """What the messages that have a `version` of their own must say (R-LEY-6)."""
+
 
 VERSIONED: Final[Mapping[str, str]] = {
     "epoch_completed": "state",
@@ -30,22 +48,36 @@ VERSIONED: Final[Mapping[str, str]] = {
     "bsds_issued": "bsds",
     "benchmark_report": "benchmark",
 }
+
+
 """The bodies with such a message, and the field that holds it, empty where the body is the message. Adaptation commands
 are not among them: the verifier refuses those of another version, so that their rejection is recorded."""
+
+
 MAX_EVENT_BYTES: Final = 256 * 1024
+
+
 """Larger events are refused before they are published: large bytes live in the object store."""
 
+
 Upcaster: TypeAlias = Callable[[Any], None]
+
+
 """Changes an event, in place, from the version that it is registered under to the next."""
 
+
 UPCASTERS: Final[Mapping[tuple[str, int], Upcaster]] = {}
+
+
 """By the body's name and the version that it comes from. A body that a version left alone has none there."""
+
 
 _PRIORITY_OF_LEVEL: Final = {
     leyline_pb2.TELEMETRY_LEVEL_CRITICAL: leyline_pb2.MESSAGE_PRIORITY_CRITICAL,
     leyline_pb2.TELEMETRY_LEVEL_ERROR: leyline_pb2.MESSAGE_PRIORITY_HIGH,
     leyline_pb2.TELEMETRY_LEVEL_WARNING: leyline_pb2.MESSAGE_PRIORITY_HIGH,
 }
+
 
 _BODY_FIELD: Final[dict[str, str]] = {
     field.message_type.full_name: field.name
@@ -184,3 +216,33 @@ def upcast(event: Any, body: str, to_version: int) -> None:
         if step is not None:
             step(event)
         event.schema_version += 1
+
+
+def unknown_values(message: Message) -> list[tuple[str, int]]:
+    """The enum's name and the number of every value in `message`, at any depth, that the enum does not have."""
+    found: list[tuple[str, int]] = []
+    for field in _fields_to_look_at(message.DESCRIPTOR):
+        value = getattr(message, field.name)
+        values = value if field.is_repeated else [value]
+        if field.enum_type is not None:
+            known = field.enum_type.values_by_number
+            found += [(field.enum_type.name, number) for number in values if number not in known]
+        elif field.is_repeated or message.HasField(field.name):
+            for each in values:
+                found += unknown_values(each)
+    return found
+
+
+@cache
+def _fields_to_look_at(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
+    """The fields of a message that are enums or hold some; maps hold none in these contracts."""
+    return tuple(field for field in descriptor.fields if _holds_enums(field, ()))
+
+
+def _holds_enums(field: FieldDescriptor, above: tuple[Descriptor, ...]) -> bool:
+    if field.enum_type is not None:
+        return True
+    inner = field.message_type
+    if inner is None or inner in above or inner.GetOptions().map_entry:
+        return False
+    return any(_holds_enums(each, (*above, inner)) for each in inner.fields)

@@ -10,8 +10,7 @@ from typing import Any, Final
 from contracts.leyline.v1 import leyline_pb2
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED, CIRCUIT_BREAKER_STATE_OPEN
 from esper.leyline import envelope
-from esper.leyline.enums import unknown_values
-from esper.leyline.envelope import Event
+from esper.leyline.envelope import Event, unknown_values
 from esper.nissa.catalogue import BY_NAME, prometheus_form
 
 MS_PER_S: Final = 1_000.0

@@ -59,11 +59,11 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
     logits += [OVERRIDING] * (len(obeyed.actions) - len(actions))
     action = pick(logits, obeyed.mask, draw, greedy=policy.greedy)
     if obeyed.replaced:
-        reason = f"{advice.reasons[wanted]}; but {obeyed.reasons[-1]}"
+        reason = f"{advice.reason(wanted)}; but {obeyed.reasons[-1]}"
     elif policy.greedy and wanted != action:
-        reason = f"{advice.reasons[action]}; {actions[wanted]} was forbidden: {'; '.join(obeyed.reasons)}"
+        reason = f"{advice.reason(action)}; {actions[wanted]} was forbidden: {'; '.join(obeyed.reasons)}"
     else:
-        reason = advice.reasons[action]
+        reason = advice.reason(action)
     return Decision(
         actions=obeyed.actions,
         mask=obeyed.mask,

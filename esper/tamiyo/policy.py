@@ -14,14 +14,15 @@ from esper.tamiyo.actions import Action
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A policy's opinion of every action: a logit each, and the sentence that explains it if it is taken.
+    """A policy's opinion of every action: a logit each, and the sentence that explains an action if it is taken.
 
+    `reason` makes that sentence when it is asked for one: a run has dozens of actions an epoch, and one is taken.
     `value_estimate` is the share of the probe loss that the policy expects the next epoch to take off; 0 where it has
     no opinion.
     """
 
     logits: list[float]
-    reasons: list[str]
+    reason: Callable[[int], str]
     value_estimate: float = 0.0
 
 
@@ -48,7 +49,7 @@ class Policy:
 def _never_act(_state: EpochCompleted, actions: Sequence[Action], _mask: Sequence[bool]) -> Advice:
     """No action is better than nothing: what a control run uses."""
     logits = [0.0 if action.kind == "nothing" else -1.0 for action in actions]
-    return Advice(logits, ["this policy never acts"] * len(actions))
+    return Advice(logits, lambda _index: "this policy never acts")
 
 
 NONE = Policy("none", "1", greedy=True, advise=_never_act)
@@ -58,7 +59,7 @@ def _act_at_random(_state: EpochCompleted, actions: Sequence[Action], mask: Sequ
     """Nothing with probability one half, otherwise any legal action, each as likely as the others, by the softmax."""
     others = max(1, sum(mask) - 1)
     logits = [math.log(others) if action.kind == "nothing" else 0.0 for action in actions]
-    return Advice(logits, [f"drawn at random from {sum(mask)} legal actions"] * len(actions))
+    return Advice(logits, lambda _index: f"drawn at random from {sum(mask)} legal actions")
 
 
 RANDOM = Policy("random", "1", greedy=False, advise=_act_at_random)

@@ -1,34 +1,47 @@
-"""Commands: checked, applied between two steps, and answered by a fact whether they were applied or rejected."""
+"""Commands: checked, applied between two steps, and answered by a fact whether they were applied or rejected.
+
+What changed the seeds takes effect in `take_effect`: publish it, adapt the optimiser, publish a digest, wait for the
+log. A change counts only when the log has it (ruling 1), and the next optimiser step comes after that.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from google.protobuf.message import Message
 
-from contracts.leyline.v1.event_pb2 import CommandApplied, SecurityViolation
+from contracts.leyline.v1.event_pb2 import BreakerChanged, CommandApplied, SecurityViolation, SeedTransitioned
 from contracts.leyline.v1.leyline_pb2 import (
+    CIRCUIT_BREAKER_STATE_OPEN,
     COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
     COMMAND_TYPE_PAUSE,
     COMMAND_TYPE_ROLLBACK,
     COMMAND_TYPE_SEED,
     MESSAGE_PRIORITY_CRITICAL,
+    SEED_LIFECYCLE_STAGE_CULLED,
+    SEED_LIFECYCLE_STAGE_GERMINATED,
     SEED_OPERATION_CULL,
+    TELEMETRY_LEVEL_CRITICAL,
     AdaptationCommand,
+    TelemetryPacket,
 )
 from contracts.topics import COMMANDS
 from esper.errors import InvalidInput
 from esper.kasmina.commands import CommandRefused
 from esper.leyline import ids
-from esper.leyline.envelope import Event
-from esper.tolaria.effects import drain, take_effect
-from esper.tolaria.run import Chain, Run
+from esper.leyline.envelope import Event, priority_of
+from esper.tolaria.optimizer import HOST
+from esper.tolaria.run import Chain, Run, capture, publish_digest
 from esper.tolaria.world import Request
 
 PAUSE: Final = "pause"
+
+
 """Why a run is in conservative mode until the decision of the next epoch has been made."""
+
 
 _HYPERPARAMETERS: Final = ("lr", "lr_factor", "weight_decay")
 
@@ -207,3 +220,78 @@ def _reject(run: Run, request: Request) -> None:
             reason=body.reason, topic=COMMANDS.name, detail=body.detail, subject_id=body.command_id
         )
         run.recorder.publish(violation, priority=MESSAGE_PRIORITY_CRITICAL)
+
+
+def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:
+    """Publish bodies in order; the cause of each is `chain`, or the chain of the seed that it is about.
+
+    A breaker that opens puts the run into conservative mode, any other change of it takes the run out again.
+    """
+    for message in messages:
+        link = chain or run.chains.get(getattr(message, "seed_id", ""))
+        run.recorder.publish(
+            message,
+            causation_id=link.applied_id if link else b"",
+            correlation_id=link.packet_id if link else b"",
+            priority=priority_of(message),
+        )
+        if isinstance(message, BreakerChanged):
+            opened = message.to_state == CIRCUIT_BREAKER_STATE_OPEN
+            publish(run, run.mode.enter(message.breaker) if opened else run.mode.clear(message.breaker), chain)
+
+
+def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = None) -> None:
+    """Publish what happened to the seeds and all that follows from it, and wait until the log has it."""
+    if not messages:
+        return
+    publish(run, messages, chain)
+    transitions = [message for message in messages if isinstance(message, SeedTransitioned)]
+    for transition in transitions:
+        _seed_moved(run, transition)
+    _follow_with_optimizer(run, chain)
+    run.regroup()
+    if transitions:
+        run.flops.structure_changed()
+        publish_digest(run, capture(run), "transition")
+    run.world.flush()
+
+
+def set_rates(run: Run) -> None:
+    """Give the optimiser the rates of the coming step; publish those that were written from outside and put right."""
+    undone = run.world.rates_undone(run.rates.begin_step(run.optimizer.groups, run.recorder.step))
+    if undone:
+        publish(run, undone)
+        for change in undone:
+            publish(run, run.rate_breaker.failed(f"learning rate of {change.group} was written from outside"))
+        run.world.flush()
+
+
+def drain(run: Run) -> None:
+    """Publish Kasmina's telemetry; a critical event marks the windows of its seed."""
+    for message in run.kasmina.drain_telemetry():
+        publish(run, [message])
+        if isinstance(message, TelemetryPacket) and message.level == TELEMETRY_LEVEL_CRITICAL:
+            for event in message.events:
+                run.windows.critical(event.attributes.get("seed_id", ""))
+
+
+def _seed_moved(run: Run, transition: SeedTransitioned) -> None:
+    run.windows.seed_moved(transition.seed_id, transition.to_stage)
+    if transition.to_stage in (SEED_LIFECYCLE_STAGE_GERMINATED, SEED_LIFECYCLE_STAGE_CULLED):
+        run.epochs_since_structural_change = 0
+
+
+def _follow_with_optimizer(run: Run, chain: Chain | None) -> None:
+    """Let the optimiser and the learning rates follow the seeds that may learn now."""
+    before = set(run.optimizer.names)
+    step = run.recorder.step
+    factor = run.config.seed_rate_factor
+    changes = run.optimizer.sync(run.kasmina.trainable(), run.kasmina.modules())
+    for change in changes:
+        if change.change == "group_removed":
+            run.rates.remove(change.group)
+            before.discard(change.group)
+    publish(run, changes, chain)
+    for name in run.optimizer.names:
+        if name != HOST and name not in before:
+            publish(run, run.rates.add(name, factor, step), chain)

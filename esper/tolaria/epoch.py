@@ -22,12 +22,11 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.kasmina.gates import Loss
 from esper.leyline import ids
 from esper.leyline.envelope import Event, parse
-from esper.tolaria.commands import PAUSE, apply_command
-from esper.tolaria.effects import drain, publish, take_effect
-from esper.tolaria.fork import begin_fork
+from esper.tolaria.commands import PAUSE, apply_command, drain, publish, take_effect
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, keep, save_checkpoint
 from esper.tolaria.run import Run, capture, publish_digest
+from esper.tolaria.session import begin_fork
 from esper.tolaria.tasks.task import Evaluation, evaluate
 
 EVIDENCE_SAMPLES: Final = 256

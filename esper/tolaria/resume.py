@@ -21,12 +21,11 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged
 from esper.tolaria.fork_change import Change, Fork, place_of
 from esper.tolaria.outside import ClaimableLog, Clock, Outside
-from esper.tolaria.recorder import PRODUCER
 from esper.tolaria.replay import latest_checkpoint, recorded_world
 from esper.tolaria.session import RunResult, check_data, differences
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
-from esper.tolaria.world import LiveWorld
+from esper.tolaria.world import PRODUCER, LiveWorld
 
 _EVER: Final = 2**62
 

@@ -18,7 +18,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     EmergencySignal,
 )
 from esper.errors import CorruptState, EsperError, LogUnavailable
-from esper.tolaria.effects import drain, publish, take_effect
+from esper.tolaria.commands import drain, publish, take_effect
 from esper.tolaria.run import Run, capture, restore, verify, with_progress
 from esper.tolaria.state import Digest, FlatState, Position, Snapshot, digest, load_checkpoint, store_checkpoint
 

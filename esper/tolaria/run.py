@@ -30,11 +30,10 @@ from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
-from esper.tolaria.recorder import Recorder
 from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
-from esper.tolaria.world import World
+from esper.tolaria.world import Recorder, World
 
 _PROGRESS: Final = "progress"
 

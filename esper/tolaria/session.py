@@ -1,4 +1,7 @@
-"""A run's beginning and its end: its first facts or the checkpoint that it goes on from; its result and last fact."""
+"""A run's beginning and its end: its first facts or the checkpoint that it goes on from; its result and last fact.
+
+`begin_fork` is where a run goes on as another one, for a fork that begins now and for one that is on record.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import contextlib
 import math
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, cast
 
 import numpy as np
 import safetensors
@@ -15,19 +18,29 @@ import torch
 
 import esper
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
-from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN, CircuitBreakerState
+from contracts.leyline.v1.leyline_pb2 import (
+    CIRCUIT_BREAKER_STATE_OPEN,
+    COMMAND_TYPE_SEED,
+    AdaptationCommand,
+    CircuitBreakerState,
+    CommandSeedOperation,
+)
 from esper.errors import InvalidInput, LogUnavailable
 from esper.kasmina.lifecycle import name as stage_name
-from esper.tolaria.commands import PAUSE
+from esper.leyline import ids
+from esper.leyline.envelope import Event, new_event
+from esper.tolaria.commands import PAUSE, apply_command, carry_out
+from esper.tolaria.config import RunConfig
 from esper.tolaria.data import fingerprint
 from esper.tolaria.flops import host_flops_per_sample
+from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kernels import likely
 from esper.tolaria.rollback import keep, save_checkpoint
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
 from esper.tolaria.tasks.task import Task, evaluate
-from esper.tolaria.world import StartingPoint
+from esper.tolaria.world import NewFork, RecordedFork, StartingPoint
 
 
 def begin(run: Run) -> None:
@@ -244,3 +257,93 @@ def differences(recorded: RunStarted, task: Task) -> Iterator[str]:
     for name, value in ours.items():
         if value != then.get(name):
             yield f"{name} {then.get(name, 'unknown')} then, {value} now"
+
+
+FORK: Final = "fork"
+"""The producer of a fork's own command."""
+
+
+def begin_fork(run: Run, place: ForkPlace) -> bool:
+    """Become the fork that begins at this step and place, if there is one; whether there was.
+
+    The trainer calls this at the three places where a fork can leave its parent: before a step's commands, before an
+    epoch's packet, and before the decision on it, which the fork's own command replaces.
+    """
+    match run.world.fork_at(place):
+        case RecordedFork() as fork:
+            _begin_recorded(run, fork)
+        case NewFork() as fork:
+            _begin_new(run, fork)
+        case None:
+            return False
+    return True
+
+
+def _begin_recorded(run: Run, fork: RecordedFork) -> None:
+    """Take over the configuration and run id on record, and apply the fork's commands."""
+    run.config = RunConfig.from_json(fork.started.run_started.config_json)
+    run.recorder.run_id = fork.started.run_id
+    run.recorder.publish(fork.started.run_started)
+    for request in fork.commands:
+        apply_command(run, request)
+
+
+def _begin_new(run: Run, new: NewFork) -> None:
+    """Publish the fork's RunStarted, apply its one change, and wait until the log has both."""
+    fork, shared = new.fork, new.shared
+    policy = fork.change.policy or run.config.policy
+    run.config = replace(run.config, policy=policy, control_of="")
+    run.recorder.run_id = fork.run_id
+    body = RunStarted.FromString(fork.parent.SerializeToString())
+    body.MergeFrom(
+        RunStarted(
+            config_json=run.config.to_json(),
+            policy=policy,
+            esper_version=esper.__version__,
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            threads=torch.get_num_threads(),
+            parent_run_id=shared.run_id,
+            parent_sequence=shared.sequence,
+            fork_change=fork.change.text,
+        )
+    )
+    body.ClearField("control_of")
+    for name, version in library_versions().items():
+        body.library_versions[name] = version
+    del body.inherited[:]
+    body.inherited.extend(run.kasmina.observations())
+    started = run.recorder.publish(body, causation_id=shared.event_id)
+    if fork.change.operation:
+        packet_id = shared.event_id if fork.place == "decision" else b""
+        command = _command(run, fork.change, started, packet_id)
+        run.outside.log.publish(command)
+        carry_out(run, command, None)
+    run.world.flush()
+
+
+def _command(run: Run, change: Change, started: Event, packet_id: bytes) -> Event:
+    """The fork's command as an event of its own, so that the chain of causes is whole and a replay finds it."""
+    command_id = ids.derived_id(started.event_id, "fork.command")
+    now_ns = run.clock.wall_ns()
+    body = AdaptationCommand(
+        version=1,
+        command_id=ids.text(command_id),
+        command_type=COMMAND_TYPE_SEED,
+        target_seed_id=change.seed_id,
+        issued_by=FORK,
+        seed_operation=CommandSeedOperation(operation=change.operation, blueprint_id=change.blueprint_id),
+    )
+    body.issued_at.FromNanoseconds(now_ns)
+    return new_event(
+        body,
+        event_id=command_id,
+        run_id=run.recorder.run_id,
+        producer=FORK,
+        recorded_at_ns=now_ns,
+        causation_id=packet_id or started.event_id,
+        correlation_id=packet_id,
+        incarnation=run.world.incarnation,
+        timeline=run.recorder.timeline,
+        global_step=run.recorder.step,
+        epoch=run.recorder.epoch,
+    )

@@ -16,8 +16,8 @@ from esper.errors import CorruptState
 from esper.kasmina.seed import Form, Seed
 from esper.tezzeret.compiled import fits_here, restore
 from esper.tezzeret.results import COMPILED
+from esper.tolaria.commands import drain, publish
 from esper.tolaria.divergence import Diverged, Divergence, Place
-from esper.tolaria.effects import drain, publish
 from esper.tolaria.kernels import wanted_at
 from esper.tolaria.outside import KernelSource
 from esper.tolaria.run import Run

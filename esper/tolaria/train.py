@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from esper.errors import LogUnavailable, Superseded
-from esper.tolaria.commands import apply_arrived
+from esper.tolaria.commands import apply_arrived, drain, set_rates, take_effect
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import epoch_order, own_random_stream
 from esper.tolaria.divergence import Diverged
-from esper.tolaria.effects import drain, set_rates, take_effect
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
-from esper.tolaria.fork import begin_fork
 from esper.tolaria.gradients import backward, clip
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import TargetStepReached, find_device, make_run, stop_at_target_step
-from esper.tolaria.session import RunResult, abandon, begin, finish
+from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish
 from esper.tolaria.swaps import swap_kernels
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.world import World

@@ -1,15 +1,20 @@
-"""The port between a run and everything outside of it: the protocol `World`, and `LiveWorld`, which is live.
+"""The port between a run and everything outside of it: the protocol `World`, `LiveWorld`, which is live, `Recorder`.
 
 The other implementation is `RecordedWorld`, which answers from a run's record as long as there are recorded facts and
 hands over to a `LiveWorld` at their end. The trainer does not know which of the two it has.
+
+`Recorder` makes a run's events: each gets an id, the run's position, its cause and the time. Its facts (the topic
+`esper.runs`) get the sequence 1, 2, 3, ... without gaps; telemetry and emergencies get none.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from contracts.leyline.v1 import leyline_pb2
 from contracts.leyline.v1.event_pb2 import (
     BreakerChanged,
     CommandRejected,
@@ -21,7 +26,7 @@ from contracts.topics import EMERGENCY, RUNS
 from esper.kasmina.commands import CommandRefused
 from esper.kasmina.kernels import Unusable, Verified
 from esper.leyline import ids
-from esper.leyline.envelope import Event, parse, topic_of
+from esper.leyline.envelope import Event, new_event, parse, topic_of
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import Verdict
 from esper.record.run_status import RunState
@@ -32,8 +37,13 @@ from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot, delete_
 if TYPE_CHECKING:
     from esper.tolaria.guard import TrainerBreaker
 
+
 INTERRUPTED: Final = ("interrupted", "asked to stop")
+
+
 FOR_EVER_S: Final = 86_400.0
+
+
 """A wait "without a timeout" that every threading primitive still accepts."""
 
 
@@ -345,3 +355,49 @@ class LiveWorld:
     def rollback_target(self) -> tuple[str, Snapshot] | None:
         """None: the run goes back to its newest state."""
         return None
+
+
+PRODUCER: Final = "trainer"
+
+
+class Recorder:
+    """Makes the events of one run. The training loop moves `step` and `epoch`, a rollback `timeline`."""
+
+    def __init__(self, world: World, run_id: str) -> None:
+        self.run_id = run_id
+        self.timeline = 1
+        self.step = 0
+        self.epoch = 0
+        self._world = world
+        self._clock = world.outside.clock
+        world.track(lambda: self.step)
+
+    def new_id(self) -> bytes:
+        """An id for an event that begins a chain of causes."""
+        return ids.uuid7(self._clock.wall_ns(), secrets.token_bytes(10))
+
+    def publish(
+        self,
+        body: Any,
+        *,
+        causation_id: bytes = b"",
+        correlation_id: bytes = b"",
+        event_id: bytes = b"",
+        priority: leyline_pb2.MessagePriority = leyline_pb2.MESSAGE_PRIORITY_NORMAL,
+    ) -> Event:
+        """Publish `body` as an event; returns the event as it is on the log."""
+        event = new_event(
+            body,
+            event_id=event_id or self.new_id(),
+            run_id=self.run_id,
+            producer=PRODUCER,
+            recorded_at_ns=self._clock.wall_ns(),
+            causation_id=causation_id,
+            correlation_id=correlation_id,
+            incarnation=self._world.incarnation,
+            timeline=self.timeline,
+            global_step=self.step,
+            epoch=self.epoch,
+            priority=priority,
+        )
+        return self._world.publish(event)

@@ -9,8 +9,7 @@ from typing import Final
 
 from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY
 from esper.leyline import ids
-from esper.leyline.enums import unknown_values
-from esper.leyline.envelope import Event, new_event
+from esper.leyline.envelope import Event, new_event, unknown_values
 from esper.nissa.alerts import RULES, Alert, Watches, evolve_alerts, evolve_ended, evolve_restored
 from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure

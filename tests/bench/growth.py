@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
-from scipy import stats
+from scipy.special import stdtrit
 
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
@@ -124,7 +124,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     if len(differences) < 2:
         return mean, float("nan")
     error = statistics.stdev(differences) / len(differences) ** 0.5
-    return mean, float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    return mean, float(stdtrit(len(differences) - 1, 0.975)) * error
 
 
 def report(rows: Sequence[dict[str, Any]], command: str) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import nn
 
 from esper.leyline.objects import ObjectStore
@@ -166,7 +166,7 @@ def mean_and_bound(ratios: Sequence[float]) -> tuple[float, float]:
     """What the ratios' geometric mean and the upper end of its 95 % interval are above 1, in percent."""
     logs = [math.log(ratio) for ratio in ratios]
     mean = statistics.fmean(logs)
-    half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = float(stdtrit(len(logs) - 1, 0.975)) * statistics.stdev(logs) / math.sqrt(len(logs))
     return 100 * math.expm1(mean), 100 * math.expm1(mean + half)
 
 

@@ -18,10 +18,14 @@ from typing import Any
 import psutil
 import pytest
 
+from esper.cli import WRONG_INPUT
 from esper.cli.app import dispatch
+from esper.cli.trainers import LIBRARIES
+from tests.forked import Forks, fork_server
 
 ROOT = Path(__file__).parents[2]
-READING = ("events", "runs", "sql", "why")
+READING = ("diff", "events", "replay", "runs", "sql", "state", "why")
+READING_BLUEPRINTS = ("history", "list", "show")
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ class Esper:
         return process
 
     def __call__(self, *arguments: str, code: int = 0, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """Run it to its end, which must come with exit code `code`; in this process where it only reads."""
-        if arguments[0] in READING and "--follow" not in arguments:
-            done = self._read(*arguments)
+        """Run it to its end, which must come with exit code `code`; in this process where it only reads or refuses."""
+        if code == WRONG_INPUT or _reads(*arguments):
+            done = self._here(*arguments)
         else:
             done = subprocess.run(
                 self.command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -82,7 +86,7 @@ class Esper:
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def _read(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same without starting Python and importing everything once more: most of such a command's second."""
         command = [*arguments, "--data-dir", str(self.data_dir)]
         with (
@@ -99,6 +103,12 @@ class Esper:
     def logs(self) -> str:
         """Everything its processes logged, for a test that fails."""
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in (self.data_dir / "run").glob("*.log"))
+
+
+def _reads(*arguments: str) -> bool:
+    if arguments[0] == "blueprints":
+        return arguments[1] in READING_BLUEPRINTS
+    return arguments[0] in READING and "--follow" not in arguments
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -123,6 +133,13 @@ def _kill_what_is_left(made: Esper) -> None:
             if pipe is not None:
                 pipe.close()
     assert not left, f"left running: {left}"
+
+
+@pytest.fixture(scope="session")
+def forks(_own_environment: None) -> Iterator[Forks]:
+    """Processes that have torch already when they begin."""
+    with fork_server(Path(__file__).parent, *LIBRARIES, "esper.weatherlight.beginning", "feed_job") as made:
+        yield made
 
 
 @pytest.fixture

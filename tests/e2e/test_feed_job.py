@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from projections import open_history
 
-ROOT = Path(__file__).parents[2]
 BODIES = ("decision_made", "epoch_completed", "field_report")
 KILLS = 2
+EPOCHS = 60
 
 
-def start_job(esper, *arguments):
+def start_job(esper, forks, *arguments):
     """The example job on the run's folder."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "streams.feed.outcome", "--data-dir", str(esper.data_dir), "--json", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    where = ("--data-dir", str(esper.data_dir), "--json", *arguments)
+    return forks.start("feed_job:run", *where, log=esper.data_dir.parent / "job.log")
 
 
 def archived(esper):
@@ -41,31 +37,31 @@ def archived(esper):
 
 
 @pytest.mark.timeout(600)
-def test_a_job_that_follows_a_run_and_is_killed_sees_every_event_once(esper):
+def test_a_job_that_follows_a_run_and_is_killed_sees_every_event_once(esper, forks):
     checkpoint = esper.data_dir / "projections" / "outcome.pt"
-    job = start_job(esper)  # before there is a log
-    run = esper.start("run", "--task", "spirals", "--no-control", "--policy", "random", "--epochs", "120", "--json")
+    job = start_job(esper, forks)  # before there is a log
+    run = esper.start(
+        "run", "--task", "spirals", "--no-control", "--policy", "random", "--epochs", str(EPOCHS), "--json"
+    )
     written = 0.0
     for _ in range(KILLS):
         esper.wait_until(lambda before=written: checkpoint.exists() and checkpoint.stat().st_mtime > before, 90.0)
         assert run.poll() is None, "the run ended before the job had seen any of it"
-        time.sleep(random.uniform(0.0, 1.0))
+        time.sleep(random.uniform(0.0, 0.5))
         job.kill()
-        job.communicate()
         written = checkpoint.stat().st_mtime
-        job = start_job(esper)
+        job = start_job(esper, forks)
     result = json.loads(run.communicate(timeout=250)[0].splitlines()[-1])
-    job.terminate()
-    _, said = job.communicate(timeout=100)
-    assert job.returncode == 0, said
+    os.kill(job.pid, signal.SIGTERM)
+    code, _ = job.wait()
+    assert code == 0, job.log.read_text()
 
-    last = start_job(esper, "--once")
-    lines = [json.loads(line) for line in last.communicate(timeout=150)[0].splitlines()]
+    code, lines = start_job(esper, forks, "--once").wait()
 
     summary = lines[-1]
-    assert last.returncode == 0
+    assert code == 0
     assert (summary["events"], summary["checksum"]) == archived(esper)
-    assert summary["events"]["epoch_completed"] == result["epochs"] == 120
+    assert summary["events"]["epoch_completed"] == result["epochs"] == EPOCHS
     assert summary["reports"] == summary["events"]["field_report"] > 0
     assert 0.0 <= summary["accuracy"] <= 1.0
 
@@ -73,10 +69,12 @@ def test_a_job_that_follows_a_run_and_is_killed_sees_every_event_once(esper):
 def test_a_checkpoint_that_is_none_is_named(esper, tmp_path):
     broken = tmp_path / "broken.pt"
     broken.write_text("no checkpoint")
+    command = [sys.executable, "-m", "streams.feed.outcome", "--data-dir", str(esper.data_dir), "--once"]
 
-    job = start_job(esper, "--once", "--checkpoint", str(broken))
-    out, said = job.communicate(timeout=60)
+    job = subprocess.run(
+        [*command, "--checkpoint", str(broken)], capture_output=True, text=True, check=False, timeout=60
+    )
 
-    assert (job.returncode, out) == (1, "")
-    assert said.startswith(f"outcome: the job's checkpoint {broken} is unreadable")
-    assert said.count("\n") == 1
+    assert (job.returncode, job.stdout) == (1, "")
+    assert job.stderr.startswith(f"outcome: the job's checkpoint {broken} is unreadable")
+    assert job.stderr.count("\n") == 1

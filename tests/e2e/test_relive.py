@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,35 +18,36 @@ from esper.record import replay
 from esper.tolaria.config import RunConfig
 from projections import open_history
 from projections.lineage import facts
+from tests.forked import Forked, Forks
 
 EPOCHS = 60
-STEPS = 12 * EPOCHS
 """Two seconds of training and more on a quiet machine, so that whoever is to be stopped half-way is."""
+WAY = 40
+"""Epochs, each of twelve steps: long enough to be interrupted, or to lose everything, after the third or fourth."""
 CONFIG = RunConfig(task="spirals", seed=5, epochs=EPOCHS, decision_timeout_s=None)
 DEATHS = 3
 SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
 
 
 class House:
-    """The processes that serve trainers, kept by `esper up`, and trainers started by hand."""
+    """The processes that serve trainers, kept by `esper up`, and trainers."""
 
-    def __init__(self, esper) -> None:
+    def __init__(self, esper, forks: Forks) -> None:
         self.esper = esper
         self.up = esper.start("up", "--json")
+        self._forks = forks
         self.brokers = json.loads(self.up.stdout.readline())["brokers"]
 
-    def train(self, run_id: str, plan: str = "{}") -> subprocess.Popen[str]:
+    def train(self, run_id: str, plan: str = "{}") -> Forked:
         """A trainer's process; it begins at once."""
-        command = [sys.executable, "-m", "esper.weatherlight.trainer", "--data-dir", str(self.esper.data_dir)]
-        command += ["--run-id", run_id, "--config", CONFIG.to_json(), "--plan", plan]
-        trainer = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        return self._forks.start(
+            "esper.weatherlight.trainer:run",
+            *("--data-dir", str(self.esper.data_dir), "--run-id", run_id, "--config", CONFIG.to_json(), "--plan", plan),
+            log=self.esper.data_dir / "run" / f"trainer-{run_id}.log",
+            told=f"{self.brokers}\n",
         )
-        trainer.stdin.write(self.brokers + "\n")
-        trainer.stdin.flush()
-        return trainer
 
-    def resume(self, run_id: str) -> subprocess.Popen[str]:
+    def resume(self, run_id: str) -> Forked:
         return self.train(run_id, '{"begin": "resume"}')
 
     def facts(self, run_id: str) -> list:
@@ -76,17 +75,10 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(shared_esper):
-    made = House(shared_esper)
+def house(shared_esper, forks):
+    made = House(shared_esper, forks)
     yield made
     made.close()
-
-
-def said(trainer: subprocess.Popen[str]) -> dict:
-    """Its last message; its process has ended."""
-    out, err = trainer.communicate(timeout=240)
-    assert out, err
-    return json.loads(out.splitlines()[-1])
 
 
 def digests(run: list) -> list[tuple[int, bytes]]:
@@ -107,15 +99,14 @@ def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) 
     killed = 0
     while killed < most:
         time.sleep(chance.uniform(0.0, 0.4))
-        if trainer.poll() is not None:
+        if trainer.is_over:
             break
-        os.kill(trainer.pid, signal.SIGKILL)
-        trainer.communicate()
+        trainer.kill()
         killed += 1
         seen = len(house.facts(run_id))
         trainer = house.resume(run_id)
-        house.wait_until(lambda t=trainer, n=seen: len(house.facts(run_id)) > n or t.poll() is not None)
-    last = said(trainer)
+        house.wait_until(lambda t=trainer, n=seen: len(house.facts(run_id)) > n or t.is_over)
+    last = trainer.last_word()
     # Whoever was killed between the run's last word and its own end finds it over.
     assert last.get("result", {}).get("status") == "completed" or "is over (completed)" in last["error"], last
     return killed
@@ -125,7 +116,7 @@ def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) 
 def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, deaths):
     """As many runs as so many deaths take: each is killed until it is over."""
     chance = random.Random(random.random())
-    assert said(house.train(f"whole-{deaths}"))["result"]["status"] == "completed"
+    assert house.train(f"whole-{deaths}").last_word()["result"]["status"] == "completed"
     lived = digests(house.whole(f"whole-{deaths}"))
     runs, died = 0, 0
     while died < deaths:
@@ -140,10 +131,9 @@ def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, de
 def test_of_two_that_resume_a_run_at_once_one_wins(house):
     trainer = house.train("wanted")
     house.wait_for_epoch("wanted", 2)
-    os.kill(trainer.pid, signal.SIGKILL)
-    trainer.communicate()
+    trainer.kill()
     both = [house.resume("wanted") for _ in range(2)]
-    messages = [said(each) for each in both]
+    messages = [each.last_word() for each in both]
 
     won, lost = sorted(messages, key=lambda message: "error" in message)
     assert won["result"]["status"] == "completed"
@@ -158,10 +148,10 @@ def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house)
     zombie = house.train("asleep")
     house.wait_for_epoch("asleep", 2)
     os.kill(zombie.pid, signal.SIGSTOP)
-    assert said(house.resume("asleep"))["result"]["status"] == "completed"
+    assert house.resume("asleep").last_word()["result"]["status"] == "completed"
     os.kill(zombie.pid, signal.SIGCONT)
 
-    assert "was taken over by another process" in said(zombie)["error"]
+    assert "was taken over by another process" in zombie.last_word()["error"]
     state = replay(house.whole("asleep"))
     assert (state.problem, state.status, state.incarnation) == (None, "completed", 2)
 
@@ -169,7 +159,7 @@ def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house)
 @pytest.mark.timeout(600)
 def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     """Interrupted with its control run, resumed, replayed, forked twice; each command says what the next needs."""
-    running = esper.start("run", "--task", "spirals", "--epochs", str(EPOCHS), "--seed", "5")
+    running = esper.start("run", "--task", "spirals", "--epochs", str(WAY), "--seed", "5")
     for line in running.stdout:
         if line.startswith("grown") and "epoch 3/" in line:  # the control run waits for no kernels and is ahead
             break
@@ -181,19 +171,19 @@ def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     up.stdout.readline()
 
     resumed = esper.json("resume", run_id)
-    assert (resumed["run_id"], resumed["epochs"]) == (run_id, EPOCHS)
+    assert (resumed["run_id"], resumed["epochs"]) == (run_id, WAY)
     assert {run["status"] for run in esper.json("runs")} == {"completed"}
     assert resumed["control_val_accuracy"] is not None
     over = esper("resume", run_id, code=2)
     assert f"run {run_id} is over (completed): there is nothing to resume" in over.stderr
 
     replayed = esper.json("replay", run_id)
-    assert (replayed["diverged"], replayed["to_step"], replayed["differences"]) == (False, STEPS, [])
-    assert replayed["digests_checked"] > EPOCHS
-    assert replayed["decisions_checked"] == EPOCHS
+    assert (replayed["diverged"], replayed["to_step"], replayed["differences"]) == (False, 12 * WAY, [])
+    assert replayed["digests_checked"] > WAY
+    assert replayed["decisions_checked"] == WAY
     assert "replays bit for bit" in esper("replay", run_id, "--from", "100").stdout
     beyond = esper("replay", run_id, "--from", "999", code=2)
-    assert f"has the steps 0 to {STEPS}" in beyond.stderr
+    assert f"has the steps 0 to {12 * WAY}" in beyond.stderr
 
     same = esper.json("fork", run_id, "--at", "60", "--do", "nothing")
     assert (same["parent_run_id"], same["change"]) == (run_id, "nothing")
@@ -221,7 +211,7 @@ def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):
 
 def test_a_power_cut_costs_no_run(esper):
     """Everything dies at once, and the disk keeps less than was written: the run goes on from what there is."""
-    running = esper.start("run", "--task", "spirals", "--epochs", str(EPOCHS), "--seed", "5", "--no-control")
+    running = esper.start("run", "--task", "spirals", "--epochs", str(WAY), "--seed", "5", "--no-control")
     for line in running.stdout:
         if "epoch 4/" in line:
             break
@@ -238,6 +228,6 @@ def test_a_power_cut_costs_no_run(esper):
     assert cut
 
     resumed = esper.json("resume", "last")
-    assert resumed["epochs"] == EPOCHS
+    assert resumed["epochs"] == WAY
     assert esper.json("runs")[0]["status"] == "completed"
     assert esper.json("replay", "last")["diverged"] is False

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ESPER = Path(sys.executable).with_name("esper")
 
 
@@ -18,24 +16,20 @@ def run_in(folder: Path) -> str:
     return done.stderr if done.returncode else ""
 
 
-def test_a_data_folder_is_its_own_working_directory_twice(esper):
-    esper.data_dir.mkdir()
+def test_folders_with_the_names_of_our_packages(esper):
+    """First packages that must not be imported; then folders without code, one of them as a clone is called.
+
+    The second run finds what the first left there, too: a data folder has a `projections` of its own. A clone's folder
+    is found as a namespace package before an editable install is asked for its `esper`.
+    """
+    folders = [esper.data_dir / name for name in ("contracts", "esper", "projections", "streams")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("raise RuntimeError('hijacked')\n")
     assert run_in(esper.data_dir) == ""
-    assert (esper.data_dir / "projections").is_dir()
-    assert run_in(esper.data_dir) == ""
-
-
-@pytest.mark.parametrize("package", [True, False], ids=["packages", "folders"])
-def test_folders_with_the_names_of_our_packages(esper, package):
-    for name in ("contracts", "esper", "projections", "streams"):
-        (esper.data_dir / name).mkdir(parents=True)
-        if package:
-            (esper.data_dir / name / "__init__.py").write_text("raise RuntimeError('hijacked')\n")
-    assert run_in(esper.data_dir) == ""
-
-
-def test_the_parent_of_a_clone_named_esper(esper):
-    """The clone is found as a namespace package before an editable install is asked for its `esper`."""
+    assert len(list((esper.data_dir / "projections").iterdir())) > 1
+    for folder in folders:
+        (folder / "__init__.py").unlink()
     (esper.data_dir / "esper" / "esper" / "cli").mkdir(parents=True)
     (esper.data_dir / "esper" / "pyproject.toml").touch()
     assert run_in(esper.data_dir) == ""

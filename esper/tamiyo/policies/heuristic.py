@@ -16,7 +16,7 @@ from contracts.leyline.v1.event_pb2 import EpochCompleted, SeedObservation, Site
 from esper.kasmina.lifecycle import ALIVE, MIXED, PROBATIONARY, name
 from esper.tamiyo.actions import Action
 from esper.tamiyo.policies import merit
-from esper.tamiyo.policies.merit import Merit, merits
+from esper.tamiyo.policies.merit import Merit, merits, why
 from esper.tamiyo.policy import Advice, Policy
 
 
@@ -58,30 +58,37 @@ SETTINGS: Final = Settings()
 def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
     """A logit above 0 for what is better than nothing, and the reason for each action."""
     live = [seed for seed in state.seeds if seed.stage in ALIVE]
-    logits, reasons = [0.0] * len(actions), [""] * len(actions)
+    logits = [0.0] * len(actions)
     verdicts = {seed.seed_id: _verdict(state, seed) for seed in live}
     obstacle = "" if any(action.kind == "germinate" for action in actions) else "no slot is free"
     obstacle = obstacle or _obstacle(state, live)
     pull = _pull(state)
     sites = {site.seed_id: site for site in state.sites}
     worths = {site.seed_id: merits(site) for site in state.sites}
+    places = {site.seed_id: 0.1 * _place(state, site) for site in state.sites}
     for index, action in enumerate(actions):
         if action.kind == "germinate":
-            site, worth = sites[action.seed_id], worths[action.seed_id][action.blueprint_id]
-            score = 1.0 + 2.0 * pull[action.seed_id] + 0.1 * _place(state, site) + worth.score
+            worth = worths[action.seed_id][action.blueprint_id]
+            score = 1.0 + 2.0 * pull[action.seed_id] + places[action.seed_id] + worth.score
             fits = mask[index] and worth.merit > 0.0 and pull[action.seed_id] >= SETTINGS.least_pull
             logits[index] = score if fits and not obstacle else -1.0
-            reasons[index] = _why_germinate(state, site, action, pull[action.seed_id], worth)
         elif action.kind in ("cull", "fossilize"):
-            verb, sentence = verdicts[action.seed_id]
-            logits[index] = 5.0 if verb == action.kind and mask[index] else -1.0
-            reasons[index] = sentence
-    reasons[0] = (
-        "; ".join(sentence for _, sentence in verdicts.values())
-        or obstacle
-        or "no free site has both strong evidence and a blueprint that fits the budget"
-    )
-    return Advice(logits, reasons, _pace(state))
+            logits[index] = 5.0 if verdicts[action.seed_id][0] == action.kind and mask[index] else -1.0
+
+    def reason(index: int) -> str:
+        action = actions[index]
+        if action.kind == "germinate":
+            worth = worths[action.seed_id][action.blueprint_id]
+            return _why_germinate(state, sites[action.seed_id], action, pull[action.seed_id], worth)
+        if action.kind in ("cull", "fossilize"):
+            return verdicts[action.seed_id][1]
+        return (
+            "; ".join(sentence for _, sentence in verdicts.values())
+            or obstacle
+            or "no free site has both strong evidence and a blueprint that fits the budget"
+        )
+
+    return Advice(logits, reason, _pace(state))
 
 
 def _verdict(state: EpochCompleted, seed: SeedObservation) -> tuple[str, str]:
@@ -177,7 +184,7 @@ def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action,
     return (
         f"right on {state.state.validation_accuracy:.1%} of the probe set with {left} epochs left; "
         f"site {site.site} has the strongest evidence ({pull:.2f}) and "
-        f"{action.blueprint_id} fits its {site.shape_kind} shape {worth.why}"
+        f"{action.blueprint_id} fits its {site.shape_kind} shape {why(worth, site.shape_kind)}"
     )
 
 

@@ -48,11 +48,11 @@ _PLACE: Final = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Merit:
-    """Of one option: its merit in 0..1, its place among those with the same merit, and both in words."""
+    """Of one option: its merit in 0..1, and its place among those with the same merit."""
 
+    option: BlueprintOption
     merit: float
     place: int
-    why: str
 
     @property
     def score(self) -> float:
@@ -69,7 +69,7 @@ def merits(site: SiteDescription) -> dict[str, Merit]:
         merit = found[option.blueprint_id]
         place = places.get(merit, 0)
         places[merit] = place + 1
-        ordered[option.blueprint_id] = Merit(merit, place, _why(option, site.shape_kind, merit))
+        ordered[option.blueprint_id] = Merit(option, merit, place)
     return ordered
 
 
@@ -94,11 +94,13 @@ def _cost(option: BlueprintOption) -> tuple[int, int, float, int, str]:
     return option.flops_per_sample, option.parameters, option.risk, option.stage, option.blueprint_id
 
 
-def _why(option: BlueprintOption, shape_kind: str, merit: float) -> str:
+def why(worth: Merit, shape_kind: str) -> str:
+    """What speaks for an option, in words."""
+    option = worth.option
     tier = BlueprintTier.Name(option.tier).removeprefix("BLUEPRINT_TIER_").lower().replace("_", "-")
     return (
         f"for {option.parameters:,} parameters and {option.flops_per_sample:,} FLOPs a sample "
-        f"(merit {merit:.2f}, risk {option.risk:.2f}, {tier} tier, stage {option.stage}; "
+        f"(merit {worth.merit:.2f}, risk {option.risk:.2f}, {tier} tier, stage {option.stage}; "
         f"{_past(option.outcomes, shape_kind)})"
     )
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from esper.errors import InvalidInput
 from projections import open_history
@@ -22,8 +20,11 @@ COUNT = "SELECT count(*) FROM log.every"
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Iterator[ThreadedMotoServer]:
+def store(tmp_path, monkeypatch) -> Iterator:
     """An S3 server, and the environment that docs/archive.md names for it."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -75,6 +76,8 @@ def test_an_archive_in_an_object_store(bucket, archive):
 
 
 def test_a_bucket_misspelt_is_not_made(store, archive):
+    import s3fs
+
     with pytest.raises(FileNotFoundError, match="there is no bucket 'bucke-misspelt'"):
         transfer(Folder.at(archive), Folder.at("s3://bucke-misspelt/esper"), 0.0)
     assert not s3fs.S3FileSystem().exists("bucke-misspelt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -98,6 +99,22 @@ def test_a_commit_that_is_lost_is_made_again(monkeypatch, own_log, tmp_path, pub
             return await committed(own_log, "losing", partition, 3)
 
     assert asyncio.run(scenario()) == 3
+
+
+def test_the_consumer_lives_in_the_loop_of_its_app(own_log, tmp_path, publish):
+    """Faust would give it a thread, and every record two more hand-overs of the interpreter; it also ends whole."""
+    before = threading.active_count()
+
+    async def scenario():
+        async with agent_of_runs("alone", own_log, tmp_path) as (_, handled):
+            await publish(3)
+            await until(lambda: len(handled) == 3)
+            threads = threading.active_count()
+        return threads, [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+    threads, left = asyncio.run(scenario())
+    assert threads == before
+    assert left == []
 
 
 def test_what_comes_again_after_a_lost_commit_is_handled_again_and_committed(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from esper.leyline.enums import unknown_values
-from esper.leyline.envelope import new_event
+from esper.leyline.envelope import new_event, unknown_values
 
 
 def test_values_of_a_newer_contract_are_found_wherever_they_stand():

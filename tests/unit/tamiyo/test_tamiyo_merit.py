@@ -10,7 +10,7 @@ from contracts.leyline.v1.event_pb2 import BlueprintOption, BlueprintOutcomes, S
 from contracts.leyline.v1.leyline_pb2 import BLUEPRINT_TIER_SAFE
 from esper.tamiyo.decide import decide
 from esper.tamiyo.policies.heuristic import HEURISTIC
-from esper.tamiyo.policies.merit import BLUEPRINT_MERIT, SETTINGS, merit_of, merits
+from esper.tamiyo.policies.merit import BLUEPRINT_MERIT, SETTINGS, merit_of, merits, why
 
 ENOUGH = SETTINGS.enough_lives
 
@@ -116,7 +116,7 @@ def test_merit_is_bounded_grows_with_lives_kept_and_keeps_ties_below_one_step(da
         assert 0.0 <= merit.merit <= 1.0
         assert merit.merit - SETTINGS.step < merit.score <= merit.merit
         assert merit_of(better, kind) >= merit.merit
-        assert merit.why
+        assert f"merit {merit.merit:.2f}" in why(merit, kind)
     for one in found.values():
         for other in found.values():
             assert one.score > other.score or one.merit <= other.merit

@@ -8,8 +8,7 @@ from esper.leyline.envelope import parse
 from esper.leyline.objects import ObjectStore
 from esper.testing import FakeClock, MemoryLog
 from esper.tolaria.outside import Outside
-from esper.tolaria.recorder import Recorder
-from esper.tolaria.world import LiveWorld
+from esper.tolaria.world import LiveWorld, Recorder
 
 
 def test_facts_are_numbered_without_gaps_and_nothing_else_is(tmp_path) -> None:

@@ -148,7 +148,7 @@ def test_steps_are_sampled_as_often_as_asked(bench, tiny_task) -> None:
 def test_publishing_costs_a_step_next_to_nothing(bench) -> None:
     """The trainer's own half of an enqueue: at most 50 µs is the architecture's limit for all of it."""
     from contracts.leyline.v1.event_pb2 import StepSampled
-    from esper.tolaria.recorder import Recorder
+    from esper.tolaria.world import Recorder
 
     recorder = Recorder(bench.world(), "run")
     body = StepSampled(loss=1.0, gradient_norm=2.0)

@@ -12,9 +12,8 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.kasmina.kasmina import Kasmina
 from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
-from esper.tolaria.commands import apply_command
+from esper.tolaria.commands import apply_command, drain, take_effect
 from esper.tolaria.config import RunConfig
-from esper.tolaria.effects import drain, take_effect
 from esper.tolaria.gradients import stage_weight
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.run import Run, make_run
