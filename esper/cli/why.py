@@ -13,7 +13,7 @@ from typing import Any
 from contracts.topics import BY_BODY, POLICIES
 from esper.cli.events import event_json, headline, seed_of, stage, styled_name
 from esper.cli.history import find_run, history_of
-from esper.cli.output import BOLD, DIM, say, say_hanging, say_json, styled
+from esper.cli.output import BOLD, DIM, one_line, say, say_hanging, say_json, styled
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
@@ -151,7 +151,7 @@ def _to_json(life: Life, link: Link, begin_ns: int) -> dict[str, Any]:
 
 def _show(life: Life, begin_ns: int) -> None:
     say()
-    say(styled(_title(life), BOLD))
+    say(styled(one_line(_title(life)), BOLD))
     for link in walk(life.roots):
         since = f"{(link.at_ns - begin_ns) / 1e9:>9.3f} s"
         after = "" if link.after_s is None else f"{link.after_s:+.3f} s"

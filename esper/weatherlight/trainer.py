@@ -11,6 +11,7 @@ its error. `esper run` has its fork server fork one for the grown run and one fo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -87,7 +88,8 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
         _say(messages, {"error": str(error), "wrong_input": False})
         return 1
     except Exception as error:  # noqa: BLE001 - of a person's model, anything; its log has the traceback
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # its log may lie on the full disk that ended it
+            traceback.print_exc()
         _say(messages, {"error": _told(error), "wrong_input": False})
         return 1
     _say(messages, {"result": result, "steps": stop.steps})

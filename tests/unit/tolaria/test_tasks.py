@@ -260,7 +260,7 @@ def test_samples_need_a_target_each() -> None:
 @pytest.mark.parametrize("source", ["", "builtin:digits", "file:", "file:../../evil", "file:" + "A" * 64])
 def test_a_record_that_names_a_file_without_its_digest_runs_nothing(tmp_path: Path, source: str) -> None:
     path = tmp_path / "own.py"
-    path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + OWN_TASK)
+    path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n" + OWN_TASK)
     with pytest.raises(InvalidInput, match=r"digest|SHA-256"):
         recorded_task(f"{path}:mine", source, ObjectStore(tmp_path / "objects"))
 
