@@ -20,7 +20,6 @@ from tests.bench.table import Row
 
 FOLDS = {
     "stage of every seed (reads all facts and moves)": "SELECT * FROM seeds",
-    "stage of every seed at every epoch": "SELECT count(*), sum(stage) FROM fold_stage_at_epoch",
     "problems of every run (reads all facts)": "SELECT * FROM stops",
 }
 
@@ -51,8 +50,7 @@ def folds(opened: History) -> list[Row]:
     """The rows that a fold really reads, per second."""
     facts = opened.execute("SELECT count(*) FROM log.facts").fetchone()[0]
     moves = opened.execute("SELECT count(*) FROM log.seed_transitioned").fetchone()[0]
-    epochs = opened.execute("SELECT count(*) FROM log.epoch_completed").fetchone()[0]
-    read = dict(zip(FOLDS, (facts + 2 * moves, facts + 2 * moves + epochs, facts + moves), strict=True))
+    read = dict(zip(FOLDS, (facts + 2 * moves, facts + moves), strict=True))
     rows = []
     for name, query in FOLDS.items():
         wall_s, cpu_s = best(opened, query)

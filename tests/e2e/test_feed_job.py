@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -66,15 +64,13 @@ def test_a_job_that_follows_a_run_and_is_killed_sees_every_event_once(esper, for
     assert 0.0 <= summary["accuracy"] <= 1.0
 
 
-def test_a_checkpoint_that_is_none_is_named(esper, tmp_path):
+def test_a_checkpoint_that_is_none_is_named(esper, forks, tmp_path):
     broken = tmp_path / "broken.pt"
     broken.write_text("no checkpoint")
-    command = [sys.executable, "-m", "streams.feed.outcome", "--data-dir", str(esper.data_dir), "--once"]
 
-    job = subprocess.run(
-        [*command, "--checkpoint", str(broken)], capture_output=True, text=True, check=False, timeout=60
-    )
+    job = start_job(esper, forks, "--once", "--checkpoint", str(broken))
 
-    assert (job.returncode, job.stdout) == (1, "")
-    assert job.stderr.startswith(f"outcome: the job's checkpoint {broken} is unreadable")
-    assert job.stderr.count("\n") == 1
+    assert job.wait() == (1, [])
+    said = job.log.read_text()
+    assert said.startswith(f"outcome: the job's checkpoint {broken} is unreadable")
+    assert said.count("\n") == 1

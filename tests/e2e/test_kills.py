@@ -21,8 +21,8 @@ from esper.record import accepted_facts, replay
 from projections import manifest, open_history
 from projections.run_queries import EventReader
 
-EPOCHS = 120
-"""Twenty seconds on a quiet machine: fifteen kills take ten and more."""
+EPOCHS = 100
+"""Fifteen seconds on a quiet machine: fifteen kills take eight and more."""
 SUPERVISED = ("broker", "decider", "worker", "archiver", "forge")
 KILLS = 3
 SOAKS = [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 17)]
@@ -63,7 +63,7 @@ def _kill_at_random(esper, running: Running, chooser: random.Random) -> None:
     victims = [name for name in SUPERVISED for _ in range(KILLS)]
     chooser.shuffle(victims)
     for victim in victims:
-        time.sleep(chooser.uniform(0.0, 1.0))
+        time.sleep(chooser.uniform(0.0, 0.6))
         assert running.process.poll() is None, "the run ended before all kills were done"
         found = esper.wait_until(lambda name=victim: esper.named(name))
         os.kill(found[0].pid, signal.SIGKILL)
@@ -129,9 +129,9 @@ def test_a_dead_trainers_history_is_readable(esper, soak):
     up = esper.start("up", "--json")  # spares every run the start of the log
     up.stdout.readline()
     for _ in range(KILLS):
-        running = Running(esper, "--epochs", "400")
+        running = Running(esper, "--task", "spirals", "--epochs", "2000")
         esper.wait_until(lambda running=running: running.said("epoch 1/"), 60.0)
-        time.sleep(chooser.uniform(0.0, 2.0))
+        time.sleep(chooser.uniform(0.0, 1.0))
         os.kill(esper.find("trainer").pid, signal.SIGKILL)
         assert running.end(30.0) == 1
         assert "was killed by SIGKILL" in running.lines[-1]
@@ -148,7 +148,7 @@ def test_a_dead_trainers_history_is_readable(esper, soak):
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(esper):
-    both = [Running(esper, "--epochs", "6", "--seed", "5") for _ in range(2)]
+    both = [Running(esper, "--task", "spirals", "--epochs", "6", "--seed", "5") for _ in range(2)]
     assert [running.end() for running in both] == [0, 0]
     runs = esper.json("runs")
     assert len({run["run_id"] for run in runs}) == 2

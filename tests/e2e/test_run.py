@@ -161,24 +161,20 @@ def test_what_does_not_exist_is_one_line(ran, shared_esper, arguments, says):
 
 
 @pytest.mark.requirement("R-OPS-1", "R-OPS-16")
-def test_plain_run_prints_lines_and_a_summary(esper):
-    text = esper("run", "--epochs", "1", "--no-control", "--task", "spirals").stdout
-    assert "\x1b" not in text
-    assert "grown    epoch 1/1" in text
-    for part in ("test accuracy", "parameters", "training FLOPs", "seeds", "events written", "epoch hook", "try next"):
-        assert part in text
-    assert "points" not in text
-
-
-def test_follow_goes_with_a_run_to_its_end(esper):
+def test_plain_run_prints_lines_and_a_summary_and_is_followed_to_its_end(esper):
     process = esper.start("run", "--epochs", "4", "--no-control", "--task", "spirals")
     esper.wait_until(lambda: process.stdout.readline().startswith("grown    epoch 1/"))
     lines = esper("events", "last", "--follow", "--json").stdout.splitlines()
-    process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     facts = [event for event in map(json.loads, lines) if event.get("sequence")]
     assert [fact["sequence"] for fact in facts] == list(range(1, len(facts) + 1))
     assert facts[-1]["type"] == "run_finished"
+    assert "\x1b" not in text
+    assert "grown    epoch 4/4" in text
+    for part in ("test accuracy", "parameters", "training FLOPs", "seeds", "events written", "epoch hook", "try next"):
+        assert part in text
+    assert "points" not in text
 
 
 def test_outside_broker_needs_its_address_and_key_alone(esper, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 from torch import nn
 
 from esper.testing import MemoryLog
-from tests.bench import overhead
+from projections import questions
+from tests.bench import archive_history, overhead
 from tests.bench.table import Row, failed, line
 
 
@@ -68,3 +69,10 @@ def test_the_two_loops_take_turns_and_learn_the_same():
     assert 0 < found.plain_step_us < 1e6
     assert found.bound >= found.mean
     assert overhead.foreign_code(found.host, overhead.load_task("spirals").make_host()) == 0
+
+
+def test_the_archive_that_is_asked_can_be_made_and_has_what_it_is_asked_for(tmp_path):
+    rows = archive_history.queried(3_000, tmp_path)
+
+    assert len(rows) == len(archive_history.FOLDS) + len(questions.names())
+    assert not any(math.isnan(row.measured) for row in rows)
