@@ -28,10 +28,8 @@ def calls_of(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             module = getattr(node.func.value, "id", "") if isinstance(node.func, ast.Attribute) else ""
-            safe = any(
-                word.arg == "weights_only" and getattr(word.value, "value", None) is True for word in node.keywords
-            )
-            pickled = "allow_pickle" in given
+            given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+            safe, pickled = given.get("weights_only") is True, "allow_pickle" in given
             if (
                 name in {"exec_module", "load_cache_artifacts", "run_path", "exec"}
                 or (name == "eval" and not module and isinstance(node.func, ast.Name))
