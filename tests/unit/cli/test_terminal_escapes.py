@@ -101,7 +101,7 @@ def test_no_command_passes_on_what_a_terminal_obeys(archived, terminal, monkeypa
     monkeypatch.delenv("NO_COLOR", raising=False)
     said = ""
     for number, command in enumerate(COMMANDS):
-        out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+        out, err = Terminal() if terminal else io.StringIO(), io.StringIO()  # on which rich would draw its bars
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)
         where = [] if "--data-dir" in command or command[0] == "verify" else ["--data-dir", str(archived)]

@@ -21,6 +21,14 @@ from streams import consumer
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
+
+class Full(io.StringIO):
+    """A stream whose disk is full."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
 ODD = "a?b#c%41 [x]*'\"$(x)\n::é"
 READING = (
     ["runs"],
@@ -113,25 +121,23 @@ def test_a_home_that_cannot_be_written_to_is_named(monkeypatch: pytest.MonkeyPat
 
 
 ENDS = """
-import contextlib, os, sys
-import esper.cli
-given = sys.argv[1:]
+import os, sys
+import esper.cli, esper.cli.app
+how, *streams = sys.argv[1:]
 for words in ["runs", "events last", "sql --schema", "runs --json", "archive status", "--help", "--version", "runz"]:
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.write(int(os.environ["REPORT"]), f"{words}: {code}\\n".encode())
+        continue
     sys.argv = ["esper", *words.split()]
-    for stream in ("stdin", "stdout", "stderr"):
-        if stream in given[1:]:
-            number = ("stdin", "stdout", "stderr").index(stream)
-            if given[0] == "closed":
-                with contextlib.suppress(OSError):
-                    os.close(number)
-                setattr(sys, stream, None)
-            else:
+    for number, stream in enumerate(("stdin", "stdout", "stderr")):
+        if stream in streams:
+            getattr(sys, stream).close()
+            if how == "full":
                 os.dup2(os.open("/dev/full", os.O_RDWR), number)
-                setattr(sys, stream, open(number, "r" if number == 0 else "w", closefd=False))
-    try:
-        esper.cli.main()
-    except SystemExit as end:
-        os.write(int(os.environ["REPORT"]), f"{words}: {end.code}\\n".encode())
+            setattr(sys, stream, open(number, "r" if number == 0 else "w") if how == "full" else None)
+    esper.cli.main()
 """
 
 
@@ -190,10 +196,6 @@ def test_what_ended_a_process_is_told_where_its_log_lies_on_the_full_disk(monkey
 
 
 def test_a_complaint_that_nobody_can_read_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(io.StringIO):
-        def write(self, _text: str) -> int:
-            raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(sys, "stderr", Full())
     complain("something")
 
