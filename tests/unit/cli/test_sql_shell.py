@@ -107,7 +107,7 @@ def test_a_query_ends_with_the_terminal_that_it_was_asked_at(terminal):
     """It is no terminal that controls the process, so no signal says that it has gone."""
     terminal.until("5 runs in ")
     terminal.type(f"{LONG};\r")
-    terminal.work(seconds=1.0)
+    terminal.work(seconds=0.3)
     terminal.file.close()
 
     assert terminal.process.wait(DEADLINE_S) == 0

@@ -67,7 +67,7 @@ def recorded(tmp_path: Path, story: list[Event], ran: Path, keys: None) -> Calla
             started.task_source = "file:" + ObjectStore(folder / "objects").put(source).removeprefix("sha256:")
         if swapped:
             swap = e.KernelSwapped(seed_id="s1", blueprint_id="BP009", artifact_ref=f"sha256:{'ab' * 32}")
-            next(event for event in story if event.HasField("seed_transitioned")).kernel_swapped.CopyFrom(swap)
+            next(event for event in story if event.HasField("gate_evaluated")).kernel_swapped.CopyFrom(swap)
         records = LogOfRecords().place(story)
         if key is not None:
             ring = KeyRing((key,))
