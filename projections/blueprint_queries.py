@@ -21,10 +21,16 @@ Row = dict[str, Any]
 _IN_RUNS: Final = """
 WITH attached AS (
     SELECT DISTINCT ON (event_id) run_id, seed_id, epoch, recorded_at_ns, form, artifact_ref, module_parameters, trouble
-    FROM log.kernel_attached WHERE blueprint_id = $blueprint ORDER BY log_offset
+    FROM log.kernel_attached AS fact
+    WHERE blueprint_id = $blueprint AND log_verdict = 1
+        AND survives(fact.run_id, fact.log_offset, fact.sequence)
+    ORDER BY log_offset
 ), swapped AS (
     SELECT DISTINCT ON (event_id) run_id, seed_id, epoch, recorded_at_ns, from_form, to_form
-    FROM log.kernel_swapped WHERE blueprint_id = $blueprint ORDER BY log_offset
+    FROM log.kernel_swapped AS fact
+    WHERE blueprint_id = $blueprint AND log_verdict = 1
+        AND survives(fact.run_id, fact.log_offset, fact.sequence)
+    ORDER BY log_offset
 ), ended AS (
     SELECT run_id, seed_id, site, epoch, to_stage, reason, recorded_at
     FROM transitions

@@ -171,7 +171,9 @@ class History:
         """Those views and tables that were made of tables of the log that `changed`."""
         unions = {name for name, tables in views.UNIONS.items() if tables & changed}
         stale = [name for name in (*TABLES, *views.UNIONS) if name in self._made and name in changed | unions]
-        stale += [name for name in views.TABLES_OF_VIEWS if name in self._made and changed & {*views.needs(name)}]
+        stale += [
+            name for name in views.TABLES_OF_VIEWS if name in self._made and (changed | unions) & {*views.needs(name)}
+        ]
         self._made -= set(stale)
         for name in stale:
             self._make(name)
@@ -197,6 +199,10 @@ class History:
         elif not self._of_union(name):
             self._make("run_started")  # its empty table has the columns
         self._run(self._definition(name))
+        if name in views.TABLES_OF_VIEWS and (constant := views.without_rows(name)):
+            cursor = self._connection.cursor()
+            if cursor.execute(f"SELECT count(*) = 0 FROM {name}").fetchone() == (True,):  # noqa: S608  a name of ours
+                self._run(constant)
         self._made.add(name)
 
     def _run(self, statements: str) -> None:

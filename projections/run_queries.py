@@ -30,6 +30,17 @@ def all_runs(history: History) -> list[dict[str, Any]]:
     return rows(history, "select * from runs order by started_at desc")
 
 
+def claims_of(history: History, runs: Sequence[str]) -> dict[str, Event]:
+    """The claim by which each of these runs belongs to its trainer now: its start, or the newest resume that counts."""
+    claims = " union all ".join(
+        f"select run_id, log_raw, log_offset from log.{name} where log_verdict = 1 and list_contains(?, run_id)"  # noqa: S608  names of ours
+        for name in ("run_started", "run_resumed")
+    )
+    query = f"select run_id, max_by(log_raw, log_offset) from ({claims}) group by all"  # noqa: S608  as above
+    found = history.cursor(query, [runs, runs])
+    return {run_id: envelope.parse(raw) for run_id, raw in found.fetchall()}
+
+
 def start_of(history: History, run_id: str) -> RunStarted:
     """The run's first fact."""
     query = "select log_raw from log.run_started where run_id = ? order by log_offset limit 1"
@@ -69,6 +80,50 @@ def policies_after(history: History, causes: list[bytes]) -> list[Event]:
     return found
 
 
+def void_facts(history: History, run_id: str) -> set[bytes]:
+    """The ids of a run's facts, a fork's ancestors' among them, that are not part of its surviving timeline.
+
+    What another process answered to one of them is not part of it either: its cause, or what began its chain, is here.
+    """
+    from projections.lineage import lineage  # noqa: PLC0415 - it asks this module's `History` itself
+
+    found: set[bytes] = set()
+    upto_sequence = _EVER
+    for stretch in reversed(lineage(history, run_id)):
+        place = {"run": stretch.run_id, "upto": stretch.upto}
+        answer = history.cursor(_VOID, place | {"upto_sequence": upto_sequence})
+        while batch := answer.fetchmany(BATCH):
+            found.update(event_id for (event_id,) in batch)
+        ((behind,),) = history.cursor(_BEHIND, place).fetchall()
+        upto_sequence = min(upto_sequence, behind)
+    return found
+
+
+_EVER: Final = 2**63 - 1
+_VOID: Final = """
+SELECT event_id FROM log.facts AS fact
+WHERE run_id = $run AND log_offset <= $upto AND (
+    log_verdict > 2 OR log_verdict = 1 AND (
+        sequence > $upto_sequence OR EXISTS (
+            FROM cuts
+            WHERE cuts.run_id = fact.run_id AND cuts.log_offset > fact.log_offset AND cuts.log_offset <= $upto
+                AND cuts.to_sequence < fact.sequence
+        )
+    )
+)
+"""
+_BEHIND: Final = """
+SELECT least(
+    (SELECT coalesce(min(to_sequence), 9223372036854775807) FROM cuts WHERE run_id = $run AND log_offset <= $upto),
+    (
+        SELECT coalesce(min(parent_sequence), 9223372036854775807)
+        FROM log.run_started WHERE run_id = $run AND log_verdict = 1
+    )
+)::BIGINT
+"""
+"""The last sequence of its parents' that a run still follows."""
+
+
 class EventReader:
     """One run's events, of some types or of all; every call of `new` gives those archived since the one before."""
 
@@ -80,7 +135,10 @@ class EventReader:
         self._seen: set[bytes] = set()
 
     def new(self) -> Iterator[Event]:
-        """What came since the last call, each event once, in the order in which they were sent."""
+        """What came since the last call, each event once: a partition's as on the log, those of several by their time.
+
+        A process's clock may be behind another's, so an event counts as no earlier than what lies before it.
+        """
         self._history.refresh()
         held = [name for name in self._types if self._history.manifest.of(name)]
         if not held:
@@ -99,7 +157,7 @@ class EventReader:
         """Whether the run's end is in the archive, and the run was not resumed since."""
         self._history.refresh()
         ended, resumed = (
-            f"coalesce((select max(log_offset) from log.{name} where run_id = $1), -1)"  # noqa: S608  names of ours
+            f"coalesce((select max(log_offset) from log.{name} where run_id = $1 and log_verdict = 1), -1)"  # noqa: S608  names of ours
             for name in ("run_finished", "run_resumed")
         )
         answer = self._history.cursor(f"select {ended} > {resumed}", [self._run_id])
@@ -116,7 +174,8 @@ class EventReader:
             f"where run_id = ?{newer}"
             for name in types
         ]
-        order = "order by log_timestamp_ms, log_topic, log_partition, log_offset"
+        at = "max(log_timestamp_ms) over (partition by log_topic, log_partition order by log_offset)"
+        order = f"order by {at}, log_topic, log_partition, log_offset"
         return f"select log_raw, log_topic, log_partition, log_offset from ({' union all '.join(parts)}) {order}"  # noqa: S608
 
 

@@ -44,7 +44,7 @@ UNIONS: Final = {"every": frozenset(BODIES), "facts": frozenset(RUNS.bodies)}
 """Views of `log` over many tables at once: every event, and the facts of runs."""
 
 
-TABLES_OF_VIEWS: Final = ("cuts", "seed_slots")
+TABLES_OF_VIEWS: Final = ("cuts", "void_facts", "seed_slots")
 
 
 """A few rows a run that most views need: kept as tables, made anew when the log goes on."""
@@ -65,16 +65,26 @@ AT_STEP: Final = ("fold_state_at", "fold_seeds_at")
 RELATIONS: Final = (*TABLES_OF_VIEWS, *FOLD, *AT_STEP, *VIEWS)
 
 
-_SURVIVES: Final = """
-CREATE MACRO survives(of_run, at_offset, at_sequence) AS NOT EXISTS (
+_MACROS: Final = {
+    "cuts": """
+CREATE OR REPLACE MACRO survives(of_run, at_offset, at_sequence) AS NOT EXISTS (
     FROM cuts AS cut
     WHERE cut.run_id = of_run AND cut.log_offset > at_offset AND cut.to_sequence < at_sequence
 )
-"""
-
-
-"""Whether no cut came after a fact and went behind it. The arguments name their table: `run_id` alone would be the
-cut's. Its name in a view makes the view depend on `cuts`."""
+""",
+    "void_facts": """
+CREATE OR REPLACE MACRO stands(of_run, cause, chain) AS NOT EXISTS (
+    FROM void_facts AS void WHERE void.run_id = of_run AND void.event_id = cause
+) AND NOT EXISTS (
+    FROM void_facts AS void WHERE void.run_id = of_run AND void.event_id = chain
+)
+""",
+}
+"""Made with the table that they look into. `survives`: whether no cut came after a fact and went behind it. `stands`:
+whether what is no fact survives, as what it answers does: its cause, and the fact that began its chain of causes. The
+arguments name their table: `run_id` alone would be the other table's."""
+_TABLE_OF: Final = {"survives": "cuts", "stands": "void_facts"}
+"""A macro's name in SQL makes that SQL depend on the table."""
 
 
 DECIDED: Final = "decided"
@@ -119,10 +129,24 @@ def definition(name: str) -> str:
     text = read_sql(name)
     if name in TABLES_OF_VIEWS:
         made = f"CREATE OR REPLACE TABLE {name} AS\n{text}"
-        return f"{made};\n{_SURVIVES.replace('MACRO', 'OR REPLACE MACRO')}" if name == "cuts" else made
+        return f"{made};\n{_MACROS[name]}" if name in _MACROS else made
     if name in AT_STEP:
         return f"CREATE OR REPLACE MACRO {name}(at_step) AS TABLE\n{text}"
     return f"CREATE OR REPLACE VIEW {name} AS\n{text}"
+
+
+@cache
+def without_rows(name: str) -> str:
+    """SQL that says once and for all what the macro of one of `TABLES_OF_VIEWS` answers while that table is empty.
+
+    Most histories have no rollback, no resume and nothing void: then no query pays for looking. Empty for a table
+    without a macro.
+    """
+    return "".join(
+        f"CREATE OR REPLACE MACRO {macro}(of_run, at_or_cause, sequence_or_chain) AS true"
+        for macro, table in _TABLE_OF.items()
+        if table == name
+    )
 
 
 @cache
@@ -130,14 +154,14 @@ def needs(name: str) -> tuple[str, ...]:
     """What the SQL of one of `RELATIONS` reads: others of them, and tables of the log."""
     text = read_sql(name)
     words = {word.removeprefix("log.") for word in _SOURCE.findall(text)}
-    if "survives(" in text:
-        words.add("cuts")
+    words |= {table for macro, table in _TABLE_OF.items() if f"{macro}(" in text}
     return tuple(each for each in _ALL if each in words and each != name)
 
 
 def mentioned(query: str) -> list[str]:
     """The relations and the tables of the log whose names stand in a query, and perhaps some more."""
     words = set(_WORD.findall(query.lower()))
+    words |= {table for macro, table in _TABLE_OF.items() if macro in words}
     return list(_ALL) if words & _ASKS_FOR_ALL else [name for name in _ALL if name in words]
 
 

@@ -16,12 +16,12 @@ from esper.errors import LogUnavailable
 MAX_REPLICAS: Final = 3
 
 
-async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> None:
+async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> str:
     """Every topic exists with its partitions and keeps its records long enough, whoever created it.
 
-    Topics that are missing are created; on a cluster with up to three copies. Raises LogUnavailable where no broker
-    answers within `timeout_s`, where one refuses, and where a topic that exists would break the order of a run or
-    delete its history.
+    Topics that are missing are created; on a cluster with up to three copies. Returns the cluster's id, empty where it
+    says none. Raises LogUnavailable where no broker answers within `timeout_s`, where one refuses, and where a topic
+    that exists would break the order of a run or delete its history.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=int(timeout_s * 1000))
     try:
@@ -30,6 +30,7 @@ async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> None:
             existing = set(await admin.list_topics())
             await _create(admin, [topic for topic in TOPICS if topic.name not in existing])
             await _check(admin, [topic for topic in TOPICS if topic.name in existing])
+            return str((await admin.describe_cluster()).get("cluster_id") or "")
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(
             f"no log answers at {brokers}: {str(error) or type(error).__name__}; start one or correct ESPER_BROKERS"

@@ -249,15 +249,18 @@ def why(
     seed: Annotated[str, typer.Argument(help="A seed, such as s1.", metavar="SEED")],
     data_dir: DataDir = DATA_DIR,
     *,
+    with_void: Annotated[
+        bool, typer.Option("--void", help="Also what a rollback or a resume cut, marked as such.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Why a seed did what it did: packet, decision, command, what came of it, the report and the policy learnt from it.
+    """Why a seed did what it did: packet, decision, command, what came of it, and the report.
 
     Life by life, with the seconds since the run began and since the cause of each event. Needs nothing running.
     """
     from esper.cli.why import why_command  # noqa: PLC0415
 
-    why_command(data_dir, run, seed, as_json=as_json)
+    why_command(data_dir, run, seed, with_void=with_void, as_json=as_json)
 
 
 @app.command(epilog="Example: esper state last --at epoch:7 --load weights.safetensors")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DIFFERENT: Final = 1
 NEXT: Final = 5
 """How many events each side shows from where they part."""
-_OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device")
+_OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device", "machine")
 _OF_THE_RUN: Final = ("control_of", "parent_run_id", "parent_sequence", "inherited", "fork_change", "weights_digest")
 SHOWN_FIELDS: Final = 8
 SHOWN_PARTS: Final = 4
@@ -188,16 +188,16 @@ def _ends(a: Side, b: Side) -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 def _end(side: Side) -> dict[str, Any]:
     """What became of a run; of one that has not finished, as far as it came."""
-    finished, world, standing = side.finished, side.state.model, side.state.run_status
+    finished, model, status = side.finished, side.state.model, side.state.run_status
     return {
-        "status": standing.status,
-        "epochs": world.epoch,
+        "status": status.status,
+        "epochs": model.epoch,
         "test_accuracy": None if finished is None else finished.test_accuracy,
         "test_loss": None if finished is None else finished.test_loss,
-        "probe_accuracy": world.probe_accuracy,
-        "probe_loss": world.probe_loss,
-        "params": world.params if finished is None else finished.params_final,
-        "seeds_fossilized": sum(stage(seed.stage) == "FOSSILIZED" for seed in world.seeds.values()),
+        "probe_accuracy": model.probe_accuracy,
+        "probe_loss": model.probe_loss,
+        "params": model.params if finished is None else finished.params_final,
+        "seeds_fossilized": sum(stage(seed.stage) == "FOSSILIZED" for seed in model.seeds.values()),
         "flops": None if finished is None else finished.flops,
     }
 

@@ -50,9 +50,9 @@ class Place:
     unit: Literal["step", "epoch"]
     number: int
 
-    def reached(self, world: ModelState) -> int:
-        """How far `world` is, in this place's unit."""
-        return world.step if self.unit == "step" else world.epoch
+    def reached(self, model: ModelState) -> int:
+        """How far `model` is, in this place's unit."""
+        return model.step if self.unit == "step" else model.epoch
 
 
 def place_of(word: str) -> Place:
@@ -68,14 +68,9 @@ def state_command(
 ) -> None:
     """The run's state at a place of its surviving timeline, now without one; its weights go to the file `load`."""
     place = None if at is None else place_of(at)
-    from projections.lineage import lineage  # noqa: PLC0415 - DuckDB, and only where it is needed
-
     with history_of(data_dir) as history:
         run_id = find_run(history, word)
-        state = fold(history, run_id)
-        mark = mark_at(state, run_id, place)
-        runs = [stretch.run_id for stretch in lineage(history, run_id)]
-        decision = decision_on(history, runs, packets(state, mark))
+        state, mark, decision = folded(history, run_id, place)
         rates = rates_at(mark.model, start_of(history, run_id))
         recorded = None if load is None else recorded_run(history, run_id)
         if load is not None:
@@ -90,6 +85,26 @@ def state_command(
         say_json(to_json(state, mark, decision, rates))
     else:
         show(state, mark, decision, rates)
+
+
+def folded(history: History, run_id: str, place: Place | None) -> tuple[RunState, Mark, Event | None]:
+    """The run as it is now, as it was at a place, and the last decision before that.
+
+    By SQL, or fact by fact where that does not say it all: a fork, and a history that cannot be true.
+    """
+    from projections import folded as in_sql  # noqa: PLC0415 - DuckDB, and only where it is needed
+    from projections.lineage import lineage  # noqa: PLC0415 - as above
+
+    if not in_sql.can_fold(history, run_id):
+        state = fold(history, run_id)
+        mark = mark_at(state, run_id, place)
+        runs = [stretch.run_id for stretch in lineage(history, run_id)]
+        return state, mark, decision_on(history, runs, packets(state, mark))
+    state = in_sql.run_now(history, run_id)
+    at = None if place is None else reached(state, run_id, place)
+    found = in_sql.mark_now(history, run_id) if at is None else in_sql.mark_at(history, run_id, at.unit, at.number)
+    mark = at_place(found, run_id, place)
+    return state, mark, in_sql.decision_before(history, run_id, mark)
 
 
 def fold(history: History, run_id: str) -> RunState:
@@ -114,30 +129,42 @@ def mark_at(state: RunState, run_id: str, place: Place | None) -> Mark:
         raise InvalidInput(f"run {run_id} cannot be folded: {state.problem}")
     if place is None:
         return state.path
-    reached = place.reached(state.model)
-    if place.number > reached:
+    at = reached(state, run_id, place)
+    return at_place((mark_at_step if at.unit == "step" else mark_at_epoch)(state, at.number), run_id, place)
+
+
+def reached(state: RunState, run_id: str, place: Place) -> Place:
+    """The place, if the run came there; raises InvalidInput where it never did."""
+    come = place.reached(state.model)
+    if place.number > come:
         raise InvalidInput(
-            f"run {run_id} has no {place.unit} {place.number}: its facts reach {place.unit} {reached}; "
+            f"run {run_id} has no {place.unit} {place.number}: its facts reach {place.unit} {come}; "
             "without --at you see it there"
         )
-    found = (mark_at_step if place.unit == "step" else mark_at_epoch)(state, place.number)
+    return place
+
+
+def at_place(found: Mark | None, run_id: str, place: Place | None) -> Mark:
+    """The mark with the run's clock at the place; raises InvalidInput where there is no mark."""
     if found is None:
-        raise InvalidInput(f"run {run_id} begins after {place.unit} {place.number}")
-    return replace(found, model=replace(found.model, step=place.number)) if place.unit == "step" else found
+        raise InvalidInput(f"run {run_id} begins after {place.unit} {place.number}" if place else f"{run_id} is empty")
+    if place is None or place.unit == "epoch":
+        return found
+    return replace(found, model=replace(found.model, step=place.number))
 
 
 def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]) -> dict[str, Any]:
     """Everything that the fold knows of the run at `mark`."""
     assert state.path is not None
-    world, standing, saved = mark.model, mark.run_status, mark.model.checkpoint
+    model, status, saved = mark.model, mark.run_status, mark.model.checkpoint
     return {
         "run_id": state.run_id,
-        "step": world.step,
-        "epoch": world.epoch,
+        "step": model.step,
+        "epoch": model.epoch,
         "sequence": mark.sequence,
-        "timeline": standing.timeline,
-        "status": standing.status,
-        "reason": standing.reason,
+        "timeline": status.timeline,
+        "status": status.status,
+        "reason": status.reason,
         "now": {
             "step": state.model.step,
             "epoch": state.model.epoch,
@@ -148,27 +175,27 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
             "problem": None if state.problem is None else asdict(state.problem),
         },
         "task": state.task,
-        "params": world.params,
-        "probe_loss": world.probe_loss,
-        "probe_accuracy": world.probe_accuracy,
+        "params": model.params,
+        "probe_loss": model.probe_loss,
+        "probe_accuracy": model.probe_accuracy,
         "learning_rates": dict(rates),
-        "seeds": [_seed_json(seed, world) for seed in world.seeds.values()],
+        "seeds": [_seed_json(seed, model) for seed in model.seeds.values()],
         "policy": state.policy,
         "policy_version": None if decision is None else decision.decision_made.policy_version,
         "last_decision": None if decision is None else _decision_json(decision),
-        "last_command_id": text(standing.last_command_id) if standing.last_command_id else None,
+        "last_command_id": text(status.last_command_id) if status.last_command_id else None,
         "open_windows": [
-            {"command_id": text(command_id), "seed_id": seed_id} for command_id, seed_id in world.windows.items()
+            {"command_id": text(command_id), "seed_id": seed_id} for command_id, seed_id in model.windows.items()
         ],
-        "breakers": {name: breaker_state(number) for name, number in standing.breakers.items()},
-        "conservative": standing.conservative,
+        "breakers": {name: breaker_state(number) for name, number in status.breakers.items()},
+        "conservative": status.conservative,
         "last_checkpoint": None
         if saved is None
         else {**asdict(saved), "kept": saved.ref in state.run_status.checkpoints},
     }
 
 
-def _seed_json(seed: SeedState, world: ModelState) -> dict[str, Any]:
+def _seed_json(seed: SeedState, model: ModelState) -> dict[str, Any]:
     return {
         "seed_id": seed.seed_id,
         "site": seed.site,
@@ -180,8 +207,8 @@ def _seed_json(seed: SeedState, world: ModelState) -> dict[str, Any]:
         "form": seed.form or None,
         "since_epoch": seed.since_epoch,
         "since_step": seed.since_step,
-        "age_epochs": world.epoch - seed.since_epoch,
-        "age_steps": world.step - seed.since_step,
+        "age_epochs": model.epoch - seed.since_epoch,
+        "age_steps": model.step - seed.since_step,
     }
 
 
@@ -221,11 +248,11 @@ def show(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str
 def _lines(
     state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str, float]
 ) -> Iterable[tuple[str, str]]:
-    world, standing, saved = mark.model, mark.run_status, mark.model.checkpoint
+    model, status, saved = mark.model, mark.run_status, mark.model.checkpoint
     probe = (
-        "" if world.probe_loss is None else f", probe loss {world.probe_loss:.4f}, accuracy {world.probe_accuracy:.4f}"
+        "" if model.probe_loss is None else f", probe loss {model.probe_loss:.4f}, accuracy {model.probe_accuracy:.4f}"
     )
-    yield "network", f"{world.params:,} parameters{probe}"
+    yield "network", f"{model.params:,} parameters{probe}"
     yield "learning rates", ", ".join(f"{group} {rate:.4g}" for group, rate in rates.items()) or "-"
     if decision is None:
         yield "last decision", f"none yet (policy {state.policy})"
@@ -236,10 +263,10 @@ def _lines(
             with_names(f"epoch {decision.epoch}: {chosen(body)}{f': {body.reason}' if body.reason else ''}"),
         )
         yield "policy", f"{body.policy} {body.policy_version}".strip()
-    yield "mode", "conservative" if standing.conservative else "normal"
-    named = ", ".join(f"{name} {breaker_state(number)}" for name, number in standing.breakers.items())
+    yield "mode", "conservative" if status.conservative else "normal"
+    named = ", ".join(f"{name} {breaker_state(number)}" for name, number in status.breakers.items())
     yield "breakers", named or "none has tripped"
-    yield "open windows", ", ".join(sorted(set(world.windows.values()))) or "none"
+    yield "open windows", ", ".join(sorted(set(model.windows.values()))) or "none"
     if saved is None:
         yield "checkpoint", "none yet"
     else:
@@ -247,7 +274,7 @@ def _lines(
         yield "checkpoint", f"step {saved.step}, {kept}: {saved.ref}"
 
 
-def _seed_row(seed: SeedState, world: ModelState) -> tuple[Any, ...]:
+def _seed_row(seed: SeedState, model: ModelState) -> tuple[Any, ...]:
     return (
         seed.seed_id,
         seed.site,
@@ -258,11 +285,11 @@ def _seed_row(seed: SeedState, world: ModelState) -> tuple[Any, ...]:
         f"{seed.parameters:,}",
         seed.form or None,
         seed.since_epoch,
-        world.epoch - seed.since_epoch,
+        model.epoch - seed.since_epoch,
     )
 
 
-def rates_at(world: ModelState, begun: RunStarted) -> dict[str, float]:
+def rates_at(model: ModelState, begun: RunStarted) -> dict[str, float]:
     """The learning rate that every group takes its next step with: as it was last changed, moved on by its schedule."""
     try:
         config, steps = json.loads(begun.config_json), begun.steps_per_epoch
@@ -273,15 +300,15 @@ def rates_at(world: ModelState, begun: RunStarted) -> dict[str, float]:
         )
         warm_up = round(config["new_parameter_warmup_epochs"] * steps)
     except (ValueError, KeyError, TypeError):  # none, as of early runs, or a stranger's
-        return {group: rate.lr for group, rate in world.learning_rates.items()}
+        return {group: rate.lr for group, rate in model.learning_rates.items()}
 
     def factor(step: int, born: int | None) -> float:
         rise = 1.0 if born is None else rising(step - born, warm_up, config["new_parameter_rate"])
         return scheduled(step) * rise
 
     first = Rate(config["learning_rate"] * factor(0, None), 0)
-    rates = {"host": first, **world.learning_rates}
+    rates = {"host": first, **model.learning_rates}
     return {
-        group: max(rate.lr * factor(world.step, rate.born) / (factor(rate.step, rate.born) or 1.0), MIN_RATE)
+        group: max(rate.lr * factor(model.step, rate.born) / (factor(rate.step, rate.born) or 1.0), MIN_RATE)
         for group, rate in rates.items()
     }

@@ -21,6 +21,8 @@ from esper.record.accept import Fact, Tally, Verdict
 from esper.tamiyo.reports import report_id
 
 DECISIONS_SHOWN: Final = 4
+DECISIONS_KEPT: Final = 64
+"""More than are shown, because a rollback may take the newest back."""
 
 
 DORMANT: Final = leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT
@@ -74,8 +76,9 @@ class Life:
 class RunView:
     """One run. `apply` takes its events in the order of the log; a duplicate changes nothing.
 
-    Seeds, their lives and the figures are those of the surviving timeline: a fact that does not count is left out, and
-    one that a rollback or a resume cut is taken back, by the rule of `esper.record.accept`.
+    Seeds, their lives, decisions and the figures are those of the surviving timeline: a fact that does not count is
+    left out with what answers it, and one that a rollback or a resume cut is taken back, by the rule of
+    `esper.record.accept`.
     """
 
     run_id: str
@@ -89,12 +92,14 @@ class RunView:
     parameters: int = 0
     seeds: dict[str, SeedView] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
-    decisions: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=DECISIONS_SHOWN))
     events: int = 0
     _seen: set[bytes] = field(default_factory=set)
     _reports_due: set[bytes] = field(default_factory=set)
     _tally: Tally | None = field(default=None, compare=False)
     _shown: list[Event] = field(default_factory=list)  # the facts of the surviving timeline that are shown
+    _packets: dict[bytes, int] = field(default_factory=dict)  # the sequences of packets, by id
+    _void: set[bytes] = field(default_factory=set)  # packets that do not survive
+    _told: deque[tuple[bytes, int, str]] = field(default_factory=lambda: deque(maxlen=DECISIONS_KEPT))
 
     def apply(self, event: Event) -> bool:
         """Take in one event; False for one that was seen before."""
@@ -115,6 +120,12 @@ class RunView:
         return view
 
     @property
+    def decisions(self) -> list[tuple[int, str]]:
+        """The last decisions and rollbacks, each with its epoch."""
+        kept = [(epoch, text) for packet, epoch, text in self._told if packet not in self._void]
+        return kept[-DECISIONS_SHOWN:]
+
+    @property
     def complete(self) -> bool:
         """Whether the run is over and every report that its last windows are due was seen."""
         return self.finished is not None and self._reports_due <= self._seen
@@ -130,7 +141,11 @@ class RunView:
         if self._tally is None:
             self._tally = Tally(event.run_id)
         fact = Fact(event.run_id, name, event.event_id, event.incarnation, event.sequence, body_of(event))
-        return self._tally.take(fact) in {Verdict.ACCEPTED, Verdict.UNDECIDED}
+        counts = self._tally.take(fact) in {Verdict.ACCEPTED, Verdict.UNDECIDED}
+        if name == "epoch_completed":
+            self._packets[event.event_id] = event.sequence
+            self._void |= set() if counts else {event.event_id}
+        return counts
 
     def _show(self, event: Event) -> None:
         name = body_name(event)
@@ -142,6 +157,7 @@ class RunView:
 
     def _go_back(self, sequence: int) -> None:
         """What the facts after `sequence` showed is shown no more."""
+        self._void |= {packet for packet, place in self._packets.items() if place > sequence}
         begun, *later = self._shown
         self.epoch, self.loss, self.probe_loss, self.accuracy = 0, math.nan, math.nan, math.nan
         self._shown, self.lives = [], []
@@ -193,12 +209,12 @@ class RunView:
                 life.parameters = body.module_parameters
                 return
 
-    def _on_decision_made(self, event: Event, _body: Any) -> None:
-        self.decisions.append((event.epoch or self.epoch, headline(event)))
+    def _on_decision_made(self, event: Event, body: Any) -> None:
+        self._told.append((body.packet_id, event.epoch or self.epoch, headline(event)))
 
     def _on_rolled_back(self, event: Event, body: Any) -> None:
         self._go_back(body.to_sequence)
-        self.decisions.append((event.epoch, f"rolled back: {headline(event)}"))
+        self._told.append((event.event_id, event.epoch, f"rolled back: {headline(event)}"))
 
     def _on_run_finished(self, _event: Event, body: Any) -> None:
         self.finished = body
@@ -209,23 +225,26 @@ class RunView:
 class Cost:
     """What a command took, in seconds: until the grown run's first step, from its last step to the summary, in all.
 
-    The first two are None for a run that made no step. `cpu_s` is processor time, of the command and of the processes
+    The first two are None for a run that made no step. `torch_import_s` is the part of the first that went into
+    importing torch and torch._dynamo. `cpu_s` is processor time, of the command and of the processes
     that it started and that have ended, with what those started; of services that it found running it has nothing.
     """
 
     first_step_s: float | None
     prompt_s: float | None
+    torch_import_s: float
     cpu_s: float
     wall_s: float
 
     @classmethod
-    def until_now(cls, began_at: float, steps: tuple[float, float] | None) -> Cost:
+    def until_now(cls, began_at: float, steps: tuple[float, float] | None, torch_import_s: float) -> Cost:
         """The cost now; `began_at` and the times of the first and the last step are of the clock `time.monotonic`."""
         now = time.monotonic()
         uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return cls(
             first_step_s=None if steps is None else steps[0] - began_at,
             prompt_s=None if steps is None else now - steps[1],
+            torch_import_s=torch_import_s,
             cpu_s=sum(use.ru_utime + use.ru_stime for use in uses),
             wall_s=now - began_at,
         )

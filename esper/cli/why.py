@@ -1,23 +1,26 @@
 """`esper why RUN SEED`: the causal chain of every life of a seed, with the time from each link to the next.
 
-Packet → decision → command → applied → transitions and gates → report → policy. A slot may germinate more than once.
+Packet → decision → command → applied → transitions and gates → report. A slot may germinate more than once. What a
+rollback or a resume cut is left out, unless it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contracts.topics import BY_BODY, POLICIES
 from esper.cli.events import event_json, headline, seed_of, stage, styled_name
 from esper.cli.history import find_run, history_of
-from esper.cli.output import BOLD, DIM, one_line, say, say_hanging, say_json, styled
+from esper.cli.output import BOLD, DIM, RED, one_line, say, say_hanging, say_json_rows, styled
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
-from projections.run_queries import EventReader, policies_after
+
+if TYPE_CHECKING:
+    from projections.chains import Story
 
 
 @dataclass(slots=True)
@@ -89,7 +92,7 @@ def walk(roots: Iterable[Cause], above: Link | None = None) -> Iterator[Link]:
 
 @dataclass(slots=True)
 class Life:
-    """One life of a seed: 1 is the first, 0 what happened before it. `moves` are its transitions, in their order."""
+    """One life of a seed: 1 is the first, 0 what happened before it. `moves` are its transitions that survive."""
 
     number: int
     roots: list[Cause] = field(default_factory=list)
@@ -101,15 +104,17 @@ class Life:
         return next((move.seed_transitioned.blueprint_id for move in self.moves), "")
 
 
-def lives_of(roots: Iterable[Cause], seed_id: str) -> list[Life]:
-    """The trees by the life of the seed in which they begin."""
+def lives_of(roots: Iterable[Cause], seed_id: str, void: Collection[bytes] = ()) -> list[Life]:
+    """The trees by the life of the seed in which they begin; those that are all `void` by the life that was cut."""
     lives, current = dict[int, Life](), 0
     for root in sorted(roots, key=lambda cause: cause.event.recorded_at_ns):
         moves = [link.event for link in walk([root]) if _moves(link.event, seed_id)]
-        current = max((move.seed_transitioned.life for move in moves), default=current)
-        life = lives.setdefault(current, Life(current))
+        kept = [move for move in moves if move.event_id not in void]
+        number = max((move.seed_transitioned.life for move in kept or moves), default=current)
+        current = number if kept else current
+        life = lives.setdefault(number, Life(number))
         life.roots.append(root)
-        life.moves += moves
+        life.moves += kept
     return [lives[number] for number in sorted(lives)]
 
 
@@ -117,53 +122,54 @@ def _moves(event: Event, seed_id: str) -> bool:
     return body_name(event) == "seed_transitioned" and event.seed_transitioned.seed_id == seed_id
 
 
-def why_command(data_dir: Path, word: str, seed: str, *, as_json: bool) -> None:
+def why_command(data_dir: Path, word: str, seed: str, *, with_void: bool, as_json: bool) -> None:
     """The causal chain of a seed as trees, life by life."""
-    from projections.lineage import inherited  # noqa: PLC0415 - DuckDB, and only where it is needed
+    from projections.chains import seeds_that_did, story_of  # noqa: PLC0415 - DuckDB, and only where it is needed
 
     with history_of(data_dir) as history:
         run_id = find_run(history, word)
-        events = [*inherited(history, run_id), *EventReader(history, run_id).new()]
-        events += policies_after(history, [event.event_id for event in events])
-    roots = chain_of(events, seed) if seed else []
-    if not roots:
-        known = sorted({seed_of(event) for event in events} - {""})
-        raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
-    begin_ns = min(event.recorded_at_ns for event in events if event.sequence)
-    lives = lives_of(roots, seed)
+        story = story_of(history, run_id, seed, with_void=with_void) if seed else None
+        if story is None or not story.events:
+            known = seeds_that_did(history, run_id)
+            raise InvalidInput(f"run {run_id} has no seed {seed!r} that did anything; {_those(known)}")
+    lives = lives_of(chain_of(story.events, seed), seed, story.void)
     if as_json:
-        say_json([_to_json(life, link, begin_ns) for life in lives for link in walk(life.roots)])
+        say_json_rows(_to_json(life, link, story) for life in lives for link in walk(life.roots))
         return
     say(styled(f"seed {seed} of run {run_id}", BOLD))
     for life in lives:
-        _show(life, begin_ns)
+        _show(life, story)
 
 
-def _to_json(life: Life, link: Link, begin_ns: int) -> dict[str, Any]:
+def _to_json(life: Life, link: Link, story: Story) -> dict[str, Any]:
     return {
+        "surviving": link.event.event_id not in story.void,
         "life": life.number,
         "depth": link.depth,
-        "since_start_s": (link.at_ns - begin_ns) / 1e9,
+        "since_start_s": (link.at_ns - story.begin_ns) / 1e9,
         "after_cause_s": link.after_s,
         **event_json(link.event),
     }
 
 
-def _show(life: Life, begin_ns: int) -> None:
+def _show(life: Life, story: Story) -> None:
     say()
     say(styled(one_line(_title(life)), BOLD))
     for link in walk(life.roots):
-        since = f"{(link.at_ns - begin_ns) / 1e9:>9.3f} s"
+        since = f"{(link.at_ns - story.begin_ns) / 1e9:>9.3f} s"
         after = "" if link.after_s is None else f"{link.after_s:+.3f} s"
         branch = "   " * (link.depth - 1) + "└─ " if link.depth else ""
+        void = styled("  (cut)", RED) if link.event.event_id in story.void else ""
         place = styled(f"{since} {after:>12}  epoch {link.event.epoch:>3}", DIM)
-        say_hanging(f"{place}  {branch}{styled_name(body_name(link.event))}  ", headline(link.event))
+        say_hanging(f"{place}  {branch}{styled_name(body_name(link.event))}  ", headline(link.event) + void)
 
 
 def _title(life: Life) -> str:
     """What grew in a life, how long it lived and where it ended."""
     if not life.number:
         return "before its first life"
+    if not life.moves:
+        return f"life {life.number}: cut by a rollback or a resume"
     first, last = life.moves[0], life.moves[-1]
     lasted_s = (last.recorded_at_ns - first.recorded_at_ns) / 1e9
     return (

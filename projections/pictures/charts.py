@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from projections.pictures.svg import CHARACTER, Picture, Scale, escape, number, picture, rule, short, ticks, words
@@ -86,6 +87,10 @@ THIN: Final = 3.0
 """A stay shorter than this many pixels is drawn so wide."""
 
 
+MANY: Final = 200
+"""Blocks and marks beyond which one a pixel is drawn."""
+STAYS_TOLD: Final = 40
+"""Stays of a lane that its description lists."""
 LANE, GAP, LANE_TOP, LANE_BOTTOM = 30, 12, 34, 40
 
 
@@ -125,6 +130,8 @@ def swimlane(
     parts = [words(12, 18, title, kind="strong"), *_axis(across, bottom)]
     for place, lane in enumerate(lanes):
         parts += _lane(lane, LANE_TOP + place * (LANE + GAP), across)
+    if len(marks) > MANY:
+        marks = [next(found) for _, found in groupby(sorted(marks), key=lambda x: int(across(x)))]
     parts += [
         f"<g>{rule(across(x), LANE_TOP - 4, across(x), bottom, 'mark')}<title>rolled back</title></g>" for x in marks
     ]
@@ -145,7 +152,7 @@ def _lane(lane: Lane, y: float, across: Scale) -> Iterator[str]:
     yield words(12, y + 28, lane.below)
     yield _block(across.start, y, across.end - across.start, "dormant", f"{lane.name} is dormant")
     for stay in sorted(
-        lane.stays, key=lambda stay: across(stay.end) - across(stay.begin) < THIN
+        _apart(lane.stays, across), key=lambda stay: across(stay.end) - across(stay.begin) < THIN
     ):  # what is thin, on top
         if stay.stage != "DORMANT":
             x, end = across(stay.begin), across(stay.end)
@@ -155,6 +162,16 @@ def _lane(lane: Lane, y: float, across: Scale) -> Iterator[str]:
             yield _block(x, y, wide, name, f"{told}: {stay.text}" if stay.text else told)
             if len(stay.stage) * 7.2 + 4 < wide:
                 yield words(x + wide / 2, y + LANE / 2 + 4, stay.stage.title(), anchor="middle", kind=f"on-lane {name}")
+
+
+def _apart(stays: Sequence[Stay], across: Scale) -> Iterator[Stay]:
+    """The stays to draw: of very many, of those that begin in one pixel the longest, or they would be megabytes."""
+    lived = [stay for stay in stays if stay.stage != "DORMANT"]
+    if len(lived) <= MANY:
+        yield from lived
+        return
+    for _, found in groupby(lived, key=lambda stay: int(across(stay.begin))):
+        yield max(found, key=lambda stay: stay.end - stay.begin)
 
 
 def _block(x: float, y: float, width: float, stage: str, told: str) -> str:
@@ -181,7 +198,9 @@ def _key(stages: Sequence[str], left: float, y: float, width: float) -> tuple[li
 
 def _lanes_told(lane: Lane) -> str:
     known = [stay for stay in lane.stays if stay.stage != "DORMANT"]
-    return ", ".join(f"{stay.stage} from epoch {short(stay.begin)}" for stay in known) or "never germinated"
+    told = [f"{stay.stage} from epoch {short(stay.begin)}" for stay in known[:STAYS_TOLD]]
+    told += [f"and {len(known) - STAYS_TOLD:,} more stays"] if len(known) > STAYS_TOLD else []
+    return ", ".join(told) or "never germinated"
 
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 50, 40
@@ -279,7 +298,10 @@ def _legend(series: Sequence[Series]) -> Iterator[str]:
 def _marks(marks: Sequence[Mark], across: Scale, up: Scale) -> Iterator[str]:
     """Dotted lines with their words, in one of two rows and on the side where there is room; else the line alone."""
     taken: list[tuple[int, float, float]] = []
-    for mark in sorted(marks, key=lambda mark: mark.x):
+    ordered = sorted(marks, key=lambda mark: mark.x)
+    if len(ordered) > MANY:
+        ordered = [next(found) for _, found in groupby(ordered, key=lambda mark: int(across(mark.x)))]
+    for mark in ordered:
         x, room = across(mark.x), len(mark.text) * CHARACTER + 4
         places = [(row, "start", x + 3, x + 3 + room) for row in (0, 1)]
         places += [(row, "end", x - 3 - room, x - 3) for row in (0, 1)]
@@ -300,7 +322,7 @@ def _is_free(row: int, begin: float, end: float, taken: Sequence[tuple[int, floa
 
 def _curve(series: Series, place: int, across: Scale, up: Scale, form: Callable[[float], str]) -> str:
     path, pen_up, before = [], True, 0.0
-    for x, y in series.points:
+    for x, y in _thinned(series.points, across):
         if y is None or not math.isfinite(y):
             pen_up = True
             continue
@@ -313,6 +335,19 @@ def _curve(series: Series, place: int, across: Scale, up: Scale, form: Callable[
     colour = f"var(--c{place % COLOURS})"
     told = escape(_last(series, form))
     return f'<path class="line{dashed}" style="stroke: {colour}" d="{"".join(path)}"><title>{told}</title></path>'
+
+
+def _thinned(points: Sequence[tuple[float, float | None]], across: Scale) -> Iterator[tuple[float, float | None]]:
+    """The points to draw: of many in one column of pixels its first, lowest, highest and last, and one gap."""
+    if len(points) <= 4 * (across.end - across.start):
+        yield from points
+        return
+    for _, found in groupby(points, key=lambda point: int(across(point[0]))):
+        column = list(found)
+        known = [(y, place) for place, (_, y) in enumerate(column) if _drawable(y)]
+        kept = {0, len(column) - 1} | ({min(known)[1], max(known)[1]} if known else set())
+        kept |= {next((place for place, (_, y) in enumerate(column) if not _drawable(y)), 0)}
+        yield from (column[place] for place in sorted(kept))
 
 
 def _last(series: Series, form: Callable[[float], str]) -> str:

@@ -116,7 +116,8 @@ def _extent(history: History, run_id: str) -> tuple[int, float, float]:
 
 def _rollbacks(history: History, run_id: str, steps: int) -> list[float]:
     found = history.execute(
-        "select from_step / ? from log.rolled_back where run_id = ? order by log_offset", [steps, run_id]
+        "select from_step / ? from log.rolled_back where run_id = ? and log_verdict = 1 order by log_offset",
+        [steps, run_id],
     ).fetchall()
     return [at for (at,) in found]
 

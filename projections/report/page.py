@@ -42,7 +42,6 @@ def page(history: History, run_id: str) -> str:
     }
     css = resources.files("projections.report").joinpath("page.css").read_text("utf-8")
     drawn = {name: Markup(picture.svg) for name, picture in _pictures(history, told).items()}  # noqa: S704  ours, escaped
-    acted = [decision for decision in told.decisions if decision["chosen"] != "nothing"]
     return environment.get_template("page.html.j2").render(
         run=told.run,
         control=told.control,
@@ -53,12 +52,10 @@ def page(history: History, run_id: str) -> str:
         tiles=_tiles(told),
         pictures=drawn,
         seeds=told.seeds,
-        decisions=told.decisions,
-        decided=acted,
-        nothing=[decision for decision in told.decisions if decision["chosen"] == "nothing"],
+        decided=told.decided,
+        nothing=told.idle,
         gates=told.gates,
         commands=told.commands,
-        reports=told.reports,
         rollbacks=told.rollbacks,
         alerts=told.alerts,
         events=told.events,
@@ -101,10 +98,8 @@ def verdict(told: Report) -> str:
 
 def _tiles(told: Report) -> list[dict[str, str]]:
     run, control = told.run, told.control
-    beside = {
-        name: f"control {form(control[name])}" if control is not None else ""
-        for name, form in (("test_accuracy", share), ("test_loss", figure), ("params_final", figure), ("flops", figure))
-    }
+    forms = {"test_accuracy": share, "test_loss": figure, "params_final": figure, "flops": figure, "wall_s": seconds}
+    beside = {name: f"control {form(control[name])}" if control is not None else "" for name, form in forms.items()}
     kept = "-" if run["seeds_germinated"] is None else f"{run['seeds_fossilized']} of {run['seeds_germinated']}"
     culled = "" if run["seeds_culled"] is None else f"{run['seeds_culled']} culled"
     named = (
@@ -113,9 +108,14 @@ def _tiles(told: Report) -> list[dict[str, str]]:
         ("Parameters", figure(run["params_final"]), beside["params_final"] or f"{figure(run['params_host'])} at first"),
         ("FLOPs spent", figure(run["flops"]), beside["flops"]),
         ("Seeds kept", kept, culled),
-        ("Time", seconds(run["wall_s"]), "" if control is None else f"control {seconds(control['wall_s'])}"),
+        ("Time", seconds(run["wall_s"]), ", ".join(filter(None, (_processes(run), beside["wall_s"])))),
     )
     return [{"name": name, "value": value, "note": note} for name, value, note in named]
+
+
+def _processes(run: Row) -> str:
+    """In how many processes a run trained, where it was resumed; the time between them is not its own."""
+    return f"in {run['incarnation']} processes" if run["incarnation"] > 1 else ""
 
 
 def _costs(told: Report) -> list[dict[str, str]]:

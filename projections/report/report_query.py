@@ -6,17 +6,36 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from esper.errors import InvalidInput
 from projections.history import History
 
 Row = Mapping[str, Any]
+SHOWN: Final = 1_000
+"""Rows of a table on the page. Of a longer one the first and the last ones are shown: nobody reads on from there, and a
+page of 100,000 rows opens in no browser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A table of the page: its rows, the middle ones left out where it is long, and how many there are in all."""
+
+    rows: Sequence[Row]
+    total: int
+
+    @property
+    def left_out(self) -> int:
+        """How many are not shown."""
+        return self.total - len(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run: `run`, `start` and `end` are rows of `runs`, `log.run_started` and `log.run_finished`."""
+    """One run: `run`, `start` and `end` are rows of `runs`, `log.run_started` and `log.run_finished`.
+
+    Only what survives is listed: `decided` are the decisions to do something, `idle` the others.
+    """
 
     run: Row
     start: Row
@@ -24,11 +43,11 @@ class Report:
     control: Row | None
     control_end: Row | None
     seeds: Sequence[Row]
-    decisions: Sequence[Row]
-    gates: Sequence[Row]
-    commands: Sequence[Row]
-    reports: Sequence[Row]
-    rollbacks: Sequence[Row]
+    decided: Listed
+    idle: Listed
+    gates: Listed
+    commands: Listed
+    rollbacks: Listed
     alerts: Sequence[Row]
     events: Sequence[Row]
     parent: str | None
@@ -76,11 +95,11 @@ def report_query(history: History, run_id: str) -> Report:
         control=control,
         control_end=_ended(history, chains["control"]),
         seeds=rows(history, "from seeds where run_id = $run order by length(seed_id), seed_id", mine),
-        decisions=rows(history, _DECISIONS, mine),
-        gates=rows(history, "from gates where run_id = $run and surviving order by sequence", mine),
-        commands=rows(history, "from commands where run_id = $run order by recorded_at", mine),
-        reports=rows(history, "from reports where run_id = $run order by recorded_at", mine),
-        rollbacks=rows(history, "from log.rolled_back where run_id = $run order by log_offset", mine),
+        decided=_listed(history, f"{_DECISIONS} AND decision.chosen <> 'nothing'", "log_offset", mine),
+        idle=_listed(history, _IDLE, "log_offset", mine),
+        gates=_listed(history, _GATES, "sequence", mine),
+        commands=_listed(history, _COMMANDS, "recorded_at, log_offset", mine),
+        rollbacks=_listed(history, _ROLLBACKS, "log_offset", mine),
         alerts=rows(history, _ALERTS, mine),
         events=rows(history, _EVENTS, chains),
         parent=runs[0]["parent_run_id"],
@@ -94,24 +113,70 @@ def rows(history: History, query: str, parameters: Mapping[str, Any]) -> list[di
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
+def _listed(history: History, query: str, order: str, parameters: Mapping[str, Any]) -> Listed:
+    """The rows that `query` gives, ordered, as the page lists them; only those come out of DuckDB."""
+    half = SHOWN // 2
+    placed = f"SELECT *, row_number() OVER (ORDER BY {order}) AS place, count(*) OVER () AS total FROM ({query})"  # noqa: S608  queries of ours
+    shown = f"FROM ({placed}) WHERE place <= {half} OR place > total - {half} ORDER BY place"
+    found = rows(history, shown, parameters)
+    return Listed(found, found[0]["total"] if found else 0)
+
+
 def _first(found: Sequence[Row]) -> Row | None:
     return found[0] if found else None
 
 
 def _ended(history: History, run_id: str) -> Row | None:
-    ends = "from log.run_finished where run_id = $run order by log_offset desc limit 1"
+    ends = (
+        "from log.run_finished as fact where run_id = $run and log_verdict = 1 "
+        "and survives(fact.run_id, fact.log_offset, fact.sequence) order by log_offset desc limit 1"
+    )
     return _first(rows(history, ends, {"run": run_id}))
 
 
 _DECISIONS = """
-SELECT decision.epoch, decision.chosen, decision.reason, decision.risk, command.outcome, command.rejected_reason
+SELECT decision.log_offset, decision.epoch, decision.chosen, decision.reason, decision.risk, command.outcome,
+    command.rejected_reason
 FROM decisions AS decision
-LEFT JOIN commands AS command ON command.run_id = decision.run_id AND command.causation_id = decision.event_id
-WHERE decision.run_id = $run ORDER BY decision.log_offset
+LEFT JOIN (FROM commands WHERE run_id = $run AND surviving) AS command ON command.causation_id = decision.event_id
+WHERE decision.run_id = $run AND decision.surviving
 """
+_IDLE = """
+SELECT log_offset, epoch, reason FROM decisions WHERE run_id = $run AND surviving AND chosen = 'nothing'
+"""
+_GATES = """
+SELECT sequence, epoch, seed_id, gate, passed, reason, measurements FROM gates WHERE run_id = $run AND surviving
+"""
+_COMMANDS = """
+SELECT command.recorded_at, command.log_offset, command.epoch, command.command_type, command.operation, command.seed_id,
+    command.blueprint_id, command.issued_by, command.outcome, command.rejected_detail,
+    coalesce(report.reports, []) AS reports
+FROM commands AS command
+LEFT JOIN (
+    SELECT command_id, list({
+        'outcome': outcome, 'metrics': metrics, 'observation_window_epochs': observation_window_epochs
+    } ORDER BY recorded_at) AS reports
+    FROM reports
+    WHERE run_id = $run AND surviving
+    GROUP BY command_id
+) AS report USING (command_id)
+WHERE command.run_id = $run AND command.surviving
+"""
+_ROLLBACKS = """
+SELECT log_offset, from_step, to_step, level, reason, new_timeline, prepare_ms, commit_ms, confirm_ms
+FROM log.rolled_back AS fact
+WHERE run_id = $run AND log_verdict = 1 AND NOT EXISTS (
+    FROM cuts
+    WHERE cuts.run_id = fact.run_id AND is_claim AND cuts.log_offset > fact.log_offset
+        AND cuts.to_sequence < fact.sequence
+)
+"""
+"""Those that happened: what a resume cut is as if it had not."""
 _ALERTS = """
 SELECT rule, description, count(*) AS fired, min(epoch) AS first_epoch, max(epoch) AS last_epoch
-FROM log.alert_fired WHERE run_id = $run GROUP BY ALL ORDER BY fired DESC, rule
+FROM log.alert_fired AS alert
+WHERE run_id = $run AND stands(alert.run_id, alert.causation_id, alert.correlation_id)
+GROUP BY ALL ORDER BY fired DESC, rule
 """
 _EVENTS = """
 SELECT body, count(*) FILTER (run_id = $run) AS mine, count(*) FILTER (run_id = $control) AS control

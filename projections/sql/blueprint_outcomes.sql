@@ -74,7 +74,7 @@ WITH slot AS (
         median(flops_per_sample)::BIGINT AS flops_per_sample
     FROM log.kernel_attached AS attached
     JOIN slot USING (run_id, seed_id)
-    WHERE coalesce(attached.trouble, '') = ''
+    WHERE attached.log_verdict = 1 AND coalesce(attached.trouble, '') = ''
     GROUP BY ALL
 )
 SELECT

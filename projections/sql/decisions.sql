@@ -1,4 +1,5 @@
 -- One row per decision on a state packet: what was chosen among what, and why.
+-- `surviving` is false where the packet does not count or a rollback or a resume cut it since.
 WITH once AS NOT MATERIALIZED (
     SELECT *
     FROM log.decision_made
@@ -28,6 +29,7 @@ SELECT
     hex_text(fact.observation_hash) AS observation_hash,
     nullif(fact.observation_ref, '') AS observation_ref,
     hex_text(fact.policy_hash) AS policy_hash,
+    stands(fact.run_id, fact.causation_id, fact.correlation_id) AS surviving,
     moment(fact.recorded_at_ns) AS recorded_at,
     uuid_text(fact.event_id) AS event_id,
     uuid_text(fact.causation_id) AS causation_id,

@@ -26,7 +26,8 @@ WITH ordinary AS (
     SELECT blueprint_id, shape_kind, metrics['loss_delta_total'] AS loss_delta
     FROM reports
     JOIN site USING (run_id, seed_id)
-    WHERE (run_id, command_id) IN (SELECT (run_id, command_id) FROM commands WHERE operation = 'GERMINATE')
+    WHERE surviving
+        AND (run_id, command_id) IN (SELECT (run_id, command_id) FROM commands WHERE operation = 'GERMINATE' AND surviving)
 ), reported AS (
     SELECT
         blueprint_id, shape_kind, count(*) AS reports, avg(loss_delta) AS loss_delta_mean,

@@ -1,10 +1,14 @@
 -- One row per field report: what came of an applied command.
-WITH once AS NOT MATERIALIZED (
+-- `surviving` is false where the packet that closed its window does not count or a rollback or a resume cut it since.
+WITH told AS NOT MATERIALIZED (
+    SELECT *, stands(fact.run_id, fact.causation_id, fact.correlation_id) AS surviving FROM log.field_report AS fact
+), once AS NOT MATERIALIZED (
+    -- A stretch that is gone through again reports on the same command under the same id: the one that survives counts.
     SELECT *
-    FROM log.field_report
+    FROM told
     JOIN (
-        SELECT run_id, log_partition, min(log_offset) AS log_offset
-        FROM log.field_report
+        SELECT run_id, log_partition, min_by(log_offset, log_offset + ((NOT surviving)::BIGINT << 61)) AS log_offset
+        FROM told
         GROUP BY run_id, log_partition, event_id
     ) AS first USING (run_id, log_partition, log_offset)
 )
@@ -23,6 +27,7 @@ SELECT
     fact.report_id,
     fact.command_id,
     fact.issued_at,
+    fact.surviving,
     moment(fact.recorded_at_ns) AS recorded_at,
     uuid_text(fact.event_id) AS event_id,
     uuid_text(fact.causation_id) AS causation_id,

@@ -16,8 +16,30 @@ WITH started AS (
     JOIN owner ON owner.run_id = fact.run_id AND owner.incarnation = fact.incarnation
     WHERE fact.log_verdict = 1
     ORDER BY log_offset DESC
+), going_on AS (
+    SELECT DISTINCT run_id FROM log.run_started WHERE run_id NOT IN (SELECT run_id FROM ended)
+), process AS (
+    -- What each process took: as it said at its end, else from its first fact to its last. One that was superseded and wrote
+    -- on has facts that do not count.
+    SELECT fact.run_id, fact.incarnation,
+        coalesce(any_value(told.wall_s), (max(fact.recorded_at_ns) - min(fact.recorded_at_ns)) / 1e9) AS wall_s
+    FROM log.facts AS fact
+    LEFT JOIN (
+        SELECT run_id, incarnation, max(wall_s) AS wall_s FROM log.run_finished WHERE log_verdict = 1 GROUP BY ALL
+    ) AS told ON told.run_id = fact.run_id AND told.incarnation = fact.incarnation
+    WHERE fact.log_verdict = 1
+        AND fact.run_id IN (SELECT run_id FROM log.run_resumed UNION SELECT run_id FROM going_on)
+    GROUP BY ALL
+), took AS (
+    SELECT run_id, sum(wall_s) AS wall_s FROM process GROUP BY run_id
+), heard AS (
+    -- The last that its trainer said of a run that has not ended: telemetry comes within an epoch, too.
+    SELECT run_id, max(recorded_at_ns) AS recorded_at_ns
+    FROM log.every
+    WHERE producer = 'trainer' AND run_id IN (SELECT run_id FROM going_on)
+    GROUP BY run_id
 ), reached AS (
-    SELECT run_id, max(epoch) AS epoch, max(global_step) AS step, max(recorded_at_ns) AS recorded_at_ns,
+    SELECT run_id, max(epoch) AS epoch, max(global_step) AS step,
         max_by(state.validation_accuracy, log_offset) AS probe_accuracy,
         max_by(state.validation_loss, log_offset) AS probe_loss, max_by(params, log_offset) AS params
     FROM log.epoch_completed AS fact
@@ -46,17 +68,19 @@ SELECT
     ended.fossilized AS seeds_fossilized,
     ended.culled AS seeds_culled,
     ended.telemetry_shed,
-    ended.wall_s,
+    coalesce(took.wall_s, ended.wall_s) AS wall_s,
     coalesce(problem.problem || ' at sequence ' || problem.sequence, nullif(ended.reason, '')) AS reason,
     owner.incarnation,
     moment(started.recorded_at_ns) AS started_at,
-    moment(coalesce(ended.recorded_at_ns, reached.recorded_at_ns, started.recorded_at_ns)) AS last_at,
+    moment(coalesce(ended.recorded_at_ns, heard.recorded_at_ns, started.recorded_at_ns)) AS last_at,
     started.device,
     started.esper_version,
     started.seeds AS random_seeds,
     started.config_json
 FROM started
 LEFT JOIN ended USING (run_id)
+LEFT JOIN took USING (run_id)
+LEFT JOIN heard USING (run_id)
 LEFT JOIN reached USING (run_id)
 LEFT JOIN owner USING (run_id)
 LEFT JOIN stops AS problem USING (run_id);

@@ -16,8 +16,8 @@ from projections import manifest
 from projections.manifest import FILES, FileEntry, Manifest, Place
 from projections.narrow import repeats
 from projections.verify import damaged
+from streams.feed.batch import Selection, offsets_of
 from streams.feed.cursor import PartitionCursor
-from streams.feed.selection import Selection, offsets_of
 
 HELD: Final = 256 * 2**20
 """Bytes of read files that are kept for the other partitions' turns; one file may be more."""

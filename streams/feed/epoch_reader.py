@@ -26,6 +26,10 @@ LINGER_S: Final = 0.5
 PATIENCE_S: Final = 30.0
 """How long a pass that has an end waits for a log that is away; a follower waits for ever."""
 AGAIN_S: Final = 0.5
+WAIT_S: Final = 0.2
+"""How long the log is given to have something new."""
+TURN_S: Final = 0.05
+"""The same where others' batches may wait for this one's: at least twenty of theirs come a second."""
 _log = logging.getLogger(__name__)
 
 
@@ -83,6 +87,7 @@ class EpochReader:
         self._shard = shard
         self._pending = {body: Pending(body) for body in sorted(schemas)}
         self._follows = False
+        self._empty: Batch | None = None
         self._away_since: float | None = None
 
     def begin(self, start: Start, end: End, loaded: Mapping[str, Any] | None) -> None:
@@ -111,12 +116,29 @@ class EpochReader:
                     self._wait(opened)
                 else:
                     self._advance(cursor)
-                yield from self._full(size)
+                given = 0
+                for batch in self._full(size):
+                    given += 1
+                    yield batch
+                if cursor is None and not given and self._gives_way:
+                    yield self._nothing()
             for pending in self._pending.values():
                 while pending.rows:
                     yield self._batch(pending, size)
         finally:
             self._source.close()
+
+    @property
+    def _gives_way(self) -> bool:
+        """Whether others must not wait for this reader: a DataLoader takes a batch from each worker in turn."""
+        return self._follows and self._shard.count > 1
+
+    def _nothing(self) -> Batch:
+        """A batch of no events, which says that there are none here now; what was read stays where it is."""
+        if self._empty is None:
+            body = min(self._schemas)
+            self._empty = decode(self._schemas[body], self._source.no_rows(body))
+        return self._empty
 
     def _turn(self, opened: list[PartitionCursor]) -> PartitionCursor | None:
         """The cursor to read next; None where the log must give more first."""
@@ -137,7 +159,8 @@ class EpochReader:
         """Let the log give more: to a follower of any partition, else of the one whose turn it is."""
         needed = opened if self._follows else [min(opened, key=lambda cursor: cursor.turn)]
         try:
-            self._source.more(list(dict.fromkeys(cursor.place for cursor in needed)))
+            wait_s = TURN_S if self._gives_way else WAIT_S
+            self._source.more(list(dict.fromkeys(cursor.place for cursor in needed)), wait_s)
         except LogUnavailable as error:
             now = time.monotonic()
             if self._away_since is None:

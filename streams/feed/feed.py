@@ -10,11 +10,10 @@ from torch.utils.data import IterableDataset
 
 from contracts.topics import BY_BODY, PARTITIONS
 from esper.errors import InvalidInput
-from streams.feed.batch import Batch
+from streams.feed.batch import Batch, Selection, Tasks
 from streams.feed.cursor import rank_now, shard_of
 from streams.feed.epoch_reader import End, EpochReader, Start
 from streams.feed.schema import Schema
-from streams.feed.selection import Selection, Tasks
 from streams.feed.source import Source
 from streams.settings import Settings
 
@@ -23,7 +22,8 @@ class EventFeed(IterableDataset[Batch]):
     """Batches of the events of one or more `schemas`, each event once a pass, over all DataLoader workers and ranks.
 
     Give it to a DataLoader with `batch_size=None`, or iterate over it. A batch is of one schema and has `batch_size`
-    events; the last of a pass has fewer, and so has one of a follower after half a second.
+    events; the last of a pass has fewer, and so has one of a follower after half a second. A follower that shares the
+    log with others (workers, ranks) gives a batch without events where none came, so that nobody waits for it.
 
     Args:
         data_dir: the data folder.

@@ -15,8 +15,8 @@ from esper.leyline.signing import KeyRing
 from projections.columns import BODIES, LOG_COLUMNS, column_name
 from projections.manifest import Place
 from projections.narrow import Narrow, lawful
+from streams.feed.batch import Selection
 from streams.feed.cursor import PartitionCursor
-from streams.feed.selection import Selection
 
 REMEMBERED: Final = 65_536
 """Events of a partition in which a repeated one is known again; a repetition comes seconds after the first."""
@@ -112,8 +112,9 @@ class Live:
         offsets = np.array([record.offset for record in records], np.int64)
         self._name_missing(offsets)
         recorded_at_ns = columns.column("recorded_at_ns").to_numpy().tolist()
+        stamps_ms = [record.timestamp for record in records]
         kept = lawful(columns)
-        for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns):
+        for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns, stamps_ms):
             kept[place] = False
         if not kept.all():
             self._refuse(offsets[~kept])

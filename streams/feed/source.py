@@ -9,22 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 
 from esper.errors import InvalidInput, LogUnavailable
+from projections.columns import arrow_schema
 from projections.manifest import Place
 from streams.broker.launch import announced_address
 from streams.feed.archived import Archived
+from streams.feed.batch import Selection
 from streams.feed.cursor import PartitionCursor
 from streams.feed.live import REMEMBERED, Live
 from streams.feed.log_reader import EARLIEST, LATEST, LogReader, OutOfRange
-from streams.feed.selection import Selection
 from streams.keys import load_key_ring
 from streams.settings import Settings
-
-WAIT_S: Final = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -76,13 +74,17 @@ class Source:
             return self.archive.rows(cursor, stop)
         return self._live[cursor.place].take(cursor, stop)
 
-    def more(self, places: Collection[Place]) -> None:
-        """Let the log give more of `places`, or wait a moment. Raises LogUnavailable while it does not answer."""
+    def no_rows(self, body: str) -> pa.Table:
+        """Flat rows of a body type, without any."""
+        return self._selections[body].flat(arrow_schema(body).empty_table())
+
+    def more(self, places: Collection[Place], wait_s: float) -> None:
+        """Let the log give more of `places`, or wait so long. Raises LogUnavailable while it does not answer."""
         try:
             if self._reader is None:
                 self._open()
             assert self._reader is not None
-            for place, (batches, until) in self._reader.take(places, WAIT_S).items():
+            for place, (batches, until) in self._reader.take(places, wait_s).items():
                 self._live[place].put(batches, until)
         except OutOfRange as gone:
             _log.info("the log does not hold %s any more; the archive is asked", gone)

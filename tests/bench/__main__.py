@@ -30,6 +30,7 @@ BENCHES = (
     "archive",
     "archive_peers",
     "state",
+    "long_run",
     "library",
     "kernels",
     "compile",

@@ -132,6 +132,33 @@ def test_workers_share_the_log(desk, packets):
     assert sorted(seen) == sorted(event.event_id for event in packets)
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 on torch 2.13
+def test_a_worker_whose_partitions_are_silent_holds_nobody_up(desk, packets):
+    """All is on one worker's partitions, so a batch of each in turn is one of the other's, too; states stay exact."""
+    mine = [event for event in packets if event.run_id == packets[0].run_id]
+    first, later = mine[:35], mine[35:]
+    desk.publish(desk.place(first))
+    seen = {}
+    state = None
+    for part, wanted in enumerate((first, later)):
+        feed = desk.feed(end="never", batch_size=8)
+        loader = StatefulDataLoader(feed, batch_size=None, num_workers=2, timeout=20)
+        if state is not None:
+            loader.load_state_dict(state)
+            desk.publish(desk.place(later))
+        seen[part] = []
+        for batch in loader:
+            assert len(batch) == len(batch["event_id"])
+            seen[part] += [bytes(row) for row in batch["event_id"].numpy()]
+            if len(seen[part]) >= len(wanted):
+                state = loader.state_dict()
+                break
+        del loader
+
+    assert sorted(seen[0]) == sorted(event.event_id for event in first)
+    assert sorted(seen[1]) == sorted(event.event_id for event in later)
+
+
 def test_a_follower_gets_what_comes_in_batches_that_do_not_wait_long(desk, packets):
     desk.publish(desk.place(packets[:40]))
     batches = iter(desk.feed(end="never", batch_size=1_000))

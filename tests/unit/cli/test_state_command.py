@@ -11,11 +11,13 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
 from esper.cli.app import dispatch
-from esper.cli.state import rates_at
+from esper.cli.history import history_of
+from esper.cli.state import fold, folded, mark_at, place_of, rates_at, to_json
 from esper.leyline.envelope import new_event
-from esper.record import ModelState, Rate
+from esper.record import ModelState, Rate, packets
 from esper.tolaria.learning_rate import LearningRates
 from projections.archive_writer import Archive
+from projections.run_queries import decision_on
 from projections.testing import RECORDED_AT_NS, LogOfRecords, Trainers
 
 RUN = "k3f9x2qa"
@@ -99,6 +101,20 @@ def test_a_person_reads_lines_and_a_table(ask, capsys):
     assert lines[0] == f"run {RUN} at step 15, epoch 1; by now step 20, epoch 2"
     assert "breakers       isolation OPEN" in lines
     assert lines[-3].split()[:5] == ["s1", "layers.9", "TRAINING", "skip_connection", "(BP008)"]
+
+
+@pytest.mark.parametrize("at", [None, "0", "10", "15", "20", "epoch:0", "epoch:1", "epoch:2"])
+def test_the_sql_says_what_the_facts_say_one_by_one(ask, tmp_path, at):
+    """Of every place; a fork and a history that cannot be true are folded fact by fact, all others by SQL."""
+    place = None if at is None else place_of(at)
+    with history_of(tmp_path) as history:
+        state, mark, decision = folded(history, RUN, place)
+        slow = fold(history, RUN)
+        expected = mark_at(slow, RUN, place)
+
+        assert to_json(state, mark, decision, {}) == to_json(slow, expected, decision, {})
+        assert decision == decision_on(history, [RUN], packets(slow, expected))
+        assert mark.model.seeds == dict(expected.model.seeds)
 
 
 @pytest.mark.parametrize(

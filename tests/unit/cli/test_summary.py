@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from esper.cli.summary import Cost, RunView, Summary
-from projections.testing import Trainers
+from projections import open_history
+from projections.archive_writer import Archive
+from projections.run_queries import EventReader
+from projections.testing import LogOfRecords, Trainers
+from tests.unit.void_stretch import void_stretch
 
 
 def ended(run_id: str, status: str, accuracy: float) -> RunView:
@@ -21,9 +27,8 @@ def ended(run_id: str, status: str, accuracy: float) -> RunView:
 def test_only_a_control_run_that_completed_is_compared(status, compared):
     """Of two that resume a run at once, one may win the grown run and the other, which then stops, its control run."""
     control = ended("k3f9-control", status, 0.5)
-    summary = Summary(
-        ended("k3f9", "completed", 0.75), control, 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 2.0, 3.0), "esper-data"
-    )
+    cost = Cost(1.0, 0.5, 0.9, 2.0, 3.0)
+    summary = Summary(ended("k3f9", "completed", 0.75), control, 0, {"p50": 1.0, "p99": 2.0}, cost, "esper-data")
 
     text = summary.text()
 
@@ -48,7 +53,7 @@ def test_a_seed_whose_germination_was_rolled_back_is_not_told_of():
     run.move(0, 1, 0)
     run.finish(0)
     text = Summary(
-        RunView.of("run", run.events), None, 0, {"p50": 1.0, "p99": 2.0}, Cost(2.0, 0.5, 9.0, 3.0), "esper-data"
+        RunView.of("run", run.events), None, 0, {"p50": 1.0, "p99": 2.0}, Cost(2.0, 0.5, 1.8, 9.0, 3.0), "esper-data"
     ).text()
     seeds = text.split("seeds\n")[1].splitlines()[:3]
 
@@ -70,3 +75,33 @@ def test_what_a_superseded_process_wrote_is_not_told_of():
     assert {seed.seed_id: seed.stage for seed in view.seeds.values()} == {
         "s1": "DORMANT", "s2": "DORMANT", "s3": "GERMINATED"
     }  # fmt: skip
+
+
+def test_what_was_cut_is_not_shown():
+    """A seed that germinated again after a resume is one life; decisions on packets that were cut are not the last."""
+    view = RunView.of("void", void_stretch())
+
+    assert [(life.seed_id, life.life) for life in view.lives] == [("s1", 1)]
+    assert view.epoch == 3
+    assert [(epoch, text.split(":")[0]) for epoch, text in view.decisions] == [
+        (1, "germinate s1 residual_block (BP009)"),
+        (2, "nothing"),
+        (2, "rolled back"),
+        (3, "nothing"),
+    ]
+
+
+def test_a_clock_that_is_behind_does_not_change_which_facts_count(tmp_path):
+    """The process that was thought dead has the slower clock: its records seem older than the claim before them."""
+    records = LogOfRecords().place(void_stretch())
+    slow = [
+        replace(record, timestamp=record.timestamp - 60_000) if 9 < place < 16 else record
+        for place, record in enumerate(records)
+    ]
+    with Archive(tmp_path) as archive:
+        archive.append(slow)
+    with open_history(tmp_path) as history:
+        view = RunView.of("void", EventReader(history, "void").new())
+
+    assert [(life.seed_id, life.life, life.from_epoch) for life in view.lives] == [("s1", 1, 1)]
+    assert view.finished is not None

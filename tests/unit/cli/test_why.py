@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -13,12 +14,18 @@ from esper.leyline.envelope import body_name
 from esper.leyline.ids import derived_id
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
+from tests.unit.void_stretch import void_stretch
 
 
 @pytest.fixture
 def lives(story, tell):
     """The story, s1's second germination after it, and a policy that was trained on the first life's report."""
     report = next(event for event in story if body_name(event) == "field_report")
+    ways = (l.SEED_LIFECYCLE_STAGE_EMBARGOED, l.SEED_LIFECYCLE_STAGE_RESETTING, l.SEED_LIFECYCLE_STAGE_DORMANT)
+    over = [
+        tell(e.SeedTransitioned(seed_id="s1", from_stage=source, to_stage=target, life=1), epoch=3)
+        for source, target in pairwise(ways)
+    ]
     command = tell(
         l.AdaptationCommand(command_type=l.COMMAND_TYPE_SEED, target_seed_id="s1", issued_by="operator:ada"), epoch=3
     )
@@ -38,7 +45,7 @@ def lives(story, tell):
     promoted = tell(e.PolicyPromoted(policy_id="p", policy_version="2"), causation_id=trained.event_id)
     for policy in (trained, promoted):
         policy.run_id = ""
-    return [*story, command, again, trained, promoted]
+    return [*story, *over, command, again, trained, promoted]
 
 
 @pytest.fixture
@@ -58,10 +65,12 @@ def test_every_life_has_its_chain_and_its_times(archived, capsys):
         (1, 2, "adaptation_command"),
         (1, 3, "command_applied"),
     ]
-    assert [(link["life"], link["depth"], link["type"]) for link in chain][-5:] == [
+    assert [(link["life"], link["depth"], link["type"]) for link in chain][-7:] == [
         (1, 3, "field_report"),
         (1, 4, "policy_trained"),
         (1, 5, "policy_promoted"),
+        (1, 0, "seed_transitioned"),
+        (1, 0, "seed_transitioned"),
         (2, 0, "adaptation_command"),
         (2, 1, "seed_transitioned"),
     ]
@@ -87,6 +96,45 @@ def test_a_person_reads_titles_and_durations(archived, capsys):
     lines = capsys.readouterr().out.splitlines()
 
     assert lines[0] == "seed s1 of run k3f9x2qa"
-    assert "life 1: residual_block (BP009), epochs 1 to 2 in 3.0 s, EMBARGOED" in lines
+    assert "life 1: residual_block (BP009), epochs 1 to 3 in 9.0 s, DORMANT" in lines
     assert "life 2: grouped_conv (BP013), epochs 3 to 3 in 0.0 s, GERMINATED" in lines
     assert any("+1.000 s  epoch   1  └─ decision_made" in line for line in lines)
+
+
+@pytest.fixture
+def cut(tmp_path):
+    """A run of which most was cut: by a resume beside a process that wrote on, and by a rollback."""
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(void_stretch()))
+    return tmp_path
+
+
+def links(folder, capsys, *options):
+    assert dispatch(["why", "last", "s1", "--json", *options, "--data-dir", str(folder)]) == 0
+    return [(link["depth"], link["type"], link["surviving"]) for link in json.loads(capsys.readouterr().out)]
+
+
+def test_what_was_cut_is_no_part_of_a_life(cut, capsys):
+    """The command was carried out twice; the first time was cut, and so was the other process's command to cull."""
+    kept = [
+        (0, "epoch_completed", True),
+        (1, "decision_made", True),
+        (2, "adaptation_command", True),
+        (3, "command_applied", True),
+        (4, "seed_transitioned", True),
+        (3, "field_report", True),
+    ]
+
+    assert links(cut, capsys) == kept
+
+
+def test_what_was_cut_can_be_asked_for(cut, capsys):
+    told = links(cut, capsys, "--void")
+
+    assert [link for link in told if link[2]] == links(cut, capsys)
+    assert [link[1] for link in told if not link[2]] == [
+        *("command_applied", "seed_transitioned"),
+        *("epoch_completed", "decision_made", "adaptation_command", "command_applied"),
+    ]
+    assert dispatch(["why", "last", "s1", "--void", "--data-dir", str(cut)]) == 0
+    assert capsys.readouterr().out.count("(cut)") == 6

@@ -26,7 +26,7 @@ def test_only_the_wanted_runs_and_tasks_and_rows(feed, made, ids, events_of):
 
 
 def test_a_run_whose_task_nobody_knows_is_left_out_and_named(few, tmp_path, ids, fill, monkeypatch, caplog):
-    monkeypatch.setattr("streams.feed.selection.WAIT_S", 0.2)
+    monkeypatch.setattr("streams.feed.batch.WAIT_S", 0.2)
     fill(tmp_path / "archive", few)  # without any run's first fact
 
     with caplog.at_level(logging.WARNING):
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(few, tmp_path, ids, fill, 
 
 
 def test_a_damaged_file_of_first_facts_leaves_out_its_runs_and_is_named(made, tmp_path, ids, fill, monkeypatch, caplog):
-    monkeypatch.setattr("streams.feed.selection.WAIT_S", 0.2)
+    monkeypatch.setattr("streams.feed.batch.WAIT_S", 0.2)
     archive = fill(tmp_path / "archive", made)
     whole = ids(EventFeed(tmp_path, PACKETS, tasks=["digits"]))
     (entry, *others) = manifest.load(archive).of("run_started")

@@ -17,10 +17,9 @@ from projections.narrow import Narrow, lawful
 from projections.records import batches_of
 from projections.testing import LogOfRecords
 from streams.feed import LONGEST, Field, Schema
-from streams.feed.batch import decode
+from streams.feed.batch import Selection, decode
 from streams.feed.cursor import PartitionCursor
 from streams.feed.live import Live
-from streams.feed.selection import Selection
 
 FIELDS = [
     Field("event_id", "id", width=16),

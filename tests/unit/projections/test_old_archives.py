@@ -13,13 +13,26 @@ from pathlib import Path
 import pytest
 
 from esper.record.accept import Verdict
-from projections import archive_migrations, open_history, questions
+from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.history import History
 from projections.verdicts import VERDICTS
 from tests.unit.projections.keep_log import KEPT, plain
 
 OLD = KEPT / "archive_v1"
+WITHOUT_THE_VOID = {
+    "03_from_decision_to_move": [["ppo", 9, 0, 0, 0]],
+    "04_chain_of_a_run": [
+        [1, "nothing", None, None, None, None],
+        [2, "germinate s1 BP009", None, None, None, None],
+        *([epoch, "nothing", None, None, None, None] for epoch in (3, 4, 5)),
+    ],
+    "06_final_accuracy": [["grown", 0.91, 1042], ["grown-control", 0.88, 1000]],
+    "07_hook_latency": [["grown", 0.0, 5], ["grown-control", 0.0, 4]],
+    "08_decision_latency": [["ppo", [0.001, 0.001], 9]],
+    "15_decisions_by_kind": [["ppo", "nothing", 8], ["ppo", "germinate", 1]],
+}
+"""Then these counted what a rollback or a resume had cut, too: `grown` went through 8 epochs of which 5 survive."""
 EVERY = "select log_topic, log_partition, log_offset, log_raw from log.every order by all"
 
 
@@ -50,11 +63,14 @@ def test_it_answers_the_twenty_questions_as_then(history, told):
     parameters = {**told["parameters"], "event": bytes.fromhex(told["parameters"]["event"])}
     answers = {name: rows(questions.ask(history, name, **parameters)) for name in questions.names()}
 
-    assert answers == told["questions"]
+    assert answers == told["questions"] | WITHOUT_THE_VOID
 
 
 def test_its_views_show_what_they_showed(history, told):
-    shown = {name: rows(history.execute(f"select * from {name} order by all")) for name in told["views"]}
+    shown = {
+        name: rows(history.execute(f"select {_COLUMNS.get(name, '*')} from {name} order by all"))
+        for name in told["views"]
+    }
 
     assert {name: len(found) for name, found in shown.items() if found} == {
         name: len(found) for name, found in told["views"].items() if found
@@ -84,15 +100,20 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(archive_migrations.files, "sync_folder", fail)
+    monkeypatch.setattr("projections.manifest.Folder.write", fail)
     with pytest.raises(OSError, match="full"):
         Archive(old)
     monkeypatch.undo()
 
     assert (old / "manifest.json").read_bytes() == before
     with Archive(old) as archive:
-        assert archive.orphans_removed > 0
+        assert archive.set_aside > 0
+        assert archive.drop_set_aside() == archive.set_aside
         assert archive.manifest.migrations == (VERDICTS,)
+
+
+_COLUMNS = dict.fromkeys(("decisions", "commands", "reports"), "* exclude (surviving)")  # which they did not have then
+_COLUMNS["runs"] = "* replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"  # then the last process's
 
 
 def verdicts(history: History) -> list[tuple]:

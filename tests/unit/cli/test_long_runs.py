@@ -1,0 +1,82 @@
+"""A report, `state` and `why` of a long run: work grows with what is told, and that of `state` does not grow.
+
+Counted are the calls that Python makes: those are the same on any machine, however busy it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from esper.cli.app import dispatch
+from projections import open_history
+from projections.archive_writer import Archive
+from projections.generated import history, records
+from projections.report import page, report_query
+
+EPOCHS = (100, 200)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Data folders with one run each, of so many epochs."""
+    found = {}
+    for epochs in EPOCHS:
+        found[epochs] = tmp_path_factory.mktemp(f"long-{epochs}")
+        with Archive(found[epochs] / "archive") as archive:
+            archive.append(list(records(history(1, epochs=epochs, telemetry=False))))
+    return found
+
+
+def calls(act: Callable[[], object]) -> int:
+    """How many calls an act makes, once what it imports and caches is there."""
+    act()
+    made = 0
+
+    def count(_frame: object, event: str, _what: object) -> None:
+        nonlocal made
+        made += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+def test_a_reports_work_grows_as_its_run(folders, monkeypatch):
+    """Every decision acts and every command has a report: each row of one table looked for its row in another."""
+    monkeypatch.setattr(report_query, "SHOWN", 10**6)
+
+    def told(epochs: int) -> int:
+        with open_history(folders[epochs] / "archive") as found:
+            ((run_id,),) = found.execute("select run_id from runs").fetchall()
+            return calls(lambda: page(found, run_id))
+
+    few, many = map(told, EPOCHS)
+    assert many <= 2.5 * few
+
+
+def test_a_long_table_shows_its_ends_and_says_so(folders, monkeypatch):
+    monkeypatch.setattr(report_query, "SHOWN", 20)
+    with open_history(folders[100] / "archive") as found:
+        ((run_id,),) = found.execute("select run_id from runs").fetchall()
+        told = page(found, run_id)
+
+    assert "100 of 100 decisions" in told
+    assert "The 80 in the middle are left out" in told
+    assert told.count("the probe loss has not moved") == 20
+
+
+@pytest.mark.parametrize(("command", "most"), [(["why", "last", "s1"], 2.5), (["state", "last"], 1.2)])
+def test_a_commands_work_grows_as_what_it_tells(folders, capsys, command, most):
+    few, many = (
+        calls(lambda epochs=epochs: dispatch([*command, "--data-dir", str(folders[epochs])])) for epochs in EPOCHS
+    )
+
+    assert capsys.readouterr().err == ""
+    assert many <= most * few
