@@ -137,7 +137,7 @@ def test_the_live_screen_and_the_summary_write_it_out(spoilt) -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
     console.print(Panel(f"task {EVIL}", [view]).draw(1.0))
     check(console.file.getvalue(), own_styles=False)  # type: ignore[attr-defined]
-    summary = Summary(view, None, 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 1.0, 1.0, 1.0), f"/data{EVIL}")
+    summary = Summary(view, None, 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 1.0, 1.0, 1.0, 1.0), f"/data{EVIL}")
 
     assert "all is well" in summary.text()
     assert not any(line.startswith("esper: all is well") for line in summary.text().split("\n")[:3])
