@@ -18,6 +18,7 @@ from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
 from esper.errors import InvalidInput, LogUnavailable
 from projections.archive_writer import Archive
 from projections.manifest import Place
+from projections.records import Batch
 from streams.consumer import LogConsumer
 
 COMPARE_S: Final = 5.0
@@ -38,6 +39,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     consumer = LogConsumer(
         bootstrap_servers=brokers,
         group_id=ARCHIVER_GROUP,
+        batches=True,
         auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
         max_partition_fetch_bytes=2 * 2**20,
         fetch_max_bytes=8 * 2**20,
@@ -59,6 +61,9 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     if taken:
         logger.warning("%d records that had left the log were archived again from files that were set aside", taken)
     archive.follows(cluster_id)
+    gone = archive.note_gone(begins)
+    if gone:
+        logger.error("%d offsets had left the log before they were archived: see `esper archive status`", gone)
     consumer.assign(places)
     for place in places:
         at = (place.topic, place.partition)
@@ -110,7 +115,7 @@ async def _records_at(consumer: LogConsumer, wanted: Mapping[TopicPartition, int
     while waiting and time.monotonic() < deadline:
         for place, fetched in (await consumer.getmany(*waiting, timeout_ms=POLL_MS)).items():
             batch = fetched[0]
-            if batch.offsets[0] == wanted[place]:
+            if isinstance(batch, Batch) and batch.offsets[0] == wanted[place]:
                 found[place.topic, place.partition] = batch.values[0]
             waiting.discard(place)
     return found

@@ -7,7 +7,6 @@ every event that names it; whoever has only a retired key, or none, is a strange
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from esper.cli.output import one_line, visible
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.envelope import Event
+from esper.leyline.json_text import configuration
 from esper.leyline.names import digest
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing, Signed, key_id
@@ -91,8 +91,8 @@ def _named(event: Event, signed: Signed) -> Iterator[Code]:
 
 def _task(event: Event) -> str:
     try:
-        return str(json.loads(event.run_started.config_json)["task"])
-    except (ValueError, KeyError, TypeError):
+        return str(configuration(event.run_started.config_json)["task"])
+    except (CorruptState, KeyError):
         return str(event.run_started.task)
 
 
