@@ -80,8 +80,6 @@ def open_house(house: House) -> None:
     assert house.start_broker(), house.deaths
     asyncio.run(_make_topics(house.brokers))
     house.start_archiver(wait=False)
-    for name in ("author", "stranger", "reader"):
-        house.client(name, name)
 
 
 async def _make_topics(brokers: str) -> None:
@@ -114,7 +112,7 @@ def carry_out(house: House, steps: Sequence[Step]) -> None:
             if step.what == "rest":
                 archived(house)
         else:
-            process = house.clients.get(step.who) or house.client("trainer", step.who)
+            process = house.clients.get(step.who) or house.client(step.who.rstrip("0123456789"), step.who)
             process.order(do=step.what, **step.how)
             if process.alive() and process.ordered - process.done() > BACKLOG:
                 time.sleep(0.1)

@@ -9,9 +9,8 @@ import time
 
 import pytest
 
-from streams.records import partition_of
 from tests.checker.house import Forker
-from tests.checker.plan import BESIDE, SHORT, Planner
+from tests.checker.plan import SHORT, Planner
 from tests.checker.run import check
 
 SEED = int(os.environ.get("ESPER_CHECKER_SEED") or secrets.randbelow(2**31))
@@ -55,10 +54,6 @@ def test_nothing_is_lost_doubled_or_let_in_whatever_happens(forker, tmp_path, ca
 def test_a_seed_repeats_its_operations_and_faults():
     assert Planner(7).plan(OPERATIONS, FAULTS) == Planner(7).plan(OPERATIONS, FAULTS)
     assert Planner(7).plan(OPERATIONS, FAULTS) != Planner(8).plan(OPERATIONS, FAULTS)
-
-
-def test_two_runs_of_the_short_plans_share_a_partition():
-    assert len({partition_of(run.encode()) for run in BESIDE}) == 1
 
 
 @pytest.mark.soak  # until the mends of issue 10 are in
