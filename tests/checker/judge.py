@@ -29,8 +29,9 @@ from tests.checker.model import OWN, Life, Row, Sent, Told
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What `verify` names: in words, whether it is serious, and the offsets or the run or rows that it covers."""
+    """What `verify` names: its kind, in words, whether it is serious, and the offsets or run or rows that it covers."""
 
+    kind: str
     text: str
     serious: bool
     where: str
@@ -198,10 +199,9 @@ def misread(evidence: Evidence) -> Iterator[str]:
 
 
 def false_alarm(evidence: Evidence) -> Iterator[str]:
-    """A loss that is named where nothing was lost."""
+    """A loss that is named where nothing was lost. Strangers' keys are no false alarm."""
     if not HARMFUL & {*evidence.told.faults}:
-        for each in evidence.serious:
-            yield each.text
+        yield from (each.text for each in evidence.serious if each.kind != "key" or not evidence.told.forged)
 
 
 def stuck(evidence: Evidence) -> Iterator[str]:
@@ -217,8 +217,8 @@ def named(kind: str, where: str, what: str, *, serious: bool) -> Named:
     text = f"{where}: {what}"
     if found := _PLACE.search(text):
         first, last = int(found["first"]), int(found["last"] or found["first"])
-        return Named(text, serious, where, last + 1 - first, found["topic"], int(found["partition"]))
+        return Named(kind, text, serious, where, last + 1 - first, found["topic"], int(found["partition"]))
     if kind == "file" and (rows := re.search(r"its (\d+) rows of (\w+)", what)):
         topic = BY_BODY[rows[2]].name if rows[2] in BY_BODY else ""
-        return Named(text, serious, where, int(rows[1]), topic)
-    return Named(text, serious, where)
+        return Named(kind, text, serious, where, int(rows[1]), topic)
+    return Named(kind, text, serious, where)

@@ -26,6 +26,16 @@ def producer_ids() -> None:
 
 def manifest() -> None:
     """Case 2: a start deletes what the manifest does not list."""
+    from projections.archive_writer import Archive
+
+    def delete(archive: Archive) -> int:
+        listed = {entry.name for entry in archive.manifest.files} | set(archive.manifest.retired)
+        for path in (archive.folder / "files").iterdir():
+            if path.name not in listed:
+                path.unlink()
+        return 0
+
+    _put(Archive, "_set_aside", delete)
 
 
 def retired_key() -> None:

@@ -24,6 +24,7 @@ from aiokafka.errors import KafkaError
 from contracts.topics import PARTITIONS, RUNS, TOPICS, Topic
 from esper.errors import EsperError
 from projections import open_history
+from projections.cross_checks import Beside
 from projections.manifest import covered
 from projections.wholeness import examine
 from streams.consumer import ends_of
@@ -143,11 +144,13 @@ def settle(house: House) -> Evidence:
     for process in house.processes():
         Faults(house).over(process.name)
     troubles = [*_end_clients(house), *archived(house)]
+    ends = ends_of(house.brokers, TOPICS)
     house.stop(ARCHIVER, kill=False)
     house.stop(BROKER, kill=False)
     told = Told.by(map(json.loads, house.journal_path.read_text("utf-8").splitlines()))
     with open_history(house.archive) as history:
-        named = [judge.named(each.kind, each.where, each.what, serious=each.serious) for each in examine(history)]
+        found = examine(history, beside=Beside(ends, keys=house.keys))
+        named = [judge.named(each.kind, each.where, each.what, serious=each.serious) for each in found]
         query = (
             "SELECT log_topic, log_partition, log_offset, event_id, log_body, run_id, incarnation, sequence, "
             "log_verdict, log_raw FROM log.every ORDER BY log_topic, log_partition, log_offset"
