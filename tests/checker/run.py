@@ -144,7 +144,11 @@ def settle(house: House) -> Evidence:
     for process in house.processes():
         Faults(house).over(process.name)
     troubles = [*_end_clients(house), *archived(house)]
-    ends = ends_of(house.brokers, TOPICS)
+    ends = None
+    try:
+        ends = ends_of(house.brokers, TOPICS)
+    except EsperError as error:
+        troubles.append(f"the log does not answer in the end: {error}")
     house.stop(ARCHIVER, kill=False)
     house.stop(BROKER, kill=False)
     told = Told.by(map(json.loads, house.journal_path.read_text("utf-8").splitlines()))
