@@ -298,6 +298,18 @@ class Archive:
                     found.update(unlisted.record_at(self.folder / FILES / entry.name, place, end - 1))
         return found
 
+    def note_gone(self, begins: Mapping[Place, int]) -> int:
+        """Note as gaps the offsets between the archive's end and where the log begins; how many.
+
+        Before anything is taken from that log: no record has to come for the archive to be at the log's end.
+        """
+        ends = self.manifest.next_offsets
+        gaps = tuple(Gap(*at, ends.get(at, 0), begin) for at, begin in begins.items() if begin > ends.get(at, 0))
+        if gaps:
+            reached = {(gap.topic, gap.partition): gap.next for gap in gaps}
+            self._commit(replace(self.manifest, next_offsets={**ends, **reached}, gaps=self.manifest.gaps + gaps))
+        return sum(gap.next - gap.first for gap in gaps)
+
     def drop_set_aside(self) -> int:
         """Delete the files set aside of which listed files hold every record, byte for byte; how many."""
         return unlisted.drop_held(self.folder, self.manifest)

@@ -14,7 +14,7 @@ from esper.cli.run import Instructor
 from esper.cli.screen import Screen, make_screen
 from esper.cli.summary import Cost, RunView, Summary
 from esper.cli.tail import LogTail
-from esper.cli.trainers import Trainers
+from esper.cli.trainers import Trainer, Trainers
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
@@ -187,8 +187,18 @@ class RunCommand:
         self._torch_import_s = grown.outcome.torch_import_s
         for other in others:
             if other.outcome is not None and other.outcome.error:
-                complain(f"the control run failed: {other.outcome.error}")
+                complain(self._of_control(other))
         return ""
+
+    def _of_control(self, control: Trainer) -> str:
+        """Why the control run came to no result, and how it goes on where it can."""
+        assert control.outcome is not None
+        end = next(view.finished for view in self._views if view.run_id == control.run_id)
+        if end is not None and end.status == "failed":
+            return f"the control run failed: {control.outcome.error}"
+        return (
+            f"the control run ended early: {control.outcome.error}; `esper resume {self._run_ids[0]}` goes on with it"
+        )
 
     def summary(self, since: float) -> Summary:
         """All runs as the archive tells them, now that it holds everything; the processes end meanwhile.

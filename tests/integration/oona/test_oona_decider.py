@@ -160,6 +160,34 @@ def test_a_forged_decision_is_no_answer_but_a_forged_command_is_handed_on_to_be_
     assert told[-1].security_violation.topic == "esper.commands"
 
 
+def test_a_retired_key_dated_back_neither_takes_a_run_over_nor_answers_for_tamiyo(log, ring, events, run_id):
+    """Ruling 25: whoever has the old key can write any time into an event, and the log knows when it came."""
+    old = b"o" * 32
+    rotated = KeyRing(ring.secrets, retired={old: time.time_ns() - 60 * 10**9})
+    long_ago_ns = time.time_ns() - 3600 * 10**9
+    packet = events.epoch(policy="nobody answers this here")
+    forged = [
+        new_event(body, event_id=bytes([n] * 16), run_id=run_id, producer="x", recorded_at_ns=long_ago_ns, **fields)
+        for n, (body, fields) in enumerate(
+            [
+                (event_pb2.RunResumed(accepted_sequence=1), {"incarnation": 2, "sequence": 2}),
+                (event_pb2.DecisionMade(packet_id=packet.event_id), {}),
+            ]
+        )
+    ]
+    with (
+        KafkaLog(log.address, rotated, run_id=run_id, metrics=Metrics()) as trainer_log,
+        KafkaLog(log.address, KeyRing((old,)), run_id=run_id, metrics=Metrics()) as forger,
+    ):
+        trainer_log.publish(packet)
+        for event in forged:
+            forger.publish(event)
+        forger.flush()
+
+        assert trainer_log.await_answer(packet.event_id, 0.5) is None
+        trainer_log.flush()  # raises Superseded where the run was taken over
+
+
 def arrived(trainer_log: KafkaLog) -> list:
     """The first loose commands that come within five seconds."""
     deadline = time.monotonic() + 5

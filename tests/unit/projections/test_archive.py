@@ -64,6 +64,21 @@ def test_offsets_that_were_left_out_are_named(tmp_path: Path, any_record):
     assert manifest.load(tmp_path).gaps == gaps
 
 
+def test_what_the_log_has_no_more_is_noted_before_a_record_comes(tmp_path: Path, any_record):
+    """Where nothing lies between, the archive never came to the log's end, and a resume waited for it in vain."""
+    runs, commands = ("esper.runs", 0), ("esper.commands", 0)
+    with Archive(tmp_path) as archive:
+        archive.append([any_record("run_resumed", 0)])
+
+        assert archive.note_gone({runs: 5, commands: 2}) == 6
+        assert archive.note_gone({runs: 5, commands: 2}) == 0
+        assert archive.manifest.gaps == (Gap(*runs, 1, 5), Gap(*commands, 0, 2))
+        assert archive.append([any_record("run_resumed", offset) for offset in range(6)]).lost == 0
+
+    assert covered(tmp_path) == {runs: 6, commands: 2}
+    assert rows(tmp_path) == [(0, 0), (0, 5)]
+
+
 def test_one_owner_at_a_time(tmp_path: Path):
     with Archive(tmp_path), pytest.raises(InvalidInput, match="another archiver writes"):
         Archive(tmp_path)

@@ -300,3 +300,14 @@ def test_a_hostile_manifest_writes_and_removes_nothing(name, way, archive, memor
     assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
     with pytest.raises(InvalidInput, match="is not a name"):
         Folder.at(tmp_path / "copy").write(f"files/{name}", b"x")
+
+
+def test_a_linked_folder_of_a_copy_is_refused(archive, tmp_path):
+    target, elsewhere = tmp_path / "copy", tmp_path / "elsewhere"
+    target.mkdir()
+    elsewhere.mkdir()
+    (target / "files").symlink_to(elsewhere)
+
+    with pytest.raises(CorruptState, match="is a link or no folder"):
+        copy(archive, target)
+    assert list(elsewhere.iterdir()) == []
