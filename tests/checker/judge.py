@@ -10,7 +10,7 @@ The rules, each a function of `Evidence`:
 - `unaware`: whoever lost a run to another process learned of it;
 - `forged`: nothing that a good key does not vouch for counts, takes a run over, or is obeyed;
 - `misread`: what readers were told meanwhile was sent, once, in order;
-- `false_alarm`: `verify` names nothing where nothing was damaged;
+- `needless`: `verify` names no loss where no fault could have caused one;
 - `stuck`: the services came to the end of the log, and no process waits for ever.
 """
 
@@ -79,7 +79,7 @@ Rule = Callable[[Evidence], Iterator[str]]
 def complaints(evidence: Evidence) -> list[str]:
     """All that is not as it should be, each line with the name of its rule."""
     rules: Sequence[Rule] = (
-        lost, twice, strange, disordered, replayable, one_owner, unaware, forged, misread, false_alarm, stuck
+        lost, twice, strange, disordered, replayable, one_owner, unaware, forged, misread, needless, stuck
     )  # fmt: skip
     return [f"{rule.__name__}: {line}" for rule in rules for line in rule(evidence)]
 
@@ -198,8 +198,8 @@ def misread(evidence: Evidence) -> Iterator[str]:
             yield f"{who} gave events in another order than the log's"
 
 
-def false_alarm(evidence: Evidence) -> Iterator[str]:
-    """A loss that is named where nothing was lost. Strangers' keys are no false alarm."""
+def needless(evidence: Evidence) -> Iterator[str]:
+    """A loss that no fault accounts for, named or not lost at all. A stranger's key is named with reason."""
     if not HARMFUL & {*evidence.told.faults}:
         yield from (each.text for each in evidence.serious if each.kind != "key" or not evidence.told.forged)
 

@@ -19,13 +19,13 @@ OPERATIONS, FAULTS, WITHIN_S = 200, 20, 60.0
 SOAK_S = float(os.environ.get("ESPER_CHECKER_SOAK_S") or 3600.0)
 
 FOUND_BY = {
-    "producer ids": "lost",
-    "manifest": "lost",
-    "retired key": "forged",
-    "second start": "one_owner",
-    "bad batch": "stuck",
+    "producer ids": {"lost"},
+    "manifest": {"lost", "needless"},
+    "retired key": {"forged"},
+    "second start": {"one_owner"},
+    "bad batch": {"stuck"},
 }
-"""The rule that must complain of each known fault, once it is put back."""
+"""The rules of which one must complain of each known fault, once it is put back."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_seed_repeats_its_operations_and_faults():
 def test_a_known_fault_that_is_put_back_is_found(forker, tmp_path, cause):
     found = check(tmp_path, forker, SHORT[cause], mutation=cause)
 
-    assert FOUND_BY[cause] in {line.partition(":")[0] for line in found.complaints}, found.complaints
+    assert FOUND_BY[cause] & {line.partition(":")[0] for line in found.complaints}, found.complaints
 
 
 @pytest.mark.soak
