@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,26 +212,28 @@ def archived(house: House) -> list[str]:
             if not behind:
                 return []
             why = f"(archived, end) is {behind}"
-            if _nothing_left(house.brokers, behind) and time.monotonic() > deadline - SETTLE_S + STILL_S:
-                break
+            if time.monotonic() > deadline - SETTLE_S + STILL_S and _nothing_left(house.brokers, behind):
+                return []
         time.sleep(0.03)
     return [f"the archive does not come to the end of the log: {why} ({', '.join(house.deaths[-1:])})"]
 
 
-def _nothing_left(brokers: str, places: Iterable[tuple[str, int]]) -> bool:
-    """Whether the log has no record in these partitions, so that waiting for more makes no difference."""
+def _nothing_left(brokers: str, behind: Mapping[tuple[str, int], tuple[int, int]]) -> bool:
+    """Whether the log gives no record of what is behind: offsets that were passed over, or that were deleted."""
 
-    async def left() -> bool:
-        consumer = LogConsumer(bootstrap_servers=brokers)
+    async def found() -> int:
+        consumer = LogConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest")
         await consumer.start()
         try:
-            asked = [TopicPartition(*place) for place in places]
-            return await consumer.beginning_offsets(asked) != await consumer.end_offsets(asked)
+            consumer.assign([TopicPartition(*place) for place in behind])
+            for place, (archived_to, _) in behind.items():
+                consumer.seek(TopicPartition(*place), archived_to)
+            return len(await consumer.getmany(timeout_ms=round(STILL_S * 1000)))
         finally:
             await consumer.stop()
 
     try:
-        return not asyncio.run(left())
+        return not asyncio.run(found())
     except (KafkaError, OSError):
         return False
 
