@@ -45,6 +45,7 @@ CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
 RETRY_S: Final = 0.1
+CATCH_UP_S: Final = 10.0
 logger = logging.getLogger(__name__)
 
 
@@ -163,6 +164,9 @@ class KafkaLog:
         self._claims = Claims(run_id)
         self.ends: dict[Place, int] = {}
         self._archived = archived
+        self._caught_up = threading.Event()
+        if archived is None:
+            self._caught_up.set()
         self._closed = False
         self._since_ns = time.time_ns()
         try:
@@ -204,6 +208,7 @@ class KafkaLog:
         Raises Superseded where another process was first, and publishes nothing where that is known already.
         """
         self._claims.make(event)
+        self._caught_up.wait(CATCH_UP_S)  # so that nothing is published where the run has been another's for long
         self._claims.check()
         self.writer.publish(event)
         self.writer.flush(timeout_s)
@@ -275,7 +280,9 @@ class KafkaLog:
             consumer.assign([place])
             self.ends[place.topic, place.partition] = await consumer.position(place)
             if topic is RUNS and self._archived is not None:
-                consumer.seek(place, self._archived.get((place.topic, place.partition), 0))
+                begin = self._archived.get((place.topic, place.partition), 0)
+                consumer.seek(place, begin)
+                self._look_at(begin)
         except BaseException:
             await consumer.stop()
             raise
@@ -294,6 +301,13 @@ class KafkaLog:
                 continue
             if message.topic == COMMANDS.name or message.key == self._key:
                 take(record_of(message))
+            if not self._caught_up.is_set() and message.topic == RUNS.name:
+                self._look_at(message.offset + 1)
+
+    def _look_at(self, offset: int) -> None:
+        """Claims before this offset are known."""
+        if offset >= self.ends[RUNS.name, partition_of(self._key)]:
+            self._caught_up.set()
 
     def _fact(self, record: Record) -> None:
         """A fact of this run, mostly one of our own: only a claim matters, and only one that is signed."""

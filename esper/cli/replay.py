@@ -73,7 +73,7 @@ def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | Non
         speeds = {"steps_per_s": _speed(replayed), "live_steps_per_s": live}
         say_json({"run_id": recorded.run_id, **replayed.to_dict(), **speeds, "differences": different})
     else:
-        say("\n".join(_verdict(recorded.run_id, replayed, live, different)))
+        say("\n".join(verdict(recorded.run_id, replayed, live, different)))
     return RUN_FAILED if replayed.diverged else 0
 
 
@@ -90,7 +90,8 @@ def _live_steps_per_s(recorded: Recorded) -> float:
     return round(recorded.root.steps_per_epoch * len(epochs) / max(took_s, 1e-9), 1)
 
 
-def _verdict(run_id: str, replayed: Replayed, live: float, different: Sequence[str]) -> Iterator[str]:
+def verdict(run_id: str, replayed: Replayed, live: float, different: Sequence[str]) -> Iterator[str]:
+    """What a replay came to, line by line; how this machine is `different` is said before that the bits are."""
     stretch = f"steps {replayed.from_step} to {replayed.step}"
     if replayed.diverged is None:
         yield styled(f"run {run_id} replays bit for bit, {stretch}", BOLD, GREEN)

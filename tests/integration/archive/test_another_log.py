@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.consumer import fetcher
 
 from esper.errors import InvalidInput
 from projections import manifest
@@ -20,6 +21,12 @@ from streams.bulk import read_in_batches
 from streams.topics import ensure_topics
 
 COUNT = 60
+
+
+@pytest.fixture(autouse=True)
+def _records_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archiver's way of reading is this process's from then on; here it ends with the test."""
+    monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
 
 
 def made(seed: int) -> list[StoredRecord]:
