@@ -49,7 +49,7 @@ def blocks_of(history: History, query: str) -> tuple[list[str], Iterator[list[tu
         answer = history.execute(query)
 
     def blocks() -> Iterator[list[tuple[Any, ...]]]:
-        with wrong_query():
+        with wrong_query(), history.naming_damage():
             while rows := answer.fetchmany(BLOCK):
                 yield rows
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from esper.errors import CorruptState, EsperError, InvalidInput
 from esper.leyline.folders import Folder
+from esper.leyline.json_text import parsed
 from esper.leyline.objects import ObjectStore
 from esper.record.accept import Verdict
 from projections import manifest, open_history, schema
@@ -291,7 +293,7 @@ def _listed(folder: Path) -> dict[str, str]:
 
 def _contents(folder: Path) -> dict[str, Any]:
     try:
-        contents: dict[str, Any] = json.loads((folder / CONTENTS).read_bytes())
+        contents: dict[str, Any] = parsed((folder / CONTENTS).read_bytes())
         known = contents["format"] == FORMAT and all({"run_id", "events", "digest"} <= set(r) for r in contents["runs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{folder} is no export: its {CONTENTS} cannot be read ({error})") from None
@@ -333,7 +335,7 @@ def _wrong_runs(history: History, told: dict[str, Any]) -> list[str]:
 
 def _wrong_columns(history: History) -> list[str]:
     """Files whose columns are not what their own `log_raw` says; what this Esper does not know is left alone."""
-    again = decode(batches_of(stored_records(history)))
+    again = decode(batches_of(stored_records(history)), most=sys.maxsize)
     problems, left_out = [], {damage.name for damage in history.damage}
     for entry in history.manifest.files:
         if entry.table in again and entry.name not in left_out:

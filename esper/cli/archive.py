@@ -14,7 +14,7 @@ from esper.cli.output import GREEN, RED, YELLOW, complain, meter, say, say_json,
 from esper.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from projections.manifest import Manifest
+    from projections.manifest import FileEntry, Manifest
     from projections.verify import Finding
 
 
@@ -195,6 +195,43 @@ def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool)
             f'ask it with `esper sql --archive {target.address} "from runs"`'
         )
     return RUN_FAILED if done.damage else 0
+
+
+def repair_command(data_dir: Path, name: str, copy: str | None, *, as_json: bool) -> None:
+    """Make a damaged file again."""
+    from projections import repair  # noqa: PLC0415
+    from projections.transfer import Folder  # noqa: PLC0415
+
+    archive = data_dir / "archive"
+    found(data_dir, None)
+    entry = repair.damaged_file(archive, name)
+    aside = repair.from_copy(archive, entry, Folder.at(copy)) if copy is not None else _from_log(data_dir, entry)
+    lies = None if aside is None else str(aside)
+    if as_json:
+        say_json({"file": name, "rows": entry.rows, "from": copy or "log", "damaged": lies})
+        return
+    say(f"the {entry.rows:,} rows of {name} are back, from {copy or 'the log'}")
+    say(f"the damaged file is {lies}" if lies else "there was no file any more")
+
+
+def _from_log(data_dir: Path, entry: FileEntry) -> Path | None:
+    from projections import repair  # noqa: PLC0415
+    from projections.archive_writer import Archive  # noqa: PLC0415
+    from streams.broker.launch import start_broker  # noqa: PLC0415
+    from streams.bulk import stretches  # noqa: PLC0415
+    from streams.keys import load_key_ring  # noqa: PLC0415
+    from streams.settings import Settings  # noqa: PLC0415
+
+    settings = Settings.load(data=data_dir)
+    ring = load_key_ring(settings)
+    with Archive(data_dir / "archive", ring) as owned:
+        broker = None if settings.brokers else start_broker(data_dir)
+        try:
+            batches = stretches(settings.brokers or (broker.address if broker else ""), entry.offsets)
+        finally:
+            if broker is not None:
+                broker.stop()
+        return repair.from_records(owned, entry, batches, ring, time.time())
 
 
 MARK: Final = b'<meta name="generator" content="esper report">'

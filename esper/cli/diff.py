@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
+from esper.leyline.json_text import configuration
 from esper.leyline.objects import ObjectStore
 from esper.record import RunState, accepted_facts
 from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
@@ -226,7 +226,7 @@ def settings(a: RunStarted, b: RunStarted) -> Iterator[Difference]:
 
 def _configuration(begun: RunStarted) -> dict[str, Any]:
     """Settings by name; the nested ones dotted."""
-    config: dict[str, Any] = json.loads(begun.config_json or "{}")
+    config: dict[str, Any] = configuration(begun.config_json)
     named: dict[str, Any] = {
         "task": begun.task,
         "policy": begun.policy,

@@ -162,9 +162,12 @@ def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
         draw_no_progress(history)
         for damage in history.damage:
             complain(str(damage))
+        for unreadable in history.manifest.unreadable:
+            complain(f"the log was damaged before it was archived: {unreadable}")
         for name, count in history.unknown.items():
             complain(f"{count} events of type {name} are of a newer Esper and are left out; a newer one reads them")
-        yield history
+        with history.naming_damage():
+            yield history
 
 
 def _opened(archive: Path | str) -> History:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event
 from esper.leyline.ids import text
+from esper.leyline.json_text import configuration
 from esper.record import Mark, ModelState, Rate, RunState, SeedState, mark_at_epoch, mark_at_step, packets, replay
 from esper.tolaria.learning_rate import MIN_RATE, rising, schedule
 from projections.run_queries import decision_on, start_of
@@ -289,7 +289,7 @@ def rates_at(model: ModelState, begun: RunStarted) -> dict[str, float]:
     """The learning rate that every group takes its next step with: as it was last changed, moved on by its schedule."""
     if not begun.config_json:
         return {group: rate.lr for group, rate in model.learning_rates.items()}
-    config, steps = json.loads(begun.config_json), begun.steps_per_epoch
+    config, steps = configuration(begun.config_json), begun.steps_per_epoch
     scheduled = schedule(
         config["rate_policy"],
         total_steps=begun.epochs * steps,

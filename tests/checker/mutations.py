@@ -39,6 +39,7 @@ def second_start() -> None:
 def bad_batch() -> None:
     """Case 12: a batch whose checksum does not hold ends its reader, which comes to the same one again."""
     from aiokafka.errors import CorruptRecordException
+
     from streams.fetching import Fetched
 
     def fail(_fetched: Fetched, stretches: Iterable[Any]) -> Iterator[Any]:
