@@ -223,3 +223,8 @@ def _leaves(path: str, type_: Any) -> list[tuple[str, Any]]:
 def quoted(value: str | Path) -> str:
     """A string literal of SQL."""
     return "'" + str(value).replace("'", "''") + "'"
+
+
+def pattern(path: Path) -> str:
+    """A path as DuckDB's reading functions take it: what is a wildcard to them stands for itself."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path))
