@@ -4,6 +4,7 @@ EsperError
 ├── InvalidInput         the person who called: a task, option, file or site that does not exist or does not fit
 ├── Superseded           nobody: another process resumed the run, and this one has to leave it alone
 ├── LogUnavailable       the operator: the log does not answer, refuses, or its disk is full
+├── Interrupted          the operator: the disk is full, memory or a device is gone; a run goes on once that is mended
 ├── ContractViolation    a producer: bytes that are no valid event, or an event that breaks its contract
 ├── IllegalTransition    a programmer: a seed was asked to make a move that its stage does not allow
 ├── BlendUnavailable     a programmer or a blueprint: a blending mode without what it needs
@@ -29,6 +30,10 @@ class Superseded(EsperError):
 
 class LogUnavailable(EsperError):
     """The log cannot be reached or does not accept what must be written."""
+
+
+class Interrupted(EsperError):
+    """A run was ended by what it runs on, and not by anything of its own."""
 
 
 class ContractViolation(EsperError):

@@ -22,6 +22,7 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, body_of, new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing, Signed
+from esper.record.accept import CLAIMS, supersedes
 from esper.tamiyo.answer import answer
 from esper.tolaria.outside import Answer, Clock
 
@@ -65,7 +66,8 @@ class MemoryLog:
         self._objects = objects
         self._packets: dict[bytes, Event] = {}
         self._given: dict[bytes, Answer] = {}
-        self._claimed = 1
+        claims = (event for event in self.events if body_name(event) in CLAIMS)
+        self._claimed = {event.run_id: event.incarnation for event in claims}
         self._arrived: list[Signed] = []
         self._to_miss = 0
         self._closed = False
@@ -105,9 +107,9 @@ class MemoryLog:
 
     def claim(self, event: Event) -> None:
         """Append the claim; raises Superseded where the run was claimed by that incarnation before."""
-        if event.incarnation <= self._claimed:
+        if not supersedes(event.incarnation, self._claimed.get(event.run_id, 0)):
             raise Superseded(f"run {event.run_id} was claimed before")
-        self._claimed = event.incarnation
+        self._claimed[event.run_id] = event.incarnation
         self.events.append(event)
 
     def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:  # noqa: ARG002 (nothing comes twice)

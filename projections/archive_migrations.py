@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from esper.record.accept import Verdict
-from projections import files
 from projections.columns import ROW_GROUP, quoted
+from projections.compaction import unfinished
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.verdicts import (
     FACT_TABLES,
@@ -64,7 +63,6 @@ def _give_verdicts(folder: Path, manifest: Manifest, delete_after_s: float) -> M
             undecided |= {run_id} if verdict is Verdict.UNDECIDED else set()
             unstarted |= {run_id} if verdict is Verdict.NOT_STARTED else set()
         written = {entry.name: _rewritten(connection, folder, entry, manifest.generation + 1) for entry in held}
-    files.sync_folder(folder / FILES)
     return replace(
         manifest,
         files=tuple(written.get(entry.name, entry) for entry in manifest.files),
@@ -80,15 +78,12 @@ def _rewritten(connection: Connection, folder: Path, entry: FileEntry, generatio
     source = f"read_parquet({quoted(folder / FILES / entry.name)})"
     columns, shape = columns_with_verdict(connection, entry.table, entry.shape, source)
     path = folder / FILES / f"{entry.name.removesuffix('.parquet')}-verdicts.parquet"
-    connection.execute(
-        f"COPY ({with_verdicts(source, 'verdicts', columns, str(int(Verdict.ACCEPTED)))} "
-        f"ORDER BY fact.run_id, fact.log_partition, fact.log_offset) TO {quoted(path)} "
-        f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)"
-    )
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        digest = hashlib.file_digest(os.fdopen(descriptor, "rb", closefd=False), "sha256").hexdigest()
-    finally:
-        os.close(descriptor)
-    return replace(entry, name=path.name, size=path.stat().st_size, sha256=digest, shape=shape, generation=generation)
+    with unfinished(folder, path.name) as made:
+        connection.execute(
+            f"COPY ({with_verdicts(source, 'verdicts', columns, str(int(Verdict.ACCEPTED)))} "
+            f"ORDER BY fact.run_id, fact.log_partition, fact.log_offset) TO {quoted(made)} "
+            f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)"
+        )
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return replace(entry, name=path.name, size=path.stat().st_size, sha256=sha256, shape=shape, generation=generation)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +29,13 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from esper.errors import CorruptState, InvalidInput
+from esper.leyline.folders import Folder
 from esper.leyline.signing import KeyRing
 from esper.record.accept import Fact
-from projections import archive_migrations, files, manifest
+from projections import archive_migrations, manifest, unlisted
 from projections.columns import INVALID, ROW_GROUP, shape_of
 from projections.decode import decode
-from projections.manifest import FILES, FileEntry, Gap, Manifest, Place
+from projections.manifest import FILES, LOCK, FileEntry, Gap, Manifest, Place
 from projections.records import Batch, Record, batches_of
 from projections.verdicts import FACT_TABLES, Verdicts, archived_facts
 
@@ -43,7 +45,6 @@ KEEP_REPLACED_S: Final = 600.0
 WRITERS: Final = 4
 """Files that are encoded and synced at once: a flush has one for every body type."""
 
-LOCK: Final = "lock"
 
 _log = logging.getLogger(__name__)
 
@@ -66,20 +67,25 @@ class Archive:
     """
 
     def __init__(self, folder: Path, keys: KeyRing | None = None, now_s: Callable[[], float] = time.time) -> None:
+        manifest.refuse_exports(folder.parent)
         self.folder = folder
         self._keys = keys
-        (folder / FILES).mkdir(parents=True, exist_ok=True)
+        with Folder.open(folder, make=True) as held:
+            self._files = held.inside(FILES, make=True)
         self._lock = FileLock(folder / LOCK, thread_local=False)
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
+            self._files.close()
             raise InvalidInput(f"another archiver writes {folder}: stop it, or give this one its own folder") from None
         try:
-            self.manifest: Manifest = manifest.load(folder)
-            self.orphans_removed: int = self._remove_orphans()
+            self.manifest: Manifest = manifest.load_or_empty(folder)
+            self._stamp = manifest.stamp(folder)
+            self.set_aside: int = self._set_aside()
             self._migrate(now_s)
             self._verdicts = self._new_verdicts()
         except BaseException:
+            self._files.close()
             self._lock.release()
             raise
         self._writers = ThreadPoolExecutor(max_workers=WRITERS, thread_name_prefix="archive-file")
@@ -95,6 +101,7 @@ class Archive:
     def close(self) -> None:
         """Let another process own the archive. Nothing is pending: every call commits before it returns."""
         self._writers.shutdown()
+        self._files.close()
         self._lock.release()
 
     def append(self, records: Sequence[Record]) -> Flushed:
@@ -135,7 +142,7 @@ class Archive:
         tables = decode(fresh, self._keys, self._verdicts)
         # Encoding and syncing release the interpreter, and files that are synced together share the disk's journal.
         entries = list(self._writers.map(lambda name: self._write(name, tables[name], generation), sorted(tables)))
-        files.sync_folder(self.folder / FILES)
+        self._files.sync()
         return tables, entries
 
     def swap(self, old: frozenset[str], new: FileEntry, now_s: float) -> bool:
@@ -146,9 +153,9 @@ class Archive:
         try:
             swapped = self.manifest.swapped(old, new, now_s + KEEP_REPLACED_S)
         except CorruptState:
-            (self.folder / FILES / new.name).unlink(missing_ok=True)
+            self._files.remove(new.name)
             return False
-        files.sync_folder(self.folder / FILES)
+        self._files.sync()
         self._commit(replace(swapped, files=tuple(self._stamped(entry, new) for entry in swapped.files)))
         return True
 
@@ -156,8 +163,10 @@ class Archive:
         """Delete replaced files whose time has come; how many."""
         due = [name for name, at_s in self.manifest.retired.items() if at_s <= now_s]
         if due:
+            listed = {entry.name for entry in self.manifest.files}
             for name in due:
-                (self.folder / FILES / name).unlink(missing_ok=True)
+                if name not in listed:
+                    self._files.remove(name)
             kept = {name: at_s for name, at_s in self.manifest.retired.items() if at_s > now_s}
             self._commit(replace(self.manifest, retired=kept))
         return len(due)
@@ -169,7 +178,15 @@ class Archive:
         archive_id = changed.archive_id or secrets.token_hex(8)
         committed = replace(changed, generation=self.manifest.generation + 1, archive_id=archive_id)
         manifest.save(self.folder, committed)
-        self.manifest = committed
+        self.manifest, self._stamp = committed, manifest.stamp(self.folder)
+
+    def keep_manifest(self) -> bool:
+        """Write the manifest again where somebody put another in its place or removed it; whether that was so."""
+        if self._stamp is None or manifest.stamp(self.folder) == self._stamp:
+            return False
+        _log.warning("%s was replaced while the archive was written: it is written again", self.folder / manifest.NAME)
+        self._commit(self.manifest)
+        return True
 
     def _fresh(self, batches: Iterable[Batch]) -> tuple[list[Batch], Mapping[Place, int], list[Gap]]:
         """The records that are not archived yet, the offsets after them, and what was jumped over on the way."""
@@ -194,7 +211,7 @@ class Archive:
     def _write(self, name: str, table: Any, generation: int) -> FileEntry:
         content = encode(table)
         file = f"{name}-{generation:09d}.parquet"
-        files.write_synced(self.folder / FILES / file, content)
+        self._files.write(file, content, sync=False)
         return FileEntry(
             name=file,
             table=name,
@@ -204,7 +221,7 @@ class Archive:
             sha256=hashlib.sha256(content).hexdigest(),
             shape=shape_of(name),
             generation=generation,
-            offsets=_offsets(table),
+            offsets=unlisted.offsets(table),
         )
 
     def _migrate(self, now_s: Callable[[], float]) -> None:
@@ -234,13 +251,73 @@ class Archive:
             return None
         return started | set(self.manifest.unstarted)
 
-    def _remove_orphans(self) -> int:
-        """Delete what a killed flush or merge left behind."""
-        listed = {entry.name for entry in self.manifest.files} | set(self.manifest.retired)
-        orphans = [path for path in (self.folder / FILES).iterdir() if path.name not in listed]
-        for path in orphans:
-            path.unlink()
-        return len(orphans)
+    def _set_aside(self) -> int:
+        """Put aside what no manifest lists, and fill up from it what listed files lack that have gone; how many files.
+
+        The next generation is above those of all files, so that no name and no generation is given twice.
+        """
+        aside = unlisted.set_aside(self.folder, self.manifest)
+        if aside:
+            _log.warning("%d files that %s does not list lie in %s now", len(aside), self.folder, manifest.SET_ASIDE)
+            self.manifest = replace(self.manifest, generation=max(self.manifest.generation, *map(_generation, aside)))
+            filled = unlisted.filled_up(self.folder, self.manifest)
+            if filled is not self.manifest:
+                self._commit(filled)
+        return len(aside)
+
+    def take_over(self, begins: Mapping[Place, int]) -> int:
+        """Archive what files set aside hold after the archive's end and the log, which begins at `begins`, lost since.
+
+        What the log still has comes from there. Returns how many records that are.
+        """
+        held = unlisted.bounds(self.folder)
+        gone = {place: begins.get(place, end) for place, (_, end) in held.items()}
+        wanted = {
+            place: (self.manifest.next_offsets.get(place, 0), begin)
+            for place, begin in gone.items()
+            if held[place][1] > self.manifest.next_offsets.get(place, 0) < begin
+        }
+        return sum(self.append(records).rows for records in unlisted.records(self.folder, wanted)) if wanted else 0
+
+    def ends(self) -> dict[Place, int]:
+        """How far the log must go: to the archive's end, and, where the manifest was lost, to that of the files."""
+        if self.manifest.files or self.manifest.next_offsets:
+            return dict(self.manifest.next_offsets)
+        return {place: end for place, (_, end) in unlisted.bounds(self.folder).items()}
+
+    def follows(self, cluster_id: str) -> None:
+        """Note whose log is archived here from now on; it is kept with the next change."""
+        self.manifest = replace(self.manifest, cluster_id=cluster_id)
+
+    def last_records(self) -> dict[Place, tuple[int, bytes | None]]:
+        """The offset and the bytes of the last archived record of each topic partition, where a file can be read."""
+        found: dict[Place, tuple[int, bytes | None]] = {}
+        for entry in self.manifest.files:
+            for place, (_, end) in entry.offsets.items():
+                if end == self.manifest.next_offsets.get(place):
+                    found.update(unlisted.record_at(self.folder / FILES / entry.name, place, end - 1))
+        return found
+
+    def note_gone(self, begins: Mapping[Place, int]) -> int:
+        """Note as gaps the offsets between the archive's end and where the log begins; how many.
+
+        Before anything is taken from that log: no record has to come for the archive to be at the log's end.
+        """
+        ends = self.manifest.next_offsets
+        gaps = tuple(Gap(*at, ends.get(at, 0), begin) for at, begin in begins.items() if begin > ends.get(at, 0))
+        if gaps:
+            reached = {(gap.topic, gap.partition): gap.next for gap in gaps}
+            self._commit(replace(self.manifest, next_offsets={**ends, **reached}, gaps=self.manifest.gaps + gaps))
+        return sum(gap.next - gap.first for gap in gaps)
+
+    def drop_set_aside(self) -> int:
+        """Delete the files set aside of which listed files hold every record, byte for byte; how many."""
+        return unlisted.drop_held(self.folder, self.manifest)
+
+
+def _generation(name: str) -> int:
+    """The highest generation that a file's name has in it."""
+    return max(map(int, re.findall(r"-(\d{9})(?=[-.])", name)), default=0)
 
 
 def _and(runs: tuple[str, ...], more: set[str]) -> tuple[str, ...]:
@@ -259,19 +336,6 @@ def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, i
         places.append(place)
         end = offset + 1
     return places, jumps, end
-
-
-def _offsets(table: Any) -> dict[Place, tuple[int, int]]:
-    """First and next offset of every topic partition in a table of the archive."""
-    columns = ["log_topic", "log_partition"]
-    bounds = table.select([*columns, "log_offset"]).group_by(columns).aggregate([("log_offset", "min_max")])
-    return {
-        (row["log_topic"], row["log_partition"]): (
-            row["log_offset_min_max"]["min"],
-            row["log_offset_min_max"]["max"] + 1,
-        )
-        for row in bounds.to_pylist()
-    }
 
 
 def encode(table: pa.Table) -> bytes:

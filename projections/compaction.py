@@ -10,6 +10,7 @@ about once per level, and a type never has more than `MERGE_AT` files a level.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -17,14 +18,14 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from projections import files
+from esper.leyline.folders import Folder
 from projections.columns import INVALID, ROW_GROUP, quoted
-from projections.manifest import FILES, FileEntry, Manifest, Place, entry_from_json, entry_to_json
+from projections.manifest import FILES, UNFINISHED, FileEntry, Manifest, Place, entry_from_json, entry_to_json
 
 if TYPE_CHECKING:
     from projections.archive_writer import Archive
@@ -86,8 +87,10 @@ def merge(archive: Path, job: Job) -> Proposal:
     if damaged:
         return Proposal(names, None, damaged)
     first, last = job.inputs[0].generation, job.inputs[-1].generation
-    path = folder / f"{job.table}-{first:09d}-{last:09d}-{secrets.token_hex(4)}.parquet"
-    _write(path, [folder / entry.name for entry in job.inputs], job.table)
+    name = f"{job.table}-{first:09d}-{last:09d}-{secrets.token_hex(4)}.parquet"
+    with unfinished(archive, name) as made:
+        _write(made, [folder / entry.name for entry in job.inputs], job.table, archive / "merging")
+    path = folder / name
     merged = FileEntry(
         name=path.name,
         table=job.table,
@@ -120,7 +123,7 @@ def merge_all(
     return damaged
 
 
-def _write(path: Path, inputs: list[Path], table: str) -> None:
+def _write(path: Path, inputs: list[Path], table: str, spill: Path) -> None:
     import duckdb  # noqa: PLC0415  the owner plans and needs no DuckDB
 
     order = "log_topic, log_partition, log_offset" if table == INVALID else "run_id, log_partition, log_offset"
@@ -128,17 +131,30 @@ def _write(path: Path, inputs: list[Path], table: str) -> None:
     with duckdb.connect(":memory:") as connection:
         connection.execute(f"SET threads = 1; SET memory_limit = '{MEMORY}'; SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")  # it may be drawn into stdout, which is for proposals
-        connection.execute(f"SET temp_directory = {quoted(path.parent.parent / 'merging')}")
+        connection.execute(f"SET temp_directory = {quoted(spill)}")
         connection.execute(
             f"COPY (SELECT * FROM read_parquet([{sources}]) ORDER BY {order}) TO {quoted(path)} "  # noqa: S608  ours
             f"(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {ROW_GROUP}, PARQUET_VERSION v2)"
         )
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    files.sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def unfinished(archive: Path, name: str) -> Iterator[Path]:
+    """Where a file may be written that is then put among the archive's, synced and whole; it goes where that fails."""
+    with Folder.open(archive) as held, held.inside(UNFINISHED, make=True) as making, held.inside(FILES) as files:
+        made = archive / UNFINISHED / name
+        try:
+            yield made
+            descriptor = os.open(made, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            making.remove(name)
+            raise
+        making.move(name, files, name)
+        files.sync()
 
 
 def _digest(path: Path) -> str | None:

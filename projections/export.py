@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from esper.errors import CorruptState, EsperError, InvalidInput
+from esper.leyline.folders import Folder
 from esper.leyline.objects import ObjectStore
 from esper.record.accept import Verdict
-from projections import files, manifest, open_history, schema
+from projections import manifest, open_history, schema
 from projections.columns import INVALID, ROW_GROUP, quoted
 from projections.decode import decode
 from projections.lineage import stored_records
-from projections.manifest import FILES, FileEntry, Manifest
+from projections.manifest import EXPORTED, FILES, FileEntry, Manifest
 from projections.records import batches_of
 from projections.verdicts import FACT_TABLES, MIGRATIONS, VERDICTS_HERE, columns_with_verdict, with_verdicts
 from projections.verify import CACHE
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 
 
-ARCHIVE, OBJECTS, VIEWS, CONTENTS, SUMS = "archive", "objects", "views.sql", "export.json", "SHA256SUMS"
+ARCHIVE, OBJECTS, VIEWS, CONTENTS, SUMS = "archive", "objects", "views.sql", EXPORTED, "SHA256SUMS"
 
 DIGESTS: Final = """
 SELECT run_id, count(*) AS events, count(*) FILTER (sequence > 0) AS facts, max(sequence) AS last_sequence,
@@ -129,7 +130,8 @@ def _write_archive(history: History, run_ids: Sequence[str], archive: Path) -> N
     for entry in history.manifest.files:
         shapes.setdefault((entry.table, entry.shape), []).append(entry)
     written = [_write_table(history, kind, held, run_ids, archive / FILES) for kind, held in shapes.items()]
-    files.sync_folder(archive / FILES)
+    with Folder.open(archive / FILES) as folder:
+        folder.sync()
     undecided = tuple(run_id for run_id in history.undecided() if run_id in run_ids)
     held = tuple(entry for entry in written if entry is not None)
     manifest.save(archive, Manifest(generation=1, files=held, migrations=MIGRATIONS, undecided=undecided))

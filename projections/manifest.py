@@ -7,20 +7,28 @@ which makes the archive exactly once: rows and position change together.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from esper.errors import CorruptState
-from projections import files
+from esper.errors import CorruptState, InvalidInput
+from esper.leyline.folders import TEMPORARY, Folder
+from esper.leyline.names import checked, digest, shown
 
 NAME: Final = "manifest.json"
 FILES: Final = "files"
 """The folder of the Parquet files inside the archive."""
-FIRST: Final = "-000000001"
-"""How the files of an archive's first flush end, the only ones that may lie there before there is a manifest."""
+SET_ASIDE: Final = "set-aside"
+"""The folder inside the archive of Parquet files that lay in it and that no manifest listed (`unlisted`)."""
+UNFINISHED: Final = "unfinished"
+"""The folder inside the archive where merged files are written; what lies there at a start is a killed merge's."""
+LOCK: Final = "lock"
+"""The file that the archive's owner has locked."""
 FORMAT: Final = 1
 
 Place = tuple[str, int]
@@ -61,7 +69,7 @@ class Manifest:
 
     `archive_id` is drawn once and tells an archive and its copies from others; those of earlier versions have none.
     `migrations` are the names of what was done to the files since they were first written. `undecided` and `unstarted`
-    are runs, as `verdicts.Verdicts` has them.
+    are runs, as `verdicts.Verdicts` has them. `cluster_id` is that of the log which is archived, where it says one.
     """
 
     generation: int = 0
@@ -73,6 +81,7 @@ class Manifest:
     migrations: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
     unstarted: tuple[str, ...] = ()
+    cluster_id: str = ""
 
     def of(self, table: str) -> list[FileEntry]:
         """The files of one table, in the order in which they appeared."""
@@ -100,6 +109,19 @@ class Manifest:
         return replace(self, files=tuple(entries), retired=retired)
 
 
+EXPORTED: Final = "export.json"
+"""What lies beside the archive of an export: some runs' history, with no place on any log."""
+
+
+def refuse_exports(data: Path) -> None:
+    """Raises InvalidInput where a data folder is an export: what is written there would mix two logs."""
+    if (data / EXPORTED).exists():
+        raise InvalidInput(
+            f"{data} is an export, which is read and never written: its events have no place on a log here; "
+            "take another --data-dir for new runs"
+        )
+
+
 def covered(archive: Path) -> dict[Place, int]:
     """The next offset of every topic partition that the archive will take: everything before it is archived."""
     return dict(load(archive).next_offsets)
@@ -109,36 +131,77 @@ def load(archive: Path) -> Manifest:
     """The manifest in the folder `archive`, an empty one where there is none yet.
 
     Raises CorruptState for one that cannot be read: it is written whole, so this is a damaged disk or another format;
-    and where there is none beside files of more than a first flush, which is a history that lost it, and not none.
+    and where there is none beside files, which is a history that lost it, and not none.
     """
-    path = archive / NAME
     try:
-        content = path.read_bytes()
+        return parse((archive / NAME).read_bytes(), str(archive / NAME))
     except FileNotFoundError:
-        lying = [each.stem for each in (archive / FILES).glob("*")]
-        if not all(name.endswith(FIRST) for name in lying) and not path.exists():
+        lying = [each for folder in (FILES, SET_ASIDE) for each in _names(archive / folder)]
+        if lying and not owned(archive) and not (archive / NAME).exists():
             raise CorruptState(
-                f"{archive} holds {len(lying)} files and no {NAME} that lists them: restore it from a copy, "
-                "end the copy that was broken off, or move the folder away to archive the kept log again"
+                f"{archive} holds {len(lying)} files and no {NAME} that lists them: restore it from a copy or end the "
+                "copy that was broken off; or let `esper up` read the kept log again, which sets the files aside, "
+                "deletes none, and takes from them what has left the log"
             ) from None
         return Manifest()
-    return parse(content, str(path))
 
 
+def load_or_empty(archive: Path) -> Manifest:
+    """The manifest for the archive's owner, who knows what to do with files that none lists."""
+    try:
+        return parse((archive / NAME).read_bytes(), str(archive / NAME))
+    except FileNotFoundError:
+        return Manifest()
+
+
+def owned(archive: Path) -> bool:
+    """Whether an archiver, or who else owns the archive, has its lock."""
+    try:
+        with (archive / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(TEMPORARY)]  # noqa: PTH208 - names are all
+    except OSError:
+        return []
+
+
+@lru_cache(maxsize=4)
 def parse(content: bytes, where: str) -> Manifest:
-    """A manifest's bytes; raises CorruptState, with the place `where`, for what is none."""
+    """A manifest's bytes; raises CorruptState, with the place `where`, for what is none.
+
+    A reader looks at each query and mostly finds the same: the last ones are remembered, which saves 3 ms at 200 files.
+    """
     try:
         return _from_json(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptState(
             f"the archive's manifest {where} cannot be read ({type(error).__name__}: {error}): "
-            "restore it from a copy, or delete the folder to archive the kept log again"
+            "restore it from a copy, or move it away: `esper up` then reads the kept log again and takes from the "
+            "files what has left it"
         ) from None
 
 
 def save(archive: Path, manifest: Manifest) -> None:
     """Replace the manifest in the folder `archive`; durable when this returns."""
-    files.replace(archive / NAME, as_bytes(manifest))
+    with Folder.open(archive) as folder:
+        folder.write(NAME, as_bytes(manifest))
+
+
+def stamp(archive: Path) -> tuple[int, int, int] | None:
+    """What tells the manifest's file from another that is put in its place; None where there is none."""
+    try:
+        found = (archive / NAME).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def as_bytes(manifest: Manifest) -> bytes:
@@ -162,15 +225,52 @@ def entry_to_json(entry: FileEntry) -> dict[str, Any]:
 
 
 def entry_from_json(value: Mapping[str, Any]) -> FileEntry:
-    """The way back."""
-    offsets = {(topic, partition): (first, end) for topic, partition, first, end in value["offsets"]}
-    return FileEntry(**{**value, "offsets": offsets})
+    """The way back; raises ValueError where a name is none, or a number is none."""
+    offsets = {
+        (_name(topic, "topic"), _number(partition)): (_number(first), _number(end))
+        for topic, partition, first, end in value["offsets"]
+    }
+    return FileEntry(
+        name=_name(value["name"], "file"),
+        table=_name(value["table"], "table"),
+        level=_number(value["level"]),
+        rows=_number(value["rows"]),
+        size=_number(value["size"]),
+        sha256=digest(value["sha256"], "the checksum", NAME),
+        shape=_name(value["shape"], "shape"),
+        generation=_number(value["generation"]),
+        offsets=offsets,
+    )
+
+
+def _name(value: Any, what: str) -> str:
+    return checked(value, f"the {what}", NAME)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{shown(value)} is no number of that kind")
+    return int(value)
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in {int, float}:
+        raise ValueError(f"{shown(value)} is no time")
+    return float(value)
+
+
+def _run(value: Any) -> str:
+    """A run's id, which may be any text that a log gave, and becomes no path."""
+    if not isinstance(value, str):
+        raise ValueError(f"{shown(value)} is no run's id")  # noqa: TRY004 - damage of a file
+    return value
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "archive_id": manifest.archive_id,
+        "cluster_id": manifest.cluster_id,
         "migrations": list(manifest.migrations),
         "undecided": list(manifest.undecided),
         "unstarted": list(manifest.unstarted),
@@ -186,13 +286,17 @@ def _from_json(value: Mapping[str, Any]) -> Manifest:
     if value["format"] != FORMAT:
         raise ValueError(f"format {value['format']}; this Esper reads {FORMAT}")
     return Manifest(
-        generation=value["generation"],
-        next_offsets={(topic, partition): offset for topic, partition, offset in value["next_offsets"]},
+        generation=_number(value["generation"]),
+        next_offsets={
+            (_name(topic, "topic"), _number(partition)): _number(offset)
+            for topic, partition, offset in value["next_offsets"]
+        },
         files=tuple(entry_from_json(entry) for entry in value["files"]),
-        retired=dict(value["retired"]),
-        gaps=tuple(Gap(*gap) for gap in value["gaps"]),
+        retired={_name(name, "replaced file"): _seconds(at_s) for name, at_s in value["retired"].items()},
+        gaps=tuple(Gap(_name(topic, "topic"), *map(_number, numbers)) for topic, *numbers in value["gaps"]),
         archive_id=str(value.get("archive_id", "")),
-        migrations=tuple(value.get("migrations", ())),
-        undecided=tuple(value.get("undecided", ())),
-        unstarted=tuple(value.get("unstarted", ())),
+        cluster_id=str(value.get("cluster_id", "")),
+        migrations=tuple(_name(name, "migration") for name in value.get("migrations", ())),
+        undecided=tuple(map(_run, value.get("undecided", ()))),
+        unstarted=tuple(map(_run, value.get("unstarted", ()))),
     )

@@ -30,6 +30,17 @@ def all_runs(history: History) -> list[dict[str, Any]]:
     return rows(history, "select * from runs order by started_at desc")
 
 
+def claims_of(history: History, runs: Sequence[str]) -> dict[str, Event]:
+    """The claim by which each of these runs belongs to its trainer now: its start, or the newest resume that counts."""
+    claims = " union all ".join(
+        f"select run_id, log_raw, log_offset from log.{name} where log_verdict = 1 and list_contains(?, run_id)"  # noqa: S608  names of ours
+        for name in ("run_started", "run_resumed")
+    )
+    query = f"select run_id, max_by(log_raw, log_offset) from ({claims}) group by all"  # noqa: S608  as above
+    found = history.cursor(query, [runs, runs])
+    return {run_id: envelope.parse(raw) for run_id, raw in found.fetchall()}
+
+
 def start_of(history: History, run_id: str) -> RunStarted:
     """The run's first fact."""
     query = "select log_raw from log.run_started where run_id = ? order by log_offset limit 1"

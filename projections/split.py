@@ -80,7 +80,9 @@ def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
             _judge(found, place, values[place] or b"", _topic_at(batches, place))
     if keys is not None:
         headers = chain.from_iterable(batch.headers for batch in batches)
-        for place, reason in keys.refused(signed, headers, parts.column("recorded_at_ns").to_numpy()):
+        stamps_ms = list(chain.from_iterable(batch.timestamps for batch in batches))
+        recorded_at_ns = parts.column("recorded_at_ns").to_numpy()
+        for place, reason in keys.refused(signed, headers, recorded_at_ns, stamps_ms):
             if place not in reasons:  # what is no event is named by what is wrong with it
                 found.refuse(place, reason)
     return found

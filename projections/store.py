@@ -20,7 +20,7 @@ from contracts.topics import RUNS
 from esper.errors import ContractViolation, EsperError
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
-from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed
+from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed, history_ns
 from esper.record.accept import SPECIAL, Fact
 from projections.manifest import Place
 from projections.projection import Projection, Row, migrate, refresh
@@ -200,7 +200,8 @@ class Store:
         headers = dict(record.headers)
         key_id = headers.get(HEADER_KEY_ID)
         name = key_id.decode("utf-8", "replace") if key_id else None
-        return self._ring.verify(Signed(value, name, headers.get(HEADER_SIGNATURE)), event.recorded_at_ns) or event
+        at_ns = history_ns(event.recorded_at_ns, record.timestamp)
+        return self._ring.verify(Signed(value, name, headers.get(HEADER_SIGNATURE)), at_ns) or event
 
     def _tables(self) -> list[str]:
         """The tables of events: those with the id of one as their key."""

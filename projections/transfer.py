@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +19,12 @@ from typing import Any, Final
 import fsspec
 import platformdirs
 
-from esper.errors import InvalidInput
-from projections import files, manifest
+from esper.errors import CorruptState, EsperError, InvalidInput
+from esper.leyline import folders
+from esper.leyline.names import checked
+from projections import manifest
 from projections.manifest import FILES, FileEntry, Manifest
-from projections.verify import Damage
+from projections.verify import Damage, damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +57,35 @@ class Folder:
     def read(self, name: str) -> bytes:
         """A file's bytes. Raises FileNotFoundError, or another OSError where it cannot be read."""
         with _as_os_error(self, name):
-            content: bytes = self.system.cat_file(f"{self.root}/{name}")
+            if self.local is not None:
+                with self._holding(name) as (folder, last):
+                    return folder.read(last)
+            content: bytes = self.system.cat_file(f"{self.root}/{_checked(name, self.address)}")
             return content
 
     def write(self, name: str, content: bytes) -> None:
         """Make or replace a file in one step. Raises OSError where that is not possible."""
-        path = f"{self.root}/{name}"
         with _as_os_error(self, name):
             if self.local is not None:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                files.replace(Path(path), content)
-            else:  # a store of objects shows one when it is complete
-                try:
-                    self.system.pipe_file(path, content)
-                except FileNotFoundError:
-                    self._make_folder(path.rpartition("/")[0])
-                    self.system.pipe_file(path, content)
+                with self._holding(name, make=True) as (folder, last):
+                    folder.write(last, content)
+                return
+            path = f"{self.root}/{_checked(name, self.address)}"
+            try:  # a store of objects shows one when it is complete
+                self.system.pipe_file(path, content)
+            except FileNotFoundError:
+                self._make_folder(path.rpartition("/")[0])
+                self.system.pipe_file(path, content)
+
+    @contextlib.contextmanager
+    def _holding(self, name: str, *, make: bool = False) -> Iterator[tuple[folders.Folder, str]]:
+        """The folder on this machine that a file is in, held open, and the file's own name; no link is followed."""
+        *above, last = name.split("/")
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(folders.Folder.open(Path(self.root), make=make))
+            for part in above:
+                folder = stack.enter_context(folder.inside(part, make=make))
+            yield folder, last
 
     def _make_folder(self, path: str) -> None:
         """A folder and those above it, but no bucket: a name misspelt would become one, and somebody's bill.
@@ -89,15 +104,36 @@ class Folder:
         """The files in a folder inside this one and their sizes; none where it does not exist."""
         with _as_os_error(self, folder):
             try:
+                if self.local is not None:
+                    with self._holding(f"{folder}/any") as (held, _):
+                        return {name: found.st_size for name, found in held.files().items()}
                 listed = self.system.ls(f"{self.root}/{folder}", detail=True, refresh=True)
             except FileNotFoundError:
                 return {}
         return {os.path.basename(each["name"]): each["size"] for each in listed if each["type"] == "file"}  # noqa: PTH119
 
+    def strangers(self, folder: str) -> list[str]:
+        """What else lies in a folder on this machine: folders, links, and names that are none."""
+        if self.local is None:
+            return []
+        with contextlib.suppress(FileNotFoundError), self._holding(f"{folder}/any") as (held, _):
+            return sorted([*held.strangers(), *held.folders()])
+        return []
+
     def remove(self, name: str) -> None:
         """Delete a file, which may have gone already."""
         with contextlib.suppress(FileNotFoundError), _as_os_error(self, name):
-            self.system.rm_file(f"{self.root}/{name}")
+            if self.local is not None:
+                with self._holding(name) as (folder, last):
+                    folder.remove(last)
+            else:
+                self.system.rm_file(f"{self.root}/{_checked(name, self.address)}")
+
+
+def _checked(name: str, address: str) -> str:
+    for part in name.split("/"):
+        checked(part, "the file", address)
+    return name
 
 
 def _protocols(system: Any) -> tuple[str, ...]:
@@ -109,7 +145,7 @@ def _as_os_error(folder: Folder, name: str) -> Any:
     """Every library behind fsspec has errors of its own: as OSError, in one line, with the address."""
     try:
         yield
-    except OSError:
+    except (OSError, EsperError):
         raise
     except Exception as error:
         raise OSError(f"{folder.address}/{name}: {type(error).__name__}: {_line(error)}") from error
@@ -146,18 +182,27 @@ def manifest_at(folder: Folder) -> Manifest:
 
 
 def transfer(
-    source: Folder, target: Folder, now_s: float, progress: Callable[[int, int], None] = lambda _done, _of: None
+    source: Folder,
+    target: Folder,
+    now_s: float,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+    *,
+    trust: bool = False,
 ) -> Transferred:
     """Make the folder `target` a copy of the archive in `source`, or bring one up to date.
 
-    `progress` is told the bytes done and the bytes to do. A file whose bytes are not those that were written is not
-    copied; the copy's manifest lists it all the same, so that it is missed there too. Raises InvalidInput where
+    `progress` is told the bytes done and the bytes to do. Files that are there are compared by their checksum, with
+    `trust` only those that changed since they were last compared. A file whose bytes are not those that were written
+    is not copied; the copy's manifest lists it all the same, so that it is missed there too. Raises InvalidInput where
     `target` holds another archive, or one that is ahead, and OSError where it cannot be read or written.
     """
     newest, before = manifest_at(source), manifest_at(target)
     _refuse_another(target, newest, before)
     there = target.sizes(FILES)
     wanted = [entry for entry in newest.files if there.get(entry.name) != entry.size]
+    if target.local is not None:  # a copy of the right size may be damaged; far away, `verify --archive` reads it
+        right_size = [entry for entry in newest.files if there.get(entry.name) == entry.size]
+        wanted += _changed(target.local, right_size, trust=trust)
     total, done = sum(entry.size for entry in wanted), 0
     damage: list[Damage] = []
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
@@ -175,6 +220,11 @@ def transfer(
     return Transferred(newest, copied, total, len(newest.files) - len(wanted), len(due), tuple(damage))
 
 
+def _changed(target: Path, entries: Sequence[FileEntry], *, trust: bool) -> list[FileEntry]:
+    wrong = {each.name for each in damaged(target, entries, trust_cache=trust)}
+    return [entry for entry in entries if entry.name in wrong]
+
+
 def _refuse_another(target: Folder, newest: Manifest, before: Manifest) -> None:
     if before.files and before.archive_id != newest.archive_id:
         raise InvalidInput(f"{target.address} holds another archive: name an empty place, or that archive's own copy")
@@ -183,6 +233,13 @@ def _refuse_another(target: Folder, newest: Manifest, before: Manifest) -> None:
             f"{target.address} is ahead of the archive that is to be copied there (generation {before.generation}, "
             f"not {newest.generation}): copy the other way round"
         )
+    for place, end in before.next_offsets.items():
+        if end > newest.next_offsets.get(place, 0):
+            raise InvalidInput(
+                f"{target.address} holds {place[0]}/{place[1]} up to offset {end} and the archive that is to be copied "
+                f"there up to {newest.next_offsets.get(place, 0)}: that one has lost records, so nothing is copied; "
+                "copy the other way round, to an empty place, and use that"
+            )
 
 
 def damaged_at(source: Folder, entries: Sequence[FileEntry], progress: Callable[[int], None]) -> list[Damage]:
@@ -206,6 +263,8 @@ def _sound(source: Folder, entry: FileEntry) -> tuple[bytes, str | None]:
     """
     try:
         content = source.read(f"{FILES}/{entry.name}")
+    except CorruptState as error:
+        return b"", str(error)
     except OSError as error:
         if source.local is None and not isinstance(error, FileNotFoundError | PermissionError):
             raise
@@ -225,9 +284,14 @@ def _copy(source: Folder, target: Folder, entry: FileEntry) -> str | None:
 def _retired(
     newest: Manifest, before: Manifest, there: dict[str, int], now_s: float
 ) -> tuple[dict[str, float], list[str]]:
-    """Files of the copy that nothing lists any more: those that stay until when, and those whose time has come."""
+    """Files of the copy that nothing lists any more: those that stay until when, and those whose time has come.
+
+    A file that no manifest of either side has listed is not ours to delete.
+    """
     listed = {entry.name for entry in newest.files}
-    retired = {name: before.retired.get(name, now_s + KEEP_REPLACED_S) for name in there if name not in listed}
+    ours = {entry.name for entry in before.files} | set(before.retired) | set(newest.retired)
+    left = [name for name in there if name in ours and name not in listed]
+    retired = {name: before.retired.get(name, now_s + KEEP_REPLACED_S) for name in left}
     due = [name for name, at_s in retired.items() if at_s <= now_s]
     return {name: at_s for name, at_s in retired.items() if at_s > now_s}, due
 
@@ -260,7 +324,7 @@ class Mirror:
             if newest.generation == 0:
                 raise InvalidInput(f"{self.source.address} holds no archive: there is no {manifest.NAME}")
             if newest.generation != self._generation:
-                done = transfer(self.source, Folder.at(self.folder), self._now_s(), self._progress)
+                done = transfer(self.source, Folder.at(self.folder), self._now_s(), self._progress, trust=True)
                 self._generation, self._damage = done.manifest.generation, done.damage
         except OSError as error:
             raise InvalidInput(f"the archive at {self.source.address} cannot be read: {error}") from None

@@ -23,6 +23,39 @@ from projections.manifest import FILES, FileEntry
 CACHE: Final = "verified.json"
 
 
+SERIOUS: Final = frozenset(
+    {"file", "records", "repeated", "lost", "run", "log", "unlisted", "key", "verdict", "object"}
+)
+"""Kinds of findings after which a history is not whole. The others are told and everything is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be: its kind, the place, and in words what it is.
+
+    `file`: a file is damaged or missing. `records`: offsets that no sound file holds. `repeated`: offsets that are held
+    twice. `lost`: offsets that the log no longer had when the archive came for them. `run`: the first fact of a run
+    that cannot be true, such as a gap in its sequence. `newer`: events or tables of a newer Esper, kept as they came.
+    `invalid`: records that are no event by contract, kept as they came. `log`: the log ends before the archive does.
+    `behind`: the log has more. `unlisted`: a file that the manifest does not list has records that no other has.
+    `stray`: something that lies in the archive and is none of its files. `key`: records under a key that is not known,
+    or was retired when they came. `verdict`: facts that count and should not, or the other way round. `object`:
+    objects that events name are missing. `note`: what was not looked at.
+    """
+
+    kind: str
+    where: str
+    what: str
+
+    @property
+    def serious(self) -> bool:
+        """Whether something is missing or wrong because of it."""
+        return self.kind in SERIOUS
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
 @dataclass(frozen=True, slots=True)
 class Damage:
     """A file that the manifest lists and that cannot be read as it was written."""

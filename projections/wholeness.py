@@ -10,36 +10,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from projections.columns import INVALID, TABLES
+from projections.cross_checks import (
+    Beside,
+    answer_findings,
+    key_findings,
+    log_findings,
+    object_findings,
+    set_aside_findings,
+    verdict_findings,
+)
 from projections.history import History
 from projections.manifest import FILES, Gap, Manifest
 from projections.transfer import Folder, damaged_at
-from projections.verify import damaged
+from projections.verify import Finding, damaged
 
-SERIOUS: Final = frozenset({"file", "records", "repeated", "lost", "run"})
-"""Kinds of findings after which a history is not whole. The others are told and everything is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it should be: its kind, the place, and in words what it is.
-
-    `file`: a file is damaged or missing. `records`: offsets that no sound file holds. `repeated`: offsets that are held
-    twice. `lost`: offsets that the log no longer had when the archive came for them. `run`: the first fact of a run
-    that cannot be true, such as a gap in its sequence. `newer`: events or tables of a newer Esper, kept as they came.
-    `invalid`: records that are no event by contract, kept as they came.
-    """
-
-    kind: str
-    where: str
-    what: str
-
-    @property
-    def serious(self) -> bool:
-        """Whether something is missing or wrong because of it."""
-        return self.kind in SERIOUS
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+NOTHING: Final = Beside()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +54,11 @@ def coverage(manifest: Manifest) -> list[Coverage]:
     return found
 
 
-def survey(archive: Folder, manifest: Manifest) -> list[Finding]:
-    """What can be seen without reading a file: those that are missing or have another size, and what the log lost."""
+def survey(archive: Folder, manifest: Manifest, beside: Beside = NOTHING) -> list[Finding]:
+    """What can be seen without reading a listed file: those that are missing or have another size, what the log lost.
+
+    And where the log, as far as it is known, and the folder itself contradict the manifest.
+    """
     findings = []
     sizes = archive.sizes(FILES)
     for entry in manifest.files:
@@ -79,13 +67,27 @@ def survey(archive: Folder, manifest: Manifest) -> list[Finding]:
             problem = "is missing" if size is None else f"has {size} bytes instead of {entry.size}"
             what = f"{problem}; its {entry.rows} rows of {entry.table} are left out"
             findings.append(Finding("file", f"{archive.address}/{FILES}/{entry.name}", what))
+    findings += log_findings(manifest, beside)
+    if archive.local is not None:
+        findings += set_aside_findings(archive.local, manifest, beside)
+        findings += _strays(archive)
     return [*findings, *_lost(manifest), *_newer_tables(manifest)]
 
 
+def _strays(archive: Folder) -> Iterator[Finding]:
+    for name in archive.strangers(FILES):
+        yield Finding("stray", f"{archive.address}/{FILES}/{name}", "it is none of the archive's files; move it away")
+
+
 def examine(
-    history: History, source: Folder | None = None, progress: Callable[[int], None] = lambda _bytes: None
+    history: History,
+    source: Folder | None = None,
+    progress: Callable[[int], None] = lambda _bytes: None,
+    beside: Beside = NOTHING,
 ) -> list[Finding]:
     """Everything: each file's bytes against its checksum, each offset once, each run's facts, what is no event.
+
+    And all that with what lies `beside` the archive: the log, the objects that events name, the keys.
 
     `source` is where the archive lies, if that is not the folder that the history reads: then the files there are
     looked at. `progress` is told the bytes of every file that was read. The history leaves out what is damaged.
@@ -105,6 +107,14 @@ def examine(
     findings += _offsets(history)
     findings += _runs(history)
     findings += _not_understood(history)
+    if source is None:
+        findings += set_aside_findings(history.archive, manifest, beside)
+        findings += _strays(Folder.at(history.archive))
+    findings += log_findings(manifest, beside)
+    findings += key_findings(history, beside)
+    findings += verdict_findings(history)
+    findings += answer_findings(history, beside)
+    findings += object_findings(history, beside)
     return [*findings, *_newer_tables(manifest)]
 
 

@@ -31,7 +31,7 @@ from mode.utils.futures import maybe_async
 
 from contracts.topics import PARTITIONS, Topic
 from streams.consumer import LogConsumer
-from streams.records import Record, signed_of
+from streams.records import LOG_APPEND_TIME, Record, signed_of
 
 Take = Callable[[Record], Awaitable[None]]
 """Handles one record to its end; when it returns, the record's offset may be committed."""
@@ -226,4 +226,5 @@ def _record_of(message: Any) -> Record:
         message.offset,
         round(message.timestamp * 1000),
         signed_of(message.value, message.headers),
+        message.timestamp_type == LOG_APPEND_TIME,
     )

@@ -21,14 +21,13 @@ from typing import Final, TextIO, TypeVar
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
-from esper.errors import InvalidInput, LogUnavailable
+from esper.errors import LogUnavailable
 from esper.installation import python_module
 from projections.archive_writer import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
 from projections.records import Batch
+from streams.archive_start import connect
 from streams.bulk import read_in_batches
-from streams.consumer import LogConsumer
 from streams.entry import Place, announce, by_hand, clients_may_warn, log_to_stderr, parser_of, place_of
 from streams.health import HealthServer
 from streams.metrics import Metrics
@@ -81,9 +80,9 @@ async def _serve(place: Place, messages: TextIO) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     with Archive(place.settings.data / "archive", place.ring) as archive:
-        await ensure_topics(place.brokers)
+        cluster_id = await ensure_topics(place.brokers)
         read_in_batches()
-        consumer = await connect(place.brokers, archive)
+        consumer = await connect(place.brokers, archive, cluster_id)
         pump = ArchiveLoop(archive, consumer, metrics, stop)
         try:
             with HealthServer("archiver", metrics, checks={"archive": pump.trouble}) as health:
@@ -91,40 +90,6 @@ async def _serve(place: Place, messages: TextIO) -> None:
                 await pump.run()
         finally:
             await consumer.stop()
-
-
-async def connect(brokers: str, archive: Archive) -> LogConsumer:
-    """A consumer of every partition of every topic, from where the archive ends.
-
-    Raises LogUnavailable where the log does not answer, and InvalidInput where it ends before the archive does: then
-    it is another log, and what it holds would pass as archived already.
-    """
-    consumer = LogConsumer(
-        bootstrap_servers=brokers,
-        group_id=ARCHIVER_GROUP,
-        auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
-        max_partition_fetch_bytes=2 * 2**20,
-        fetch_max_bytes=8 * 2**20,
-    )
-    try:
-        await consumer.start()
-        places = [TopicPartition(topic.name, partition) for topic in TOPICS for partition in range(PARTITIONS)]
-        consumer.assign(places)
-        ends = await consumer.end_offsets(places)
-        begins = await consumer.beginning_offsets(places)
-    except (KafkaError, OSError) as error:
-        await consumer.stop()
-        raise LogUnavailable(f"no log answers at {brokers}: {error!r}; start one or correct ESPER_BROKERS") from None
-    for place in places:
-        wanted = archive.manifest.next_offsets.get((place.topic, place.partition), begins[place])
-        if ends[place] < wanted:
-            await consumer.stop()
-            raise InvalidInput(
-                f"{archive.folder} holds {place.topic}/{place.partition} up to offset {wanted} and the log at "
-                f"{brokers} ends at {ends[place]}: it is another log, so give it another data folder"
-            )
-        consumer.seek(place, wanted)
-    return consumer
 
 
 @dataclass(slots=True)
@@ -206,6 +171,7 @@ class ArchiveLoop:
     async def _flush(self, batches: Sequence[Batch]) -> None:
         if not batches:
             return
+        self._refuse_what_went_back(batches)
         started = time.monotonic()
         done: Flushed = await self._own(lambda: self._archive.take(batches))
         self._metrics.count("esper_archive_records_total", done.rows)
@@ -218,6 +184,16 @@ class ArchiveLoop:
         self._metrics.observe("esper_archive_flush_seconds", time.monotonic() - started)
         self._metrics.set("esper_archive_files", len(self._archive.manifest.files))
         await self._commit()
+
+    def _refuse_what_went_back(self, batches: Sequence[Batch]) -> None:
+        """Raises LogUnavailable where the log gives offsets that are archived: a start compares the two and decides."""
+        for batch in batches:
+            end = self._archive.manifest.next_offsets.get((batch.topic, batch.partition), 0)
+            if batch.offsets and batch.offsets[0] < end:
+                raise LogUnavailable(
+                    f"the log goes on at {batch.topic}/{batch.partition} offset {batch.offsets[0]} and {end} are "
+                    "archived: it was put back or replaced; the archiver starts again and compares them"
+                )
 
     async def _commit(self, *, final: bool = False) -> None:
         """Tell the log what it may delete. Losing this costs nothing: the manifest is the position that counts."""
@@ -241,12 +217,14 @@ class ArchiveLoop:
         deleted_at = 0.0
         while True:
             await asyncio.sleep(COMPACT_S)
+            await self._own(self._archive.keep_manifest)
             jobs = plan(self._archive.manifest, self._damaged)
             if jobs:
                 await self._compact([job_to_line(job) for job in jobs])
             if time.monotonic() - deleted_at >= DELETE_S:
                 deleted_at = time.monotonic()
                 await self._own(lambda: self._archive.delete_retired(time.time()))
+                await self._own(self._archive.drop_set_aside)
 
     async def _compact(self, jobs: Sequence[str]) -> None:
         """Have a child merge, and put its proposals into effect. A child that dies costs one attempt."""

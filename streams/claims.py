@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
+from typing import Final
 
 from esper.errors import LogUnavailable, Superseded
 from esper.leyline.envelope import Event
 from esper.record.accept import supersedes
 
+FIRST: Final = 1
+"""The incarnation of a run's start."""
+
 
 class Claims:
     """The claims to one run, in the order in which they lie on the log. Safe for two threads.
 
-    A trainer that began the run has the first incarnation without a claim.
+    A run's start is one, and of two starts the one that lies there first counts.
     """
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._changed = threading.Condition()
-        self._mine = (1, b"")  # incarnation, and the id of the claim to it
+        self._mine = (FIRST, b"")  # incarnation, and the id of the claim to it
         self._owner = (0, b"")  # of the claims seen, the one that counts
 
     def make(self, claim: Event) -> None:
@@ -45,6 +49,11 @@ class Claims:
     def check(self) -> None:
         """Raise Superseded where another process owns the run."""
         if self._owner[0] and self._taken_over():
+            if self._owner[0] == FIRST:
+                raise Superseded(
+                    f"run {self._run_id} was started before, by another process; this one stops before its first step: "
+                    "give it another id"
+                )
             raise Superseded(
                 f"run {self._run_id} was taken over by another process that resumed it (incarnation "
                 f"{self._owner[0]}); this one stops, and nothing that it wrote since counts"

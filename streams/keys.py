@@ -42,6 +42,13 @@ def load_key_ring(settings: Settings, brokers: str | None = None) -> KeyRing:
     return KeyRing((_own_key(key_file()),), _retired(settings))
 
 
+def known_key_ring(settings: Settings) -> KeyRing | None:
+    """The key ring, where there is one: none is made, for who only looks at what was signed."""
+    if settings.key is None and (settings.brokers is not None or not key_file().exists()):
+        return None
+    return load_key_ring(settings)
+
+
 def key_file() -> Path:
     """Where the embedded log's key lies: never in a data folder, which people copy and share."""
     return Path(platformdirs.user_config_dir("esper", appauthor=False)) / KEY_FILE_NAME

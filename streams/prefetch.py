@@ -65,6 +65,7 @@ class Prefetch:
         self._metrics = metrics
         self._run_id = run_id
         self._name = producer
+        self._since_ns = time.time_ns()
         self._requests = KernelRequests(kernels, time.monotonic)
         self._reading: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -154,7 +155,7 @@ class Prefetch:
     async def _listen(self, consumer: LogConsumer) -> None:
         while True:
             record = record_of(await consumer.getone())
-            event = verified(record.signed, self._ring)
+            event = verified(record, self._ring, since_ns=self._since_ns)
             if isinstance(event, Refused):
                 self._refused(record, event)
                 continue

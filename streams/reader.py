@@ -27,7 +27,7 @@ from esper.leyline.signing import KeyRing
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
 from streams.producer import Publisher, unavailable
-from streams.records import Record, Refused, partition_of, signed_of, verified
+from streams.records import LOG_APPEND_TIME, Record, Refused, partition_of, signed_of, verified, verified_history
 
 CAUSE_CHARACTERS: Final = 2_000
 RECORD_BYTES: Final = MAX_EVENT_BYTES - 8 * 1024
@@ -106,10 +106,19 @@ class Intake:
     """How one agent takes records: verify, handle, retry, give up. `name` is what events of its own call it.
 
     `fold=True` says that the handler folds facts into a state, so that a failing fact halts its run instead.
+    `history=True` says that it is given a topic from its beginning, whose old records a retired key may have signed.
     """
 
     def __init__(
-        self, name: str, ring: KeyRing, publisher: Publisher, metrics: Metrics, handler: Handler, *, fold: bool = False
+        self,
+        name: str,
+        ring: KeyRing,
+        publisher: Publisher,
+        metrics: Metrics,
+        handler: Handler,
+        *,
+        fold: bool = False,
+        history: bool = False,
     ) -> None:
         self.name = name
         self.halted: set[str] = set()
@@ -118,13 +127,14 @@ class Intake:
         self._metrics = metrics
         self._handler = handler
         self._fold = fold
+        self._verified = verified_history if history else verified
 
     async def take(self, record: Record) -> None:
         """Handle one record to its end, whatever that is; raises nothing but cancellation.
 
         It returns only when everything that the record caused is acknowledged, so its offset may be committed then.
         """
-        event = verified(record.signed, self._ring)
+        event = self._verified(record, self._ring)
         if isinstance(event, Refused):
             await self._refuse(record, event)
             return
@@ -193,7 +203,12 @@ class Intake:
 def record_of(message: Any) -> Record:
     """A record as aiokafka's consumer gives it."""
     return Record(
-        message.topic, message.partition, message.offset, message.timestamp, signed_of(message.value, message.headers)
+        message.topic,
+        message.partition,
+        message.offset,
+        message.timestamp,
+        signed_of(message.value, message.headers),
+        message.timestamp_type == LOG_APPEND_TIME,
     )
 
 
@@ -226,7 +241,7 @@ async def tail(
             for messages in batches.values():
                 for message in messages:
                     record = record_of(message)
-                    event = verified(record.signed, ring)
+                    event = verified_history(record, ring)
                     if isinstance(event, Refused):
                         if on_refused is not None:
                             on_refused(record, event)
@@ -254,7 +269,7 @@ async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Even
         while await _behind(consumer, ends):
             for messages in (await consumer.getmany(timeout_ms=200, max_records=2_000)).values():
                 for message in messages:
-                    event = verified(record_of(message).signed, ring)
+                    event = verified_history(record_of(message), ring)
                     if not isinstance(event, Refused):
                         yield event
     finally:

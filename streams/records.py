@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -11,9 +12,12 @@ from contracts.topics import PARTITIONS
 from esper.errors import ContractViolation
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
-from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed
+from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed, arrival_ns, history_ns
 
 Headers: TypeAlias = Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None
+
+LOG_APPEND_TIME: Final = 1
+"""The type of a record's timestamp that the log itself gave, in the protocol and in aiokafka."""
 
 _NESTED: Final = {"blueprint_registered": "descriptor", "bsds_issued": "bsds", "benchmark_report": "benchmark"}
 """Bodies whose blueprint id lies one message deeper. (`descriptor` is spelt so in the contract.)"""
@@ -23,13 +27,17 @@ _KEY_FIELDS: Final = {"blueprint": "blueprint_id", "policy": "policy_id", "sourc
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it lay on the log, whichever client read it. `timestamp_ms` is the log's, Unix milliseconds."""
+    """One record as it lay on the log, whichever client read it.
+
+    `timestamp_ms`, Unix milliseconds, is the log's own time of it where `stamped`, else the one that its producer gave.
+    """
 
     topic: str
     partition: int
     offset: int
     timestamp_ms: int
     signed: Signed
+    stamped: bool = False
 
     @property
     def place(self) -> str:
@@ -100,15 +108,29 @@ class Refused:
     detail: str
 
 
-def verified(signed: Signed, ring: KeyRing) -> Event | Refused:
-    """The event in a record whose signature holds."""
+def verified(record: Record, ring: KeyRing, *, since_ns: int = 0) -> Event | Refused:
+    """The event in a record that this process acts on: its key was not retired when it arrived.
+
+    `since_ns` is when the process began to read at the log's end, where it did: nothing that it reads is older.
+    """
+    stamp_ms = record.timestamp_ms if record.stamped else None
+    at_ns = arrival_ns(stamp_ms, now_ns=time.time_ns(), since_ns=since_ns)
+    return _verified(record.signed, ring, lambda _event: at_ns)
+
+
+def verified_history(record: Record, ring: KeyRing) -> Event | Refused:
+    """The event in a record that is read as history, and on which nothing is done: see `esper.leyline.signing`."""
+    return _verified(record.signed, ring, lambda event: history_ns(event.recorded_at_ns, record.timestamp_ms))
+
+
+def _verified(signed: Signed, ring: KeyRing, arrived_ns: Callable[[Event], int]) -> Event | Refused:
     try:
         event = envelope.parse(signed.payload)
     except ContractViolation as error:
         # Without a readable time the newest rules apply: a retired key vouches for nothing here.
-        reason = ring.verify(signed, recorded_at_ns=_FAR_FUTURE_NS)
+        reason = ring.verify(signed, arrived_ns=_FAR_FUTURE_NS)
         return Refused(reason or "malformed", str(error))
-    reason = ring.verify(signed, event.recorded_at_ns)
+    reason = ring.verify(signed, arrived_ns(event))
     if reason is not None:
         return Refused(reason, f"key {signed.key_id!r} does not vouch for these {len(signed.payload)} bytes")
     return event

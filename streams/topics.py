@@ -14,14 +14,21 @@ from contracts.topics import BY_NAME, FOR_EVER, PARTITIONS, TOPICS, Topic
 from esper.errors import LogUnavailable
 
 MAX_REPLICAS: Final = 3
+APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
+"""The log says when a record came. What a producer says of that is believed of history alone (`docs/security.md`)."""
+_OWN_SETTING: Final = 1
+"""What DescribeConfigs calls a setting made for this very topic; everything else is a default."""
+Settings = dict[str, dict[str, tuple[Any, bool]]]
+"""Of each topic, each setting's value, and whether it was set for this topic."""
 
 
-async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> None:
-    """Every topic exists with its partitions and keeps its records long enough, whoever created it.
+async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> str:
+    """Every topic exists with its partitions, keeps its records long enough and stamps them, whoever created it.
 
-    Topics that are missing are created; on a cluster with up to three copies. Raises LogUnavailable where no broker
-    answers within `timeout_s`, where one refuses, and where a topic that exists would break the order of a run or
-    delete its history.
+    Topics that are missing are created; on a cluster with up to three copies. Those that exist are told to stamp what
+    comes with the log's own time. Returns the cluster's id, empty where it says none. Raises LogUnavailable where no
+    broker answers within `timeout_s`, where one refuses, and where a topic that exists would break the order of a run
+    or delete its history.
     """
     admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=int(timeout_s * 1000))
     try:
@@ -30,6 +37,7 @@ async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> None:
             existing = set(await admin.list_topics())
             await _create(admin, [topic for topic in TOPICS if topic.name not in existing])
             await _check(admin, [topic for topic in TOPICS if topic.name in existing])
+            return str((await admin.describe_cluster()).get("cluster_id") or "")
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(
             f"no log answers at {brokers}: {str(error) or type(error).__name__}; start one or correct ESPER_BROKERS"
@@ -48,7 +56,7 @@ async def _create(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:
                 topic.name,
                 num_partitions=PARTITIONS,
                 replication_factor=replicas,
-                topic_configs={"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms)},
+                topic_configs={"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms), **APPEND_TIME},
             )
             for topic in topics
         ]
@@ -69,23 +77,44 @@ async def _check(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:
                 f"topic {described['topic']} has {count} partitions and Esper needs {PARTITIONS}: "
                 "delete it, or give Esper a log of its own"
             )
-    for name, kept_ms in await _retentions(admin, [topic.name for topic in topics]):
-        wanted = BY_NAME[name].retention_ms
+    settings = await _settings(admin, [topic.name for topic in topics])
+    for name, found in settings.items():
+        kept_ms, wanted = int(found["retention.ms"][0]), BY_NAME[name].retention_ms
         if kept_ms != FOR_EVER and (wanted == FOR_EVER or kept_ms < wanted):
             raise LogUnavailable(
                 f"topic {name} deletes its records after {kept_ms} ms: set its retention.ms to {wanted} "
                 "so that no history is lost"
             )
+    await _stamp(admin, settings)
 
 
-async def _retentions(admin: AIOKafkaAdminClient, names: Iterable[str]) -> list[tuple[str, int]]:
+async def _stamp(admin: AIOKafkaAdminClient, settings: Settings) -> None:
+    """Has every topic stamp its records; what else was set for it stays, since altering replaces all of it."""
+    wanted = [
+        ConfigResource(
+            ConfigResourceType.TOPIC,
+            name,
+            {key: value for key, (value, own) in found.items() if own and value is not None} | APPEND_TIME,
+        )
+        for name, found in settings.items()
+        if any(found.get(key, ("", False))[0] != value for key, value in APPEND_TIME.items())
+    ]
+    for response in await admin.alter_configs(wanted) if wanted else ():
+        for code, message, _kind, name in response.resources:
+            if code:
+                why = f"{for_code(code).__name__} {message or ''}".strip()
+                raise LogUnavailable(
+                    f"topic {name} cannot be altered ({why}): set its message.timestamp.type to LogAppendTime, so that "
+                    "what a producer says of the time is not believed"
+                )
+
+
+async def _settings(admin: AIOKafkaAdminClient, names: Iterable[str]) -> Settings:
     responses: list[Any] = await admin.describe_configs(
-        [ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": ""}) for name in names]
+        [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     )
-    return [
-        (name, int(entry[1]))
+    return {
+        name: {entry[0]: (entry[1], entry[3] == _OWN_SETTING) for entry in entries}
         for response in responses
         for _code, _message, _kind, name, entries in response.resources
-        for entry in entries
-        if entry[0] == "retention.ms"
-    ]
+    }

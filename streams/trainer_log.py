@@ -3,10 +3,9 @@
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
 `esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
 stands between a decision and the trainer. `Answers` pairs what arrives with the packets that were published. A second
-consumer reads `esper.runs` in the same way, for the claims to this run alone: whoever resumes the run owns it, and then
-every call here raises Superseded. (With one consumer for both a fetch that waits for facts was measured to hold
-decisions up by its 100 ms.)
-
+consumer reads `esper.runs` in the same way, for the claims to this run alone: whoever starts or resumes it first owns
+it, and in any other process every call here raises Superseded. (With one consumer for both a fetch that waits for facts
+was measured to hold decisions up by its 100 ms.)
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -29,9 +28,11 @@ from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import COMMANDS, RUNS, Topic
 from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
-from esper.leyline.envelope import Event, new_event
+from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing, Signed
+from esper.record.accept import CLAIMS
 from esper.tolaria.outside import Answer
+from projections.manifest import Place
 from streams.claims import Claims
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
@@ -44,6 +45,7 @@ CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
 RETRY_S: Final = 0.1
+CATCH_UP_S: Final = 10.0
 logger = logging.getLogger(__name__)
 
 
@@ -101,7 +103,7 @@ class Answers:
             if digest in self._seen:
                 return
             self._seen.add(digest)
-            match envelope.body_name(event):
+            match body_name(event):
                 case "decision_made":
                     self._decision(event, signed)
                 case "adaptation_command":
@@ -138,11 +140,19 @@ class KafkaLog:
     """A started log for one run's trainer. Raises LogUnavailable where no broker answers within 10 s.
 
     It returns when the end of both topics is known, which `ends` has: no decision on anything published afterwards can
-    be missed, and no claim either.
+    be missed, and no claim either. `archived` are offsets: claims are looked for from there on, and not from the end on
+    alone, where somebody may have used the run's id before.
     """
 
     def __init__(
-        self, brokers: str, ring: KeyRing, *, run_id: str, metrics: Metrics, producer: str = "trainer"
+        self,
+        brokers: str,
+        ring: KeyRing,
+        *,
+        run_id: str,
+        metrics: Metrics,
+        producer: str = "trainer",
+        archived: Mapping[Place, int] | None = None,
     ) -> None:
         self.run_id = run_id
         self._key = run_id.encode()
@@ -152,8 +162,13 @@ class KafkaLog:
         self._name = producer
         self._answers = Answers()
         self._claims = Claims(run_id)
-        self.ends: dict[tuple[str, int], int] = {}
+        self.ends: dict[Place, int] = {}
+        self._archived = archived
+        self._caught_up = threading.Event()
+        if archived is None:
+            self._caught_up.set()
         self._closed = False
+        self._since_ns = time.time_ns()
         try:
             self._commands, self._runs = self.writer.thread.run(self._connect(brokers), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
@@ -188,8 +203,13 @@ class KafkaLog:
         return answer
 
     def claim(self, event: Event, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
-        """Publish a RunResumed and wait until the run is this process's; raises Superseded where another was first."""
+        """Publish a run's start or RunResumed and wait until the run is this process's.
+
+        Raises Superseded where another process was first, and publishes nothing where that is known already.
+        """
         self._claims.make(event)
+        self._caught_up.wait(CATCH_UP_S)  # so that nothing is published where the run has been another's for long
+        self._claims.check()
         self.writer.publish(event)
         self.writer.flush(timeout_s)
         self._claims.await_own(timeout_s)
@@ -259,6 +279,10 @@ class KafkaLog:
             place = TopicPartition(topic.name, partition_of(self._key))
             consumer.assign([place])
             self.ends[place.topic, place.partition] = await consumer.position(place)
+            if topic is RUNS and self._archived is not None:
+                begin = self._archived.get((place.topic, place.partition), 0)
+                consumer.seek(place, begin)
+                self._look_at(begin)
         except BaseException:
             await consumer.stop()
             raise
@@ -277,15 +301,22 @@ class KafkaLog:
                 continue
             if message.topic == COMMANDS.name or message.key == self._key:
                 take(record_of(message))
+            if not self._caught_up.is_set() and message.topic == RUNS.name:
+                self._look_at(message.offset + 1)
+
+    def _look_at(self, offset: int) -> None:
+        """Claims before this offset are known."""
+        if offset >= self.ends[RUNS.name, partition_of(self._key)]:
+            self._caught_up.set()
 
     def _fact(self, record: Record) -> None:
         """A fact of this run, mostly one of our own: only a claim matters, and only one that is signed."""
-        event = verified(record.signed, self._ring)
-        if not isinstance(event, Refused) and event.HasField("run_resumed") and self._claims.seen(event):
+        event = verified(record, self._ring, since_ns=self._since_ns)
+        if not isinstance(event, Refused) and body_name(event) in CLAIMS and self._claims.seen(event):
             self._answers.give_up()
 
     def _arrived(self, record: Record) -> None:
-        event = verified(record.signed, self._ring)
+        event = verified(record, self._ring, since_ns=self._since_ns)
         if not isinstance(event, Refused):
             if event.run_id == self.run_id:
                 self._answers.arrived(event, record.signed)
@@ -297,7 +328,7 @@ class KafkaLog:
             claimed = None
         if claimed is not None and claimed.run_id != self.run_id:
             return  # that run's trainer sees it too
-        if claimed is not None and envelope.body_name(claimed) == "adaptation_command":
+        if claimed is not None and body_name(claimed) == "adaptation_command":
             self._answers.arrived_unverified(record.signed)
             return
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from esper.errors import InvalidInput
 
 if TYPE_CHECKING:
     from projections.manifest import Manifest
-    from projections.wholeness import Finding
+    from projections.verify import Finding
 
 
 MB = 1_000_000
@@ -27,10 +26,11 @@ AGAIN: Final = "; what is there stays whole, and the same command goes on where 
 
 def status_command(data_dir: Path, address: str | None, *, as_json: bool) -> int:
     """What the manifest says, and which files it lists that are plainly not there."""
-    from projections.wholeness import coverage, survey  # noqa: PLC0415 - only needed here
+    from projections.manifest import owned  # noqa: PLC0415 - only needed here
+    from projections.wholeness import coverage, survey  # noqa: PLC0415 - as above
 
     folder, manifest = found(data_dir, address)
-    findings = survey(folder, manifest)
+    findings = survey(folder, manifest, _beside(data_dir, address, folder))
     covered = coverage(manifest)
     summary = {
         "archive": folder.address,
@@ -40,7 +40,7 @@ def status_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
         "levels": dict(sorted(Counter(entry.level for entry in manifest.files).items())),
         "replaced": len(manifest.retired),
         "generation": manifest.generation,
-        "written_now": folder.local is not None and _written_now(folder.local),
+        "written_now": folder.local is not None and owned(folder.local),
     }
     if as_json:
         tables = {name: manifest.rows(name) for name in sorted({entry.table for entry in manifest.files})}
@@ -72,7 +72,9 @@ def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
             tell(done, None)
 
         try:
-            findings = examine(history, folder if folder.local is None else None, read)
+            findings = examine(
+                history, folder if folder.local is None else None, read, _beside(data_dir, address, folder)
+            )
         except OSError as error:
             raise InvalidInput(f"the archive at {folder.address} cannot be read: {error}") from None
         checked = history.manifest
@@ -101,16 +103,27 @@ def found(data_dir: Path, address: str | None) -> tuple[Any, Manifest]:
     return folder, listed
 
 
-def _written_now(archive: Path) -> bool:
-    """Whether an archiver holds the archive's lock."""
+def _beside(data_dir: Path, address: str | None, folder: Any) -> Any:
+    """What lies beside the archive of a data folder: its log, its objects, this user's keys."""
+    from esper.errors import EsperError  # noqa: PLC0415
+    from esper.weatherlight import client  # noqa: PLC0415
+    from projections import manifest  # noqa: PLC0415
+    from projections.cross_checks import Beside  # noqa: PLC0415
+    from streams.keys import known_key_ring  # noqa: PLC0415
+    from streams.log_ends import log_ends  # noqa: PLC0415
+    from streams.settings import Settings  # noqa: PLC0415
+
+    written = folder.local is not None and manifest.owned(folder.local)
+    if address is not None:
+        return Beside(written=written)
+    settings, running = Settings.load(), client.status(data_dir)
+    keys = known_key_ring(settings)
     try:
-        with (archive / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+        ends = log_ends(data_dir, settings.brokers or (running.brokers if running is not None else None))
+    except EsperError as error:
+        complain(f"the archive is not compared with its log: {error}")
+        ends = None
+    return Beside(ends, data_dir / "objects", keys, written)
 
 
 def _told(findings: list[Finding]) -> dict[str, Any]:

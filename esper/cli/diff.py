@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DIFFERENT: Final = 1
 NEXT: Final = 5
 """How many events each side shows from where they part."""
-_OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device")
+_OF_THE_MACHINE: Final = ("esper_version", "library_versions", "cpu_capability", "threads", "device", "machine")
 _OF_THE_RUN: Final = ("control_of", "parent_run_id", "parent_sequence", "inherited", "fork_change", "weights_digest")
 SHOWN_FIELDS: Final = 8
 SHOWN_PARTS: Final = 4

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.output import complain, meter, say, say_json, table
 from esper.errors import InvalidInput, LogUnavailable
+from esper.leyline.envelope import body_of
+from esper.weatherlight.alive import lives
 from projections.manifest import Place, covered
-from projections.run_queries import all_runs
+from projections.run_queries import all_runs, claims_of
 
 LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 
@@ -177,7 +179,7 @@ def _opened(archive: Path | str) -> History:
 SILENT_AFTER: Final = timedelta(minutes=10)
 
 
-"""Longer than most epochs take: a running run that has completed none for so long is shown as silent."""
+"""Longer than most epochs take: of a running run that has completed none for so long it is said when it was heard."""
 
 
 _RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "began")
@@ -188,8 +190,21 @@ _RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", 
 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:
     """All runs, the latest first."""
+    from projections.cross_checks import unverified  # noqa: PLC0415 - only needed here
+
     with history_of(data_dir) as history:
         found = all_runs(history)
+        running = [run["run_id"] for run in found if run["status"] == "running"]
+        claims = claims_of(history, running) if running else {}
+        absent = [(key, runs) for key, _, runs in unverified(history) if runs]
+    for key, runs in absent:
+        complain(
+            f"{len(runs)} runs are left out, because no key here verifies what was signed by key {key}; "
+            "`esper archive verify` says what to do"
+        )
+    for run in found:
+        claim = claims.get(run["run_id"])
+        run["trainer_lives"] = None if claim is None else lives(body_of(claim).machine.process)
     if as_json:
         say_json(found)
         return
@@ -225,10 +240,25 @@ def _began(at: datetime, now: datetime) -> str:
 
 
 def _status(run: dict[str, Any], now: datetime) -> str:
-    """How a run is; one whose trainer was killed says nothing any more, and nobody else can say that it is over."""
-    last = run["last_at"].replace(tzinfo=UTC)
-    silent = run["status"] == "running" and now - last > SILENT_AFTER
-    return f"silent since {last:%H:%M}" if silent else str(run["status"])
+    """How a run is; one whose trainer was killed says nothing any more, so whether that lives is looked up.
+
+    On the machine where it runs, or ran. Of another machine's run it can only be said when it was heard last.
+    """
+    ago = now - run["last_at"].replace(tzinfo=UTC)
+    if run["status"] != "running" or run["trainer_lives"]:
+        return str(run["status"])
+    if run["trainer_lives"] is False:
+        return f"died, last heard {_ago(ago)} ago"
+    return f"last heard {_ago(ago)} ago" if ago > SILENT_AFTER else "running"
+
+
+def _ago(since: timedelta) -> str:
+    """A time that has passed, in its largest unit: `40 s`, `5 min`, `3 h`, `12 days`."""
+    seconds = max(0, round(since.total_seconds()))
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
 
 
 def _accuracy(value: float | None) -> str:

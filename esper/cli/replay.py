@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -44,16 +44,16 @@ def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | Non
         say(styled("preparing the run's task", DIM))
     import torch  # noqa: PLC0415 - takes two seconds
 
+    from esper.tolaria.machine import differences, unrecorded  # noqa: PLC0415
     from esper.tolaria.replay import replay_run  # noqa: PLC0415
     from esper.tolaria.run import find_device  # noqa: PLC0415
-    from esper.tolaria.session import differences  # noqa: PLC0415
     from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
 
     config = RunConfig.from_json(recorded.root.config_json)
     find_device(config.device)
     task = recorded_task(config.task, recorded.root.task_source, objects)
     torch.set_num_threads(config.threads)
-    different = list(differences(recorded.root, task))
+    different = list(differences(recorded.facts, task))
     for difference in different:
         complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
     with _shown(recorded, to_step, quiet=as_json) as watch:
@@ -67,11 +67,13 @@ def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | Non
             watch=watch,
         )
     live = _live_steps_per_s(recorded)
+    if replayed.diverged is not None and (unknown := unrecorded(recorded.facts)):
+        different.append(unknown)
     if as_json:
         speeds = {"steps_per_s": _speed(replayed), "live_steps_per_s": live}
         say_json({"run_id": recorded.run_id, **replayed.to_dict(), **speeds, "differences": different})
     else:
-        say("\n".join(_verdict(recorded.run_id, replayed, live)))
+        say("\n".join(verdict(recorded.run_id, replayed, live, different)))
     return RUN_FAILED if replayed.diverged else 0
 
 
@@ -88,12 +90,16 @@ def _live_steps_per_s(recorded: Recorded) -> float:
     return round(recorded.root.steps_per_epoch * len(epochs) / max(took_s, 1e-9), 1)
 
 
-def _verdict(run_id: str, replayed: Replayed, live: float) -> Iterator[str]:
+def verdict(run_id: str, replayed: Replayed, live: float, different: Sequence[str]) -> Iterator[str]:
+    """What a replay came to, line by line; how this machine is `different` is said before that the bits are."""
     stretch = f"steps {replayed.from_step} to {replayed.step}"
     if replayed.diverged is None:
         yield styled(f"run {run_id} replays bit for bit, {stretch}", BOLD, GREEN)
     else:
-        yield styled(f"run {run_id} diverges at {replayed.diverged}", BOLD, RED)
+        for difference in different:
+            yield f"this is another machine, or may be: {difference}"
+        comes = "comes to other bits here" if different else "diverges"
+        yield styled(f"run {run_id} {comes} at {replayed.diverged}", BOLD, RED)
         for name in replayed.diverged.tensors[:10]:
             yield f"  {name}"
         if len(replayed.diverged.tensors) > 10:

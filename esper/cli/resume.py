@@ -137,7 +137,7 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, as_json: b
         place_of(parent, step, change)
         config = RunConfig.from_json(parent.begun(len(parent.facts)).run_started.config_json)
         config = replace(config, policy=change.policy or config.policy, control_of="")
-        plan = Plan("fork", parent.root.task_source, parent_id, step, change.text)
+        plan = Plan("fork", parent.root.task_source, parent_id, step, change.text, fresh=True)
         request = request_of(data_dir, config, "fork", as_json=as_json)
         with Trainers(data_dir) as trainers:
             trainers.start({child: "fork"}, {child: config}, {child: plan})

@@ -32,6 +32,7 @@ from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RunConfig
 from esper.weatherlight import client
+from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -110,7 +111,7 @@ def run_command(request: RunRequest) -> int:
         configs, names = {run_id: grown}, {run_id: "grown", control_of(run_id): "control"}
         if control is not None:
             configs[control_of(run_id)] = replace(control, control_of=run_id)
-        trainers.start(names, configs)
+        trainers.start(names, configs, dict.fromkeys(configs, Plan(fresh=True)))
         name = f"esper run {run_id}"
         with client.join(request.data_dir, client=name, brokers=settings.brokers, starter=starter) as lease:
             instructor = Instructor(run_id, ids_of(request.drill), ring)

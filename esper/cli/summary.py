@@ -224,23 +224,26 @@ class RunView:
 class Cost:
     """What a command took, in seconds: until the grown run's first step, from its last step to the summary, in all.
 
-    The first two are None for a run that made no step. `cpu_s` is processor time, of the command and of the processes
+    The first two are None for a run that made no step. `torch_import_s` is the part of the first that went into
+    importing torch and torch._dynamo. `cpu_s` is processor time, of the command and of the processes
     that it started and that have ended, with what those started; of services that it found running it has nothing.
     """
 
     first_step_s: float | None
     prompt_s: float | None
+    torch_import_s: float
     cpu_s: float
     wall_s: float
 
     @classmethod
-    def until_now(cls, began_at: float, steps: tuple[float, float] | None) -> Cost:
+    def until_now(cls, began_at: float, steps: tuple[float, float] | None, torch_import_s: float) -> Cost:
         """The cost now; `began_at` and the times of the first and the last step are of the clock `time.monotonic`."""
         now = time.monotonic()
         uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return cls(
             first_step_s=None if steps is None else steps[0] - began_at,
             prompt_s=None if steps is None else now - steps[1],
+            torch_import_s=torch_import_s,
             cpu_s=sum(use.ru_utime + use.ru_stime for use in uses),
             wall_s=now - began_at,
         )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import queue
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -42,6 +43,7 @@ class LogTail:
         self._run_ids = frozenset(run_ids)
         self._partitions = sorted({partition_of(run_id.encode()) for run_id in self._run_ids})
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._since_ns = time.time_ns()
         self._thread = LoopThread("log-tail")
         try:
             self._consumer = self._thread.run(self._connect(), CONNECT_S)
@@ -95,7 +97,7 @@ class LogTail:
             except KafkaError:
                 await asyncio.sleep(0.1)
                 continue
-            event = verified(record.signed, self._ring)
+            event = verified(record, self._ring, since_ns=self._since_ns)
             if not isinstance(event, Refused) and event.run_id in self._run_ids:
                 self._events.put(event)
 

@@ -43,12 +43,14 @@ class Outcome:
     """How a trainer ended: its result, or one line that says what went wrong.
 
     `steps` are when its first and its last step began, on the clock `time.monotonic`.
+    `torch_import_s` is how long its fork server took to import torch and torch._dynamo, in seconds.
     """
 
     result: dict[str, Any] | None
     error: str = ""
     wrong_input: bool = False
     steps: tuple[float, float] | None = None
+    torch_import_s: float = 0.0
 
 
 class Trainer:
@@ -113,7 +115,7 @@ class Trainer:
             result = said["result"]
             failed = result["status"] == "failed"
             error = f"the {self.name} run failed: {result['reason']}" if failed else ""
-            return Outcome(result, error, steps=said.get("steps"))
+            return Outcome(result, error, steps=said["steps"], torch_import_s=said["torch_import_s"])
         if "error" in said:
             return Outcome(None, said["error"], bool(said["wrong_input"]))
         code = said.get("exit", -signal.SIGKILL)

@@ -14,7 +14,7 @@ from esper.cli.run import Instructor
 from esper.cli.screen import Screen, make_screen
 from esper.cli.summary import Cost, RunView, Summary
 from esper.cli.tail import LogTail
-from esper.cli.trainers import Trainers
+from esper.cli.trainers import Trainer, Trainers
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
@@ -59,6 +59,7 @@ class RunCommand:
         self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
+        self._torch_import_s = 0.0
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
@@ -183,10 +184,21 @@ class RunCommand:
             return grown.outcome.error
         self._hook_ms = grown.outcome.result["hook_ms"]
         self._steps = grown.outcome.steps
+        self._torch_import_s = grown.outcome.torch_import_s
         for other in others:
             if other.outcome is not None and other.outcome.error:
-                complain(f"the control run failed: {other.outcome.error}")
+                complain(self._of_control(other))
         return ""
+
+    def _of_control(self, control: Trainer) -> str:
+        """Why the control run came to no result, and how it goes on where it can."""
+        assert control.outcome is not None
+        end = next(view.finished for view in self._views if view.run_id == control.run_id)
+        if end is not None and end.status == "failed":
+            return f"the control run failed: {control.outcome.error}"
+        return (
+            f"the control run ended early: {control.outcome.error}; `esper resume {self._run_ids[0]}` goes on with it"
+        )
 
     def summary(self, since: float) -> Summary:
         """All runs as the archive tells them, now that it holds everything; the processes end meanwhile.
@@ -208,4 +220,4 @@ class RunCommand:
 
     def cost(self, since: float) -> Cost:
         """What the command took until now."""
-        return Cost.until_now(since, self._steps)
+        return Cost.until_now(since, self._steps, self._torch_import_s)

@@ -22,10 +22,10 @@ from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.record import Mark, Recorded, SeedState
 from esper.tolaria.config import RunConfig
+from esper.tolaria.machine import differences
 from esper.tolaria.outside import Clock
 from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
-from esper.tolaria.session import differences
 from esper.tolaria.state import FlatState
 from esper.tolaria.tasks import recorded_task
 
@@ -40,7 +40,7 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
     find_device(config.device)
     task = recorded_task(config.task, recorded.root.task_source, objects)
     torch.set_num_threads(config.threads)
-    for difference in differences(recorded.root, task):
+    for difference in differences(recorded.facts, task):
         complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
     clock = Clock(time.monotonic, time.time_ns)
     with _shown(recorded.run_id, mark.model.step) as watch:

@@ -80,10 +80,11 @@ class Folder:
         with self.open_file(name) as file:
             return file.read()
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
         """Make or replace a file in one step: whoever opens it sees the old content or the new one, whole and synced.
 
         A link of that name is replaced and not followed. Any number of processes may do so at once: the last one wins.
+        Who writes many files leaves the folder's own `sync` for the last.
         """
         checked(name, "the file", self.path)
         temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
@@ -97,7 +98,8 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=self._descriptor)
             raise
-        self.sync()
+        if sync:
+            self.sync()
 
     def move(self, name: str, to: Self, new: str) -> None:
         """Move a file or folder, as it is, into the folder `to` by the name `new`; a link moves itself."""

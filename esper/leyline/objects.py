@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import zstandard
 
-from esper.errors import CorruptState, InvalidInput
+from esper.errors import CorruptState, EsperError, InvalidInput
+from esper.leyline.folders import Folder
 
 _LEVEL: Final = 3
+_PACKED: Final = ".zst"
 _FRAME_HEADER_BYTES: Final = 18  # the longest that a Zstandard frame can have
 
 
@@ -25,40 +28,40 @@ class ObjectStore:
     def put(self, content: bytes, *, compress: bool = False) -> str:
         """Store `content` and return its reference; durable (file and folder synced) when this returns.
 
-        The reference is of `content` as given, whether it is kept compressed or not.
+        The reference is of `content` as given, whether it is kept compressed or not. An object that is there already is
+        read, and replaced where it is damaged.
         """
         digest = hashlib.sha256(content).hexdigest()
-        if self._find(digest) is None:
-            path = self._path(digest)
-            if compress:
-                path, content = _packed(path), zstandard.ZstdCompressor(level=_LEVEL).compress(content)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        return f"sha256:{digest}"
+        reference = f"sha256:{digest}"
+        name = self._find(digest)
+        if name is None or not self._holds(digest, name, content):
+            with Folder.open(self.root, make=True) as root:
+                new = not (self.root / digest[:2]).exists()
+                with root.inside(digest[:2], make=True) as folder:
+                    if name is None:
+                        name = digest[2:] + _PACKED * compress
+                    packed = name.endswith(_PACKED)
+                    folder.write(name, zstandard.ZstdCompressor(level=_LEVEL).compress(content) if packed else content)
+                if new:
+                    root.sync()
+        return reference
+
+    def _holds(self, digest: str, name: str, content: bytes) -> bool:
+        """Whether the file of an object has these very bytes."""
+        try:
+            stored = self._read(digest, name)
+            return (_inflated(stored, digest) if name.endswith(_PACKED) else stored) == content
+        except (OSError, EsperError):
+            return False
 
     def get(self, reference: str) -> bytes:
         """The bytes behind `reference`; raises InvalidInput where they are missing, CorruptState where they changed."""
-        digest = self._digest(reference)
-        path = self._found(reference)
+        digest, name = self._found(reference)
         try:
-            content = path.read_bytes()
+            content = self._read(digest, name)
         except FileNotFoundError:
             raise InvalidInput(f"object {reference} is not in {self.root}") from None
-        if path.suffix:
+        if name.endswith(_PACKED):
             content = _inflated(content, reference)
         if hashlib.sha256(content).hexdigest() != digest:
             raise CorruptState(f"object {reference} in {self.root} does not match its digest")
@@ -66,37 +69,60 @@ class ObjectStore:
 
     def size(self, reference: str) -> int:
         """How many bytes `get` would return, without reading them; raises InvalidInput where they are missing."""
-        path = self._found(reference)
-        if not path.suffix:
-            return path.stat().st_size
-        with path.open("rb") as file:
+        digest, name = self._found(reference)
+        with self._folder(digest) as folder, folder.open_file(name) as file:
+            if not name.endswith(_PACKED):
+                return os.fstat(file.fileno()).st_size
             return _inflated_size(file.read(_FRAME_HEADER_BYTES), reference)
 
     def delete(self, reference: str) -> int:
         """Remove an object and return the bytes that this freed, 0 where it was gone already."""
-        path = self._find(self._digest(reference))
-        if path is None:
+        digest = self._digest(reference)
+        name = self._find(digest)
+        if name is None:
             return 0
         try:
-            size = path.stat().st_size
-            path.unlink()
+            size = (self.root / digest[:2] / name).lstat().st_size
+            with self._folder(digest) as folder:
+                return size if folder.remove(name) else 0
         except FileNotFoundError:
             return 0
-        return size
+
+    def references(self) -> Iterator[str]:
+        """Every object that there is."""
+        with Folder.open(self.root) as root:
+            for first in root.folders():
+                with root.inside(first) as folder:
+                    for name in folder.files():
+                        reference = f"sha256:{first}{name.removesuffix(_PACKED)}"
+                        if len(reference) == len("sha256:") + 64:
+                            yield reference
 
     def __contains__(self, reference: str) -> bool:
         return self._find(self._digest(reference)) is not None
 
-    def _found(self, reference: str) -> Path:
-        path = self._find(self._digest(reference))
-        if path is None:
+    def _found(self, reference: str) -> tuple[str, str]:
+        """An object's digest and its file's name."""
+        digest = self._digest(reference)
+        name = self._find(digest)
+        if name is None:
             raise InvalidInput(f"object {reference} is not in {self.root}")
-        return path
+        return digest, name
 
-    def _find(self, digest: str) -> Path | None:
-        """The file of an object, plain or compressed."""
-        path = self._path(digest)
-        return next((each for each in (path, _packed(path)) if each.exists()), None)
+    def _find(self, digest: str) -> str | None:
+        """The name of the file of an object, plain or compressed."""
+        folder = self.root / digest[:2]
+        return next((name for name in (digest[2:], digest[2:] + _PACKED) if (folder / name).exists()), None)
+
+    @contextlib.contextmanager
+    def _folder(self, digest: str) -> Iterator[Folder]:
+        """The folder of an object, which is no link, and in which none is followed."""
+        with Folder.open(self.root) as root, root.inside(digest[:2]) as folder:
+            yield folder
+
+    def _read(self, digest: str, name: str) -> bytes:
+        with self._folder(digest) as folder:
+            return folder.read(name)
 
     @staticmethod
     def _digest(reference: str) -> str:
@@ -104,13 +130,6 @@ class ObjectStore:
         if len(digest) != 64 or digest.strip("0123456789abcdef"):
             raise InvalidInput(f"{reference!r} is not a reference of the form sha256:<64 hex digits>")
         return digest
-
-    def _path(self, digest: str) -> Path:
-        return self.root / digest[:2] / digest[2:]
-
-
-def _packed(path: Path) -> Path:
-    return path.with_suffix(".zst")
 
 
 def _inflated(stored: bytes, reference: str) -> bytes:

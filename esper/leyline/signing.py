@@ -1,7 +1,13 @@
 """HMAC-SHA256 over the serialised event, carried in record headers with the key's id.
 
 A record is signed as a whole, so any changed bit of an event is found. During a rotation two keys are accepted for new
-events; a retired key verifies events that were recorded before it was retired, and nothing newer.
+events. A retired key verifies what arrived on the log before it was retired, and nothing newer: whoever has it can
+write any time into an event, so that time alone proves nothing. What arrived when is for who reads the log to say:
+
+- A process that acts on a record goes by the log's own stamp, within what its own clock allows (`arrival_ns`); a stamp
+  that the producer made says nothing, and such a record is taken for one that arrived just now.
+- History goes by the later of the record's time and its event's (`history_ns`): of a record that the log itself stamped
+  that is when it arrived, and of an older one it is all that there is.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from esper.errors import InvalidInput
 HEADER_SIGNATURE: Final = "esper-signature"
 HEADER_KEY_ID: Final = "esper-key"
 MIN_KEY_BYTES: Final = 32
+_NS_PER_MS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,20 @@ class Signed:
 def key_id(secret: bytes) -> str:
     """The public name of a key: the first 8 hex digits of a hash of it."""
     return hashlib.sha256(b"esper key id" + secret).hexdigest()[:8]
+
+
+def arrival_ns(stamp_ms: int | None, *, now_ns: int, since_ns: int = 0) -> int:
+    """When a record arrived, for a process that acts on it now.
+
+    `stamp_ms` is the log's own time of it, None where only its producer gave one, which proves nothing. The record is
+    not from after `now_ns`, nor from before `since_ns`, the time at which this process began to read at the log's end.
+    """
+    return now_ns if stamp_ms is None else max(since_ns, min(stamp_ms * _NS_PER_MS, now_ns))
+
+
+def history_ns(recorded_at_ns: int, stamp_ms: int) -> int:
+    """When a record of history arrived, at the earliest: not before its event was made, nor before its stamp."""
+    return max(recorded_at_ns, stamp_ms * _NS_PER_MS)
 
 
 class _Mac:
@@ -53,7 +74,7 @@ class _Mac:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The keys of an installation: the first of `secrets` signs, all of them verify, retired ones verify old events.
+    """The keys of an installation: the first of `secrets` signs, all of them verify, retired ones what came before.
 
     `retired` maps a secret to the Unix time in nanoseconds at which it was retired. Raises InvalidInput for a secret
     under 32 bytes or an empty ring.
@@ -81,24 +102,35 @@ class KeyRing:
         secret = self.secrets[0]
         return Signed(payload, key_id(secret), hmac.digest(secret, payload, "sha256"))
 
-    def verify(self, signed: Signed, recorded_at_ns: int) -> str | None:
-        """None where the signature holds, else `missing_signature` or `invalid_signature`."""
+    def verify(self, signed: Signed, arrived_ns: int) -> str | None:
+        """None where the signature holds for what arrived then, else `missing_signature` or `invalid_signature`."""
         if not signed.signature or not signed.key_id:
             return "missing_signature"
         mac, retired_at = self._by_id.get(signed.key_id, (None, None))
-        if mac is None or (retired_at is not None and recorded_at_ns >= retired_at):
+        if mac is None or (retired_at is not None and arrived_ns >= retired_at):
             return "invalid_signature"
         if not hmac.compare_digest(mac.of(signed.payload), signed.signature):
             return "invalid_signature"
         return None
+
+    def signed_late(self, signed: Signed, recorded_at_ns: int, stamp_ms: int) -> bool:
+        """Whether a record of history is well signed, by a key that was retired when it arrived: somebody has that key.
+
+        `esper archive verify` names such records; everybody else leaves them out like any other bad signature.
+        """
+        mac, retired_at = self._by_id.get(signed.key_id or "", (None, None))
+        if mac is None or retired_at is None or history_ns(recorded_at_ns, stamp_ms) < retired_at:
+            return False
+        return hmac.compare_digest(mac.of(signed.payload), signed.signature or b"")
 
     def refused(
         self,
         payloads: Iterable[bytes | None],
         headers: Iterable[Sequence[tuple[str, bytes | None]]],
         recorded_at_ns: Sequence[int],
+        stamps_ms: Sequence[int],
     ) -> Iterator[tuple[int, str]]:
-        """The records whose signature does not hold, by their place, with what `verify` says.
+        """The records of history whose signature does not hold, by their place, with what `verify` says.
 
         For those who have many: every signature is computed, and what is left out is the calls around it.
         """
@@ -118,6 +150,6 @@ class KeyRing:
             signer = found.get(HEADER_KEY_ID)
             named = signer.decode("utf-8", "replace") if signer else None
             signed = Signed(payload or b"", named, found.get(HEADER_SIGNATURE))
-            reason = self.verify(signed, int(recorded_at_ns[place]))
+            reason = self.verify(signed, history_ns(int(recorded_at_ns[place]), stamps_ms[place]))
             if reason is not None:
                 yield place, reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from contracts.leyline.v1.event_pb2 import RunStarted
 from esper.errors import InvalidInput
@@ -11,6 +12,9 @@ from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import Signed
 from esper.record.fold import evolve
 from esper.record.run_status import RunState, marks
+
+NO_ROOM: Final = ("No space left on device", "(os error 28)", "can't allocate memory", "Cannot allocate memory")
+_NO_ROOM: Final = (*NO_ROOM, "MemoryError", "OutOfMemoryError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,14 @@ def accepted_facts(events: Iterable[Event]) -> AcceptedFacts:
             del facts[event.sequence - 1 :]
             facts.append(event)
     return AcceptedFacts(facts, state)
+
+
+def lacked(reason: str) -> bool:
+    """Whether a run ended because its machine had no room left, on the disk or in memory, by its error in one line.
+
+    That was recorded as a failure once; now it is an interruption.
+    """
+    return any(word in reason for word in _NO_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,8 @@ class Recorded:
         last = self.facts[-1]
         if not last.HasField("run_finished"):
             return last.sequence
-        if last.run_finished.status == "interrupted":
+        end = last.run_finished
+        if end.status == "interrupted" or (end.status == "failed" and lacked(end.reason)):
             return last.sequence - 1
         raise InvalidInput(
             f"run {self.run_id} is over ({last.run_finished.status}): there is nothing to resume; to try it otherwise, "

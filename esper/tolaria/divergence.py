@@ -11,7 +11,15 @@ from esper.leyline.envelope import Event, body_name, body_of
 from esper.tolaria.state import Digest, FlatState
 
 _MEASURED: Final[dict[str, tuple[str, ...]]] = {
-    "run_started": ("esper_version", "library_versions", "cpu_capability", "threads", "device", "config_json"),
+    "run_started": (
+        "esper_version",
+        "library_versions",
+        "cpu_capability",
+        "threads",
+        "device",
+        "config_json",
+        "machine",
+    ),
     "run_finished": ("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),
     "epoch_completed": ("evidence", "duration_s", "hook_ms_before", "flops"),
     "decision_timed_out": ("waited_ms",),
@@ -83,6 +91,14 @@ class Diverged(EsperError):
         self.divergence = divergence
 
 
+class RecordEnded(Exception):
+    """The run failed or was interrupted on record where it goes on now: what ended it then was no part of it."""
+
+    def __init__(self, end: Event) -> None:
+        super().__init__(f"{end.run_finished.status}: {end.run_finished.reason}")
+        self.end = end
+
+
 def tampered(event: Event, fact: Event) -> str:
     """The difference between `event` and the recorded `fact`, without measured fields; an empty string for none."""
     for name in ("global_step", "epoch", "timeline"):
@@ -111,7 +127,7 @@ def essence(event: Event) -> Any:
             body.state.ClearField(field)
         for window in body.windows:
             window.ClearField("hook_ms_mean")
-    if name == "run_finished" and body.status == "failed":  # a model that raised was not tested
+    if name == "run_finished" and body.status != "completed":  # what ended by an error was not tested
         body.ClearField("test_accuracy")
         body.ClearField("test_loss")
     return body

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from contracts.leyline.v1.event_pb2 import TrainerProcess
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
@@ -34,6 +35,12 @@ class Log(Protocol):
     def flush(self, timeout_s: float = 30.0) -> None:
         """Wait until every fact published so far is acknowledged; raises LogUnavailable after `timeout_s`."""
 
+    def claim(self, event: Event) -> None:
+        """Publish a run's start or RunResumed and wait until the run is this process's.
+
+        Raises Superseded where another process was first.
+        """
+
     def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
         """Wait for the answer to a packet; None after `timeout_s`."""
 
@@ -46,9 +53,6 @@ class Log(Protocol):
 
 class ClaimableLog(Log, Protocol):
     """A log that holds events of the run already: what a resume needs."""
-
-    def claim(self, event: Event) -> None:
-        """Publish a RunResumed and wait until the run is this process's; raises Superseded where it is another's."""
 
     def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:
         """Take in what arrived before this process: the answer to `open_packet`, and unanswered `requests`.
@@ -89,7 +93,8 @@ class Outside:
 
     `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
     Seeds germinate with the kernels of `library` as far as it has them by then; the run waits for none. Without a
-    `verifier` every command is accepted, which is for tests alone.
+    `verifier` every command is accepted, which is for tests alone. `process` is this one, for those who ask whether the
+    run's trainer lives.
     """
 
     log: Log
@@ -98,3 +103,4 @@ class Outside:
     verifier: CommandVerifier | None = None
     library: KernelSource | None = None
     should_stop: Callable[[], bool] = never
+    process: TrainerProcess | None = None

@@ -25,7 +25,7 @@ from esper.kasmina.commands import CommandRefused
 from esper.kasmina.kernels import Unusable, Verified
 from esper.leyline.envelope import Event, body_name, topic_of
 from esper.leyline.signing import Signed
-from esper.tolaria.divergence import Diverged, Divergence, Place, difference_of, tampered
+from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded, difference_of, tampered
 from esper.tolaria.fork_change import Fork, ForkPlace
 from esper.tolaria.guard import ISOLATION, TrainerBreaker
 from esper.tolaria.kernels import recalled
@@ -58,9 +58,10 @@ class Record:
 class RecordedWorld:
     """Answers from `facts`, in their order, and from `live` when all of them were followed.
 
-    `facts` come after `start`, or begin with the run's first where that is None. With a `fork`, the run becomes that
-    fork after the last fact. `watch` is called with every fact that was followed. `target_step` is the step, at or
-    after the last fact, at which the state is asked for.
+    `facts` come after `start`, or begin with the run's first where that is None. A `claim` among them is published when
+    the run comes to it, all before it being compared. With a `fork`, the run becomes that fork after the last fact.
+    `watch` is called with every fact that was followed. `target_step` is the step, at or after the last fact, at which
+    the state is asked for.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class RecordedWorld:
         live: LiveWorld,
         *,
         start: StartingPoint | None = None,
+        claim: Event | None = None,
         fork: Fork | None = None,
         watch: Callable[[Event], None] = lambda _fact: None,
         target_step: int | None = None,
@@ -80,6 +82,7 @@ class RecordedWorld:
         self._live = live
         self._facts = facts
         self._record = record
+        self._claim = claim
         self._fork = fork
         self._watch = watch
         self._target_step = target_step
@@ -156,7 +159,8 @@ class RecordedWorld:
     def publish(self, event: Event) -> Event:
         """Compare a fact with the recorded one in its place and return that one; drop any other event.
 
-        Raises Diverged where the record has something else there.
+        Raises Diverged where the record has something else there, RecordEnded where the run failed there, or was
+        interrupted, by what it does not meet now.
         """
         if self.over:
             return self._live.publish(event)
@@ -182,6 +186,8 @@ class RecordedWorld:
     def _pass_over_claims(self) -> None:
         """A claim is no event of the training, and leaves the run as it was."""
         while (claim := self._coming("run_resumed")) is not None:
+            if claim is self._claim:
+                self.outside.log.claim(claim)
             self._move_past(claim)
 
     def flush(self) -> None:
@@ -208,7 +214,11 @@ class RecordedWorld:
         divergence = difference_of(Place.of(fact), found, recorded, flat, then)
         raise Diverged(divergence if self.first_difference is None else self.first_difference.led_to(divergence))
 
-    def _unexpected(self, name: str) -> Diverged:
+    def _unexpected(self, name: str) -> Diverged | RecordEnded:
+        """The error to raise where the run comes to something else than the fact that comes next."""
+        end = self._coming("run_finished")
+        if end is not None and end.run_finished.status != "completed" and self._step() >= end.global_step:
+            return RecordEnded(end)
         fact = None if self._exhausted else self._facts[self._next]
         recorded = "nothing more" if fact is None else f"{body_name(fact)} at step {fact.global_step}"
         return self._diverged(f"the run comes to {name} at step {self._step()}, the record has {recorded}")
@@ -279,6 +289,8 @@ class RecordedWorld:
         if self._coming("decision_timed_out"):
             return None
         decision = self._record.decisions.get(packet_id)
+        if decision is None and self._coming("run_finished"):
+            raise self._unexpected("decision_made")
         if decision is None:
             raise InvalidInput(f"the decision on packet {packet_id.hex()} is not in the archive")
         command_id = Event.FromString(decision.payload).decision_made.command_id

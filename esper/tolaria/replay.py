@@ -15,7 +15,7 @@ from esper.record.content import tensor_digests
 from esper.record.run_status import path_from
 from esper.tamiyo.decide import rederived
 from esper.tolaria.config import RunConfig
-from esper.tolaria.divergence import Diverged, Divergence, Place
+from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded
 from esper.tolaria.fork_change import Fork
 from esper.tolaria.outside import Answer, Clock, Outside
 from esper.tolaria.recorded_world import Record, RecordedWorld
@@ -26,6 +26,12 @@ from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld, StartingPoint
 
 # ----------------------------------------------------------------------------------------- from a record to its world
+
+
+def first_checkpoint(recorded: Recorded, objects: ObjectStore) -> Event | None:
+    """The checkpoint of step 0 if it can be read: for a machine that does not come to the same weights again."""
+    saved = (fact for fact in recorded.checkpoints() if fact.checkpoint_saved.step == 0)
+    return next((fact for fact in saved if _readable(objects, fact.checkpoint_saved.ref)), None)
 
 
 def latest_checkpoint(recorded: Recorded, objects: ObjectStore, *, step: int, sequence: int) -> Event | None:
@@ -61,8 +67,8 @@ def recorded_world(
 ) -> RecordedWorld:
     """The world of a run from the checkpoint `start` (its beginning where that is None) to the sequence `upto`.
 
-    `claim` is the RunResumed that was published after it. Raises CorruptState where the checkpoint is not what was
-    recorded, and InvalidInput where it is missing.
+    `claim` is the RunResumed that follows it, published when the world comes there: the record was followed until then.
+    Raises CorruptState where the checkpoint is not what was recorded, and InvalidInput where it is missing.
     """
     objects = live.outside.objects
     first = 0 if start is None else start.checkpoint_saved.upto_sequence
@@ -74,7 +80,7 @@ def recorded_world(
         state_after=lambda sequence: _state_after(recorded.facts, objects, sequence),
     )
     begin = None if start is None else _starting_point(recorded.facts[:first], start, objects)
-    return RecordedWorld(facts, record, live, start=begin, fork=fork, watch=watch, target_step=target_step)
+    return RecordedWorld(facts, record, live, start=begin, claim=claim, fork=fork, watch=watch, target_step=target_step)
 
 
 def _starting_point(before: Sequence[Event], start: Event, objects: ObjectStore) -> StartingPoint:
@@ -120,6 +126,9 @@ class NullLog:
 
     def flush(self, timeout_s: float = 30.0) -> None:
         """Return at once."""
+
+    def claim(self, event: Event) -> None:
+        """Drop it."""
 
     def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:  # noqa: ARG002 (it never waits)
         """No answer."""
@@ -205,6 +214,10 @@ def replay_run(
     try:
         train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)
         progress.diverged = world.first_difference
+    except RecordEnded as ended:
+        progress.diverged = world.first_difference
+        if progress.diverged is None:
+            followed(ended.end)
     except Diverged as error:
         progress.diverged = error.divergence
     except Exception:

@@ -20,9 +20,10 @@ from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged
 from esper.tolaria.fork_change import Change, Fork, place_of
+from esper.tolaria.machine import differences, this_machine
 from esper.tolaria.outside import ClaimableLog, Clock, Outside
-from esper.tolaria.replay import latest_checkpoint, recorded_world
-from esper.tolaria.session import RunResult, check_data, differences
+from esper.tolaria.replay import first_checkpoint, latest_checkpoint, recorded_world
+from esper.tolaria.session import RunResult, check_data
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.train import train
 from esper.tolaria.world import PRODUCER, LiveWorld
@@ -33,33 +34,38 @@ _EVER: Final = 2**62
 def resume_run(
     recorded: Recorded, task: Task, outside: Outside, log: ClaimableLog, verifier: CommandVerifier
 ) -> RunResult:
-    """Claim the run, follow its record from the last checkpoint on, and be live where that ends.
+    """Follow the run's record from the last checkpoint on, claim the run where that ends, and be live.
 
     `log` and `verifier` are those of `outside`.
 
-    Where the run does not come to its record again, the record is void from that checkpoint on, and a second claim says
-    so. Raises Superseded where another process claimed the run first, and InvalidInput where the run is over.
+    Where the run does not come to its record again, it goes on from that checkpoint, and the claim makes the record
+    void from there on. Where it does not even begin as it did, as with another processor's arithmetic, it goes on from
+    the weights that were stored at step 0. Nothing is claimed, and so nothing is void, before the place that the claim
+    goes back to was restored and compared. Raises Superseded where another process claimed the run first, InvalidInput
+    where the run is over, and Diverged where no place can be restored; then the record is as it was.
     """
     upto = recorded.last_accepted()
     torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)
     check_data(recorded.root, task)
     start = latest_checkpoint(recorded, outside.objects, step=_EVER, sequence=upto)
-    begun = recorded.begun(0 if start is None else start.sequence)
-    incarnation = recorded.state.incarnation + 1
     _catch_up(log, verifier, recorded, upto, outside.clock)
-    reason, superseded = "; ".join(["resumed", *differences(recorded.root, task)]), False
+    reason, superseded = "; ".join(["resumed", *differences(recorded.facts, task)]), False
+    incarnation = recorded.state.incarnation + 1
     while True:
-        claim = _claim(recorded, upto, incarnation, start, outside.clock, reason=reason, superseded=superseded)
-        log.claim(claim)
+        claim = _claim(recorded, upto, incarnation, start, outside, reason=reason, superseded=superseded)
+        live = LiveWorld(outside, incarnation=incarnation)
+        world = recorded_world(recorded, live, start=start, upto=upto, claim=claim)
+        begun = recorded.begun(0 if start is None else start.sequence)
         try:
-            live = LiveWorld(outside, incarnation=incarnation)
-            world = recorded_world(recorded, live, start=start, upto=upto, claim=claim)
             return train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)
         except Diverged as error:
             if superseded:
-                raise
+                start = first_checkpoint(recorded, outside.objects) if start is None else None
+                if start is None:
+                    raise
+            else:
+                reason = f"the record could not be followed: {error}"
             upto, superseded = settled(recorded, start), True
-            incarnation, reason = incarnation + 1, f"the record could not be followed: {error}"
 
 
 def settled(recorded: Recorded, start: Event | None) -> int:
@@ -73,12 +79,20 @@ def settled(recorded: Recorded, start: Event | None) -> int:
 
 
 def _claim(
-    recorded: Recorded, upto: int, incarnation: int, start: Event | None, clock: Clock, *, reason: str, superseded: bool
+    recorded: Recorded,
+    upto: int,
+    incarnation: int,
+    start: Event | None,
+    outside: Outside,
+    *,
+    reason: str,
+    superseded: bool,
 ) -> Event:
     """The RunResumed that goes on after the fact `upto`."""
     fact = recorded.facts[upto - 1]
-    now_ns = clock.wall_ns()
-    body = RunResumed(accepted_sequence=upto, superseded=superseded, reason=reason)
+    now_ns = outside.clock.wall_ns()
+    machine = this_machine(recorded.root.device, outside.process)
+    body = RunResumed(accepted_sequence=upto, superseded=superseded, reason=reason, machine=machine)
     if start is not None:
         body.from_step, body.checkpoint_ref = start.checkpoint_saved.step, start.checkpoint_saved.ref
     return new_event(

@@ -6,6 +6,7 @@ way fails for any reason the full way is tried.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,9 +60,12 @@ def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
 
 
 def _prune(run: Run) -> None:
-    """Delete the run's oldest checkpoints. A fork deletes none of its parent's."""
+    """Delete the run's oldest checkpoints, once the log has the newest. A fork deletes none of its parent's."""
     own = [each for each in run.checkpoints if each.position.run_id == run.recorder.run_id]
-    for oldest in own[: -run.config.keep_checkpoints] if run.config.keep_checkpoints else ():
+    surplus = own[: -run.config.keep_checkpoints] if run.config.keep_checkpoints else []
+    if surplus:
+        run.world.flush()  # a process that dies here must not leave a record of checkpoints that are gone alone
+    for oldest in surplus:
         run.checkpoints.remove(oldest)
         freed = run.world.delete_checkpoint(oldest)
         run.recorder.publish(CheckpointPruned(ref=oldest.ref, step=oldest.position.step, bytes_freed=freed))
@@ -213,7 +217,8 @@ def rescue(run: Run, error: LogUnavailable) -> LogUnavailable:
     newest = run.snapshots.newest()
     stored = run.checkpoints[-1] if run.checkpoints else None
     if newest is not None and (stored is None or stored.position.step < newest.position.step):
-        stored = store_checkpoint(run.objects, newest.flat, newest.root, newest.position)
+        with contextlib.suppress(OSError):  # the disk that the log cannot write to may be the one that is full
+            stored = store_checkpoint(run.objects, newest.flat, newest.root, newest.position)
     where = "nothing of it is kept" if stored is None else f"step {stored.position.step} is kept as {stored.ref}"
     return LogUnavailable(f"{error}; run {run.recorder.run_id} stopped at step {run.recorder.step}: {where}")
 

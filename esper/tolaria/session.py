@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, cast
 
 import numpy as np
-import safetensors
-import torch
 
-import esper
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
@@ -25,7 +20,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     CircuitBreakerState,
     CommandSeedOperation,
 )
-from esper.errors import InvalidInput, LogUnavailable
+from esper.errors import Interrupted, InvalidInput, LogUnavailable
 from esper.kasmina.lifecycle import name as stage_name
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
@@ -36,6 +31,7 @@ from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kernels import likely
+from esper.tolaria.machine import this_machine
 from esper.tolaria.rollback import keep, save_checkpoint
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
@@ -82,16 +78,17 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
 def publish_start(run: Run) -> None:
     """Publish RunStarted, the digest of step 0 and its checkpoint, and wait until the log has them."""
     task, config = run.task, run.config
+    machine = this_machine(str(run.device), run.outside.process)
     if task.source_code:
         run.world.put(task.source_code)
     run.recorder.publish(
         RunStarted(
             task=task.name,
             config_json=config.to_json(),
-            esper_version=esper.__version__,
-            library_versions=library_versions(),
-            cpu_capability=torch.backends.cpu.get_cpu_capability(),
-            threads=torch.get_num_threads(),
+            esper_version=machine.esper_version,
+            library_versions=machine.library_versions,
+            cpu_capability=machine.cpu_capability,
+            threads=machine.threads,
             seeds=run.random.seeds,
             data_fingerprint=fingerprint([task.train, task.probe, task.test]),
             task_source=task.source,
@@ -110,6 +107,7 @@ def publish_start(run: Run) -> None:
             train_samples=len(task.train),
             probe_samples=len(task.probe),
             test_samples=len(task.test),
+            machine=machine,
         )
     )
     flat = capture(run)
@@ -181,6 +179,17 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
     )
 
 
+def interrupt(run: Run, fault: str, wall_s: float) -> Interrupted:
+    """Publish that the run was interrupted by a fault of the machine; the error that says so.
+
+    It can be resumed, whether the log has that fact or not: with a full disk it may not.
+    """
+    if run.world.published:
+        with contextlib.suppress(LogUnavailable, OSError):
+            _publish_end(run, "interrupted", fault, wall_s, test_accuracy=math.nan, test_loss=math.nan)
+    return Interrupted(f"run {run.recorder.run_id} was interrupted at step {run.recorder.step}: {fault}")
+
+
 def abandon(run: Run, error: Exception, wall_s: float) -> None:
     """Publish that the run failed with `error`, which the caller raises on; a model that raised is not tested.
 
@@ -216,47 +225,10 @@ def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accu
     run.world.flush()
 
 
-# ----------------------------------------------------------------------------- what a run's bits depend on beside Esper
-
-
-def library_versions() -> dict[str, str]:
-    """The versions that are recorded."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "safetensors": safetensors.__version__,
-    }
-
-
 def check_data(recorded: RunStarted, task: Task) -> None:
     """Raise InvalidInput where the task's samples are not those that the run was trained on."""
     if fingerprint([task.train, task.probe, task.test]) != recorded.data_fingerprint:
         raise InvalidInput(f"the samples of task {recorded.task} are not those that the run was trained on")
-
-
-def differences(recorded: RunStarted, task: Task) -> Iterator[str]:
-    """How this process and its data differ from those that trained a run, in one line each.
-
-    Call it with as many threads set as the run is to have. A difference in any of these may change every bit.
-    """
-    ours = {
-        "esper": esper.__version__,
-        **library_versions(),
-        "CPU capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": str(torch.get_num_threads()),
-        "data": fingerprint([task.train, task.probe, task.test])[:16],
-    }
-    then = {
-        "esper": recorded.esper_version,
-        **recorded.library_versions,
-        "CPU capability": recorded.cpu_capability,
-        "threads": str(recorded.threads),
-        "data": recorded.data_fingerprint[:16],
-    }
-    for name, value in ours.items():
-        if value != then.get(name):
-            yield f"{name} {then.get(name, 'unknown')} then, {value} now"
 
 
 FORK: Final = "fork"
@@ -294,24 +266,26 @@ def _begin_new(run: Run, new: NewFork) -> None:
     policy = fork.change.policy or run.config.policy
     run.config = replace(run.config, policy=policy, control_of="")
     run.recorder.run_id = fork.run_id
+    machine = this_machine(str(run.device), run.outside.process)
     body = RunStarted.FromString(fork.parent.SerializeToString())
+    for name in ("library_versions", "machine", "control_of", "inherited"):
+        body.ClearField(name)
     body.MergeFrom(
         RunStarted(
             config_json=run.config.to_json(),
             policy=policy,
-            esper_version=esper.__version__,
-            cpu_capability=torch.backends.cpu.get_cpu_capability(),
-            threads=torch.get_num_threads(),
+            esper_version=machine.esper_version,
+            library_versions=machine.library_versions,
+            cpu_capability=machine.cpu_capability,
+            threads=machine.threads,
+            device=machine.device,
+            machine=machine,
+            inherited=run.kasmina.observations(),
             parent_run_id=shared.run_id,
             parent_sequence=shared.sequence,
             fork_change=fork.change.text,
         )
     )
-    body.ClearField("control_of")
-    for name, version in library_versions().items():
-        body.library_versions[name] = version
-    del body.inherited[:]
-    body.inherited.extend(run.kasmina.observations())
     started = run.recorder.publish(body, causation_id=shared.event_id)
     if fork.change.operation:
         packet_id = shared.event_id if fork.place == "decision" else b""

@@ -13,12 +13,13 @@ from esper.errors import LogUnavailable, Superseded
 from esper.tolaria.commands import apply_arrived, drain, set_rates, take_effect
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import epoch_order, own_random_stream
-from esper.tolaria.divergence import Diverged
+from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
 from esper.tolaria.gradients import backward, clip
+from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import TargetStepReached, find_device, make_run, stop_at_target_step
-from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish
+from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
 from esper.tolaria.swaps import swap_kernels
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.world import World
@@ -34,8 +35,9 @@ def train(  # noqa: C901, PLR0912, PLR0915 (the loop is one linear function on p
 
     Raises InvalidInput for a task, site or device that does not fit, Diverged where the run does not come to what its
     world has on record, TargetStepReached where the world asks for the state at a step, Superseded where another
-    process took the run over, and LogUnavailable, with where the run's state is kept, when the log takes no more facts.
-    Whatever the model raises is raised on, once the history has it.
+    process took the run over, RecordEnded where the run failed or was interrupted on record and now is not, Interrupted
+    where the disk is full, memory ends or a device is lost, and LogUnavailable, with where the run's state is kept,
+    when the log takes no more facts. Whatever the model raises is raised on, once the history has it.
     """
     monotonic = world.outside.clock.monotonic
     began = monotonic()
@@ -113,9 +115,11 @@ def train(  # noqa: C901, PLR0912, PLR0915 (the loop is one linear function on p
             return finish(run, "failed", str(halt), monotonic() - began)
         except LogUnavailable as error:
             raise rescue(run, error) from error
-        except (Diverged, TargetStepReached, Superseded):  # what this process writes would not be the run's history
+        except (Diverged, TargetStepReached, RecordEnded, Superseded):  # what this process writes is not its history
             raise
         except Exception as error:  # of a person's model or data, anything
+            if fault := fault_of_machine(error):
+                raise interrupt(run, fault, monotonic() - began) from error
             abandon(run, error, monotonic() - began)
             raise
         return finish(run, "completed", "", monotonic() - began)

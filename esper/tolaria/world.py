@@ -220,14 +220,20 @@ class LiveWorld:
         """Nothing: what happens now happens at whatever step the run is."""
 
     def publish(self, event: Event) -> Event:
-        """Number a fact, and hand the event to the log; an emergency is critical unless it has a high priority."""
+        """Number a fact, and hand the event to the log; an emergency is critical unless it has a high priority.
+
+        A run's start is a claim: it waits until the run is this process's, and raises Superseded where it is another's.
+        """
         topic = topic_of(event)
         if topic is RUNS:
             self.sequence += 1
             event.sequence = self.sequence
         elif topic is EMERGENCY and event.priority < MESSAGE_PRIORITY_HIGH:
             event.priority = MESSAGE_PRIORITY_CRITICAL
-        self.outside.log.publish(event)
+        if event.HasField("run_started"):
+            self.outside.log.claim(event)
+        else:
+            self.outside.log.publish(event)
         self.published += 1
         return event
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
-from esper.errors import LogUnavailable
+from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approvals, evolve_approvals
 from esper.karn.dossier import Dossier, Outcomes, Sheet
 from esper.record import Recorded
@@ -26,7 +26,8 @@ Beginning = Literal["start", "resume", "fork"]
 class Plan:
     """How a trainer begins.
 
-    `source` is what the run that is gone on with recorded of its task; a fork leaves `parent` at `step` with `change`.
+    `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
+    what the run that is gone on with recorded of its task; a fork leaves `parent` at `step` with `change`.
     """
 
     begin: Beginning = "start"
@@ -34,6 +35,7 @@ class Plan:
     parent: str = ""
     step: int = 0
     change: str = ""
+    fresh: bool = False
 
     def to_json(self) -> str:
         """As it goes to the trainer's process."""
@@ -43,6 +45,19 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """What `to_json` wrote."""
         return cls(**json.loads(text))
+
+
+def check_new(archive: Path, run_id: str) -> None:
+    """Raise InvalidInput where the archive has a run of this id."""
+    if not archive.is_dir():
+        return
+    from projections.run_queries import run_ids  # noqa: PLC0415 - as below
+
+    with open_history(archive) as history:
+        if run_id in run_ids(history):
+            raise InvalidInput(
+                f"run {run_id} was started before: give the new one another id, or go on with `esper resume {run_id}`"
+            )
 
 
 def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int]) -> Recorded:

@@ -19,6 +19,7 @@ from esper.installation import python_module
 from esper.weatherlight import endpoint
 from esper.weatherlight.endpoint import Status
 from esper.weatherlight.forkserver import child_environment
+from projections.manifest import refuse_exports
 
 JOIN_S: Final = 40.0
 READY_S: Final = 60.0
@@ -169,6 +170,7 @@ def join(
     Raises InvalidInput where the folder's processes run with another broker or port than asked for, or where the port
     is taken, and LogUnavailable where no supervisor answers.
     """
+    refuse_exports(data_dir)
     return Lease(Request(data_dir.resolve(), client, brokers, port, broker_only), starter)
 
 
@@ -221,6 +223,7 @@ def _give_up(data_dir: Path, starter: subprocess.Popen[bytes] | None) -> None:
 @contextlib.contextmanager
 def launched(data_dir: Path, brokers: str | None) -> Iterator[subprocess.Popen[bytes] | None]:
     """Within, the processes of a data folder begin to start where none run; `join` is called with what this gives."""
+    refuse_exports(data_dir)
     data_dir = data_dir.resolve()
     connection = endpoint.connect(data_dir)
     if connection is not None:

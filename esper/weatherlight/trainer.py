@@ -32,7 +32,9 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
 from esper.urza.cache import KernelCache
+from esper.weatherlight.alive import this_process
 from esper.weatherlight.beginning import Plan
+from esper.weatherlight.forkserver import preloaded
 from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
@@ -89,7 +91,8 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
         traceback.print_exc()
         _say(messages, {"error": _told(error), "wrong_input": False})
         return 1
-    _say(messages, {"result": result, "steps": stop.steps})
+    torch_import_s = sum(preloaded.get(module, 0.0) for module in ("torch", "torch._dynamo"))
+    _say(messages, {"result": result, "steps": stop.steps, "torch_import_s": torch_import_s})
     return 0
 
 
@@ -116,21 +119,28 @@ def _train(
     if not brokers:
         raise InvalidInput("nobody waits for this run any more")
     ring = load_key_ring(settings, brokers)
+    archive = settings.data / "archive"
+    archived = None
+    if plan.begin == "start" and not plan.fresh:
+        from esper.weatherlight.beginning import check_new  # noqa: PLC0415 - only here a trainer needs DuckDB
+        from projections.manifest import covered  # noqa: PLC0415
+
+        archived = covered(archive)
+        check_new(archive, run_id)
     metrics = Metrics()
     clock = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
     with (
-        KafkaLog(brokers, ring, run_id=run_id, metrics=metrics) as log,
+        KafkaLog(brokers, ring, run_id=run_id, metrics=metrics, archived=archived) as log,
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}) as health,
         scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port),
         closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
     ):
         verifier = CommandVerifier(ring)
-        outside = Outside(log, clock, objects, verifier, library, stop)
+        outside = Outside(log, clock, objects, verifier, library, stop, this_process())
         if plan.begin == "start":
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         from esper.weatherlight.beginning import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
 
-        archive = settings.data / "archive"
         if plan.begin == "resume":
             return resume_run(read_recorded(archive, run_id, log.ends), task, outside, log, verifier).to_dict()
         parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)

@@ -15,6 +15,8 @@ from typing_extensions import Buffer
 from streams.broker.protocol import Refused
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+_COVERED: Final = struct.Struct(">hiqqqhii")
+"""The part of the header that the checksum covers."""
 HEADER_BYTES: Final = _HEADER.size
 PREFIX_BYTES: Final = 12
 """Base offset and length stand before the bytes that the length counts."""
@@ -22,11 +24,13 @@ CRC_FROM: Final = 21
 """The checksum covers everything after itself, so offset and leader epoch may be set without touching it."""
 MAGIC: Final = 2
 NO_PRODUCER: Final = -1
-_PLACE: Final = struct.Struct(">qii")
 _WALK: Final = struct.Struct(">qi11xi")
 _TRANSACTIONAL: Final = 0x10
 _CONTROL: Final = 0x20
 _UNKNOWN_CODEC: Final = 0x07
+"""All three bits of the codec; the greatest number of them is none."""
+_APPEND_TIME: Final = 0x08
+"""The batch's `max_timestamp` is the time at which the log took it, and every record's."""
 
 
 class Batch(NamedTuple):
@@ -92,8 +96,32 @@ def walk(data: bytes, position: int, offset: int) -> int:
 
 
 def placed(base_offset: int, batch: Batch) -> bytes:
-    """The first 16 bytes of the batch as they are stored: offset, length, leader epoch 0."""
-    return _PLACE.pack(base_offset, batch.length, 0)
+    """The header of the batch as it is stored: at `base_offset`, leader epoch 0."""
+    return _HEADER.pack(base_offset, batch.length, 0, *batch[3:])
+
+
+def stamped(records: bytes, batch: Batch, now_ms: int) -> Batch:
+    """The header of a checked batch of `records` with the time at which the log takes it, as Kafka's LogAppendTime.
+
+    The records themselves stay what they are, so what was signed stays signed.
+    """
+    place, length, _, _, _, attributes, delta, begun_ms, _, producer, epoch, sequence, count = batch
+    attributes |= _APPEND_TIME
+    head = _COVERED.pack(attributes, delta, begun_ms, now_ms, producer, epoch, sequence, count)
+    with memoryview(records) as view:
+        crc = crc32c(view[HEADER_BYTES:], crc32c(head))
+    numbers = (place, length, 0, MAGIC, crc, attributes, delta, begun_ms, now_ms, producer, epoch, sequence, count)
+    return Batch._make(numbers)
+
+
+def compressed(batch: Batch) -> bool:
+    """Whether its records are packed."""
+    return bool(batch.attributes & _UNKNOWN_CODEC)
+
+
+def says_append_time(batch: Batch) -> bool:
+    """Whether the header claims to have been stamped by a log."""
+    return bool(batch.attributes & _APPEND_TIME)
 
 
 def checked(records: bytes | None, max_bytes: int) -> Batch:

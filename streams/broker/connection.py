@@ -22,8 +22,9 @@ from kio.index import load_request_schema, load_response_schema
 from kio.schema.errors import ErrorCode
 
 from streams.broker.core import Caller, Core
-from streams.broker.handlers import groups, topics
+from streams.broker.handlers import absent, groups, topics
 from streams.broker.handlers.records import LongPoll, fetch, init_producer_id, list_offsets, produce
+from streams.broker.limits import Peers, is_own
 from streams.broker.protocol import Fields, Malformed, read_message, read_string, write_message
 
 Answer = Fields | None
@@ -33,11 +34,10 @@ Handler = Callable[[Core, Caller, Any], Answer | Awaitable[Answer] | LongPoll]
 API_VERSIONS: Final = 18
 PRODUCE: Final = 0
 _LOG: Final = logging.getLogger(__name__)
-MAX_CONNECTIONS: Final = 256
 MAX_PRODUCE_BYTES: Final = 64 * 1024 * 1024
 """One batch of 1 MiB for each of 64 partitions; all other requests are small."""
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-_PIPELINE_BYTES: Final = 4 * 1024 * 1024
+_PIPELINE_BYTES: Final = 256 * 1024
 """Bytes read ahead while a request waits; then the client has to wait, too."""
 _SIZE_AND_KEY: Final = struct.Struct(">ih")
 _HEADER: Final = struct.Struct(">hhi")
@@ -45,13 +45,19 @@ _HEADER: Final = struct.Struct(">hhi")
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """An API as advertised. Versions below `read_from` are advertised and refused (see `APIS`)."""
+    """An API as advertised. Versions below `read_from` are advertised and refused (see `APIS`).
+
+    `unread`: its handler needs nothing of the request, which is not looked at. `silent`: it is answered, and not in the
+    list, since clients would take it for there.
+    """
 
     key: int
     read_from: int
     last: int
     handle: Handler
     first: int = -1
+    unread: bool = False
+    silent: bool = False
 
     @property
     def advertised_from(self) -> int:
@@ -78,14 +84,18 @@ _ALL: Final = (
     Api(14, 0, 3, groups.sync),
     Api(15, 0, 4, groups.describe),
     Api(16, 0, 2, groups.list_groups),
-    Api(API_VERSIONS, 0, 3, _api_versions),
+    Api(API_VERSIONS, 0, 3, _api_versions, unread=True),
     Api(19, 2, 4, topics.create_topics),
     Api(20, 1, 3, topics.delete_topics),
     Api(21, 0, 1, topics.delete_records),
     Api(22, 0, 1, init_producer_id),
+    *(Api(key, 0, 2, absent.transaction, silent=True) for key in (24, 25, 26, 28)),
     Api(32, 1, 3, topics.describe_configs),
+    Api(33, 0, 1, topics.alter_configs),
     Api(37, 0, 1, topics.create_partitions),
     Api(42, 0, 1, groups.delete),
+    Api(44, 0, 0, topics.alter_some_configs),
+    Api(68, 0, 1, absent.new_group, unread=True),
 )
 APIS: Final[dict[int, Api]] = {api.key: api for api in _ALL}
 
@@ -104,13 +114,13 @@ def response_schema(key: int, version: int) -> type[Any]:
 
 def advertised() -> list[Fields]:
     """The version list as ApiVersions answers it."""
-    return [{"api_key": a.key, "min_version": a.advertised_from, "max_version": a.last} for a in _ALL]
+    return [{"api_key": a.key, "min_version": a.advertised_from, "max_version": a.last} for a in _ALL if not a.silent]
 
 
 class Connection(asyncio.Protocol):
-    """The protocol object of one connection; `peers` holds all that are open."""
+    """The protocol object of one connection; `peers` has all that are open, and what they may hold."""
 
-    def __init__(self, core: Core, peers: set[Connection]) -> None:
+    def __init__(self, core: Core, peers: Peers) -> None:
         self._core = core
         self._peers = peers
         self._buffer = bytearray()
@@ -120,23 +130,30 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._host = ""
         self._reached = ("", 0)
+        self._now = asyncio.get_running_loop().time
+        self._starved = False
+        self.own = True
+        self.asked = False
+        self.heard_at = self._now()
+        self.frame_since: float | None = None
+        self.stalled_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Lets the client in, or closes at once when there are too many."""
+        """Lets the client in, or closes at once where there is no place for it."""
         self._transport = cast("asyncio.Transport", transport)
-        self._host = str(transport.get_extra_info("peername")[0])
+        client = tuple(transport.get_extra_info("peername")[:2])
+        self._host = str(client[0])
         self._reached = tuple(transport.get_extra_info("sockname")[:2])
-        if len(self._peers) >= MAX_CONNECTIONS:
-            _LOG.warning("%d connections are open: one more from %s is refused", MAX_CONNECTIONS, self._host)
-            transport.abort()  # type: ignore[attr-defined]
+        self.own = is_own(client, self._reached)
+        if not self._peers.admit(self):
+            self.close("all connections are taken")
             return
-        self._peers.add(self)
         self._core.counters.connections += 1
         self._core.counters.open_connections = len(self._peers)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Ends what the client waited for."""
-        self._peers.discard(self)
+        self._peers.drop(self)
         self._core.counters.open_connections = len(self._peers)
         self._transport = None
         self._buffer.clear()
@@ -148,10 +165,14 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read: nothing more is worked on for it."""
         self._writable = False
+        self.stalled_since = self._now()
+        self._peers.stalled.add(self)
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._writable = True
+        self.stalled_since = None
+        self._peers.stalled.discard(self)
         self._pump()
 
     def data_received(self, data: bytes) -> None:
@@ -161,19 +182,32 @@ class Connection(asyncio.Protocol):
             self._long_poll.end()  # what is asked now would have to wait behind it
         self._pump()
 
-    def close(self) -> None:
-        """Cuts the connection."""
+    def close(self, why: str = "") -> None:
+        """Cuts the connection; `why` is for the operator."""
+        if why:
+            _LOG.warning("connection of %s closed: %s", self._host, why)
         if self._transport is not None:
             self._transport.abort()
 
+    def go_on(self) -> None:
+        """There is room for the request that is being received; its time counts from now."""
+        self._starved = False
+        self.frame_since = self._now()
+        self._pump()
+
     @property
-    def _busy(self) -> bool:
+    def busy(self) -> bool:
         """Whether a request waits, and those behind it with it."""
         return self._waiting is not None or self._long_poll is not None
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that the client has not taken."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def _pump(self) -> None:
         try:
-            while self._transport is not None and not self._busy and self._writable:
+            while self._transport is not None and not self.busy and self._writable:
                 frame = self._next_frame()
                 if frame is None:
                     break
@@ -194,25 +228,36 @@ class Connection(asyncio.Protocol):
         """Reads on, unless requests pile up behind one that waits."""
         if self._transport is None or self._transport.is_closing():
             return
-        held = self._busy or not self._writable
-        if held and len(self._buffer) > _PIPELINE_BYTES:
+        held = self.busy or not self._writable
+        if self._starved or (held and len(self._buffer) > _PIPELINE_BYTES):
             self._transport.pause_reading()
         elif not self._transport.is_reading():
             self._transport.resume_reading()
 
     def _next_frame(self) -> bytes | None:
         if len(self._buffer) < _SIZE_AND_KEY.size:
+            self._incomplete()
             return None
         size, key = _SIZE_AND_KEY.unpack_from(self._buffer)
         limit = MAX_PRODUCE_BYTES if key == PRODUCE else MAX_REQUEST_BYTES
         if not _HEADER.size <= size <= limit:
             raise Malformed(f"a request of {size} bytes: {_HEADER.size} to {limit} are possible")
         if len(self._buffer) < 4 + size:
+            self._starved = not self._peers.reserve(self, size)
+            self._incomplete()
             return None
         with memoryview(self._buffer) as view:
             frame = bytes(view[4 : 4 + size])
         del self._buffer[: 4 + size]
+        if size > self._peers.limits.small_bytes:
+            self._peers.release(self)
+        self.frame_since, self.heard_at, self.asked = None, self._now(), True
         return frame
+
+    def _incomplete(self) -> None:
+        """A request has begun and is not whole; an empty buffer is none."""
+        if self._buffer and self.frame_since is None:
+            self.frame_since = self._now()
 
     def _serve(self, frame: bytes) -> None:
         key, version, correlation_id = _HEADER.unpack_from(frame)
@@ -226,7 +271,7 @@ class Connection(asyncio.Protocol):
         except (struct.error, UnicodeDecodeError) as error:
             raise Malformed(f"header: {error}") from error
         caller = Caller(client_id or "", self._host, self._reached, version)
-        request = None if key == API_VERSIONS else read_message(request_schema(key, version), frame, position)
+        request = None if api.unread else read_message(request_schema(key, version), frame, position)
         answer = api.handle(self._core, caller, request)
         if isinstance(answer, LongPoll) and self._buffer:  # another request is here already
             answer.cancel()

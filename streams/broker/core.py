@@ -11,14 +11,14 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from streams.broker.groups import Group
+from streams.broker.groups import MAX_GROUPS, Group
+from streams.broker.limits import Peers
 from streams.broker.partition import Partition
 from streams.broker.protocol import Refused
 from streams.broker.store import Store
 
 _LOG: Final = logging.getLogger(__name__)
 NODE_ID: Final = 1
-CLUSTER_ID: Final = "esper-embedded-log"
 MAX_GROUP_ID: Final = 249
 _COMPLAIN_EVERY_S: Final = 10.0
 
@@ -72,13 +72,14 @@ class Core:
     sync: Callable[[Partition], Awaitable[None]]
     counters: Counters = field(default_factory=Counters)
     groups: dict[str, Group] = field(default_factory=dict)
+    peers: Peers = field(default_factory=Peers)
     _complained: float = float("-inf")
 
-    def group(self, group_id: str) -> Group:
-        """The group; one that nobody has joined yet is made afresh and kept by `join` alone.
+    def group(self, group_id: str, *, keep: bool = False) -> Group:
+        """The group; one that nobody has joined yet is made afresh, and kept only for one who is about to.
 
         Raises:
-            Refused: the id is empty or too long.
+            Refused: the id is empty or too long, or there are too many groups.
         """
         if not 0 < len(group_id) <= MAX_GROUP_ID:
             raise Refused(ErrorCode.invalid_group_id, f"group id {group_id[:32]!r}: 1 to {MAX_GROUP_ID} characters")
@@ -86,7 +87,18 @@ class Core:
         if group is None:
             generation = self.store.registry.generation(group_id)
             group = Group(group_id, generation, self._save_generation)
+            if keep:
+                self._make_room()
+                self.groups[group_id] = group
         return group
+
+    def _make_room(self) -> None:
+        """Forgets groups that all members have left, where there are too many."""
+        if len(self.groups) < MAX_GROUPS:
+            return
+        self.groups = {name: group for name, group in self.groups.items() if group.members}
+        if len(self.groups) >= MAX_GROUPS:
+            raise Refused(ErrorCode.policy_violation, f"{MAX_GROUPS} groups have members: no more can be joined")
 
     def _save_generation(self, group_id: str, generation: int) -> None:
         try:

@@ -19,6 +19,10 @@ from kio.schema.errors import ErrorCode
 from streams.broker.protocol import Refused
 
 MAX_MEMBERS: Final = 1_000
+MAX_GROUPS: Final = 1_000
+"""With members, at one time."""
+MAX_SUBSCRIPTION: Final = 256 * 1024
+"""Bytes that a member says of itself: the leader is sent those of all."""
 MIN_SESSION_S: Final = 0.1
 MAX_SESSION_S: Final = 1_800.0
 
@@ -127,6 +131,8 @@ class Group:
             raise Refused(ErrorCode.invalid_session_timeout, f"session timeout {request.session_s} s")
         if not request.protocols or (self.members and not self._fits(request)):
             raise Refused(ErrorCode.inconsistent_group_protocol, f"{self.id}: no assignor in common")
+        if sum(len(says) for says in request.protocols.values()) > MAX_SUBSCRIPTION:
+            raise Refused(ErrorCode.policy_violation, f"{self.id}: more than {MAX_SUBSCRIPTION} bytes of a member")
         if request.member_id == "":
             if len(self.members) + len(self._invited) >= MAX_MEMBERS:
                 raise Refused(ErrorCode.group_max_size_reached, f"{self.id} has {MAX_MEMBERS} members")

@@ -73,6 +73,8 @@ def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> Bro
     said = data_dir / "log" / "broker.log"
     try:
         said.parent.mkdir(parents=True, exist_ok=True)
+        if said.is_symlink() or (said.exists() and not said.is_file()):
+            raise LogUnavailable(f"{said} is no plain file: move it away")
         stderr = said.open("ab")
     except OSError as error:
         raise LogUnavailable(f"{said.parent}: {error.strerror}: choose a folder that can be written") from error

@@ -24,9 +24,10 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from streams.broker.batch import Batch
+from streams.broker.folder import TAIL_ID_AT, open_file, packed_id, segments_in
 from streams.broker.producers import Producers
 from streams.broker.protocol import Refused
-from streams.broker.segment import Index, Segment, recover_active, recover_closed, segment_path
+from streams.broker.segment import MAX_LOST, Index, Segment, recover_active, recover_closed, segment_path
 
 RESERVE: Final = 1 << 18
 """Offsets reserved at a time: four fdatasyncs a second at a million records a second, one a day on a laptop."""
@@ -38,7 +39,7 @@ class TailMark:
     """The high-water file of one partition."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._fd = open_file(path, os.O_RDWR | os.O_CREAT)
         self.next_offset = 0
         self.reserved = 0
         self._unreadable = False
@@ -46,23 +47,34 @@ class TailMark:
 
     def _load(self) -> None:
         data = os.pread(self._fd, _LAYOUT.size, 0)
-        if not data:
+        if not data.strip(b"\0"):
             return
         if len(data) == _LAYOUT.size and zlib.crc32(data[:16]) == _LAYOUT.unpack(data)[2]:
             self.next_offset, self.reserved, _ = _LAYOUT.unpack(data)
         else:
             self._unreadable = True
 
+    @property
+    def lost(self) -> bool:
+        """The file said nothing that can be read."""
+        return self._unreadable or not self.reserved
+
     def recover(self, scanned: int, *, machine_died: bool) -> None:
-        """Settles the next offset after a start: `scanned` is the offset after the last record found.
+        """Settles the next offset after a start: `scanned` is the greatest that anything else knows of.
 
         Whatever may have been given before is passed over: what the file says after the death of the process, the
-        whole reservation after that of the machine, and more than any reservation when the file cannot be read.
+        whole reservation after that of the machine, and more than any reservation when the file is lost.
         """
-        if self._unreadable:
+        if self._unreadable or (scanned and self.lost):
             scanned += 2 * RESERVE
         self.next_offset = max(scanned, self.next_offset, self.reserved if machine_died else 0)
         self.reserve(self.next_offset)
+
+    def name(self, topic_id: str) -> None:
+        """Has the file say whose it is; the next sync of it brings that to the disk."""
+        packed = packed_id(topic_id)
+        if os.pread(self._fd, len(packed), TAIL_ID_AT) != packed:
+            os.pwrite(self._fd, packed, TAIL_ID_AT)
 
     def reserve(self, up_to: int) -> None:
         """Makes offsets below `up_to` safe to give.
@@ -100,13 +112,16 @@ class TailMark:
 class PartitionState:
     """What recovery needs to know besides the folder: was this stop the machine's, where does the log start.
 
-    `written` is set whenever there is something to bring to the disk.
+    `given` is an offset that the next one cannot lie below, whatever the folder says; `written` is set whenever
+    there is something to bring to the disk; `topic_id` is whose partition it is.
     """
 
     machine_died: bool
     log_start: int
     now_ms: int
     written: asyncio.Event = field(default_factory=asyncio.Event)
+    given: int = 0
+    topic_id: str = ""
 
 
 class Partition:
@@ -128,26 +143,41 @@ class Partition:
         self._dirty = False
         self._written = state.written
         self._tail = TailMark(folder / "tail")
-        self._segments = self._load(state.now_ms)
-        self._report_missing()
-        self._tail.recover(self.end, machine_died=state.machine_died)
+        self._segments = self._load(state)
+        self.start = self._believable(state.log_start)
+        given = max(self._tail.next_offset, self._believable(state.given), self.start)
+        self._report_missing(given)
+        if state.topic_id:
+            self._tail.name(state.topic_id)
+        self._tail.recover(max(self.end, given), machine_died=state.machine_died)
         self.start = max(self.start, self._segments[0].base_offset)
         self.synced_to = self.next_offset
 
-    def _load(self, now_ms: int) -> list[Segment]:
-        paths = sorted(self.folder.glob("*.log")) or [segment_path(self.folder, self._tail.next_offset)]
-        closed = [recover_closed(path, int(after.stem), self.producers, now_ms) for path, after in pairwise(paths)]
-        return [*closed, recover_active(paths[-1], self.producers, now_ms)]
+    def _load(self, state: PartitionState) -> list[Segment]:
+        paths = segments_in(self.folder) or [segment_path(self.folder, self._tail.next_offset)]
+        bases = pairwise(paths)
+        closed = [recover_closed(path, int(after.stem), self.producers, state.now_ms) for path, after in bases]
+        acknowledged = 0 if state.machine_died else self._tail.next_offset
+        return [*closed, recover_active(paths[-1], self.producers, state.now_ms, acknowledged)]
 
-    def _report_missing(self) -> None:
+    def _believable(self, offset: int) -> int:
+        """The offset, or 0 where it lies so far beyond the records that it cannot be this partition's."""
+        if 0 <= offset <= max(self.end, self._tail.next_offset) + MAX_LOST:
+            return offset
+        _LOG.error(
+            "%s: ends at %d: the registry's offset %d cannot be its and is left out", self.folder, self.end, offset
+        )
+        return 0
+
+    def _report_missing(self, given: int) -> None:
         """Names the offsets that were given and that no segment holds, at every start as other damage is."""
         ends = [self.start, *(segment.index.next_offset for segment in self._segments)]
-        begins = [*(segment.base_offset for segment in self._segments), self._tail.next_offset]
+        begins = [*(segment.base_offset for segment in self._segments), given]
         for end, begin in zip(ends, begins, strict=True):
             if end < begin:
                 _LOG.warning(
-                    "%s: offsets %d to %d are not there: a segment file is missing, or the machine died before its "
-                    "disk had them; the rest is readable",
+                    "%s: offsets %d to %d are not there: a segment file is missing or older, or the machine died "
+                    "before its disk had them; the rest is readable",
                     *(self.folder, end, begin - 1),
                 )
 
@@ -189,7 +219,7 @@ class Partition:
             full = active.size + batch.size > segment_bytes and active.size
             if full or base_offset != active.next_offset:  # no gap inside a segment: see `scan`
                 self._roll(base_offset)
-            self._segments[-1].append(records, batch, base_offset)
+            self._segments[-1].append(records, batch, base_offset, now_ms)
         except OSError as error:
             why = f"{self.folder}: {error.strerror}: a batch of {batch.size} bytes is refused until there is room"
             raise Refused(ErrorCode.kafka_storage_error, why) from error
@@ -251,15 +281,18 @@ class Partition:
 
     def roll_if_begun_before(self, oldest_ms: int) -> None:
         """Closes the active segment when its first records are older than that: only whole segments can expire."""
-        index = self._segments[-1].index
-        if index.size and index.first_timestamp < oldest_ms:
+        active = self._segments[-1]
+        if active.index.size and active.begun_ms < oldest_ms:
             self._roll(self.next_offset)
 
     def expired_before(self, oldest_ms: int) -> int:
-        """The offset up to which everything was written before `oldest_ms`, in whole segments."""
+        """The offset up to which everything came before `oldest_ms`, in whole segments.
+
+        By the time at which it was appended: producers' clocks, and what producers say, keep and delete nothing.
+        """
         offset = self.start
         for segment in self._segments:
-            if segment.index.size and segment.index.max_timestamp >= oldest_ms:
+            if segment.index.size and segment.appended_ms >= oldest_ms:
                 break
             offset = max(offset, segment.index.next_offset)
         return offset

@@ -23,6 +23,8 @@ EXPIRY_MS: Final = 24 * 60 * 60 * 1000
 """Kafka's default: a producer silent for a day is forgotten."""
 MAX_PRODUCERS: Final = 10_000
 """Of one partition; beyond it the longest silent is forgotten first."""
+FOREIGN_IDS: Final = 1 << 61
+"""No broker gives ids from here on: a client that writes under one has made it up."""
 
 
 class _Stored(NamedTuple):
@@ -39,10 +41,14 @@ class _Producer:
 
 
 class Producers:
-    """The idempotence state of one partition, rebuilt from a snapshot and the batches after it."""
+    """The idempotence state of one partition, rebuilt from a snapshot and the batches after it.
+
+    `highest` is the greatest id that was ever seen, of those that a broker gives.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[int, _Producer] = {}
+        self.highest = NO_PRODUCER
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -82,6 +88,8 @@ class Producers:
         """Remembers a batch that was stored."""
         if batch.producer_id == NO_PRODUCER:
             return
+        if self.highest < batch.producer_id < FOREIGN_IDS:
+            self.highest = batch.producer_id
         known = self._by_id.pop(batch.producer_id, None)
         if known is None or known.epoch != batch.producer_epoch:
             known = _Producer(batch.producer_epoch, now_ms)
@@ -104,12 +112,29 @@ class Producers:
 
     def snapshot(self) -> bytes:
         """The state as JSON, for the sidecar of a closed segment."""
-        return json.dumps([[i, p.epoch, p.seen_ms, list(p.batches)] for i, p in self._by_id.items()]).encode()
+        known = [[i, p.epoch, p.seen_ms, list(p.batches)] for i, p in self._by_id.items()]
+        return json.dumps({"highest": self.highest, "producers": known}).encode()
 
     def restore(self, snapshot: bytes) -> None:
-        """Become what `snapshot` was taken of."""
-        self._by_id.clear()
-        for producer_id, epoch, seen_ms, batches in json.loads(snapshot):
-            known = _Producer(epoch, seen_ms)
-            known.batches.extend(_Stored(*stored) for stored in batches)
-            self._by_id[producer_id] = known
+        """Become what `snapshot` was taken of; `highest` stays what was ever seen.
+
+        Raises:
+            ValueError: it is no snapshot; nothing was changed.
+        """
+        try:
+            found = json.loads(snapshot)
+            found = found if isinstance(found, dict) else {"highest": NO_PRODUCER, "producers": found}  # the older form
+            restored = {int(i): _restored(int(e), int(ms), batches) for i, e, ms, batches in found["producers"]}
+            highest = int(found["highest"])
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"no producers' state: {error}") from error
+        self._by_id = restored
+        self.highest = max(self.highest, *(each for each in (highest, *restored) if each < FOREIGN_IDS), NO_PRODUCER)
+
+
+def _restored(epoch: int, seen_ms: int, batches: list[list[int]]) -> _Producer:
+    known = _Producer(epoch, seen_ms)
+    known.batches.extend(_Stored(*map(int, stored)) for stored in batches)
+    if not known.batches:
+        raise ValueError("a producer without batches")
+    return known

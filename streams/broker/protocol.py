@@ -34,6 +34,7 @@ _STRUCTS: Final = {
     "bool": struct.Struct(">?"),
     "timedelta_i64": struct.Struct(">q"),
 }
+_TAGGED_HEADER: Final = 1
 _INT16: Final = _STRUCTS["int16"]
 _INT32: Final = _STRUCTS["int32"]
 Reader = Callable[[bytes, int], tuple[Any, int]]
@@ -207,10 +208,12 @@ def build(entity: type[Any], values: Fields) -> Any:
 
 
 def write_message(entity: type[Any], correlation_id: int, values: Fields) -> bytes:
-    """A whole response frame: size, header (version 0 for all that is advertised) and body."""
+    """A whole response frame: size, header (with a list of no tags in the one flexible version there is) and body."""
     buffer = io.BytesIO()
     buffer.write(bytes(4))
     buffer.write(_INT32.pack(correlation_id))
+    if entity.__header_schema__.__version__ == _TAGGED_HEADER:
+        buffer.write(b"\0")
     entity_writer(entity)(buffer, build(entity, values))
     size = buffer.tell()
     view = buffer.getbuffer()

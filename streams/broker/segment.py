@@ -11,28 +11,37 @@ import errno
 import logging
 import mmap
 import os
+import shutil
 import struct
 import sys
 import zlib
 from array import array
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from streams.broker.batch import HEADER_BYTES, Batch, header, intact, placed, poison, walk
+from esper.errors import LogUnavailable
+from streams.broker.batch import HEADER_BYTES, PREFIX_BYTES, Batch, header, intact, placed, poison, walk
+from streams.broker.folder import open_file
 from streams.broker.producers import Producers
 
 EVERY_BYTES: Final = 16 * 1024
 """One entry per so many bytes: 4,096 entries (96 KiB) for a full segment, and at most that much to walk in memory."""
-_MAGIC: Final = b"ESPIDX01"
+_MAGIC: Final = b"ESPIDX02"
+_WITHOUT_MARK: Final = b"ESPIDX01"
 _HEADER: Final = struct.Struct(">8sqqqiiiII")
+_MOST_BYTES: Final = 64 * 1024 * 1024
+"""Of a sidecar: more than the greatest segment and all producers can make."""
+_MARK: Final = struct.Struct(">I")
 _HEADER_CRC_AT: Final = _HEADER.size - 4
 _LOG: Final = logging.getLogger(__name__)
 _EPOCH_AND_MAGIC: Final = b"\0\0\0\0\2"
 """Leader epoch 0 and format 2 as this broker stores them: what a batch is recognised by behind damaged bytes."""
 _EPOCH_AT: Final = 12
-_MAX_LOST: Final = 1 << 32
+MAX_LOST: Final = 1 << 32
 """No hole in a segment can have held more records than this."""
 _REMEMBERED_ENDS: Final = 128
 
@@ -50,14 +59,12 @@ class Hole(NamedTuple):
 class Index:
     """Sparse positions of a segment of `size` bytes; entry i is the batch at `positions[i]`, first offset `offsets[i]`.
 
-    `latest[i]` is the greatest timestamp (ms) of the batches from entry i to the next entry. `first_timestamp` is known
-    of segments that this process has written or scanned, and -1 of others.
+    `latest[i]` is the greatest timestamp (ms) of the batches from entry i to the next entry.
     """
 
     next_offset: int
     size: int = 0
     max_timestamp: int = -1
-    first_timestamp: int = -1
     offsets: array[int] = field(default_factory=lambda: array("q"))
     positions: array[int] = field(default_factory=lambda: array("q"))
     latest: array[int] = field(default_factory=lambda: array("q"))
@@ -72,8 +79,6 @@ class Index:
             self.latest.append(batch.max_timestamp)
         elif batch.max_timestamp > self.latest[-1]:
             self.latest[-1] = batch.max_timestamp
-        if self.size == 0:
-            self.first_timestamp = batch.max_timestamp
         self.max_timestamp = max(self.max_timestamp, batch.max_timestamp)
         self.size += batch.size
         self.next_offset = base_offset + batch.last_offset_delta + 1
@@ -112,10 +117,15 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """An index and the producers' state at the segment's end, as they stand in the file beside it."""
+    """An index and the producers' state at the segment's end, as they stand in the file beside it.
+
+    `mark` is that of the segment (`mark_of`), so that one of another segment, or of the same name in another life of
+    the topic, is not taken for its own; None in files of an older version.
+    """
 
     index: Index
     producers: bytes
+    mark: int | None
 
     def save(self, path: Path) -> None:
         """Writes it in one piece: a crash leaves the old file or none.
@@ -129,7 +139,8 @@ class Sidecar:
         head = _HEADER.pack(_MAGIC, index.size, index.next_offset, index.max_timestamp, *numbers, zlib.crc32(body), 0)
         head = head[:_HEADER_CRC_AT] + struct.pack(">I", zlib.crc32(head[:_HEADER_CRC_AT]))
         draft = path.with_suffix(".draft")
-        with draft.open("wb") as file:
+        draft.unlink(missing_ok=True)
+        with draft.open("xb") as file:
             file.write(head + body)
             file.flush()
             os.fdatasync(file.fileno())
@@ -143,22 +154,27 @@ class Sidecar:
             numbers.extend(hole)
         if sys.byteorder == "little":
             numbers.byteswap()
-        return numbers.tobytes() + self.producers
+        return numbers.tobytes() + self.producers + _MARK.pack(self.mark or 0)
 
     @classmethod
     def load(cls, path: Path) -> Sidecar | None:
         """The sidecar at `path`, or None when there is none or it is damaged itself."""
         try:
-            data = path.read_bytes()
-        except OSError:
+            with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+                data = file.read(_MOST_BYTES + 1)
+        except (OSError, LogUnavailable):
             return None
-        if len(data) < _HEADER.size:
+        if not _HEADER.size <= len(data) <= _MOST_BYTES:
             return None
         magic, size, next_offset, latest, entries, holes, length, body_crc, crc = _HEADER.unpack_from(data)
         body = data[_HEADER.size :]
-        if magic != _MAGIC or crc != zlib.crc32(data[:_HEADER_CRC_AT]):
+        if magic not in {_MAGIC, _WITHOUT_MARK} or crc != zlib.crc32(data[:_HEADER_CRC_AT]):
             return None
-        if len(body) != 8 * (3 * entries + 4 * holes) + length or zlib.crc32(body) != body_crc:
+        if min(entries, holes, length) < 0 or zlib.crc32(body) != body_crc:
+            return None
+        mark = _MARK.unpack(body[-_MARK.size :])[0] if magic == _MAGIC and len(body) >= _MARK.size else None
+        body = body if mark is None else body[: -_MARK.size]
+        if len(body) != 8 * (3 * entries + 4 * holes) + length:
             return None
         index = Index(next_offset, size, latest)
         numbers = array("q", body[: len(body) - length])
@@ -166,7 +182,27 @@ class Sidecar:
             numbers.byteswap()
         index.offsets, index.positions, index.latest = (numbers[i * entries : (i + 1) * entries] for i in range(3))
         index.holes = [Hole(*numbers[i : i + 4]) for i in range(3 * entries, len(numbers), 4)]
-        return cls(index, body[len(body) - length :])
+        return cls(index, body[len(body) - length :], mark) if _plausible(index) else None
+
+
+def _plausible(index: Index) -> bool:
+    """Whether reading by this index stays inside the segment, whoever made it."""
+    if not index.size or index.next_offset < 0:
+        return False
+    stretches = [number for hole in index.holes for number in (hole.start, hole.end)]
+    rising = all(a < b for numbers in (index.offsets, index.positions) for a, b in pairwise(numbers))
+    inside = all(0 <= number <= index.size for number in (*stretches, *index.positions[-1:], *index.positions[:1]))
+    return rising and inside and stretches == sorted(stretches) and bool(index.positions or index.holes)
+
+
+def mark_of(path: Path, index: Index) -> int:
+    """What tells a segment from another of the same size: a checksum over the headers of its first and last entry."""
+    with path.open("rb") as file:
+        heads = b""
+        for position in (*index.positions[:1], *index.positions[-1:]):
+            file.seek(position)
+            heads += file.read(HEADER_BYTES)
+    return zlib.crc32(heads)
 
 
 def segment_path(folder: Path, base_offset: int) -> Path:
@@ -212,7 +248,7 @@ def _next_good(data: mmap.mmap, position: int, at_least: int) -> int | None:
     while found >= 0:
         start = found - _EPOCH_AT
         batch = _intact_batch(data, start)
-        if batch is not None and at_least <= batch.base_offset <= at_least + _MAX_LOST:
+        if batch is not None and at_least <= batch.base_offset <= at_least + MAX_LOST:
             return start
         found = data.find(_EPOCH_AND_MAGIC, found + 1)
     return None
@@ -227,9 +263,10 @@ class Segment:
         self.index = index
         self._verified_to = index.size if verified else 0
         self._ends: dict[int, int] = {}
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644) if active else -1
+        self.appended_ms = self.begun_ms = int(path.stat().st_mtime * 1000) if index.size else -1
+        self.fd = open_file(path, os.O_RDWR | os.O_CREAT) if active else -1
 
-    def append(self, records: bytes, batch: Batch, base_offset: int) -> None:
+    def append(self, records: bytes, batch: Batch, base_offset: int, now_ms: int) -> None:
         """Stores a batch at the end under `base_offset`, whole or not at all.
 
         Raises:
@@ -245,6 +282,9 @@ class Segment:
         if written != len(records):
             os.ftruncate(self.fd, start)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.appended_ms = now_ms
+        if not self.index.size:
+            self.begun_ms = now_ms
         self.index.add(batch, base_offset)
         self._verified_to = self.index.size
         self._ends[self.index.next_offset] = self.index.size
@@ -277,7 +317,7 @@ class Segment:
     def _read_bytes(self, start: int, stop: int) -> bytes:
         if self.fd >= 0:
             return os.pread(self.fd, stop - start, start)
-        fd = os.open(self.path, os.O_RDONLY)
+        fd = open_file(self.path, os.O_RDONLY)
         try:
             return os.pread(fd, stop - start, start)
         finally:
@@ -325,7 +365,7 @@ class Segment:
         A sidecar that cannot be written is made at the next start.
         """
         try:
-            Sidecar(self.index, producers.snapshot()).save(self.sidecar)
+            Sidecar(self.index, producers.snapshot(), mark_of(self.path, self.index)).save(self.sidecar)
         except OSError as error:
             _LOG.warning("%s: not written (%s): the next start reads the whole segment", self.sidecar, error.strerror)
         fd, self.fd = self.fd, -1
@@ -349,19 +389,19 @@ class Segment:
 def recover_closed(path: Path, next_base: int, producers: Producers, now_ms: int) -> Segment:
     """A segment that others follow, from its sidecar or, where that does not fit, read whole; `producers` learns of it.
 
-    What its end has lost is a hole up to `next_base`, where the following segment begins.
+    What its end has lost is a hole, at most up to `next_base`, where the following segment begins. A sidecar that tells
+    of damage is not believed: the segment may have been restored from a good copy.
     """
     size = path.stat().st_size
     sidecar = Sidecar.load(path.with_suffix(".index"))
-    if sidecar is not None and sidecar.index.size == size:
-        producers.restore(sidecar.producers)
-        known = Segment(path, sidecar.index, verified=False, active=False)
-        known.report_damage()
-        return known
+    if sidecar is not None and _fits(sidecar, path, size, next_base):
+        with suppress(ValueError):  # of somebody else's making: read what the segment says
+            producers.restore(sidecar.producers)
+            return Segment(path, sidecar.index, verified=False, active=False)
     index = scan(path, int(path.stem), producers, now_ms)
     segment = Segment(path, index, verified=True, active=False)
-    if sidecar is not None:
-        segment.end_at(max(size, sidecar.index.size), sidecar.index.next_offset)
+    if sidecar is not None and index.next_offset < next_base:
+        segment.end_at(max(size, sidecar.index.size), min(sidecar.index.next_offset, next_base))
     elif index.size < size:
         segment.end_at(size, next_base)
     segment.report_damage()
@@ -369,14 +409,54 @@ def recover_closed(path: Path, next_base: int, producers: Producers, now_ms: int
     return segment
 
 
-def recover_active(path: Path, producers: Producers, now_ms: int) -> Segment:
-    """The newest segment, read whole and open for writing. An unfinished batch at its end is cut off."""
-    path.touch()
+def _fits(sidecar: Sidecar, path: Path, size: int, next_base: int) -> bool:
+    index = sidecar.index
+    if index.size != size or index.next_offset > next_base or index.holes:
+        return False
+    return sidecar.mark is None or sidecar.mark == mark_of(path, index)
+
+
+def recover_active(path: Path, producers: Producers, now_ms: int, acknowledged: int = 0) -> Segment:
+    """The newest segment, read whole and open for writing. An unfinished batch at its end is cut off.
+
+    A batch at its end that was written whole, and lies below the offset `acknowledged`, is damaged, not unfinished: it
+    stays where it is, as a hole. What is cut off below `acknowledged` is kept beside the segment.
+    """
+    if not path.exists():
+        os.close(open_file(path, os.O_WRONLY | os.O_CREAT))
     index = scan(path, int(path.stem), producers, now_ms)
     size = path.stat().st_size
-    if index.size < size:
-        _LOG.warning("%s: %d unfinished bytes at the end cut off", path, size - index.size)
-        os.truncate(path, index.size)
+    appended_ms = int(path.stat().st_mtime * 1000)
+    if index.size < size and index.next_offset < acknowledged and _written_whole(path, index.size, size):
+        index.skip(size, acknowledged)
+    elif index.size < size:
+        _cut_off(path, index, size, keep=index.next_offset < acknowledged)
     segment = Segment(path, index, verified=True, active=True)
+    segment.appended_ms = segment.begun_ms = appended_ms
     segment.report_damage()
     return segment
+
+
+def _written_whole(path: Path, position: int, size: int) -> bool:
+    """Whether a batch of a length that fits stands at `position`, however damaged it is inside."""
+    if size - position < HEADER_BYTES:
+        return False
+    with path.open("rb") as file:
+        file.seek(position)
+        batch = header(file.read(HEADER_BYTES))
+    return batch.length >= HEADER_BYTES - PREFIX_BYTES and position + batch.size <= size
+
+
+def _cut_off(path: Path, index: Index, size: int, *, keep: bool) -> None:
+    where = ""
+    if keep:
+        kept = path.with_name(f"{path.stem}.{index.size}.cut")
+        with path.open("rb") as file:
+            file.seek(index.size)
+            kept.unlink(missing_ok=True)
+            with kept.open("xb") as copy:
+                shutil.copyfileobj(file, copy)
+                os.fsync(copy.fileno())
+        where = f", from offset {index.next_offset} on; they are kept in {kept.name}"
+    _LOG.warning("%s: %d unfinished bytes at the end cut off%s", path, size - index.size, where)
+    os.truncate(path, index.size)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from esper.errors import InvalidInput
 from streams.broker.connection import Connection
 from streams.broker.core import Core
+from streams.broker.limits import Limits, Peers
 from streams.broker.partition import Partition
 from streams.broker.store import Store, now_ms
 from streams.health import HealthPages
@@ -152,16 +153,15 @@ def check_loopback(sock: socket.socket) -> None:
 class Broker:
     """A running broker. `core` has the counters and sizes, `health` serves them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         """Opens the data folder; nothing listens yet.
 
         Raises:
             LogUnavailable: the folder is locked or cannot be written.
         """
         self._flusher = Flusher()
-        self.core = Core(Store(folder), self._flusher.sync)
+        self.core = Core(Store(folder), self._flusher.sync, peers=Peers(limits))
         self.health = pages(self.core)
-        self._peers: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._clockwork: list[asyncio.Task[None]] = []
 
@@ -170,15 +170,17 @@ class Broker:
         check_loopback(sock)
         await self.health.start()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self.core, self._peers), sock=sock)
+        self._server = await loop.create_server(lambda: Connection(self.core, self.core.peers), sock=sock)
         self._clockwork = [
             asyncio.create_task(self._flusher.run(self.core.store)),
-            asyncio.create_task(self._retain()),
+            asyncio.create_task(self._look_after()),
         ]
 
-    async def _retain(self) -> None:
+    async def _look_after(self) -> None:
+        """Every few seconds: what is old is dropped, and clients whose time is up."""
         while True:
             await asyncio.sleep(RETAIN_EVERY_S)
+            self.core.peers.look(asyncio.get_running_loop().time())
             try:
                 self.core.store.retain(now_ms())
             except (OSError, sqlite3.Error) as error:
@@ -189,7 +191,7 @@ class Broker:
         if self._server is not None:
             self._server.close()
         self.health.stop()
-        for peer in tuple(self._peers):
+        for peer in self.core.peers:
             peer.close()
         for task in self._clockwork:
             task.cancel()

@@ -112,8 +112,9 @@ class Live:
         offsets = np.array([record.offset for record in records], np.int64)
         self._name_missing(offsets)
         recorded_at_ns = columns.column("recorded_at_ns").to_numpy().tolist()
+        stamps_ms = [record.timestamp for record in records]
         kept = lawful(columns)
-        for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns):
+        for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns, stamps_ms):
             kept[place] = False
         if not kept.all():
             self._refuse(offsets[~kept])

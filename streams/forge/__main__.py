@@ -59,7 +59,7 @@ async def _serve(place: Place, messages: TextIO, *, aggressive: bool) -> None:
     await publisher.start()
     folder = settings.run_folder / NAME
     scheduler = CompileScheduler(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
-    intake = Intake("tezzeret", ring, publisher, metrics, scheduler.fold)
+    intake = Intake("tezzeret", ring, publisher, metrics, scheduler.fold, history=True)
     reader = BlueprintReader(brokers)
     await reader.catch_up(intake.take)
     tasks = [asyncio.create_task(each) for each in (reader.follow(intake.take), scheduler.run())]

@@ -51,6 +51,10 @@ class TimedLog:
         """As the log does."""
         self._log.flush(timeout_s)
 
+    def claim(self, event: Event) -> None:
+        """As the log does."""
+        self._log.claim(event)
+
     def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
         """As the log does."""
         return self._log.await_answer(packet_id, timeout_s)

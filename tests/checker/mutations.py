@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from projections.records import Unreadable
-
 
 def apply(name: str) -> None:
     """Put a fault back into this process."""
@@ -43,7 +41,7 @@ def bad_batch() -> None:
     from aiokafka.errors import CorruptRecordException
     from streams.fetching import Fetched
 
-    def fail(_fetched: Fetched, stretches: Iterable[Unreadable]) -> Iterator[Unreadable]:
+    def fail(_fetched: Fetched, stretches: Iterable[Any]) -> Iterator[Any]:
         for each in stretches:
             raise CorruptRecordException(str(each))
         yield from ()

@@ -24,6 +24,7 @@ FIELDS = {
     "hook_ms",
     "first_step_s",
     "prompt_s",
+    "torch_import_s",
     "cpu_s",
     "wall_s",
 }
@@ -51,6 +52,7 @@ def test_json_is_the_last_line_and_the_only_one(ran, result):
     assert result["params_final"] >= result["params_host"]
     assert 0.0 < result["hook_ms"]["p50"] <= result["hook_ms"]["p99"]
     assert 0.0 < result["first_step_s"] < result["wall_s"] - result["prompt_s"] < result["wall_s"] < 60.0
+    assert 0.3 < result["torch_import_s"] < result["first_step_s"]
     assert 2.0 < result["cpu_s"] < 2.0 * result["wall_s"] + 1.0  # torch's import alone takes two, and CI has two cores
 
 

@@ -296,7 +296,7 @@ class Measurement(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ...) -> None: ...
 
 class RunStarted(_message.Message):
-    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change")
+    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +337,7 @@ class RunStarted(_message.Message):
     TEST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     INHERITED_FIELD_NUMBER: _ClassVar[int]
     FORK_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
     task: str
     config_json: str
     esper_version: str
@@ -363,21 +364,61 @@ class RunStarted(_message.Message):
     test_samples: int
     inherited: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     fork_change: str
-    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ...) -> None: ...
+    machine: Machine
+    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
+
+class Machine(_message.Message):
+    __slots__ = ("esper_version", "library_versions", "torch_build", "processor", "cpu_capability", "threads", "device", "process")
+    class LibraryVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ESPER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LIBRARY_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    TORCH_BUILD_FIELD_NUMBER: _ClassVar[int]
+    PROCESSOR_FIELD_NUMBER: _ClassVar[int]
+    CPU_CAPABILITY_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    esper_version: str
+    library_versions: _containers.ScalarMap[str, str]
+    torch_build: str
+    processor: str
+    cpu_capability: str
+    threads: int
+    device: str
+    process: TrainerProcess
+    def __init__(self, esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., torch_build: _Optional[str] = ..., processor: _Optional[str] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., device: _Optional[str] = ..., process: _Optional[_Union[TrainerProcess, _Mapping]] = ...) -> None: ...
+
+class TrainerProcess(_message.Message):
+    __slots__ = ("boot", "pid", "started_ticks")
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    STARTED_TICKS_FIELD_NUMBER: _ClassVar[int]
+    boot: str
+    pid: int
+    started_ticks: int
+    def __init__(self, boot: _Optional[str] = ..., pid: _Optional[int] = ..., started_ticks: _Optional[int] = ...) -> None: ...
 
 class RunResumed(_message.Message):
-    __slots__ = ("accepted_sequence", "from_step", "checkpoint_ref", "superseded", "reason")
+    __slots__ = ("accepted_sequence", "from_step", "checkpoint_ref", "superseded", "reason", "machine")
     ACCEPTED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FROM_STEP_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_REF_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
     accepted_sequence: int
     from_step: int
     checkpoint_ref: str
     superseded: bool
     reason: str
-    def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    machine: Machine
+    def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
 
 class RunFinished(_message.Message):
     __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops")

@@ -38,7 +38,7 @@ from streams.forge.blueprint_reader import BlueprintReader
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
-from streams.records import Record, Refused, verified
+from streams.records import Record, Refused, verified_history
 from streams.settings import Settings
 
 PRODUCER: Final = "person"
@@ -108,7 +108,7 @@ class Conversation:
             await asyncio.sleep(RETRY_S)
 
     async def _take(self, record: Record) -> None:
-        event = verified(record.signed, self._ring)
+        event = verified_history(record, self._ring)
         if isinstance(event, Refused):
             return
         try:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from contracts.topics import ARCHIVER_GROUP
 from streams.broker.core import Caller, Core
 from streams.broker.groups import Group, JoinRequest, MemberIdRequired, State
 from streams.broker.protocol import Fields, Refused
@@ -32,8 +33,7 @@ async def join(core: Core, caller: Caller, request: Any) -> Fields:
         id_required=caller.version >= _ID_FIRST_SINCE,
     )
     try:
-        group = core.group(request.group_id)
-        joined = await core.groups.setdefault(group.id, group).join(asks)
+        joined = await core.group(request.group_id, keep=True).join(asks)
     except Refused as refused:
         member_id = refused.member_id if isinstance(refused, MemberIdRequired) else request.member_id
         none = {"generation_id": -1, "protocol_name": "", "leader": "", "members": ()}
@@ -157,7 +157,7 @@ def commit(core: Core, _caller: Caller, request: Any) -> Fields:
     refused = _refusal(core, request)
     accepted: dict[tuple[str, int], Committed] = {}
     codes = {
-        (topic.name, p.partition_index): refused or _judge(core, topic.name, p, accepted)
+        (topic.name, p.partition_index): refused or _judge(core, request.group_id, topic.name, p, accepted)
         for topic in request.topics
         for p in topic.partitions
     }
@@ -178,11 +178,13 @@ def _refusal(core: Core, request: Any) -> ErrorCode | None:
     return None
 
 
-def _judge(core: Core, topic: str, position: Any, accepted: dict[tuple[str, int], Committed]) -> ErrorCode:
+def _judge(core: Core, group: str, topic: str, position: Any, accepted: dict[tuple[str, int], Committed]) -> ErrorCode:
     try:
-        core.store.partition(topic, position.partition_index)
+        partition = core.store.partition(topic, position.partition_index)
     except Refused as refused:
         return refused.code
+    if group == ARCHIVER_GROUP and position.committed_offset > partition.next_offset:
+        return ErrorCode.offset_out_of_range  # a start takes what the archive has read for given
     if len(position.committed_metadata or "") > MAX_METADATA:
         return ErrorCode.offset_metadata_too_large
     if position.committed_offset < 0:

@@ -8,6 +8,7 @@ first record that it could have, with all that came meanwhile, or at once where 
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -15,8 +16,9 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from streams.broker.batch import PREFIX_BYTES, checked, header
+from streams.broker.batch import PREFIX_BYTES, checked, compressed, header, says_append_time, stamped
 from streams.broker.core import Caller, Core
+from streams.broker.handlers.absent import FOR_TRANSACTIONS, NO_TRANSACTIONS, named
 from streams.broker.partition import Partition
 from streams.broker.protocol import Fields, Refused
 from streams.broker.store import now_ms
@@ -52,18 +54,19 @@ def _produced(core: Core, request: Any, topic: str, data: Any, unsynced: list[Pa
     try:
         _check_produce(request)
         partition = core.store.partition(topic, data.index)
-        base_offset = _append(core, topic, partition, data.records)
+        base_offset, appended_ms = _append(core, topic, partition, data.records)
     except Refused as refused:
         core.complain(refused)
         return answer | _refusal(refused)
     if core.store.topics[topic].config.sync_always:
         unsynced.append(partition)
-    return answer | {"base_offset": base_offset, "log_start_offset": partition.start}
+    appended = None if appended_ms < 0 else _EPOCH + dt.timedelta(milliseconds=appended_ms)
+    return answer | {"base_offset": base_offset, "log_append_time": appended, "log_start_offset": partition.start}
 
 
 def _check_produce(request: Any) -> None:
     if request.transactional_id is not None:
-        raise Refused(ErrorCode.invalid_request, "this broker has no transactions")
+        raise Refused(FOR_TRANSACTIONS, NO_TRANSACTIONS)
     if request.acks not in {-1, 0, 1}:
         raise Refused(ErrorCode.invalid_required_acks, f"acks={request.acks}")
 
@@ -72,29 +75,35 @@ def _refusal(refused: Refused) -> dict[str, Any]:
     return {"error_code": refused.code, "base_offset": -1, "error_message": refused.why}
 
 
-def _append(core: Core, topic: str, partition: Partition, records: bytes | None) -> int:
+def _append(core: Core, topic: str, partition: Partition, records: bytes | None) -> tuple[int, int]:
+    """The batch's base offset, and the time (ms) that it was stamped with, -1 for none."""
     config = core.store.topics[topic].config
     batch = checked(records, config.max_message_bytes)
     assert records is not None
-    end = partition.end
-    base_offset = partition.append(records, batch, now_ms(), config.segment_bytes)
+    now, end = now_ms(), partition.end
+    if config.stamped:
+        batch = stamped(records, batch, now)
+    elif says_append_time(batch):
+        raise Refused(ErrorCode.invalid_timestamp, f"{topic} has its producers' times: the log's cannot be given")
+    base_offset = partition.append(records, batch, now, config.segment_bytes)
     if partition.end == end:
         core.counters.duplicates += 1
     else:
         core.counters.batches += 1
         core.counters.records += batch.records
         core.counters.bytes_in += batch.size
-    return base_offset
+    return base_offset, now if config.stamped else -1
 
 
-def init_producer_id(core: Core, _caller: Caller, request: Any) -> Fields:
+def init_producer_id(core: Core, caller: Caller, request: Any) -> Fields:
     """A fresh producer id for an idempotent producer."""
     none = {"producer_id": -1, "producer_epoch": -1}
     if request.transactional_id is not None:
-        return none | {"error_code": ErrorCode.invalid_request}
+        named(caller, NO_TRANSACTIONS)
+        return none | {"error_code": FOR_TRANSACTIONS}
     try:
         producer_id = core.store.registry.new_producer_id()
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         core.complain(Refused(ErrorCode.kafka_storage_error, f"no producer id can be given: {error}"))
         return none | {"error_code": ErrorCode.coordinator_not_available}  # what clients try again after
     return {"error_code": ErrorCode.none, "producer_id": producer_id, "producer_epoch": 0}
@@ -105,6 +114,7 @@ MAX_WAIT_S: Final = 30.0
 GATHER_S: Final = 0.05
 GATHER_BYTES: Final = 64 * 1024
 URGENT_BYTES: Final = 1
+_EPOCH: Final = dt.datetime.fromtimestamp(0, dt.UTC)
 _SESSIONS_SINCE: Final = 7
 MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 _LOG: Final = logging.getLogger(__name__)
@@ -183,7 +193,7 @@ class LongPoll:
 
 def _collect(core: Core, request: Any) -> tuple[Fields, int]:
     """The answer as things stand, and how many bytes of records it has; very many where a partition is refused."""
-    room = max(1, min(request.max_bytes, MAX_RESPONSE_BYTES))
+    room = core.peers.room(max(1, min(request.max_bytes, MAX_RESPONSE_BYTES)))
     found = 0
     failed = False
     responses = []
@@ -238,7 +248,11 @@ def _offset_of(core: Core, topic: str, asked: Any) -> Fields:
 
 
 def first_at(partition: Partition, timestamp_ms: int) -> tuple[int, int]:
-    """Timestamp and offset of the first record written at `timestamp_ms` or later; (-1, -1) when there is none."""
+    """Timestamp and offset of the first record written at `timestamp_ms` or later; (-1, -1) when there is none.
+
+    A compressed batch with its producer's times is not opened, since it may unpack to a thousand times its size: its
+    first offset is answered, which is too early at most.
+    """
     for block in partition.blocks_since(timestamp_ms):
         position = 0
         while position < len(block):
@@ -253,14 +267,16 @@ def first_at(partition: Partition, timestamp_ms: int) -> tuple[int, int]:
 
 
 def _first_in(batch: bytes, timestamp_ms: int, start: int) -> tuple[int, int] | None:
+    head = header(batch)
+    if says_append_time(head) or compressed(head):
+        return head.max_timestamp, max(head.base_offset, start)
     from aiokafka.record.default_records import DefaultRecordBatch  # noqa: PLC0415 - 0.1 s that no start should pay
 
     try:
         for record in DefaultRecordBatch(bytearray(batch)):
             if record.timestamp >= timestamp_ms and record.offset >= start:
                 return record.timestamp, record.offset
-    except Exception as error:  # noqa: BLE001 - a codec that is not installed, or records that are none
+    except Exception as error:  # noqa: BLE001 - records that are none
         _LOG.warning("offset by time: a batch cannot be opened (%s): its first offset is answered", error)
-        first = header(batch)
-        return first.max_timestamp, max(first.base_offset, start)
+        return head.max_timestamp, max(head.base_offset, start)
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Callable
 from functools import partial
@@ -10,23 +9,23 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from streams.broker.core import CLUSTER_ID, NODE_ID, Caller, Core
+from streams.broker.core import NODE_ID, Caller, Core
+from streams.broker.folder import valid_name
+from streams.broker.handlers.absent import FOR_TRANSACTIONS, NO_TRANSACTIONS, named
 from streams.broker.protocol import Fields, Refused
-from streams.broker.registry import DEFAULTS, TopicRow, parsed
-from streams.broker.store import MAX_PARTITIONS
+from streams.broker.registry import DEFAULTS, MAX_PARTITIONS, TopicRow, parsed
 
-_NAME: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+TOPIC_ID: Final = "esper.topic.id"
+"""A topic's id, described as a setting of it to whoever asks for it by this name: clients of Metadata below version 10
+see no other. A topic that is deleted and made again has another."""
 _TOPIC: Final = 2
 _BROKER: Final = 4
 _BROKER_CONFIGS: Final = {"auto.create.topics.enable": "false", "default.replication.factor": "1"}
 _SET_ON_TOPIC: Final = 1
 _DEFAULT: Final = 5
 _GROUP: Final = 0
-
-
-def valid_name(name: str) -> bool:
-    """Whether a topic may be called so (Kafka's rule, which also makes it a safe folder name)."""
-    return _NAME.fullmatch(name) is not None and name not in {".", ".."}
+_SET: Final = 0
+_UNSET: Final = 1
 
 
 def _outcome(core: Core, action: Callable[[], object]) -> Fields:
@@ -156,6 +155,8 @@ def _configs(core: Core, resource: Any) -> list[Fields]:
         if topic is None:
             raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {resource.resource_name} does not exist")
         values, own = {**DEFAULTS, **topic.row.configs}, set(topic.row.configs)
+        if wanted is not None and TOPIC_ID in wanted:
+            values[TOPIC_ID] = topic.row.id
     elif resource.resource_type == _BROKER and resource.resource_name == str(NODE_ID):
         values, own = {**_BROKER_CONFIGS, **DEFAULTS}, set()
     else:
@@ -167,14 +168,53 @@ def _config(name: str, value: str, own: set[str]) -> Fields:
     return {
         "name": name,
         "value": value,
-        "read_only": True,
+        "read_only": name not in DEFAULTS,
         "config_source": _SET_ON_TOPIC if name in own else _DEFAULT,
         "is_default": name not in own,
         "is_sensitive": False,
         "synonyms": (),
-        "config_type": 2 if name == "cleanup.policy" else 5,
+        "config_type": 5 if value.lstrip("-").isdigit() else 2,
         "documentation": None,
     }
+
+
+def alter_configs(core: Core, _caller: Caller, request: Any) -> Fields:
+    """Gives each topic the settings that are named, and the default for every other."""
+    return {"responses": [_altered(core, resource, {}, request) for resource in request.resources]}
+
+
+def alter_some_configs(core: Core, _caller: Caller, request: Any) -> Fields:
+    """Sets and unsets single settings of each topic."""
+    topics = core.store.topics
+    kept = [topics[r.resource_name].row.configs if r.resource_name in topics else {} for r in request.resources]
+    return {"responses": [_altered(core, *each, request) for each in zip(request.resources, kept, strict=True)]}
+
+
+def _altered(core: Core, resource: Any, kept: dict[str, str], request: Any) -> Fields:
+    def alter() -> None:
+        if resource.resource_type != _TOPIC:
+            raise Refused(ErrorCode.invalid_request, "this broker has settings of topics alone")
+        if resource.resource_name not in core.store.topics:
+            raise Refused(ErrorCode.unknown_topic_or_partition, f"topic {resource.resource_name} does not exist")
+        configs = dict(kept)
+        for config in resource.configs:
+            _alter_one(configs, config)
+        parsed(configs)
+        if not request.validate_only:
+            core.store.alter(resource.resource_name, configs)
+
+    answer = {"resource_type": resource.resource_type, "resource_name": resource.resource_name}
+    return answer | _outcome(core, alter)
+
+
+def _alter_one(configs: dict[str, str], config: Any) -> None:
+    operation = getattr(config, "config_operation", _SET)
+    if operation not in {_SET, _UNSET}:
+        raise Refused(ErrorCode.invalid_config, f"config {config.name}: it has one value, which can be set and unset")
+    if operation == _UNSET or config.value is None:
+        configs.pop(config.name, None)
+    else:
+        configs[config.name] = config.value
 
 
 def metadata(core: Core, caller: Caller, request: Any) -> Fields:
@@ -185,7 +225,7 @@ def metadata(core: Core, caller: Caller, request: Any) -> Fields:
     host, port = caller.reached
     return {
         "brokers": [{"node_id": NODE_ID, "host": host, "port": port, "rack": None}],
-        "cluster_id": CLUSTER_ID,
+        "cluster_id": core.store.cluster_id,
         "controller_id": NODE_ID,
         "topics": [_described_topic(core, name) for name in names],
     }
@@ -215,6 +255,7 @@ def find_coordinator(_core: Core, caller: Caller, request: Any) -> Fields:
     """This broker, for groups; transactions have no coordinator here."""
     host, port = caller.reached
     if caller.version and request.key_type != _GROUP:
-        why = "this broker has no transactions"
-        return {"error_code": ErrorCode.invalid_request, "error_message": why, "node_id": -1, "host": "", "port": -1}
+        named(caller, NO_TRANSACTIONS)
+        refused = {"error_code": FOR_TRANSACTIONS, "error_message": NO_TRANSACTIONS}
+        return refused | {"node_id": -1, "host": "", "port": -1}
     return {"error_code": ErrorCode.none, "error_message": None, "node_id": NODE_ID, "host": host, "port": port}

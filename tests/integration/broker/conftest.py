@@ -110,9 +110,9 @@ class RawClient:
         self.socket.close()
 
 
-def make_batch(*values: bytes, producer: tuple[int, int, int] = (-1, -1, -1)) -> bytes:
+def make_batch(*values: bytes, producer: tuple[int, int, int] = (-1, -1, -1), codec: int = 0) -> bytes:
     """One batch; `producer` is id, epoch and first sequence."""
-    builder = DefaultRecordBatchBuilder(2, 0, 0, *producer, 1 << 24)
+    builder = DefaultRecordBatchBuilder(2, codec, 0, *producer, 1 << 24)
     for number, value in enumerate(values):
         builder.append(number, 1_000, None, value, [])
     return bytes(builder.build())

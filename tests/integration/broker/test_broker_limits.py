@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import resource
+import select
 import struct
 import subprocess
 import time
@@ -14,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.broker.connection import APIS, MAX_CONNECTIONS, MAX_REQUEST_BYTES
+from streams.broker.connection import APIS, MAX_REQUEST_BYTES
+from streams.broker.handlers.absent import NO_TRANSACTIONS
 from streams.broker.handlers.records import GATHER_BYTES, GATHER_S
 from streams.broker.launch import start_broker
+from streams.broker.limits import Limits
 
 
 def test_a_long_poll_waits_as_long_as_is_asked(raw):
@@ -181,25 +184,44 @@ def test_a_newer_client_learns_what_is_spoken(raw):
     raw.send(raw.frame(18, 99, b""))
     answer = raw.answer(18, 0)
     assert answer.error_code.name == "unsupported_version"
-    assert {api.api_key for api in answer.api_keys} == set(APIS)
+    assert {api.api_key for api in answer.api_keys} == {key for key, api in APIS.items() if not api.silent}
 
 
-def test_there_is_a_limit_of_connections(host, broker, raw):
-    clients = [host.connect(broker) for _ in range(MAX_CONNECTIONS - 1)]
-    assert clients[-1].alive()
-    beyond = host.connect(broker)
-    assert beyond.receive() == b""
-    clients[0].close()
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        again = host.connect(broker)
-        try:
-            if again.alive():
-                break
-        except (AssertionError, OSError):
-            time.sleep(0.02)
-    assert again.alive()
+def test_all_connections_taken_lock_nobody_out(host, broker, raw):
+    """Which of them gives way: `test_broker_budgets.py`."""
     assert raw.alive()
+    silent = [host.connect(broker) for _ in range(Limits().connections)]
+    late = host.connect(broker)
+
+    assert late.alive()
+    assert raw.alive()
+    assert silent[0].receive() == b""
+
+
+@pytest.mark.serial
+def test_half_sent_requests_do_not_fill_the_memory(host, broker, raw):
+    """30 produce requests of 60 MiB, all but their last bytes."""
+    before = memory_mib(broker)
+    frame = memoryview(struct.pack(">ihhih", 60 << 20, 0, 8, 1, -1) + bytes(59 << 20))
+    left = {host.connect(broker).socket: frame for _ in range(30)}
+    until = time.monotonic() + 2.0
+    while left and time.monotonic() < until:
+        _, ready, _ = select.select([], left, [], 0.1)
+        for each in ready:
+            each.setblocking(False)
+            left[each] = left[each][each.send(left[each][: 1 << 20]) :]
+        left = {each: rest for each, rest in left.items() if rest}
+        if not ready and len(left) <= 28:
+            break
+
+    assert raw.alive()
+    assert len(left) == 28, "two have room, the others wait"
+    assert memory_mib(broker) - before < 250
+
+
+def memory_mib(broker):
+    status = Path(f"/proc/{broker.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
 
 
 @pytest.mark.parametrize(
@@ -225,16 +247,16 @@ def test_a_bad_batch_is_refused_and_changes_nothing(raw, batch_of, harm, code):
 def test_what_the_broker_has_not_is_refused_by_name(raw, batch_of):
     raw.create("t")
     transactional = raw.ask(22, 1, transactional_id="tx", transaction_timeout=dt.timedelta(seconds=1))
-    assert transactional.error_code.name == "invalid_request"
+    assert transactional.error_code.name == "transactional_id_authorization_failed"
     coordinator = raw.ask(10, 2, key="tx", key_type=1)
     assert (coordinator.error_code.name, coordinator.error_message) == (
-        "invalid_request",
-        "this broker has no transactions",
+        "transactional_id_authorization_failed",
+        NO_TRANSACTIONS,
     )
     topic = {"name": "c", "num_partitions": 1, "replication_factor": 1, "assignments": ()}
     compacted = topic | {"configs": [{"name": "cleanup.policy", "value": "compact"}]}
     answer = raw.ask(19, 4, topics=[compacted], timeout=dt.timedelta(seconds=1), validate_only=False)
-    assert answer.topics[0].error_message == "cleanup.policy=compact: this broker only deletes"
+    assert answer.topics[0].error_message == "cleanup.policy=compact: this broker knows delete"
     unknown = raw.produce("nowhere", batch_of(b"v"))
     assert unknown.error_code.name == "unknown_topic_or_partition"
 
@@ -268,7 +290,7 @@ def test_a_full_disk_refuses_commits_and_topics_too(broker, raw):
     """SQLite's file cannot grow: the answer is an error, the broker lives on."""
     raw.create("t")
     limit_files(broker, 1)
-    position = {"partition_index": 0, "committed_offset": 1, "committed_metadata": "n" * 4000}
+    position = {"partition_index": 0, "committed_offset": 0, "committed_metadata": "n" * 4000}
     topics = [{"name": "t", "partitions": [position]}]
     ask = {"group_id": "g", "generation_id_or_member_epoch": -1, "member_id": "", "topics": topics}
     assert raw.ask(8, 7, **ask).topics[0].partitions[0].error_code.name == "kafka_storage_error"
@@ -332,7 +354,7 @@ def test_no_request_fails_inside_the_broker(host, broker, raw):
             for body in (b"", b"\0" * 64, b"\xff" * 64, b"\0\1" * 40, b"\0\0\0\1" * 20):
                 client = host.connect(broker)
                 client.send(client.frame(key, version, body))
-                client.socket.settimeout(0.2)
+                client.socket.settimeout(0.05)
                 with contextlib.suppress(TimeoutError):
                     client.receive()
                 client.close()

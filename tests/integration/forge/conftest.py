@@ -130,7 +130,7 @@ class House:
                 found = []
                 while [place for place in places if await consumer.position(place) < ends[place]]:
                     for messages in (await consumer.getmany(timeout_ms=50)).values():
-                        found += [verified(record_of(message).signed, self.ring) for message in messages]
+                        found += [verified(record_of(message), self.ring) for message in messages]
                 return found
             finally:
                 await consumer.stop()

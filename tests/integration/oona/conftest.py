@@ -188,7 +188,7 @@ def whole_topic(log, ring):
             for partition, end in (await consumer.end_offsets(partitions)).items():
                 while await consumer.position(partition) < end:
                     batch = await consumer.getmany(partition, timeout_ms=200)
-                    found += [verified(record_of(message).signed, ring) for message in batch.get(partition, [])]
+                    found += [verified(record_of(message), ring) for message in batch.get(partition, [])]
             return [event for event in found if not isinstance(event, Refused)]
         finally:
             await consumer.stop()

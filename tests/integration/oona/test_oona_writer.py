@@ -37,7 +37,7 @@ def records(address, ring, run_id, *topics):
                 while await consumer.position(partition) < ends[partition]:
                     for message in (await consumer.getmany(partition, timeout_ms=200)).get(partition, []):
                         record = record_of(message)
-                        found.append((record, verified(record.signed, ring)))
+                        found.append((record, verified(record, ring)))
         finally:
             await consumer.stop()
         # The log is shared: another file's test may have left records on it whose signatures do not hold.

@@ -25,7 +25,7 @@ def make_batch(
     return bytes(builder.build())
 
 
-def values_of(data: bytes) -> list[tuple[int, bytes]]:
+def read_values(data: bytes) -> list[tuple[int, bytes]]:
     """Offsets and values of whole batches, checked as a client checks them."""
     found = []
     while data:
@@ -53,7 +53,7 @@ class Log:
         return self.partition.append(records, checked(records, MAX_BATCH), 5_000, SEGMENT_BYTES)
 
     def read(self, offset: int, max_bytes: int = 1 << 20) -> list[tuple[int, bytes]]:
-        return values_of(self.partition.read(offset, max_bytes))
+        return read_values(self.partition.read(offset, max_bytes))
 
     def read_all(self) -> list[tuple[int, bytes]]:
         found, offset = [], self.partition.start
@@ -91,3 +91,8 @@ def log_in() -> type[Log]:
 @pytest.fixture
 def batch_of() -> Callable[..., bytes]:
     return make_batch
+
+
+@pytest.fixture
+def values_of() -> Callable[[bytes], list[tuple[int, bytes]]]:
+    return read_values

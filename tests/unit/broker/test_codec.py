@@ -17,7 +17,7 @@ from kio.serial import entity_reader, entity_writer
 from streams.broker.connection import API_VERSIONS, APIS, request_schema
 from streams.broker.protocol import Malformed, _shapes, read_message, write_message
 
-READ = [(a.key, v) for a in APIS.values() if a.key != API_VERSIONS for v in range(a.read_from, a.last + 1)]
+READ = [(a.key, v) for a in APIS.values() if not a.unread for v in range(a.read_from, a.last + 1)]
 NUMBERS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 TIME = st.integers(-(2**31), 2**31 - 1).map(lambda ms: dt.timedelta(milliseconds=ms))
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 from kio.schema.errors import ErrorCode
 
-from streams.broker.batch import header
+from streams.broker.batch import header, intact
 from streams.broker.partition import RESERVE, Partition, PartitionState
 from streams.broker.protocol import Refused
-from tests.unit.broker.conftest import values_of
+from tests.unit.broker.conftest import read_values
 
 
 def fill(log, count, size=300):
@@ -78,6 +78,69 @@ def test_an_unfinished_batch_is_cut_off_and_its_offset_not_given_again(log, cut)
     assert [offset for offset, _ in log.read_all()] == [0, 1, 2, 3, 5]
 
 
+@pytest.mark.parametrize("damaged", [(4,), (3, 4), (1, 3, 4), (2,), (0,)])
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_a_batch_damaged_anywhere_stays_where_it_is_and_is_named(log, caplog, damaged, restarts):
+    """Acknowledged batches behind a damaged one, and the damaged one itself, are not cut off, not even at the end."""
+    fill(log, 5)
+    path = log.segments()[-1]
+    size = path.stat().st_size // 5
+
+    def spoil(_):
+        for number in damaged:
+            flip(path, number * size + 100)
+
+    log.crash(damage=spoil)
+    kept = path.read_bytes()
+    for _ in range(restarts - 1):
+        caplog.clear()
+        log.crash()
+    served = {}
+    for offset in range(5):
+        data = log.partition.read(offset, 1)
+        served[offset] = header(data).base_offset, intact(data, 0, header(data))
+    following = log.append(b"after")
+    log.crash()
+
+    assert path.read_bytes()[: 5 * size] == kept
+    assert served == {offset: (offset, offset not in damaged) for offset in range(5)}
+    assert all(f"offsets {number} to" in caplog.text or f"to {number} are lost" in caplog.text for number in damaged)
+    assert log.read(following) == [(5, b"after")]
+
+
+def test_what_is_cut_off_is_kept_where_it_was_acknowledged(log, caplog):
+    """The header is damaged, so nobody can say whether the write was finished; the tail mark says that it was."""
+    fill(log, 5)
+    path = log.segments()[-1]
+    size = path.stat().st_size // 5
+    lost = bytearray(path.read_bytes()[4 * size :])
+    lost[8] ^= 0x7F
+
+    log.crash(damage=lambda _: flip(path, 4 * size + 8))
+    (kept,) = log.folder.glob("*.cut")
+    assert len(kept.read_bytes()) == len(lost)
+    assert f"cut off, from offset 4 on; they are kept in {kept.name}" in caplog.text
+    assert "offsets 4 to 4 are not there" in caplog.text
+    assert log.append(b"after") == 5
+    caplog.clear()
+    log.crash()
+    assert "nothing that this log has written" not in caplog.text
+
+
+def test_an_unfinished_batch_that_nobody_was_told_of_is_simply_cut_off(log):
+    fill(log, 4)
+    records = log.segments()[-1].read_bytes()
+
+    def tear(folder):
+        with log.segments()[-1].open("ab") as file:
+            file.write(records[:50])
+
+    log.crash(damage=tear)
+    assert list(log.folder.glob("*.cut")) == []
+    assert log.segments()[-1].read_bytes() == records
+    assert log.append(b"after") == 4
+
+
 def test_whole_batches_lost_at_the_end_are_not_given_again(log):
     """A tail that ends cleanly but too early: only the tail mark knows."""
     fill(log, 5)
@@ -122,10 +185,11 @@ def test_a_reader_ahead_of_the_lost_tail_simply_waits(log):
 
 
 def test_a_closed_segment_is_not_read_at_the_start(log):
-    """Its index comes from the sidecar: garbage of the same size inside the segment goes unnoticed until read."""
+    """Its index comes from the sidecar: garbage inside of it goes unnoticed until it is read."""
     fill(log, 40)
     first = log.segments()[0]
-    log.crash(damage=lambda _: first.write_bytes(b"\xff" * first.stat().st_size))
+    data = first.read_bytes()
+    log.crash(damage=lambda _: first.write_bytes(data[:100] + bytes(200) + data[300:]))
     assert log.partition.damaged == []
     assert log.partition.end == 40
 
@@ -167,7 +231,7 @@ def test_a_missing_segment_is_named_and_the_rest_is_readable(log, caplog, place)
     """The first, one in the middle, and the one that was written to; none of its offsets is given again."""
     fill(log, 60)
     gone = log.segments()[place]
-    inside = [offset for offset, _ in values_of(gone.read_bytes())]
+    inside = [offset for offset, _ in read_values(gone.read_bytes())]
     for _ in range(2):
         caplog.clear()
         log.crash(damage=lambda _: gone.unlink(missing_ok=True))

@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_a_registry_that_is_none_is_named(tmp_path):
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "meta.db").write_bytes(b"no database" * 100)
-    with pytest.raises(LogUnavailable, match=r"meta.db: file is not a database: restore it"):
+    with pytest.raises(LogUnavailable, match=r"meta.db: file is not a database: move it and its -wal"):
         Store(tmp_path / "log")
 
 
@@ -92,12 +92,42 @@ def test_a_segment_is_closed_when_it_spans_a_quarter_of_the_retention(store, bat
     partition = store.partition("quiet", 0)
     for hour in range(36):
         records = batch_of(b"x", timestamp=hour * DAY_MS // 24)
-        partition.append(records, checked(records, 10_000), 0, 10**6)
+        partition.append(records, checked(records, 10_000), hour * DAY_MS // 24, 10**6)
         store.retain(hour * DAY_MS // 24)
     store.registry.commit(ARCHIVER_GROUP, {("quiet", 0): Committed(36, None)})
     store.retain(36 * DAY_MS // 24)
     assert 6 <= partition.start <= 12
     assert partition.end == 36
+
+
+@pytest.mark.parametrize(("clock", "kept"), [(1, True), (2**50, True), (1, False), (2**50, False)])
+def test_a_producers_clock_neither_keeps_nor_deletes(store, batch_of, clock, kept):
+    """Records of 1970 and of the far future, appended an hour or a week ago."""
+    store.create(TopicRow("t", 1, {"segment.bytes": "1024", "retention.ms": str(DAY_MS)}))
+    partition = store.partition("t", 0)
+    appended = 10 * DAY_MS
+    for _ in range(20):
+        records = batch_of(b"x" * 400, timestamp=clock)
+        partition.append(records, checked(records, 10_000), appended, 1024)
+    store.registry.commit(ARCHIVER_GROUP, {("t", 0): Committed(20, None)})
+    store.retain(appended + (3_600_000 if kept else 7 * DAY_MS))
+
+    assert partition.start == (0 if kept else 20)
+
+
+def test_a_segment_of_before_the_start_is_kept_from_its_files_last_change(tmp_path, batch_of):
+    first = Store(tmp_path / "log")
+    fill(first, batch_of, 20, timestamp=1)
+    first.registry.commit(ARCHIVER_GROUP, {("t", 0): Committed(20, None)})
+    first.close()
+    changed = max(path.stat().st_mtime for path in (tmp_path / "log" / "topics" / "t" / "0").glob("*.log"))
+    second = Store(tmp_path / "log")
+    second.retain(int(changed * 1000) + DAY_MS - 1000)
+    kept = second.partition("t", 0).start
+    second.retain(int(changed * 1000) + DAY_MS + 1000)
+
+    assert (kept, second.partition("t", 0).start) == (0, 20)
+    second.close()
 
 
 def test_what_is_young_or_kept_for_ever_stays(store, batch_of):
@@ -184,7 +214,7 @@ def test_there_is_a_limit_of_partitions(store):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("cleanup.policy", "compact", "only deletes"),
+        ("cleanup.policy", "compact", "this broker knows delete"),
         ("retention.ms", "soon", "a number from -1"),
         ("retention.ms", "-2", "a number from -1"),
         ("segment.bytes", "10", "a number from 1024"),

@@ -85,7 +85,7 @@ def test_verify_names_the_file_and_what_is_missed(esper, folder):
     assert "Traceback" not in err
     found = json.loads(esper("archive", "verify", "--json")[1])
     assert found["whole"] is False
-    assert [each["kind"] for each in found["findings"]] == ["file", "records", "run"]
+    assert [each["kind"] for each in found["findings"]] == ["file", "records", "run", "note"]
 
 
 def test_compact_makes_files_few(esper, folder):

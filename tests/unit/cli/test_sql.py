@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from itertools import islice
 import psutil
 import pytest
 
+from contracts.leyline.v1.event_pb2 import TrainerProcess
 from esper.cli.app import dispatch
 from esper.cli.history import history_of
+from esper.weatherlight.alive import this_process
 from projections.ad_hoc import BLOCK, blocks_of
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
@@ -96,12 +99,41 @@ def test_ctrl_c_ends_a_long_query_quietly(tmp_path):
     assert (process.returncode, said) == (-signal.SIGINT, "")
 
 
-def test_a_run_that_says_nothing_any_more_is_silent(tmp_path, capsys):
+def gone():
+    """A process of this machine that has ended."""
+    told = [
+        sys.executable,
+        "-c",
+        "from esper.weatherlight.alive import *; print(this_process().SerializeToString().hex())",
+    ]
+    process = TrainerProcess.FromString(bytes.fromhex(subprocess.check_output(told, text=True)))
+    assert process.boot == this_process().boot
+    return process
+
+
+@pytest.mark.parametrize(
+    ("process", "shown", "told"),
+    [
+        (lambda: None, r"last heard \d+ days ago", None),  # of an older Esper
+        (lambda: TrainerProcess(boot="of another machine", pid=1), r"last heard \d+ days ago", None),
+        (this_process, "running", True),
+        (gone, r"died, last heard \d+ days ago", False),
+    ],
+)
+def test_of_a_run_that_says_nothing_any_more_it_is_said_whether_its_trainer_lives(
+    process, shown, told, tmp_path, capsys
+):
     events = Trainers("k3f9x2qa").events
+    found = process()
+    if found is not None:
+        events[0].run_started.machine.process.CopyFrom(found)
     with Archive(tmp_path / "archive") as archive:
         archive.append(LogOfRecords().place(events))
+
     assert dispatch(["runs", "--data-dir", str(tmp_path)]) == 0
-    assert "silent since 08:53" in capsys.readouterr().out
+    assert re.search(shown, capsys.readouterr().out)
+    assert dispatch(["runs", "--json", "--data-dir", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["trainer_lives"] is told
 
 
 def test_a_damaged_file_is_complained_of_once(tmp_path):

@@ -112,7 +112,7 @@ def _summary(story, control) -> Summary:
         control,
         seed=3,
         hook_ms={"p50": 3.1234, "p99": 9.8765},
-        cost=Cost(2.34567, 0.5, 9.8765, 41.23456),
+        cost=Cost(2.34567, 0.5, 1.87654, 9.8765, 41.23456),
         data_dir="./d",
     )
 
@@ -132,6 +132,7 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "hook_ms": {"p50": 3.123, "p99": 9.877},
         "first_step_s": 2.346,
         "prompt_s": 0.5,
+        "torch_import_s": 1.877,
         "cpu_s": 9.877,
         "wall_s": 41.235,
     }

@@ -27,9 +27,8 @@ def ended(run_id: str, status: str, accuracy: float) -> RunView:
 def test_only_a_control_run_that_completed_is_compared(status, compared):
     """Of two that resume a run at once, one may win the grown run and the other, which then stops, its control run."""
     control = ended("k3f9-control", status, 0.5)
-    summary = Summary(
-        ended("k3f9", "completed", 0.75), control, 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 2.0, 3.0), "esper-data"
-    )
+    cost = Cost(1.0, 0.5, 0.9, 2.0, 3.0)
+    summary = Summary(ended("k3f9", "completed", 0.75), control, 0, {"p50": 1.0, "p99": 2.0}, cost, "esper-data")
 
     text = summary.text()
 
@@ -54,7 +53,7 @@ def test_a_seed_whose_germination_was_rolled_back_is_not_told_of():
     run.move(0, 1, 0)
     run.finish(0)
     text = Summary(
-        RunView.of("run", run.events), None, 0, {"p50": 1.0, "p99": 2.0}, Cost(2.0, 0.5, 9.0, 3.0), "esper-data"
+        RunView.of("run", run.events), None, 0, {"p50": 1.0, "p99": 2.0}, Cost(2.0, 0.5, 1.8, 9.0, 3.0), "esper-data"
     ).text()
     seeds = text.split("seeds\n")[1].splitlines()[:3]
 

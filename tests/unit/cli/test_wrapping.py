@@ -122,7 +122,7 @@ def view(run_id):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_summary_breaks_no_word(view, width, shown):
-    summary = Summary(view, None, 0, {"p50": 3.0, "p99": 5.0}, Cost(2.0, 0.5, 9.0, 12.0), "esper-data")
+    summary = Summary(view, None, 0, {"p50": 3.0, "p99": 5.0}, Cost(2.0, 0.5, 1.8, 9.0, 12.0), "esper-data")
     text, whole = (shown(lambda: say(summary.text()), columns) for columns in (width, None))
 
     assert fits(text, width) == []

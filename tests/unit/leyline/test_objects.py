@@ -62,3 +62,37 @@ def test_deleting_says_how_many_bytes_it_freed(store):
 
     assert store.delete(reference) == 5
     assert store.delete(reference) == 0
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("harm", [lambda path: path.write_bytes(b"y"), lambda path: path.write_bytes(b"")])
+def test_putting_mends_a_damaged_object(store, compress, harm):
+    """Its reference came back as if it were stored, and every later `get` failed."""
+    reference = store.put(b"x" * 100, compress=compress)
+    (path,) = (path for path in store.root.rglob("*") if path.is_file())
+    harm(path)
+
+    assert store.put(b"x" * 100) == reference
+    assert store.get(reference) == b"x" * 100
+    assert len([path for path in store.root.rglob("*") if path.is_file()]) == 1
+
+
+def test_no_link_is_followed(store, tmp_path):
+    """A folder of objects from somebody else: nothing is written or deleted where a link leads."""
+    reference = store.put(b"x")
+    (path,) = (path for path in store.root.rglob("*") if path.is_file())
+    victim = tmp_path / "victim"
+    path.rename(victim)
+    path.symlink_to(victim)
+    with pytest.raises(CorruptState, match="link"):
+        store.get(reference)
+    assert store.put(b"x") == reference
+    assert not path.is_symlink()
+    path.parent.rename(tmp_path / "elsewhere")
+    path.parent.symlink_to(tmp_path / "elsewhere")
+    for act in (lambda: store.get(reference), lambda: store.delete(reference), lambda: store.put(b"x")):
+        with pytest.raises(CorruptState, match="link"):
+            act()
+
+    assert (tmp_path / "elsewhere" / path.name).read_bytes() == b"x"
+    assert victim.read_bytes() == b"x"

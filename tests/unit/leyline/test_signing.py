@@ -48,6 +48,19 @@ def test_nothing_is_lost_during_a_rotation():
     assert KeyRing((NEW,)).verify(before.sign(b"x"), 500) == "invalid_signature"
 
 
+@pytest.mark.parametrize(
+    ("secret", "recorded_at_ns", "stamp_ms", "late"),
+    [(OLD, 5, 1, True), (OLD, 10**6, 0, True), (OLD, 5, 0, False), (NEW, 10**6, 1, False), (b"f" * 32, 5, 1, False)],
+)
+def test_what_a_retired_key_signed_too_late_is_told_from_other_bad_signatures(secret, recorded_at_ns, stamp_ms, late):
+    ring = KeyRing((NEW,), retired={OLD: 1_000})
+    signed = KeyRing((secret,)).sign(b"x")
+
+    assert ring.signed_late(signed, recorded_at_ns, stamp_ms) is late
+    assert not ring.signed_late(Signed(b"y", signed.key_id, signed.signature), recorded_at_ns, stamp_ms)
+    assert not ring.signed_late(Signed(b"x", signed.key_id, None), recorded_at_ns, stamp_ms)
+
+
 @pytest.mark.parametrize("signed", [Signed(b"x"), Signed(b"x", "k", b""), Signed(b"x", "", b"s")])
 def test_an_unsigned_event_says_so(signed):
     assert KeyRing((NEW,)).verify(signed, 0) == "missing_signature"
@@ -98,7 +111,9 @@ def test_many_are_judged_as_each_alone_would_be():
         (payload, [("esper-key", b"\xff"), ("esper-signature", b"x")], 5),
     ]
 
-    refused = dict(ring.refused(*zip(*cases, strict=True)))
+    late = (payload, headers(old), 5, 1)  # dated back: its record arrived a millisecond after 1970, and too late
+
+    refused = dict(ring.refused(*zip(*[(*case, 0) for case in cases], late, strict=True)))
 
     invalid, missing = "invalid_signature", "missing_signature"
-    assert refused == {4: invalid, 5: invalid, 6: invalid, 7: invalid, 8: missing, 9: missing, 10: invalid}
+    assert refused == {4: invalid, 5: invalid, 6: invalid, 7: invalid, 8: missing, 9: missing, 10: invalid, 11: invalid}

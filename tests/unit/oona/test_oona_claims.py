@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from contracts.leyline.v1.event_pb2 import RunResumed
+from contracts.leyline.v1.event_pb2 import RunResumed, RunStarted
 from esper.errors import LogUnavailable, Superseded
 from esper.leyline.envelope import Event, new_event
 from streams.claims import Claims
@@ -79,6 +79,33 @@ def test_a_claim_that_does_not_come_back_is_said():
 
     with pytest.raises(LogUnavailable, match="did not come back within 0 s"):
         claims.await_own(0.01)
+
+
+def start(name: bytes) -> Event:
+    return new_event(
+        RunStarted(), event_id=name * 16, run_id="run", producer="trainer", recorded_at_ns=1, incarnation=1, sequence=1
+    )
+
+
+def test_of_two_starts_the_one_behind_has_lost():
+    first, second = Claims("run"), Claims("run")
+    for claims, own in ((first, b"a"), (second, b"b")):
+        claims.make(start(own))
+        for event in (start(b"a"), start(b"b")):  # both see the log in its order
+            claims.seen(event)
+
+    first.await_own(1.0)
+    with pytest.raises(Superseded, match=r"run run was started before, by another process; .* give it another id"):
+        second.await_own(1.0)
+
+
+def test_a_run_that_was_started_long_ago_is_not_started_again():
+    claims = Claims("run")
+    claims.seen(start(b"a"))
+    claims.make(start(b"b"))
+
+    with pytest.raises(Superseded, match="started before"):
+        claims.check()
 
 
 def test_whoever_waits_is_woken():

@@ -81,7 +81,7 @@ def test_both_keys_of_a_rotation_are_accepted_and_the_new_one_signs(monkeypatch)
     monkeypatch.setenv("ESPER_KEY_PREVIOUS", OLD)
     ring = load_key_ring(Settings.load(), "redpanda:9092")
 
-    assert ring.verify(before, recorded_at_ns=0) is None
+    assert ring.verify(before, arrived_ns=0) is None
     assert ring.sign(b"event").key_id == key_id(bytes.fromhex(NEW))
 
 
@@ -92,8 +92,8 @@ def test_a_retired_key_vouches_for_what_is_older_and_for_nothing_newer(monkeypat
     monkeypatch.setenv("ESPER_KEYS_RETIRED", f"{OLD}@900, {OLDEST}@1000")
     ring = load_key_ring(Settings.load(), "redpanda:9092")
 
-    assert ring.verify(signed, recorded_at_ns=999_999_999_999) is None
-    assert ring.verify(signed, recorded_at_ns=1_000_000_000_000) == "invalid_signature"
+    assert ring.verify(signed, arrived_ns=999_999_999_999) is None
+    assert ring.verify(signed, arrived_ns=1_000_000_000_000) == "invalid_signature"
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import PARTITIONS
 from esper.errors import ContractViolation
 from esper.leyline.envelope import new_event
-from esper.leyline.signing import KeyRing, Signed
-from streams.records import Refused, headers_of, outgoing, partition_of, signed_of, verified
+from esper.leyline.signing import KeyRing, Signed, arrival_ns
+from streams.records import Record, Refused, headers_of, outgoing, partition_of, signed_of, verified, verified_history
 
 RING = KeyRing((b"k" * 32,))
 
@@ -20,6 +20,10 @@ RING = KeyRing((b"k" * 32,))
 def event(body, **fields):
     defaults = {"event_id": bytes(range(16)), "run_id": "run-a", "producer": "trainer", "recorded_at_ns": 1}
     return new_event(body, **{**defaults, **fields})
+
+
+def recorded(signed, *, timestamp_ms=0, stamped=False):
+    return Record("esper.runs", 0, 0, timestamp_ms, signed, stamped)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_a_signature_survives_the_headers_of_any_client(form):
     payload = outgoing(event(event_pb2.RunStarted())).payload
     headers = form(headers_of(RING.sign(payload)))
 
-    assert verified(signed_of(payload, headers), RING) == event(event_pb2.RunStarted())
+    assert verified(recorded(signed_of(payload, headers)), RING) == event(event_pb2.RunStarted())
 
 
 @given(st.integers(min_value=0), st.integers(0, 7))
@@ -102,7 +106,7 @@ def test_any_changed_bit_of_a_record_is_refused(position, bit):
     headers = headers_of(RING.sign(bytes(payload)))
     payload[position % len(payload)] ^= 1 << bit
 
-    refused = verified(signed_of(bytes(payload), headers), RING)
+    refused = verified(recorded(signed_of(bytes(payload), headers)), RING)
 
     assert isinstance(refused, Refused)
     assert refused.reason == "invalid_signature"
@@ -119,7 +123,7 @@ def test_any_changed_bit_of_a_record_is_refused(position, bit):
     ],
 )
 def test_a_record_without_a_good_signature_or_event_says_why_it_is_refused(signed, reason):
-    refused = verified(signed, RING)
+    refused = verified(recorded(signed), RING)
 
     assert isinstance(refused, Refused)
     assert refused.reason == reason
@@ -130,11 +134,46 @@ def test_a_signed_record_with_a_message_of_another_version_is_refused(version):
     """R-LEY-6: an agent gives it to the dead-letter topic, as it does with what is no event."""
     report = RING.sign(outgoing(event(leyline_pb2.FieldReport(version=version))).payload)
 
-    refused = verified(report, RING)
+    refused = verified(recorded(report), RING)
 
     assert isinstance(refused, Refused)
     assert (refused.reason, f"version {version}" in refused.detail) == ("malformed", True)
 
 
 def test_a_record_without_a_value_is_refused():
-    assert isinstance(verified(signed_of(None, None), RING), Refused)
+    assert isinstance(verified(recorded(signed_of(None, None)), RING), Refused)
+
+
+RETIRED_S = 1_000
+OLD = b"o" * 32
+ROTATED = KeyRing((b"k" * 32,), retired={OLD: RETIRED_S * 10**9})
+BEFORE_MS, AFTER_MS = (RETIRED_S - 1) * 1_000, (RETIRED_S + 1) * 1_000
+
+
+@pytest.mark.parametrize(
+    ("stamp", "live", "history"),
+    [
+        ({"timestamp_ms": BEFORE_MS, "stamped": True}, True, True),
+        ({"timestamp_ms": AFTER_MS, "stamped": True}, False, False),
+        ({"timestamp_ms": BEFORE_MS}, False, True),  # of a log that did not stamp yet: the producer says so alone
+        ({"timestamp_ms": AFTER_MS}, False, False),
+    ],
+)
+def test_a_retired_key_vouches_for_what_arrived_before_it_was_retired_whatever_the_event_says(stamp, live, history):
+    """An event dated back by whoever has the old key: its own time says nothing to a process that acts on it."""
+    dated_back = event(event_pb2.RunResumed(), recorded_at_ns=1)
+    record = recorded(KeyRing((OLD,)).sign(outgoing(dated_back).payload), **stamp)
+
+    assert (verified(record, ROTATED) == dated_back) is live
+    assert (verified_history(record, ROTATED) == dated_back) is history
+
+
+def test_a_stamp_counts_within_what_the_readers_own_clock_allows():
+    """A log whose clock is behind cannot bring an old key back for a process that reads from the log's end on."""
+    signed = KeyRing((OLD,)).sign(outgoing(event(event_pb2.RunResumed())).payload)
+    behind = recorded(signed, timestamp_ms=BEFORE_MS, stamped=True)
+
+    assert not isinstance(verified(behind, ROTATED, since_ns=(RETIRED_S - 2) * 10**9), Refused)
+    assert isinstance(verified(behind, ROTATED, since_ns=RETIRED_S * 10**9), Refused)
+    assert arrival_ns(10**6, now_ns=5) == 5, "nothing arrived in the future"
+    assert arrival_ns(None, now_ns=5) == 5

@@ -64,23 +64,25 @@ def test_offsets_that_were_left_out_are_named(tmp_path: Path, any_record):
     assert manifest.load(tmp_path).gaps == gaps
 
 
+def test_what_the_log_has_no_more_is_noted_before_a_record_comes(tmp_path: Path, any_record):
+    """Where nothing lies between, the archive never came to the log's end, and a resume waited for it in vain."""
+    runs, commands = ("esper.runs", 0), ("esper.commands", 0)
+    with Archive(tmp_path) as archive:
+        archive.append([any_record("run_resumed", 0)])
+
+        assert archive.note_gone({runs: 5, commands: 2}) == 6
+        assert archive.note_gone({runs: 5, commands: 2}) == 0
+        assert archive.manifest.gaps == (Gap(*runs, 1, 5), Gap(*commands, 0, 2))
+        assert archive.append([any_record("run_resumed", offset) for offset in range(6)]).lost == 0
+
+    assert covered(tmp_path) == {runs: 6, commands: 2}
+    assert rows(tmp_path) == [(0, 0), (0, 5)]
+
+
 def test_one_owner_at_a_time(tmp_path: Path):
     with Archive(tmp_path), pytest.raises(InvalidInput, match="another archiver writes"):
         Archive(tmp_path)
     Archive(tmp_path).close()
-
-
-def test_what_nothing_lists_is_removed_at_the_start(tmp_path: Path, any_record):
-    """Files of a flush or merge that was killed before its manifest."""
-    with Archive(tmp_path) as archive:
-        archive.append([any_record("run_resumed", 0)])
-    (tmp_path / "files" / "run_resumed-000000009.parquet").write_bytes(b"torn")
-
-    with Archive(tmp_path) as archive:
-        assert archive.orphans_removed == 1
-        assert archive.append([any_record("run_resumed", 1)]).rows == 1
-
-    assert rows(tmp_path) == [(0, 0), (0, 1)]
 
 
 def test_a_kill_between_files_and_manifest_changes_nothing(tmp_path: Path, any_record, monkeypatch):
@@ -94,8 +96,9 @@ def test_a_kill_between_files_and_manifest_changes_nothing(tmp_path: Path, any_r
 
     assert rows(tmp_path) == [(0, 0)]
     with Archive(tmp_path) as archive:
-        assert archive.orphans_removed == 1
+        assert archive.set_aside == 1
         archive.append([any_record("run_resumed", 1)])
+        assert archive.drop_set_aside() == 1
     assert rows(tmp_path) == [(0, 0), (0, 1)]
 
 
@@ -111,26 +114,11 @@ def test_the_disk_has_the_files_and_their_names_before_the_manifest_lists_them(t
     monkeypatch.setattr(os, "fsync", seen)
     with Archive(tmp_path) as archive:
         archive.append([any_record("run_resumed", 0), any_record("rolled_back", 1)])
-    files = sorted(f"files/{entry.name}" for entry in archive.manifest.files)
+    files = sorted(entry.name for entry in archive.manifest.files)
 
-    assert len(files) == 2
-    assert (sorted(synced[:2]), synced[2:]) == (files, ["files", f".{manifest.NAME}.new", "."])
-
-
-def test_a_lost_manifest_costs_no_file(tmp_path: Path, any_record):
-    """Without it every file would look like an orphan; only those of a first flush that was killed are."""
-    with Archive(tmp_path) as archive:
-        archive.append([any_record("run_resumed", 0)])
-    (tmp_path / "manifest.json").rename(tmp_path / "elsewhere")
-    with Archive(tmp_path) as archive:
-        assert archive.orphans_removed == 1
-        archive.append([any_record("run_resumed", 0)])
-        archive.append([any_record("run_resumed", 1)])
-    (tmp_path / "manifest.json").unlink()
-
-    with pytest.raises(CorruptState, match=r"holds 2 files and no manifest\.json"):
-        Archive(tmp_path)
-    assert len(list((tmp_path / "files").iterdir())) == 2
+    written = [name for name in synced if ".new-" in name]
+    assert [name.split(".new-")[0] for name in synced] == ["files/", "files/", "files", "", "."]
+    assert (len(files), len(written)) == (2, 3)
 
 
 def test_replaced_files_stay_for_ten_minutes(tmp_path: Path, any_record):
@@ -145,7 +133,7 @@ def test_replaced_files_stay_for_ten_minutes(tmp_path: Path, any_record):
         assert archive.delete_retired(1_000.0 + KEEP_REPLACED_S - 1) == 0
         assert path.exists()
     with Archive(tmp_path) as archive:  # the next owner keeps them as long
-        assert archive.orphans_removed == 0
+        assert archive.set_aside == 0
         assert path.exists()
         assert archive.delete_retired(1_000.0 + KEEP_REPLACED_S) == 1
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from esper.record.accept import Verdict
-from projections import archive_migrations, open_history, questions
+from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.history import History
 from projections.verdicts import VERDICTS
@@ -100,14 +100,15 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(archive_migrations.files, "sync_folder", fail)
+    monkeypatch.setattr("projections.manifest.Folder.write", fail)
     with pytest.raises(OSError, match="full"):
         Archive(old)
     monkeypatch.undo()
 
     assert (old / "manifest.json").read_bytes() == before
     with Archive(old) as archive:
-        assert archive.orphans_removed > 0
+        assert archive.set_aside > 0
+        assert archive.drop_set_aside() == archive.set_aside
         assert archive.manifest.migrations == (VERDICTS,)
 
 

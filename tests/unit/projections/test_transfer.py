@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from esper.errors import InvalidInput
+from esper.errors import CorruptState, InvalidInput
 from projections import manifest, open_history
 from projections.archive_writer import Archive
 from projections.compaction import merge_all
-from projections.transfer import KEEP_REPLACED_S, Folder, damaged_at, manifest_at, transfer
+from projections.transfer import KEEP_REPLACED_S, Folder, Mirror, damaged_at, manifest_at, transfer
 from projections.wholeness import examine
 
 COUNT = "SELECT count(*) FROM log.every"
@@ -228,3 +230,84 @@ def test_a_local_file_address_is_a_folder(archive, tmp_path):
         assert history.archive == archive
         assert history.execute(COUNT).fetchone() == (6,)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_damaged_copy_is_mended(archive, tmp_path):
+    """Of the right size: it passed for copied, and the next copy left it as it was."""
+    target = tmp_path / "copy"
+    copy(archive, target)
+    bad = next((target / "files").iterdir())
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+    done = copy(archive, target)
+
+    assert (done.copied, done.kept) == (1, 2)
+    assert bad.read_bytes() == whole
+
+
+def test_many_readers_of_an_address_at_once(archive, memory):
+    """They share one copy on this machine, and one temporary name was all that they had."""
+    copy(archive, memory)
+
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        mirrors = [Mirror(memory, lambda: 0.0) for _ in range(32)]
+        assert [list(found) for found in pool.map(Mirror.refresh, mirrors)] == [[]] * 32
+
+    assert manifest.load(mirrors[0].folder) == manifest.load(archive)
+    assert len(list((mirrors[0].folder / "files").iterdir())) == 3
+
+
+def test_a_copy_of_an_archive_that_lost_records_is_refused(archive, tmp_path, any_record):
+    """The manifest was put back and went on by itself: its generation is higher, and it holds less."""
+    target = tmp_path / "copy"
+    before = manifest.load(archive)
+    copy(archive, target)
+    less = replace(before, generation=before.generation + 5, files=before.files[:2])
+    manifest.save(archive, replace(less, next_offsets={("esper.commands", 0): 4}))
+
+    with pytest.raises(InvalidInput, match=r"up to offset 6 and the archive that is to be copied there up to 4"):
+        copy(archive, target)
+
+
+def test_what_no_manifest_listed_stays_in_a_copy(archive, tmp_path):
+    target = tmp_path / "copy"
+    copy(archive, target)
+    (target / "files" / "thesis.odt").write_bytes(b"mine")
+    for now_s in (0.0, 1e9, 2e9):
+        copy(archive, target, now_s)
+
+    assert (target / "files" / "thesis.odt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["../../victim", "/etc/victim", ".bashrc", "files/../../victim"])
+@pytest.mark.parametrize("way", ["files", "retired"])
+def test_a_hostile_manifest_writes_and_removes_nothing(name, way, archive, memory, tmp_path, monkeypatch):
+    """`esper sql --archive` of a stranger's address wrote `~/.bashrc`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    copy(archive, memory)
+    there = json.loads(Folder.at(memory).read("manifest.json"))
+    if way == "files":
+        there["files"][0]["name"] = name
+    else:
+        there["retired"][name] = 0
+    fsspec.filesystem("memory").pipe_file(f"{Folder.at(memory).root}/manifest.json", json.dumps(there).encode())
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+
+    for read in (lambda: open_history(memory), lambda: copy(memory, tmp_path / "copy")):
+        with pytest.raises(CorruptState, match="is not a name"):
+            read()
+    assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
+    with pytest.raises(InvalidInput, match="is not a name"):
+        Folder.at(tmp_path / "copy").write(f"files/{name}", b"x")
+
+
+def test_a_linked_folder_of_a_copy_is_refused(archive, tmp_path):
+    target, elsewhere = tmp_path / "copy", tmp_path / "elsewhere"
+    target.mkdir()
+    elsewhere.mkdir()
+    (target / "files").symlink_to(elsewhere)
+
+    with pytest.raises(CorruptState, match="is a link or no folder"):
+        copy(archive, target)
+    assert list(elsewhere.iterdir()) == []

@@ -130,7 +130,7 @@ def test_a_flush_that_failed_is_judged_again(tmp_path, run, monkeypatch):
     records = LogOfRecords().place(run.events)
     with Archive(tmp_path) as archive:
         with monkeypatch.context() as patched:
-            patched.setattr("projections.manifest.files.replace", fail)
+            patched.setattr("projections.manifest.save", fail)
             with pytest.raises(OSError, match="full"):
                 archive.append(records)
         archive.append(records)

@@ -13,7 +13,8 @@ from projections import manifest, open_history
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 from projections.transfer import Folder
-from projections.wholeness import Coverage, Finding, coverage, examine, survey
+from projections.verify import Finding
+from projections.wholeness import Coverage, coverage, examine, survey
 
 
 def findings(archive: Path) -> list[tuple[str, str, str]]:
@@ -97,9 +98,13 @@ def test_a_file_that_left_the_list_is_missed(tmp_path, any_record):
     kept = put(tmp_path, *([any_record("decision_made", offset)] for offset in range(4)))
     manifest.save(tmp_path, replace(kept, files=(kept.files[0], *kept.files[2:]), generation=9))
 
-    (found,) = findings(tmp_path)
+    found = findings(tmp_path)
 
-    assert found[:2] == ("records", "esper.commands/0 offset 1")
+    unlisted = str(tmp_path / "files" / kept.files[1].name)
+    assert [each[:2] for each in found] == [("records", "esper.commands/0 offset 1"), ("unlisted", unlisted)]
+    with Archive(tmp_path) as archive:  # whose owner takes the rows back
+        assert archive.drop_set_aside() == 1
+    assert findings(tmp_path) == []
 
 
 def test_offsets_that_are_held_twice_are_named(tmp_path, any_record):

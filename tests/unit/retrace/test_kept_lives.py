@@ -7,8 +7,8 @@ import pytest
 from esper.leyline.envelope import body_name
 from esper.record import Recorded
 from esper.testing import REAL_CLOCK, signed
+from esper.tolaria.machine import differences
 from esper.tolaria.replay import replay_run
-from esper.tolaria.session import differences
 from tests.unit.retrace.keep_life import KEPT, kept
 from tests.unit.retrace.lives import tiny
 
@@ -25,7 +25,7 @@ def recorded(request) -> Recorded:
 
 def test_a_kept_life_is_what_it_was(recorded, lived):
     """On this build and processor every digest is that of then. On another one the difference is named instead."""
-    others = [each for each in differences(recorded.root, tiny()) if not each.startswith("esper ")]
+    others = [each for each in differences(recorded.facts, tiny()) if not each.startswith("esper ")]
     replayed = replay_run(recorded, tiny(), objects=lived.objects, clock=REAL_CLOCK)
 
     digests = sum(body_name(fact) == "state_digested" for fact in recorded.facts)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
 from esper.errors import InvalidInput, Superseded
 from esper.leyline.verifier import CommandVerifier
 from esper.record import replay
 from esper.testing import KEYS, REAL_CLOCK
+from esper.tolaria.divergence import Diverged
 from esper.tolaria.outside import Outside
 from esper.tolaria.resume import resume_run
+from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
+from tests.unit.retrace.lives import tiny
 
 
 def check_same(resumed, whole) -> None:
@@ -119,13 +124,58 @@ def test_a_stretch_that_cannot_be_followed_is_void(lived):
     step = digests[-1].global_step
     lived.resume()
 
-    first, second = lived.log.bodies("run_resumed")
-    assert (first.superseded, second.superseded) == (False, True)
-    assert second.accepted_sequence < digests[-1].sequence <= first.accepted_sequence
-    assert f"step {step}" in second.reason
+    (claim,) = lived.log.bodies("run_resumed")
+    assert claim.superseded
+    assert claim.accepted_sequence < digests[-1].sequence
+    assert f"step {step}" in claim.reason
     state = replay(event for event in lived.log.events if event.sequence)
-    assert (state.problem, state.status, state.incarnation, state.model.epoch) == (None, "completed", 3, 10)
+    assert (state.problem, state.status, state.incarnation, state.model.epoch) == (None, "completed", 2, 10)
     assert lived.replay().diverged is None
+
+
+def other_arithmetic():
+    """The same task on a processor whose arithmetic gives weights that are a little different from the first on."""
+
+    def make_host():
+        host = tiny().make_host()
+        with torch.no_grad():
+            next(host.parameters()).mul_(1.0 + 1e-6)
+        return host
+
+    return tiny(make_host=make_host)
+
+
+def test_another_processor_goes_on_from_the_weights_that_were_stored_at_the_start(lived):
+    """As `ATEN_CPU_CAPABILITY=default esper resume last` after a kill before the second checkpoint."""
+    lived.train(seed=3, dies_at=5)
+    assert [saved.step for saved in lived.log.bodies("checkpoint_saved")] == [0]
+    lived.resume(task=other_arithmetic())
+
+    (claim,) = lived.log.bodies("run_resumed")
+    assert (claim.superseded, claim.from_step, claim.checkpoint_ref != "") == (True, 0, True)
+    state = replay(event for event in lived.log.events if event.sequence)
+    assert (state.problem, state.status) == (None, "completed")
+
+
+def test_where_no_place_can_be_restored_nothing_is_void(lived):
+    lived.train(seed=3, dies_at=5)
+    before = list(lived.log.events)
+    for saved in lived.log.bodies("checkpoint_saved"):
+        (lived.objects.root / saved.ref.removeprefix("sha256:")[:2] / saved.ref.removeprefix("sha256:")[2:]).unlink()
+    with pytest.raises(Diverged):
+        lived.resume(task=other_arithmetic())
+
+    assert lived.log.events == before, "a claim that cannot be kept is not made"
+
+
+def test_the_second_of_two_starts_publishes_nothing(lived):
+    """Both with one id, one after the other or at once: the history is the first one's alone."""
+    lived.train(seed=3)
+    events = list(lived.log.events)
+    with pytest.raises(Superseded, match="claimed before"):
+        train(lived.config, lived.tiny(), LiveWorld(Outside(lived.log, REAL_CLOCK, lived.objects)), run_id="run")
+
+    assert lived.log.events == events
 
 
 def test_the_second_of_two_claims_stops(lived):

@@ -11,9 +11,11 @@ import duckdb
 import pytest
 
 from esper.cli.app import dispatch
-from esper.errors import CorruptState
+from esper.errors import CorruptState, InvalidInput
 from esper.leyline.objects import ObjectStore
+from esper.weatherlight.client import join
 from projections import export, open_history, open_sample, questions
+from projections.archive_writer import Archive
 from projections.export import SUMS, family, verify_export
 
 PLAIN = """
@@ -170,3 +172,13 @@ def test_a_place_where_no_folder_can_be_is_named(related, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"esper: {to} cannot be made: ")
     assert said.endswith("; name another folder with --to\n")
+
+
+def test_nothing_is_written_into_an_export(copy):
+    """Its events have no offsets here: a run in it mixed two logs, and the archiver took over its manifest."""
+    before = export.sums(copy)
+
+    for start in (lambda: Archive(copy / "archive"), lambda: join(copy, client="a test")):
+        with pytest.raises(InvalidInput, match=r"is an export, which is read and never written.*--data-dir"):
+            start()
+    assert export.sums(copy) == before
