@@ -59,7 +59,7 @@ class Folder:
         return Path(self.root) if "file" in _protocols(self.system) else None
 
     def read(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """A file's bytes. Raises FileNotFoundError, or another OSError where it cannot be read or has more than `most`."""
+        """A file's bytes; FileNotFoundError, or another OSError where it cannot be read or has more than `most`."""
         with _as_os_error(self, name):
             if self.local is not None:
                 with self._holding(name) as (folder, last), folder.open_file(last) as file:
