@@ -78,6 +78,19 @@ def follow(store: Store, history: History, progress: Callable[[int, int], None])
     return taken
 
 
+def follow_what_the_log_lost(store: Store, archive: Path, begins: Mapping[Place, int]) -> Taken:
+    """Fold from the archive where the log, which begins at `begins`, has no more what comes next in the store.
+
+    So a projection that was deleted or put back from an older copy misses nothing that only the archive has. Raises
+    CorruptState as `follow` does.
+    """
+    sources = {topic.name for topic in store.projection.sources}
+    if any(begin > store.next_offsets.get(place, 0) for place, begin in begins.items() if place[0] in sources):
+        with History(archive) as history:
+            return follow(store, history, lambda _done, _of: None)
+    return Taken()
+
+
 def rebuild(
     projection: Projection,
     data_dir: Path,

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import PARTITIONS
+from esper.errors import CorruptState
+from projections.registry import follow_what_the_log_lost
 from projections.store import Store
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
@@ -43,13 +46,19 @@ Reader = TypeVar("Reader", bound=Closable)
 class ProjectionFeed:
     """Folds the log into `stores`, which from now on belong to this feed's thread; `after` is called there when it did.
 
-    Others read through what is lent to them.
+    Others read through what is lent to them. What the log has lost and a store lacks comes from the `archive`.
     """
 
     def __init__(
-        self, stores: Sequence[Store], brokers: str, metrics: Metrics, after: Callable[[], None] = lambda: None
+        self,
+        stores: Sequence[Store],
+        brokers: str,
+        metrics: Metrics,
+        after: Callable[[], None] = lambda: None,
+        archive: Path | None = None,
     ) -> None:
         self._stores = stores
+        self._archive = archive
         self._brokers = brokers
         self._metrics = metrics
         self._after = after
@@ -131,9 +140,26 @@ class ProjectionFeed:
                     store.projection.name,
                 )
                 await asyncio.get_running_loop().run_in_executor(self._owner, store.clear)
+        if self._archive is not None:
+            await asyncio.get_running_loop().run_in_executor(self._owner, self._follow_archive, self._archive, begins)
         for place in places:
             first = min(_position(store, place) for store in self._stores if place in _places(store))
             consumer.seek(place, max(begins[place], first))
+
+    def _follow_archive(self, archive: Path, begins: Mapping[TopicPartition, int]) -> None:
+        there = {(place.topic, place.partition): begin for place, begin in begins.items()}
+        for store in self._stores:
+            try:
+                taken = follow_what_the_log_lost(store, archive, there)
+            except CorruptState as error:
+                logger.warning("projection %s lacks what the log has lost: %s", store.projection.name, error)
+            else:
+                if taken.folded:
+                    logger.warning(
+                        "projection %s took %d events from the archive, which the log has no more",
+                        store.projection.name,
+                        taken.folded,
+                    )
 
     async def _disconnect(self) -> None:
         consumer, self._consumer = self._consumer, None

@@ -39,12 +39,14 @@ from streams.metrics import Metrics
 from streams.producer import unavailable
 from streams.reader import record_of, violation
 from streams.records import Record, Refused, outgoing, partition_of, verified
+from streams.refusals import Refusals
 from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
 
 CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
 RETRY_S: Final = 0.1
+CATCH_UP_S: Final = 10.0
 logger = logging.getLogger(__name__)
 
 
@@ -161,8 +163,12 @@ class KafkaLog:
         self._name = producer
         self._answers = Answers()
         self._claims = Claims(run_id)
+        self._refusals = Refusals()
         self.ends: dict[Place, int] = {}
         self._archived = archived
+        self._caught_up = threading.Event()
+        if archived is None:
+            self._caught_up.set()
         self._closed = False
         self._since_ns = time.time_ns()
         try:
@@ -204,6 +210,7 @@ class KafkaLog:
         Raises Superseded where another process was first, and publishes nothing where that is known already.
         """
         self._claims.make(event)
+        self._caught_up.wait(CATCH_UP_S)  # so that nothing is published where the run has been another's for long
         self._claims.check()
         self.writer.publish(event)
         self.writer.flush(timeout_s)
@@ -275,7 +282,9 @@ class KafkaLog:
             consumer.assign([place])
             self.ends[place.topic, place.partition] = await consumer.position(place)
             if topic is RUNS and self._archived is not None:
-                consumer.seek(place, self._archived.get((place.topic, place.partition), 0))
+                begin = self._archived.get((place.topic, place.partition), 0)
+                consumer.seek(place, begin)
+                self._look_at(begin)
         except BaseException:
             await consumer.stop()
             raise
@@ -294,6 +303,13 @@ class KafkaLog:
                 continue
             if message.topic == COMMANDS.name or message.key == self._key:
                 take(record_of(message))
+            if not self._caught_up.is_set() and message.topic == RUNS.name:
+                self._look_at(message.offset + 1)
+
+    def _look_at(self, offset: int) -> None:
+        """Claims before this offset are known."""
+        if offset >= self.ends[RUNS.name, partition_of(self._key)]:
+            self._caught_up.set()
 
     def _fact(self, record: Record) -> None:
         """A fact of this run, mostly one of our own: only a claim matters, and only one that is signed."""
@@ -314,18 +330,25 @@ class KafkaLog:
             claimed = None
         if claimed is not None and claimed.run_id != self.run_id:
             return  # that run's trainer sees it too
+        if not self._refusals.first(record, event.reason):
+            return
         if claimed is not None and body_name(claimed) == "adaptation_command":
             self._answers.arrived_unverified(record.signed)
             return
+        self._tell([violation(record, event, producer=self._name, run_id=self.run_id)])
+
+    def _tell(self, events: Iterable[Event]) -> None:
         try:
-            self.writer.publish(violation(record, event, producer=self._name, run_id=self.run_id))
+            for event in events:
+                self.writer.publish(event)
         except LogUnavailable as error:  # the training loop hears of it at its next fact
-            logger.warning("%s could not be told of: %s", record.place, error)
+            logger.warning("refused records could not be told of: %s", error)
 
     async def _summarise(self) -> None:
         """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
         while True:
             await asyncio.sleep(SUMMARY_S)
+            self._tell(self._refusals.summaries(producer=self._name, run_id=self.run_id))
             self.writer.publish(
                 queue_summary(self.run_id, self._name, (self.writer.depth, self.writer.deepest), time.time_ns())
             )

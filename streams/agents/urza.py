@@ -119,6 +119,7 @@ async def setup(context: AgentContext) -> LibraryReader:
         context.brokers,
         context.metrics,
         after=lambda: context.metrics.set("esper_urza_library_versions", count.count()),
+        archive=context.settings.data / "archive",
     )
     feed.lend(count)
     await feed.catch_up()

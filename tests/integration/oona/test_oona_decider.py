@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import COMMANDS, RUNS
+from esper.errors import Superseded
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import body_name, new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
+from esper.record import replay
 from streams.metrics import Metrics
 from streams.trainer_log import KafkaLog
 
@@ -186,6 +190,32 @@ def test_a_retired_key_dated_back_neither_takes_a_run_over_nor_answers_for_tamiy
 
         assert trainer_log.await_answer(packet.event_id, 0.5) is None
         trainer_log.flush()  # raises Superseded where the run was taken over
+
+
+def test_of_two_starts_at_once_one_goes_on_and_a_later_one_publishes_nothing(log, ring, events, run_id, read):
+    """Both claim with a start of their own, as `LiveWorld` does; the later one looks from where the archive ends."""
+    starts = [events.make(event_pb2.RunStarted(task="x"), sequence=1, incarnation=1) for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        first, second, late = (
+            stack.enter_context(KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics(), archived=archived))
+            for archived in (None, None, {})
+        )
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = [pool.submit(each.claim, start) for each, start in zip((first, second), starts, strict=False)]
+        errors = [outcome.exception() for outcome in outcomes]
+        (lost,) = [error for error in errors if error is not None]
+        assert isinstance(lost, Superseded)
+        assert "was started before, by another process" in str(lost)
+        assert read(topics=(RUNS,)) != []
+        written = len(read(topics=(RUNS,)))
+        with pytest.raises(Superseded, match="give it another id"):
+            late.claim(starts[2])
+
+    facts = read(topics=(RUNS,))
+    assert len(facts) == written
+    assert errors.index(None) == starts.index(facts[0]), "the one that lies there first"
+    state = replay(facts)
+    assert (state.problem, state.incarnation) == (None, 1)
 
 
 def arrived(trainer_log: KafkaLog) -> list:

@@ -9,7 +9,7 @@ import pytest
 
 from projections import open_history
 from projections.archive_writer import Archive
-from projections.registry import PROJECTIONS, file_of, follow, rebuild, seen
+from projections.registry import PROJECTIONS, file_of, follow, follow_what_the_log_lost, rebuild, seen
 from projections.store import Locked, Store
 from tests.unit.projections.keep_log import content
 
@@ -38,6 +38,20 @@ def test_what_the_archive_gets_later_is_followed(records, expected, tmp_path):
             with open_history(tmp_path / "archive") as history:
                 follow(store, history, lambda _done, _total: None)
         assert content(store) == expected["experience"]
+
+
+def test_what_the_log_lost_comes_from_the_archive(projection, records, expected, tmp_path):
+    """A projection that was put back from an older copy, or deleted, began where the log begins, and said nothing."""
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(records)
+        begins = {place: end - 1 for place, end in archive.manifest.next_offsets.items()}
+    with Store(projection, None, None) as store:
+        store.take(records[: len(records) // 3])
+        follow_what_the_log_lost(store, tmp_path / "archive", begins)
+        store.take([record for record in records if record.offset >= begins[record.topic, record.partition]])
+
+        assert content(store) == expected[projection.name]
+        assert follow_what_the_log_lost(store, tmp_path / "nowhere", begins).folded == 0
 
 
 def test_an_interrupted_rebuild_leaves_the_old_file(records, tmp_path, expected):
