@@ -45,6 +45,9 @@ class Folder:
 
         Raises InvalidInput where no installed library knows such addresses, or a server of that name answers.
         """
+        if isinstance(address, Path) or "://" not in address:  # where `::` is no sign of fsspec
+            path = Path(address).expanduser().absolute()
+            return cls(str(address).rstrip("/"), fsspec.filesystem("file"), str(path))
         try:
             system, root = fsspec.core.url_to_fs(str(address))
         except (ValueError, ImportError) as error:
