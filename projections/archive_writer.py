@@ -18,8 +18,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -33,11 +32,12 @@ from esper.leyline.folders import Folder
 from esper.leyline.signing import KeyRing
 from esper.record.accept import Fact
 from projections import archive_migrations, manifest, unlisted
-from projections.columns import INVALID, ROW_GROUP, shape_of
-from projections.decode import decode
+from projections.columns import INVALID, ROW_GROUP, encodings, shape_of
+from projections.decode import TooMuch, decode
 from projections.manifest import FILES, LOCK, FileEntry, Gap, Manifest, Place
-from projections.records import Batch, Record, batches_of
+from projections.records import Batch, Record, Unreadable, batches_of
 from projections.verdicts import FACT_TABLES, Verdicts, archived_facts
+from projections.verify import damaged
 
 KEEP_REPLACED_S: Final = 600.0
 """How long a replaced file stays for readers that hold an older manifest: longer than any query takes."""
@@ -51,12 +51,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What one flush did; `lost` are offsets that the log jumped over."""
+    """What one flush did; `lost` are offsets that the log jumped over, among them those that are `unreadable`."""
 
     rows: int
     invalid: int
     files: int
     lost: int = 0
+    unreadable: int = 0
 
 
 class Archive:
@@ -112,29 +113,38 @@ class Archive:
         """
         return self.take(batches_of(records))
 
-    def take(self, batches: Iterable[Batch]) -> Flushed:
-        """The same for records in batches, as the log gives them in bulk."""
-        fresh, next_offsets, gaps = self._fresh(batches)
-        if not fresh:
+    def take(self, batches: Iterable[Batch | Unreadable]) -> Flushed:
+        """The same for records in batches, as the log gives them in bulk, and for what of it cannot be read.
+
+        The offsets of that count as archived, are a gap, and stand in the manifest with the reason.
+        """
+        given = list(batches)
+        fresh, next_offsets, gaps, unreadable = self._fresh(given)
+        if not fresh and not unreadable:
             return Flushed(0, 0, 0)
         try:
-            tables, entries = self._written(fresh)
+            tables, entries = self._written(fresh) if fresh else ({}, [])
             self._commit(
                 replace(
                     self.manifest,
                     next_offsets=next_offsets,
                     files=self.manifest.files + tuple(entries),
-                    gaps=self.manifest.gaps + tuple(gaps),
+                    gaps=manifest.joined(self.manifest.gaps, gaps),
+                    unreadable=manifest.joined(self.manifest.unreadable, unreadable),
                     undecided=_and(self.manifest.undecided, self._verdicts.undecided),
                     unstarted=_and(self.manifest.unstarted, self._verdicts.unstarted),
                 )
             )
+        except TooMuch:  # nothing was judged yet
+            return _sum(self.take(half) for half in _halves(given))
         except BaseException:
             self._verdicts = self._new_verdicts()  # what was judged is not archived
             raise
         self._verdicts.trim()
         invalid = tables[INVALID].num_rows if INVALID in tables else 0
-        return Flushed(sum(map(len, fresh)), invalid, len(entries), sum(gap.next - gap.first for gap in gaps))
+        lost = sum(gap.next - gap.first for gap in gaps)
+        damaged = sum(each.next - each.first for each in unreadable)
+        return Flushed(sum(map(len, fresh)), invalid, len(entries), lost, damaged)
 
     def _written(self, fresh: Sequence[Batch]) -> tuple[dict[str, pa.Table], list[FileEntry]]:
         """The tables of new records, and their files, synced."""
@@ -158,6 +168,14 @@ class Archive:
         self._files.sync()
         self._commit(replace(swapped, files=tuple(self._stamped(entry, new) for entry in swapped.files)))
         return True
+
+    def put_back(self, old: FileEntry, table: pa.Table, undecided: set[str], now_s: float) -> FileEntry:
+        """Put a file of `table` in the place of a damaged one that was set aside; runs `undecided` are the reader's."""
+        new = self._write(old.table, table, self.manifest.generation + 1)
+        self._files.sync()
+        swapped = self.manifest.swapped(frozenset({old.name}), new, now_s + KEEP_REPLACED_S)
+        self._commit(replace(swapped, undecided=_and(self.manifest.undecided, undecided)))
+        return new
 
     def delete_retired(self, now_s: float) -> int:
         """Delete replaced files whose time has come; how many."""
@@ -188,14 +206,25 @@ class Archive:
         self._commit(self.manifest)
         return True
 
-    def _fresh(self, batches: Iterable[Batch]) -> tuple[list[Batch], Mapping[Place, int], list[Gap]]:
+    def _fresh(
+        self, batches: Iterable[Batch | Unreadable]
+    ) -> tuple[list[Batch], Mapping[Place, int], list[Gap], list[Unreadable]]:
         """The records that are not archived yet, the offsets after them, and what was jumped over on the way."""
         ends = dict(self.manifest.next_offsets)
         fresh: list[Batch] = []
         gaps: list[Gap] = []
+        unreadable: list[Unreadable] = []
         for batch in batches:
-            place, offsets = (batch.topic, batch.partition), batch.offsets
+            place = (batch.topic, batch.partition)
             end = ends.get(place, 0)
+            if isinstance(batch, Unreadable):
+                if batch.next > end:
+                    gaps.append(Gap(*place, end, batch.next))
+                    ends[place] = batch.next
+                if batch.next > self.manifest.next_offsets.get(place, 0):
+                    unreadable.append(batch)
+                continue
+            offsets = batch.offsets
             new = batch
             if not offsets or offsets[0] != end or offsets[-1] + 1 - end != len(offsets):
                 places, jumps, end = _new(offsets, end)
@@ -206,7 +235,7 @@ class Archive:
             if len(new):
                 ends[place] = end
                 fresh.append(new)
-        return fresh, ends, gaps
+        return fresh, ends, gaps, unreadable
 
     def _write(self, name: str, table: Any, generation: int) -> FileEntry:
         content = encode(table)
@@ -243,7 +272,11 @@ class Archive:
 
     def _runs(self) -> set[str] | None:
         """The runs of which facts are archived already, None where a file that would tell is damaged."""
-        paths = [self.folder / FILES / entry.name for entry in self.manifest.of("run_started")]
+        entries = self.manifest.of("run_started")
+        for damage in damaged(self.folder, entries):
+            _log.warning("%s: every run's facts are looked for", damage)
+            return None
+        paths = [self.folder / FILES / entry.name for entry in entries]
         try:
             started = {run for path in paths for run in pq.read_table(path, columns=["run_id"])["run_id"].to_pylist()}
         except (OSError, pa.ArrowException) as error:
@@ -324,6 +357,21 @@ def _and(runs: tuple[str, ...], more: set[str]) -> tuple[str, ...]:
     return runs if more <= set(runs) else tuple(sorted(more.union(runs)))
 
 
+def _halves(given: list[Batch | Unreadable]) -> tuple[list[Batch | Unreadable], list[Batch | Unreadable]]:
+    """What was given, in two parts; a single batch by its records."""
+    if len(given) > 1:
+        return given[: len(given) // 2], given[len(given) // 2 :]
+    (batch,) = given
+    assert isinstance(batch, Batch)
+    middle = len(batch) // 2
+    return [batch.at(range(middle))], [batch.at(range(middle, len(batch)))]
+
+
+def _sum(parts: Iterable[Flushed]) -> Flushed:
+    """What several flushes did."""
+    return Flushed(*(sum(counts) for counts in zip(*(astuple(each) for each in parts), strict=True)))
+
+
 def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, int]], int]:
     """Which of `offsets` are at or after `end` and count up, what they jump over, and the offset after the last."""
     places: list[int] = []
@@ -340,7 +388,7 @@ def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, i
 
 def encode(table: pa.Table) -> bytes:
     """`table` as a Parquet file."""
-    dictionary, encodings = _encodings(table.schema)
+    dictionary, others = encodings(table.schema)
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -348,35 +396,8 @@ def encode(table: pa.Table) -> bytes:
         row_group_size=ROW_GROUP,
         compression="lz4",
         use_dictionary=dictionary,
-        column_encoding=encodings,
+        column_encoding=others,
         store_schema=False,
         data_page_version="1.0",
     )
     return bytes(memoryview(sink.getvalue()))
-
-
-@cache
-def _encodings(schema: pa.Schema) -> tuple[list[str], dict[str, str]]:
-    """The leaf columns that get a dictionary, and the encodings of the others, by their paths in the file."""
-    dictionary: list[str] = []
-    encodings: dict[str, str] = {}
-    for path, type_ in _leaves("", pa.struct(list(schema))):
-        if pa.types.is_string(type_):
-            dictionary.append(path)
-        elif pa.types.is_floating(type_):
-            encodings[path] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_integer(type_) or pa.types.is_timestamp(type_):
-            encodings[path] = "DELTA_BINARY_PACKED"
-    return dictionary, encodings
-
-
-def _leaves(path: str, type_: Any) -> list[tuple[str, Any]]:
-    if pa.types.is_struct(type_):
-        children = [(f"{path}.{child.name}" if path else child.name, child.type) for child in type_]
-    elif pa.types.is_map(type_):
-        children = [(f"{path}.key_value.key", type_.key_type), (f"{path}.key_value.value", type_.item_type)]
-    elif pa.types.is_list(type_):
-        children = [(f"{path}.list.element", type_.value_type)]
-    else:
-        return [(path, type_)]
-    return [leaf for child_path, child in children for leaf in _leaves(child_path, child)]

@@ -9,7 +9,8 @@ table `invalid` with the reason. No record is ever left out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,18 +35,36 @@ from projections.wire_schema import twin_of
 _FACTS: Final = np.array([*(name in RUNS.bodies for name in NAMES), False])
 """Whether a kind is a fact; the last place stands for -1, no event."""
 
+SLICE_BYTES: Final = 512 * 1024
+"""So many bytes of bodies become columns at once: two bytes can be an item of a list, which takes a hundred then."""
+MOST_BYTES: Final = 32 * 2**20
+"""What the bodies of one flush may take as columns; 30,000 events like ours take 10 MB."""
+
 _log = logging.getLogger(__name__)
 
 
+class TooMuch(Exception):
+    """The records come to more columns than memory should be taken for at once."""
+
+
 def decode(
-    batches: Sequence[Batch], keys: KeyRing | None = None, verdicts: Verdicts | None = None
+    batches: Sequence[Batch],
+    keys: KeyRing | None = None,
+    verdicts: Verdicts | None = None,
+    most: int = MOST_BYTES,
 ) -> dict[str, pa.Table]:
     """The records as one table per body type that occurs, plus `invalid`; every record is in exactly one of them.
 
     With `keys` every signature is verified. `verdicts` knows the facts before these. Rows keep the order of `batches`.
+    Raises TooMuch for more records than one where their columns come to more than `most` bytes, before any verdict.
     """
     found = split(batches, keys)
-    bodies = {kind: _bodies(found, kind) for kind in np.unique(found.kinds).tolist() if kind >= 0}
+    bodies: dict[int, list[pa.Array]] = {}
+    left = most if len(found.kinds) > 1 else sys.maxsize
+    for kind in np.unique(found.kinds).tolist():
+        if kind >= 0:
+            bodies[kind] = _bodies(found, kind, left)
+            left -= sum(column.nbytes for column in bodies[kind])
     log = log_columns(batches, found.raw)
     judged = _judged(found, verdicts or Verdicts())
     order = np.argsort(found.kinds, kind="stable")
@@ -89,22 +108,24 @@ def _judged(found: Split, verdicts: Verdicts) -> pa.Array:
     return pa.array(judged, mask=judged == 0)
 
 
-def _special_bodies(found: Split, kinds: npt.NDArray[np.int16]) -> list[Any]:
-    """The bodies of those facts that are judged by them, None for all others."""
-    bodies: list[Any] = [None] * len(kinds)
+def _special_bodies(found: Split, kinds: npt.NDArray[np.int16]) -> Iterator[Any]:
+    """The bodies of those facts that are judged by them, None for all others; each is made when it is asked for."""
+    encoded: list[bytes | None] = [None] * len(kinds)
+    parsers: dict[int, Any] = {}
     for kind in np.unique(kinds).tolist():
         if NAMES[kind] in SPECIAL:
-            parse = message_factory.GetMessageClass(BODIES[NAMES[kind]]).FromString
-            encoded = _encoded(found, kind).to_pylist()
-            for place, body in zip(np.flatnonzero(kinds == kind).tolist(), encoded, strict=True):
-                bodies[place] = parse(body)
-    return bodies
+            parsers[kind] = message_factory.GetMessageClass(BODIES[NAMES[kind]]).FromString
+            places = np.flatnonzero(kinds == kind).tolist()
+            for place, body in zip(places, _encoded(found, kind).to_pylist(), strict=True):
+                encoded[place] = body
+    for kind, body in zip(kinds.tolist(), encoded, strict=True):
+        yield None if body is None else parsers[kind](body)
 
 
-def _bodies(found: Split, kind: int) -> list[pa.Array]:
+def _bodies(found: Split, kind: int, most: int) -> list[pa.Array]:
     """The columns of the bodies of one type; what this Esper does not read of them becomes invalid."""
-    columns = _columns(found, kind)
-    return _columns(found, kind) if _refuse_versions(found, kind, columns) else columns
+    columns = _columns(found, kind, most)
+    return _columns(found, kind, most) if _refuse_versions(found, kind, columns) else columns
 
 
 def _refuse_versions(found: Split, kind: int, columns: list[pa.Array]) -> bool:
@@ -116,6 +137,8 @@ def _refuse_versions(found: Split, kind: int, columns: list[pa.Array]) -> bool:
     versions = columns[_place_of(BODIES[name], holder or "version")]
     if holder:
         versions = pc.struct_field(versions, "version")
+    if isinstance(versions, pa.ChunkedArray):
+        versions = versions.combine_chunks()
     others = pc.fill_null(pc.not_equal(versions, envelope.MESSAGE_VERSION), fill_value=False)
     if not pc.any(others).as_py():
         return False
@@ -131,15 +154,15 @@ def _place_of(descriptor: Any, field: str) -> int:
     return [each.name for each in descriptor.fields].index(field)
 
 
-def _columns(found: Split, kind: int) -> list[pa.Array]:
+def _columns(found: Split, kind: int, most: int) -> list[pa.Array]:
     """The columns of the bodies of one type; what protobuf refuses of them becomes invalid."""
     try:
-        return _with_ptars(found, kind)
-    except ValueError:
+        return _with_ptars(found, kind, most)
+    except (ValueError, DecodeError):
         _sift(found, kind)
     try:
-        return _with_ptars(found, kind)
-    except ValueError as error:
+        return _with_ptars(found, kind, most)
+    except (ValueError, DecodeError) as error:
         _log.warning("ptars refuses %s (%s): decoded in Python", NAMES[kind], error)
         return decode_python.bodies(NAMES[kind], _encoded(found, kind).to_pylist())
 
@@ -159,13 +182,34 @@ def _encoded(found: Split, kind: int) -> pa.Array:
     return found.column(NAMES[kind], np.flatnonzero(found.kinds == kind))
 
 
-def _with_ptars(found: Split, kind: int) -> list[pa.Array]:
+def _with_ptars(found: Split, kind: int, most: int) -> list[pa.Array]:
     own = BODIES[NAMES[kind]]
-    columns = HANDLERS.get_for_message(twin_of(own.full_name)).array_to_record_batch(_encoded(found, kind)).columns
+    handler = HANDLERS.get_for_message(twin_of(own.full_name))
+    slices: list[list[pa.Array]] = []
+    for part in _slices(_encoded(found, kind)):
+        slices.append(list(handler.array_to_record_batch(part).columns))
+        most -= sum(column.nbytes for column in slices[-1])
+        if most < 0:
+            raise TooMuch
+    columns = slices[0] if len(slices) == 1 else [pa.chunked_array(parts) for parts in zip(*slices, strict=True)]
     for index, field in enumerate(own.fields):
         if field.message_type is not None and field.message_type.full_name == STRUCT:
             columns[index] = _json_column(columns[index])
-    return list(columns)
+    return columns
+
+
+def _slices(encoded: pa.Array) -> Iterator[pa.Array]:
+    """Bodies in slices of `SLICE_BYTES`, or of one body."""
+    if encoded.nbytes <= SLICE_BYTES:
+        yield encoded
+        return
+    ends = np.cumsum(pc.fill_null(pc.binary_length(encoded), 0).to_numpy())
+    first = 0
+    while first < len(encoded):
+        reached = ends[first - 1] if first else 0
+        following = max(first + 1, int(np.searchsorted(ends, reached + SLICE_BYTES, side="right")))
+        yield encoded.slice(first, following - first)
+        first = following
 
 
 def _json_column(encoded: pa.Array) -> pa.Array:

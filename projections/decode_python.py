@@ -6,6 +6,8 @@ in the order of their keys, whereas ptars keeps the order on the wire.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import accumulate, chain
@@ -53,10 +55,29 @@ def _header_column(headers: list[Headers]) -> pa.Array:
 
 
 def struct_json(encoded: bytes | None) -> str | None:
-    """The JSON text of a serialised `google.protobuf.Struct`, keys in order."""
+    """The JSON text of a serialised `google.protobuf.Struct`, keys in order.
+
+    Numbers that JSON has not are the texts `NaN`, `Infinity` and `-Infinity`, as protobuf writes them elsewhere. Raises
+    google.protobuf's DecodeError for bytes that are none.
+    """
     if encoded is None:
         return None
-    return json_format.MessageToJson(struct_pb2.Struct.FromString(encoded), indent=None, sort_keys=True)
+    struct = struct_pb2.Struct.FromString(encoded)
+    try:
+        return json_format.MessageToJson(struct, indent=None, sort_keys=True)
+    except ValueError:
+        return json.dumps(_plain(struct_pb2.Value(struct_value=struct)), sort_keys=True)
+
+
+def _plain(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return {name: _plain(each) for name, each in value.struct_value.fields.items()}
+    if kind == "list_value":
+        return [_plain(each) for each in value.list_value.values]
+    if kind == "number_value" and not math.isfinite(value.number_value):
+        return "NaN" if math.isnan(value.number_value) else f"{'-' if value.number_value < 0 else ''}Infinity"
+    return getattr(value, kind) if kind not in {None, "null_value"} else None
 
 
 _TIMESTAMP: Final = "google.protobuf.Timestamp"

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -19,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import duckdb
 
 from contracts.topics import RUNS
+from esper.errors import CorruptState
 from esper.record.accept import Verdict
 from projections import manifest, verdicts, views
-from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, quoted, shape_of
+from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, pattern, quoted, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.verdicts import VERDICTS, with_verdicts
 from projections.verify import Damage, damaged
@@ -33,6 +36,22 @@ _SHARED: Final = (*LOG_COLUMNS, *(field.name for field in ENVELOPE))
 _FACTS: Final = frozenset({*RUNS.bodies, "facts", "every"})
 """What of `log` has verdicts in it."""
 
+LOOK_S: Final = 10.0
+"""How often an open history sees whether files have changed under it, or were not looked at for too long."""
+UNPACKED_RATIO: Final = 100
+"""Events unpack to less than ten times their files (measured over nine runs); what claims more than this is left out"""
+UNPACKED_BYTES: Final = 16 * 2**20
+"""unless it is as small as this."""
+_OF_THE_QUERY: Final = (
+    duckdb.ParserException,
+    duckdb.SyntaxException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.PermissionException,
+    duckdb.InterruptException,
+)
+"""Errors that no file is the cause of. For all others one may be: DuckDB has no error of its own for damaged bytes."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,14 +62,18 @@ class History:
     `damage` are the files that were left out because their bytes are not those that were written, `unknown` how many
     events there are of types that only a newer Esper knows. Where a file of facts is left out, the facts that are left
     are judged again, so that a run which lacks some is stopped there. Thread-bound, as DuckDB connections are.
+
+    Its SQL reads the archive's files and nothing else: no other file, no address, no extension; `also` is a folder
+    more, where an export is written.
     """
 
-    def __init__(self, archive: Path, source: Mirror | None = None) -> None:
+    def __init__(self, archive: Path, source: Mirror | None = None, *, also: Path | None = None) -> None:
         self.archive = archive
         self._source = source
         self.manifest = Manifest(generation=-1)
         self.damage: list[Damage] = []
         self.unknown: dict[str, int] = {}
+        self._looked_at = -LOOK_S
         self._connection = duckdb.connect(":memory:")
         self._entries: dict[str, tuple[FileEntry, ...]] = {}
         self._made: set[str] = set()
@@ -59,7 +82,7 @@ class History:
         self._judged = False
         self._undecided: tuple[str, ...] = ()
         self._otherwise: str | None = None  # where `decided.verdicts` counts: the verdict of facts that are not in it
-        self._connection.execute(";\n".join(views.settings()))
+        self._connection.execute(";\n".join([*views.settings(), *_confined(archive / FILES, also)]))
         self.refresh()
 
     def __enter__(self) -> Self:
@@ -69,6 +92,10 @@ class History:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def reopened(self, *, also: Path) -> History:
+        """The same history on a connection of its own, whose SQL may write into the folder `also`, which is there."""
+        return History(self.archive, self._source, also=also)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -88,8 +115,9 @@ class History:
     def execute(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Any:
         """Run SQL over the newest manifest and return the connection, which has the rows."""
         self.refresh()
-        self._make_for(query)
-        return self._connection.execute(query, parameters)
+        with self.naming_damage():
+            self._make_for(query)
+            return self._connection.execute(query, parameters)
 
     def sql(self, query: str) -> Any:
         """A DuckDB relation over the newest manifest."""
@@ -99,8 +127,29 @@ class History:
 
     def cursor(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Any:
         """A cursor of its own with the answer, over the manifest as it was read last."""
-        self._make_for(query)
-        return self._connection.cursor().execute(query, parameters)
+        with self.naming_damage():
+            self._make_for(query)
+            return self._connection.cursor().execute(query, parameters)
+
+    @contextmanager
+    def naming_damage(self) -> Iterator[None]:
+        """A query that fails over a damaged file says so: CorruptState names the file and what repairs it.
+
+        Then the file is left out, so that the same query answers without it. All other errors stay what they are.
+        """
+        try:
+            yield
+        except duckdb.Error as error:
+            if isinstance(error, _OF_THE_QUERY):
+                raise
+            before = {each.name for each in self.damage}
+            found = damaged(self.archive, self.manifest.files, trust_cache=False)
+            new = [each for each in found if each.name not in before]
+            if not new:
+                raise
+            self.leave_out([*self.damage, *new])
+            told = "; ".join(map(str, new))
+            raise CorruptState(f"{told}; ask again to have the answer without them") from error
 
     def refresh(self) -> bool:
         """Point the views at the newest manifest; False where there is no newer one.
@@ -110,14 +159,43 @@ class History:
         elsewhere = list(self._source.refresh()) if self._source is not None else []
         newest = manifest.load(self.archive)
         if newest.generation == self.manifest.generation:
+            self._look_again()
             return False
         missing = {damage.name for damage in elsewhere}
         known = {entry.name for entry in self.manifest.files} - {damage.name for damage in self.damage}
         unknown = [entry for entry in newest.files if entry.name not in known | missing]
-        found = [*elsewhere, *damaged(self.archive, unknown)]
+        found = [*elsewhere, *damaged(self.archive, unknown, look=self.unpacks_to_more)]
         self.manifest = newest
+        self._looked_at = time.monotonic()
         self.leave_out(found)
         return True
+
+    def _look_again(self) -> None:
+        """Leave out what has changed on the disk since it was compared; what is not sure any more is compared again."""
+        if time.monotonic() - self._looked_at < LOOK_S:
+            return
+        known = {each.name for each in self.damage}
+        files = [entry for entry in self.manifest.files if entry.name not in known]
+        found = damaged(self.archive, files, look=self.unpacks_to_more)
+        self._looked_at = time.monotonic()
+        if found:
+            self.leave_out([*self.damage, *found])
+
+    def unpacks_to_more(self, path: Path, entry: FileEntry) -> str | None:
+        """What is wrong with a file that is as it was written, where somebody else wrote it to fill the memory."""
+        counts = "SELECT (SELECT sum(num_rows) FROM parquet_file_metadata($1)), sum(total_uncompressed_size)"
+        try:
+            answer = (
+                self._connection.cursor().execute(f"{counts} FROM parquet_metadata($1)", [pattern(path)]).fetchone()
+            )
+        except duckdb.Error as error:
+            return f"is no Parquet file ({str(error).splitlines()[0]})"
+        rows, size = answer or (0, 0)
+        if rows != entry.rows:
+            return f"holds {rows} rows, and the manifest says {entry.rows}"
+        if (size or 0) > max(UNPACKED_BYTES, UNPACKED_RATIO * entry.size):
+            return f"unpacks from {entry.size} to {size} bytes, which no file of events does"
+        return None
 
     def leave_out(self, damage: list[Damage]) -> None:
         """Read the manifest's files but for these, and say so once."""
@@ -271,7 +349,14 @@ class History:
         return self._shapes[entry.table, entry.shape]
 
     def _scan(self, entries: list[FileEntry]) -> str:
-        return f"read_parquet([{', '.join(quoted(self.archive / FILES / entry.name) for entry in entries)}])"
+        return f"read_parquet([{', '.join(quoted(pattern(self.archive / FILES / entry.name)) for entry in entries)}])"
+
+
+def _confined(folder: Path, also: Path | None) -> list[str]:
+    """SQL after which DuckDB opens files of these folders only."""
+    folders = [folder] if also is None else [folder, also]
+    allowed = {quoted(f"{form}/") for each in folders for form in (each, pattern(each))}
+    return [f"SET allowed_directories = [{', '.join(sorted(allowed))}]", "SET enable_external_access = false"]
 
 
 def _counted(events: dict[str, int]) -> str:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.folders import TEMPORARY, Folder
+from esper.leyline.json_text import parsed
 from esper.leyline.names import checked, digest, shown
+from projections.records import Unreadable
 
 NAME: Final = "manifest.json"
 FILES: Final = "files"
@@ -30,6 +32,10 @@ UNFINISHED: Final = "unfinished"
 LOCK: Final = "lock"
 """The file that the archive's owner has locked."""
 FORMAT: Final = 1
+MOST_FILES: Final = 15_000
+"""More are not read: merging keeps an archive of a hundred million events at a few hundred."""
+MOST_BYTES: Final = 8 * 2**20
+"""So much of a manifest is read; parsed it takes up to 25 times as much memory."""
 
 Place = tuple[str, int]
 """A topic and a partition."""
@@ -69,7 +75,8 @@ class Manifest:
 
     `archive_id` is drawn once and tells an archive and its copies from others; those of earlier versions have none.
     `migrations` are the names of what was done to the files since they were first written. `undecided` and `unstarted`
-    are runs, as `verdicts.Verdicts` has them. `cluster_id` is that of the log which is archived, where it says one.
+    are runs, as `verdicts.Verdicts` has them. `cluster_id` is that of the log which is archived, where it says one;
+    `unreadable` says of which gaps it is known that the log was damaged.
     """
 
     generation: int = 0
@@ -82,6 +89,7 @@ class Manifest:
     undecided: tuple[str, ...] = ()
     unstarted: tuple[str, ...] = ()
     cluster_id: str = ""
+    unreadable: tuple[Unreadable, ...] = ()
 
     def of(self, table: str) -> list[FileEntry]:
         """The files of one table, in the order in which they appeared."""
@@ -109,6 +117,23 @@ class Manifest:
         return replace(self, files=tuple(entries), retired=retired)
 
 
+Stretch = TypeVar("Stretch", Gap, Unreadable)
+
+
+def joined(stretches: tuple[Stretch, ...], more: Iterable[Stretch]) -> tuple[Stretch, ...]:
+    """`stretches` and `more` of them, each of which continues the last of its partition where it can."""
+    found = list(stretches)
+    last = {(each.topic, each.partition): place for place, each in enumerate(found)}
+    for each in more:
+        before = last.get((each.topic, each.partition))
+        if before is not None and replace(found[before], first=found[before].next, next=each.next) == each:
+            found[before] = replace(found[before], next=each.next)
+        else:
+            last[each.topic, each.partition] = len(found)
+            found.append(each)
+    return tuple(found)
+
+
 EXPORTED: Final = "export.json"
 """What lies beside the archive of an export: some runs' history, with no place on any log."""
 
@@ -134,7 +159,8 @@ def load(archive: Path) -> Manifest:
     and where there is none beside files, which is a history that lost it, and not none.
     """
     try:
-        return parse((archive / NAME).read_bytes(), str(archive / NAME))
+        with (archive / NAME).open("rb") as file:
+            return parse(file.read(MOST_BYTES + 1), str(archive / NAME))
     except FileNotFoundError:
         lying = [each for folder in (FILES, SET_ASIDE) for each in _names(archive / folder)]
         if lying and not owned(archive) and not (archive / NAME).exists():
@@ -180,7 +206,7 @@ def parse(content: bytes, where: str) -> Manifest:
     A reader looks at each query and mostly finds the same: the last ones are remembered, which saves 3 ms at 200 files.
     """
     try:
-        return _from_json(json.loads(content))
+        return _from_json(parsed(content, MOST_BYTES))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptState(
             f"the archive's manifest {where} cannot be read ({type(error).__name__}: {error}): "
@@ -253,6 +279,12 @@ def _number(value: Any) -> int:
     return int(value)
 
 
+def _unreadable(value: Any) -> Unreadable:
+    topic, partition, first, following, why, file = value
+    place = (_name(topic, "topic"), _number(partition))
+    return Unreadable(*place, _number(first), _number(following), str(why), str(file))
+
+
 def _seconds(value: Any) -> float:
     if type(value) not in {int, float}:
         raise ValueError(f"{shown(value)} is no time")
@@ -279,12 +311,17 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "files": [entry_to_json(entry) for entry in manifest.files],
         "retired": dict(manifest.retired),
         "gaps": [[gap.topic, gap.partition, gap.first, gap.next] for gap in manifest.gaps],
+        "unreadable": [
+            [each.topic, each.partition, each.first, each.next, each.why, each.file] for each in manifest.unreadable
+        ],
     }
 
 
 def _from_json(value: Mapping[str, Any]) -> Manifest:
     if value["format"] != FORMAT:
         raise ValueError(f"format {value['format']}; this Esper reads {FORMAT}")
+    if len(value["files"]) > MOST_FILES:
+        raise ValueError(f"{len(value['files'])} files; an archive that is merged has a few thousand at most")
     return Manifest(
         generation=_number(value["generation"]),
         next_offsets={
@@ -299,4 +336,5 @@ def _from_json(value: Mapping[str, Any]) -> Manifest:
         migrations=tuple(_name(name, "migration") for name in value.get("migrations", ())),
         undecided=tuple(map(_run, value.get("undecided", ()))),
         unstarted=tuple(map(_run, value.get("unstarted", ()))),
+        unreadable=tuple(map(_unreadable, value.get("unreadable", ()))),
     )

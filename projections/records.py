@@ -69,6 +69,8 @@ class Batch:
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
     headers: list[Headers] = field(default_factory=list)
+    size: int = 0
+    """What it takes of memory, some bytes more or less; 0 where nobody counted."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -78,6 +80,30 @@ class Batch:
         chosen = list(places)
         columns = (self.offsets, self.timestamps, self.keys, self.values, self.headers)
         return Batch(self.topic, self.partition, *([column[i] for i in chosen] for column in columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Offsets `[first, next)` of a topic partition whose bytes on the log are damaged, and in words why.
+
+    `file` is the segment of an embedded log that they lie in.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+    why: str
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        held = f"offset {self.first}" if self.next - self.first == 1 else f"offsets {self.first} to {self.next - 1}"
+        return f"{self.topic}/{self.partition} {held}"
+
+    def __str__(self) -> str:
+        return f"{self.place}{f' in {self.file}' if self.file else ''} cannot be read and is left out: {self.why}"
 
 
 def batches_of(records: Iterable[Record]) -> list[Batch]:

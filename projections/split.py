@@ -142,6 +142,7 @@ def _place_bodies(found: Split, batches: Sequence[Batch]) -> npt.NDArray[np.intp
         (bodies == 1)
         & (pc.binary_length(parts.column("event_id")).to_numpy() == 16)
         & (parts.column("schema_version").to_numpy() == envelope.SCHEMA_VERSION)
+        & (parts.column("recorded_at_ns").to_numpy() <= envelope.LATEST_NS)
         & (expected[kinds] == topic)
     )
     kinds[~lawful] = -1
@@ -165,6 +166,8 @@ def _breach(parts: Any, body: str | None, topic: str) -> str | None:
         return f"event_id has {len(parts.event_id)} bytes instead of 16"
     if parts.schema_version != envelope.SCHEMA_VERSION:
         return f"schema version {parts.schema_version}; this Esper reads {envelope.SCHEMA_VERSION}"
+    if parts.recorded_at_ns > envelope.LATEST_NS:
+        return f"recorded_at_ns is {parts.recorded_at_ns}, which is after the year 2262"
     if body is None:
         return "no body that this Esper knows"
     meant = envelope.topic_for(body, parts.priority).name

@@ -24,6 +24,7 @@ from esper.record.run_status import RunState
 from projections.columns import duckdb_columns, quoted, shape_of
 from projections.lineage import placed_facts
 from projections.manifest import FILES, FileEntry
+from projections.verify import damaged
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -114,6 +115,9 @@ def archived_facts(folder: Path, entries: Sequence[FileEntry], run_id: str) -> l
     import pyarrow as pa  # noqa: PLC0415  readers need no Arrow, and importing it costs 0.1 s
     import pyarrow.parquet as pq  # noqa: PLC0415  as above
 
+    for damage in damaged(folder, entries):
+        _log.warning("%s: facts of run %s stay undecided", damage, run_id)
+        return None
     columns = ["log_partition", "log_offset", "event_id", "incarnation", "sequence"]
     found: list[tuple[int, int, Fact]] = []
     for entry in entries:

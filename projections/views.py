@@ -13,6 +13,7 @@ from typing import Any, Final
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import RUNS
 from esper.kasmina.lifecycle import ATTACHED
+from esper.leyline.envelope import LATEST_NS
 from esper.record.accept import Verdict
 from projections.columns import BODIES, TABLES, duckdb_columns
 from projections.verdicts import VERDICT_COLUMNS
@@ -222,7 +223,7 @@ def words() -> list[str]:
     return [
         "CREATE MACRO hex_text(b) AS lower(nullif(hex(b), ''))",
         "CREATE MACRO uuid_text(b) AS CASE WHEN octet_length(b) = 16 THEN hex(b)::UUID::VARCHAR ELSE hex_text(b) END",
-        "CREATE MACRO moment(ns) AS make_timestamp_ns(ns::BIGINT)",
+        f"CREATE MACRO moment(ns) AS make_timestamp_ns(CASE WHEN ns BETWEEN 0 AND {LATEST_NS} THEN ns::BIGINT END)",
         f"CREATE MACRO student_t(n) AS CASE WHEN n > 1 THEN {list(_T_975)}[least(n - 1, {len(_T_975)})] END",
         *(_macro(name, enum, prefix) for name, (enum, prefix) in _ENUMS.items()),
         f"CREATE MACRO stage_number(name) AS CASE name {stages} END",

@@ -21,6 +21,7 @@ from projections.cross_checks import (
 )
 from projections.history import History
 from projections.manifest import FILES, Gap, Manifest
+from projections.records import Unreadable
 from projections.transfer import Folder, damaged_at
 from projections.verify import Finding, damaged
 
@@ -95,7 +96,13 @@ def examine(
     history.refresh()
     manifest = history.manifest
     if source is None:
-        found = damaged(history.archive, manifest.files, trust_cache=False, progress=lambda each: progress(each.size))
+        found = damaged(
+            history.archive,
+            manifest.files,
+            trust_cache=False,
+            progress=lambda each: progress(each.size),
+            look=history.unpacks_to_more,
+        )
     else:
         found = damaged_at(source, manifest.files, progress)
     history.leave_out(found)
@@ -120,8 +127,17 @@ def examine(
 
 def _lost(manifest: Manifest) -> Iterator[Finding]:
     for gap in manifest.gaps:
-        what = "the log no longer had these when the archive came for them, or never gave them out"
-        yield Finding("lost", _range(gap), what)
+        known = [each for each in manifest.unreadable if _within(each, gap)]
+        for each in known:
+            yield Finding("lost", each.place, f"damaged on the log{f' ({each.file})' if each.file else ''}: {each.why}")
+        if sum(each.next - each.first for each in known) < gap.next - gap.first:
+            what = "the log no longer had these when the archive came for them, or never gave them out"
+            yield Finding("lost", _range(gap), what)
+
+
+def _within(each: Unreadable, gap: Gap) -> bool:
+    same = (each.topic, each.partition) == (gap.topic, gap.partition)
+    return same and each.first < gap.next and gap.first < each.next
 
 
 def _range(gap: Gap) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from aiokafka import TopicPartition
-from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.errors import KafkaError
 
 from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
 from esper.errors import InvalidInput, LogUnavailable
 from projections.archive_writer import Archive
 from projections.manifest import Place
+from projections.records import Batch
 from streams.consumer import LogConsumer
 
 COMPARE_S: Final = 5.0
@@ -38,6 +39,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     consumer = LogConsumer(
         bootstrap_servers=brokers,
         group_id=ARCHIVER_GROUP,
+        batches=True,
         auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
         max_partition_fetch_bytes=2 * 2**20,
         fetch_max_bytes=8 * 2**20,
@@ -111,13 +113,9 @@ async def _records_at(consumer: LogConsumer, wanted: Mapping[TopicPartition, int
     waiting = set(wanted)
     deadline = time.monotonic() + COMPARE_S
     while waiting and time.monotonic() < deadline:
-        try:
-            fetched = await consumer.getmany(*waiting, timeout_ms=POLL_MS)
-        except CorruptRecordException as error:
-            logger.warning("a damaged batch hides what the archive ends with, which is not compared: %s", error)
-            break
-        for place, batches in fetched.items():
-            if batches[0].offsets[0] == wanted[place]:
-                found[place.topic, place.partition] = batches[0].values[0]
+        for place, fetched in (await consumer.getmany(*waiting, timeout_ms=POLL_MS)).items():
+            batch = fetched[0]
+            if isinstance(batch, Batch) and batch.offsets[0] == wanted[place]:
+                found[place.topic, place.partition] = batch.values[0]
             waiting.discard(place)
     return found

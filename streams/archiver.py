@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, TextIO, TypeVar
 
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -25,7 +26,8 @@ from esper.errors import LogUnavailable
 from esper.installation import python_module
 from projections.archive_writer import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
-from projections.records import Batch
+from projections.records import Batch, Unreadable
+from projections.verify import scrub
 from streams.archive_start import connect
 from streams.bulk import read_in_batches
 from streams.entry import Place, announce, by_hand, clients_may_warn, log_to_stderr, parser_of, place_of
@@ -53,6 +55,9 @@ COMMIT_S: Final = 0.5
 COMPACT_S: Final = 5.0
 
 DELETE_S: Final = 30.0
+
+SCRUB_S: Final = 60.0
+"""How often files are looked at again that nobody looked at for long (`projections.verify.scrub`)."""
 
 STALLED_S: Final = 10.0
 
@@ -83,7 +88,8 @@ async def _serve(place: Place, messages: TextIO) -> None:
         cluster_id = await ensure_topics(place.brokers)
         read_in_batches()
         consumer = await connect(place.brokers, archive, cluster_id)
-        pump = ArchiveLoop(archive, consumer, metrics, stop)
+        log = place.settings.data / "log" if place.settings.brokers is None else None
+        pump = ArchiveLoop(archive, consumer, metrics, stop, log)
         try:
             with HealthServer("archiver", metrics, checks={"archive": pump.trouble}) as health:
                 announce("archiver", place.settings.run_folder, health.port, messages)
@@ -96,22 +102,33 @@ async def _serve(place: Place, messages: TextIO) -> None:
 class Buffer:
     """Batches that were fetched and are not yet flushed; `fill` is 1 where they are as many as a flush takes."""
 
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[Batch | Unreadable] = field(default_factory=list)
     fill: float = 0.0
 
-    def add(self, batches: Iterable[Batch]) -> None:
+    def add(self, batches: Iterable[Batch | Unreadable]) -> None:
         """Take in what was fetched."""
         for batch in batches:
-            size = sum(len(value) for value in batch.values if value)
-            self.fill += max(len(batch) / FLUSH_RECORDS, size / FLUSH_BYTES)
+            if isinstance(batch, Batch):
+                self.fill += max(len(batch) / FLUSH_RECORDS, batch.size / FLUSH_BYTES)
             self.batches.append(batch)
 
 
 class ArchiveLoop:
-    """Moves records from a consumer to an archive until `stop` is set. The consumer reads in batches (`bulk`)."""
+    """Moves records from a consumer to an archive until `stop` is set. The consumer reads in batches.
 
-    def __init__(self, archive: Archive, consumer: AIOKafkaConsumer, metrics: Metrics, stop: asyncio.Event) -> None:
+    `log` is the folder of an embedded log.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        consumer: AIOKafkaConsumer,
+        metrics: Metrics,
+        stop: asyncio.Event,
+        log: Path | None = None,
+    ) -> None:
         self._archive = archive
+        self._log = log
         self._consumer = consumer
         self._metrics = metrics
         self._stop = stop
@@ -168,30 +185,46 @@ class ArchiveLoop:
         waits = self._waiting_since is not None
         return waits and (fill >= 1 or time.monotonic() - self._flushed_at >= FLUSH_S)
 
-    async def _flush(self, batches: Sequence[Batch]) -> None:
-        if not batches:
+    async def _flush(self, fetched: Sequence[Batch | Unreadable]) -> None:
+        if not fetched:
             return
-        self._refuse_what_went_back(batches)
+        self._refuse_what_went_back(fetched)
         started = time.monotonic()
+        batches = [self._located(each) if isinstance(each, Unreadable) else each for each in fetched]
         done: Flushed = await self._own(lambda: self._archive.take(batches))
         self._metrics.count("esper_archive_records_total", done.rows)
         if done.invalid:
             self._metrics.count("esper_archive_invalid_total", done.invalid)
             logger.warning("%d records are no valid event and were kept raw in the table invalid", done.invalid)
         self._metrics.count("esper_archive_lost_total", done.lost)
-        if done.lost:
-            logger.error("%d offsets were gone from the log before they were archived: see `esper archive`", done.lost)
+        if done.lost > done.unreadable:
+            logger.error(
+                "%d offsets were gone from the log before they were archived: see `esper archive status`",
+                done.lost - done.unreadable,
+            )
+        if done.unreadable:
+            self._metrics.count("esper_archive_unreadable_total", done.unreadable)
+            logger.error("%d offsets of the log are damaged: see `esper archive status`", done.unreadable)
         self._metrics.observe("esper_archive_flush_seconds", time.monotonic() - started)
         self._metrics.set("esper_archive_files", len(self._archive.manifest.files))
         await self._commit()
 
-    def _refuse_what_went_back(self, batches: Sequence[Batch]) -> None:
+    def _located(self, unreadable: Unreadable) -> Unreadable:
+        """With the segment of this data folder's log that it lies in, as named from the data folder."""
+        if self._log is None:
+            return unreadable
+        folder = self._log / "topics" / unreadable.topic / str(unreadable.partition)
+        held = [path for path in folder.glob("*.log") if path.stem.isdecimal() and int(path.stem) <= unreadable.first]
+        return replace(unreadable, file=str(max(held).relative_to(self._log.parent))) if held else unreadable
+
+    def _refuse_what_went_back(self, batches: Sequence[Batch | Unreadable]) -> None:
         """Raises LogUnavailable where the log gives offsets that are archived: a start compares the two and decides."""
         for batch in batches:
             end = self._archive.manifest.next_offsets.get((batch.topic, batch.partition), 0)
-            if batch.offsets and batch.offsets[0] < end:
+            first = batch.first if isinstance(batch, Unreadable) else batch.offsets[0] if batch.offsets else end
+            if first < end:
                 raise LogUnavailable(
-                    f"the log goes on at {batch.topic}/{batch.partition} offset {batch.offsets[0]} and {end} are "
+                    f"the log goes on at {batch.topic}/{batch.partition} offset {first} and {end} are "
                     "archived: it was put back or replaced; the archiver starts again and compares them"
                 )
 
@@ -214,17 +247,29 @@ class ArchiveLoop:
 
     async def _keep_house(self) -> None:
         """Merge small files and delete replaced ones, for ever."""
-        deleted_at = 0.0
+        deleted_at, scrubbed_at = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(COMPACT_S)
             await self._own(self._archive.keep_manifest)
             jobs = plan(self._archive.manifest, self._damaged)
             if jobs:
                 await self._compact([job_to_line(job) for job in jobs])
+            if time.monotonic() - scrubbed_at >= SCRUB_S:
+                scrubbed_at = time.monotonic()
+                await self._scrub()
             if time.monotonic() - deleted_at >= DELETE_S:
                 deleted_at = time.monotonic()
                 await self._own(lambda: self._archive.delete_retired(time.time()))
-                await self._own(self._archive.drop_set_aside)
+                await asyncio.to_thread(self._archive.drop_set_aside)  # it may read much, and changes no list
+
+    async def _scrub(self) -> None:
+        """Look again at some files, beside the flushes; what is damaged is named, and merged with nothing."""
+        entries = [entry for entry in self._archive.manifest.files if entry.name not in self._damaged]
+        for damage in await asyncio.to_thread(scrub, self._archive.folder, entries):
+            if damage.name in {entry.name for entry in self._archive.manifest.files}:  # it was not replaced meanwhile
+                logger.error("%s", damage)
+                self._metrics.count("esper_archive_damaged_total")
+                self._damaged.add(damage.name)
 
     async def _compact(self, jobs: Sequence[str]) -> None:
         """Have a child merge, and put its proposals into effect. A child that dies costs one attempt."""

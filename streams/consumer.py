@@ -1,22 +1,23 @@
 """Reading the log: aiokafka's consumer, urgent or gathering, with fetches that wait long and hold up no busy partition.
 
 `docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons. `ends_of` asks where the log ends.
-
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import consumer as aiokafka_consumer
-from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError
 
 from contracts.topics import COMMANDS, PARTITIONS, RUNS, Topic
 from esper.errors import LogUnavailable
 from projections.manifest import Place
+from projections.records import Unreadable
+from streams.fetching import Reading, SoundFetcher, name_it
 
 LONG_WAIT_MS: Final = 1_000
 """How long a fetch waits at the broker for records: an idle client costs a request a second."""
@@ -31,7 +32,7 @@ embedded log answers these after 50 ms with all that came meanwhile, and urgent 
 TIMEOUT_S: Final = 10.0
 
 
-class PatientFetcher(fetcher.Fetcher):  # type: ignore[misc]
+class PatientFetcher(SoundFetcher):
     """Asks for a long wait only where every partition that may be read is in the fetch.
 
     aiokafka has one fetch under way per broker. Where records of a partition were not consumed within 0.1 s it fetches
@@ -48,10 +49,18 @@ class PatientFetcher(fetcher.Fetcher):  # type: ignore[misc]
 class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     """aiokafka's consumer that never commits by itself. `urgent` is for whoever somebody waits for.
 
-    All other settings are aiokafka's own.
+    It steps over what of the log cannot be read, and tells `unreadable`. With `batches` it gives `Batch`es and
+    `Unreadable`s instead of records. All other settings are aiokafka's own.
     """
 
-    def __init__(self, *topics: str, urgent: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        *topics: str,
+        urgent: bool = False,
+        batches: bool = False,
+        unreadable: Callable[[Unreadable], None] = name_it,
+        **settings: Any,
+    ) -> None:
         ours = {
             "fetch_min_bytes": URGENT_BYTES if urgent else GATHERING_BYTES,
             "fetch_max_wait_ms": LONG_WAIT_MS,
@@ -61,6 +70,7 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         # aiokafka looks the class up in its module when a consumer starts, and offers no other way to set it.
         aiokafka_consumer.Fetcher = PatientFetcher
         super().__init__(*topics, **{**settings, **ours})
+        self._client.reading = Reading(batches, unreadable)  # the one thing of ours that the fetcher gets
 
 
 def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[Place, int]:
@@ -73,8 +83,8 @@ def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[
 
 async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:
     consumer = LogConsumer(bootstrap_servers=brokers)
-    await consumer.start()
     try:
+        await consumer.start()  # a broker that is silent ends it in the middle, and what was begun is closed too
         places = [TopicPartition(topic.name, number) for topic in topics for number in range(PARTITIONS)]
         ends = await consumer.end_offsets(places)
     finally:

@@ -34,6 +34,7 @@ from streams.consumer import LogConsumer
 from streams.metrics import Metrics
 from streams.reader import record_of, violation
 from streams.records import Record, Refused, verified
+from streams.refusals import Refusals
 from streams.writer import LogWriter
 
 LOOK_S: Final = 0.5
@@ -64,6 +65,7 @@ class Prefetch:
         self._ring = ring
         self._metrics = metrics
         self._run_id = run_id
+        self._refusals = Refusals()
         self._name = producer
         self._since_ns = time.time_ns()
         self._requests = KernelRequests(kernels, time.monotonic)
@@ -193,6 +195,6 @@ class Prefetch:
             claimed = envelope.parse(record.signed.payload).run_id
         except ContractViolation:
             return
-        if claimed == self._run_id:
+        if claimed == self._run_id and self._refusals.first(record, refused.reason):
             with contextlib.suppress(LogUnavailable):
                 self._writer.publish(violation(record, refused, producer=self._name, run_id=self._run_id))

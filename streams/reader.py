@@ -28,6 +28,7 @@ from streams.consumer import LogConsumer
 from streams.metrics import Metrics
 from streams.producer import Publisher, unavailable
 from streams.records import LOG_APPEND_TIME, Record, Refused, partition_of, signed_of, verified, verified_history
+from streams.refusals import Refusals
 
 CAUSE_CHARACTERS: Final = 2_000
 RECORD_BYTES: Final = MAX_EVENT_BYTES - 8 * 1024
@@ -127,6 +128,8 @@ class Intake:
         self._metrics = metrics
         self._handler = handler
         self._fold = fold
+        self._refusals = Refusals()
+        self._summing: asyncio.Task[None] | None = None
         self._verified = verified_history if history else verified
 
     async def take(self, record: Record) -> None:
@@ -172,14 +175,31 @@ class Intake:
         await self._dead_letter(record, cause, ATTEMPTS, event.run_id)
 
     async def _refuse(self, record: Record, refused: Refused) -> None:
-        """A bad signature is dropped and told of; bytes that are validly signed but no event can never be handled."""
-        logger.warning("%s refused %s: %s, %s", self.name, record.place, refused.reason, refused.detail)
+        """A bad signature is dropped and told of; bytes that are validly signed but no event can never be handled.
+
+        Of many bad signatures one is told of by itself and the others by their number.
+        """
         if refused.reason == MALFORMED:
+            logger.warning("%s refused %s: %s, %s", self.name, record.place, refused.reason, refused.detail)
             await self._dead_letter(record, refused.detail, 1, "")
             return
         self._metrics.count("esper_security_signature_fail_total", topic=record.topic, reason=refused.reason)
+        if not self._refusals.first(record, refused.reason):
+            if self._summing is None or self._summing.done():
+                self._summing = asyncio.create_task(self._sum_up())
+            return
+        logger.warning("%s refused %s: %s, %s", self.name, record.place, refused.reason, refused.detail)
         event = violation(record, refused, producer=self.name)
         await self._with_log(lambda: self._publisher.publish([event]))
+
+    async def _sum_up(self) -> None:
+        """Say how many refusals were not told of, once their minute is over."""
+        while self._refusals.counting:
+            await asyncio.sleep(self._refusals.window_s / 4)
+            events = self._refusals.summaries(producer=self.name)
+            if events:
+                logger.warning("%s refused %s", self.name, "; ".join(each.security_violation.detail for each in events))
+                await self._with_log(lambda: self._publisher.publish(events))  # noqa: B023 - awaited at once
 
     async def _dead_letter(self, record: Record, cause: str, attempts: int, run_id: str) -> None:
         self._metrics.count("esper_oona_dead_letter_total", topic=record.topic)

@@ -39,6 +39,7 @@ from streams.metrics import Metrics
 from streams.producer import unavailable
 from streams.reader import record_of, violation
 from streams.records import Record, Refused, outgoing, partition_of, verified
+from streams.refusals import Refusals
 from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
 
 CONNECT_S: Final = 10.0
@@ -162,6 +163,7 @@ class KafkaLog:
         self._name = producer
         self._answers = Answers()
         self._claims = Claims(run_id)
+        self._refusals = Refusals()
         self.ends: dict[Place, int] = {}
         self._archived = archived
         self._caught_up = threading.Event()
@@ -328,18 +330,25 @@ class KafkaLog:
             claimed = None
         if claimed is not None and claimed.run_id != self.run_id:
             return  # that run's trainer sees it too
+        if not self._refusals.first(record, event.reason):
+            return
         if claimed is not None and body_name(claimed) == "adaptation_command":
             self._answers.arrived_unverified(record.signed)
             return
+        self._tell([violation(record, event, producer=self._name, run_id=self.run_id)])
+
+    def _tell(self, events: Iterable[Event]) -> None:
         try:
-            self.writer.publish(violation(record, event, producer=self._name, run_id=self.run_id))
+            for event in events:
+                self.writer.publish(event)
         except LogUnavailable as error:  # the training loop hears of it at its next fact
-            logger.warning("%s could not be told of: %s", record.place, error)
+            logger.warning("refused records could not be told of: %s", error)
 
     async def _summarise(self) -> None:
         """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
         while True:
             await asyncio.sleep(SUMMARY_S)
+            self._tell(self._refusals.summaries(producer=self._name, run_id=self.run_id))
             self.writer.publish(
                 queue_summary(self.run_id, self._name, (self.writer.depth, self.writer.deepest), time.time_ns())
             )

@@ -65,6 +65,25 @@ def copy(
     return copy_command(data_dir, archive, to, as_json=as_json)
 
 
+@archive_app.command(epilog="Example: esper archive repair epoch_completed-000000012.parquet --from s3://bucket/esper")
+def repair(
+    name: Annotated[str, typer.Argument(help="A file that `esper archive verify` names.", metavar="FILE")],
+    data_dir: DataDir = DATA_DIR,
+    copy: Annotated[
+        str | None, typer.Option("--from", help="A copy of the archive; without it the log is asked.", metavar="COPY")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make a damaged or missing file of the archive again, from a copy of it or from what the log still holds.
+
+    The damaged file is set aside in `archive/damaged` and never deleted. From the log it is made with nothing running.
+    """
+    from esper.cli.archive import repair_command  # noqa: PLC0415
+
+    repair_command(data_dir, name, copy, as_json=as_json)
+
+
 blueprints_app = typer.Typer(
     cls=Group, help="The catalogue that seeds grow from: what there is, what is compiled, what earned its place."
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
 from esper.cli.events import headline_with_ids, stage
 from esper.cli.history import history_of, resolve
-from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
+from esper.cli.output import BOLD, DIM, GREEN, RED, cell, one_line, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
+from esper.leyline.json_text import configuration
 from esper.leyline.objects import ObjectStore
 from esper.record import RunState, accepted_facts
 from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
@@ -226,7 +226,7 @@ def settings(a: RunStarted, b: RunStarted) -> Iterator[Difference]:
 
 def _configuration(begun: RunStarted) -> dict[str, Any]:
     """Settings by name; the nested ones dotted."""
-    config: dict[str, Any] = json.loads(begun.config_json or "{}")
+    config: dict[str, Any] = configuration(begun.config_json)
     named: dict[str, Any] = {
         "task": begun.task,
         "policy": begun.policy,
@@ -257,10 +257,10 @@ def show(compared: Mapping[str, Any]) -> None:
     """Everything, the verdict last."""
     for name in ("a", "b"):
         about = compared[name]
-        what = f"{about['task']}, policy {about['policy']}, {about['status']}"
+        what = one_line(f"{about['task']}, policy {about['policy']}, {about['status']}")
         say(f"{styled(name.upper(), BOLD)}  run {about['run_id']}: {what}")
         if about["problem"]:
-            say(styled(f"   its history stops where it cannot be true: {about['problem']}", RED))
+            say(styled(one_line(f"   its history stops where it cannot be true: {about['problem']}"), RED))
     _show_beginning(compared)
     if compared["parted"] is not None:
         _show_parting(compared)

@@ -133,6 +133,7 @@ def examine(data_dir: Path) -> Iterator[Finding]:
         ("compiler", _compiler),
         ("accelerator", _accelerator),
         ("data folder", lambda: _folder(data_dir)),
+        ("archive", lambda: _archive(data_dir)),
         ("processes", lambda: _processes(data_dir)),
         ("log address", lambda: _address(data_dir)),
         ("signing key", _key),
@@ -189,6 +190,23 @@ def _folder(data_dir: Path) -> tuple[Verdict, str]:
     nearest = data_dir if data_dir.exists() else next(path for path in data_dir.resolve().parents if path.exists())
     free = shutil.disk_usage(nearest).free
     return "ok", f"{data_dir.resolve()}{'' if data_dir.exists() else ' (not made yet)'}, {free / 2**30:.1f} GiB free"
+
+
+def _archive(data_dir: Path) -> tuple[Verdict, str]:
+    from projections import manifest  # noqa: PLC0415
+    from projections.verify import damaged  # noqa: PLC0415
+
+    listed = manifest.load(data_dir / "archive")
+    if not listed.generation:
+        return "ok", "nothing is archived yet"
+    damage = damaged(data_dir / "archive", listed.files)
+    if damage:
+        return "bad", f"{len(damage)} of {len(listed.files)} files are damaged, the first: {damage[0]}"
+    unreadable = listed.unreadable
+    if unreadable:
+        count = sum(each.next - each.first for each in unreadable)
+        return "bad", f"{count} records were damaged on the log and are not archived, the last: {unreadable[-1]}"
+    return "ok", f"{sum(entry.rows for entry in listed.files):,} records in {len(listed.files):,} files"
 
 
 def _processes(data_dir: Path) -> tuple[Verdict, str]:

@@ -11,7 +11,6 @@ Source: ADR-007 and R-KAS-19 to R-KAS-22. Axes: B batch, C channels, T tokens, F
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
@@ -28,6 +27,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.errors import BlendUnavailable
 from esper.kasmina.sites import channel_axis
+from esper.leyline.json_text import parsed
 
 MAX_CHANNELS: Final = 64
 
@@ -89,7 +89,7 @@ def blend_from(annotations: Mapping[str, str], default: BlendMode) -> Blend:
         wanted = annotations.get("blend_mode")
         return Blend(
             mode=default if wanted is None else cast("BlendMode", BlendMode.Value(f"BLEND_MODE_{wanted.upper()}")),
-            channel=tuple(float(factor) for factor in json.loads(annotations.get("alpha_vec", "[]"))),
+            channel=tuple(float(factor) for factor in parsed(annotations.get("alpha_vec", "[]"))),
             k=float(annotations.get("gate_k", 4.0)),
             tau=float(annotations.get("gate_tau", 0.2)),
             lo=float(annotations.get("alpha_lo", 0.0)),

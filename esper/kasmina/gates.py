@@ -3,7 +3,7 @@
 Neither torch nor a clock is used here: a verdict can be judged again.
 
 Every figure that counts is in the result with its limit, in the order in which it was checked; figures without a limit
-are there to be read. A figure that is not a number fails whatever it is compared with. A gate that fails says which
+are there to be read. A figure that is not finite fails whatever it is compared with. A gate that fails says which
 check failed first.
 """
 
@@ -81,8 +81,10 @@ class Check:
     limit: float | None = None
 
     def holds(self, gate: Gate) -> bool:
-        """Whether the figure keeps its limit; one without a limit always does."""
-        return self.limit is None or _HOLDS[RULES[gate][self.name]](self.value, self.limit)
+        """Whether the figure keeps its limit; one without a limit always does, one that is not finite never."""
+        if self.limit is None:
+            return True
+        return math.isfinite(self.value) and _HOLDS[RULES[gate][self.name]](self.value, self.limit)
 
 
 @dataclass(frozen=True, slots=True)

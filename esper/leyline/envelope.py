@@ -60,6 +60,11 @@ MAX_EVENT_BYTES: Final = 256 * 1024
 """Larger events are refused before they are published: large bytes live in the object store."""
 
 
+LATEST_NS: Final = 2**63 - 2
+"""The last time that a reader can hold, in the year 2262: SQL has no timestamp for a later one, and a view that met one
+would fail for all events."""
+
+
 Upcaster: TypeAlias = Callable[[Any], None]
 
 
@@ -178,6 +183,8 @@ def parse(payload: bytes) -> Event:
         raise ContractViolation(f"not an event: {error}") from None
     if len(event.event_id) != 16:
         raise ContractViolation(f"event_id has {len(event.event_id)} bytes instead of 16")
+    if event.recorded_at_ns > LATEST_NS:
+        raise ContractViolation(f"recorded_at_ns is {event.recorded_at_ns}, which is after the year 2262")
     body = event.WhichOneof("body")
     if body is None:
         raise ContractViolation(

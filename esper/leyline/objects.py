@@ -14,6 +14,12 @@ import zstandard
 from esper.errors import CorruptState, EsperError, InvalidInput
 from esper.leyline.folders import Folder
 
+MOST_BYTES: Final = 16 * 2**30
+"""No object is larger, whatever its file says."""
+UNPACKED_RATIO: Final = 100
+"""Weights hardly pack at all, and even a fresh optimiser's zeros are beside them."""
+UNPACKED_BYTES: Final = 64 * 2**20
+"""What packs better than that is read up to so much."""
 _LEVEL: Final = 3
 _PACKED: Final = ".zst"
 _FRAME_HEADER_BYTES: Final = 18  # the longest that a Zstandard frame can have
@@ -54,9 +60,14 @@ class ObjectStore:
         except (OSError, EsperError):
             return False
 
-    def get(self, reference: str) -> bytes:
-        """The bytes behind `reference`; raises InvalidInput where they are missing, CorruptState where they changed."""
+    def get(self, reference: str, most: int = MOST_BYTES) -> bytes:
+        """The bytes behind `reference`; raises InvalidInput where they are missing, CorruptState where they changed.
+
+        CorruptState also where they are more than `most`, before they are read.
+        """
         digest, name = self._found(reference)
+        if (size := self.size(reference)) > most:
+            raise CorruptState(f"object {reference} in {self.root} has {size} bytes, and {most} may be read of it")
         try:
             content = self._read(digest, name)
         except FileNotFoundError:
@@ -71,9 +82,10 @@ class ObjectStore:
         """How many bytes `get` would return, without reading them; raises InvalidInput where they are missing."""
         digest, name = self._found(reference)
         with self._folder(digest) as folder, folder.open_file(name) as file:
+            stored = os.fstat(file.fileno()).st_size
             if not name.endswith(_PACKED):
-                return os.fstat(file.fileno()).st_size
-            return _inflated_size(file.read(_FRAME_HEADER_BYTES), reference)
+                return stored
+            return _checked(_inflated_size(file.read(_FRAME_HEADER_BYTES), reference), stored, reference)
 
     def delete(self, reference: str) -> int:
         """Remove an object and return the bytes that this freed, 0 where it was gone already."""
@@ -148,4 +160,10 @@ def _inflated_size(head: bytes, reference: str) -> int:
         raise CorruptState(f"object {reference} should be compressed and is not: {error}") from None
     if size < 0:
         raise CorruptState(f"object {reference} does not say how large it is")
+    return size
+
+
+def _checked(size: int, stored: int, reference: str) -> int:
+    if size > max(UNPACKED_BYTES, UNPACKED_RATIO * stored):
+        raise CorruptState(f"object {reference} unpacks from {stored} to {size} bytes, which nothing of ours does")
     return size

@@ -143,6 +143,8 @@ ARCHIVE: Final = (
     Metric("esper_archive_records_total", "counter", "Records archived"),
     Metric("esper_archive_invalid_total", "counter", "Records that are no valid event, kept raw with the reason"),
     Metric("esper_archive_lost_total", "counter", "Offsets that the log no longer had when the archive came for them"),
+    Metric("esper_archive_unreadable_total", "counter", "Offsets whose bytes on the log are damaged"),
+    Metric("esper_archive_damaged_total", "counter", "Files whose bytes are not those that were written"),
     Metric("esper_archive_merges_total", "counter", "Merges of small files put into effect"),
     Metric("esper_archive_files", "gauge", "Files that the manifest lists"),
     Metric("esper_archive_flush_seconds", "histogram", "From flush begun to durable and readable", (), SLOW),

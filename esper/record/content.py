@@ -6,7 +6,6 @@ compared, and a run that was killed and resumed is like one that was not.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -16,6 +15,7 @@ from typing import Any, Final
 from contracts.leyline.v1.event_pb2 import Measurement
 from esper.errors import CorruptState, InvalidInput
 from esper.leyline.envelope import Event, body_name, body_of
+from esper.leyline.json_text import parsed
 from esper.leyline.objects import ObjectStore
 
 HOUSEKEEPING: Final = frozenset(
@@ -115,7 +115,7 @@ def _one(field: Any, value: Any, path: str, left_out: AbstractSet[str]) -> Itera
 def tensor_digests(objects: ObjectStore, reference: str) -> dict[str, str]:
     """The digests behind a StateDigested's `tensors_ref`; none where they are damaged or gone, as from an export."""
     try:
-        parts: dict[str, str] = json.loads(objects.get(reference))
+        parts: dict[str, str] = parsed(objects.get(reference))
     except (InvalidInput, CorruptState, ValueError):
         return {}
     return parts

@@ -37,25 +37,33 @@ class Ledger:
 
     _ids: list[bytes] = field(default_factory=list, repr=False)
     length: int = 0
+    _unknown: int = 0
 
     @classmethod
     def after(cls, length: int) -> Ledger:
-        """A ledger whose first `length` facts are another run's, and not known here."""
-        return cls([b""] * length, length)
+        """A ledger whose first `length` facts are another run's, and not known here.
+
+        They take no room: how many there are is what an event says.
+        """
+        return cls([], length, length)
 
     def appended(self, event_id: bytes) -> Ledger:
         """This ledger and one more id."""
-        ids = self._ids if len(self._ids) == self.length else self._ids[: self.length]
+        unknown = min(self._unknown, self.length)
+        known = self.length - unknown
+        ids = self._ids if unknown == self._unknown and len(self._ids) == known else self._ids[:known]
         ids.append(event_id)
-        return Ledger(ids, self.length + 1)
+        return Ledger(ids, self.length + 1, unknown)
 
     def cut(self, length: int) -> Ledger:
         """The first `length` ids."""
-        return Ledger(self._ids, min(length, self.length))
+        return Ledger(self._ids, min(length, self.length), self._unknown)
 
     def id_of(self, sequence: int) -> bytes | None:
-        """The id of the fact with this sequence, or None where there is none."""
-        return self._ids[sequence - 1] if 0 < sequence <= self.length else None
+        """The id of the fact with this sequence, empty where it is not known, or None where there is none."""
+        if not 0 < sequence <= self.length:
+            return None
+        return self._ids[sequence - 1 - self._unknown] if sequence > self._unknown else b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,16 +65,18 @@ def report(window: ObservationWindow, run_id: str, issued_at_ns: int) -> FieldRe
 def outcome(window: ObservationWindow) -> Outcome:
     """How the seed ended, where it or its run did; else whether the probe loss fell over the window.
 
-    A critical event is a regression, whatever else is so, and so is a loss that is no number any more. Where no loss
-    was known at the start, as before the first epoch's end, there is nothing to compare.
+    A critical event is a regression, whatever else is so, and so is a loss that is not finite any more. Where no loss
+    was known at the start, as before the first epoch's end, or it was infinite, there is nothing to compare.
     """
     if window.critical:
         return FIELD_REPORT_OUTCOME_REGRESSION
     if window.ended_as in _BY_ENDING:
         return _BY_ENDING[window.ended_as]
-    if math.isnan(window.loss_at_open):
+    if not math.isfinite(window.loss_at_open):
         return FIELD_REPORT_OUTCOME_NEUTRAL
     delta = window.loss_now - window.loss_at_open
+    if not math.isfinite(delta):
+        return FIELD_REPORT_OUTCOME_REGRESSION
     if delta < 0.0:
         return FIELD_REPORT_OUTCOME_SUCCESS
     return FIELD_REPORT_OUTCOME_NEUTRAL if delta == 0.0 else FIELD_REPORT_OUTCOME_REGRESSION

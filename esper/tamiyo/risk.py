@@ -27,6 +27,8 @@ GRADIENT: Final = (5.0, 20.0, 0.30)
 MEMORY: Final = (0.80, 0.95, 0.25)
 STABILITY: Final = (0.10, 0.50, 0.20)
 """Variance of the probe loss over the last epochs, about its own trend."""
+LARGEST_LOSS: Final = 1e150
+"""The square of a larger one is no float any more."""
 HOOK_MS: Final = 50.0
 LOSS_RISE_PAUSE: Final = 0.15
 LOSS_RISE_CAUTION: Final = 0.075
@@ -80,7 +82,8 @@ def assess(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
 
 def action_risk(action: Action, of_state: float) -> float:
     """The probability that the action goes wrong; doing nothing carries the state's risk, a cull ends the seed's."""
-    return 1.0 - (1.0 - of_state) * (1.0 - min(max(action.risk, 0.0), 1.0))
+    risk = action.risk if math.isfinite(action.risk) else 1.0
+    return 1.0 - (1.0 - of_state) * (1.0 - min(max(risk, 0.0), 1.0))
 
 
 def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
@@ -98,7 +101,9 @@ def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
     for name, value, (base, emergency, weight) in dimensions:
         score = dimension_score(value, base, emergency)
         risk += weight * score
-        if score > 0.0:
+        if not math.isfinite(value):
+            reasons.append(f"{name} is not known: {value:g} is no figure to go by")
+        elif score > 0.0:
             reasons.append(f"{name} {value:.3g} above {base:g}")
     if state.hook_ms_before > HOOK_MS:
         reasons.append(f"last hook took {state.hook_ms_before:.0f} ms")
@@ -106,8 +111,8 @@ def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
 
 
 def dimension_score(value: float, base: float, emergency: float) -> float:
-    """0 up to `base`, linear to 1 at `emergency` (R-TAM-22); a value that is no number counts as an emergency."""
-    return 1.0 if math.isnan(value) else min(max((value - base) / (emergency - base), 0.0), 1.0)
+    """0 up to `base`, linear to 1 at `emergency` (R-TAM-22); a value that is not finite counts as an emergency."""
+    return 1.0 if not math.isfinite(value) else min(max((value - base) / (emergency - base), 0.0), 1.0)
 
 
 def obey_sheet(state: EpochCompleted, actions: Sequence[Action], before: Assessment, wanted: int) -> Obeyed:
@@ -143,18 +148,21 @@ def _conservative_mode(state: EpochCompleted) -> tuple[Forbids, str]:
 
 
 def _blueprint_risk(_state: EpochCompleted) -> tuple[Forbids, str]:
-    return lambda action, _risk: action.risk > BLUEPRINT_RISK + 1e-6, f"blueprint risk above {BLUEPRINT_RISK:g}"
+    return lambda action, _risk: not action.risk <= BLUEPRINT_RISK + 1e-6, f"blueprint risk above {BLUEPRINT_RISK:g}"
 
 
 def _loss_rise(state: EpochCompleted) -> tuple[Forbids, str]:
     history = state.probe_loss_history
     rise = history[-1] - history[-2] if len(history) > 1 else 0.0
+    rise = rise if math.isfinite(rise) else math.nan
     beyond_noise = math.isnan(rise) or rise > 2.0 * state.probe_loss_stderr
 
     def forbids(action: Action, _risk: float) -> bool:
         limit = LOSS_RISE_CAUTION if action.kind == "germinate" else LOSS_RISE_PAUSE
         return beyond_noise and not rise <= limit
 
+    if math.isnan(rise):
+        return forbids, f"how far the probe loss rose is not known: it went from {history[-2]:g} to {history[-1]:g}"
     return forbids, f"probe loss rose by {rise:.3f} in one epoch"
 
 
@@ -167,11 +175,16 @@ EVALUATORS: Final = (_policy_risk, _conservative_mode, _blueprint_risk, _loss_ri
 
 
 def _variance_about_trend(history: Sequence[float]) -> float:
-    """Variance of what a straight line through the last six losses leaves over; 0 for fewer than three."""
+    """Variance of what a straight line through the last six losses leaves over; 0 for fewer than three.
+
+    NaN where a loss is not finite, or so large that its square is not.
+    """
     recent = history[-6:]
     count = len(recent)
     if count < 3:
         return 0.0
+    if not all(abs(loss) < LARGEST_LOSS for loss in recent):
+        return math.nan
     middle, mean = (count - 1) / 2, math.fsum(recent) / count
     slope = math.fsum((x - middle) * y for x, y in enumerate(recent)) / math.fsum(
         (x - middle) ** 2 for x in range(count)

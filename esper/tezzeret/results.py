@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.errors import CorruptState
+from esper.leyline.json_text import parsed
 from esper.leyline.objects import ObjectStore
 from esper.tezzeret.jobs import Job
 from esper.urza import artifact as urza
@@ -194,7 +195,7 @@ def read_report(folder: Path) -> Report | None:
     except FileNotFoundError:
         return None
     try:
-        return _report(json.loads(content))
+        return _report(parsed(content))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -225,7 +226,7 @@ def read(objects: ObjectStore, ref: str) -> Artifact:
 
 def _artifact(ref: str, content: bytes) -> Artifact:
     try:
-        manifest = json.loads(content)
+        manifest = parsed(content)
         if manifest["format"] != FORMAT:
             raise CorruptState(f"artifact {ref} has format {manifest['format']}; this Esper reads {FORMAT}")
         report = _report(manifest)

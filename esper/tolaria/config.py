@@ -15,6 +15,7 @@ from esper.errors import InvalidInput
 from esper.karn.dossier import Dossier
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.field_checks import check_fields
+from esper.leyline.json_text import parsed
 
 Policy = Literal["heuristic", "random", "none"]
 RatePolicy = Literal["constant", "cosine", "warmup"]
@@ -139,7 +140,7 @@ class RunConfig:
         Raises InvalidInput for text that is no JSON object, a field that does not exist, and a value out of its range.
         """
         try:
-            values = json.loads(text)
+            values = parsed(text)
         except ValueError as error:
             raise InvalidInput(f"the configuration is no JSON: {error}") from None
         if not isinstance(values, dict):

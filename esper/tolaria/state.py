@@ -21,8 +21,11 @@ import torch
 from torch import Tensor
 
 from esper.errors import CorruptState, EsperError, InvalidInput
+from esper.leyline.json_text import parsed
 from esper.leyline.objects import ObjectStore
 
+MANIFEST_BYTES: Final = 12 * 2**20
+"""Of the tree of a checkpoint: everything but the tensors."""
 CHECKPOINT_FORMAT: Final = 1
 _TENSOR: Final = "$tensor"
 
@@ -157,7 +160,7 @@ def load_checkpoint(objects: ObjectStore, ref: str) -> tuple[FlatState, bytes, P
     Raises CorruptState where an object was changed or is no checkpoint, InvalidInput where one is missing.
     """
     try:
-        manifest: dict[str, Any] = json.loads(objects.get(ref))
+        manifest: dict[str, Any] = parsed(objects.get(ref, MANIFEST_BYTES), MANIFEST_BYTES)
         if manifest["format"] != CHECKPOINT_FORMAT:
             raise CorruptState(
                 f"checkpoint {ref} has format {manifest['format']}; this Esper reads {CHECKPOINT_FORMAT}"
@@ -173,7 +176,7 @@ def load_checkpoint(objects: ObjectStore, ref: str) -> tuple[FlatState, bytes, P
 def tensors_of_checkpoint(objects: ObjectStore, ref: str) -> str:
     """The reference of the tensors that belong to the manifest `ref`; raises as `load_checkpoint` does."""
     try:
-        return str(json.loads(objects.get(ref))["tensors_ref"])
+        return str(parsed(objects.get(ref, MANIFEST_BYTES), MANIFEST_BYTES)["tensors_ref"])
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptState(f"object {ref} is no checkpoint: {error}") from None
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from contracts.leyline.v1.leyline_pb2 import KernelArtifactReady
 from esper.errors import CorruptState, InvalidInput
+from esper.leyline.json_text import parsed
 from esper.leyline.objects import ObjectStore
 from esper.urza.version import Place, Version
 
@@ -203,7 +204,7 @@ _FIELDS: Final[Mapping[str, type]] = {
 def _manifest(content: bytes, ref: str) -> dict[str, Any]:
     """The manifest with every field that is read here, each of its type."""
     try:
-        manifest: dict[str, Any] = json.loads(content)
+        manifest: dict[str, Any] = parsed(content)
         _require(manifest["format"] == FORMAT, "malformed", f"{ref} has format {manifest['format']}, not {FORMAT}")
         Place.of(manifest["shape_kind"], manifest["shape"], manifest["parameters"])
         for name, kind in _FIELDS.items():
@@ -256,7 +257,7 @@ def layout(content: bytes) -> Layout:
         (length,) = struct.unpack_from("<Q", content)
         if length > min(MAX_HEADER_BYTES, len(content) - 8):
             raise CorruptState(f"a safetensors header of {length} bytes in a file of {len(content)}")
-        header = json.loads(content[8 : 8 + length])
+        header = parsed(content[8 : 8 + length])
         return {
             str(name): (_DTYPES[entry["dtype"]], tuple(entry["shape"]))
             for name, entry in header.items()

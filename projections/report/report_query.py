@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from esper.errors import InvalidInput
+from esper.leyline.json_text import configuration
 from projections.history import History
 
 Row = Mapping[str, Any]
@@ -63,8 +63,7 @@ class Report:
     @property
     def config(self) -> dict[str, Any]:
         """The complete configuration."""
-        loaded: dict[str, Any] = json.loads(self.run["config_json"] or "{}")
-        return loaded
+        return configuration(self.run["config_json"])
 
     @property
     def command(self) -> str:

@@ -25,7 +25,7 @@ from streams.broker.core import Caller, Core
 from streams.broker.handlers import absent, groups, topics
 from streams.broker.handlers.records import LongPoll, fetch, init_producer_id, list_offsets, produce
 from streams.broker.limits import Peers, is_own
-from streams.broker.protocol import Fields, Malformed, read_message, read_string, write_message
+from streams.broker.protocol import Fields, Malformed, read_message, read_string, write_message, write_produced
 
 Answer = Fields | None
 """None: nothing is sent (a produce request with acks=0)."""
@@ -310,5 +310,9 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     def _send(self, answer: Answer, api: Api, version: int, correlation_id: int) -> None:
-        if answer is not None and self._transport is not None:
+        if answer is None or self._transport is None:
+            return
+        if api.key == PRODUCE:
+            self._transport.write(write_produced(version, correlation_id, answer))
+        else:
             self._transport.write(write_message(response_schema(api.key, version), correlation_id, answer))

@@ -35,6 +35,11 @@ _STRUCTS: Final = {
     "timedelta_i64": struct.Struct(">q"),
 }
 _TAGGED_HEADER: Final = 1
+_PRODUCED: Final = struct.Struct(">ihqq")
+_NO_ERRORS_AND_LENGTH: Final = struct.Struct(">ih")
+_LOG_START_SINCE: Final = 5
+_WHY_SINCE: Final = 8
+_MOST_WHY: Final = 32_767
 _INT16: Final = _STRUCTS["int16"]
 _INT32: Final = _STRUCTS["int32"]
 Reader = Callable[[bytes, int], tuple[Any, int]]
@@ -205,6 +210,29 @@ def build(entity: type[Any], values: Fields) -> Any:
             value = tuple(value)
         taken[name] = value
     return entity(**taken)
+
+
+def write_produced(version: int, correlation_id: int, values: Fields) -> bytes:
+    """A response to Produce as `write_message` makes it, packed by hand: every write of everybody waits for it.
+
+    `log_append_time` is milliseconds, -1 for none.
+    """
+    parts = [_INT32.pack(correlation_id), _INT32.pack(len(values["responses"]))]
+    for topic in values["responses"]:
+        name, partitions = topic["name"].encode(), topic["partition_responses"]
+        parts += (_INT16.pack(len(name)), name, _INT32.pack(len(partitions)))
+        for each in partitions:
+            appended_ms = each.get("log_append_time", -1)
+            parts.append(_PRODUCED.pack(each["index"], each["error_code"], each["base_offset"], appended_ms))
+            if version >= _LOG_START_SINCE:
+                parts.append(_STRUCTS["int64"].pack(each.get("log_start_offset", -1)))
+            if version >= _WHY_SINCE:
+                why = each.get("error_message")
+                said = (why or "").encode()[:_MOST_WHY]
+                parts += (_NO_ERRORS_AND_LENGTH.pack(0, -1 if why is None else len(said)), said)
+    parts.append(_INT32.pack(0))  # no throttling
+    body = b"".join(parts)
+    return _INT32.pack(len(body)) + body
 
 
 def write_message(entity: type[Any], correlation_id: int, values: Fields) -> bytes:

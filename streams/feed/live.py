@@ -17,6 +17,8 @@ from projections.manifest import Place
 from projections.narrow import Narrow, lawful
 from streams.feed.batch import Selection
 from streams.feed.cursor import PartitionCursor
+from streams.fetched import Whole
+from streams.fetching import name_it
 
 REMEMBERED: Final = 65_536
 """Events of a partition in which a repeated one is known again; a repetition comes seconds after the first."""
@@ -70,12 +72,12 @@ class Live:
         self._seen = Seen()
         self._waiting: dict[str, list[pa.Table]] = {body: [] for body in self._cursors}
 
-    def put(self, batches: Sequence[Any], until: int) -> None:
+    def put(self, batches: Sequence[Whole], until: int) -> None:
         """Take in the record batches up to offset `until`; `take` gives what is in them."""
         was_enabled = gc.isenabled()
         gc.disable()  # many objects and no cycles: collecting in the middle takes as long as all the rest
         try:
-            records = [record for batch in batches if not batch.is_control_batch for record in batch]
+            records = [record for batch in batches if not batch.is_control_batch for record in _opened(batch)]
             if records and records[0].offset < self.until:  # a fetch begins with the batch that holds the offset
                 records = [record for record in records if record.offset >= self.until]
             if records:
@@ -178,3 +180,10 @@ class Live:
             offsets[0],
         )
         self.refused += len(offsets)
+
+
+def _opened(batch: Whole) -> list[Any]:
+    records, holes = batch.records()
+    for each in holes:
+        name_it(each)
+    return records

@@ -16,7 +16,6 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
-    CorruptRecordException,
     KafkaError,
     NodeNotReadyError,
     OffsetOutOfRangeError,
@@ -25,13 +24,13 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from esper.errors import CorruptState
 from projections.manifest import Place
 from streams.background import LoopThread
 from streams.consumer import GATHERING_BYTES
+from streams.fetched import Whole, parts
+from streams.fetching import name_it
 from streams.producer import unavailable
 
 FETCH_BYTES: Final = 2 * 2**20
@@ -108,7 +107,7 @@ class LogReader:
     def take(self, places: Collection[Place], wait_s: float) -> dict[Place, Taken]:
         """Record batches of some of `places`, in order, that no `take` gave before; none where none came in time.
 
-        Raises OutOfRange for an offset that the log does not hold, and CorruptState for bytes that are damaged.
+        Raises OutOfRange for an offset that the log does not hold. Bytes that are damaged are named and left out.
         """
         wanted = [place for place in places if place not in self._ready]
         if len(wanted) == len(places):
@@ -204,8 +203,9 @@ class LogReader:
             for partition, code, end, *_, content in partitions:
                 place = (topic, partition)
                 self._check(place, wanted[place], code)
-                if batches := _batches(content, place):
-                    found[place] = (batches, batches[-1].next_offset)
+                batches, until = _batches(content, place, wanted[place], end)
+                if until > wanted[place]:
+                    found[place] = (batches, until)
                 elif len(wanted) == 1 and end > wanted[place]:  # asked for nothing else: the log lost what was there
                     found[place] = ([], end)
         return found
@@ -214,8 +214,6 @@ class LogReader:
         kind = for_code(code)
         if kind is OffsetOutOfRangeError:
             raise OutOfRange(place, offset)
-        if kind is CorruptRecordException:
-            raise _damaged(place, offset)
         if code:
             assert self._client is not None
             if kind is not UnknownTopicOrPartitionError:
@@ -223,20 +221,14 @@ class LogReader:
             raise kind
 
 
-def _batches(content: bytes, place: Place) -> list[Any]:
-    """The whole record batches of an answer, their checksums verified, nothing in them read."""
+def _batches(content: bytes | None, place: Place, offset: int, end: int) -> tuple[list[Whole], int]:
+    """The whole record batches of an answer, nothing in them read, and where they end; what is damaged is named."""
     found = []
-    records = MemoryRecords(content)
-    while records.has_next():
-        batch = records.next_batch()
-        if not batch.validate_crc():
-            raise _damaged(place, batch.base_offset)
-        found.append(batch)
-    return found
-
-
-def _damaged(place: Place, offset: int) -> CorruptState:
-    return CorruptState(
-        f"the log's {place[0]}/{place[1]} is damaged at offset {offset}: what is archived of it can be read with "
-        "end='archive'; start behind it to leave it out"
-    )
+    for part in parts(content or b"", place, offset, end):
+        if isinstance(part, Whole):
+            found.append(part)
+            offset = part.next_offset
+        else:
+            name_it(part)
+            offset = part.next
+    return found, offset

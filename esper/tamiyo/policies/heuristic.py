@@ -100,7 +100,7 @@ def _verdict(state: EpochCompleted, seed: SeedObservation) -> tuple[str, str]:
         return "wait", f"{where} and not part of the network yet"
     loss = state.state.validation_loss
     drift_z = SETTINGS.regression_z if seed.stage == PROBATIONARY else SETTINGS.drift_z
-    if not loss <= seed.loss_before + drift_z * state.probe_loss_stderr:
+    if not _known(loss) <= _known(seed.loss_before) + drift_z * _known(state.probe_loss_stderr):
         return "cull", f"{where} and the probe loss is {loss:.3f}, worse than {seed.loss_before:.3f} before it"
     if not seed.HasField("contribution"):
         return "wait", f"{where} and its contribution is not measured yet"
@@ -111,8 +111,9 @@ def _verdict(state: EpochCompleted, seed: SeedObservation) -> tuple[str, str]:
 def _worth(seed: SeedObservation) -> tuple[str, str]:
     """The same by the seed's measured contribution alone."""
     worth = f"without it the probe loss would be {seed.contribution:+.4f} ± {seed.contribution_stderr:.4f}"
-    if not seed.contribution >= -SETTINGS.harm_z * seed.contribution_stderr:
-        return "cull", f"{worth}, so it harms"
+    if not _known(seed.contribution) >= -SETTINGS.harm_z * _known(seed.contribution_stderr):
+        unknown = math.isinf(seed.contribution) or math.isinf(seed.contribution_stderr)
+        return "cull", f"{worth}, which is no figure to go by" if unknown else f"{worth}, so it harms"
     proved = seed.contribution > SETTINGS.benefit_z * seed.contribution_stderr
     if seed.stage == PROBATIONARY and seed.gate_ready and proved:
         return "fossilize", f"{worth} and the loss is not above that before it, so it has proved itself"
@@ -135,7 +136,8 @@ def _obstacle(state: EpochCompleted, live: Sequence[SeedObservation]) -> str:
 
 def _big_enough(state: EpochCompleted) -> str:
     """Why the network needs no growth; empty where it does."""
-    accuracy, training, probe = state.state.validation_accuracy, state.state.training_loss, state.state.validation_loss
+    accuracy, training = _known(state.state.validation_accuracy), _known(state.state.training_loss)
+    probe = _known(state.state.validation_loss)
     if accuracy >= SETTINGS.enough_accuracy:
         return f"the network is big enough: right on {accuracy:.1%} of the probe set"
     if training < SETTINGS.overfit_ratio * probe:
@@ -188,9 +190,14 @@ def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action,
     )
 
 
+def _known(value: float) -> float:
+    """A figure to compare with; one that is infinite is as little known as one that is no number."""
+    return value if math.isfinite(value) else math.nan
+
+
 def _pace(state: EpochCompleted) -> float:
     """The share of the probe loss that one more epoch takes off if the last ones are a guide; 0 where it rises."""
-    recent = state.probe_loss_history[-5:]
+    recent = [_known(loss) for loss in state.probe_loss_history[-5:]]
     if len(recent) < 2 or not recent[0] > 0.0 or not recent[-1] > 0.0:
         return 0.0
     gain = 1.0 - (recent[-1] / recent[0]) ** (1.0 / (len(recent) - 1))

@@ -6,6 +6,7 @@ comes first, then fewer parameters, less risk, the earlier stage.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,7 +86,8 @@ def merit_of(option: BlueprintOption, shape_kind: str) -> float:
         prior, expected = SETTINGS.prior_lives, SETTINGS.expected_kept
         kept = (outcomes.fossilized + prior * expected) / (over + prior)
         merit = merit * min(1.0, kept / expected) + max(0.0, kept - expected)
-        rose = outcomes.loss_delta_mean > 2.0 * outcomes.loss_delta_stderr and outcomes.reports >= SETTINGS.enough_lives
+        clear = math.isfinite(outcomes.loss_delta_mean) and outcomes.loss_delta_mean > 2.0 * outcomes.loss_delta_stderr
+        rose = clear and outcomes.reports >= SETTINGS.enough_lives
         merit -= SETTINGS.loss_rose if rose else 0.0
     return SETTINGS.step * round(min(max(merit, 0.0), 1.0) / SETTINGS.step)
 

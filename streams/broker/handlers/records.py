@@ -8,7 +8,6 @@ first record that it could have, with all that came meanwhile, or at once where 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -60,8 +59,7 @@ def _produced(core: Core, request: Any, topic: str, data: Any, unsynced: list[Pa
         return answer | _refusal(refused)
     if core.store.topics[topic].config.sync_always:
         unsynced.append(partition)
-    appended = None if appended_ms < 0 else _EPOCH + dt.timedelta(milliseconds=appended_ms)
-    return answer | {"base_offset": base_offset, "log_append_time": appended, "log_start_offset": partition.start}
+    return answer | {"base_offset": base_offset, "log_append_time": appended_ms, "log_start_offset": partition.start}
 
 
 def _check_produce(request: Any) -> None:
@@ -114,7 +112,6 @@ MAX_WAIT_S: Final = 30.0
 GATHER_S: Final = 0.05
 GATHER_BYTES: Final = 64 * 1024
 URGENT_BYTES: Final = 1
-_EPOCH: Final = dt.datetime.fromtimestamp(0, dt.UTC)
 _SESSIONS_SINCE: Final = 7
 MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 _LOG: Final = logging.getLogger(__name__)

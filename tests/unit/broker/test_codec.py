@@ -14,8 +14,8 @@ from kio.index import load_response_schema
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader, entity_writer
 
-from streams.broker.connection import API_VERSIONS, APIS, request_schema
-from streams.broker.protocol import Malformed, _shapes, read_message, write_message
+from streams.broker.connection import API_VERSIONS, APIS, PRODUCE, request_schema
+from streams.broker.protocol import Malformed, _shapes, read_message, write_message, write_produced
 
 READ = [(a.key, v) for a in APIS.values() if not a.unread for v in range(a.read_from, a.last + 1)]
 NUMBERS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
@@ -90,6 +90,23 @@ def test_a_length_is_believed_only_as_far_as_there_are_bytes():
 def test_null_is_refused_where_kafka_knows_none():
     with pytest.raises(Malformed, match=r"FindCoordinatorRequest\.key is null"):
         read_message(request_schema(10, 0), struct.pack(">h", -1), 0)
+
+
+@pytest.mark.parametrize("version", range(3, 9))
+@pytest.mark.parametrize(("stamp_ms", "why"), [(-1, None), (1_796_036_896_123, "nicht möglich"), (0, "")])
+def test_a_response_to_produce_packed_by_hand_is_what_kio_writes(version, stamp_ms, why):
+    stored = {"index": 3, "error_code": ErrorCode.none, "base_offset": 2**40, "log_start_offset": 7}
+    refused = {"index": 0, "error_code": ErrorCode.kafka_storage_error, "base_offset": -1, "error_message": why}
+    given = [{"name": "esper.rüns", "partition_responses": [stored, refused]}, {"name": "", "partition_responses": []}]
+    time = None if stamp_ms < 0 else dt.datetime.fromtimestamp(stamp_ms / 1000, dt.UTC)
+    by_kio = [
+        topic | {"partition_responses": [each | {"record_errors": (), "log_append_time": time} for each in partitions]}
+        for topic, partitions in ((topic, topic["partition_responses"]) for topic in given)
+    ]
+    stored["log_append_time"] = refused["log_append_time"] = stamp_ms
+    expected = write_message(load_response_schema(PRODUCE, version), 77, {"responses": by_kio})
+
+    assert write_produced(version, 77, {"responses": given}) == expected
 
 
 @pytest.mark.parametrize("version", range(4))

@@ -7,8 +7,10 @@ import asyncio
 import pytest
 from kio.schema.errors import ErrorCode
 
-from streams.broker.groups import Group, JoinRequest, MemberIdRequired, State
+from streams.broker.core import Core
+from streams.broker.groups import MAX_SUBSCRIPTION, Group, JoinRequest, MemberIdRequired, State
 from streams.broker.protocol import Refused
+from streams.broker.store import Store
 
 pytestmark = pytest.mark.asyncio
 
@@ -205,3 +207,28 @@ async def test_who_may_commit(group):
 async def test_a_generation_never_comes_twice_even_after_a_restart():
     group = Group("g", 41, Saved())
     assert (await group.join(wants())).generation == 42
+
+
+async def test_what_a_member_says_of_itself_is_bounded(group):
+    """The leader is sent the words of all."""
+    with pytest.raises(Refused, match="more than 262144 bytes of a member") as refused:
+        await group.join(wants(name="x" * (MAX_SUBSCRIPTION + 1)))
+
+    assert refused.value.code is ErrorCode.policy_violation
+    assert group.members == {}
+
+
+async def test_groups_are_bounded_and_those_that_all_have_left_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("streams.broker.core.MAX_GROUPS", 2)
+    store = Store(tmp_path / "log")
+    core = Core(store, lambda _partition: None)
+    joined = [await core.group(name, keep=True).join(wants()) for name in ("a", "b")]
+    with pytest.raises(Refused, match="2 groups have members: no more can be joined"):
+        core.group("c", keep=True)
+    core.groups["a"].leave(joined[0].member_id)
+    await core.group("c", keep=True).join(wants())
+    found, again = set(core.groups), core.group("a").generation
+    store.close()
+
+    assert found == {"b", "c"}
+    assert again == joined[0].generation + 1, "its generation is remembered"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from itertools import pairwise
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from kio.schema.errors import ErrorCode
 
-from streams.broker.batch import header, intact
+from streams.broker.batch import checked, header, intact
+from streams.broker.handlers.records import first_at
 from streams.broker.partition import RESERVE, Partition, PartitionState
 from streams.broker.protocol import Refused
 from tests.unit.broker.conftest import read_values
@@ -356,3 +359,23 @@ def test_segments_follow_each_other_without_gaps(log):
     log.crash()
     for (_, before), (base, _) in pairwise((seg.base_offset, seg.index.next_offset) for seg in log.partition._segments):
         assert before == base
+
+
+def test_a_compressed_batch_is_found_by_time_without_being_unpacked(log):
+    """50 MB of zeros in 50 KB: opening it to look for a time would cost the broker a thousand times its size."""
+    log.append(b"before", timestamp=1_000)
+    packed = gzip_batch(50_000_000, timestamp=2_000)
+    log.partition.append(packed, checked(packed, 1 << 20), 5_000, 1 << 20)
+    tracemalloc.start()
+    found = first_at(log.partition, 1_500)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert found == (2_000, 1)
+    assert peak < 1 << 20
+
+
+def gzip_batch(size, timestamp):
+    builder = DefaultRecordBatchBuilder(2, 1, 0, -1, -1, -1, 1 << 30)
+    builder.append(0, timestamp, None, bytes(size), [])
+    return bytes(builder.build())

@@ -161,16 +161,16 @@ def test_events_of_a_newer_esper_are_named_and_kept(tmp_path, any_record):
 def test_a_table_of_a_newer_esper_is_named(tmp_path, any_record, caplog):
     kept = put(tmp_path, [any_record("decision_made", 0)])
     (entry,) = kept.files
-    put_there = replace(entry, table="seed_transplanted", rows=7)
+    put_there = replace(entry, table="seed_transplanted")
     manifest.save(tmp_path, replace(kept, files=(put_there,), generation=9))
 
     (found,) = findings(tmp_path)
 
     assert found[:2] == ("newer", "seed_transplanted")
-    assert "7 events of a type that this Esper does not know" in found[2]
+    assert "1 events of a type that this Esper does not know" in found[2]
     with caplog.at_level(logging.WARNING), open_history(tmp_path) as history:
-        assert history.unknown == {"seed_transplanted": 7}
-    assert "7 events of type seed_transplanted" in caplog.text
+        assert history.unknown == {"seed_transplanted": 1}
+    assert "1 events of type seed_transplanted" in caplog.text
 
 
 def test_what_is_not_serious_is_whole():
