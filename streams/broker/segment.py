@@ -294,9 +294,10 @@ class Segment:
     def read(self, offset: int, max_bytes: int) -> bytes:
         """Whole batches from the one that holds `offset` on: at least one, else at most `max_bytes`; b"" at the end.
 
-        Damaged bytes come as one batch that the client's checksum refuses.
+        Damaged bytes come as one batch that the client's checksum refuses. Where they stand first in the file, and it
+        is read from before its beginning, that batch covers the offsets in between as well: no segment has them.
         """
-        hole = self.index.hole_at(offset)
+        hole = self.index.hole_at(max(offset, self.base_offset))
         if hole is not None:
             return poison(offset, hole.following)
         if self._verified_to < self.index.size and not self._verify(offset, max_bytes):

@@ -29,6 +29,8 @@ from esper.leyline.signing import KeyRing
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import command_event
 from esper.tolaria.outside import Clock
+from esper.weatherlight.beginning import check_new, read_recorded
+from projections.manifest import covered
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
@@ -98,27 +100,21 @@ class Trainer(Client):
         self.verifier = CommandVerifier(self.ring)
 
     def start(self, run: str) -> None:
-        """Begin a run, as `esper.tolaria.session.publish_start` does."""
-        self._connect(run)
-        start = self._fact(pb.RunStarted(task="spirals", policy="none", epochs=10, steps_per_epoch=10))
-        self._publish(start)
-        self._flush()
-        self.journal.note("owns", run=run, incarnation=1, id=start.event_id.hex())
+        """Begin a run of a given id, as `esper.weatherlight.trainer` does."""
+        archive = self.data / "archive"
+        archived = covered(archive)
+        check_new(archive, run)
+        self._connect(run, archived)
+        self._claim(pb.RunStarted(task="spirals", policy="none", epochs=10, steps_per_epoch=10))
 
     def resume(self, run: str, back: int) -> None:
         """Go on with a run, `back` facts before its last, as `esper.tolaria.resume.resume_run` does."""
-        from esper.weatherlight.beginning import read_recorded
-
         self._connect(run)
         recorded = read_recorded(self.data / "archive", run, self.log.ends)
         upto = max(1, recorded.last_accepted() - back)
         self.sequence, self.incarnation = upto, recorded.state.incarnation + 1
         self._catch_up(recorded, upto)
-        claim = self._fact(pb.RunResumed(accepted_sequence=upto, reason="resumed"))
-        self.waiting.append(self.journal.sends(claim))
-        self.log.claim(claim, FLUSH_S)
-        self._acknowledged()
-        self.journal.note("owns", run=run, incarnation=self.incarnation, id=claim.event_id.hex())
+        self._claim(pb.RunResumed(accepted_sequence=upto, reason="resumed"))
 
     def facts(self, count: int) -> None:
         """Write facts, and wait until the log has them."""
@@ -159,9 +155,16 @@ class Trainer(Client):
         if self.log is not None:
             self.log.close()
 
-    def _connect(self, run: str) -> None:
+    def _connect(self, run: str, archived: dict[tuple[str, int], int] | None = None) -> None:
         self.run = run
-        self.log = KafkaLog(self.brokers, self.ring, run_id=run, metrics=Metrics())
+        self.log = KafkaLog(self.brokers, self.ring, run_id=run, metrics=Metrics(), archived=archived)
+
+    def _claim(self, body: Any) -> None:
+        claim = self._fact(body)
+        self.waiting.append(self.journal.sends(claim))
+        self.log.claim(claim, FLUSH_S)
+        self._acknowledged()
+        self.journal.note("owns", run=self.run, incarnation=self.incarnation, id=claim.event_id.hex())
 
     def _catch_up(self, recorded: Any, upto: int) -> None:
         """Of the commands, those that were applied are remembered and the others come again."""

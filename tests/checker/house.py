@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from esper.leyline.signing import KeyRing
 from esper.weatherlight.forkserver import Order, child_environment, request
 from streams.broker.server import listening_socket
 from tests.checker.clients import Journal
@@ -135,8 +136,9 @@ class Forker:
     """A fork server that has imported what the processes of houses need; several houses may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self.retired_at = int(time.time()) - RETIRED_S_AGO
-        keys = {"ESPER_KEY": KEY, "ESPER_KEYS_RETIRED": f"{RETIRED_KEY}@{self.retired_at}"}
+        retired_at = int(time.time()) - RETIRED_S_AGO
+        self.keys = KeyRing((bytes.fromhex(KEY),), {bytes.fromhex(RETIRED_KEY): retired_at * 10**9})
+        keys = {"ESPER_KEY": KEY, "ESPER_KEYS_RETIRED": f"{RETIRED_KEY}@{retired_at}"}
         self.connection, theirs = socket.socketpair()
         with theirs, (folder / "forkserver.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -168,6 +170,7 @@ class House:
         self.mutation = mutation
         self.deaths: list[str] = []
         self.fork_server = forker.connection
+        self.keys = forker.keys
         self.journal_path = folder / "journal.jsonl"
         self._journal_fd = os.open(self.journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.journal = Journal("driver", self._journal_fd)

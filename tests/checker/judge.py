@@ -10,7 +10,7 @@ The rules, each a function of `Evidence`:
 - `unaware`: whoever lost a run to another process learned of it;
 - `forged`: nothing that a good key does not vouch for counts, takes a run over, or is obeyed;
 - `misread`: what readers were told meanwhile was sent, once, in order;
-- `false_alarm`: `verify` names nothing where nothing was damaged;
+- `needless`: `verify` names no loss where no fault could have caused one;
 - `stuck`: the services came to the end of the log, and no process waits for ever.
 """
 
@@ -29,8 +29,9 @@ from tests.checker.model import OWN, Life, Row, Sent, Told
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What `verify` names: in words, whether it is serious, and the offsets or the run or rows that it covers."""
+    """What `verify` names: its kind, in words, whether it is serious, and the offsets or run or rows that it covers."""
 
+    kind: str
     text: str
     serious: bool
     where: str
@@ -78,7 +79,7 @@ Rule = Callable[[Evidence], Iterator[str]]
 def complaints(evidence: Evidence) -> list[str]:
     """All that is not as it should be, each line with the name of its rule."""
     rules: Sequence[Rule] = (
-        lost, twice, strange, disordered, replayable, one_owner, unaware, forged, misread, false_alarm, stuck
+        lost, twice, strange, disordered, replayable, one_owner, unaware, forged, misread, needless, stuck
     )  # fmt: skip
     return [f"{rule.__name__}: {line}" for rule in rules for line in rule(evidence)]
 
@@ -197,11 +198,10 @@ def misread(evidence: Evidence) -> Iterator[str]:
             yield f"{who} gave events in another order than the log's"
 
 
-def false_alarm(evidence: Evidence) -> Iterator[str]:
-    """A loss that is named where nothing was lost."""
+def needless(evidence: Evidence) -> Iterator[str]:
+    """A loss that no fault accounts for, named or not lost at all. A stranger's key is named with reason."""
     if not HARMFUL & {*evidence.told.faults}:
-        for each in evidence.serious:
-            yield each.text
+        yield from (each.text for each in evidence.serious if each.kind != "key" or not evidence.told.forged)
 
 
 def stuck(evidence: Evidence) -> Iterator[str]:
@@ -217,8 +217,8 @@ def named(kind: str, where: str, what: str, *, serious: bool) -> Named:
     text = f"{where}: {what}"
     if found := _PLACE.search(text):
         first, last = int(found["first"]), int(found["last"] or found["first"])
-        return Named(text, serious, where, last + 1 - first, found["topic"], int(found["partition"]))
+        return Named(kind, text, serious, where, last + 1 - first, found["topic"], int(found["partition"]))
     if kind == "file" and (rows := re.search(r"its (\d+) rows of (\w+)", what)):
         topic = BY_BODY[rows[2]].name if rows[2] in BY_BODY else ""
-        return Named(text, serious, where, int(rows[1]), topic)
-    return Named(text, serious, where)
+        return Named(kind, text, serious, where, int(rows[1]), topic)
+    return Named(kind, text, serious, where)

@@ -26,14 +26,49 @@ def producer_ids() -> None:
 
 def manifest() -> None:
     """Case 2: a start deletes what the manifest does not list."""
+    from projections.archive_writer import Archive
+
+    def delete(archive: Archive) -> int:
+        listed = {entry.name for entry in archive.manifest.files} | set(archive.manifest.retired)
+        for path in (archive.folder / "files").iterdir():
+            if path.name not in listed:
+                path.unlink()
+        return 0
+
+    _put(Archive, "_set_aside", delete)
 
 
 def retired_key() -> None:
     """Case 9: a record is as old as it says."""
+    from esper.leyline import signing
+    from streams import records
+
+    verified = records._verified
+
+    def by_its_own_time(signed: Any, ring: Any, _arrived_ns: Any) -> Any:
+        return verified(signed, ring, lambda event: event.recorded_at_ns)
+
+    _put(records, "_verified", by_its_own_time)
+    _put(signing, "history_ns", lambda recorded_at_ns, _stamp_ms: recorded_at_ns)
 
 
 def second_start() -> None:
     """Case 10: a start claims nothing."""
+    from streams.trainer_log import KafkaLog
+    from tests.checker import clients
+
+    claim = KafkaLog.claim
+
+    def published(log: KafkaLog, event: Any, timeout_s: float) -> None:
+        if event.HasField("run_started"):
+            log.publish(event)
+            log.flush(timeout_s)
+        else:
+            claim(log, event, timeout_s)
+
+    _put(KafkaLog, "claim", published)
+    _put(clients, "check_new", lambda _archive, _run_id: None)
+    _put(clients, "covered", lambda _archive: None)
 
 
 def bad_batch() -> None:

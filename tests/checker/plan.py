@@ -240,19 +240,13 @@ def _start(who: str, run: str) -> Step:
 
 REST = Step("rest", "house")
 COPY = Step("copy", fault=True)
-BESIDE = ("one", "five")
-"""Two runs of one partition; a test checks that."""
-
 SHORT = {
     "producer ids": [
         COPY,
-        _start("trainer1", BESIDE[0]),
-        _facts("trainer1", 3),
+        Step("blueprints", "author1", {"count": 1}),
         REST,
-        Step("end", "trainer1"),
         _fault("stale", parts=["meta.db"], age=1.0, kill=False),
-        _start("trainer2", BESIDE[1]),
-        _facts("trainer2", 3),
+        Step("blueprints", "author2", {"count": 1}),
         REST,
     ],
     "manifest": [

@@ -69,3 +69,28 @@ def test_random_damage(tmp_path, log_in, count):
         assert following > max(written)
         assert log.read(following)[-1] == (following, b"after")
         log.partition.close()
+
+
+def test_damage_behind_offsets_that_were_never_given_is_refused_together_with_them(tmp_path, log_in):
+    """Else a reader that believes no damaged header steps through each of them: half a million after a lost `tail`."""
+    log = log_in(tmp_path)
+    log.append(b"before")
+    (tmp_path / "tail").write_bytes(b"no tail")
+    log.crash()
+    leapt = log.append(b"damaged", b"with it")
+    after = log.append(b"after")
+    log.append(b"x" * 4_000)  # in the next segment: what is flipped is found by its reader, and by no start
+    assert leapt > 1_000
+
+    def flip(folder):
+        path = folder / f"{leapt:020}.log"
+        data = bytearray(path.read_bytes())
+        data[70] ^= 1
+        path.write_bytes(data)
+
+    log.crash(damage=flip)
+    told = log.partition.read(1, 1 << 20)
+    first, covered = int.from_bytes(told[:8], "big"), int.from_bytes(told[23:27], "big") + 1
+
+    assert (first, first + covered) == (1, after)
+    assert log.read(after)[0] == (after, b"after")
