@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from esper.record.accept import Verdict
-from projections.columns import ROW_GROUP, quoted
+from projections.columns import ROW_GROUP, pattern, quoted
 from projections.compaction import unfinished
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.verdicts import (
@@ -58,7 +58,7 @@ def _give_verdicts(folder: Path, manifest: Manifest, delete_after_s: float) -> M
         connection.execute(f"SET threads = 1; SET memory_limit = '{_MEMORY}'; SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")
         connection.execute(f"SET temp_directory = {quoted(folder / 'merging')}")
-        sources = [(entry.table, f"read_parquet({quoted(folder / FILES / entry.name)})") for entry in held]
+        sources = [(entry.table, f"read_parquet({quoted(pattern(folder / FILES / entry.name))})") for entry in held]
         for run_id, _, _, verdict in keep_verdicts(connection, "verdicts", judged(fact_rows(connection, sources))):
             undecided |= {run_id} if verdict is Verdict.UNDECIDED else set()
             unstarted |= {run_id} if verdict is Verdict.NOT_STARTED else set()
@@ -75,7 +75,7 @@ def _give_verdicts(folder: Path, manifest: Manifest, delete_after_s: float) -> M
 
 def _rewritten(connection: Connection, folder: Path, entry: FileEntry, generation: int) -> FileEntry:
     """The file with the column, beside the old one."""
-    source = f"read_parquet({quoted(folder / FILES / entry.name)})"
+    source = f"read_parquet({quoted(pattern(folder / FILES / entry.name))})"
     columns, shape = columns_with_verdict(connection, entry.table, entry.shape, source)
     path = folder / FILES / f"{entry.name.removesuffix('.parquet')}-verdicts.parquet"
     with unfinished(folder, path.name) as made:

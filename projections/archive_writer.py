@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -33,7 +32,7 @@ from esper.leyline.folders import Folder
 from esper.leyline.signing import KeyRing
 from esper.record.accept import Fact
 from projections import archive_migrations, manifest, unlisted
-from projections.columns import INVALID, ROW_GROUP, shape_of
+from projections.columns import INVALID, ROW_GROUP, encodings, shape_of
 from projections.decode import TooMuch, decode
 from projections.manifest import FILES, LOCK, FileEntry, Gap, Manifest, Place
 from projections.records import Batch, Record, Unreadable, batches_of
@@ -389,7 +388,7 @@ def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, i
 
 def encode(table: pa.Table) -> bytes:
     """`table` as a Parquet file."""
-    dictionary, encodings = _encodings(table.schema)
+    dictionary, others = encodings(table.schema)
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -397,35 +396,8 @@ def encode(table: pa.Table) -> bytes:
         row_group_size=ROW_GROUP,
         compression="lz4",
         use_dictionary=dictionary,
-        column_encoding=encodings,
+        column_encoding=others,
         store_schema=False,
         data_page_version="1.0",
     )
     return bytes(memoryview(sink.getvalue()))
-
-
-@cache
-def _encodings(schema: pa.Schema) -> tuple[list[str], dict[str, str]]:
-    """The leaf columns that get a dictionary, and the encodings of the others, by their paths in the file."""
-    dictionary: list[str] = []
-    encodings: dict[str, str] = {}
-    for path, type_ in _leaves("", pa.struct(list(schema))):
-        if pa.types.is_string(type_):
-            dictionary.append(path)
-        elif pa.types.is_floating(type_):
-            encodings[path] = "BYTE_STREAM_SPLIT"
-        elif pa.types.is_integer(type_) or pa.types.is_timestamp(type_):
-            encodings[path] = "DELTA_BINARY_PACKED"
-    return dictionary, encodings
-
-
-def _leaves(path: str, type_: Any) -> list[tuple[str, Any]]:
-    if pa.types.is_struct(type_):
-        children = [(f"{path}.{child.name}" if path else child.name, child.type) for child in type_]
-    elif pa.types.is_map(type_):
-        children = [(f"{path}.key_value.key", type_.key_type), (f"{path}.key_value.value", type_.item_type)]
-    elif pa.types.is_list(type_):
-        children = [(f"{path}.list.element", type_.value_type)]
-    else:
-        return [(path, type_)]
-    return [leaf for child_path, child in children for leaf in _leaves(child_path, child)]

@@ -189,6 +189,42 @@ def _arrow_single(field: Field) -> Any:
     return pa.struct([arrow_field(child) for child in field.message_type.fields])
 
 
+@cache
+def encodings(schema: Any) -> tuple[list[str], dict[str, str]]:
+    """The leaf columns that get a dictionary, and the encodings of the others, by their paths in the file."""
+    import pyarrow as pa  # noqa: PLC0415  readers need no Arrow, and importing it costs 0.1 s
+
+    dictionary: list[str] = []
+    encodings: dict[str, str] = {}
+    for path, type_ in _leaves("", pa.struct(list(schema))):
+        if pa.types.is_string(type_):
+            dictionary.append(path)
+        elif pa.types.is_floating(type_):
+            encodings[path] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_integer(type_) or pa.types.is_timestamp(type_):
+            encodings[path] = "DELTA_BINARY_PACKED"
+    return dictionary, encodings
+
+
+def _leaves(path: str, type_: Any) -> list[tuple[str, Any]]:
+    import pyarrow as pa  # noqa: PLC0415  as above
+
+    if pa.types.is_struct(type_):
+        children = [(f"{path}.{child.name}" if path else child.name, child.type) for child in type_]
+    elif pa.types.is_map(type_):
+        children = [(f"{path}.key_value.key", type_.key_type), (f"{path}.key_value.value", type_.item_type)]
+    elif pa.types.is_list(type_):
+        children = [(f"{path}.list.element", type_.value_type)]
+    else:
+        return [(path, type_)]
+    return [leaf for child_path, child in children for leaf in _leaves(child_path, child)]
+
+
 def quoted(value: str | Path) -> str:
     """A string literal of SQL."""
     return "'" + str(value).replace("'", "''") + "'"
+
+
+def pattern(path: Path) -> str:
+    """A path as DuckDB's reading functions take it: what is a wildcard to them stands for itself."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path))

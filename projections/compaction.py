@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from esper.leyline.folders import Folder
-from projections.columns import INVALID, ROW_GROUP, quoted
+from projections.columns import INVALID, ROW_GROUP, pattern, quoted
 from projections.manifest import FILES, UNFINISHED, FileEntry, Manifest, Place, entry_from_json, entry_to_json
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _write(path: Path, inputs: list[Path], table: str, spill: Path) -> None:
     import duckdb  # noqa: PLC0415  the owner plans and needs no DuckDB
 
     order = "log_topic, log_partition, log_offset" if table == INVALID else "run_id, log_partition, log_offset"
-    sources = ", ".join(quoted(source) for source in inputs)
+    sources = ", ".join(quoted(pattern(source)) for source in inputs)
     with duckdb.connect(":memory:") as connection:
         connection.execute(f"SET threads = 1; SET memory_limit = '{MEMORY}'; SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")  # it may be drawn into stdout, which is for proposals

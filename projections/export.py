@@ -25,7 +25,7 @@ from esper.leyline.json_text import parsed
 from esper.leyline.objects import ObjectStore
 from esper.record.accept import Verdict
 from projections import manifest, open_history, schema
-from projections.columns import INVALID, ROW_GROUP, quoted
+from projections.columns import INVALID, ROW_GROUP, pattern, quoted
 from projections.decode import decode
 from projections.lineage import stored_records
 from projections.manifest import EXPORTED, FILES, FileEntry, Manifest
@@ -101,7 +101,8 @@ def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | N
         raise InvalidInput(f"{to} cannot be made: {error.strerror or error}; name another folder with --to") from None
     try:
         made.chmod(0o755)
-        _write_archive(history, run_ids, made / ARCHIVE)
+        with history.reopened(also=made / ARCHIVE / FILES) as writing:
+            _write_archive(writing, run_ids, made / ARCHIVE)
         found, missing = _copy_objects(history, run_ids, objects, made / OBJECTS) if objects else (0, 0)
         events = _describe(made, found)
         digest = _write_sums(made)
@@ -144,7 +145,7 @@ def _write_table(
 ) -> FileEntry | None:
     """The runs' rows of some files of one kind (body type and shape) as one file; None where there are none."""
     table, shape = kind
-    listed = ", ".join(quoted(history.archive / FILES / entry.name) for entry in held)
+    listed = ", ".join(quoted(pattern(history.archive / FILES / entry.name)) for entry in held)
     source = f"read_parquet([{listed}])"
     if history.judged_here and table in FACT_TABLES:
         history.undecided()
@@ -202,7 +203,7 @@ def _copy_objects(history: History, run_ids: Sequence[str], source: Path, to: Pa
 def _describe(made: Path, objects: int) -> int:
     """Write what is in the folder and how to ask it; returns how many events there are."""
     with open_history(made / ARCHIVE) as history:
-        script = history.script().replace(quoted(made / ARCHIVE / FILES)[:-1], f"'{ARCHIVE}/{FILES}")
+        script = history.script().replace(quoted(pattern(made / ARCHIVE / FILES))[:-1], f"'{ARCHIVE}/{FILES}")
         texts = ";\n".join(schema.comments(history.connection))
         found = history.execute(DIGESTS)
         runs = [dict(zip([column[0] for column in found.description], row, strict=True)) for row in found.fetchall()]
@@ -349,7 +350,7 @@ def _wrong_columns(history: History) -> list[str]:
 
 def _differences(connection: Connection, path: Path) -> int:
     """How many rows of a file differ from those of `decoded_again`, in what both have (older files have fewer)."""
-    file = f"read_parquet([{quoted(path)}])"
+    file = f"read_parquet([{quoted(pattern(path))}])"
     known, shape = connection.sql("FROM decoded_again").columns, connection.sql(f"FROM {file}")
     types = dict(zip(shape.columns, shape.types, strict=True))
     both = [name for name in types if name in known and name not in _NOT_OF_THE_BYTES]

@@ -24,7 +24,7 @@ from contracts.topics import RUNS
 from esper.errors import CorruptState
 from esper.record.accept import Verdict
 from projections import manifest, verdicts, views
-from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, quoted, shape_of
+from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, pattern, quoted, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.verdicts import VERDICTS, with_verdicts
 from projections.verify import Damage, damaged
@@ -62,9 +62,12 @@ class History:
     `damage` are the files that were left out because their bytes are not those that were written, `unknown` how many
     events there are of types that only a newer Esper knows. Where a file of facts is left out, the facts that are left
     are judged again, so that a run which lacks some is stopped there. Thread-bound, as DuckDB connections are.
+
+    Its SQL reads the archive's files and nothing else: no other file, no address, no extension; `also` is a folder
+    more, where an export is written.
     """
 
-    def __init__(self, archive: Path, source: Mirror | None = None) -> None:
+    def __init__(self, archive: Path, source: Mirror | None = None, *, also: Path | None = None) -> None:
         self.archive = archive
         self._source = source
         self.manifest = Manifest(generation=-1)
@@ -79,7 +82,7 @@ class History:
         self._judged = False
         self._undecided: tuple[str, ...] = ()
         self._otherwise: str | None = None  # where `decided.verdicts` counts: the verdict of facts that are not in it
-        self._connection.execute(";\n".join(views.settings()))
+        self._connection.execute(";\n".join([*views.settings(), *_confined(archive / FILES, also)]))
         self.refresh()
 
     def __enter__(self) -> Self:
@@ -89,6 +92,10 @@ class History:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def reopened(self, *, also: Path) -> History:
+        """The same history on a connection of its own, whose SQL may write into the folder `also`, which is there."""
+        return History(self.archive, self._source, also=also)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -178,7 +185,9 @@ class History:
         """What is wrong with a file that is as it was written, where somebody else wrote it to fill the memory."""
         counts = "SELECT (SELECT sum(num_rows) FROM parquet_file_metadata($1)), sum(total_uncompressed_size)"
         try:
-            answer = self._connection.cursor().execute(f"{counts} FROM parquet_metadata($1)", [str(path)]).fetchone()
+            answer = (
+                self._connection.cursor().execute(f"{counts} FROM parquet_metadata($1)", [pattern(path)]).fetchone()
+            )
         except duckdb.Error as error:
             return f"is no Parquet file ({str(error).splitlines()[0]})"
         rows, size = answer or (0, 0)
@@ -340,7 +349,14 @@ class History:
         return self._shapes[entry.table, entry.shape]
 
     def _scan(self, entries: list[FileEntry]) -> str:
-        return f"read_parquet([{', '.join(quoted(self.archive / FILES / entry.name) for entry in entries)}])"
+        return f"read_parquet([{', '.join(quoted(pattern(self.archive / FILES / entry.name)) for entry in entries)}])"
+
+
+def _confined(folder: Path, also: Path | None) -> list[str]:
+    """SQL after which DuckDB opens files of these folders only."""
+    folders = [folder] if also is None else [folder, also]
+    allowed = {quoted(f"{form}/") for each in folders for form in (each, pattern(each))}
+    return [f"SET allowed_directories = [{', '.join(sorted(allowed))}]", "SET enable_external_access = false"]
 
 
 def _counted(events: dict[str, int]) -> str:

@@ -60,6 +60,17 @@ def placed_facts(history: History, run_id: str) -> Iterator[tuple[int, int, Even
             yield partition, offset, envelope.parse(raw)
 
 
+def signed_facts(history: History, run_id: str) -> Iterator[tuple[Event, Signed]]:
+    """Every fact of the run and of its ancestors, as it was signed, whether it counts or not.
+
+    All of them: a stranger's column may call a fact something else than its bytes do.
+    """
+    query = "SELECT log_raw, log_headers FROM log.facts WHERE run_id = ?"
+    for stretch in lineage(history, run_id):
+        for raw, headers in _rows(history, query, [stretch.run_id]):
+            yield envelope.parse(raw), _signed(raw, headers)
+
+
 def inherited(history: History, run_id: str) -> Iterator[Event]:
     """The ancestors' events that are part of a fork's history: the facts shared, and what they answer and led to.
 

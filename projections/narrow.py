@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 
 from contracts.leyline.v1 import event_pb2
 from esper.leyline.envelope import MESSAGE_VERSION, SCHEMA_VERSION, VERSIONED
-from projections.columns import BODIES, quoted
+from projections.columns import BODIES, pattern, quoted
 from projections.wire_schema import ENVELOPE_TWIN, POOL, twin_of
 
 ALWAYS: Final = ("event_id", "schema_version", "recorded_at_ns")
@@ -135,7 +135,7 @@ def repeats(files: Iterable[Path], starts: Mapping[int, int]) -> dict[int, list[
     """
     import duckdb  # noqa: PLC0415 - a reader without an archive needs none
 
-    listed = ", ".join(map(quoted, files))
+    listed = ", ".join(quoted(pattern(file)) for file in files)
     if not listed or not starts:
         return {}
     wanted = " OR ".join(f"(log_partition = {place} AND log_offset >= {start})" for place, start in starts.items())

@@ -27,7 +27,11 @@ from projections.projection import Projection, Row, migrate, refresh
 from projections.records import Record
 from projections.verdicts import Verdicts, body_of
 
-_SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {"threads": 1, "memory_limit": "256MB"}
+_SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
+    "threads": 1,
+    "memory_limit": "256MB",
+    "enable_external_access": False,  # a file from somebody else may hold views that read other files
+}
 _log = logging.getLogger(__name__)
 
 

@@ -260,7 +260,7 @@ class ArchiveLoop:
             if time.monotonic() - deleted_at >= DELETE_S:
                 deleted_at = time.monotonic()
                 await self._own(lambda: self._archive.delete_retired(time.time()))
-                await self._own(self._archive.drop_set_aside)
+                await asyncio.to_thread(self._archive.drop_set_aside)  # it may read much, and changes no list
 
     async def _scrub(self) -> None:
         """Look again at some files, beside the flushes; what is damaged is named, and merged with nothing."""

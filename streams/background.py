@@ -50,4 +50,15 @@ class LoopThread:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._hang_up()
         self._loop.close()
+
+    def _hang_up(self) -> None:
+        """Close connections that nobody closed, as to a log that has fallen silent.
+
+        The interpreter would do so when it finds them, on a loop that is closed, and print that it could not. asyncio
+        has no public list of them.
+        """
+        for transport in list(getattr(self._loop, "_transports", {}).values()):
+            transport.abort()
+        self._loop.run_until_complete(asyncio.sleep(0))

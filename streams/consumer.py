@@ -83,8 +83,8 @@ def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[
 
 async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:
     consumer = LogConsumer(bootstrap_servers=brokers)
-    await consumer.start()
     try:
+        await consumer.start()  # a broker that is silent ends it in the middle, and what was begun is closed too
         places = [TopicPartition(topic.name, number) for topic in topics for number in range(PARTITIONS)]
         ends = await consumer.end_offsets(places)
     finally:

@@ -8,6 +8,7 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import platformdirs
@@ -55,12 +56,23 @@ def key_file() -> Path:
 
 
 def _own_key(path: Path) -> bytes:
-    if not path.exists() and _make(path):
+    try:
+        made = not path.exists() and _make(path)
+    except OSError as error:
+        raise InvalidInput(
+            f"the signing key {path} cannot be made: {error.strerror}; set XDG_CONFIG_HOME to a folder that can be "
+            "written to, or ESPER_KEY to 64 hex digits"
+        ) from None
+    if made:
         sys.stderr.write(f"esper: made a signing key for the embedded log: {path} (readable by you alone)\n")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        raise InvalidInput(f"the signing key {path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`")
-    return _decode(str(path), SecretStr(path.read_text(encoding="ascii", errors="replace")))
+        way = f"run `chmod 600 {quote(str(path))}`"
+        raise InvalidInput(f"the signing key {path} can be read by others (mode {mode:04o}): {way}")
+    try:
+        return _decode(str(path), SecretStr(path.read_text(encoding="ascii", errors="replace")))
+    except OSError as error:
+        raise InvalidInput(f"the signing key {path} cannot be read: {error.strerror}; set ESPER_KEY instead") from None
 
 
 def _make(path: Path) -> bool:

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from esper.errors import InvalidInput
+from esper.leyline import names
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 
@@ -44,7 +45,22 @@ class Settings(BaseModel):
             return cls(**found | {name: value for name, value in overrides.items() if value is not None})
         except ValidationError as error:
             first = error.errors()[0]
-            raise InvalidInput(f"ESPER_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+            told = str(first["msg"]).removeprefix("Value error, ")
+            raise InvalidInput(f"ESPER_{str(first['loc'][0]).upper()}: {told}") from None
+
+    @field_validator("data")
+    @classmethod
+    def _in_full(cls, value: Path) -> Path:
+        return data_folder(value)
+
+    @field_validator("brokers")
+    @classmethod
+    def _addresses(cls, value: str | None) -> str | None:
+        for address in (value or "").split(",") if value else ():
+            host, _, port = address.strip().rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(f"{names.shown(address.strip())} is no HOST:PORT with a port of 1 to 65535")
+        return value
 
     @property
     def objects(self) -> Path:
@@ -55,6 +71,17 @@ class Settings(BaseModel):
     def run_folder(self) -> Path:
         """The folder of locks, endpoint files and sockets."""
         return self.data / "run"
+
+
+def data_folder(path: Path) -> Path:
+    """A data folder as a person names it: `~` is the home folder also where no shell made it that.
+
+    Raises ValueError where there is no such home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder for {names.shown(str(path))}: name the folder in full") from None
 
 
 def is_loopback(brokers: str) -> bool:

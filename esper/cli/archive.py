@@ -6,11 +6,12 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli import RUN_FAILED
 from esper.cli.history import find_run, history_of
-from esper.cli.output import GREEN, RED, YELLOW, complain, meter, say, say_json, styled, table
+from esper.cli.output import GREEN, RED, YELLOW, complain, meter, one_line, say, say_json, styled, table
 from esper.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool)
     else:
         say(
             f"{done.copied:,} files ({done.size / MB:,.1f} MB) copied to {target.address}, {done.kept:,} were there; "
-            f'ask it with `esper sql --archive {target.address} "from runs"`'
+            f'ask it with `esper sql --archive {quote(target.address)} "from runs"`'
         )
     return RUN_FAILED if done.damage else 0
 
@@ -254,15 +255,16 @@ def export_command(data_dir: Path, word: str, to: Path | None, *, with_objects: 
     if as_json:
         say_json(asdict(done))
         return
-    say(f"exported {' and '.join(done.runs)} to {done.folder}")
+    say(one_line(f"exported {' and '.join(done.runs)} to {done.folder}"))
     say(f"  {done.events:,} events, {done.bytes / 1e6:.1f} MB, no keys")
     if with_objects:
         say(f"  {done.objects:,} objects; {done.missing:,} more that events name were deleted before, as old ones are")
     say(f"  digest {done.digest}")
     say("\ntry next")
-    say(f"  esper verify {done.folder}")
-    say(f'  esper sql --data-dir {done.folder} "from runs"')
-    say(f"  cd {done.folder} && duckdb -init views.sql     (needs no Esper)")
+    named = quote(done.folder)
+    say(f"  esper verify {named}")
+    say(f'  esper sql --data-dir {named} "from runs"')
+    say(f"  cd {named} && duckdb -init views.sql     (needs no Esper)")
 
 
 def verify_export_command(folder: Path, *, as_json: bool) -> int:
@@ -275,9 +277,9 @@ def verify_export_command(folder: Path, *, as_json: bool) -> int:
     elif verdict.problems:
         say(styled(f"{folder} is not what was exported:", RED))
         for problem in verdict.problems:
-            say(f"  {problem}")
+            say(one_line(f"  {problem}"))
     else:
-        say(styled(f"{folder} is what was exported", GREEN) + f": {', '.join(verdict.runs)}")
+        say(styled(f"{folder} is what was exported", GREEN) + one_line(f": {', '.join(verdict.runs)}"))
         say(f"  {verdict.files:,} files and {verdict.objects:,} objects by their checksums")
         say(f"  {verdict.events:,} events by the digests of their runs; the columns say what the events' own bytes say")
         say(f"  digest {verdict.digest}")

@@ -11,10 +11,25 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from typer.core import TyperGroup
 
+from esper.errors import InvalidInput
+
+
+def _data_folder(value: Path) -> Path:
+    """`~` is the home folder, also where no shell made it that."""
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise InvalidInput(f"there is no home folder for {value}; name the data folder in full") from None
+
+
 DataDir = Annotated[
     Path,
     typer.Option(
-        "--data-dir", envvar="ESPER_DATA", help="The data folder: log, archive and objects.", show_default=True
+        "--data-dir",
+        envvar="ESPER_DATA",
+        help="The data folder: log, archive and objects.",
+        show_default=True,
+        callback=_data_folder,
     ),
 ]
 Run = Annotated[str, typer.Argument(help="A run id, the beginning of one, or `last`.", metavar="RUN")]
@@ -42,6 +57,9 @@ class Group(TyperGroup):
         super().format_commands(context, formatter)
 
 
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run code that came with a run which was not recorded with your key, unasked.")
+]
 Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
 ]
@@ -132,14 +150,14 @@ def _ids(text: str) -> tuple[str, ...]:
 
 
 @app.command(epilog="Example: esper resume last")
-def resume(run: Run, data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+def resume(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_json: AsJson = False) -> int:
     """Go on with a run that was interrupted or whose trainer died, and with its control run if that was not over.
 
     It claims the run, trains it again from its last checkpoint to the end of its record, and goes on from there.
     """
     from esper.cli.resume import resume_command  # noqa: PLC0415
 
-    return resume_command(data_dir, run, as_json=as_json)
+    return resume_command(data_dir, run, trust=trust, as_json=as_json)
 
 
 @app.command(epilog='Example: esper fork last --at 240 --do "cull s2"')
@@ -153,11 +171,12 @@ def fork(
         typer.Option(
             "--do",
             metavar="CHANGE",
-            help='"cull s2", "fossilize s2", "germinate s1 BP013", "policy random" or "nothing".',
+            help='"cull s2", "fossilize s2", "germinate s1 residual_block", "policy random" or "nothing".',
         ),
     ],
     data_dir: DataDir = DATA_DIR,
     *,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> int:
     """What if: a new run that is RUN up to a step, and from there does one thing otherwise.
@@ -169,7 +188,7 @@ def fork(
     """
     from esper.cli.resume import fork_command  # noqa: PLC0415
 
-    return fork_command(data_dir, run, at, do, as_json=as_json)
+    return fork_command(data_dir, run, at, do, trust=trust, as_json=as_json)
 
 
 @app.command(epilog="Example: esper replay last --from 200 --to 400")
@@ -186,15 +205,17 @@ def replay(
     to_step: Annotated[
         int | None, typer.Option("--to", min=0, metavar="STEP", help="End at this step of the surviving timeline.")
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a run again from its record and compare every digest and decision; 1 where one differs.
 
     What was decided and measured then is applied as recorded. Nothing is written, and nothing needs to be running.
+    Where a run from somebody else brings code of its own, you are asked first.
     """
     from esper.cli.replay import replay_command  # noqa: PLC0415
 
-    return replay_command(data_dir, run, from_step, to_step, as_json=as_json)
+    return replay_command(data_dir, run, from_step, to_step, trust=trust, as_json=as_json)
 
 
 @app.command(epilog="Example: esper runs --json")
@@ -253,6 +274,7 @@ def state(
     load: Annotated[
         Path | None, typer.Option("--load", help="Write the weights at that point to this safetensors file.")
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """A run as it was at a step or after an epoch: its seeds, decision, rates, mode, checkpoint. Needs nothing running.
@@ -262,7 +284,7 @@ def state(
     """
     from esper.cli.state import state_command  # noqa: PLC0415
 
-    state_command(data_dir, run, at, load, as_json=as_json)
+    state_command(data_dir, run, at, load, trust=trust, as_json=as_json)
 
 
 @app.command(epilog="Example: esper diff k3f9 last")

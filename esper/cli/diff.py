@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
 from esper.cli.events import headline_with_ids, stage
 from esper.cli.history import history_of, resolve
-from esper.cli.output import BOLD, DIM, GREEN, RED, cell, say, say_hanging, say_json, styled, table
+from esper.cli.output import BOLD, DIM, GREEN, RED, cell, one_line, say, say_hanging, say_json, styled, table
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
@@ -257,10 +257,10 @@ def show(compared: Mapping[str, Any]) -> None:
     """Everything, the verdict last."""
     for name in ("a", "b"):
         about = compared[name]
-        what = f"{about['task']}, policy {about['policy']}, {about['status']}"
+        what = one_line(f"{about['task']}, policy {about['policy']}, {about['status']}")
         say(f"{styled(name.upper(), BOLD)}  run {about['run_id']}: {what}")
         if about["problem"]:
-            say(styled(f"   its history stops where it cannot be true: {about['problem']}", RED))
+            say(styled(one_line(f"   its history stops where it cannot be true: {about['problem']}"), RED))
     _show_beginning(compared)
     if compared["parted"] is not None:
         _show_parting(compared)

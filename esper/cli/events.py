@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
 from esper.cli.history import find_run, history_of
-from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, say_hanging, say_json, styled
+from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, one_line, say_hanging, say_json, styled
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.kasmina.gates import SIGNS, rule_of
@@ -25,7 +25,7 @@ from projections.run_queries import EventReader
 
 def headline(event: Event) -> str:
     """What happened, in one line without the event's type, for a person: blueprints by their names."""
-    return with_names(headline_with_ids(event))
+    return one_line(with_names(headline_with_ids(event)))
 
 
 def headline_with_ids(event: Event) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.cli.output import complain, meter, say, say_json, table
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import body_of
+from esper.leyline.names import checked
 from esper.weatherlight.alive import lives
 from projections.manifest import Place, covered
 from projections.run_queries import all_runs, claims_of
@@ -123,8 +124,13 @@ def find_run(history: History, word: str) -> str:
 def resolve(word: str, run_ids: Sequence[str]) -> str:
     """The run that `word` means: an id, the beginning of just one, or `last`. `run_ids` begin with the latest.
 
-    A beginning that fits a run and its control means the run. Raises InvalidInput where it means none or several.
+    A beginning that fits a run and its control means the run. Raises InvalidInput where it means none or several, and
+    where a stranger's run has an id that would be a path or a command elsewhere: files and advice are named by it.
     """
+    return checked(_meant(word, run_ids), "the run id")
+
+
+def _meant(word: str, run_ids: Sequence[str]) -> str:
     if not run_ids:
         raise InvalidInput(f"there is no run {word!r}: nothing was run in this data folder yet; start with `esper run`")
     if word in run_ids:
@@ -156,10 +162,10 @@ def history_of(data_dir: Path, address: str | None = None) -> Iterator[History]:
         if (data_dir / "log").is_dir():
             raise InvalidInput(f"{data_dir} has a log and no archive; `esper up` or the next run makes it from the log")
         raise InvalidInput(f"{data_dir} holds no history; run `esper run`, or name another folder with --data-dir")
-    from projections.ad_hoc import draw_no_progress  # noqa: PLC0415 - DuckDB, and only where there is a history
+    from projections.ad_hoc import confine  # noqa: PLC0415 - DuckDB, and only where there is a history
 
     with _opened(archive) as history:
-        draw_no_progress(history)
+        confine(history)
         for damage in history.damage:
             complain(str(damage))
         for unreadable in history.manifest.unreadable:

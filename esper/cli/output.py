@@ -1,4 +1,8 @@
-"""How the command prints: tables and lines that read the same in a file, colours and bars on terminals only."""
+"""How the command prints: tables and lines that read the same in a file, colours and bars on terminals only.
+
+All text goes out through here, and `visible` writes out what a terminal would obey: names, reasons and errors come from
+events, and an event may come from anybody.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TextIO, TypeAlias
 from uuid import UUID
 
 BOLD: Final = "1"
@@ -27,6 +31,13 @@ NARROWEST: Final = 30
 """Columns that a text needs at least to stand beside its prefix."""
 BELOW: Final = 4
 _STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
+_OWN: Final = re.compile(r"\x1b\[(?:0|[12]|3[1236])(?:;(?:[12]|3[1236]))*m")
+"""The styles that `styled` makes, and no other: a stranger's could hide a text."""
+_OBEYED: Final = re.compile(
+    r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"|[\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]"
+)
+"""What a terminal obeys and does not show: C0 but tab and newline, C1, DEL, and what turns the reading direction."""
 Tell: TypeAlias = Callable[[int, int | None], None]
 """Called with the bytes that are done, and with those that are to be done where that was not known before."""
 
@@ -34,6 +45,23 @@ Tell: TypeAlias = Callable[[int, int | None], None]
 def colours_wanted() -> bool:
     """Whether stdout is a terminal that shows colours (https://no-color.org is respected)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def visible(text: str) -> str:
+    """`text` with every sign written out that a terminal would obey; our own styles stay where they are wanted."""
+    if text.isprintable():
+        return text
+    kept = _OWN if colours_wanted() else None
+    return _OBEYED.sub(lambda found: found[0] if kept and kept.fullmatch(found[0]) else _written_out(found[0]), text)
+
+
+def one_line(text: str) -> str:
+    """`text` from an event as a line's part: what would begin another line is written out too."""
+    return visible(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def _written_out(signs: str) -> str:
+    return "".join(sign if " " <= sign <= "~" else ascii(sign)[1:-1] for sign in signs)
 
 
 def styled(text: str, *codes: str) -> str:
@@ -46,14 +74,14 @@ def say_hanging(prefix: str, text: str) -> None:
 
     No word is broken: where there is little room beside the prefix, the text stands below it.
     """
-    room = screen_width()
+    room, text = screen_width(), one_line(text)
     say(prefix + text if room is None else hanging(prefix, text, room))
 
 
 def say(text: str = "") -> None:
     """One line (or more) for the person, on stdout; on a terminal, lines wrap between words."""
     room = screen_width()
-    lines = text.split("\n")
+    lines = visible(text).split("\n")
     sys.stdout.write("\n".join(lines if room is None else (wrapped(line, room) for line in lines)) + "\n")
 
 
@@ -101,11 +129,22 @@ def _wrap(text: str, room: int) -> list[str]:
 
 def complain(message: str) -> None:
     """One line on stderr: what is wrong and the way out."""
-    line = f"esper: {' '.join(message.split())}"
+    line = visible(f"esper: {' '.join(message.split())}")
     if sys.stderr.isatty():
         line = wrapped(line, shutil.get_terminal_size().columns)
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except OSError:  # nobody reads it or nothing can: what was done and the exit code stay what they are
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is still to be written to a stream, at the interpreter's end too, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):  # a stream without a descriptor, as in tests
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def say_json(value: Any) -> None:
@@ -165,7 +204,7 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3e}"
     if isinstance(value, str | int):
-        return str(value).replace("\n", " ")
+        return visible(str(value).replace("\n", " ").replace("\t", " "))
     if isinstance(value, list | tuple | Mapping):
         return json.dumps(value, default=plain)
     return str(plain(value))
@@ -184,6 +223,7 @@ def table(
     On a terminal (or in `room` columns) cells wrap between words; where not even the longest words fit beside each
     other, every row is a block of lines, one a column.
     """
+    headers = [cell(header) for header in headers]
     texts, room = _texts(rows), screen_width() if room is None else room
     widths = _widths(texts, [len(header) for header in headers])
     for gap in (2, 1):
@@ -245,6 +285,7 @@ def say_table(headers: Sequence[str], blocks: Iterable[Sequence[Sequence[Any]]])
     A block that is wider than the terminal is shown as `table` shows it. Not by rich otherwise: 2,000 rows of ten
     columns took it 1.1 s, and this 0.02 s.
     """
+    headers = [cell(header) for header in headers]
     widths, room, first = [len(header) for header in headers], screen_width(), True
     for block in blocks:
         texts = _texts(block)

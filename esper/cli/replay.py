@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from esper.cli import RUN_FAILED
 from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, GREEN, RED, complain, say, say_json, styled
+from esper.cli.trust import check_code
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
@@ -31,10 +32,14 @@ def recorded_run(history: History, run_id: str) -> Recorded:
     return Recorded.of(run_id, facts(history, run_id), requests(history, run_id))
 
 
-def replay_command(data_dir: Path, word: str, from_step: int, to_step: int | None, *, as_json: bool) -> int:
+def replay_command(
+    data_dir: Path, word: str, from_step: int, to_step: int | None, *, trust: bool, as_json: bool
+) -> int:
     """Replay a run and print the verdict; 0 where all agrees, 1 where something does not."""
     with history_of(data_dir) as history:
-        recorded = recorded_run(history, find_run(history, word))
+        run_id = find_run(history, word)
+        recorded = recorded_run(history, run_id)
+        check_code(history, run_id, data_dir, "replay", trust=trust)
     reached = recorded.state.model.step
     if from_step > reached or (to_step is not None and not from_step <= to_step <= reached):
         asked = f"--from {from_step}" if to_step is None else f"--from {from_step} --to {to_step}"

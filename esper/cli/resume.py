@@ -17,6 +17,7 @@ from esper.cli.run import RunRequest
 from esper.cli.summary import RunView
 from esper.cli.trainers import Trainers
 from esper.cli.training import RunCommand
+from esper.cli.trust import check_code
 from esper.errors import InvalidInput
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
@@ -31,15 +32,14 @@ from streams.settings import Settings
 ARCHIVE_S: Final = 30.0
 
 
-def resume_command(data_dir: Path, word: str, *, as_json: bool) -> int:
+def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> int:
     """Resume a run, and its control run where that was not over either; the exit code.
 
     Raises InvalidInput for a run that is over or that goes on, and LogUnavailable.
     """
     since = time.monotonic()
     settings = Settings.load(data=data_dir)
-    with history_of(data_dir):
-        pass  # a folder without a history is said to be one before anything is started for it
+    trust = _may_run(data_dir, word, "resume", trust=trust)
     ring = load_key_ring(settings)
     with joined(data_dir, settings, f"esper resume {word}") as lease:
         with history_of(data_dir) as history:
@@ -47,6 +47,8 @@ def resume_command(data_dir: Path, word: str, *, as_json: bool) -> int:
             run_id = resolve(word, known)
             _check_alone(lease, run_id)
             family = [each for each in (run_id, control_of(run_id)) if each in known]
+            for each in family:
+                check_code(history, each, data_dir, "resume", trust=trust)
             recorded = {each: recorded_run(history, each) for each in family}
             before = {each: list(EventReader(history, each).new()) for each in family}
         going = [each for each in family if _goes_on(recorded[each])]
@@ -66,6 +68,19 @@ def resume_command(data_dir: Path, word: str, *, as_json: bool) -> int:
     summary = command.summary(since)
     say_json(summary.to_json()) if as_json else say(summary.text())
     return 0
+
+
+def _may_run(data_dir: Path, word: str, verb: str, *, trust: bool) -> bool:
+    """Ask for a stranger's code before anything is started; whether it was trusted.
+
+    A folder without a history is said to be one here. A run that is not archived yet is asked about later.
+    """
+    with history_of(data_dir) as history:
+        try:
+            run_id = find_run(history, word)
+        except InvalidInput:
+            return trust
+        return check_code(history, run_id, data_dir, verb, trust=trust)
 
 
 @contextmanager
@@ -121,18 +136,18 @@ def trained_by(run_id: str, clients: Collection[str]) -> str:
     return next((verb for verb in ("esper run", "esper fork") if f"{verb} {name}" in clients), "")
 
 
-def fork_command(data_dir: Path, word: str, step: int, words: str, *, as_json: bool) -> int:
+def fork_command(data_dir: Path, word: str, step: int, words: str, *, trust: bool, as_json: bool) -> int:
     """Fork a run and train the fork to its end; the exit code. Raises InvalidInput for what cannot be done there."""
     since = time.monotonic()
     change = read_change(words)
     settings = Settings.load(data=data_dir)
-    with history_of(data_dir):
-        pass  # a folder without a history is said to be one before anything is started for it
+    trust = _may_run(data_dir, word, "fork", trust=trust)
     ring = load_key_ring(settings)
     child = new_run_id()
     with joined(data_dir, settings, f"esper fork {child}") as lease:
         with history_of(data_dir) as history:
             parent_id = find_run(history, word)
+            check_code(history, parent_id, data_dir, "fork", trust=trust)
             parent = recorded_run(history, parent_id)
         place_of(parent, step, change)
         config = RunConfig.from_json(parent.begun(len(parent.facts)).run_started.config_json)

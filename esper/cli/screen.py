@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from esper.cli.events import headline
+from esper.cli.output import one_line, visible
 from esper.cli.summary import RunView
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
@@ -99,7 +100,7 @@ class Lines:
 
     def _write(self, text: str) -> None:
         stream = sys.stderr if self._quiet else sys.stdout
-        stream.write(text + "\n")
+        stream.write(visible(text) + "\n")
         stream.flush()
 
     def __enter__(self) -> Self:
@@ -147,7 +148,7 @@ class Panel:
         head = Table.grid(expand=True)
         head.add_column()
         head.add_column(justify="right")
-        head.add_row(Text(self._title, style="bold"), Text(f"{elapsed_s:.0f} s", style="dim"))
+        head.add_row(Text(one_line(self._title), style="bold"), Text(f"{elapsed_s:.0f} s", style="dim"))
         parts: list[RenderableType] = [head, Text(), self._progress()]
         grown = self._views[0]
         if grown.seeds:
@@ -155,7 +156,7 @@ class Panel:
         if grown.decisions:
             parts += [Text(), Text("last decisions", style="dim")]
             parts.append(self._decisions(grown))
-        parts += [Text(), Text(self._note, style="dim")]
+        parts += [Text(), Text(one_line(self._note), style="dim")]
         return Group(*parts)
 
     def _progress(self) -> RenderableType:
@@ -187,7 +188,7 @@ class Panel:
         grid.add_column(no_wrap=True)
         grid.add_column()
         for epoch, line in reversed(view.decisions):
-            grid.add_row(f"  epoch {epoch:>2}", Text(line))
+            grid.add_row(f"  epoch {epoch:>2}", Text(one_line(line)))
         return grid
 
     @staticmethod
@@ -209,10 +210,10 @@ class Panel:
             alpha = seed.alpha if seed.stage != "DORMANT" else 0.0
             bar: RenderableType = ProgressBar(total=1.0, completed=alpha, width=10) if alpha else Text("")
             table.add_row(
-                seed.seed_id,
-                Text(seed.site),
+                Text(one_line(seed.seed_id)),
+                Text(one_line(seed.site)),
                 Text(seed.stage, style=style),
-                names[seed.seed_id],
+                Text(one_line(names[seed.seed_id])),
                 bar,
                 f"{alpha:.2f}" if alpha else "",
             )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shlex
 import shutil
+import stat
 import subprocess
 import threading
 import time
@@ -136,8 +138,11 @@ def shell(history: History) -> None:
             return
         if line in {"\\q", "quit", "exit", "quit;", "exit;"}:
             return
-        if line:
-            obey(history, line)
+        try:
+            if line:
+                obey(history, line)
+        except EOFError:
+            return
 
 
 def obey(history: History, line: str) -> None:
@@ -179,7 +184,10 @@ def _answer(history: History, query: str) -> None:
 
 
 def interruptible(history: History, call: Callable[[], _T]) -> _T:
-    """What `call` returns, on a thread of its own: DuckDB does not look for Ctrl-C, but it can be told to stop."""
+    """What `call` returns, on a thread of its own: DuckDB does not look for Ctrl-C, but it can be told to stop.
+
+    Raises EOFError where the terminal goes away meanwhile: nobody waits for the answer any more.
+    """
     outcome: list[_T] = []
     failure: list[BaseException] = []
 
@@ -194,13 +202,22 @@ def interruptible(history: History, call: Callable[[], _T]) -> _T:
     try:
         while thread.is_alive():
             thread.join(0.1)
-    except KeyboardInterrupt:
+            _check_terminal()
+    except (KeyboardInterrupt, EOFError):
         ad_hoc.cancel(history)
         thread.join()
         raise
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _check_terminal() -> None:
+    """Raise EOFError where stdin was a terminal and its other end is closed. Not everybody gets a SIGHUP then."""
+    poll = select.poll()
+    poll.register(0, 0)
+    if any(found & select.POLLHUP for _, found in poll.poll(0)) and stat.S_ISCHR(os.fstat(0).st_mode):
+        raise EOFError
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from contracts.leyline.v1.event_pb2 import RunStarted
 from esper.cli.events import breaker_state, chosen, stage
 from esper.cli.history import find_run, history_of
-from esper.cli.output import BOLD, RED, complain, say, say_json, styled, table
+from esper.cli.output import BOLD, RED, complain, one_line, say, say_json, styled, table
 from esper.cli.replay import recorded_run
+from esper.cli.trust import check_code
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event
@@ -62,7 +63,9 @@ def place_of(word: str) -> Place:
     return Place("epoch" if match[1] else "step", int(match[2]))
 
 
-def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, *, as_json: bool) -> None:
+def state_command(
+    data_dir: Path, word: str, at: str | None, load: Path | None, *, trust: bool = False, as_json: bool
+) -> None:
     """The run's state at a place of its surviving timeline, now without one; its weights go to the file `load`."""
     place = None if at is None else place_of(at)
     with history_of(data_dir) as history:
@@ -70,6 +73,8 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
         state, mark, decision = folded(history, run_id, place)
         rates = rates_at(mark.model, start_of(history, run_id))
         recorded = None if load is None else recorded_run(history, run_id)
+        if load is not None:
+            check_code(history, run_id, data_dir, "write the weights of", trust=trust)
     if load is not None and recorded is not None:
         from esper.cli.weights import check_writable, write_weights  # noqa: PLC0415 - torch, and only --load needs it
 
@@ -85,21 +90,23 @@ def state_command(data_dir: Path, word: str, at: str | None, load: Path | None, 
 def folded(history: History, run_id: str, place: Place | None) -> tuple[RunState, Mark, Event | None]:
     """The run as it is now, as it was at a place, and the last decision before that.
 
-    By SQL, or fact by fact where that does not say it all: a fork, and a history that cannot be true.
+    By SQL, or fact by fact for a history that cannot be true, of which that says why.
     """
     from projections import folded as in_sql  # noqa: PLC0415 - DuckDB, and only where it is needed
-    from projections.lineage import lineage  # noqa: PLC0415 - as above
 
-    if not in_sql.can_fold(history, run_id):
+    line = in_sql.Line.of(history, run_id)
+    if line is None:
+        from projections.lineage import lineage  # noqa: PLC0415 - as above
+
         state = fold(history, run_id)
         mark = mark_at(state, run_id, place)
         runs = [stretch.run_id for stretch in lineage(history, run_id)]
         return state, mark, decision_on(history, runs, packets(state, mark))
-    state = in_sql.run_now(history, run_id)
+    state = in_sql.run_now(history, line)
     at = None if place is None else reached(state, run_id, place)
-    found = in_sql.mark_now(history, run_id) if at is None else in_sql.mark_at(history, run_id, at.unit, at.number)
+    found = in_sql.mark_now(history, line) if at is None else in_sql.mark_at(history, line, at.unit, at.number)
     mark = at_place(found, run_id, place)
-    return state, mark, in_sql.decision_before(history, run_id, mark)
+    return state, mark, in_sql.decision_before(history, line, mark)
 
 
 def fold(history: History, run_id: str) -> RunState:
@@ -226,15 +233,14 @@ def show(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[str
     """Lines about the network and the run, and a table of the seeds."""
     now = "" if mark.sequence == state.sequence else f"; by now step {state.model.step}, epoch {state.model.epoch}"
     say(styled(f"run {state.run_id} at step {mark.model.step}, epoch {mark.model.epoch}", BOLD) + now)
-    say(
-        f"{state.task}, {mark.run_status.status}{f' ({mark.run_status.reason})' if mark.run_status.reason else ''}, "
-        f"timeline {mark.run_status.timeline}, fact {mark.sequence} of {state.sequence}"
-    )
+    why = f" ({mark.run_status.reason})" if mark.run_status.reason else ""
+    where = f"timeline {mark.run_status.timeline}, fact {mark.sequence} of {state.sequence}"
+    say(one_line(f"{state.task}, {mark.run_status.status}{why}, {where}"))
     if state.problem is not None:
-        say(styled(f"the history stops here, because it cannot be true: {state.problem}", RED))
+        say(styled(one_line(f"the history stops here, because it cannot be true: {state.problem}"), RED))
     say()
     for name, line in _lines(state, mark, decision, rates):
-        say(f"{name:<15}{line}")
+        say(one_line(f"{name:<15}{line}"))
     say()
     say(
         table(_SEED_HEADERS, [_seed_row(seed, mark.model) for seed in mark.model.seeds.values()], right=(4, 5, 6, 8, 9))
@@ -287,15 +293,16 @@ def _seed_row(seed: SeedState, model: ModelState) -> tuple[Any, ...]:
 
 def rates_at(model: ModelState, begun: RunStarted) -> dict[str, float]:
     """The learning rate that every group takes its next step with: as it was last changed, moved on by its schedule."""
-    if not begun.config_json:
+    try:
+        config, steps = configuration(begun.config_json), begun.steps_per_epoch
+        scheduled = schedule(
+            config["rate_policy"],
+            total_steps=begun.epochs * steps,
+            warmup_steps=round(config["rate_warmup_epochs"] * steps),
+        )
+        warm_up = round(config["new_parameter_warmup_epochs"] * steps)
+    except (ValueError, KeyError, TypeError):  # none, as of early runs, or a stranger's
         return {group: rate.lr for group, rate in model.learning_rates.items()}
-    config, steps = configuration(begun.config_json), begun.steps_per_epoch
-    scheduled = schedule(
-        config["rate_policy"],
-        total_steps=begun.epochs * steps,
-        warmup_steps=round(config["rate_warmup_epochs"] * steps),
-    )
-    warm_up = round(config["new_parameter_warmup_epochs"] * steps)
 
     def factor(step: int, born: int | None) -> float:
         rise = 1.0 if born is None else rising(step - born, warm_up, config["new_parameter_rate"])

@@ -8,12 +8,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from shlex import quote
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import BY_BODY, RUNS
 from esper.cli.events import headline, stage
-from esper.cli.output import BOLD, DIM, GREEN, RED, styled, table
+from esper.cli.output import BOLD, DIM, GREEN, RED, one_line, styled, table
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.record.accept import Fact, Tally, Verdict
@@ -295,7 +296,8 @@ class Summary:
     def _lines(self) -> Iterator[str]:
         grown = self.grown
         yield ""
-        yield styled(f"run {grown.run_id}: {grown.started.task}, {grown.epoch} epochs, {self.cost.wall_s:.1f} s", BOLD)
+        task = one_line(grown.started.task)
+        yield styled(f"run {grown.run_id}: {task}, {grown.epoch} epochs, {self.cost.wall_s:.1f} s", BOLD)
         yield ""
         headers = ("", "grown", "control") if self._control_end is not None else ("", "grown")
         yield table(headers, self._figures(), right=(1, 2))
@@ -332,16 +334,16 @@ class Summary:
 
     def _seeds(self) -> Iterator[str]:
         for life in self.grown.lives:
-            yield f"  {describe_life(life)}"
+            yield f"  {one_line(describe_life(life))}"
         grew = {life.seed_id for life in self.grown.lives}
         for seed in self.grown.seeds.values():
             if seed.seed_id not in grew:
-                yield f"  {seed.seed_id} at {seed.site} never germinated"
+                yield one_line(f"  {seed.seed_id} at {seed.site} never germinated")
 
     def _next(self) -> Iterator[str]:
         run_id = self.grown.run_id
         if self.grown.lives:
-            yield f"esper why {run_id} {self.grown.lives[0].seed_id}"
+            yield f"esper why {run_id} {quote(self.grown.lives[0].seed_id)}"
         yield f"esper events {run_id} --type decision_made"
         yield f"esper sql \"from epochs where run_id = '{run_id}' order by epoch\""
         yield "esper runs"

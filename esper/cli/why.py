@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from contracts.topics import BY_BODY, POLICIES
 from esper.cli.events import event_json, headline, seed_of, stage, styled_name
 from esper.cli.history import find_run, history_of
-from esper.cli.output import BOLD, DIM, RED, say, say_hanging, say_json_rows, styled
+from esper.cli.output import BOLD, DIM, RED, one_line, say, say_hanging, say_json_rows, styled
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
@@ -154,7 +154,7 @@ def _to_json(life: Life, link: Link, story: Story) -> dict[str, Any]:
 
 def _show(life: Life, story: Story) -> None:
     say()
-    say(styled(_title(life), BOLD))
+    say(styled(one_line(_title(life)), BOLD))
     for link in walk(life.roots):
         since = f"{(link.at_ns - story.begin_ns) / 1e9:>9.3f} s"
         after = "" if link.after_s is None else f"{link.after_s:+.3f} s"

@@ -14,6 +14,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     SeedOperation,
 )
 from esper.errors import InvalidInput
+from esper.karn.table import find_by_name
 from esper.kasmina import lifecycle
 from esper.leyline.envelope import Event
 from esper.record import Recorded, SeedState, replay, sequence_at_step
@@ -33,7 +34,7 @@ _TARGETS: Final = {
     SEED_OPERATION_CULL: lifecycle.CULLED,
     SEED_OPERATION_FOSSILIZE: lifecycle.FOSSILIZED,
 }
-FORMS: Final = '"cull s2", "fossilize s2", "germinate s1 BP013", "policy random" or "nothing"'
+FORMS: Final = '"cull s2", "fossilize s2", "germinate s1 residual_block" (or its id), "policy random" or "nothing"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,10 @@ def _check(change: Change, seeds: Mapping[str, SeedState], started: RunStarted) 
 
 
 def read_change(text: str) -> Change:
-    """The change that a text such as "cull s2" means; raises InvalidInput for any other text."""
+    """The change that a text such as "cull s2" means; raises InvalidInput for any other text.
+
+    A blueprint is named by its name or its id, and kept by its id.
+    """
     words = text.split()
     match words:
         case ["nothing"]:
@@ -115,8 +119,9 @@ def read_change(text: str) -> Change:
                 if name == policy:
                     return Change(f"policy {name}", policy=policy)
             raise InvalidInput(f"there is no policy {name!r}; choose {', '.join(get_args(Policy))}")
-        case ["germinate", seed_id, blueprint_id]:
-            return Change(" ".join(words), OPERATIONS["germinate"], seed_id, blueprint_id)
+        case ["germinate", seed_id, blueprint]:
+            found = find_by_name(blueprint).blueprint_id
+            return Change(f"germinate {seed_id} {found}", OPERATIONS["germinate"], seed_id, found)
         case ["cull" | "fossilize" as word, seed_id]:
             return Change(" ".join(words), OPERATIONS[word], seed_id)
         case _:

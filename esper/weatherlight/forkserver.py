@@ -250,10 +250,12 @@ def _run(target: Target, order: Order, messages: TextIO) -> int:
         return target(order.arguments, messages) or 0
     except EsperError as error:
         line = str(error)
-        sys.stderr.write(f"{order.name}: {line}\n")
+        with contextlib.suppress(OSError):  # its log may lie on the full disk that ended it
+            sys.stderr.write(f"{order.name}: {line}\n")
     except Exception as error:  # noqa: BLE001 - whatever nobody foresaw, its line is the reason of the end
         line = f"{type(error).__name__}: {error}"
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # as above
+            traceback.print_exc()
     with contextlib.suppress(OSError):
         messages.write(json.dumps({"error": " ".join(line.split())}) + "\n")
     return 1

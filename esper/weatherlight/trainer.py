@@ -11,6 +11,7 @@ its error. `esper run` has its fork server fork one for the grown run and one fo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
+from esper.leyline.names import checked
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
@@ -80,7 +82,7 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
         config, plan = RunConfig.from_json(options.config), Plan.from_json(options.plan)
-        result = _train(options.data_dir, options.run_id, config, messages, plan, stop=stop)
+        result = _train(options.data_dir, checked(options.run_id, "the run id"), config, messages, plan, stop=stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})
         return 2
@@ -88,7 +90,8 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
         _say(messages, {"error": str(error), "wrong_input": False})
         return 1
     except Exception as error:  # noqa: BLE001 - of a person's model, anything; its log has the traceback
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # its log may lie on the full disk that ended it
+            traceback.print_exc()
         _say(messages, {"error": _told(error), "wrong_input": False})
         return 1
     torch_import_s = sum(preloaded.get(module, 0.0) for module in ("torch", "torch._dynamo"))
@@ -102,7 +105,7 @@ def _train(
     """Prepare, wait for the word, train; the result as JSON types."""
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415 - torch is loaded by now
     from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
-    from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
+    from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
     from esper.tolaria.train import train  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
@@ -113,7 +116,8 @@ def _train(
     if config.compiled_kernels:
         compiled = tempfile.TemporaryDirectory(prefix="compiled-", dir=settings.run_folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled.name
-    task = recorded_task(config.task, plan.source, objects)
+    new = plan.begin == "start"
+    task = load_task(config.task) if new else recorded_task(config.task, plan.source, objects)
     _say(messages, {"prepared": True})
     brokers = sys.stdin.readline().strip()
     if not brokers:

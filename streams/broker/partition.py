@@ -180,6 +180,12 @@ class Partition:
                     "before its disk had them; the rest is readable",
                     *(self.folder, end, begin - 1),
                 )
+        for before, after in pairwise(self._segments):
+            if before.index.next_offset > after.base_offset:
+                _LOG.error(
+                    "%s: offsets %d to %d are in it and in %s: one of the two is not this log's",
+                    *(before.path, after.base_offset, before.index.next_offset - 1, after.path.name),
+                )
 
     @property
     def end(self) -> int:

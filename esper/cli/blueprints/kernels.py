@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 from contracts.leyline.v1.event_pb2 import CompileRequested
 from esper.cli.blueprints.catalogue import shape_text
 from esper.cli.blueprints.show import microseconds
-from esper.cli.output import DIM, GREEN, RED, say, say_json, styled, table
+from esper.cli.output import DIM, GREEN, RED, one_line, say, say_json, styled, table, visible
 from esper.karn.table import CATALOGUE
 from esper.tezzeret.pipelines import pipeline
 
@@ -186,7 +186,7 @@ class Lines:
     def note(self, text: str) -> None:
         """Print it."""
         stream = sys.stderr if self._quiet else sys.stdout
-        stream.write(text + "\n")
+        stream.write(visible(text) + "\n")
         stream.flush()
 
     def __enter__(self) -> Self:
@@ -205,9 +205,9 @@ class Bars:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[state]}", style="dim"),
+            TextColumn("{task.fields[state]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=Console(),
             transient=True,
@@ -221,12 +221,14 @@ class Bars:
 
     def show(self, kernels: Sequence[Kernel]) -> None:
         """Move the bars; a kernel that is settled becomes a line above them."""
+        from rich.text import Text  # noqa: PLC0415 - as above
+
         for kernel in kernels:
             if kernel.outcome == "compiling":
                 self._move(kernel)
             elif kernel.settled and (bar := self._bars.pop(kernel.request.job_id, None)) is not None:
                 self._progress.remove_task(bar)
-                self._progress.console.print(describe(kernel), highlight=False)
+                self._progress.console.print(Text(one_line(describe(kernel))))
         done = sum(kernel.settled for kernel in kernels)
         self._progress.update(self._all, completed=done, state=f"{done} of {len(kernels)}")
 

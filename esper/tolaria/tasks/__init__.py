@@ -16,6 +16,7 @@ from typing import Final
 
 from esper.errors import EsperError, InvalidInput
 from esper.kasmina.sites import Site
+from esper.leyline import names
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.data import Samples
 from esper.tolaria.tasks.chars import chars
@@ -55,8 +56,18 @@ def load_task(name: str) -> Task:
 
 
 def recorded_task(name: str, source: str, objects: ObjectStore) -> Task:
-    """The task that a run was trained on, where `source` is what it recorded; a person's own as it was then."""
-    return recorded_user_task(name, source, objects) if source.startswith("file:") else load_task(name)
+    """The task that a run was trained on, where `source` is what it recorded; a person's own as it was then.
+
+    Only code whose digest is on record is run: raises InvalidInput for a record that names a file without one.
+    """
+    if source.startswith("file:"):
+        return recorded_user_task(name, source, objects)
+    if ".py:" in name and not name.startswith("cifar10:"):
+        raise InvalidInput(
+            f"the run was trained on {names.shown(name)}, and its record lacks the digest of that file "
+            f"({names.shown(source)}): no code is run for it; start a new run with `esper run --task`"
+        )
+    return load_task(name)
 
 
 def _sized(task: Task, params: str) -> Task:
@@ -75,12 +86,12 @@ def recorded_user_task(reference: str, source: str, objects: ObjectStore) -> Tas
     Raises InvalidInput where neither is there, and as `user_task` does.
     """
     location, _, function = reference.rpartition(":")
-    path, digest = Path(location), source.removeprefix("file:")
+    path, digest = Path(location), names.digest(source.removeprefix("file:"), "the recorded task")
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
         return user_task(reference)
     code = objects.get(f"sha256:{digest}")
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
+        copy = Path(folder) / "task.py"
         copy.write_bytes(code)
         return user_task(f"{copy}:{function}")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.consumer import fetcher
 
 from esper.errors import InvalidInput
 from projections import manifest
@@ -17,16 +16,9 @@ from projections.generated import history, records
 from projections.records import Batch, StoredRecord
 from streams.archive_start import connect
 from streams.broker.launch import start_broker
-from streams.bulk import read_in_batches
 from streams.topics import ensure_topics
 
 COUNT = 60
-
-
-@pytest.fixture(autouse=True)
-def _records_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The archiver's way of reading is this process's from then on; here it ends with the test."""
-    monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
 
 
 def made(seed: int) -> list[StoredRecord]:
@@ -36,7 +28,6 @@ def made(seed: int) -> list[StoredRecord]:
 async def archived(address: str, folder: Path, upto: int) -> str:
     """Archive what the log at an address has, as the archiver does it; the cluster's id."""
     cluster_id = await ensure_topics(address)
-    read_in_batches()
     with Archive(folder) as archive:
         consumer = await connect(address, archive, cluster_id)
         try:
@@ -61,7 +52,7 @@ async def made_again(address: str) -> None:
 
 def test_a_log_of_as_many_records_is_not_taken_for_the_archives_own(desk, tmp_path: Path):
     """With more records than the archive it was taken for its continuation, and its first ones were never read."""
-    folder = desk.archive
+    folder, many = desk.archive, [record for seed in range(5, 10) for record in made(seed)]
     desk.publish(made(1))
     cluster_id = asyncio.run(archived(desk.broker.address, folder, COUNT))
     desk.publish(made(2))
@@ -72,16 +63,14 @@ def test_a_log_of_as_many_records_is_not_taken_for_the_archives_own(desk, tmp_pa
     try:
         asyncio.run(ensure_topics(other.address))
         first, desk.broker = desk.broker, other
-        for seed in range(5, 10):
-            desk.publish(made(seed))
+        desk.publish(many)
         refused(lambda: archived(other.address, folder, 3 * COUNT), "another record at")
     finally:
         desk.broker = first
         other.stop()
     asyncio.run(made_again(first.address))
     refused(lambda: archived(first.address, folder, 3 * COUNT), "the topic was deleted and made again")
-    for seed in range(5, 10):
-        desk.publish(made(seed))
+    desk.publish(many)
     refused(lambda: archived(first.address, folder, 3 * COUNT), "another record at")
 
     assert (folder / manifest.NAME).read_bytes() == before

@@ -243,12 +243,23 @@ def test_a_missing_segment_is_named_and_the_rest_is_readable(log, caplog, place)
     assert [offset for offset, _ in log.read_all()] == [n for n in range(61) if n not in inside]
 
 
+def test_a_segment_that_is_there_twice_is_named(log, caplog):
+    """A copy under another offset's name; the rest is served."""
+    fill(log, 60)
+    first = log.segments()[0]
+    last = int(log.segments()[1].stem) - 1
+    log.crash(damage=lambda folder: (folder / f"{last:020d}.log").write_bytes(first.read_bytes()))
+    assert f"offsets {last} to {last} are in it and in {last:020d}.log" in caplog.text
+    assert log.append(b"after") == 60
+
+
 def test_a_whole_partition_names_nothing(log, caplog):
     fill(log, 60)
     log.crash()
     log.partition.delete_before(30)  # whose durable note is the store's
     Partition(log.folder, "t-0", PartitionState(machine_died=False, log_start=30, now_ms=5_000)).close()
     assert "not there" not in caplog.text
+    assert "are in it and in" not in caplog.text
 
 
 def test_damage_inside_the_active_segment_costs_only_the_damaged_batch(log, caplog):

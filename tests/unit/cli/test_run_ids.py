@@ -46,3 +46,13 @@ def test_new_ids_are_short_and_different():
     assert len(ids) == 1000
     assert all(len(run_id) == 8 and set(run_id) <= set(ALPHABET) for run_id in ids)
     assert control_of("k3f9x2qa") == "k3f9x2qa-control"
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/x", "/tmp/x", "a b", "$(reboot)", "`reboot`", "x\x1b]0;", "-rf", ""])
+def test_an_id_that_would_be_a_path_or_a_command_elsewhere_is_no_run(run_id):
+    for word in ("last", run_id):
+        with pytest.raises(InvalidInput) as caught:
+            resolve(word, [run_id])
+
+        assert "is not a name" in str(caught.value)
+        assert str(caught.value).isprintable()

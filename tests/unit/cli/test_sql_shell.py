@@ -103,6 +103,16 @@ def test_a_person_asks_errs_cancels_and_leaves(terminal, tmp_path):
     assert (tmp_path / "state" / "esper" / "sql-history").stat().st_mode & 0o077 == 0
 
 
+def test_a_query_ends_with_the_terminal_that_it_was_asked_at(terminal):
+    """It is no terminal that controls the process, so no signal says that it has gone."""
+    terminal.until("5 runs in ")
+    terminal.type(f"{LONG};\r")
+    terminal.work(seconds=0.3)
+    terminal.file.close()
+
+    assert terminal.process.wait(DEADLINE_S) == 0
+
+
 @pytest.fixture(scope="module")
 def completer():
     with open_sample() as history:

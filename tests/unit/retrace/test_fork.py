@@ -156,7 +156,7 @@ def test_a_fork_leaves_its_parents_checkpoints_alone(lived, other):
         (6, "cull s9", "there is no seed 's9'; there are s1, s2"),
         (6, "cull s2", "s2 is DORMANT there and cannot become CULLED"),
         (6, "germinate s1 BP009", "cannot become GERMINATED"),
-        (6, "germinate s2 BP999", "BP999 cannot grow there; BP"),
+        (6, "germinate s2 BP043", "BP043 cannot grow there; BP"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(lived, step, change, message):
@@ -169,6 +169,13 @@ def test_what_cannot_be_is_said_before_anything_is_trained(lived, step, change, 
 def test_words_that_mean_nothing_are_refused(words):
     with pytest.raises(InvalidInput, match="is nothing that a fork can do; write"):
         read_change(words)
+
+
+def test_a_blueprint_is_named_by_its_name_or_its_id():
+    assert read_change("germinate s1 Residual_Block") == read_change(" germinate s1  bp009 ")
+    assert read_change("germinate s1 residual_block").text == "germinate s1 BP009"
+    with pytest.raises(InvalidInput, match="there is no blueprint 'residual_blok'; did you mean BP009 residual_block"):
+        read_change("germinate s1 residual_blok")
 
 
 def test_a_policy_that_there_is_not_is_refused():

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from esper.errors import InvalidInput
+from esper.leyline.objects import ObjectStore
 from esper.tolaria.data import Samples, epoch_order, fingerprint, split
 from esper.tolaria.hosts import MLP, ResNetLite, mlp_widths, resnet_widths
-from esper.tolaria.tasks import BUILTIN, load_task
+from esper.tolaria.tasks import BUILTIN, load_task, recorded_task
 from esper.tolaria.tasks.chars import encode
 from esper.tolaria.tasks.digits import load_images
 from esper.tolaria.tasks.task import cross_entropy, share_correct
@@ -254,3 +255,15 @@ def test_a_task_that_does_not_fit_itself_is_refused(tiny_task, changes: dict[str
 def test_samples_need_a_target_each() -> None:
     with pytest.raises(InvalidInput, match="2 inputs and 3 targets"):
         Samples(torch.zeros(2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("source", ["", "builtin:digits", "file:", "file:../../evil", "file:" + "A" * 64])
+def test_a_record_that_names_a_file_without_its_digest_runs_nothing(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n" + OWN_TASK)
+    with pytest.raises(InvalidInput, match=r"digest|SHA-256"):
+        recorded_task(f"{path}:mine", source, ObjectStore(tmp_path / "objects"))
+
+    assert not (tmp_path / "ran").exists()
+    assert load_task(f"{path}:mine").source != source
+    assert (tmp_path / "ran").exists()
