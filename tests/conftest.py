@@ -1,14 +1,16 @@
-"""What holds for every test: one thread each, two workers, and files that wait for each other where they must.
+"""What holds for every test: one thread each, three workers, and files that wait for each other where they must.
 
-`pytest` starts two workers. A file's tests run in one worker, so that what they share is made once. Files that start
-processes (`e2e`, `integration`) run one after the other while the other worker has anything else to do, and a test
-marked `serial` runs while no other test does: what a busy machine does says nothing about the code.
+`pytest` starts three workers for two cores: tests with processes wait as often as they work. A file's tests run in one
+worker, so that what they share is made once. Files that start processes (`e2e`, `integration`) run one after the other
+while the other workers have anything else to do, and a test marked `serial` runs while no other test does: what a busy
+machine does says nothing about the code.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -38,17 +40,27 @@ settings.load_profile("esper")
 # (a CI runner), Ctrl-C would reach nothing that a test starts. A handler is not inherited: children get the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-WORKERS = 2
+# Where there is room, temporary folders lie in memory: no test waits for what a disk does, and the machine's death is
+# played, never real. 1.2 GB are used; containers often have 64 MB there, or forbid to run what lies there.
+MEMORY = Path("/dev/shm")
+if (
+    os.access(MEMORY, os.W_OK)
+    and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
+    and shutil.disk_usage(MEMORY).free > 6 * 2**30
+):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+WORKERS = 3
 SERIAL = "serial"
 LONG = ("tests/unit/test_quality.py", "tests/e2e/", "tests/integration/")  # in this order, before all others
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers, or as many as the machine has cores; none where one file is asked for: starting them costs more."""
+    """Three workers, one where there is one core; none where one file is asked for: starting them costs more."""
     one_file = len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py")
     if one_file or config.option.collectonly:
         return 0
-    return min(WORKERS, len(os.sched_getaffinity(0)))
+    return WORKERS if len(os.sched_getaffinity(0)) > 1 else 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -32,7 +32,6 @@ def test_while_it_starts(esper, after_s):
 
 
 @pytest.mark.requirement("R-OPS-4")
-@pytest.mark.serial
 def test_in_the_middle_of_a_run(esper):
     process = esper.start("run", "--task", "spirals", "--epochs", "200")
     seen = ""
@@ -46,7 +45,6 @@ def test_in_the_middle_of_a_run(esper):
 
 
 @pytest.mark.requirement("R-OPS-1", "R-OPS-4")
-@pytest.mark.serial
 def test_up_ends_with_all_its_processes(esper):
     process = esper.start("up", "--json")
     assert process.stdout.readline()

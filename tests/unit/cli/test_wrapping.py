@@ -85,15 +85,28 @@ def shown(monkeypatch):
     return show
 
 
+@pytest.fixture(scope="module")
+def whole_of():
+    """What a command writes into a file, once for all widths."""
+    written = {}
+
+    def whole(arguments, write):
+        if arguments not in written:
+            written[arguments] = write()
+        return written[arguments]
+
+    return whole
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_command_breaks_no_word(arguments, width, run_id, shown):
+def test_a_command_breaks_no_word(arguments, width, run_id, shown, whole_of):
     line = [run_id if word == "RUN" else word for word in arguments]
 
     def call():
         assert dispatch([*line, "--data-dir", str(folder())]) in {0, 1}
 
-    text, whole = shown(call, width), shown(call, None)
+    text, whole = shown(call, width), whole_of(tuple(arguments), lambda: shown(call, None))
 
     assert fits(text, width) == []
     assert words(text) ^ words(whole) == set()

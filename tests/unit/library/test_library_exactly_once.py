@@ -103,7 +103,7 @@ def rows_of(library):
 
 
 @pytest.mark.requirement("R-SIM-2")
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(STEPS, st.lists(st.integers(0, 99), max_size=6), st.integers(0, 99), st.integers(1, 7), st.integers(0, 99))
 def test_repetitions_orders_and_batches_make_no_difference(make_news, ring, steps, again, seed, batch, back):
     """Events come again at later offsets, topics overtake each other, and records are delivered a second time."""

@@ -147,7 +147,7 @@ def test_folds_agree_on_forks():
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(first=st.integers(0, 10**9), chunk=st.sampled_from([7, 50, 1_000]))
 def test_folds_agree_on_forks_at_length(first, chunk):
     """The same, on very many more."""

@@ -189,7 +189,7 @@ def live_stages(facts: Sequence[Event], state: RunState) -> dict[int, dict[str, 
     }
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**16),
     plan=PLANS,
