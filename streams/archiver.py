@@ -147,16 +147,20 @@ class ArchiveLoop:
         flush: asyncio.Task[None] | None = None
         try:
             while not self._stop.is_set():
+                idle = False
                 if buffer.fill < 1:
                     busy = flush is not None or bool(buffer.batches)
                     fetching = asyncio.create_task(self._consumer.getmany(timeout_ms=POLL_MS if busy else IDLE_MS))
                     await asyncio.wait({fetching, stopped, keeping}, return_when=asyncio.FIRST_COMPLETED)
                     for batches in (fetching.result() if fetching.done() else {}).values():
                         buffer.add(batches)
+                    idle = fetching.done() and not buffer.batches
                     fetching.cancel()
                 elif flush is not None:
                     await flush
                 flush = _unless_over(flush)
+                if idle and flush is None:
+                    await self._note_skipped()
                 if buffer.batches and self._waiting_since is None:
                     self._waiting_since = time.monotonic()
                 if flush is None and self._due(buffer.fill):
@@ -174,6 +178,22 @@ class ArchiveLoop:
             with contextlib.suppress(asyncio.CancelledError):
                 await keeping
             self._owner.shutdown(wait=True)
+
+    async def _note_skipped(self) -> None:
+        """Note as gaps what the consumer passed over without a record, while none waits to be archived.
+
+        Where the log begins behind the archive's end and nothing lies behind, no record would ever bring the gap along.
+        """
+        try:
+            async with asyncio.timeout(1.0):
+                reached = {
+                    (at.topic, at.partition): await self._consumer.position(at) for at in self._consumer.assignment()
+                }
+        except (KafkaError, TimeoutError):
+            return  # the log is away, or looks for where it begins
+        gone = await self._own(lambda: self._archive.note_gone(reached))
+        if gone:
+            logger.error("%d offsets were gone from the log before they were archived: see `esper archive`", gone)
 
     def trouble(self) -> str | None:
         """One line where fetched records wait too long to be archived."""

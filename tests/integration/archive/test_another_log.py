@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from esper.errors import InvalidInput
 from projections import manifest
@@ -15,8 +16,11 @@ from projections.archive_writer import Archive
 from projections.generated import history, records
 from projections.records import Batch, StoredRecord
 from streams.archive_start import connect
+from streams.archiver import ArchiveLoop
 from streams.broker.launch import start_broker
+from streams.metrics import Metrics
 from streams.topics import ensure_topics
+from tests.integration.archive.conftest import _publish
 
 COUNT = 60
 
@@ -80,3 +84,39 @@ def refused(act: Callable[[], object], problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as caught:
         asyncio.run(act())
     assert "--data-dir" in str(caught.value)
+
+
+def test_a_log_that_begins_behind_the_archive_and_has_nothing_is_caught_up_with(desk, monkeypatch):
+    """No record brought the gap along, and a resume waited in vain for the archive to come to the log's end."""
+    monkeypatch.setattr("streams.archiver.IDLE_MS", 100)
+    desk.publish(made(1))
+    asyncio.run(archived(desk.broker.address, desk.archive, COUNT))
+
+    async def trimmed() -> None:
+        stop = asyncio.Event()
+        with Archive(desk.archive) as archive:
+            consumer = await connect(desk.broker.address, archive)
+            consumer.pause(*consumer.assignment())
+            await _publish(desk.broker.address, made(2), sign=True, timestamp_ms=None)
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            await _trim(desk.broker.address, ends)
+            consumer.resume(*consumer.assignment())
+            loop = asyncio.create_task(ArchiveLoop(archive, consumer, Metrics(), stop).run())
+            async with asyncio.timeout(20):
+                while sum(archive.manifest.next_offsets.values()) < 2 * COUNT:  # noqa: ASYNC110  it rings no bell
+                    await asyncio.sleep(0.05)
+            stop.set()
+            await loop
+            await consumer.stop()
+
+    asyncio.run(trimmed())
+    assert sum(gap.next - gap.first for gap in manifest.load(desk.archive).gaps) == COUNT
+
+
+async def _trim(address: str, ends: Mapping[TopicPartition, int]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.delete_records({at: RecordsToDelete(end) for at, end in ends.items() if end})
+    finally:
+        await admin.close()
