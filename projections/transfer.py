@@ -8,6 +8,7 @@ ten minutes, as beside the archiver. A copy is an archive like any other, and th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,9 @@ from esper.leyline.names import checked
 from projections import manifest
 from projections.manifest import FILES, FileEntry, Manifest
 from projections.verify import Damage, damaged
+
+MOST_BYTES: Final = 512 * 2**20
+"""Of a file, whatever a manifest says of it: the largest that merging makes have some hundred megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,16 @@ class Folder:
         """The folder's path, where it is on this machine."""
         return Path(self.root) if "file" in _protocols(self.system) else None
 
-    def read(self, name: str) -> bytes:
-        """A file's bytes. Raises FileNotFoundError, or another OSError where it cannot be read."""
+    def read(self, name: str, most: int = MOST_BYTES) -> bytes:
+        """A file's bytes; FileNotFoundError, or another OSError where it cannot be read or has more than `most`."""
         with _as_os_error(self, name):
             if self.local is not None:
-                with self._holding(name) as (folder, last):
-                    return folder.read(last)
-            content: bytes = self.system.cat_file(f"{self.root}/{_checked(name, self.address)}")
+                with self._holding(name) as (folder, last), folder.open_file(last) as file:
+                    content: bytes = file.read(most + 1)
+            else:
+                content = self.system.cat_file(f"{self.root}/{_checked(name, self.address)}", end=most + 1)
+            if len(content) > most:
+                raise OSError(errno.EFBIG, f"it has more than the {most} bytes that may be read of it")
             return content
 
     def write(self, name: str, content: bytes) -> None:
@@ -179,7 +186,7 @@ class Transferred:
 def manifest_at(folder: Folder) -> Manifest:
     """The manifest in a folder, an empty one where there is none. Raises OSError, or CorruptState for a damaged one."""
     try:
-        return manifest.parse(folder.read(manifest.NAME), f"{folder.address}/{manifest.NAME}")
+        return manifest.parse(folder.read(manifest.NAME, manifest.MOST_BYTES), f"{folder.address}/{manifest.NAME}")
     except FileNotFoundError:
         return Manifest()
 
@@ -265,11 +272,12 @@ def _sound(source: Folder, entry: FileEntry) -> tuple[bytes, str | None]:
     Raises OSError where a store does not answer: that says nothing of its files, and each would be waited for in vain.
     """
     try:
-        content = source.read(f"{FILES}/{entry.name}")
+        content = source.read(f"{FILES}/{entry.name}", min(entry.size, MOST_BYTES))
     except CorruptState as error:
         return b"", str(error)
     except OSError as error:
-        if source.local is None and not isinstance(error, FileNotFoundError | PermissionError):
+        larger = error.errno == errno.EFBIG
+        if source.local is None and not larger and not isinstance(error, FileNotFoundError | PermissionError):
             raise
         return b"", f"cannot be read ({error.strerror or error})"
     sound = hashlib.sha256(content).hexdigest() == entry.sha256

@@ -194,10 +194,14 @@ def _folder(data_dir: Path) -> tuple[Verdict, str]:
 
 def _archive(data_dir: Path) -> tuple[Verdict, str]:
     from projections import manifest  # noqa: PLC0415
+    from projections.verify import damaged  # noqa: PLC0415
 
     listed = manifest.load(data_dir / "archive")
     if not listed.generation:
         return "ok", "nothing is archived yet"
+    damage = damaged(data_dir / "archive", listed.files)
+    if damage:
+        return "bad", f"{len(damage)} of {len(listed.files)} files are damaged, the first: {damage[0]}"
     unreadable = listed.unreadable
     if unreadable:
         count = sum(each.next - each.first for each in unreadable)

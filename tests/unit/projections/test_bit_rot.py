@@ -231,3 +231,17 @@ def test_a_log_that_has_not_all_of_it_changes_nothing(archive, sent):
     with Archive(archive) as owned, pytest.raises(CorruptState, match="the log holds 0 of the"):
         repair.from_records(owned, entry, [], None, time.time())
     assert (archive / "files" / entry.name).read_bytes() == before
+
+
+def test_of_a_file_at_an_address_no_more_is_read_than_its_manifest_says(archive, tmp_path):
+    """A store that gives more, or for ever, is named like any other damage."""
+    with open_history(archive) as opened:
+        entry = opened.manifest.files[0]
+    with (archive / "files" / entry.name).open("ab") as file:
+        file.truncate(2**33)  # eight gigabytes that take no room
+
+    done = transfer(Folder.at(archive), Folder.at(tmp_path / "copy"), time.time())
+
+    (damage,) = done.damage
+    assert damage.name == entry.name
+    assert f"more than the {entry.size} bytes" in damage.problem
