@@ -91,7 +91,7 @@ def _say_changes(before: Status, now: Status) -> None:
         say(f"{time.strftime('%H:%M:%S')}  {left} left")
 
 
-# ------------------------------------------------------------------------------------------------------------ the doctor
+# ----------------------------------------------------------------------------------------------------------- the doctor
 
 Verdict = Literal["ok", "note", "bad"]
 PACKAGES: Final = ("aiokafka", "duckdb", "faust-streaming", "kio", "protobuf", "pyarrow", "scikit-learn", "torch")
