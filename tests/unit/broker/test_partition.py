@@ -177,6 +177,22 @@ def test_a_damaged_tail_mark_gives_no_offset_twice(log):
     assert len(log.read_all()) == 6
 
 
+def test_a_lost_tail_mark_beside_a_damaged_first_batch_gives_no_offset_twice(log):
+    """Nothing is left that could be scanned: the bytes alone tell that offsets were given."""
+    given = log.append(b"acknowledged")
+
+    def damage(folder):
+        (folder / "tail").unlink()
+        (path,) = folder.glob("*.log")
+        data = bytearray(path.read_bytes())
+        data[30] ^= 1
+        path.write_bytes(data)
+
+    log.crash(damage=damage)
+
+    assert log.append(b"another") > given
+
+
 def test_a_reader_ahead_of_the_lost_tail_simply_waits(log):
     """Its position is legal, and the next record reaches it."""
     fill(log, 5)
