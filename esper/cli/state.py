@@ -90,21 +90,23 @@ def state_command(
 def folded(history: History, run_id: str, place: Place | None) -> tuple[RunState, Mark, Event | None]:
     """The run as it is now, as it was at a place, and the last decision before that.
 
-    By SQL, or fact by fact where that does not say it all: a fork, and a history that cannot be true.
+    By SQL, or fact by fact for a history that cannot be true, of which that says why.
     """
     from projections import folded as in_sql  # noqa: PLC0415 - DuckDB, and only where it is needed
-    from projections.lineage import lineage  # noqa: PLC0415 - as above
 
-    if not in_sql.can_fold(history, run_id):
+    line = in_sql.Line.of(history, run_id)
+    if line is None:
+        from projections.lineage import lineage  # noqa: PLC0415 - as above
+
         state = fold(history, run_id)
         mark = mark_at(state, run_id, place)
         runs = [stretch.run_id for stretch in lineage(history, run_id)]
         return state, mark, decision_on(history, runs, packets(state, mark))
-    state = in_sql.run_now(history, run_id)
+    state = in_sql.run_now(history, line)
     at = None if place is None else reached(state, run_id, place)
-    found = in_sql.mark_now(history, run_id) if at is None else in_sql.mark_at(history, run_id, at.unit, at.number)
+    found = in_sql.mark_now(history, line) if at is None else in_sql.mark_at(history, line, at.unit, at.number)
     mark = at_place(found, run_id, place)
-    return state, mark, in_sql.decision_before(history, run_id, mark)
+    return state, mark, in_sql.decision_before(history, line, mark)
 
 
 def fold(history: History, run_id: str) -> RunState:

@@ -156,13 +156,31 @@ def _determined(told: Report) -> list[tuple[str, str]]:
         ("task", start["task_source"]),
         ("Esper", start["esper_version"]),
         ("libraries", versions),
-        ("processor", f"{start['device']}, {start['cpu_capability']}, {start['threads']} threads"),
+        *_machines(told),
         ("random seeds", seeds),
         ("samples", sets),
         ("data, SHA-256", start["data_fingerprint"]),
         ("weights at step 0, SHA-256", start["weights_digest"].hex()),
     ]
     return found + ([("forked from", told.parent)] if told.parent else [])
+
+
+def _machines(told: Report) -> list[tuple[str, str]]:
+    """What each of a run's processes computed with, where that is known; its bits may depend on it."""
+    start, processes = told.start, told.run["processes"] or []
+    found = []
+    for number, process in enumerate(processes, 1):
+        machine = process["machine"] or {}
+        first = start if number == 1 else {}
+        parts = [machine.get(name) or first.get(name) for name in ("device", "processor", "cpu_capability")]
+        threads = machine.get("threads") or first.get("threads")
+        parts += [
+            f"{threads} threads" if threads else "",
+            f"torch build {machine['torch_build']}" if machine.get("torch_build") else "",
+        ]
+        name = "processor" if len(processes) == 1 else f"process {number}, from step {process['from_step']}"
+        found.append((name, ", ".join(filter(None, parts)) or "not recorded"))
+    return found
 
 
 def share(value: float | None) -> str:

@@ -32,6 +32,16 @@ WITH started AS (
     GROUP BY ALL
 ), took AS (
     SELECT run_id, sum(wall_s) AS wall_s FROM process GROUP BY run_id
+), machines AS (
+    -- What each process of a run computed with; null in what an older Esper wrote.
+    SELECT run_id, list({'incarnation': incarnation, 'from_step': global_step, 'machine': machine} ORDER BY log_offset)
+        AS processes
+    FROM (
+        SELECT run_id, log_offset, incarnation, global_step, machine FROM log.run_started WHERE log_verdict = 1
+        UNION ALL
+        SELECT run_id, log_offset, incarnation, global_step, machine FROM log.run_resumed WHERE log_verdict = 1
+    )
+    GROUP BY run_id
 ), heard AS (
     -- The last that its trainer said of a run that has not ended: telemetry comes within an epoch, too.
     SELECT run_id, max(recorded_at_ns) AS recorded_at_ns
@@ -71,6 +81,7 @@ SELECT
     coalesce(took.wall_s, ended.wall_s) AS wall_s,
     coalesce(problem.problem || ' at sequence ' || problem.sequence, nullif(ended.reason, '')) AS reason,
     owner.incarnation,
+    machines.processes,
     moment(started.recorded_at_ns) AS started_at,
     moment(coalesce(ended.recorded_at_ns, heard.recorded_at_ns, started.recorded_at_ns)) AS last_at,
     started.device,
@@ -80,6 +91,7 @@ SELECT
 FROM started
 LEFT JOIN ended USING (run_id)
 LEFT JOIN took USING (run_id)
+LEFT JOIN machines USING (run_id)
 LEFT JOIN heard USING (run_id)
 LEFT JOIN reached USING (run_id)
 LEFT JOIN owner USING (run_id)

@@ -17,7 +17,7 @@ from projections.archive_writer import Archive
 from projections.generated import history, records
 from projections.report import page, report_query
 
-EPOCHS = (100, 200)
+EPOCHS = (60, 120)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +63,12 @@ def test_a_reports_work_grows_as_its_run(folders, monkeypatch):
 
 def test_a_long_table_shows_its_ends_and_says_so(folders, monkeypatch):
     monkeypatch.setattr(report_query, "SHOWN", 20)
-    with open_history(folders[100] / "archive") as found:
+    with open_history(folders[60] / "archive") as found:
         ((run_id,),) = found.execute("select run_id from runs").fetchall()
         told = page(found, run_id)
 
-    assert "100 of 100 decisions" in told
-    assert "The 80 in the middle are left out" in told
+    assert "60 of 60 decisions" in told
+    assert "The 40 in the middle are left out" in told
     assert told.count("the probe loss has not moved") == 20
 
 

@@ -113,7 +113,8 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
 
 
 _COLUMNS = dict.fromkeys(("decisions", "commands", "reports"), "* exclude (surviving)")  # which they did not have then
-_COLUMNS["runs"] = "* replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"  # then the last process's
+_COLUMNS["runs"] = "* exclude (processes) replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
+"""Which had the last process's time, and no processes."""
 
 
 def verdicts(history: History) -> list[tuple]:

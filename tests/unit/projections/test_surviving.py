@@ -150,3 +150,20 @@ def test_the_end_that_a_superseded_process_says_is_none(tmp_path):
 
             assert not before
             assert events.finished()
+
+
+def test_the_report_tells_each_process_what_it_computed_with(tmp_path):
+    events = void_stretch()
+    for event, processor in ((events[0].run_started, "cpu one"), (events[9].run_resumed, "cpu two")):
+        event.machine.processor, event.machine.threads = processor, 3
+    with Archive(tmp_path) as archive:
+        archive.append(LogOfRecords().place(events))
+    with open_history(tmp_path) as history:
+        told = " ".join(re.sub(r"<[^>]+>", " ", page(history, RUN)).split())
+        ((processes,),) = history.execute("select processes from runs").fetchall()
+
+    assert "process 1, from step 0 cpu one, 3 threads process 2, from step 10 cpu two, 3 threads" in told
+    assert [(each["incarnation"], each["machine"]["processor"]) for each in processes] == [
+        (1, "cpu one"),
+        (2, "cpu two"),
+    ]
