@@ -102,6 +102,13 @@ class RecordedWorld:
         return self._exhausted and self._fork is None
 
     @property
+    def end(self) -> Event | None:
+        """The fact that comes next, where that says that the run failed here or was interrupted."""
+        end = self._coming("run_finished")
+        early = end is not None and end.run_finished.status != "completed" and self._step() >= end.global_step
+        return end if early else None
+
+    @property
     def outside(self) -> Outside:
         """That of the live world."""
         return self._live.outside
@@ -216,9 +223,8 @@ class RecordedWorld:
 
     def _unexpected(self, name: str) -> Diverged | RecordEnded:
         """The error to raise where the run comes to something else than the fact that comes next."""
-        end = self._coming("run_finished")
-        if end is not None and end.run_finished.status != "completed" and self._step() >= end.global_step:
-            return RecordEnded(end)
+        if self.end is not None:
+            return RecordEnded(self.end)
         fact = None if self._exhausted else self._facts[self._next]
         recorded = "nothing more" if fact is None else f"{body_name(fact)} at step {fact.global_step}"
         return self._diverged(f"the run comes to {name} at step {self._step()}, the record has {recorded}")

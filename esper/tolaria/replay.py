@@ -221,7 +221,9 @@ def replay_run(
     except Diverged as error:
         progress.diverged = error.divergence
     except Exception:
-        if not world.over:
+        if world.end is not None:  # it raised at an epoch's end, and does so again
+            followed(world.end)
+        elif not world.over:
             raise
     progress.wall_s = clock.monotonic() - began
     return progress

@@ -40,6 +40,8 @@ _CLUSTER: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LAST_OFFSET: Final = 2**63 - 1
 TAIL_ID_AT: Final = 20
 _TAIL_ID: Final = struct.Struct(">16sI")
+_MOST_SEGMENT: Final = 2**31 + 64 * 1024 * 1024
+"""Bytes of the greatest segment that can be set, and a batch; a stranger's sparse file of terabytes is not read."""
 _NOTE_BYTES: Final = 1024 * 1024
 _SMALL_BYTES: Final = 256
 FOR_EVER: Final = "-1"
@@ -95,7 +97,7 @@ def segments_in(folder: Path) -> list[Path]:
     """A partition's segments in order. Names that are none of ours are named and stepped over."""
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        plain = entry.is_file(follow_symlinks=False)
+        plain = entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size <= _MOST_SEGMENT
         if plain and _SEGMENT.fullmatch(entry.name) and int(entry.name[:20]) <= _LAST_OFFSET:
             found.append(Path(entry.path))
         elif not (plain and _IN_PARTITION.fullmatch(entry.name)):

@@ -59,13 +59,15 @@ class TailMark:
         """The file said nothing that can be read."""
         return self._unreadable or not self.reserved
 
-    def recover(self, scanned: int, *, machine_died: bool) -> None:
+    def recover(self, scanned: int, *, machine_died: bool, used: bool) -> None:
         """Settles the next offset after a start: `scanned` is the greatest that anything else knows of.
+
+        `used` says that there were bytes in the segments, of which damage may have left no record to be scanned.
 
         Whatever may have been given before is passed over: what the file says after the death of the process, the
         whole reservation after that of the machine, and more than any reservation when the file is lost.
         """
-        if self._unreadable or (scanned and self.lost):
+        if self._unreadable or ((scanned or used) and self.lost):
             scanned += 2 * RESERVE
         self.next_offset = max(scanned, self.next_offset, self.reserved if machine_died else 0)
         self.reserve(self.next_offset)
@@ -143,13 +145,14 @@ class Partition:
         self._dirty = False
         self._written = state.written
         self._tail = TailMark(folder / "tail")
+        used = any(path.stat().st_size for path in segments_in(folder))
         self._segments = self._load(state)
         self.start = self._believable(state.log_start)
         given = max(self._tail.next_offset, self._believable(state.given), self.start)
         self._report_missing(given)
         if state.topic_id:
             self._tail.name(state.topic_id)
-        self._tail.recover(max(self.end, given), machine_died=state.machine_died)
+        self._tail.recover(max(self.end, given), machine_died=state.machine_died, used=used)
         self.start = max(self.start, self._segments[0].base_offset)
         self.synced_to = self.next_offset
 
@@ -179,6 +182,12 @@ class Partition:
                     "%s: offsets %d to %d are not there: a segment file is missing or older, or the machine died "
                     "before its disk had them; the rest is readable",
                     *(self.folder, end, begin - 1),
+                )
+        for before, after in pairwise(self._segments):
+            if before.index.next_offset > after.base_offset:
+                _LOG.error(
+                    "%s: offsets %d to %d are in it and in %s: one of the two is not this log's",
+                    *(before.path, after.base_offset, before.index.next_offset - 1, after.path.name),
                 )
 
     @property

@@ -277,6 +277,15 @@ class Reader(Client):
             found = [row[0].hex() for row in history.execute(query, [run]).fetchall()]
         self.journal.note("reads", how="sql", run=run, ids=found)
 
+    def feed(self, run: str) -> None:
+        """As a training job does: from the archive, and on to the log's present end."""
+        from streams.feed import EventFeed, Field, Schema  # late: it needs torch, which nothing else here does
+
+        schema = Schema("learning_rate_changed", [Field("event_id", "id", width=16)])
+        batches = EventFeed(self.data, schema, end="now", runs=[run], brokers=self.brokers)
+        found = [bytes(row.tolist()).hex() for batch in batches for row in batch["id"]]
+        self.journal.note("reads", how="feed", run=run, ids=found)
+
 
 ROLES = {"trainer": Trainer, "author": Author, "stranger": Stranger, "reader": Reader}
 

@@ -37,6 +37,7 @@ OPERATIONS = {
     "finish": 2,
     "tail": 4,
     "sql": 3,
+    "feed": 1,
     "forge_claim": 3,
     "forge_command": 2,
     "trim": 3,
@@ -138,6 +139,7 @@ class Planner:
             "blueprints": lambda: [Step("blueprints", "author", {"count": draw.randint(1, 4)})],
             "tail": lambda: [Step("tail", "reader", name)],
             "sql": lambda: [Step("sql", "reader", name)],
+            "feed": lambda: [Step("feed", "reader", name)],
             "forge_claim": lambda: [
                 Step(
                     "forge_claim",

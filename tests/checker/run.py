@@ -39,7 +39,8 @@ from tests.checker.plan import Planner, Step
 SEGMENT_BYTES = 4_096
 SETTLE_S = 30.0
 STILL_S = 1.5
-END_S = 20.0
+END_S = 45.0
+"""Longer than a resume waits for the archive."""
 BACKLOG = 4
 NEWS_S = 0.3
 """How long a claim may take to reach who owned the run before."""

@@ -177,6 +177,22 @@ def test_a_damaged_tail_mark_gives_no_offset_twice(log):
     assert len(log.read_all()) == 6
 
 
+def test_a_lost_tail_mark_beside_a_damaged_first_batch_gives_no_offset_twice(log):
+    """Nothing is left that could be scanned: the bytes alone tell that offsets were given."""
+    given = log.append(b"acknowledged")
+
+    def damage(folder):
+        (folder / "tail").unlink()
+        (path,) = folder.glob("*.log")
+        data = bytearray(path.read_bytes())
+        data[30] ^= 1
+        path.write_bytes(data)
+
+    log.crash(damage=damage)
+
+    assert log.append(b"another") > given
+
+
 def test_a_reader_ahead_of_the_lost_tail_simply_waits(log):
     """Its position is legal, and the next record reaches it."""
     fill(log, 5)
@@ -243,12 +259,23 @@ def test_a_missing_segment_is_named_and_the_rest_is_readable(log, caplog, place)
     assert [offset for offset, _ in log.read_all()] == [n for n in range(61) if n not in inside]
 
 
+def test_a_segment_that_is_there_twice_is_named(log, caplog):
+    """A copy under another offset's name; the rest is served."""
+    fill(log, 60)
+    first = log.segments()[0]
+    last = int(log.segments()[1].stem) - 1
+    log.crash(damage=lambda folder: (folder / f"{last:020d}.log").write_bytes(first.read_bytes()))
+    assert f"offsets {last} to {last} are in it and in {last:020d}.log" in caplog.text
+    assert log.append(b"after") == 60
+
+
 def test_a_whole_partition_names_nothing(log, caplog):
     fill(log, 60)
     log.crash()
     log.partition.delete_before(30)  # whose durable note is the store's
     Partition(log.folder, "t-0", PartitionState(machine_died=False, log_start=30, now_ms=5_000)).close()
     assert "not there" not in caplog.text
+    assert "are in it and in" not in caplog.text
 
 
 def test_damage_inside_the_active_segment_costs_only_the_damaged_batch(log, caplog):

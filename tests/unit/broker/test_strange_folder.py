@@ -193,6 +193,19 @@ def test_strange_names_are_stepped_over_and_left(log, place, caplog, batch_of):
         assert "(conflicted copy).log is nothing that this log has written" in caplog.text
 
 
+def test_a_sparse_file_of_terabytes_does_not_hold_up_the_start(log, batch_of, caplog):
+    path = log / "topics" / "esper.runs" / "0" / f"{100:020d}.log"
+    path.touch()
+    os.truncate(path, 1 << 42)
+    store = Store(log)
+    fill(store, batch_of, 1)
+    end = store.partition("esper.runs", 0).end
+    store.close()
+
+    assert end == 6
+    assert f"{path} is nothing that this log has written" in caplog.text
+
+
 def test_a_pipe_in_a_files_place_does_not_hold_up_the_start(log):
     folder = log / "topics" / "esper.runs" / "0"
     os.mkfifo(folder / "00000000000000000000.index")

@@ -10,7 +10,7 @@ from esper.tolaria.machine import differences, machine_of, this_machine, unrecor
 @pytest.fixture
 def resumed(lived):
     """A run that a second process went on with after its third epoch."""
-    lived.train(seed=3, policy="none", dies_at=12).resume()
+    lived.train(seed=3, policy="none", epochs=4, dies_at=12).resume()
     return lived
 
 

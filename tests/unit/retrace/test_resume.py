@@ -147,7 +147,7 @@ def other_arithmetic():
 
 def test_another_processor_goes_on_from_the_weights_that_were_stored_at_the_start(lived):
     """As `ATEN_CPU_CAPABILITY=default esper resume last` after a kill before the second checkpoint."""
-    lived.train(seed=3, dies_at=5)
+    lived.train(seed=3, epochs=3, dies_at=5)
     assert [saved.step for saved in lived.log.bodies("checkpoint_saved")] == [0]
     lived.resume(task=other_arithmetic())
 
@@ -158,7 +158,7 @@ def test_another_processor_goes_on_from_the_weights_that_were_stored_at_the_star
 
 
 def test_where_no_place_can_be_restored_nothing_is_void(lived):
-    lived.train(seed=3, dies_at=5)
+    lived.train(seed=3, epochs=3, dies_at=5)
     before = list(lived.log.events)
     for saved in lived.log.bodies("checkpoint_saved"):
         (lived.objects.root / saved.ref.removeprefix("sha256:")[:2] / saved.ref.removeprefix("sha256:")[2:]).unlink()
@@ -170,7 +170,7 @@ def test_where_no_place_can_be_restored_nothing_is_void(lived):
 
 def test_the_second_of_two_starts_publishes_nothing(lived):
     """Both with one id, one after the other or at once: the history is the first one's alone."""
-    lived.train(seed=3)
+    lived.train(seed=3, policy="none", epochs=2)
     events = list(lived.log.events)
     with pytest.raises(Superseded, match="claimed before"):
         train(lived.config, lived.tiny(), LiveWorld(Outside(lived.log, REAL_CLOCK, lived.objects)), run_id="run")

@@ -20,6 +20,11 @@ def resign(folder):
     (folder / SUMS).write_text("".join(f"{digest}  {path}\n" for path, digest in sums(folder).items()))
 
 
+def rows_of(path):
+    ((count,),) = duckdb.sql(f"select count(*) from read_parquet('{path}')").fetchall()
+    return count
+
+
 def rewrite(folder, table, select, where="true"):
     """Replace a table's file by what `select` makes of it, with the manifest and all checksums made anew."""
     (path,) = (folder / "archive" / "files").glob(f"{table}-*.parquet")
@@ -31,6 +36,7 @@ def rewrite(folder, table, select, where="true"):
     listed = json.loads((folder / "archive" / "manifest.json").read_text())
     (entry,) = [each for each in listed["files"] if each["name"] == path.name]
     entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry["rows"] = rows_of(path)
     (folder / "archive" / "manifest.json").write_text(json.dumps(listed))
     resign(folder)
 
@@ -142,6 +148,7 @@ def test_a_file_that_is_gone_is_named_where_another_of_its_kind_is_there(copy):
         file = path.with_name(each["name"])
         file.with_name(f"{file.name}.new").replace(file)
         each["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        each["rows"] = rows_of(file)
     (copy / "archive" / "manifest.json").write_text(json.dumps(listed))
     resign(copy)
     assert verify_export(copy).problems == ()
