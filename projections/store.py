@@ -32,6 +32,8 @@ _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     "memory_limit": "256MB",
     "enable_external_access": False,  # a file from somebody else may hold views that read other files
 }
+_UNFIT: Final = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.TypeMismatchException)
+"""What DuckDB raises for a value that a column cannot hold."""
 _log = logging.getLogger(__name__)
 
 
@@ -131,12 +133,31 @@ class Store:
         if offsets != self.next_offsets:
             try:
                 self._commit(rows, offsets)
-            except BaseException:
+            except BaseException as error:
                 self._verdicts = Verdicts(None, self._facts_of)  # what was judged is not kept
+                if isinstance(error, _UNFIT):
+                    return self._take_what_fits(records, upto, error)
                 raise
             self.next_offsets = offsets
         self._verdicts.trim()
         return taken
+
+    def _take_what_fits(self, records: Sequence[Record], upto: Mapping[Place, int] | None, error: Exception) -> Taken:
+        """The same for records of which one has a value that no column can hold: that one is refused."""
+        if len(records) > 1:
+            middle = len(records) // 2
+            first, rest = self.take(records[:middle]), self.take(records[middle:], upto)
+            refused = first.refused + rest.refused
+            return Taken(first.folded + rest.folded, first.repeated + rest.repeated, refused)
+        (record,) = records
+        place = (record.topic, record.partition)
+        offsets = {**self.next_offsets, place: record.offset + 1}
+        offsets |= {at: max(offset, offsets.get(at, 0)) for at, offset in (upto or {}).items()}
+        self._commit({}, offsets)
+        self.next_offsets = offsets
+        at = f"{record.topic}/{record.partition} offset {record.offset}"
+        _log.warning("projection %s leaves out %s: %s", self.projection.name, at, str(error).splitlines()[0])
+        return Taken(refused=Counter({"unfit": 1}))
 
     def _judged(self, event: Event, record: Record, rows: dict[str, dict[bytes, Row]]) -> int | None:
         """The verdict on a fact, where this projection judges them; what the rule looks at is a row of `facts`."""

@@ -163,7 +163,7 @@ class KafkaLog:
         self._name = producer
         self._answers = Answers()
         self._claims = Claims(run_id)
-        self._refusals = Refusals()
+        self._refusals, self._refused_commands = Refusals(), Refusals()
         self.ends: dict[Place, int] = {}
         self._archived = archived
         self._caught_up = threading.Event()
@@ -330,12 +330,11 @@ class KafkaLog:
             claimed = None
         if claimed is not None and claimed.run_id != self.run_id:
             return  # that run's trainer sees it too
-        if not self._refusals.first(record, event.reason):
-            return
         if claimed is not None and body_name(claimed) == "adaptation_command":
-            self._answers.arrived_unverified(record.signed)
-            return
-        self._tell([violation(record, event, producer=self._name, run_id=self.run_id)])
+            if self._refused_commands.first(record, event.reason):
+                self._answers.arrived_unverified(record.signed)
+        elif self._refusals.first(record, event.reason):
+            self._tell([violation(record, event, producer=self._name, run_id=self.run_id)])
 
     def _tell(self, events: Iterable[Event]) -> None:
         try:
@@ -348,7 +347,8 @@ class KafkaLog:
         """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
         while True:
             await asyncio.sleep(SUMMARY_S)
-            self._tell(self._refusals.summaries(producer=self._name, run_id=self.run_id))
+            for refusals in (self._refusals, self._refused_commands):
+                self._tell(refusals.summaries(producer=self._name, run_id=self.run_id))
             self.writer.publish(
                 queue_summary(self.run_id, self._name, (self.writer.depth, self.writer.deepest), time.time_ns())
             )

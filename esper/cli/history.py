@@ -199,9 +199,9 @@ _RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", 
 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:
     """All runs, the latest first."""
-    from projections.cross_checks import unverified  # noqa: PLC0415 - only needed here
-
     with history_of(data_dir) as history:
+        from projections.cross_checks import unverified  # noqa: PLC0415 - DuckDB, and only where there is a history
+
         found = all_runs(history)
         running = [run["run_id"] for run in found if run["status"] == "running"]
         claims = claims_of(history, running) if running else {}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +26,6 @@ from esper.weatherlight.endpoint import Status
 from streams.settings import Settings
 
 POLL_S: Final = 60.0
-
-
 _STYLES: Final = {"ready": GREEN, "starting": YELLOW, "waiting": RED, "stopped": RED}
 
 
@@ -91,15 +91,11 @@ def _say_changes(before: Status, now: Status) -> None:
         say(f"{time.strftime('%H:%M:%S')}  {left} left")
 
 
+# ----------------------------------------------------------------------------------------------------------- the doctor
+
 Verdict = Literal["ok", "note", "bad"]
-
-
 PACKAGES: Final = ("aiokafka", "duckdb", "faust-streaming", "kio", "protobuf", "pyarrow", "scikit-learn", "torch")
-
-
 CONNECT_S: Final = 3.0
-
-
 _VERDICTS: Final = {"ok": GREEN, "note": YELLOW, "bad": RED}
 
 
@@ -137,6 +133,7 @@ def examine(data_dir: Path) -> Iterator[Finding]:
         ("processes", lambda: _processes(data_dir)),
         ("log address", lambda: _address(data_dir)),
         ("signing key", _key),
+        ("other users", lambda: _other_users(data_dir)),
     )
     for name, check in checks:
         try:
@@ -243,3 +240,23 @@ def _key() -> tuple[Verdict, str]:
         return "ok", f"ESPER_KEY is not set: the first run makes a key for the embedded log in {key_file()}"
     ring = load_key_ring(settings)
     return "ok", f"{'ESPER_KEY' if settings.key is not None else key_file()}, key id {key_id(ring.secrets[0])}"
+
+
+def _other_users(data_dir: Path) -> tuple[Verdict, str]:
+    """What another user of this machine can do with the data folder and the embedded log; docs/security.md has more."""
+    mode = stat.S_IMODE(data_dir.stat().st_mode) if data_dir.exists() else 0o777 & ~_umask()
+    if mode & stat.S_IWOTH:
+        return "bad", f"they can change the data folder (mode {mode:04o}): run `chmod o-w {shlex.quote(str(data_dir))}`"
+    files = "read the data folder and " if mode & stat.S_IROTH and mode & stat.S_IXOTH else ""
+    advice = f"; `chmod 700 {shlex.quote(str(data_dir))}` keeps the files to you" if files else ""
+    if os.environ.get("ESPER_BROKERS"):
+        return ("note" if files else "ok"), f"they can {files or 'do nothing here '}by its mode {mode:04o}{advice}"
+    reach = f"they can reach the embedded log on 127.0.0.1 while it runs and {files}read or delete records there"
+    return "note", f"{reach}; what they write without your key is dropped{advice}"
+
+
+def _umask() -> int:
+    """The mask of this process; the system has no way to read it but to set it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

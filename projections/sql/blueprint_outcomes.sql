@@ -70,8 +70,8 @@ WITH slot AS (
     FROM measured
     GROUP BY ALL
 ), cost AS (
-    SELECT attached.blueprint_id, slot.shape_kind, slot.shape, median(module_parameters)::BIGINT AS parameters,
-        median(flops_per_sample)::BIGINT AS flops_per_sample
+    SELECT attached.blueprint_id, slot.shape_kind, slot.shape, TRY_CAST(median(module_parameters) AS BIGINT) AS parameters,
+        TRY_CAST(median(flops_per_sample) AS BIGINT) AS flops_per_sample
     FROM log.kernel_attached AS attached
     JOIN slot USING (run_id, seed_id)
     WHERE attached.log_verdict = 1 AND coalesce(attached.trouble, '') = ''

@@ -15,7 +15,7 @@ SELECT
     fact.global_step AS step,
     fact.policy,
     fact.policy_version,
-    fact.actions[fact.action + 1] AS chosen,
+    fact.actions[fact.action::BIGINT + 1] AS chosen,
     fact.reason,
     fact.risk,
     fact.risk_reasons,

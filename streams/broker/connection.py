@@ -24,7 +24,7 @@ from kio.schema.errors import ErrorCode
 from streams.broker.core import Caller, Core
 from streams.broker.handlers import absent, groups, topics
 from streams.broker.handlers.records import LongPoll, fetch, init_producer_id, list_offsets, produce
-from streams.broker.limits import Peers, is_own
+from streams.broker.limits import Peers
 from streams.broker.protocol import Fields, Malformed, read_message, read_string, write_message, write_produced
 
 Answer = Fields | None
@@ -132,7 +132,8 @@ class Connection(asyncio.Protocol):
         self._reached = ("", 0)
         self._now = asyncio.get_running_loop().time
         self._starved = False
-        self.own = True
+        self.own: bool | None = None
+        self.ends = (("", 0), ("", 0))
         self.asked = False
         self.heard_at = self._now()
         self.frame_since: float | None = None
@@ -144,7 +145,7 @@ class Connection(asyncio.Protocol):
         client = tuple(transport.get_extra_info("peername")[:2])
         self._host = str(client[0])
         self._reached = tuple(transport.get_extra_info("sockname")[:2])
-        self.own = is_own(client, self._reached)
+        self.ends = (client, self._reached)
         if not self._peers.admit(self):
             self.close("all connections are taken")
             return

@@ -12,7 +12,7 @@ import pytest
 
 from streams.broker.batch import checked
 from streams.broker.connection import MAX_PRODUCE_BYTES
-from streams.broker.limits import Limits, is_own
+from streams.broker.limits import Limits, owned
 from streams.broker.registry import TopicRow
 from streams.broker.server import Broker, listening_socket
 
@@ -200,11 +200,11 @@ async def test_silent_connections_lock_nobody_out(tmp_path):
 
 
 @pytest.mark.asyncio
-async def test_other_users_leave_our_processes_their_places_and_their_room(tmp_path, monkeypatch):
+async def test_other_users_leave_our_processes_their_places_and_their_room(tmp_path):
     """Every other client is another user's here; the system's list of sockets would say so."""
     strangers = set()
-    monkeypatch.setattr("streams.broker.connection.is_own", lambda client, _server: client[1] not in strangers)
     async with serving(tmp_path, connections=8, in_flight_bytes=8 * MIB, small_bytes=1024) as served:
+        served.peers.owned = lambda ends: [client[1] not in strangers for client, _ in ends]
         for number in range(12):
             sock = socket.socket()
             sock.bind(("127.0.0.1", 0))
@@ -218,14 +218,15 @@ async def test_other_users_leave_our_processes_their_places_and_their_room(tmp_p
             else:
                 writer.write(VERSIONS)
             await settle()
-        mine, theirs = ([peer for peer in served.peers if peer.own is own] for own in (True, False))
+        theirs = [peer for peer in served.peers if peer.ends[0][1] in strangers]
+        mine = [peer for peer in served.peers if peer not in theirs]
         _, writer = await served.connect()
         writer.write(half_a_produce(4 * MIB, 3 * MIB))
         await settle()
 
         assert (len(mine), len(theirs)) == (4, 4)
         assert sum(len(peer._buffer) > MIB // 2 for peer in theirs) == 1
-        assert max(len(peer._buffer) for peer in served.peers if peer.own) > 2 * MIB
+        assert max(len(peer._buffer) for peer in served.peers if peer not in theirs) > 2 * MIB
 
 
 def test_the_system_says_whose_a_socket_is(tmp_path):
@@ -233,7 +234,7 @@ def test_the_system_says_whose_a_socket_is(tmp_path):
         accepted, address = server.accept()
         with accepted:
             listed = Path("/proc/net/tcp").read_text()
-            assert is_own(address, server.getsockname())
+            assert owned([(address, server.getsockname())]) == [True]
     other = tmp_path / "tcp"
     port = f"0100007F:{address[1]:04X}"
     rows = [line.split() for line in listed.splitlines()]
@@ -242,9 +243,9 @@ def test_the_system_says_whose_a_socket_is(tmp_path):
             row[7] = "54321"
     other.write_text("\n".join(map(" ".join, rows)))
 
-    assert not is_own(address, server_name(rows, port), other)
-    assert not is_own(("127.0.0.1", 1), ("127.0.0.1", 2), other), "who is not in the list is a stranger"
-    assert is_own(address, ("127.0.0.1", 2), tmp_path / "none"), "a system without such a list has no strangers"
+    nowhere = (("127.0.0.1", 1), ("127.0.0.1", 2))
+    assert owned([(address, server_name(rows, port)), nowhere], other) == [False, False], "nor who is not in the list"
+    assert owned([nowhere], tmp_path / "none") == [True], "a system without such a list has no strangers"
 
 
 def server_name(rows, port):

@@ -71,3 +71,24 @@ def test_a_folder_that_is_a_file_is_bad(tmp_path):
     finding = _finding(tmp_path, "data folder")
     assert finding.verdict == "bad"
     assert "cannot be made" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("mode", "verdict", "said"),
+    [(0o700, "note", "reach the embedded log"), (0o755, "note", "chmod 700"), (0o757, "bad", "chmod o-w")],
+)
+def test_it_says_what_other_users_of_the_machine_can_do(tmp_path, mode, verdict, said):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(mode)
+
+    finding = _finding(tmp_path, "other users")
+
+    assert finding.verdict == verdict
+    assert said in finding.found
+
+
+def test_where_the_log_is_elsewhere_other_users_have_the_files_at_most(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESPER_BROKERS", "redpanda:9092")
+    (tmp_path / "data").mkdir(mode=0o700)
+
+    assert _finding(tmp_path, "other users").verdict == "ok"
