@@ -282,7 +282,9 @@ class KafkaLog:
             consumer.assign([place])
             self.ends[place.topic, place.partition] = await consumer.position(place)
             if topic is RUNS and self._archived is not None:
-                begin = self._archived.get((place.topic, place.partition), 0)
+                # Not from before the log's beginning: that would be a reset to the end, past the claims in between.
+                first = (await consumer.beginning_offsets([place]))[place]
+                begin = max(self._archived.get((place.topic, place.partition), 0), first)
                 consumer.seek(place, begin)
                 self._look_at(begin)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -10,6 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import COMMANDS, RUNS
@@ -216,6 +219,32 @@ def test_of_two_starts_at_once_one_goes_on_and_a_later_one_publishes_nothing(log
     assert errors.index(None) == starts.index(facts[0]), "the one that lies there first"
     state = replay(facts)
     assert (state.problem, state.incarnation) == (None, 1)
+
+
+def test_a_start_knows_of_one_before_it_where_the_log_begins_behind_what_is_archived(log, ring, writer, events, run_id):
+    """A reader that asks for what was deleted is set to the log's end, past the claim that it looks for."""
+    first, second = (events.make(event_pb2.RunStarted(task="x"), sequence=1, incarnation=1) for _ in range(2))
+    writer.publish(events.make(event_pb2.StateDigested(), sequence=9, incarnation=0))
+    writer.flush()
+    with KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics()) as owner:
+        asyncio.run(
+            delete_before(log.address, {place: end for place, end in owner.ends.items() if place[0] == RUNS.name})
+        )
+        owner.claim(first)
+        with (
+            KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics(), archived={}) as late,
+            pytest.raises(Superseded, match="give it another id"),
+        ):
+            late.claim(second)
+
+
+async def delete_before(brokers, ends):
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(*place): RecordsToDelete(end) for place, end in ends.items()})
+    finally:
+        await admin.close()
 
 
 def arrived(trainer_log: KafkaLog) -> list:
