@@ -63,7 +63,7 @@ def test_a_log_of_as_many_records_is_not_taken_for_the_archives_own(desk, tmp_pa
     assert asyncio.run(archived(desk.broker.address, folder, 2 * COUNT)) == cluster_id  # its own, further on
     before = (folder / manifest.NAME).read_bytes()
 
-    other = start_broker(tmp_path / "other")
+    other = start_broker(tmp_path / "other", anonymous=True)
     try:
         asyncio.run(ensure_topics(other.address))
         first, desk.broker = desk.broker, other
