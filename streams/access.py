@@ -71,7 +71,7 @@ def credentials(brokers: str) -> dict[str, Any]:
 
 def _worth_saying(record: logging.LogRecord) -> bool:
     """Every connection would warn that the secret is sent in the clear, which on loopback nobody else sees."""
-    return record.msg != "Sending username and password in the clear"
+    return not str(record.msg).startswith(("Sending username and password in the clear", "Authenticated as"))
 
 
 logging.getLogger("aiokafka.conn").addFilter(_worth_saying)

@@ -172,8 +172,9 @@ def join(
 ) -> Lease:
     """A lease on the data folder's processes, started first where none run. `client` says who asks, for the status.
 
-    `anonymous`: the embedded log lets anyone in. Raises InvalidInput where the folder's processes run with another broker
-    or port than asked for or not anonymously, or where the port is taken, and LogUnavailable where no supervisor answers.
+    `anonymous`: the embedded log lets anyone in. Raises InvalidInput where the folder's processes run with another
+    broker or port than asked for, or do not let anyone in, or where the port is taken, and LogUnavailable where no
+    supervisor answers.
     """
     refuse_exports(data_dir)
     return Lease(Request(data_dir.resolve(), client, brokers, port, broker_only, anonymous), starter)
