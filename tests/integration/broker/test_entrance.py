@@ -11,7 +11,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
     KafkaConnectionError,
     TopicAuthorizationFailedError,
 )
@@ -83,7 +82,7 @@ def test_our_own_clients_are_let_in(closed):
         (AIOKafkaProducer, lambda it: it.send_and_wait(TOPIC, b"x"), TopicAuthorizationFailedError),
         (lambda **at: AIOKafkaProducer(enable_idempotence=True, **at), None, ClusterAuthorizationFailedError),
         (lambda **at: AIOKafkaConsumer(TOPIC, **at), lambda it: it.getone(), TopicAuthorizationFailedError),
-        (lambda **at: AIOKafkaConsumer(group_id="g", **at), None, GroupAuthorizationFailedError),
+        (lambda **at: AIOKafkaConsumer(TOPIC, group_id="g", **at), None, TopicAuthorizationFailedError),
         (AIOKafkaAdminClient, lambda it: it.delete_topics([TOPIC]), KafkaConnectionError),
     ],
     ids=["producer", "idempotent", "consumer", "group", "admin"],
@@ -105,8 +104,12 @@ def test_who_creates_topics_is_told_how_to_come_in(closed):
     address, _ = closed
 
     async def create():
-        async with AIOKafkaAdminClient(bootstrap_servers=address) as admin:
+        admin = AIOKafkaAdminClient(bootstrap_servers=address)
+        await admin.start()
+        try:
             return await admin.list_topics(), await admin.create_topics([NewTopic("mine", 1, 1)])
+        finally:
+            await admin.close()
 
     listed, created = asyncio.run(create())
     assert listed == [NOBODYS]
