@@ -28,9 +28,9 @@ from tests.checker.faults import HARMFUL
 from tests.checker.model import OWN, Life, Row, Sent, Told
 
 LEAP = 2 * RESERVE
+"""So many offsets the log passes over where it lost count of what it gave."""
 DAMAGED = 8
 """Records that a batch of these clients has at the most, about."""
-"""So many offsets the log passes over where it lost count of what it gave."""
 
 
 @dataclass(frozen=True, slots=True)

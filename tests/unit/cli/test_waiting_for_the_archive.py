@@ -22,5 +22,5 @@ def test_an_archive_that_cannot_be_written_is_not_waited_for(tmp_path):
 def test_one_that_is_written_again_soon_is_waited_for(tmp_path):
     """Trouble of a moment is none: the archiver's first restart comes at once."""
     said = [WHY, "", WHY]
-    with pytest.raises(LogUnavailable, match="lacks the end of esper.runs still"):
+    with pytest.raises(LogUnavailable, match=r"lacks the end of esper\.runs still"):
         wait_for_archive(tmp_path, {("esper.runs", 0): 1}, 0.3, lambda: None, lambda: said.pop() if said else "")
