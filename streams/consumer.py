@@ -29,7 +29,8 @@ LOOK_AGAIN_MS: Final = 1_000
 URGENT_BYTES: Final = 1
 GATHERING_BYTES: Final = 2
 """`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the
-embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first (`broker.handlers.records`)."""
+embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first
+(`broker.handlers.records`)."""
 TIMEOUT_S: Final = 10.0
 
 
