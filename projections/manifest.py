@@ -31,6 +31,8 @@ UNFINISHED: Final = "unfinished"
 """The folder inside the archive where merged files are written; what lies there at a start is a killed merge's."""
 LOCK: Final = "lock"
 """The file that the archive's owner has locked."""
+UNWRITABLE: Final = "the archive cannot be written"
+"""What the archiver's last words begin with where the disk refuses."""
 FORMAT: Final = 1
 MOST_FILES: Final = 15_000
 """More are not read: merging keeps an archive of a hundred million events at a few hundred."""

@@ -7,6 +7,7 @@ that the log does not: delete it and the same tables come back (ruling 24).
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ from typing import Any, Final, Self
 import duckdb
 
 from contracts.topics import RUNS
-from esper.errors import ContractViolation, EsperError
+from esper.errors import ContractViolation, CorruptState, EsperError
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
+from esper.leyline.folders import Folder
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed, history_ns
 from esper.record.accept import SPECIAL, Fact
 from projections.manifest import Place
@@ -34,6 +36,8 @@ _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
 }
 _UNFIT: Final = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.TypeMismatchException)
 """What DuckDB raises for a value that a column cannot hold."""
+SEAL: Final = ".seal"
+"""The end of the name of the file beside a projection's that says with whose key it was made."""
 _log = logging.getLogger(__name__)
 
 
@@ -54,14 +58,15 @@ class Store:
     """The projection in the file `path`, or in memory where that is None. One thread writes; `cursor` is for another.
 
     With `ring` every record's signature is verified; without one that was done before, by the archive. A file that
-    cannot be read is made anew. Raises Locked where another process has it open, InvalidInput for a newer Esper's.
+    cannot be read is made anew, and with `ring` one that was not made here with a key of it, since what is served from
+    it is signed with that key. Raises Locked where another process has it open, InvalidInput for a newer Esper's.
     """
 
     def __init__(self, projection: Projection, path: Path | None, ring: KeyRing | None) -> None:
         self.projection = projection
         self.path = path
         self._ring = ring
-        self._connection = _open(path)
+        self._connection = _open(path, ring)
         try:
             self.migrated = migrate(self._execute, projection)
             self.next_offsets = self._read_offsets()
@@ -253,14 +258,43 @@ def connected(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnecti
         raise
 
 
-def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
+def _open(path: Path | None, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
     if path is None:
         return duckdb.connect(":memory:", config=_SETTINGS)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return connected(path)
+        known = ring is None or not path.exists() or _sealed(path, ring)
+        connection = connected(path)  # also where it is of no use: nobody may have it open
+        if known:
+            return _seal(connection, path, ring)
+        connection.close()
+        _log.warning("%s was not made here with a key of ours and is made anew from the log and the archive", path)
     except duckdb.Error as error:
         _log.warning("%s cannot be read and is made anew from the log: %s", path, error)
     for file in (path, path.with_name(f"{path.name}.wal")):
         file.unlink(missing_ok=True)
-    return connected(path)
+    return _seal(connected(path), path, ring)
+
+
+def _seal(connection: duckdb.DuckDBPyConnection, path: Path, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
+    """Note beside the file that it was made with a key of `ring`, where that is not noted yet."""
+    if ring is not None and not _sealed(path, ring):
+        signed = ring.sign(_sealed_text(path))
+        with Folder.open(path.parent) as folder:
+            folder.write(f"{path.name}{SEAL}", f"{signed.key_id} {(signed.signature or b'').hex()}".encode())
+    return connection
+
+
+def _sealed(path: Path, ring: KeyRing) -> bool:
+    """Whether the file is one that was made with a key of `ring`: this very file, no copy, which anybody can alter."""
+    try:
+        with Folder.open(path.parent) as folder:
+            key_id, _, signature = folder.read(f"{path.name}{SEAL}").decode("ascii").partition(" ")
+        signed = Signed(_sealed_text(path), key_id, bytes.fromhex(signature))
+    except (FileNotFoundError, ValueError, CorruptState):
+        return False
+    return ring.verify(signed, time.time_ns()) is None
+
+
+def _sealed_text(path: Path) -> bytes:
+    return f"esper projection {path.name} in file {path.lstat().st_ino}".encode()

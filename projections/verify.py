@@ -214,6 +214,8 @@ def _load(archive: Path) -> dict[str, list[int]]:
 
 
 def _news(before: list[int], now: list[int]) -> bool:
+    if len(before) < 4:  # an older Esper's, which did not remember when it looked
+        return True
     return before[:3] != now[:3] or before[4:] != now[4:] or now[3] - before[3] >= REMEMBER_S
 
 

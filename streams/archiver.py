@@ -26,6 +26,7 @@ from esper.errors import LogUnavailable
 from esper.installation import python_module
 from projections.archive_writer import Archive, Flushed
 from projections.compaction import Proposal, job_to_line, plan, proposal_from_line
+from projections.manifest import UNWRITABLE
 from projections.records import Batch, Unreadable
 from projections.verify import scrub
 from streams.archive_start import connect
@@ -47,8 +48,9 @@ event, because a file of a body type costs the same however little is in it, and
 
 POLL_MS: Final = 50
 
-IDLE_MS: Final = 10_000
-"""How long to wait for a record while none waits for its flush: whatever comes, comes at once."""
+IDLE_MS: Final = 2_000
+"""How long to wait for a record while none waits for its flush: whatever comes, comes at once. After so long what the
+log passed over without a record is noted as a gap."""
 
 COMMIT_S: Final = 0.5
 
@@ -76,7 +78,7 @@ def run(arguments: Sequence[str], messages: TextIO) -> None:
     except KafkaError as error:
         raise LogUnavailable(f"the log failed: {error!r}") from error
     except OSError as error:
-        raise LogUnavailable(f"the archive cannot be written: {error}; make room or mend the disk") from error
+        raise LogUnavailable(f"{UNWRITABLE}: {error}; make room or mend the disk") from error
 
 
 async def _serve(place: Place, messages: TextIO) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import consumer as aiokafka_consumer
+from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError
 
 from contracts.topics import COMMANDS, PARTITIONS, RUNS, Topic
@@ -29,7 +30,8 @@ LOOK_AGAIN_MS: Final = 1_000
 URGENT_BYTES: Final = 1
 GATHERING_BYTES: Final = 2
 """`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the
-embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first (`broker.handlers.fetch`)."""
+embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first
+(`broker.handlers.records`)."""
 TIMEOUT_S: Final = 10.0
 
 
@@ -45,6 +47,12 @@ class PatientFetcher(SoundFetcher):
         whole = not self._records and not paused
         self._fetch_max_wait_ms = LONG_WAIT_MS if whole else SHORT_WAIT_MS
         return super()._get_actions_per_node(assignment)
+
+
+def _fetcher(client: Any, *rest: Any, **settings: Any) -> fetcher.Fetcher:
+    """Ours for our consumers. A program that uses them may have others, which keep aiokafka's own."""
+    kind = PatientFetcher if hasattr(client, "reading") else fetcher.Fetcher
+    return kind(client, *rest, **settings)
 
 
 class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
@@ -69,7 +77,7 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
             "enable_auto_commit": False,
         }
         # aiokafka looks the class up in its module when a consumer starts, and offers no other way to set it.
-        aiokafka_consumer.Fetcher = PatientFetcher
+        aiokafka_consumer.Fetcher = _fetcher
         super().__init__(*topics, **{**credentials(str(settings.get("bootstrap_servers"))), **settings, **ours})
         self._client.reading = Reading(batches, unreadable)  # the one thing of ours that the fetcher gets
 

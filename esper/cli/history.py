@@ -29,6 +29,8 @@ LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 
 
 FULL_BYTES: Final = 2**20
+UNABLE_S: Final = 1.0
+"""So long an archiver has to say that it cannot write before nobody waits for it any more."""
 
 
 """Below this nothing that Esper writes can be counted on to fit."""
@@ -65,14 +67,20 @@ def check_room(data_dir: Path) -> None:
 
 
 def wait_for_archive(
-    data_dir: Path, ends: Mapping[Place, int], timeout_s: float, meanwhile: Callable[[], None]
+    data_dir: Path,
+    ends: Mapping[Place, int],
+    timeout_s: float,
+    meanwhile: Callable[[], None],
+    unable: Callable[[], str] = lambda: "",
 ) -> None:
     """Return once the archive covers `ends`, the offsets after the last records; `meanwhile` is called all along.
 
-    Raises LogUnavailable where that does not come to be within `timeout_s`, or where the disk is full.
+    Raises LogUnavailable where that does not come to be within `timeout_s`, where the disk is full, or where `unable`
+    says for a while why the archive cannot be written.
     """
     archive = data_dir / "archive"
     deadline = time.monotonic() + timeout_s
+    able_at = time.monotonic()
     while True:
         have = covered(archive)
         missing = sorted({topic for (topic, partition), end in ends.items() if have.get((topic, partition), 0) < end})
@@ -85,6 +93,11 @@ def wait_for_archive(
                 f"(see {data_dir / 'run' / 'archiver.log'})"
             )
         meanwhile()
+        why = unable()
+        if not why:
+            able_at = time.monotonic()
+        elif time.monotonic() - able_at > UNABLE_S:
+            raise LogUnavailable(f"{why}; the log has what is missing, and the next run or `esper up` archives it")
         time.sleep(TICK_S)
 
 

@@ -88,7 +88,7 @@ def joined(data_dir: Path, settings: Settings, name: str) -> Iterator[client.Lea
     """A lease on the folder's processes, once they are ready and the archive has all that lies on the log by then."""
     with client.join(data_dir, client=name, brokers=settings.brokers) as lease:
         lease.wait_ready()
-        wait_for_archive(data_dir, ends_of(lease.brokers), ARCHIVE_S, lambda: None)
+        wait_for_archive(data_dir, ends_of(lease.brokers), ARCHIVE_S, lambda: None, lease.unwritable)
         yield lease
 
 

@@ -149,7 +149,9 @@ class RunCommand:
             self._take_news(screen)
             screen.refresh()
 
-        wait_for_archive(self._request.data_dir, tail.ends(timeout_s), timeout_s, meanwhile)
+        wait_for_archive(
+            self._request.data_dir, tail.ends(timeout_s), timeout_s, meanwhile, lambda: self._lease.status.unwritable
+        )
 
     def _take_event(self, tail: LogTail, screen: Screen) -> None:
         event = tail.take(TICK_S)

@@ -69,6 +69,12 @@ class Lease:
         """The address of the log; it does not change as long as the lease holds."""
         return self.status.brokers
 
+    def unwritable(self) -> str:
+        """Why the archive cannot be written, as far as the supervisor has said by now; empty where it can."""
+        with contextlib.suppress(SupervisorGone):
+            self.poll()
+        return self.status.unwritable
+
     def wait_ready(self, timeout_s: float = READY_S) -> None:
         """Wait until every process is ready; raises LogUnavailable with the cause where that fails."""
         deadline = time.monotonic() + timeout_s

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TextIO
 
 from esper.errors import InvalidInput
+from projections.manifest import UNWRITABLE
 
 SOCKET_NAME: Final = "weatherlight.sock"
 LOCK_NAME: Final = "weatherlight.lock"
@@ -131,6 +132,12 @@ class Status:
     health_port: int | None = None
     services: tuple[ServiceStatus, ...] = ()
     clients: tuple[str, ...] = field(default=())
+
+    @property
+    def unwritable(self) -> str:
+        """Why the archive cannot be written, while the archiver ends over it again and again; empty where it can."""
+        texts = [each.last_exit for each in self.services if each.name == "archiver" and each.state == "waiting"]
+        return next((text[text.index(UNWRITABLE) :] for text in texts if UNWRITABLE in text), "")
 
     def to_json(self) -> dict[str, Any]:
         """The message as it goes over the socket and out of `--json`."""

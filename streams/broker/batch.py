@@ -148,6 +148,14 @@ def checked(records: bytes | None, max_bytes: int) -> Batch:
     return batch
 
 
+def absent(first: int, following: int) -> bytes:
+    """A batch without records at offsets `first` to `following - 1`: every client passes over it in silence."""
+    delta = min(following - first - 1, 0x7FFFFFFF)
+    numbers = (0, delta, 0, 0, NO_PRODUCER, -1, -1, 0)
+    crc = crc32c(_COVERED.pack(*numbers))
+    return _HEADER.pack(first, HEADER_BYTES - PREFIX_BYTES, 0, MAGIC, crc, *numbers)
+
+
 def poison(first: int, following: int) -> bytes:
     """A batch that stands for damaged bytes at offsets `first` to `following - 1`: every client refuses it aloud.
 

@@ -23,7 +23,7 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from streams.broker.batch import Batch
+from streams.broker.batch import Batch, absent
 from streams.broker.folder import TAIL_ID_AT, open_file, packed_id, segments_in
 from streams.broker.producers import Producers
 from streams.broker.protocol import Refused
@@ -59,15 +59,16 @@ class TailMark:
         """The file said nothing that can be read."""
         return self._unreadable or not self.reserved
 
-    def recover(self, scanned: int, *, machine_died: bool, used: bool) -> None:
+    def recover(self, scanned: int, *, machine_died: bool, used: bool, older: bool = False) -> None:
         """Settles the next offset after a start: `scanned` is the greatest that anything else knows of.
 
-        `used` says that there were bytes in the segments, of which damage may have left no record to be scanned.
+        `used` says that there were bytes in the segments, of which damage may have left no record to be scanned;
+        `older` that the file is from before the last append.
 
         Whatever may have been given before is passed over: what the file says after the death of the process, the
         whole reservation after that of the machine, and more than any reservation when the file is lost.
         """
-        if self._unreadable or ((scanned or used) and self.lost):
+        if self._unreadable or older or ((scanned or used) and self.lost):
             scanned += 2 * RESERVE
         self.next_offset = max(scanned, self.next_offset, self.reserved if machine_died else 0)
         self.reserve(self.next_offset)
@@ -129,8 +130,8 @@ class PartitionState:
 class Partition:
     """An append-only log of record batches.
 
-    `start` is the first offset readers may have, `end` the one after the last record, `next_offset` the one that the
-    next record gets (greater than `end` only after a machine died and took records with it).
+    `start` is the first offset readers may have, `end` the one where they are through, `next_offset` the one that the
+    next record gets (greater than `end` only where a start had no room for a new segment).
     """
 
     def __init__(self, folder: Path, name: str, state: PartitionState) -> None:
@@ -152,8 +153,10 @@ class Partition:
         self._report_missing(given)
         if state.topic_id:
             self._tail.name(state.topic_id)
-        self._tail.recover(max(self.end, given), machine_died=state.machine_died, used=used)
+        older = self._segments[-1].lost_end and not state.machine_died
+        self._tail.recover(max(self.end, given), machine_died=state.machine_died, used=used, older=older)
         self.start = max(self.start, self._segments[0].base_offset)
+        self._end_at_next_offset()
         self.synced_to = self.next_offset
 
     def _load(self, state: PartitionState) -> list[Segment]:
@@ -162,6 +165,23 @@ class Partition:
         closed = [recover_closed(path, int(after.stem), self.producers, state.now_ms) for path, after in bases]
         acknowledged = 0 if state.machine_died else self._tail.next_offset
         return [*closed, recover_active(paths[-1], self.producers, state.now_ms, acknowledged)]
+
+    def _end_at_next_offset(self) -> None:
+        """Has the log end where the next record comes, so that readers pass over what was given and is not there.
+
+        Else they would learn of it, and an archive name it, only when that record comes.
+        """
+        if self.end == self.next_offset:
+            return
+        empty = self._segments[-1] if len(self._segments) > 1 and not self._segments[-1].index.size else None
+        try:
+            self._roll(self.next_offset)
+        except OSError as error:
+            _LOG.warning("%s: no new segment (%s): readers wait for the next record", self.folder, error.strerror)
+            return
+        if empty is not None:
+            self._segments.remove(empty)
+            empty.delete()
 
     def _believable(self, offset: int) -> int:
         """The offset, or 0 where it lies so far beyond the records that it cannot be this partition's."""
@@ -192,7 +212,7 @@ class Partition:
 
     @property
     def end(self) -> int:
-        """The offset after the last record."""
+        """The offset after the last record, and after those behind it that were given and are not there."""
         return self._segments[-1].index.next_offset
 
     @property
@@ -255,6 +275,8 @@ class Partition:
     def read(self, offset: int, max_bytes: int) -> bytes:
         """Whole batches from `offset` on; b"" when there is nothing yet.
 
+        Offsets below the end behind which there is no record come as a batch without records.
+
         Raises:
             Refused: `offset` is below the start, or was never given.
         """
@@ -267,7 +289,7 @@ class Partition:
             data = segment.read(offset, max_bytes)
             if data:
                 return data
-        return b""
+        return absent(offset, self.end)
 
     def _holder(self, offset: int) -> int:
         return max(0, bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1)

@@ -23,8 +23,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from crc32c import crc32c
+
 from esper.errors import LogUnavailable
-from streams.broker.batch import HEADER_BYTES, PREFIX_BYTES, Batch, header, intact, placed, poison, walk
+from streams.broker.batch import CRC_FROM, HEADER_BYTES, PREFIX_BYTES, Batch, header, intact, placed, poison, walk
 from streams.broker.folder import open_file
 from streams.broker.producers import Producers
 
@@ -265,6 +267,8 @@ class Segment:
         self._ends: dict[int, int] = {}
         self.appended_ms = self.begun_ms = int(path.stat().st_mtime * 1000) if index.size else -1
         self.fd = open_file(path, os.O_RDWR | os.O_CREAT) if active else -1
+        self.lost_end = False
+        """Bytes were cut off at its end that are more than a write that never ended."""
 
     def append(self, records: bytes, batch: Batch, base_offset: int, now_ms: int) -> None:
         """Stores a batch at the end under `base_offset`, whole or not at all.
@@ -421,18 +425,23 @@ def recover_active(path: Path, producers: Producers, now_ms: int, acknowledged: 
     """The newest segment, read whole and open for writing. An unfinished batch at its end is cut off.
 
     A batch at its end that was written whole, and lies below the offset `acknowledged`, is damaged, not unfinished: it
-    stays where it is, as a hole. What is cut off below `acknowledged` is kept beside the segment.
+    stays where it is, as a hole. What is cut off below `acknowledged` is kept beside the segment. So is what lies
+    beyond it and is not the beginning of one batch: that was acknowledged, and who says otherwise is older.
     """
     if not path.exists():
         os.close(open_file(path, os.O_WRONLY | os.O_CREAT))
     index = scan(path, int(path.stem), producers, now_ms)
     size = path.stat().st_size
     appended_ms = int(path.stat().st_mtime * 1000)
+    lost_end = False
     if index.size < size and index.next_offset < acknowledged and _written_whole(path, index.size, size):
         index.skip(size, acknowledged)
     elif index.size < size:
-        _cut_off(path, index, size, keep=index.next_offset < acknowledged)
+        beyond = index.next_offset - acknowledged
+        lost_end = beyond > 0 or (beyond == 0 and not _unfinished(path, index, size))
+        _cut_off(path, index, size, keep=lost_end or index.next_offset < acknowledged)
     segment = Segment(path, index, verified=True, active=True)
+    segment.lost_end = lost_end
     segment.appended_ms = segment.begun_ms = appended_ms
     segment.report_damage()
     return segment
@@ -446,6 +455,28 @@ def _written_whole(path: Path, position: int, size: int) -> bool:
         file.seek(position)
         batch = header(file.read(HEADER_BYTES))
     return batch.length >= HEADER_BYTES - PREFIX_BYTES and position + batch.size <= size
+
+
+def _unfinished(path: Path, index: Index, size: int) -> bool:
+    """Whether the bytes behind the last good batch are the beginning of one more, as a write that broke off leaves.
+
+    A process that dies in a write leaves the first part of it. What has all of a batch's bytes, or begins as no batch
+    of this place does, was written whole once.
+    """
+    with path.open("rb") as file:
+        file.seek(index.size)
+        data = file.read(size - index.size)
+    if any(data[at : at + len(part)] != part[: max(0, len(data) - at)] for at, part in _beginning(index.next_offset)):
+        return False
+    if len(data) < HEADER_BYTES:
+        return True
+    batch = header(data)
+    return batch.size > len(data) and crc32c(data[CRC_FROM:]) != batch.crc
+
+
+def _beginning(base_offset: int) -> tuple[tuple[int, bytes], ...]:
+    """What every batch at an offset begins with, and where that stands."""
+    return (0, base_offset.to_bytes(8, "big")), (_EPOCH_AT, _EPOCH_AND_MAGIC)
 
 
 def _cut_off(path: Path, index: Index, size: int, *, keep: bool) -> None:

@@ -29,6 +29,8 @@ from tests.checker.model import OWN, Life, Row, Sent, Told
 
 LEAP = 2 * RESERVE
 """So many offsets the log passes over where it lost count of what it gave."""
+DAMAGED = 8
+"""Records that a batch of these clients has at the most, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,12 @@ class Evidence:
         return {run: Life.of(held, self.told.sent) for run, held in facts.items()}
 
     def room(self, topic: str, partition: int) -> int:
-        """How many records of a partition `verify` names as lost, at the most; no record was in what a leap passed."""
+        """How many records of a partition `verify` names as lost, at the most.
+
+        No record was in what a leap passed, but those of a damaged batch at which it began.
+        """
         named = [each.rows for each in self.serious if each.topic == topic and each.partition in (partition, -1)]
-        return sum(rows % LEAP for rows in named)
+        return sum(rows % LEAP + DAMAGED * (rows >= LEAP) for rows in named)
 
 
 Rule = Callable[[Evidence], Iterator[str]]

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from projections import open_history
 from projections.cross_checks import Beside
 from projections.manifest import covered
 from projections.wholeness import examine
-from streams.consumer import LogConsumer, ends_of
+from streams.consumer import ends_of
 from streams.topics import APPEND_TIME
 from tests.checker import judge
 from tests.checker.faults import Faults
@@ -38,7 +38,6 @@ from tests.checker.plan import Planner, Step
 
 SEGMENT_BYTES = 4_096
 SETTLE_S = 30.0
-STILL_S = 1.5
 END_S = 45.0
 """Longer than a resume waits for the archive."""
 BACKLOG = 4
@@ -213,30 +212,8 @@ def archived(house: House) -> list[str]:
             if not behind:
                 return []
             why = f"(archived, end) is {behind}"
-            if time.monotonic() > deadline - SETTLE_S + STILL_S and _nothing_left(house.brokers, behind):
-                return []
         time.sleep(0.03)
     return [f"the archive does not come to the end of the log: {why} ({', '.join(house.deaths[-1:])})"]
-
-
-def _nothing_left(brokers: str, behind: Mapping[tuple[str, int], tuple[int, int]]) -> bool:
-    """Whether the log gives no record of what is behind: offsets that were passed over, or that were deleted."""
-
-    async def found() -> int:
-        consumer = LogConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest")
-        await consumer.start()
-        try:
-            consumer.assign([TopicPartition(*place) for place in behind])
-            for place, (archived_to, _) in behind.items():
-                consumer.seek(TopicPartition(*place), archived_to)
-            return len(await consumer.getmany(timeout_ms=round(STILL_S * 1000)))
-        finally:
-            await consumer.stop()
-
-    try:
-        return not asyncio.run(found())
-    except (KafkaError, OSError):
-        return False
 
 
 def _again_and_again(deaths: Sequence[str]) -> bool:

@@ -120,3 +120,35 @@ async def _trim(address: str, ends: Mapping[TopicPartition, int]) -> None:
         await admin.delete_records({at: RecordsToDelete(end) for at, end in ends.items() if end})
     finally:
         await admin.close()
+
+
+def test_a_loss_at_the_logs_end_has_a_name_before_a_record_comes_behind_it(desk, monkeypatch):
+    """The last batch of a partition is damaged and its `tail` lost: whose offsets those were cannot be known."""
+    monkeypatch.setattr("streams.archiver.IDLE_MS", 100)
+    desk.publish(made(1))
+    desk.broker.stop()
+    path = next(path for path in (desk.data_dir / "log").rglob("*.log") if path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    (path.parent / "tail").unlink()
+    desk.broker = start_broker(desk.data_dir)
+    at = path.parent.parent.name, int(path.parent.name)
+
+    async def catch_up() -> dict[manifest.Place, int]:
+        stop = asyncio.Event()
+        with Archive(desk.archive) as archive:
+            consumer = await connect(desk.broker.address, archive)
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            wanted = {(place.topic, place.partition): end for place, end in ends.items() if end}
+            loop = asyncio.create_task(ArchiveLoop(archive, consumer, Metrics(), stop).run())
+            async with asyncio.timeout(20):
+                while dict(archive.manifest.next_offsets) != wanted:  # noqa: ASYNC110  it rings no bell
+                    await asyncio.sleep(0.05)
+            stop.set()
+            await loop
+            await consumer.stop()
+        return wanted
+
+    end = asyncio.run(catch_up())[at]
+    assert [(gap.topic, gap.partition, gap.next) for gap in manifest.load(desk.archive).gaps] == [(*at, end)]

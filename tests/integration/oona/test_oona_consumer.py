@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.fetcher import Fetcher
 
 from contracts.topics import RUNS
 from streams import consumer as reading
@@ -63,3 +64,20 @@ def test_a_question_is_answered_while_a_fetch_waits(monkeypatch, own_log):
 
     assert ends == dict.fromkeys(PLACES, 0)
     assert waited_s < LONG_S / 2
+
+
+def test_another_consumer_of_the_same_process_stays_aiokafkas_own(own_log):
+    """A person's program that reads our feed may have consumers of its own, which must raise where theirs raise."""
+
+    async def scenario():
+        ours = LogConsumer(bootstrap_servers=own_log.address)
+        theirs = AIOKafkaConsumer(bootstrap_servers=own_log.address)
+        await ours.start()
+        await theirs.start()
+        try:
+            return type(ours._fetcher), type(theirs._fetcher)
+        finally:
+            await ours.stop()
+            await theirs.stop()
+
+    assert asyncio.run(scenario()) == (reading.PatientFetcher, Fetcher)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from streams.broker.batch import checked
+from streams.broker.batch import checked, header
 from streams.broker.partition import Partition, PartitionState
 
 SEGMENT_BYTES = 4096
@@ -60,8 +60,17 @@ class Log:
         while offset < self.partition.end:
             more = [each for each in self.read(offset) if each[0] >= offset]
             found += more
-            offset = more[-1][0] + 1
+            offset = self.behind(offset)
         return found
+
+    def behind(self, offset: int) -> int:
+        """Where a client goes on that has read from `offset` on: behind the last batch, also one without records."""
+        data, at = self.partition.read(offset, 1 << 20), 0
+        while at < len(data):
+            batch = header(data, at)
+            assert batch.next_offset > offset, "a client would read this again for ever"
+            at, offset = at + batch.size, batch.next_offset
+        return offset
 
     def crash(self, *, machine_died: bool = False, damage: Callable[[Path], None] | None = None) -> None:
         """Opens the folder again as after `kill -9`: nothing was closed or synced, and `damage` was done to it."""

@@ -74,9 +74,9 @@ def test_an_unfinished_batch_is_cut_off_and_its_offset_not_given_again(log, cut)
 
     whole = log.segments()[-1].stat().st_size // 5 * 4
     log.crash(damage=tear)
-    assert log.segments()[-1].stat().st_size == whole, "nothing of it is left behind the next record"
+    assert log.segments()[-2].stat().st_size == whole, "nothing of it is left behind the next record"
     assert [offset for offset, _ in log.read_all()] == [0, 1, 2, 3]
-    assert log.partition.end == 4
+    assert log.partition.end == log.behind(4) == 5, "offset 4 was given: readers pass over it"
     assert log.append(b"after") == 5
     assert [offset for offset, _ in log.read_all()] == [0, 1, 2, 3, 5]
 
@@ -130,13 +130,15 @@ def test_what_is_cut_off_is_kept_where_it_was_acknowledged(log, caplog):
     assert "nothing that this log has written" not in caplog.text
 
 
-def test_an_unfinished_batch_that_nobody_was_told_of_is_simply_cut_off(log):
+@pytest.mark.parametrize("length", [9, 50, 100])
+def test_an_unfinished_batch_that_nobody_was_told_of_is_simply_cut_off(log, length):
     fill(log, 4)
     records = log.segments()[-1].read_bytes()
+    begun = (4).to_bytes(8, "big") + records[8:length]
 
     def tear(folder):
         with log.segments()[-1].open("ab") as file:
-            file.write(records[:50])
+            file.write(begun)
 
     log.crash(damage=tear)
     assert list(log.folder.glob("*.cut")) == []
@@ -150,7 +152,7 @@ def test_whole_batches_lost_at_the_end_are_not_given_again(log):
     size = log.segments()[-1].stat().st_size
 
     log.crash(damage=lambda _: os.truncate(log.segments()[-1], size // 5 * 3))
-    assert log.partition.end == 3
+    assert log.partition.end == log.behind(3) == 5
     assert log.append(b"after") == 5
 
 
@@ -165,7 +167,7 @@ def test_after_the_machine_died_offsets_go_on_beyond_the_reservation(log):
         mark.write_bytes(stale)
 
     log.crash(machine_died=True, damage=lose)
-    assert log.partition.end == 0
+    assert log.partition.end == log.behind(0) >= RESERVE
     assert log.append(b"after") >= RESERVE
     assert len(log.read_all()) == 1
 
@@ -193,11 +195,57 @@ def test_a_lost_tail_mark_beside_a_damaged_first_batch_gives_no_offset_twice(log
     assert log.append(b"another") > given
 
 
+@pytest.mark.parametrize("last", ["before the last", "long before"])
+@pytest.mark.parametrize("at", [3, 8, 9, 16, 18, 30, 70])
+def test_an_older_tail_mark_beside_a_damaged_last_batch_gives_no_offset_twice(log, last, at):
+    """The mark tells nothing of that batch; that it is no write that broke off is seen by itself, and it is kept."""
+    fill(log, 3)
+    older = (log.folder / "tail").read_bytes()
+    if last == "long before":
+        fill(log, 3)
+    start = log.segments()[-1].stat().st_size
+    given = log.append(b"acknowledged")
+
+    def damage(folder):
+        (folder / "tail").write_bytes(older)
+        flip(log.segments()[-1], start + at)
+
+    log.crash(damage=damage)
+    read, end = log.read_all(), log.partition.end
+    log.crash()
+
+    assert [offset for offset, _ in read] == list(range(given))
+    assert list(log.folder.glob("*.cut"))
+    assert log.append(b"another") == end > given
+
+
+@pytest.mark.parametrize("kind", ["nothing is left", "records before it"])
+def test_a_hole_at_the_logs_end_is_passed_over_before_a_record_comes_behind_it(log, kind):
+    """By every start of the log; who has read to there knows that something is missing."""
+    fill(log, 0 if kind == "nothing is left" else 3)
+    log.append(b"acknowledged")
+    first = log.partition.end - 1
+
+    def lose(folder):
+        (folder / "tail").unlink()
+        flip(log.segments()[-1], log.segments()[-1].stat().st_size - 5)
+
+    log.crash(damage=lose)
+    for _ in range(3):
+        log.crash()
+        end = log.partition.end
+        assert log.partition.next_offset == log.behind(first) == end
+        assert [offset for offset, _ in log.read_all()] == list(range(first))
+        assert len(log.segments()) == 2
+    assert log.append(b"another") == end
+    assert log.read(first) == [(end, b"another")]
+
+
 def test_a_reader_ahead_of_the_lost_tail_simply_waits(log):
     """Its position is legal, and the next record reaches it."""
     fill(log, 5)
     log.crash(damage=lambda _: os.truncate(log.segments()[-1], 0))
-    assert log.partition.end == 0
+    assert log.partition.end == 5
     assert log.partition.read(5, 100) == b""
     log.append(b"after")
     assert log.read(5) == [(5, b"after")]

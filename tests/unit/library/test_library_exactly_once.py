@@ -166,7 +166,7 @@ def test_a_library_whose_disk_froze_between_any_two_writes_goes_on_to_the_same_e
 
     assert len(copies) > 25
     for copy in copies:
-        with Library(copy / "urza.duckdb", ring) as library:
+        with Library(copy / "urza.duckdb", None) as library:  # with a ring a copy is not believed
             library.take(records)
             assert rows_of(library) == expected, copy.name
 

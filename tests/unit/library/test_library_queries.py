@@ -199,6 +199,33 @@ def test_another_process_gets_the_same_library_in_memory(news, tmp_path, ring, c
             assert content(second) == content(first)
 
 
+@pytest.mark.parametrize("seal", ["of another key", "of the original", "none"])
+def test_a_file_from_somebody_else_is_made_anew(news, tmp_path, ring, content, seal):
+    """What is served from it is signed with the key of here, and a compiled kernel is code that others made."""
+    news.registered()
+    stranger, path = tmp_path / "theirs.duckdb", tmp_path / "urza.duckdb"
+    with Library(path, ring):
+        pass
+    ours = (tmp_path / "urza.duckdb.seal").read_bytes()
+    with Library(stranger, KeyRing((b"x" * 32,))) as library:
+        library._ring = None
+        library.take(news.records)
+        assert library.next_offsets
+    theirs = (tmp_path / "theirs.duckdb.seal").read_bytes()
+    stranger.replace(path)
+    seals = {"of another key": theirs, "of the original": ours, "none": b""}
+    (tmp_path / "urza.duckdb.seal").write_bytes(seals[seal])
+
+    for _ in range(2):
+        with Library(path, ring) as library:
+            assert library.next_offsets == {}
+            assert not any(content(library)[0])
+    with Library(path, ring) as library:
+        library.take(news.records)
+    with Library(path, ring) as library:
+        assert library.next_offsets, "what is ours is kept"
+
+
 @pytest.mark.parametrize("damage", ["garbage", "other tables"])
 def test_a_file_that_cannot_be_used_is_made_anew(news, tmp_path, ring, content, fold, damage):
     news.registered()

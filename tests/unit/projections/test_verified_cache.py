@@ -117,3 +117,17 @@ def test_a_read_only_folder_is_read_without_a_word(archive, capfd, caplog):
         assert not (folder / "verified.json").exists()
     assert capfd.readouterr() == ("", "")
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("numbers", [0, 2, 3, 9])
+def test_what_another_esper_remembered_is_looked_at_again(archive, numbers):
+    """An older one remembers three numbers of each file and not when it looked."""
+    with open_history(archive) as history:
+        entries = history.manifest.files
+    cache = archive / "verified.json"
+    found = json.loads(cache.read_bytes())
+    cache.write_text(json.dumps({name: (each * 3)[:numbers] for name, each in found.items()}))
+
+    assert verify.damaged(archive, entries) == []
+    assert json.loads(cache.read_bytes()).keys() == found.keys()
+    assert all(each[:3] == found[name][:3] for name, each in json.loads(cache.read_bytes()).items())

@@ -69,3 +69,21 @@ def test_short_logs_are_left_alone(tmp_path):
     path.write_bytes(b"short\n")
     shorten(path)
     assert path.read_bytes() == b"short\n"
+
+
+FULL = "exit code 1: the archive cannot be written: [Errno 28] No space left on device; make room or mend the disk"
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "last_exit", "said"),
+    [
+        ("archiver", "waiting", FULL, FULL.removeprefix("exit code 1: ")),
+        ("archiver", "ready", FULL, ""),
+        ("archiver", "waiting", "exit code 1: the log failed: KafkaConnectionError", ""),
+        ("archiver", "waiting", "killed by SIGKILL", ""),
+        ("worker", "waiting", FULL, ""),
+    ],
+)
+def test_an_archive_that_cannot_be_written_is_told_of(name, state, last_exit, said):
+    service = ServiceStatus(name, state, None, 2, last_exit=last_exit)
+    assert replace(WELL, services=(*WELL.services, service)).unwritable == said
