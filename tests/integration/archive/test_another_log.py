@@ -132,7 +132,7 @@ def test_a_loss_at_the_logs_end_has_a_name_before_a_record_comes_behind_it(desk,
     data[-5] ^= 1
     path.write_bytes(data)
     (path.parent / "tail").unlink()
-    desk.broker = start_broker(desk.data_dir)
+    desk.broker = start_broker(desk.data_dir, anonymous=True)
     at = path.parent.parent.name, int(path.parent.name)
 
     async def catch_up() -> dict[manifest.Place, int]:
