@@ -25,11 +25,13 @@ from typing import Any
 
 import aiokafka
 import faust
+from faust.auth import SASLCredentials
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from mode.utils.futures import maybe_async
 
 from contracts.topics import PARTITIONS, Topic
+from streams.access import login
 from streams.consumer import LogConsumer
 from streams.records import LOG_APPEND_TIME, Record, signed_of
 
@@ -197,7 +199,13 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
         consumer_auto_offset_reset="earliest",
         producer_linger=0.0,
         processing_guarantee="at_least_once",
+        broker_credentials=_credentials(brokers),
     )
+
+
+def _credentials(brokers: str) -> SASLCredentials | None:
+    found = login(brokers)
+    return None if found is None else SASLCredentials(username=found[0], password=found[1])
 
 
 def add_agent(app: faust.App, name: str, topics: Sequence[Topic], take: Take) -> None:

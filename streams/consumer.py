@@ -18,6 +18,7 @@ from contracts.topics import COMMANDS, PARTITIONS, RUNS, Topic
 from esper.errors import LogUnavailable
 from projections.manifest import Place
 from projections.records import Unreadable
+from streams.access import credentials
 from streams.fetching import Reading, SoundFetcher, name_it
 
 LONG_WAIT_MS: Final = 1_000
@@ -77,7 +78,7 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         }
         # aiokafka looks the class up in its module when a consumer starts, and offers no other way to set it.
         aiokafka_consumer.Fetcher = _fetcher
-        super().__init__(*topics, **{**settings, **ours})
+        super().__init__(*topics, **{**credentials(str(settings.get("bootstrap_servers"))), **settings, **ours})
         self._client.reading = Reading(batches, unreadable)  # the one thing of ours that the fetcher gets
 
 

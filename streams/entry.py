@@ -21,6 +21,7 @@ from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.signing import KeyRing
+from streams.access import know_own
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -53,6 +54,7 @@ def place_of(options: argparse.Namespace) -> Place:
     if brokers is None:
         raise InvalidInput("no log to talk to: give --brokers HOST:PORT or set ESPER_BROKERS")
     settings.run_folder.mkdir(parents=True, exist_ok=True)
+    know_own(brokers, settings)
     return Place(settings, brokers, load_key_ring(settings, brokers))
 
 

@@ -36,6 +36,7 @@ from esper.errors import EsperError
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing
+from streams.access import known, learn, recognise
 from streams.broker.launch import start_broker
 from streams.entry import log_to_stderr
 from streams.keys import load_key_ring
@@ -104,7 +105,9 @@ def run(brokers: str, ring: KeyRing, *, rate: int, seconds: float, size: int) ->
     total = int(rate * seconds)
     # The reader has a process of its own: two halves of one interpreter would measure each other.
     with (
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=learn, initargs=(known(),)
+        ) as pool,
         LogWriter(brokers, ring, producer="loadtest", metrics=Metrics()) as writer,
     ):
         pool.submit(os.getpid).result()
@@ -182,6 +185,7 @@ def _log(brokers: str | None) -> Iterator[tuple[str, KeyRing]]:
     settings = Settings.load()
     address = brokers or settings.brokers
     if address is not None:
+        recognise(address, settings.data)
         yield address, load_key_ring(settings, address)
         return
     with tempfile.TemporaryDirectory() as folder:

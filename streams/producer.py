@@ -13,6 +13,7 @@ from contracts.topics import EMERGENCY
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
+from streams.access import credentials
 from streams.metrics import Metrics
 from streams.records import Outgoing, headers_of, outgoing, partition_of
 
@@ -34,6 +35,7 @@ def make_producer(brokers: str, *, request_timeout_s: float) -> AIOKafkaProducer
         linger_ms=0,
         max_batch_size=BATCH_BYTES,
         request_timeout_ms=int(request_timeout_s * 1000),
+        **credentials(brokers),
     )
 
 

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from contracts.topics import BY_NAME, FOR_EVER, PARTITIONS, TOPICS, Topic
 from esper.errors import LogUnavailable
+from streams.access import credentials
 
 MAX_REPLICAS: Final = 3
 APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
@@ -30,7 +31,8 @@ async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> str:
     broker answers within `timeout_s`, where one refuses, and where a topic that exists would break the order of a run
     or delete its history.
     """
-    admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=int(timeout_s * 1000))
+    timeout_ms = int(timeout_s * 1000)
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=timeout_ms, **credentials(brokers))
     try:
         async with asyncio.timeout(timeout_s):
             await admin.start()

@@ -64,6 +64,11 @@ Port = Annotated[
     int, typer.Option("--port", min=0, max=65535, help="The broker's port on 127.0.0.1; 0 takes a free one.")
 ]
 
+Anonymous = Annotated[
+    bool,
+    typer.Option("--anonymous", help="Let in Kafka clients without the log's secret, those of other users here, too."),
+]
+
 
 @app.command(epilog="Example: esper run --task digits --epochs 12 --seed 3 --policy heuristic")
 def run(  # noqa: PLR0917 - one parameter for each option of the command line
@@ -385,19 +390,21 @@ def verify(
 
 
 @app.command(epilog="Example: esper broker --port 9092")
-def broker(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False) -> None:
+def broker(
+    data_dir: DataDir = DATA_DIR, port: Port = 0, *, anonymous: Anonymous = False, as_json: AsJson = False
+) -> None:
     """Only the embedded Kafka-protocol broker, until Ctrl-C; runs on the same data folder join it."""
     from esper.cli.up import up_command  # noqa: PLC0415
 
-    up_command(data_dir, port, broker_only=True, as_json=as_json)
+    up_command(data_dir, port, broker_only=True, anonymous=anonymous, as_json=as_json)
 
 
 @app.command(epilog="Example: esper up --port 9092")
-def up(data_dir: DataDir = DATA_DIR, port: Port = 0, *, as_json: AsJson = False) -> None:
+def up(data_dir: DataDir = DATA_DIR, port: Port = 0, *, anonymous: Anonymous = False, as_json: AsJson = False) -> None:
     """Broker and workers that outlive a run, until Ctrl-C; runs on the same data folder join them."""
     from esper.cli.up import up_command  # noqa: PLC0415
 
-    up_command(data_dir, port, broker_only=False, as_json=as_json)
+    up_command(data_dir, port, broker_only=False, anonymous=anonymous, as_json=as_json)
 
 
 @app.command(epilog="Example: esper doctor --json")

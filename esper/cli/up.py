@@ -23,30 +23,46 @@ from esper.errors import EsperError, InvalidInput
 from esper.leyline.signing import key_id
 from esper.weatherlight import client
 from esper.weatherlight.endpoint import Status
+from streams.broker.secret import NAME as SECRET
+from streams.broker.secret import USER
 from streams.settings import Settings
 
 POLL_S: Final = 60.0
 _STYLES: Final = {"ready": GREEN, "starting": YELLOW, "waiting": RED, "stopped": RED}
 
 
-def up_command(data_dir: Path, port: int, *, broker_only: bool, as_json: bool) -> None:
+def up_command(data_dir: Path, port: int, *, broker_only: bool, anonymous: bool, as_json: bool) -> None:
     """Start the processes (or the broker alone), say where they are, and keep them until interrupted."""
     settings = Settings.load(data=data_dir)
     check_writable(data_dir)
     if broker_only and settings.brokers is not None:
         say(f"ESPER_BROKERS is set to {settings.brokers}: the embedded broker is started beside it, for this folder")
     outside = None if broker_only else settings.brokers
+    if anonymous and outside is not None:
+        raise InvalidInput(f"--anonymous is for the embedded log, and ESPER_BROKERS names another: {outside}")
     if not broker_only:
         from streams.keys import load_key_ring  # noqa: PLC0415 - a missing key is said before anything starts
 
         load_key_ring(settings)
     name = "esper broker" if broker_only else "esper up"
-    with client.join(data_dir, client=name, brokers=outside, port=port, broker_only=broker_only) as lease:
+    with client.join(
+        data_dir, client=name, brokers=outside, port=port, broker_only=broker_only, anonymous=anonymous
+    ) as lease:
         lease.wait_ready()
         _show(lease.status, as_json=as_json)
         if not as_json:
-            say(f"\nConnect with ESPER_DATA={data_dir} (or any Kafka client at {lease.brokers}). Ctrl-C stops.")
+            say(f"\nConnect with ESPER_DATA={data_dir}, or any Kafka client at {lease.brokers}{_way_in(lease.status)}.")
+            say("Ctrl-C stops.")
         _watch(lease, as_json=as_json)
+
+
+def _way_in(status: Status) -> str:
+    """What a foreign client needs besides the address."""
+    if not status.embedded:
+        return ""
+    if status.anonymous:
+        return ", as anybody (--anonymous): other users of this machine, too"
+    return f" with SASL_PLAINTEXT, PLAIN, user {USER} and the password in {status.secret}"
 
 
 def _show(status: Status, *, as_json: bool) -> None:
@@ -249,10 +265,17 @@ def _other_users(data_dir: Path) -> tuple[Verdict, str]:
         return "bad", f"they can change the data folder (mode {mode:04o}): run `chmod o-w {shlex.quote(str(data_dir))}`"
     files = "read the data folder and " if mode & stat.S_IROTH and mode & stat.S_IXOTH else ""
     advice = f"; `chmod 700 {shlex.quote(str(data_dir))}` keeps the files to you" if files else ""
+    status = client.status(data_dir)
+    if status is not None and status.anonymous:
+        reach = f"they can {files}read, write and delete on the embedded log, which runs with --anonymous"
+        return "note", f"{reach}; what they write without your key is dropped{advice}"
+    shown = f"they can {files.removesuffix('and ') or 'do nothing here '}by its mode {mode:04o}"
     if os.environ.get("ESPER_BROKERS"):
-        return ("note" if files else "ok"), f"they can {files or 'do nothing here '}by its mode {mode:04o}{advice}"
-    reach = f"they can reach the embedded log on 127.0.0.1 while it runs and {files}read or delete records there"
-    return "note", f"{reach}; what they write without your key is dropped{advice}"
+        return ("note" if files else "ok"), f"{shown}{advice}"
+    secret = data_dir / "log" / SECRET
+    if secret.exists() and stat.S_IMODE(secret.stat().st_mode) & 0o077:
+        return "bad", f"they can read the log's secret: run `chmod 600 {shlex.quote(str(secret))}`"
+    return ("note" if files else "ok"), f"{shown}; the embedded log asks for its secret, which they cannot read{advice}"
 
 
 def _umask() -> int:

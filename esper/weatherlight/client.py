@@ -20,6 +20,7 @@ from esper.weatherlight import endpoint
 from esper.weatherlight.endpoint import Status
 from esper.weatherlight.forkserver import child_environment
 from projections.manifest import refuse_exports
+from streams.access import know
 
 JOIN_S: Final = 40.0
 READY_S: Final = 60.0
@@ -40,6 +41,7 @@ class Request:
     brokers: str | None
     port: int
     broker_only: bool
+    anonymous: bool = False
 
     def message(self) -> dict[str, Any]:
         """As it goes over the socket."""
@@ -49,6 +51,7 @@ class Request:
             "brokers": self.brokers,
             "port": self.port,
             "broker_only": self.broker_only,
+            "anonymous": self.anonymous,
         }
 
 
@@ -108,9 +111,10 @@ class Lease:
         self._connection.close()
         _reap(self._starter)
         port = int(self.brokers.rpartition(":")[2]) if self.status.embedded else 0
+        again = replace(self._request, port=port, anonymous=self.status.anonymous)
         self._pending = b""
         self._released = False
-        self._connection, self.status, self._starter = _join(replace(self._request, port=port))
+        self._connection, self.status, self._starter = _join(again)
 
     def let_go(self) -> None:
         """Give the lease back and go on; `release` waits for what ends by that."""
@@ -169,15 +173,17 @@ def join(
     brokers: str | None = None,
     port: int = 0,
     broker_only: bool = False,
+    anonymous: bool = False,
     starter: subprocess.Popen[bytes] | None = None,
 ) -> Lease:
     """A lease on the data folder's processes, started first where none run. `client` says who asks, for the status.
 
-    Raises InvalidInput where the folder's processes run with another broker or port than asked for, or where the port
-    is taken, and LogUnavailable where no supervisor answers.
+    `anonymous`: the embedded log lets anyone in. Raises InvalidInput where the folder's processes run with another
+    broker or port than asked for, or do not let anyone in, or where the port is taken, and LogUnavailable where no
+    supervisor answers.
     """
     refuse_exports(data_dir)
-    return Lease(Request(data_dir.resolve(), client, brokers, port, broker_only), starter)
+    return Lease(Request(data_dir.resolve(), client, brokers, port, broker_only, anonymous), starter)
 
 
 def _join(
@@ -192,7 +198,7 @@ def _join(
             answer = _exchange(connection, request.message()) if connection is not None else None
             if connection is not None and answer is not None:
                 _check_not_refused(answer, connection, starter)
-                return connection, Status.from_json(answer), starter
+                return connection, _learnt(answer), starter
             if connection is not None:
                 connection.close()
             if starter is None or starter.poll() is not None:
@@ -251,7 +257,15 @@ def status(data_dir: Path) -> Status | None:
         return None
     with connection:
         answer = _exchange(connection, {"op": "status"})
-    return Status.from_json(answer) if answer is not None else None
+    return _learnt(answer) if answer is not None else None
+
+
+def _learnt(answer: dict[str, Any]) -> Status:
+    """What a supervisor says; from now on this process can speak to its log."""
+    found = Status.from_json(answer)
+    if found.embedded and found.brokers:
+        know(found.brokers, Path(found.data_dir))
+    return found
 
 
 def _exchange(connection: socket.socket, request: Mapping[str, object]) -> dict[str, Any] | None:

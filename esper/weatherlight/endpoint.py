@@ -116,7 +116,8 @@ class Status:
     """The supervisor, its processes and its clients.
 
     `degraded` holds while a process that was ready is down or coming back (R-OPS-6). `error` is one line for a person,
-    set where the state is `failed`. `brokers` is the address that every client of the log uses.
+    set where the state is `failed`. `brokers` is the address that every client of the log uses, `secret` the file with
+    what the embedded one asks them for, and `anonymous` says that it lets in anyone.
     """
 
     state: State
@@ -124,6 +125,8 @@ class Status:
     data_dir: str
     brokers: str
     embedded: bool
+    anonymous: bool = False
+    secret: str = ""
     degraded: bool = False
     error: str = ""
     health_port: int | None = None

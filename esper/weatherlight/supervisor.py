@@ -27,6 +27,8 @@ from esper.weatherlight.endpoint import State, Status
 from esper.weatherlight.forkserver import FIRST_INHERITED, Order
 from esper.weatherlight.reporting import keep_house, report, serve_health
 from esper.weatherlight.service import Service
+from streams.access import know_own
+from streams.broker.secret import NAME as SECRET
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.settings import Settings
@@ -73,6 +75,7 @@ class Supervisor:
         self._state: State = "starting"
         self._error = ""
         self._listener: socket.socket | None = None
+        self._anonymous = False
         self._services: dict[str, Service] = {}
         self._runners: list[asyncio.Task[None]] = []
         self._leases: dict[asyncio.StreamWriter, str] = {}
@@ -159,6 +162,15 @@ class Supervisor:
                 f"{asked or 'the embedded broker'}; take another --data-dir, or stop what uses it first"
             )
 
+        anonymous = bool(message.get("anonymous"))
+        if self._listener is None:
+            self._anonymous = anonymous and asked is None
+        elif anonymous and not self._anonymous:
+            raise InvalidInput(
+                f"the embedded log of {self.data_dir} runs and asks for its secret: it can be started with --anonymous "
+                "when what uses it has ended"
+            )
+
     def _end_if_unused(self) -> None:
         if not self._leases:
             self._over.set()
@@ -207,17 +219,20 @@ class Supervisor:
             if before is not None:
                 await before
             if "broker" in names and self._listener is not None:
-                arguments = ("--data-dir", str(self.data_dir), "--fd", str(FIRST_INHERITED))
+                options = ("--anonymous",) if self._anonymous else ()
+                arguments = ("--data-dir", str(self.data_dir), "--fd", str(FIRST_INHERITED), *options)
                 await self._start("broker", arguments, inherit=(self._listener.fileno(),))
             agents = sorted(names - {"broker", "forge"})
             if agents:
+                settings = Settings.load(data=self.data_dir)
+                know_own(self.brokers, settings)
                 await ensure_topics(self.brokers)
-            arguments = ("--data-dir", str(self.data_dir), "--brokers", self.brokers)
+            place = ("--data-dir", str(self.data_dir), "--brokers", self.brokers)
             if "forge" in names:
-                self._runners.append(asyncio.create_task(self._keep_forge(arguments)))
-            await asyncio.gather(*(self._start(name, arguments) for name in agents))
+                self._runners.append(asyncio.create_task(self._keep_forge(place)))
+            await asyncio.gather(*(self._start(name, place) for name in agents))
             if agents:
-                ring = load_key_ring(Settings.load(data=self.data_dir), self.brokers)
+                ring = load_key_ring(settings, self.brokers)
                 self._runners.append(asyncio.create_task(report(self.status, self.brokers, ring, self._metrics)))
         except EsperError as error:
             logger.error("%s", error)  # noqa: TRY400 - foreseen, and the child's own log has its traceback
@@ -271,6 +286,8 @@ class Supervisor:
             data_dir=str(self.data_dir),
             brokers=self.brokers,
             embedded=self.outside_brokers is None,
+            anonymous=self._anonymous,
+            secret=str(self.data_dir / "log" / SECRET) if self.outside_brokers is None else "",
             degraded=any(service.restarts and service.state != "ready" for service in services),
             error=self._error,
             health_port=self._health_port,

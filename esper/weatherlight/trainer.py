@@ -37,6 +37,7 @@ from esper.urza.cache import KernelCache
 from esper.weatherlight.alive import this_process
 from esper.weatherlight.beginning import Plan
 from esper.weatherlight.forkserver import preloaded
+from streams.access import know_own
 from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
@@ -122,6 +123,7 @@ def _train(
     brokers = sys.stdin.readline().strip()
     if not brokers:
         raise InvalidInput("nobody waits for this run any more")
+    know_own(brokers, settings)
     ring = load_key_ring(settings, brokers)
     archive = settings.data / "archive"
     archived = None

@@ -1,4 +1,4 @@
-"""The broker process: `python -m streams.broker --data-dir D [--port P | --fd N]`.
+"""The broker process: `python -m streams.broker --data-dir D [--port P | --fd N] [--anonymous]`.
 
 Serves the log in D/log on 127.0.0.1. When ready it prints one line of JSON with its "host", "port", "pid" and
 "health_port", and nothing more; what the operator should know goes to stderr. SIGTERM or SIGINT stops it cleanly; by
@@ -45,13 +45,14 @@ def run(arguments: Sequence[str], messages: TextIO) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: a free one)")
     where.add_argument("--fd", type=int, help="descriptor of a socket that listens already")
+    parser.add_argument("--anonymous", action="store_true", help="let in clients that do not name the log's secret")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s broker: %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         sock = listening_socket(options.port) if options.fd is None else socket.socket(fileno=options.fd)
         _allow_open_files()
-        asyncio.run(_serve(options.data_dir, sock, messages))
+        asyncio.run(_serve(options.data_dir, sock, messages, anonymous=options.anonymous))
     except (OSError, sqlite3.Error) as error:
         raise LogUnavailable(str(error)) from error
 
@@ -62,12 +63,12 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(data_dir: Path, sock: socket.socket, messages: TextIO) -> None:
+async def _serve(data_dir: Path, sock: socket.socket, messages: TextIO, *, anonymous: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    broker = Broker(data_dir / "log")
+    broker = Broker(data_dir / "log", anonymous=anonymous)
     try:
         await broker.start(sock)
         gc.freeze()  # what is alive now stays: no collection need look at it again

@@ -22,6 +22,7 @@ from kio.index import load_request_schema, load_response_schema
 from kio.schema.errors import ErrorCode
 
 from streams.broker.core import Caller, Core
+from streams.broker.entrance import API_VERSIONS, CLOSED, STRANGERS_BYTES, Entrance, handshake, welcome
 from streams.broker.handlers import absent, groups, topics
 from streams.broker.handlers.records import LongPoll, fetch, init_producer_id, list_offsets, produce
 from streams.broker.limits import Peers
@@ -31,7 +32,6 @@ Answer = Fields | None
 """None: nothing is sent (a produce request with acks=0)."""
 Handler = Callable[[Core, Caller, Any], Answer | Awaitable[Answer] | LongPoll]
 
-API_VERSIONS: Final = 18
 PRODUCE: Final = 0
 _LOG: Final = logging.getLogger(__name__)
 MAX_PRODUCE_BYTES: Final = 64 * 1024 * 1024
@@ -84,6 +84,8 @@ _ALL: Final = (
     Api(14, 0, 3, groups.sync),
     Api(15, 0, 4, groups.describe),
     Api(16, 0, 2, groups.list_groups),
+    # librdkafka looks for version 0, after which tokens come as bare bytes, and then uses version 1.
+    Api(17, 1, 1, handshake, first=0),
     Api(API_VERSIONS, 0, 3, _api_versions, unread=True),
     Api(19, 2, 4, topics.create_topics),
     Api(20, 1, 3, topics.delete_topics),
@@ -92,6 +94,7 @@ _ALL: Final = (
     *(Api(key, 0, 2, absent.transaction, silent=True) for key in (24, 25, 26, 28)),
     Api(32, 1, 3, topics.describe_configs),
     Api(33, 0, 1, topics.alter_configs),
+    Api(36, 0, 1, welcome),
     Api(37, 0, 1, topics.create_partitions),
     Api(42, 0, 1, groups.delete),
     Api(44, 0, 0, topics.alter_some_configs),
@@ -123,6 +126,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, core: Core, peers: Peers) -> None:
         self._core = core
         self._peers = peers
+        self._entrance = None if core.secret is None else Entrance(core.secret)
         self._buffer = bytearray()
         self._waiting: asyncio.Task[None] | None = None
         self._long_poll: LongPoll | None = None
@@ -241,6 +245,8 @@ class Connection(asyncio.Protocol):
             return None
         size, key = _SIZE_AND_KEY.unpack_from(self._buffer)
         limit = MAX_PRODUCE_BYTES if key == PRODUCE else MAX_REQUEST_BYTES
+        if self._entrance is not None:
+            limit = STRANGERS_BYTES
         if not _HEADER.size <= size <= limit:
             raise Malformed(f"a request of {size} bytes: {_HEADER.size} to {limit} are possible")
         if len(self._buffer) < 4 + size:
@@ -252,7 +258,7 @@ class Connection(asyncio.Protocol):
         del self._buffer[: 4 + size]
         if size > self._peers.limits.small_bytes:
             self._peers.release(self)
-        self.frame_since, self.heard_at, self.asked = None, self._now(), True
+        self.frame_since, self.heard_at, self.asked = None, self._now(), self._entrance is None
         return frame
 
     def _incomplete(self) -> None:
@@ -272,7 +278,18 @@ class Connection(asyncio.Protocol):
         except (struct.error, UnicodeDecodeError) as error:
             raise Malformed(f"header: {error}") from error
         caller = Caller(client_id or "", self._host, self._reached, version)
+        if self._entrance is not None and not self._entrance.heeds(key):
+            self._core.refuse_stranger(caller, CLOSED)
+            self.close()
+            return
         request = None if api.unread else read_message(request_schema(key, version), frame, position)
+        if self._entrance is not None:
+            told = self._entrance.answer(key, self._core, caller, request)
+            self._send(
+                _api_versions(self._core, caller, request) if told is None else told, api, version, correlation_id
+            )
+            self._let_in(self._entrance)
+            return
         answer = api.handle(self._core, caller, request)
         if isinstance(answer, LongPoll) and self._buffer:  # another request is here already
             answer.cancel()
@@ -285,6 +302,14 @@ class Connection(asyncio.Protocol):
             self._waiting = asyncio.get_running_loop().create_task(task)
         else:
             self._send(answer, api, version, correlation_id)
+
+    def _let_in(self, entrance: Entrance) -> None:
+        """Whoever named the secret is asked no more; who named another is closed, once it has read so."""
+        if entrance.passed:
+            self._entrance, self.asked = None, True
+        elif entrance.failed and self._transport is not None:
+            self._transport.close()
+            self._transport = None
 
     def _refuse(self, key: int, version: int, correlation_id: int) -> None:
         """A client that speaks a newer ApiVersions learns what there is; any other unknown request ends it."""

@@ -73,7 +73,10 @@ class Core:
     counters: Counters = field(default_factory=Counters)
     groups: dict[str, Group] = field(default_factory=dict)
     peers: Peers = field(default_factory=Peers)
+    secret: str | None = None
+    """What clients have to name; None lets anyone in."""
     _complained: float = float("-inf")
+    _turned_away: float = float("-inf")
 
     def group(self, group_id: str, *, keep: bool = False) -> Group:
         """The group; one that nobody has joined yet is made afresh, and kept only for one who is about to.
@@ -112,6 +115,13 @@ class Core:
         if refused.code is ErrorCode.kafka_storage_error and time.monotonic() - self._complained > _COMPLAIN_EVERY_S:
             self._complained = time.monotonic()
             _LOG.error("%s", refused.why)
+
+    def refuse_stranger(self, caller: Caller, why: str) -> None:
+        """Tells the operator who was not let in; at most every ten seconds, as anyone can knock."""
+        self.counters.refused += 1
+        if time.monotonic() - self._turned_away > _COMPLAIN_EVERY_S:
+            self._turned_away = time.monotonic()
+            _LOG.warning("%r at %s is not let in: %s", caller.client_id[:64], caller.host, why)
 
     def partition_stats(self) -> list[PartitionStats]:
         """All partitions, for metrics and health."""

@@ -30,6 +30,7 @@ _NOTE: Final = "topic.json"
 _FOLDERS: Final = ("topics", "deleted")
 _FILES: Final = (
     *("lock", "owner", "boot", "boot.draft", "cluster", "cluster.draft", "producer-ids", "producer-ids.draft"),
+    "secret",
     *("meta.db", "meta.db-wal", "meta.db-shm", "broker.log"),
 )
 _IN_PARTITION: Final = re.compile(r"\d{20}\.(index|draft)|\d{20}\.\d+\.cut|tail")

@@ -13,6 +13,7 @@ from typing import Final
 
 from esper.errors import LogUnavailable
 from esper.installation import python_module
+from streams.access import know
 
 START_TIMEOUT_S: Final = 30.0
 """Recovery after a crash checks at most one segment per partition."""
@@ -56,13 +57,14 @@ class BrokerProcess:
             self.process.stdout.close()
 
 
-def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> BrokerProcess:
+def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0, anonymous: bool = False) -> BrokerProcess:
     """Starts a broker on `data_dir` and waits until it serves.
 
     Args:
         data_dir: the data folder; the log is in `log/`, what the broker says in `log/broker.log`.
         fd: a listening socket for it to take over, which the caller keeps.
         port: a port on loopback, 0 for a free one; not with `fd`.
+        anonymous: it lets in clients that do not name its secret. Those of this process do, unasked.
 
     The broker dies with the thread that calls this: call it from one that lives as long as the broker should.
 
@@ -70,6 +72,7 @@ def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> Bro
         LogUnavailable: it did not start; the message is its own.
     """
     where = ["--port", str(port)] if fd is None else ["--fd", str(fd)]
+    where += ["--anonymous"] if anonymous else []
     said = data_dir / "log" / "broker.log"
     try:
         said.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +97,9 @@ def start_broker(data_dir: Path, *, fd: int | None = None, port: int = 0) -> Bro
         if process.stdout is not None:
             process.stdout.close()
         raise LogUnavailable(first.get("error") or f"the broker did not start; see {said}")
-    return BrokerProcess(first["port"], first["pid"], process)
+    broker = BrokerProcess(first["port"], first["pid"], process)
+    know(broker.address, data_dir)
+    return broker
 
 
 def _first_line(process: subprocess.Popen[str]) -> str:

@@ -42,8 +42,9 @@ class Limits:
 
 
 class Peer(Protocol):
-    """What a connection tells of itself; times are the event loop's. `asked`: it has sent a whole request.
+    """What a connection tells of itself; times are the event loop's.
 
+    `asked`: it was let in and has sent a whole request.
     `own`: whether its client is our user's, None until somebody wants to know; `ends` are its two addresses.
     """
 

@@ -18,6 +18,7 @@ from streams.broker.connection import Connection
 from streams.broker.core import Core
 from streams.broker.limits import Limits, Peers
 from streams.broker.partition import Partition
+from streams.broker.secret import own_secret
 from streams.broker.store import Store, now_ms
 from streams.health import HealthPages
 
@@ -140,7 +141,7 @@ def listening_socket(port: int) -> socket.socket:
 
 
 def check_loopback(sock: socket.socket) -> None:
-    """The log has no passwords, so nothing but loopback may reach it.
+    """The log's secret comes in the clear, so nothing but loopback may reach it.
 
     Raises:
         InvalidInput: the socket listens elsewhere.
@@ -153,14 +154,20 @@ def check_loopback(sock: socket.socket) -> None:
 class Broker:
     """A running broker. `core` has the counters and sizes, `health` serves them."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
-        """Opens the data folder; nothing listens yet.
+    def __init__(self, folder: Path, limits: Limits | None = None, *, anonymous: bool = False) -> None:
+        """Opens the log's folder; nothing listens yet. `anonymous` lets in clients that do not name its secret.
 
         Raises:
-            LogUnavailable: the folder is locked or cannot be written.
+            LogUnavailable: the folder is locked or cannot be written, or others can read its secret.
         """
         self._flusher = Flusher()
-        self.core = Core(Store(folder), self._flusher.sync, peers=Peers(limits))
+        store = Store(folder)
+        try:
+            secret = None if anonymous else own_secret(folder)
+        except BaseException:
+            store.close()
+            raise
+        self.core = Core(store, self._flusher.sync, peers=Peers(limits), secret=secret)
         self.health = pages(self.core)
         self._server: asyncio.Server | None = None
         self._clockwork: list[asyncio.Task[None]] = []

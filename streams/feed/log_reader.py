@@ -27,6 +27,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from projections.manifest import Place
+from streams.access import credentials
 from streams.background import LoopThread
 from streams.consumer import GATHERING_BYTES
 from streams.fetched import Whole, parts
@@ -147,7 +148,10 @@ class LogReader:
             raise unavailable(self.brokers, "answer", error) from None
 
     async def _connect(self, topics: Iterable[str]) -> None:
-        client = AIOKafkaClient(bootstrap_servers=self.brokers, request_timeout_ms=int(START_S * 1000))
+        timeout_ms = int(START_S * 1000)
+        client = AIOKafkaClient(
+            bootstrap_servers=self.brokers, request_timeout_ms=timeout_ms, **credentials(self.brokers)
+        )
         self._client = client
         async with asyncio.timeout(START_S):
             await client.bootstrap()

@@ -15,6 +15,7 @@ import pyarrow as pa
 from esper.errors import InvalidInput, LogUnavailable
 from projections.columns import arrow_schema
 from projections.manifest import Place
+from streams.access import recognise
 from streams.broker.launch import announced_address
 from streams.feed.archived import Archived
 from streams.feed.batch import Selection
@@ -101,6 +102,7 @@ class Source:
             raise LogUnavailable(
                 f"no log runs for {self._data_dir}; start one (`esper up`) or read the archive alone with end='archive'"
             )
+        recognise(where, self._data_dir)
         reader = LogReader(where)
         try:
             reader.connect({place[0] for place in self._cursors})

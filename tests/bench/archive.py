@@ -72,7 +72,7 @@ def live(drain: int, seconds: float) -> list[Row]:
     """What needs a broker: draining, steady traffic, a burst."""
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder)
-        broker = start_broker(data_dir)
+        broker = start_broker(data_dir, anonymous=True)
         try:
             asyncio.run(ensure_topics(broker.address))
             signed = [(record, headers_of(RING.sign(record.value or b""))) for record in records(history(drain))]

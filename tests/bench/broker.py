@@ -232,7 +232,7 @@ def rows(*, full: bool = False) -> list[Row]:
     values = payloads(200_000 if full else 50_000)
     with tempfile.TemporaryDirectory() as folder:
         raw = raw_write(values, Path(folder))
-        broker = start_broker(Path(folder))
+        broker = start_broker(Path(folder), anonymous=True)
         try:
             name = topic(broker, "bulk", always=False)
             name_aio = topic(broker, "bulk-aio", always=False)
@@ -268,7 +268,7 @@ def main() -> None:
         raw = raw_write(values, folder)
         say(f"raw file writes of 64 KiB, one fdatasync at the end: {raw[1]:,.0f} MB/s")
         say(f"fdatasync after 4 KiB: {quantiles(fdatasync_ms(folder))}")
-        broker = start_broker(folder)
+        broker = start_broker(folder, anonymous=True)
         try:
             for always in (False, True):
                 measure(broker, values, raw, options.round_trips, always=always)

@@ -71,7 +71,7 @@ def measured(events: int, seconds: float) -> list[Row]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder)
-        broker = start_broker(data_dir)
+        broker = start_broker(data_dir, anonymous=True)
         try:
             asyncio.run(ensure_topics(broker.address))
             made = list(reports(events))

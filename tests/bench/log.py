@@ -19,7 +19,7 @@ from streams.trainer_log import KafkaLog
 def kafka_log(run_id: str) -> Iterator[KafkaLog]:
     """The log of the run, with every topic made."""
     with tempfile.TemporaryDirectory() as folder:
-        broker = start_broker(Path(folder))
+        broker = start_broker(Path(folder), anonymous=True)
         try:
             asyncio.run(ensure_topics(broker.address))
             with KafkaLog(broker.address, KEYS, run_id=run_id, metrics=Metrics()) as log:

@@ -209,7 +209,7 @@ class House:
 
     def start_broker(self) -> bool:
         """Start it on its old port; False, with the reason among the deaths, where it does not come up."""
-        arguments = ["--data-dir", str(self.data), "--fd", "4"]
+        arguments = ["--data-dir", str(self.data), "--fd", "4", "--anonymous"]
         self.broker = Process(self, BROKER, BROKER, arguments, self._socket.fileno())
         if self.broker.wait("ready"):
             return True

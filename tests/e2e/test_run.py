@@ -180,7 +180,7 @@ def test_plain_run_prints_lines_and_a_summary_and_is_followed_to_its_end(esper):
 
 
 def test_outside_broker_needs_its_address_and_key_alone(esper, tmp_path, monkeypatch):
-    outside = start_broker(tmp_path / "elsewhere")
+    outside = start_broker(tmp_path / "elsewhere", anonymous=True)
     try:
         monkeypatch.setenv("ESPER_BROKERS", outside.address)
         monkeypatch.setenv("ESPER_KEY", "cd" * 32)

@@ -135,6 +135,8 @@ def test_port_is_the_one_asked_for_and_one_that_is_taken_is_refused(esper):
             client.join(esper.data_dir, client="other", port=port + 1, broker_only=True)
         with pytest.raises(InvalidInput, match="is in use with the embedded broker, not with redpanda:9092"):
             client.join(esper.data_dir, client="other", brokers="redpanda:9092")
+        with pytest.raises(InvalidInput, match="asks for its secret: it can be started with --anonymous"):
+            client.join(esper.data_dir, client="other", anonymous=True)
     esper.wait_until(lambda: not esper.processes(), 5.0)
 
 

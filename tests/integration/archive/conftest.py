@@ -33,7 +33,7 @@ class Desk:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.archive = data_dir / "archive"
-        self.broker: BrokerProcess = start_broker(data_dir)
+        self.broker: BrokerProcess = start_broker(data_dir, anonymous=True)
         self.archivers: list[subprocess.Popen[str]] = []
         asyncio.run(ensure_topics(self.broker.address))
 

@@ -63,7 +63,7 @@ def test_a_log_of_as_many_records_is_not_taken_for_the_archives_own(desk, tmp_pa
     assert asyncio.run(archived(desk.broker.address, folder, 2 * COUNT)) == cluster_id  # its own, further on
     before = (folder / manifest.NAME).read_bytes()
 
-    other = start_broker(tmp_path / "other")
+    other = start_broker(tmp_path / "other", anonymous=True)
     try:
         asyncio.run(ensure_topics(other.address))
         first, desk.broker = desk.broker, other
@@ -132,7 +132,7 @@ def test_a_loss_at_the_logs_end_has_a_name_before_a_record_comes_behind_it(desk,
     data[-5] ^= 1
     path.write_bytes(data)
     (path.parent / "tail").unlink()
-    desk.broker = start_broker(desk.data_dir)
+    desk.broker = start_broker(desk.data_dir, anonymous=True)
     at = path.parent.parent.name, int(path.parent.name)
 
     async def catch_up() -> dict[manifest.Place, int]:

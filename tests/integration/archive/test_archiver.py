@@ -148,7 +148,7 @@ def test_it_outlives_the_broker(desk):
     port = desk.broker.port
     desk.broker.kill()
     time.sleep(0.3)
-    desk.broker = start_broker(desk.data_dir, port=port)
+    desk.broker = start_broker(desk.data_dir, port=port, anonymous=True)
     desk.publish(sent[half:])
     desk.wait_for(lambda: desk.archived() == len(sent))
 
@@ -175,7 +175,7 @@ def test_another_log_is_refused(desk, attempt, tmp_path_factory):
     desk.wait_for(lambda: desk.archived() > 0)
     process.terminate()
     process.wait()
-    other = start_broker(tmp_path_factory.mktemp("other"))
+    other = start_broker(tmp_path_factory.mktemp("other"), anonymous=True)
     try:
         done = attempt(desk.data_dir, other.address)
     finally:

@@ -36,7 +36,7 @@ def age(desk):
     desk.broker.stop()
     for segment in (desk.data_dir / "log" / "topics").glob("*/*/*.log"):
         os.utime(segment, (LONG_AGO_MS / 1000, LONG_AGO_MS / 1000))
-    desk.broker = start_broker(desk.data_dir, port=desk.broker.port)
+    desk.broker = start_broker(desk.data_dir, port=desk.broker.port, anonymous=True)
 
 
 def test_expired_records_wait_for_the_archive(desk):

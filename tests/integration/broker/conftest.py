@@ -132,7 +132,7 @@ class Host:
         self._clients: list[RawClient] = []
 
     def start(self, **options: Any) -> BrokerProcess:
-        broker = start_broker(self.data_dir, **options)
+        broker = start_broker(self.data_dir, **{"anonymous": True, **options})
         self._started.append(broker)
         return broker
 

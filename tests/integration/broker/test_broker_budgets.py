@@ -77,7 +77,7 @@ async def settle():
 
 @contextlib.asynccontextmanager
 async def serving(tmp_path, **limits):
-    broker = Broker(tmp_path / "log", Limits(**limits))
+    broker = Broker(tmp_path / "log", Limits(**limits), anonymous=True)
     sock = listening_socket(0)
     await broker.start(sock)
     served = Served(broker, sock.getsockname()[1])

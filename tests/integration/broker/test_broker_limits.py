@@ -310,7 +310,7 @@ def test_a_really_full_disk(tmp_path, batch_of, host):
     if mounted.returncode != 0:
         pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
     try:
-        broker = start_broker(tmp_path)
+        broker = start_broker(tmp_path, anonymous=True)
         raw = host.connect(broker)
         raw.create("t")
         codes = [raw.produce("t", batch_of(b"x" * 100_000)).error_code.name for _ in range(12)]
@@ -319,7 +319,7 @@ def test_a_really_full_disk(tmp_path, batch_of, host):
         assert 0 < stored < 12
         assert raw.fetch("t", stored - 1).records
         broker.kill()
-        broker = start_broker(tmp_path)
+        broker = start_broker(tmp_path, anonymous=True)
         assert host.connect(broker).fetch("t", 0).high_watermark == stored
         broker.stop()
     finally:

@@ -35,7 +35,7 @@ def test_it_says_where_it_is_and_ends_cleanly(tmp_path):
 
 def test_two_brokers_do_not_share_a_folder(host, broker):
     with pytest.raises(LogUnavailable, match=rf"log is in use by process {broker.pid}: stop it or choose another"):
-        start_broker(host.data_dir)
+        start_broker(host.data_dir, anonymous=True)
 
 
 def test_a_port_in_use_is_one_line(tmp_path):
@@ -78,7 +78,7 @@ def test_an_inherited_socket_keeps_its_port_and_its_callers_over_a_restart(host,
 def test_it_dies_with_its_starter(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; from streams.broker.launch import start_broker;"
-        "print(start_broker(Path(sys.argv[1])).pid, flush=True); os.kill(os.getpid(), 9)"
+        "print(start_broker(Path(sys.argv[1]), anonymous=True).pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=30, check=False
@@ -105,7 +105,7 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
     assert "log: File exists: choose a folder that can be written" in done.stderr
     assert done.stderr.count("\n") == 1
     with pytest.raises(LogUnavailable, match="choose a folder that can be written"):
-        start_broker(tmp_path)
+        start_broker(tmp_path, anonymous=True)
 
 
 def test_it_takes_little_memory(broker):

@@ -115,7 +115,7 @@ async def read_on(consumer, offsets):
 
 async def produce_through_kills(data_dir, kills, listening):
     """Kills the broker at random moments under an idempotent producer; the values that were acknowledged, in order."""
-    broker = start_broker(data_dir, fd=listening.fileno())
+    broker = start_broker(data_dir, fd=listening.fileno(), anonymous=True)
     address = broker.address
     producer = AIOKafkaProducer(
         bootstrap_servers=address, linger_ms=0, enable_idempotence=True, request_timeout_ms=10_000, retry_backoff_ms=20
@@ -148,7 +148,7 @@ async def produce_through_kills(data_dir, kills, listening):
 
 def _keep(data_dir, listening):
     """Started from a pool thread, which lives as long as the loop."""
-    return start_broker(data_dir, fd=listening.fileno())
+    return start_broker(data_dir, fd=listening.fileno(), anonymous=True)
 
 
 async def read_all(address):

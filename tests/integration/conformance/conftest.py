@@ -24,7 +24,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if outside:
         yield outside
         return
-    broker = start_broker(tmp_path_factory.mktemp("conformance"))
+    broker = start_broker(tmp_path_factory.mktemp("conformance"), anonymous=True)
     yield broker.address
     assert broker.stop() == 0
 

@@ -43,7 +43,7 @@ class Desk:
 
     def start_log(self) -> None:
         """The log, on any free port."""
-        self.brokers.append(start_broker(self.data_dir))
+        self.brokers.append(start_broker(self.data_dir, anonymous=True))
 
     def place(self, events: Sequence[event_pb2.Event]) -> list[StoredRecord]:
         """The events as records, behind those before."""

@@ -47,7 +47,7 @@ class House:
         self.ring = KeyRing((bytes.fromhex(KEY),))
         self.objects = ObjectStore(data_dir / "objects")
         self.work = data_dir / "run" / "forge"
-        self.broker = start_broker(data_dir)
+        self.broker = start_broker(data_dir, anonymous=True)
         self.forge = None
         asyncio.run(ensure_topics(self.broker.address))
 

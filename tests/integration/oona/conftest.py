@@ -40,7 +40,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def log(data_dir):
     """The broker that all tests share; it is never stopped or killed."""
-    broker = start_broker(data_dir)
+    broker = start_broker(data_dir, anonymous=True)
     asyncio.run(ensure_topics(broker.address))
     yield broker
     broker.stop()

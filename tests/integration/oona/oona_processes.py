@@ -23,7 +23,7 @@ class OwnLog:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.process = start_broker(data_dir)
+        self.process = start_broker(data_dir, anonymous=True)
 
     @property
     def address(self) -> str:
@@ -42,7 +42,7 @@ class OwnLog:
         self.process.kill()
 
     def restart(self) -> None:
-        self.process = start_broker(self.data_dir, port=self.process.port)
+        self.process = start_broker(self.data_dir, port=self.process.port, anonymous=True)
 
     def end(self) -> None:
         if self.process.process.poll() is None:

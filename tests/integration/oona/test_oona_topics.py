@@ -17,7 +17,7 @@ from streams.topics import ensure_topics
 
 @pytest.fixture
 def bare_log(tmp_path):
-    broker = start_broker(tmp_path)
+    broker = start_broker(tmp_path, anonymous=True)
     yield broker
     broker.stop()
 

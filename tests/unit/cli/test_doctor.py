@@ -75,7 +75,7 @@ def test_a_folder_that_is_a_file_is_bad(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "verdict", "said"),
-    [(0o700, "note", "reach the embedded log"), (0o755, "note", "chmod 700"), (0o757, "bad", "chmod o-w")],
+    [(0o700, "ok", "asks for its secret"), (0o755, "note", "chmod 700"), (0o757, "bad", "chmod o-w")],
 )
 def test_it_says_what_other_users_of_the_machine_can_do(tmp_path, mode, verdict, said):
     (tmp_path / "data").mkdir()
@@ -85,6 +85,18 @@ def test_it_says_what_other_users_of_the_machine_can_do(tmp_path, mode, verdict,
 
     assert finding.verdict == verdict
     assert said in finding.found
+
+
+def test_a_secret_that_others_can_read_is_bad(tmp_path):
+    secret = tmp_path / "data" / "log" / "secret"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("ab" * 32)
+    secret.chmod(0o644)
+
+    finding = _finding(tmp_path, "other users")
+
+    assert finding.verdict == "bad"
+    assert f"chmod 600 {secret}" in finding.found
 
 
 def test_where_the_log_is_elsewhere_other_users_have_the_files_at_most(tmp_path, monkeypatch):
