@@ -57,9 +57,12 @@ def check_writable(data_dir: Path) -> None:
         )
 
 
-def check_room(data_dir: Path) -> None:
-    """Raises LogUnavailable where the disk has filled up, for whoever waits for something to be written."""
-    if shutil.disk_usage(data_dir).free < FULL_BYTES:
+def check_room(data_dir: Path, folder: str = "") -> None:
+    """Raises LogUnavailable where the disk has filled up, for whoever waits for something to be written.
+
+    `folder` is one inside, which may be a link to another disk.
+    """
+    if shutil.disk_usage(data_dir / folder).free < FULL_BYTES:
         raise LogUnavailable(
             f"the disk of data folder {data_dir} is full, so the archive lacks the end still; make room, and the next "
             "run or `esper up` archives what the log has"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from esper.cli.history import history_of, wait_for_archive
+from esper.cli.history import check_room, history_of, wait_for_archive
 from esper.cli.output import complain
 from esper.cli.run import Instructor
 from esper.cli.screen import Screen, make_screen
@@ -28,6 +28,8 @@ TICK_S: Final = 0.05
 PREPARE_S: Final = 120.0
 """Loading a person's own data may take a while; the default task is prepared in three seconds."""
 REPORTS_S: Final = 3.0
+FULL_S: Final = 5.0
+"""How long the disk may be full before a run ends over it: somebody may make room."""
 ARCHIVE_S: Final = 30.0
 INTERRUPTED_ARCHIVE_S: Final = 0.5
 
@@ -60,6 +62,7 @@ class RunCommand:
         self._hook_ms: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
         self._torch_import_s = 0.0
+        self._room_at: float | None = None
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
@@ -122,8 +125,23 @@ class RunCommand:
             self._take_event(tail, screen)
             self._take_news(screen)
             screen.refresh()
+            self._check_room()
             if grown.outcome is not None and grown.outcome.error:
                 self._trainers.ask_to_stop()
+
+    def _check_room(self) -> None:
+        """Raises LogUnavailable where the disk of the embedded log stays full: the trainers wait for it in vain."""
+        now, status = time.monotonic(), self._lease.status
+        if not status.embedded or (not status.unwritable and self._room_at is None):
+            return  # nobody has said that it is
+        self._room_at = self._room_at or now
+        try:
+            check_room(self._request.data_dir, "log")
+        except LogUnavailable:
+            if now - self._room_at > FULL_S:
+                raise
+        else:
+            self._room_at = None
 
     def _settle(self, tail: LogTail, screen: Screen) -> None:
         """Until the last report is on the log, and everything on the log is in the archive."""
