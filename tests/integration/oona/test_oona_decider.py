@@ -132,7 +132,7 @@ def test_an_unsigned_packet_is_not_answered(decider, log, run_id, events, metric
     with KafkaLog(log.address, KeyRing((b"f" * 32,)), run_id=run_id, metrics=metrics) as forger:
         forged = events.epoch()
         forger.publish(forged)
-        forger.flush()
+        forger.writer.flush()
     honest = events.epoch()
     trainer_log.publish(honest)
 
@@ -155,7 +155,7 @@ def test_a_forged_decision_is_no_answer_but_a_forged_command_is_handed_on_to_be_
     with KafkaLog(log.address, KeyRing((b"f" * 32,)), run_id=run_id, metrics=Metrics()) as forger:
         forger.publish(decision)
         forger.publish(command)
-        forger.flush()
+        forger.writer.flush()
 
     assert trainer_log.await_answer(packet.event_id, 0.5) is None
     handed_on = trainer_log.take_commands()
@@ -189,7 +189,7 @@ def test_a_retired_key_dated_back_neither_takes_a_run_over_nor_answers_for_tamiy
         trainer_log.publish(packet)
         for event in forged:
             forger.publish(event)
-        forger.flush()
+        forger.writer.flush()
 
         assert trainer_log.await_answer(packet.event_id, 0.5) is None
         trainer_log.flush()  # raises Superseded where the run was taken over
