@@ -81,6 +81,10 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         super().__init__(*topics, **{**credentials(str(settings.get("bootstrap_servers"))), **settings, **ours})
         self._client.reading = Reading(batches, unreadable)  # the one thing of ours that the fetcher gets
 
+    def gather(self) -> None:
+        """Be urgent no longer: from the fetch after next on, records may gather. Call it once started."""
+        self._fetcher._fetch_min_bytes = GATHERING_BYTES  # noqa: SLF001 - aiokafka has no other way to change it
+
 
 def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[Place, int]:
     """The offsets of the next records of every partition of `topics`; raises LogUnavailable where no broker answers."""

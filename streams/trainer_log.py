@@ -215,6 +215,7 @@ class KafkaLog:
         self.writer.publish(event)
         self.writer.flush(timeout_s)
         self._claims.await_own(timeout_s)
+        self._runs.gather()  # what comes now are this run's own facts, and another's claim
 
     def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:
         """Take in what arrived before this process: the answer to `open_packet`, and `requests` that nobody answered.
@@ -264,7 +265,7 @@ class KafkaLog:
     async def _connect(self, brokers: str) -> tuple[LogConsumer, LogConsumer]:
         commands = await self._start(brokers, COMMANDS, urgent=True)
         try:
-            return commands, await self._start(brokers, RUNS, urgent=False)
+            return commands, await self._start(brokers, RUNS, urgent=True)
         except BaseException:
             await commands.stop()
             raise
