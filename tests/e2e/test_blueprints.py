@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 
-ROOM_FOR_THE_FORGE = 150 * 2**20
+ROOM_FOR_THE_FORGE = 200 * 2**20
 """Enough for the forge and too little for torch, so that its children fail at once."""
 
 
@@ -53,12 +53,10 @@ def test_kernels_are_made_once_and_shown_with_what_they_cost(shared_esper):
 def test_what_is_given_up_is_said_and_the_exit_code_is_1(esper):
     process = esper.start("blueprints", "compile", "BP009", "--shape", "8")
     (forge,) = esper.wait_until(lambda: esper.named("forge"))
-    process_of_forge = psutil.Process(forge.pid)
-    for each in (process_of_forge, *process_of_forge.children(recursive=True)):  # its first child may be there already
-        each.rlimit(psutil.RLIMIT_DATA, (ROOM_FOR_THE_FORGE, ROOM_FOR_THE_FORGE))
+    psutil.Process(forge.pid).rlimit(psutil.RLIMIT_DATA, (ROOM_FOR_THE_FORGE, ROOM_FOR_THE_FORGE))
     stdout, stderr = process.communicate(timeout=120)
 
-    assert process.returncode == 1, stderr
+    assert process.returncode == 1, stdout + stderr
     assert "residual_block (BP009) 8: compiling (fast, attempt 2 after: " in stdout
     assert "residual_block (BP009) 8: compiling (emergency, attempt 3 after: " in stdout
     assert "0 stored, 0 stored already, 1 given up" in stdout

@@ -138,7 +138,7 @@ def test_why_tells_the_chain_of_a_seed(result, shared_esper):
     assert "└─ decision_made  germinate" in text
 
 
-def test_sql_answers_and_says_what_is_wrong_in_one_line(shared_esper):
+def test_sql_answers_and_says_what_is_wrong_in_one_line(ran, shared_esper):
     assert shared_esper.json("sql", "select 6 * 7 as answer") == [{"answer": 42}]
     assert "answer" in shared_esper("sql", "select 6 * 7 as answer").stdout
     tables = {row["name"] for row in shared_esper.json("sql", "show tables")}
