@@ -153,8 +153,9 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, text: str) -> RunConfig:
-        """The configuration that `to_json` wrote, also that of an earlier version: what a field that it lacks meant then
-        is in LEGACY and LEGACY_SEEDS, or else its default.
+        """The configuration that `to_json` wrote, that of an earlier version included.
+
+        What a field that it lacks meant then is in LEGACY and LEGACY_SEEDS, or else its default.
 
         Raises InvalidInput for text that is no JSON object, a field that does not exist, and a value out of its range.
         """
