@@ -110,7 +110,7 @@ def damaged(
 ) -> list[Damage]:
     """The damaged files among `entries`, each with what is wrong; `trust_cache=False` reads every byte again.
 
-    `progress` is told every file that was read. `look` is asked once of every file that is sound, of all of a call together.
+    `progress` is told every file that was read. `look` is asked once, of all files that are sound together.
     """
     seen = _load(archive) if trust_cache else {}
     now = now_s()
