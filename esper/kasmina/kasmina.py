@@ -211,6 +211,11 @@ class Kasmina:
         self.probe_loss = probing.as_is()
         return facts
 
+    @property
+    def measured(self) -> str:
+        """What a probe that is made now measures: the network without a seed, with one tried, or as it stands ("")."""
+        return self._grafts.measured
+
     # ------------------------------------------------------------------------------------------------------- kernels
 
     def swappable(self) -> dict[str, Seed]:
