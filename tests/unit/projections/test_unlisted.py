@@ -87,15 +87,22 @@ def test_a_manifest_of_before_a_merge_finds_the_rows_in_the_merged_files(tmp_pat
     assert archived(folder) == log
 
 
-def test_names_are_not_given_twice_after_an_older_manifest(tmp_path, log):
-    """A flush would else replace the file of the same generation that a reader has open."""
+@pytest.mark.parametrize("lost", [False, True], ids=["older", "lost"])
+@pytest.mark.parametrize("starts", [0, 1], ids=["at once", "after a start that was killed"])
+def test_names_are_not_given_twice_after_an_older_manifest(starts, lost, tmp_path, log):
+    """A flush would else replace the file of the same generation that a reader has open, or that a copy lists."""
     folder = tmp_path / "archive"
     grown(folder, log[:4], 1, merge=False)
     kept = (folder / manifest.NAME).read_bytes()
     grown(folder, log[4:], 2, merge=False)
     before = {path.name for path in (folder / "files").iterdir()}
     (folder / manifest.NAME).write_bytes(kept)
+    if lost:
+        (folder / manifest.NAME).unlink()
 
+    for _ in range(starts):
+        with Archive(folder):  # which comes to no flush
+            pass
     with Archive(folder) as archive:
         archive.append(log[4:])
         new = {entry.name for entry in archive.manifest.files} - {
