@@ -140,7 +140,7 @@ class Event(_message.Message):
     def __init__(self, event_id: _Optional[bytes] = ..., run_id: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[int] = ..., timeline: _Optional[int] = ..., global_step: _Optional[int] = ..., epoch: _Optional[int] = ..., recorded_at_ns: _Optional[int] = ..., causation_id: _Optional[bytes] = ..., correlation_id: _Optional[bytes] = ..., schema_version: _Optional[int] = ..., priority: _Optional[_Union[_leyline_pb2.MessagePriority, str]] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., epoch_completed: _Optional[_Union[EpochCompleted, _Mapping]] = ..., decision_timed_out: _Optional[_Union[DecisionTimedOut, _Mapping]] = ..., command_applied: _Optional[_Union[CommandApplied, _Mapping]] = ..., command_rejected: _Optional[_Union[CommandRejected, _Mapping]] = ..., seed_transitioned: _Optional[_Union[SeedTransitioned, _Mapping]] = ..., gate_evaluated: _Optional[_Union[GateEvaluated, _Mapping]] = ..., optimizer_changed: _Optional[_Union[OptimizerChanged, _Mapping]] = ..., learning_rate_changed: _Optional[_Union[LearningRateChanged, _Mapping]] = ..., kernel_attached: _Optional[_Union[KernelAttached, _Mapping]] = ..., kernel_swapped: _Optional[_Union[KernelSwapped, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_pruned: _Optional[_Union[CheckpointPruned, _Mapping]] = ..., rolled_back: _Optional[_Union[RolledBack, _Mapping]] = ..., state_digested: _Optional[_Union[StateDigested, _Mapping]] = ..., breaker_changed: _Optional[_Union[BreakerChanged, _Mapping]] = ..., conservative_mode_changed: _Optional[_Union[ConservativeModeChanged, _Mapping]] = ..., decision_made: _Optional[_Union[DecisionMade, _Mapping]] = ..., adaptation_command: _Optional[_Union[_leyline_pb2.AdaptationCommand, _Mapping]] = ..., blueprint_registered: _Optional[_Union[BlueprintRegistered, _Mapping]] = ..., blueprint_approved: _Optional[_Union[BlueprintApproved, _Mapping]] = ..., compile_requested: _Optional[_Union[CompileRequested, _Mapping]] = ..., compile_started: _Optional[_Union[CompileStarted, _Mapping]] = ..., compile_finished: _Optional[_Union[CompileFinished, _Mapping]] = ..., compile_failed: _Optional[_Union[CompileFailed, _Mapping]] = ..., compile_parked: _Optional[_Union[CompileParked, _Mapping]] = ..., artifact_stored: _Optional[_Union[ArtifactStored, _Mapping]] = ..., kernel_catalog_update: _Optional[_Union[_leyline_pb2.KernelCatalogUpdate, _Mapping]] = ..., bsds_issued: _Optional[_Union[_leyline_pb2.BSDSIssued, _Mapping]] = ..., bsds_failed: _Optional[_Union[_leyline_pb2.BSDSFailed, _Mapping]] = ..., benchmark_report: _Optional[_Union[_leyline_pb2.BenchmarkReport, _Mapping]] = ..., kernel_prefetch_request: _Optional[_Union[_leyline_pb2.KernelPrefetchRequest, _Mapping]] = ..., kernel_artifact_ready: _Optional[_Union[_leyline_pb2.KernelArtifactReady, _Mapping]] = ..., kernel_artifact_error: _Optional[_Union[_leyline_pb2.KernelArtifactError, _Mapping]] = ..., field_report: _Optional[_Union[_leyline_pb2.FieldReport, _Mapping]] = ..., policy_trained: _Optional[_Union[PolicyTrained, _Mapping]] = ..., policy_validated: _Optional[_Union[PolicyValidated, _Mapping]] = ..., policy_rejected: _Optional[_Union[PolicyRejected, _Mapping]] = ..., policy_promoted: _Optional[_Union[PolicyPromoted, _Mapping]] = ..., policy_loaded: _Optional[_Union[PolicyLoaded, _Mapping]] = ..., policy_update: _Optional[_Union[_leyline_pb2.PolicyUpdate, _Mapping]] = ..., step_sampled: _Optional[_Union[StepSampled, _Mapping]] = ..., telemetry_packet: _Optional[_Union[_leyline_pb2.TelemetryPacket, _Mapping]] = ..., telemetry_shed: _Optional[_Union[TelemetryShed, _Mapping]] = ..., emergency_signal: _Optional[_Union[_leyline_pb2.EmergencySignal, _Mapping]] = ..., security_violation: _Optional[_Union[SecurityViolation, _Mapping]] = ..., alert_fired: _Optional[_Union[AlertFired, _Mapping]] = ..., alert_cleared: _Optional[_Union[AlertCleared, _Mapping]] = ..., dead_lettered: _Optional[_Union[DeadLettered, _Mapping]] = ...) -> None: ...
 
 class SiteDescription(_message.Message):
-    __slots__ = ("site", "seed_id", "shape_kind", "shape", "depth", "blend_mode", "options")
+    __slots__ = ("site", "seed_id", "shape_kind", "shape", "depth", "blend_mode", "options", "width")
     SITE_FIELD_NUMBER: _ClassVar[int]
     SEED_ID_FIELD_NUMBER: _ClassVar[int]
     SHAPE_KIND_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +148,7 @@ class SiteDescription(_message.Message):
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     BLEND_MODE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
     site: str
     seed_id: str
     shape_kind: str
@@ -155,7 +156,22 @@ class SiteDescription(_message.Message):
     depth: int
     blend_mode: _leyline_pb2.BlendMode
     options: _containers.RepeatedCompositeFieldContainer[BlueprintOption]
-    def __init__(self, site: _Optional[str] = ..., seed_id: _Optional[str] = ..., shape_kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., depth: _Optional[int] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., options: _Optional[_Iterable[_Union[BlueprintOption, _Mapping]]] = ...) -> None: ...
+    width: WidthPlace
+    def __init__(self, site: _Optional[str] = ..., seed_id: _Optional[str] = ..., shape_kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., depth: _Optional[int] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., options: _Optional[_Iterable[_Union[BlueprintOption, _Mapping]]] = ..., width: _Optional[_Union[WidthPlace, _Mapping]] = ...) -> None: ...
+
+class WidthPlace(_message.Message):
+    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit")
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    NORMS_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_PER_UNIT_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_PER_UNIT_FIELD_NUMBER: _ClassVar[int]
+    consumer: str
+    norms: _containers.RepeatedScalarFieldContainer[str]
+    units: int
+    parameters_per_unit: int
+    flops_per_unit: int
+    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ...) -> None: ...
 
 class BlueprintOption(_message.Message):
     __slots__ = ("blueprint_id", "parameters", "flops_per_sample", "risk", "residual", "tier", "stage", "hazard_band", "handling_class", "outcomes")
@@ -198,23 +214,25 @@ class BlueprintOutcomes(_message.Message):
     def __init__(self, germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., reports: _Optional[int] = ..., loss_delta_mean: _Optional[float] = ..., loss_delta_stderr: _Optional[float] = ...) -> None: ...
 
 class SiteEvidence(_message.Message):
-    __slots__ = ("seed_id", "gradient_norm", "activation_norm", "activation_rank", "dead_fraction", "descent")
+    __slots__ = ("seed_id", "gradient_norm", "activation_norm", "activation_rank", "dead_fraction", "descent", "candidate_descent")
     SEED_ID_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_NORM_FIELD_NUMBER: _ClassVar[int]
     ACTIVATION_RANK_FIELD_NUMBER: _ClassVar[int]
     DEAD_FRACTION_FIELD_NUMBER: _ClassVar[int]
     DESCENT_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_DESCENT_FIELD_NUMBER: _ClassVar[int]
     seed_id: str
     gradient_norm: float
     activation_norm: float
     activation_rank: float
     dead_fraction: float
     descent: float
-    def __init__(self, seed_id: _Optional[str] = ..., gradient_norm: _Optional[float] = ..., activation_norm: _Optional[float] = ..., activation_rank: _Optional[float] = ..., dead_fraction: _Optional[float] = ..., descent: _Optional[float] = ...) -> None: ...
+    candidate_descent: float
+    def __init__(self, seed_id: _Optional[str] = ..., gradient_norm: _Optional[float] = ..., activation_norm: _Optional[float] = ..., activation_rank: _Optional[float] = ..., dead_fraction: _Optional[float] = ..., descent: _Optional[float] = ..., candidate_descent: _Optional[float] = ...) -> None: ...
 
 class SeedObservation(_message.Message):
-    __slots__ = ("seed_id", "stage", "stage_age_epochs", "blueprint_id", "alpha", "life", "culls", "parameters", "gradient_norm", "activation_norm_ratio", "contribution", "contribution_stderr", "loss_before", "gate_ready", "epochs_until_free", "isolation_violations")
+    __slots__ = ("seed_id", "stage", "stage_age_epochs", "blueprint_id", "alpha", "life", "culls", "parameters", "gradient_norm", "activation_norm_ratio", "contribution", "contribution_stderr", "loss_before", "gate_ready", "epochs_until_free", "isolation_violations", "closed", "change", "change_stderr")
     SEED_ID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     STAGE_AGE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +249,9 @@ class SeedObservation(_message.Message):
     GATE_READY_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_UNTIL_FREE_FIELD_NUMBER: _ClassVar[int]
     ISOLATION_VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_STDERR_FIELD_NUMBER: _ClassVar[int]
     seed_id: str
     stage: _leyline_pb2.SeedLifecycleStage
     stage_age_epochs: int
@@ -247,7 +268,10 @@ class SeedObservation(_message.Message):
     gate_ready: bool
     epochs_until_free: int
     isolation_violations: int
-    def __init__(self, seed_id: _Optional[str] = ..., stage: _Optional[_Union[_leyline_pb2.SeedLifecycleStage, str]] = ..., stage_age_epochs: _Optional[int] = ..., blueprint_id: _Optional[str] = ..., alpha: _Optional[float] = ..., life: _Optional[int] = ..., culls: _Optional[int] = ..., parameters: _Optional[int] = ..., gradient_norm: _Optional[float] = ..., activation_norm_ratio: _Optional[float] = ..., contribution: _Optional[float] = ..., contribution_stderr: _Optional[float] = ..., loss_before: _Optional[float] = ..., gate_ready: _Optional[bool] = ..., epochs_until_free: _Optional[int] = ..., isolation_violations: _Optional[int] = ...) -> None: ...
+    closed: bool
+    change: float
+    change_stderr: float
+    def __init__(self, seed_id: _Optional[str] = ..., stage: _Optional[_Union[_leyline_pb2.SeedLifecycleStage, str]] = ..., stage_age_epochs: _Optional[int] = ..., blueprint_id: _Optional[str] = ..., alpha: _Optional[float] = ..., life: _Optional[int] = ..., culls: _Optional[int] = ..., parameters: _Optional[int] = ..., gradient_norm: _Optional[float] = ..., activation_norm_ratio: _Optional[float] = ..., contribution: _Optional[float] = ..., contribution_stderr: _Optional[float] = ..., loss_before: _Optional[float] = ..., gate_ready: _Optional[bool] = ..., epochs_until_free: _Optional[int] = ..., isolation_violations: _Optional[int] = ..., closed: _Optional[bool] = ..., change: _Optional[float] = ..., change_stderr: _Optional[float] = ...) -> None: ...
 
 class ObservationWindow(_message.Message):
     __slots__ = ("command_id", "decision_id", "seed_id", "blueprint_id", "opened_epoch", "age_epochs", "loss_at_open", "loss_min", "loss_max", "loss_now", "parameters_added", "hook_ms_mean", "critical", "closed", "ended_as", "policy_version")
@@ -451,7 +475,7 @@ class RunFinished(_message.Message):
     def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -470,6 +494,11 @@ class EpochCompleted(_message.Message):
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
     HOOK_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
+    LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
+    RATE_POLICY_FIELD_NUMBER: _ClassVar[int]
+    DECAY_FROM_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_TRAINING_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_MEASURING_FIELD_NUMBER: _ClassVar[int]
     state: _leyline_pb2.SystemStatePacket
     seeds: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     evidence: _containers.RepeatedCompositeFieldContainer[SiteEvidence]
@@ -488,7 +517,12 @@ class EpochCompleted(_message.Message):
     duration_s: float
     hook_ms_before: float
     flops: float
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ...) -> None: ...
+    lifecycle: str
+    rate_policy: str
+    decay_from_epoch: int
+    flops_training: float
+    flops_measuring: float
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ...) -> None: ...
 
 class DecisionTimedOut(_message.Message):
     __slots__ = ("packet_id", "waited_ms")
@@ -698,7 +732,7 @@ class CheckpointPruned(_message.Message):
     def __init__(self, ref: _Optional[str] = ..., step: _Optional[int] = ..., bytes_freed: _Optional[int] = ...) -> None: ...
 
 class RolledBack(_message.Message):
-    __slots__ = ("level", "reason", "from_step", "to_step", "to_sequence", "new_timeline", "checkpoint_ref", "state_digest", "prepare_ms", "commit_ms", "confirm_ms", "deadline_exceeded", "to_epoch")
+    __slots__ = ("level", "reason", "from_step", "to_step", "to_sequence", "new_timeline", "checkpoint_ref", "state_digest", "prepare_ms", "commit_ms", "confirm_ms", "deadline_exceeded", "to_epoch", "seed_id")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FROM_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -712,6 +746,7 @@ class RolledBack(_message.Message):
     CONFIRM_MS_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_EXCEEDED_FIELD_NUMBER: _ClassVar[int]
     TO_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEED_ID_FIELD_NUMBER: _ClassVar[int]
     level: str
     reason: str
     from_step: int
@@ -725,7 +760,8 @@ class RolledBack(_message.Message):
     confirm_ms: float
     deadline_exceeded: bool
     to_epoch: int
-    def __init__(self, level: _Optional[str] = ..., reason: _Optional[str] = ..., from_step: _Optional[int] = ..., to_step: _Optional[int] = ..., to_sequence: _Optional[int] = ..., new_timeline: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., state_digest: _Optional[bytes] = ..., prepare_ms: _Optional[float] = ..., commit_ms: _Optional[float] = ..., confirm_ms: _Optional[float] = ..., deadline_exceeded: _Optional[bool] = ..., to_epoch: _Optional[int] = ...) -> None: ...
+    seed_id: str
+    def __init__(self, level: _Optional[str] = ..., reason: _Optional[str] = ..., from_step: _Optional[int] = ..., to_step: _Optional[int] = ..., to_sequence: _Optional[int] = ..., new_timeline: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., state_digest: _Optional[bytes] = ..., prepare_ms: _Optional[float] = ..., commit_ms: _Optional[float] = ..., confirm_ms: _Optional[float] = ..., deadline_exceeded: _Optional[bool] = ..., to_epoch: _Optional[int] = ..., seed_id: _Optional[str] = ...) -> None: ...
 
 class StateDigested(_message.Message):
     __slots__ = ("root", "tensors_ref", "tensors", "occasion")

@@ -33,6 +33,8 @@ WITHOUT_THE_VOID = {
     "15_decisions_by_kind": [["ppo", "nothing", 8], ["ppo", "germinate", 1]],
 }
 """Then these counted what a rollback or a resume had cut, too: `grown` went through 8 epochs of which 5 survive."""
+ADDED = {"isolation_violations": ("closed", "change", "change_stderr"), "descent": ("candidate_descent",)}
+"""What structs have got since then, each kind known by a field that it had: a seed's and the evidence's."""
 EVERY = "select log_topic, log_partition, log_offset, log_raw from log.every order by all"
 
 
@@ -124,4 +126,15 @@ def verdicts(history: History) -> list[tuple]:
 
 
 def rows(answer) -> list[list]:
-    return [[plain(value) for value in row] for row in answer.fetchall()]
+    return [[plain(as_then(value)) for value in row] for row in answer.fetchall()]
+
+
+def as_then(value):
+    """A value without the fields that it did not have then; they must be unset."""
+    if isinstance(value, list):
+        return [as_then(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    added = [name for known, names in ADDED.items() if known in value for name in names]
+    assert not any(value[name] for name in added)
+    return {name: each for name, each in value.items() if name not in added}
