@@ -213,8 +213,9 @@ class Kasmina:
 
     @property
     def measured(self) -> str:
-        """What a probe that is made now measures: the network without a seed, with one tried, or as it stands ("")."""
-        return self._grafts.measured
+        """What a probe that is made now measures: which seeds are mixed in, and which is left out or tried."""
+        mixed = (slot.seed_id for slot in self._slots.values() if slot.stage in lifecycle.MIXED)
+        return f"{' '.join(mixed)} {self._grafts.measured}"
 
     # ------------------------------------------------------------------------------------------------------- kernels
 

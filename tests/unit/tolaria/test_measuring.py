@@ -86,7 +86,7 @@ def test_probe_figures_are_of_one_part_in_the_grown_run_and_in_its_control(bench
 
 
 @pytest.mark.parametrize("lifecycle", ["direct"])
-@pytest.mark.parametrize(("name", "least"), [("digits", 100), ("spirals", 64), ("chars-narrow", 64)])
+@pytest.mark.parametrize(("name", "least"), [("digits", 100), ("spirals", 64), ("tabn", 64)])
 def test_a_run_of_a_built_in_task_stays_within_a_tenth(bench, name, least, lifecycle) -> None:
     """Counted, with seeds that come meanwhile; a tenth of what the steps took."""
     result = bench.run(load_task(name), epochs=4, policy="random", seeds=SeedSettings(lifecycle=lifecycle))
@@ -99,12 +99,11 @@ def test_a_run_of_a_built_in_task_stays_within_a_tenth(bench, name, least, lifec
 
 
 def test_a_trial_costs_what_the_network_with_the_seed_costs(bench, tiny_task) -> None:
-    """A probe without a seed, one with it at its target and one as the network stands are three figures."""
-    grown = bench.run(tiny_task(epochs=12), bench.growing(after=0))
+    """Two epochs' probes, the trial of the seed that has trained in them, and the network once it is mixed in."""
+    grown = bench.run(tiny_task(epochs=2), bench.growing(after=0), seeds=SeedSettings(harm_z=1e3, max_output_ratio=1e6))
     (attached,) = bench.log.bodies("kernel_attached")
-    forward, seed, probes = 2 * (4 * 6 + 6 * 6 + 6 * 3), attached.flops_per_sample, grown.flops["probe"] / 48
-    tried = (probes - forward * (probes // forward)) / seed if seed else 0
+    forward, seed = 2 * (4 * 6 + 6 * 6 + 6 * 3), attached.flops_per_sample
 
+    assert grown.fates["s1"]["stage"] == "BLENDING"
     assert seed > 0
-    assert grown.flops["probe"] > 48 * 12 * forward
-    assert tried == int(tried)
+    assert grown.flops["probe"] == 48 * (forward + forward + (forward + seed) + (forward + seed))
