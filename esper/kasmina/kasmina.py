@@ -35,6 +35,7 @@ from esper.kasmina import commands, gates, lifecycle
 from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.gates import Loss, MeasuredVerdicts, Verdicts
 from esper.kasmina.graft import Grafts
+from esper.kasmina.grown import build_in
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.kernels import SWAPPABLE, Compiled, Kernels, NoKernels, back_to_eager, swap
 from esper.kasmina.moves import Build, Moves
@@ -159,6 +160,10 @@ class Kasmina:
         for slot in self._slots.values():
             slot.empty()
         return facts
+
+    def grown(self) -> nn.Module:
+        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for."""
+        return build_in(self._grafts.host, self._slots.values())
 
     # ------------------------------------------------------------------------------------------------ while training
 
