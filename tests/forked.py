@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,15 +27,15 @@ class Forks:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def start(self, target: str, *arguments: str, log: Path, told: str = "") -> Forked:
-        """A process that runs `target`, with `told` as its stdin."""
+    def start(self, target: str, *arguments: str, log: Path, told: str = "", inherit: Sequence[int] = ()) -> Forked:
+        """A process that runs `target`, with `told` as its stdin and the descriptors `inherit` from 4 on."""
         stdin, control = os.pipe()
         read, messages = os.pipe()
         os.write(control, told.encode())
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             order = Order("esper-forked", target, arguments)
-            request(self._connection, order, stdin=stdin, log=file.fileno(), messages=messages)
+            request(self._connection, order, stdin=stdin, log=file.fileno(), messages=messages, inherit=inherit)
         for descriptor in (stdin, control, messages):
             os.close(descriptor)
         return Forked(os.fdopen(read), log)
@@ -69,6 +69,38 @@ class Forked:
         code, words = self.wait()
         assert words, (code, self.log.read_text())
         return words[-1]
+
+
+class Command(subprocess.Popen[str]):
+    """The `esper` command with `arguments` in the working directory `folder`, as a process that `forks` gives.
+
+    The fork server needs `warm` of the end-to-end tests among its modules; `log` takes what it should not say.
+    """
+
+    def __init__(self, forks: Forks, arguments: Sequence[str], folder: Path, log: Path) -> None:
+        self._forks, self._folder, self._log = forks, folder, log
+        super().__init__(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def _execute_child(self, args: Sequence[str], *given: Any) -> None:
+        pipes = given[9:15]
+        told = (str(self._folder), json.dumps(dict(os.environ)), *args)
+        self._forked = self._forks.start("warm:command", *told, log=self._log, inherit=(pipes[3], pipes[5]))
+        self.pid = self._forked.pid
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    # Its parent is the fork server, which has its exit code.
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if wait_flags & os.WNOHANG and not self._forked.is_over:
+            return 0, 0
+        code, _ = self._forked.wait()
+        return self.pid, -code if code < 0 else code << 8
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        if self.returncode is None and self._forked.is_over:
+            self.wait()
+        return self.returncode
 
 
 @contextmanager

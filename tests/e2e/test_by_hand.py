@@ -8,6 +8,8 @@ import sys
 
 from streams.broker.launch import start_broker
 
+COLD = True
+
 
 def test_a_trainer_runs_on_processes_that_were_started_by_hand(esper):
     esper.data_dir.mkdir()

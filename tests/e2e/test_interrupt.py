@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+COLD = True
+
 
 def _interrupt(esper, process) -> str:
     since = time.monotonic()

@@ -17,6 +17,8 @@ import pytest
 from esper.errors import InvalidInput, LogUnavailable
 from esper.weatherlight import client
 
+COLD = True
+
 
 def port_of(brokers: str) -> int:
     return int(brokers.rpartition(":")[2])

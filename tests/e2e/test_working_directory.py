@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+COLD = True
+
 ESPER = Path(sys.executable).with_name("esper")
 
 
