@@ -20,9 +20,7 @@ import pytest
 
 from esper.cli import WRONG_INPUT
 from esper.cli.app import dispatch
-from esper.cli.trainers import LIBRARIES
-from tests.e2e import warm
-from tests.forked import Command, Forks, fork_server
+from tests.forked import Forks, everybodys
 
 ROOT = Path(__file__).parents[2]
 READING = ("diff", "events", "replay", "runs", "sql", "state", "why")
@@ -31,10 +29,9 @@ READING_BLUEPRINTS = ("history", "list", "show")
 
 @dataclass(frozen=True)
 class Esper:
-    """The command, run with a data folder of its own; by `forks`, or as a person starts it where there are none."""
+    """The command, run with a data folder of its own."""
 
     data_dir: Path
-    forks: Forks | None = None
     started: list[subprocess.Popen[str]] = field(default_factory=list, compare=False, repr=False)
 
     def processes(self) -> list[psutil.Process]:
@@ -67,20 +64,13 @@ class Esper:
 
     def command(self, *arguments: str) -> list[str]:
         """The command line; the folder is named on it, so that its process is found by that."""
-        return [sys.executable, "-m", "esper.cli", *self._arguments(*arguments)]
-
-    def _arguments(self, *arguments: str) -> list[str]:
-        return [*arguments, "--data-dir", str(self.data_dir)]
+        return [sys.executable, "-m", "esper.cli", *arguments, "--data-dir", str(self.data_dir)]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start it and go on."""
-        if self.forks is not None:
-            log = self.data_dir.with_name("forked.log")
-            process: subprocess.Popen[str] = Command(self.forks, self._arguments(*arguments), ROOT, log)
-        else:
-            process = subprocess.Popen(
-                self.command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
+        process = subprocess.Popen(
+            self.command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.started.append(process)
         return process
 
@@ -97,7 +87,7 @@ class Esper:
 
     def _here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same without starting Python and importing everything once more: most of such a command's second."""
-        command = self._arguments(*arguments)
+        command = [*arguments, "--data-dir", str(self.data_dir)]
         with (
             contextlib.redirect_stdout(io.StringIO()) as stdout,
             contextlib.redirect_stderr(io.StringIO()) as stderr,
@@ -145,30 +135,22 @@ def _kill_what_is_left(made: Esper) -> None:
 
 
 @pytest.fixture(scope="session")
-def forks(_own_environment: None) -> Iterator[Forks]:
-    """Processes that have torch, and what else Esper imports, already when they begin."""
-    libraries = (*LIBRARIES, "esper.weatherlight.beginning", *warm.LIBRARIES, "warm", "feed_job")
-    with fork_server(Path(__file__).parent, *libraries) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def forks_of_commands(request: pytest.FixtureRequest) -> Forks | None:
-    """None where a file says `COLD = True`: its commands are started as a person starts them."""
-    return None if getattr(request.module, "COLD", False) else request.getfixturevalue("forks")
+def forks(_own_environment: None) -> Forks:
+    """Processes that have torch already when they begin."""
+    return everybodys()
 
 
 @pytest.fixture
-def esper(tmp_path: Path, forks_of_commands: Forks | None) -> Iterator[Esper]:
+def esper(tmp_path: Path) -> Iterator[Esper]:
     """The command; whatever a test leaves running is ended by process id, and fails the test."""
-    made = Esper(tmp_path / "data", forks_of_commands)
+    made = Esper(tmp_path / "data")
     yield made
     _kill_what_is_left(made)
 
 
 @pytest.fixture(scope="module")
-def shared_esper(tmp_path_factory: pytest.TempPathFactory, forks_of_commands: Forks | None) -> Iterator[Esper]:
+def shared_esper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Esper]:
     """The same with one data folder for all tests of a module."""
-    made = Esper(tmp_path_factory.mktemp("shared") / "data", forks_of_commands)
+    made = Esper(tmp_path_factory.mktemp("shared") / "data")
     yield made
     _kill_what_is_left(made)

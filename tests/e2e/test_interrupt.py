@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-COLD = True
+pytestmark = pytest.mark.cold
 
 
 def _interrupt(esper, process) -> str:

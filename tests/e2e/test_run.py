@@ -10,7 +10,7 @@ import pytest
 
 from streams.broker.launch import start_broker
 
-COLD = True
+pytestmark = pytest.mark.cold
 
 FIELDS = {
     "run_id",

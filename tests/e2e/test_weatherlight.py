@@ -17,7 +17,7 @@ import pytest
 from esper.errors import InvalidInput, LogUnavailable
 from esper.weatherlight import client
 
-COLD = True
+pytestmark = pytest.mark.cold
 
 
 def port_of(brokers: str) -> int:

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-COLD = True
+import pytest
+
+pytestmark = pytest.mark.cold
 
 ESPER = Path(sys.executable).with_name("esper")
 
