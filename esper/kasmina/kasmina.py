@@ -199,7 +199,7 @@ class Kasmina:
     def advance_step(self) -> list[Message]:
         """One optimiser step is done: ramps go on, fresh seeds begin to train, leaking ones are culled."""
         facts = self._progress.isolate()
-        for slot in self._slots.values():
+        for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.step(slot)
         return facts
 
@@ -212,7 +212,7 @@ class Kasmina:
         """
         probing = Probing(probe, self._grafts)
         facts: list[Message] = []
-        for slot in self._slots.values():
+        for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.end_epoch(slot, probing)
         self.probe_loss = probing.as_is()
         return facts
@@ -255,13 +255,18 @@ class Kasmina:
             for slot in self._slots.values()
         ]
 
-    def evidence(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> list[SiteEvidence]:
+    def evidence(
+        self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction, *, candidates: bool = False
+    ) -> list[SiteEvidence]:
         """What one probe batch says about each site, in site order; leaves no trace.
 
-        Places whose seed was absorbed are left out: the slot that opened there stands for them.
+        With `candidates` also what a fresh seed would learn first at each site that is free. Places whose seed was
+        absorbed are left out: the slot that opened there stands for them.
         """
-        sites = [slot.description for slot in self._slots.values() if not slot.absorbed]
-        return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn) if sites else []
+        slots = [slot for slot in self._slots.values() if not slot.absorbed]
+        sites = [slot.description for slot in slots]
+        free = [slot.seed_id for slot in slots if candidates and slot.stage == lifecycle.DORMANT]
+        return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn, free=free) if sites else []
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that an optimiser must hold now, by seed id: those of seeds that learn."""
