@@ -64,7 +64,9 @@ class Structure:
             if slot.widens and other.seed_id in slot.description.width.between:
                 return f"{other.seed_id} holds a seed between {_place(slot)}"
             if other.widens and slot.seed_id in other.description.width.between:
-                return f"{other.seed_id} is widening what {slot.seed_id} would work on; wait until it is absorbed or gone"
+                return (
+                    f"{other.seed_id} is widening what {slot.seed_id} would work on; wait until it is absorbed or gone"
+                )
         return _unsupported(settings) if slot.widens else ""
 
     # ------------------------------------------------------------------------------------------------------- absorption
@@ -233,8 +235,7 @@ def _copy(site: SiteDescription) -> SiteDescription:
 
 def _joined(parameter: nn.Parameter, axis: int, own: Tensor) -> Part:
     assert isinstance(own, nn.Parameter)
-    parameter.data = torch.cat([parameter.data, own.data], axis)
-    parameter.grad = None
+    _set(parameter, torch.cat([parameter.data, own.data], axis))
     return Part(parameter, axis, own.shape[axis], own)
 
 
@@ -247,12 +248,23 @@ def _resize(tensor: Tensor, axis: int, size: int) -> None:
     """Cut off what is beyond `size` along the axis, or put zeros there."""
     now = tensor.data
     if size < now.shape[axis]:
-        tensor.data = now.narrow(axis, 0, size).clone()
+        _set(tensor, now.narrow(axis, 0, size).clone())
     elif size > now.shape[axis]:
         shape = [*now.shape]
         shape[axis] = size - now.shape[axis]
-        tensor.data = torch.cat([now, now.new_zeros(shape)], axis)
+        _set(tensor, torch.cat([now, now.new_zeros(shape)], axis))
+
+
+def _set(tensor: Tensor, data: Tensor) -> None:
+    """Give a tensor data of another shape; it stays the object that others hold.
+
+    Torch lets go of the node that collects a parameter's gradient only where the type changes, hence the detour: a node
+    that a loss of the step before still holds would ask for a gradient of the old shape.
+    """
+    other = torch.float64 if data.dtype != torch.float64 else torch.float32
     tensor.grad = None
+    tensor.data = data.new_empty(0, dtype=other)
+    tensor.data = data
 
 
 def _count(*layers: Any) -> None:

@@ -221,7 +221,9 @@ class Kasmina:
 
     def swappable(self) -> dict[str, Seed]:
         """The seeds whose eager form a compiled one may replace now, and those that need theirs again, by seed id."""
-        found = {slot.seed_id: slot.seed for slot in self._slots.values() if slot.stage in SWAPPABLE and not slot.widens}
+        found = {
+            slot.seed_id: slot.seed for slot in self._slots.values() if slot.stage in SWAPPABLE and not slot.widens
+        }
         return {name: seed for name, seed in found.items() if seed and seed.compiled is None and not seed.trouble}
 
     def swap(self, seed_id: str, kernel: Compiled | None, inputs: Tensor) -> list[Message]:

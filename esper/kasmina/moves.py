@@ -182,7 +182,9 @@ class Moves:
         try:
             blend = blend_from(request.annotations, description.blend_mode)
             if slot.widens and blend.mode != BLEND_MODE_CONVEX:
-                raise BlendUnavailable(f"{slot.seed_id} makes a layer wider, which is mixed in by its outgoing weights alone")  # noqa: TRY301
+                raise BlendUnavailable(
+                    f"{slot.seed_id} makes a layer wider, which is mixed in by its outgoing weights alone"
+                )  # noqa: TRY301
             blend.check(description.shape_kind, tuple(description.shape))
             life, trouble = slot.life + 1, str(kernel) if isinstance(kernel, Unusable) else ""
             module, stream = self.rebuild(slot, request.blueprint_id, request.parameters, life, trouble)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX, BlendMode
 from esper.errors import InvalidInput
+from esper.kasmina.settings import Axis
 from esper.kasmina.width_places import Prober
 
 ShapeKind = Literal["vector", "image", "token"]
-Axis = Literal["depth", "width"]
 
 AXES: Final[dict[str, str]] = {
     "vector": "(batch, features)",

@@ -29,7 +29,10 @@ from esper.kasmina.width import LAYERS, NORMS, Weights, Widening
 _SAMPLES: Final = 8
 """A place is tried on so many samples of a batch."""
 _KINDS: Final[dict[tuple[type[nn.Module], int], str]] = {
-    (nn.Linear, 2): "vector", (nn.Linear, 3): "token", (nn.Conv1d, 3): "image", (nn.Conv2d, 4): "image",
+    (nn.Linear, 2): "vector",
+    (nn.Linear, 3): "token",
+    (nn.Conv1d, 3): "image",
+    (nn.Conv2d, 4): "image",
 }
 
 

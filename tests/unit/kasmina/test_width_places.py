@@ -23,7 +23,11 @@ def vector(*between: nn.Module) -> tuple[nn.Module, Tensor, str]:
 
 
 def image(*between: nn.Module, consumer: nn.Module | None = None) -> tuple[nn.Module, Tensor, str]:
-    return chain(nn.Conv2d(2, 6, 3, padding=1), *between, consumer or nn.Conv2d(6, 3, 3)), torch.randn(8, 2, 8, 8), "image"
+    return (
+        chain(nn.Conv2d(2, 6, 3, padding=1), *between, consumer or nn.Conv2d(6, 3, 3)),
+        torch.randn(8, 2, 8, 8),
+        "image",
+    )
 
 
 class Functional(nn.Module):
@@ -167,7 +171,12 @@ def tied() -> nn.Module:
 
 
 def plain(*between: nn.Module, first: nn.Module | None = None, last: nn.Module | None = None):
-    return chain(first or nn.Linear(5, 6), *between, last or nn.Linear(6, 3)), torch.randn(8, 5), "0", str(len(between) + 1)
+    return (
+        chain(first or nn.Linear(5, 6), *between, last or nn.Linear(6, 3)),
+        torch.randn(8, 5),
+        "0",
+        str(len(between) + 1),
+    )
 
 
 REFUSALS = {
@@ -186,7 +195,10 @@ REFUSALS = {
     "runs twice": (lambda: (Twice(), torch.randn(8, 6), "up", "down"), "down runs 2 times"),
     "tied": (lambda: (tied(), torch.randn(8, 6), "0", "2"), "0 shares its weights with 2"),
     "wrong order": (lambda: (plain()[0], torch.randn(8, 5), "1", "0"), "0 runs before 1"),
-    "first of two": (lambda: (Behind(last=False), torch.randn(8, 5), "up", "down"), "mixes the units, or does not keep"),
+    "first of two": (
+        lambda: (Behind(last=False), torch.randn(8, 5), "up", "down"),
+        "mixes the units, or does not keep",
+    ),
     "no such module": (lambda: (plain()[0], torch.randn(8, 5), "0", "7"), "there is no submodule '7'"),
     "no layer": (lambda: (plain(nn.Tanh())[0], torch.randn(8, 5), "1", "2"), "1 is a Tanh"),
     "weight norm": (
@@ -216,9 +228,9 @@ def test_a_place_that_cannot_become_wider_is_refused_with_what_stands_in_the_way
 
 
 def test_units_that_come_last_of_what_the_consumer_gets_are_a_place():
-    site = describe_sites(
-        Behind(last=True), [Site("up", "vector", consumer="down")], torch.randn(8, 5), lambda _: []
-    )[0]
+    site = describe_sites(Behind(last=True), [Site("up", "vector", consumer="down")], torch.randn(8, 5), lambda _: [])[
+        0
+    ]
 
     assert (site.width.units, list(site.width.outgoing)) == (6, [3, 1])
 
