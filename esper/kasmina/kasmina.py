@@ -35,6 +35,7 @@ from esper.kasmina import commands, gates, lifecycle
 from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.gates import Loss, MeasuredVerdicts, Verdicts
 from esper.kasmina.graft import Grafts
+from esper.kasmina.grown import build_in
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.kernels import SWAPPABLE, Compiled, Kernels, NoKernels, back_to_eager, swap
 from esper.kasmina.moves import Build, Moves
@@ -160,6 +161,10 @@ class Kasmina:
             slot.empty()
         return facts
 
+    def grown(self) -> nn.Module:
+        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for."""
+        return build_in(self._grafts.host, self._slots.values())
+
     # ------------------------------------------------------------------------------------------------ while training
 
     def side_pass(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> SidePassResult | None:
@@ -210,6 +215,12 @@ class Kasmina:
             facts += self._progress.end_epoch(slot, probing)
         self.probe_loss = probing.as_is()
         return facts
+
+    @property
+    def measured(self) -> str:
+        """What a probe that is made now measures: which seeds are mixed in, and which is left out or tried."""
+        mixed = (slot.seed_id for slot in self._slots.values() if slot.stage in lifecycle.MIXED)
+        return f"{' '.join(mixed)} {self._grafts.measured}"
 
     # ------------------------------------------------------------------------------------------------------- kernels
 

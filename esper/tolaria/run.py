@@ -22,12 +22,13 @@ from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import RandomStreams
+from esper.tolaria.data import RandomStreams, Samples
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates
+from esper.tolaria.measuring import chosen, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
@@ -76,6 +77,9 @@ class Run:
     snapshots: SnapshotCache
     params_host: int
     learners: Learners
+    probe: Samples
+    """What the run measures of the task's probe set: all, or a part that was chosen once."""
+    evidence_samples: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
     chains: dict[str, Chain] = field(default_factory=dict)
     probe_losses: list[float] = field(default_factory=list)
@@ -154,6 +158,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         verdicts=world,
     )
     random.begin_training()
+    measuring = plan(config, host, kasmina, task, trained=config.batch_size * steps_per_epoch)
     return Run(
         config=config,
         task=task,
@@ -182,6 +187,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             base_rate=config.learning_rate,
             total_steps=config.epochs * steps_per_epoch,
             warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
+            decay_share=config.rate_decay_share,
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
         ),
@@ -195,6 +201,8 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
+        probe=chosen(task.probe, measuring.probe, random.seeds["probe"]),
+        evidence_samples=measuring.evidence,
     )
 
 
