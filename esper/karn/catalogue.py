@@ -63,8 +63,9 @@ def options(
 ) -> list[BlueprintOption]:
     """What could grow at `site`, in order of ids, with trainable parameters and forward FLOPs at default settings.
 
-    Of `pool`, those that serve the site's shape, or those that widen where the host itself can become wider. Raises InvalidInput for a template that does not exist or that the
-    clearance does not cover: experimental ones and stressors are never offered by default.
+    Of `pool`, those that serve the site's shape, or those that widen where the host itself can become wider. Raises
+    InvalidInput for a template that does not exist or that the clearance does not cover: experimental ones and
+    stressors are never offered by default.
     """
     shape = width_shape(site) if site.HasField("width") else site_shape(site)
     wanted = [find(blueprint_id) for blueprint_id in sorted(set(pool))]
@@ -148,7 +149,8 @@ def measure(blueprint_id: str, site: SiteShape | WidthShape) -> Cost:
     """The cost of a template at its default settings, measured on a module that holds no memory.
 
     FLOPs are those of matrix products, convolutions and attention, as PyTorch counts them: a multiply-add is two, and
-    what works element by element is none. A wider layer costs what its units cost at the place. Raises InvalidInput for a template that does not exist or serve the shape.
+    what works element by element is none. A wider layer costs what its units cost at the place. Raises InvalidInput
+    for a template that does not exist or serve the shape.
     """
     blueprint = find(blueprint_id)
     settings = blueprint.resolve({})

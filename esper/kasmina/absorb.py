@@ -1,8 +1,8 @@
 """The host's structure: width seeds that are absorbed into it, the slots that open there, and going back before that.
 
-Absorbing concatenates a seed's weights behind the host's own, in the parameters that the host has: they stay the objects
-that an optimiser holds, and only become larger. What an optimiser kept of the seed's parameters joins them there
-(`GroupedOptimizer.absorb`); `Part` says what became of which parameter.
+Absorbing concatenates a seed's weights behind the host's own, in the parameters that the host has: they stay the
+objects that an optimiser holds, and only become larger. What an optimiser kept of the seed's parameters joins them
+there (`GroupedOptimizer.absorb`); `Part` says what became of which parameter.
 
 Everything here follows from the places as they were at the start and the list of what was absorbed, so a saved state
 needs to hold that list alone.

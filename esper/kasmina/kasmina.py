@@ -36,6 +36,7 @@ from esper.kasmina.absorb import Options, Part, Structure
 from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.gates import Loss, MeasuredVerdicts, Verdicts
 from esper.kasmina.graft import Grafts
+from esper.kasmina.grown import build_in
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.kernels import SWAPPABLE, Compiled, Kernels, NoKernels, back_to_eager, swap
 from esper.kasmina.moves import Build, Moves
@@ -91,7 +92,7 @@ class Kasmina:
         self._isolation = Isolation(settings, monotonic)
         self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
         self._structure = Structure(host, self._slots, options)
-        self._moves = Moves(self._grafts, self._slots, self._structure, build, kernels or NoKernels(), seed)
+        self._moves = Moves(self._grafts, self._slots, build, kernels or NoKernels(), seed, structure=self._structure)
         self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._verdicts)
 
     # ---------------------------------------------------------------------------------------------------- commands
@@ -166,6 +167,10 @@ class Kasmina:
             slot.empty()
         return facts
 
+    def grown(self) -> nn.Module:
+        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for."""
+        return build_in(self._grafts.host, self._slots.values())
+
     # ------------------------------------------------------------------------------------------------ while training
 
     def side_pass(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> SidePassResult | None:
@@ -216,6 +221,12 @@ class Kasmina:
             facts += self._progress.end_epoch(slot, probing)
         self.probe_loss = probing.as_is()
         return facts
+
+    @property
+    def measured(self) -> str:
+        """What a probe that is made now measures: which seeds are mixed in, and which is left out or tried."""
+        mixed = (slot.seed_id for slot in self._slots.values() if slot.stage in lifecycle.MIXED)
+        return f"{' '.join(mixed)} {self._grafts.measured}"
 
     # ------------------------------------------------------------------------------------------------------- kernels
 

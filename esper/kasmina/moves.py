@@ -39,10 +39,11 @@ class Moves:
         self,
         grafts: Grafts,
         slots: Mapping[str, Slot],
-        structure: Structure,
         build: Build,
         kernels: Kernels,
         seed: int,
+        *,
+        structure: Structure,
     ) -> None:
         self._grafts = grafts
         self._slots = slots
@@ -181,17 +182,13 @@ class Moves:
         description = slot.description
         try:
             blend = blend_from(request.annotations, description.blend_mode)
-            if slot.widens and blend.mode != BLEND_MODE_CONVEX:
-                raise BlendUnavailable(
-                    f"{slot.seed_id} makes a layer wider, which is mixed in by its outgoing weights alone"
-                )  # noqa: TRY301
             blend.check(description.shape_kind, tuple(description.shape))
             life, trouble = slot.life + 1, str(kernel) if isinstance(kernel, Unusable) else ""
             module, stream = self.rebuild(slot, request.blueprint_id, request.parameters, life, trouble)
             if isinstance(kernel, Verified) and (against := misfit(kernel, module, description)):
                 module, trouble = nn.Identity(), str(against)
             seed = Seed(request.blueprint_id, dict(request.parameters), module, blend, stream, trouble=trouble)
-            _check_residual(seed)
+            _check_blend(slot, seed)
         except BlendUnavailable as error:
             self._outbox.tell(slot.seed_id, "blend_dependency_missing", TELEMETRY_LEVEL_CRITICAL, error=error)
             raise CommandRefused("blend_unavailable", str(error), critical=True) from None
@@ -217,7 +214,9 @@ class Moves:
         self._grafts.sync(slot)
 
 
-def _check_residual(seed: Seed) -> None:
+def _check_blend(slot: Slot, seed: Seed) -> None:
+    if slot.widens and seed.blend.mode != BLEND_MODE_CONVEX:
+        raise BlendUnavailable(f"{slot.seed_id} widens a layer, which its outgoing weights alone mix in; use CONVEX")
     if seed.residual and seed.blend.mode == BLEND_MODE_RESIDUAL:
         raise BlendUnavailable(f"RESIDUAL would add h twice: {seed.blueprint_id} is residual itself; use CONVEX")
 

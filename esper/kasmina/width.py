@@ -10,14 +10,14 @@ A layer can be the consumer of one seed and the producer of another at once: the
 the one's new columns, is zero. A pass without the seed, and one at alpha 0, computes the narrow host. So absorbing the
 seed changes no bit: it is the same product over the same numbers.
 
-The layers keep their class and their parameters: only the instance's `forward` is another one while a seed lives, and it
-reads the module's own tensors each time, so `torch.func.functional_call` can lend it others. Outside of that the host is
-plain.
+The layers keep their class and their parameters: only the instance's `forward` is another one while a seed lives, and
+it reads the module's own tensors each time, so `torch.func.functional_call` can lend it others. Outside of that the
+host is plain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -34,7 +34,7 @@ Weights = Mapping[str, Tensor]
 Source = Callable[[], Weights | None]
 """The weights for the forward pass that runs now; None where it is to compute the narrow host."""
 Watch = Callable[[Tensor, Tensor, Tensor], None]
-"""Called with the consumer's input, its output and the new outgoing weights, after a forward pass of a wide consumer."""
+"""Called with the input and output of a wide consumer and the new outgoing weights, after its forward pass."""
 
 
 class Widening:
@@ -136,25 +136,24 @@ def _wide_norm(norm: Any, number: int, source: Source) -> Callable[[Tensor], Ten
         if isinstance(norm, nn.GroupNorm):
             groups = norm.num_groups * len(weight) // norm.num_channels
             return functional.group_norm(inputs, groups, weight, bias, norm.eps)
-        return _batch_norm(norm, inputs, weight, bias, weights, number)
+        statistics = [weights[name] for name in (f"norm_{number}_mean", f"norm_{number}_var") if name in weights]
+        return _batch_norm(norm, inputs, (weight, bias), statistics)
 
     return forward
 
 
-def _batch_norm(norm: Any, inputs: Tensor, weight: Tensor, bias: Tensor, weights: Weights, number: int) -> Tensor:
-    """As `nn.BatchNorm1d` and `nn.BatchNorm2d` do it, with the running statistics of all units."""
-    running = f"norm_{number}_mean" in weights
-    if not running:
-        return functional.batch_norm(inputs, None, None, weight, bias, True, 0.0, norm.eps)
+def _batch_norm(norm: Any, inputs: Tensor, affine: tuple[Tensor, Tensor], new: Sequence[Tensor]) -> Tensor:
+    """As `nn.BatchNorm1d` and `nn.BatchNorm2d` do it; `new` are running mean and variance of the new units, if any."""
+    if not new:
+        return functional.batch_norm(inputs, None, None, *affine, True, 0.0, norm.eps)
     own = (norm.running_mean, norm.running_var)
-    new = (weights[f"norm_{number}_mean"], weights[f"norm_{number}_var"])
     mean, variance = (torch.cat(pair) for pair in zip(own, new, strict=True))
     share = norm.momentum or 0.0
     if norm.training:
         norm.num_batches_tracked.add_(1)
         if norm.momentum is None:
             share = 1.0 / float(norm.num_batches_tracked)
-    outputs = functional.batch_norm(inputs, mean, variance, weight, bias, norm.training, share, norm.eps)
+    outputs = functional.batch_norm(inputs, mean, variance, *affine, norm.training, share, norm.eps)
     if norm.training:
         for wide, narrow, added in zip((mean, variance), own, new, strict=True):
             narrow.copy_(wide[: len(narrow)])

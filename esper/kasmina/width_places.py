@@ -1,12 +1,12 @@
 """Where a host can become wider: a producer whose units a consumer takes in, and a trial that shows that it works.
 
-What may lie between is whatever works unit by unit: activations, dropout, pooling, flattening, BatchNorm, and GroupNorm
-where the new units form groups of their own. Nothing between is traced or named in a list: the host is run once with
-more units whose outgoing weights are zero. If what the consumer gets first, and what the host gives, is what it was, the
-place works; if not, the first module that gives something else is what stands in the way.
+What may lie between is whatever works unit by unit: activations, dropout, pooling, flattening, BatchNorm, and
+GroupNorm where the new units form groups of their own. Nothing between is traced or named in a list: the host is run
+once with more units whose outgoing weights are zero. If what the consumer gets first, and what the host gives, is what
+it was, the place works; if not, the first module that gives something else is what stands in the way.
 
-Committed combinations, each with a test: Linear to Linear, Conv to Conv, Conv to flatten to Linear, and the GELU layer of
-a Transformer block, through tanh, relu and gelu (modules or functions), dropout, max, average and adaptive pooling,
+Committed combinations, each with a test: Linear to Linear, Conv to Conv, Conv to flatten to Linear, and the GELU layer
+of a Transformer block, through tanh, relu and gelu (modules or functions), dropout, max, average and adaptive pooling,
 BatchNorm1d, BatchNorm2d and GroupNorm.
 """
 
@@ -98,7 +98,7 @@ class Prober:
         return kind, shape if len(shape) != 2 or kind == "token" else (*shape, 1), place
 
     def position(self, producer: str, producers: Sequence[str]) -> int:
-        """Which of the producers runs first (0), second, …"""
+        """Where the producer comes among the producers, in the order in which they run; 0 is first."""
         return [run.name for run in self._plain.runs if run.name in producers].index(producer)
 
     # ------------------------------------------------------------------------------------------------ what is looked at
@@ -167,7 +167,7 @@ class Prober:
         """The host with more units whose outgoing weights are zero, and how many they are."""
         group = self._group(norms)
         units = len(self._weight(producer))
-        added = group * (units // group + 1)  # with the old ones no multiple of them, so that no reshape fits by chance
+        added = group * (units // group + 1)  # all of them no multiple of the old ones: no reshape fits by chance
         weights = self._trial_weights(self._weight(producer), norms, added)
         place = WidthPlace(consumer=consumer, norms=norms)
 

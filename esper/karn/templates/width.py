@@ -52,10 +52,10 @@ class WiderLayer(OwnStart, SeedModule):
 def wider_layer(place: WidthShape, settings: Settings) -> SeedModule:
     """BP051: y = C [act(P x); act(P' x)] with C' = 0, P' and C' the weights of the new units.
 
-    `factor` times as many units as the layer has now, in whole groups of a GroupNorm between, one at least. The incoming
-    weights begin as PyTorch's own layers do, the outgoing ones at zero: the network computes what it did until they
-    have learnt something. Shapes: x (..., incoming) or (B, channels, *places); y as the consumer gives it.
-    Source: Chen et al., "Net2Net", 2016, and Evci et al., "GradMax", 2022, for zero outgoing weights; copies of units and
-    picked incoming weights were measured to be no better (docs/log.md).
+    `factor` times as many units as the layer has now, in whole groups of a GroupNorm between, one at least. The
+    incoming weights begin as PyTorch's own layers do, the outgoing ones at zero: the network computes what it did until
+    they have learnt something. Shapes: x (..., incoming) or (B, channels, *places); y as the consumer gives it.
+    Source: Chen et al., "Net2Net", 2016, and Evci et al., "GradMax", 2022, for zero outgoing weights; copies of units
+    and picked incoming weights were measured to be no better (docs/log.md).
     """
     return WiderLayer(place, place.new_units(settings["factor"]))

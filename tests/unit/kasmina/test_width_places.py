@@ -64,7 +64,7 @@ def functional_host(function, *, signal: bool = False) -> tuple[nn.Module, Tenso
 
 
 COMBINATIONS = {
-    "linear": lambda: vector(),
+    "linear": vector,
     "linear tanh": lambda: vector(nn.Tanh()),
     "linear relu in place": lambda: vector(nn.ReLU(inplace=True)),
     "linear gelu": lambda: vector(nn.GELU()),
@@ -76,7 +76,7 @@ COMBINATIONS = {
     "functional gelu": lambda: functional_host(functional.gelu),
     "signal": lambda: functional_host(functional.relu, signal=True),
     "signal, pooled": lambda: functional_host(lambda h: functional.max_pool1d(h, 2), signal=True),
-    "conv": lambda: image(),
+    "conv": image,
     "conv tanh": lambda: image(nn.Tanh()),
     "conv relu": lambda: image(nn.ReLU()),
     "conv gelu": lambda: image(nn.GELU()),

@@ -1,4 +1,4 @@
-"""Width seeds: a life in the host's own layers, bit-equal absorption, neighbours, and going back to another structure."""
+"""Width seeds: a life in the host's own layers, bit-equal absorption, neighbours, going back to another structure."""
 
 from __future__ import annotations
 
