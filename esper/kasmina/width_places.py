@@ -167,7 +167,7 @@ class Prober:
         """The host with more units whose outgoing weights are zero, and how many they are."""
         group = self._group(norms)
         units = len(self._weight(producer))
-        added = group * (units // group + 1)  # all of them no multiple of the old ones: no reshape fits by chance
+        added = group * (units // group + 1)  # all of them no multiple of the old: no reshape fits by chance
         weights = self._trial_weights(self._weight(producer), norms, added)
         place = WidthPlace(consumer=consumer, norms=norms)
 
