@@ -161,13 +161,13 @@ class Prober:
         sizes = [norm.num_channels // norm.num_groups for norm in modules if isinstance(norm, nn.GroupNorm)]
         return math.lcm(*sizes) if sizes else 1
 
-    # --------------------------------------------------------------------------------------------------------- the trial
+    # -------------------------------------------------------------------------------------------------------- the trial
 
     def _try_wider(self, producer: str, consumer: str, norms: Sequence[str]) -> tuple[_Trace, int]:
         """The host with more units whose outgoing weights are zero, and how many they are."""
         group = self._group(norms)
         units = len(self._weight(producer))
-        added = group * (units // group + 1)  # all of them no multiple of the old: no reshape fits by chance
+        added = group * (units // group + 1)  # so that no reshape fits by chance
         weights = self._trial_weights(self._weight(producer), norms, added)
         place = WidthPlace(consumer=consumer, norms=norms)
 
