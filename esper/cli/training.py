@@ -61,6 +61,7 @@ class RunCommand:
         self._instructor = instructor
         self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
+        self._flops: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
         self._torch_import_s = 0.0
         self._room_at: float | None = None
@@ -219,6 +220,7 @@ class RunCommand:
         if grown.outcome.error or grown.outcome.result is None:
             return grown.outcome.error
         self._hook_ms = grown.outcome.result["hook_ms"]
+        self._flops = grown.outcome.result["flops"]
         self._steps = grown.outcome.steps
         self._torch_import_s = grown.outcome.torch_import_s
         for other in others:
@@ -253,6 +255,7 @@ class RunCommand:
             hook_ms=self._hook_ms,
             cost=self.cost(since),
             data_dir=str(self._request.data_dir),
+            flops=self._flops,
         )
 
     def cost(self, since: float) -> Cost:

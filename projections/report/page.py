@@ -125,7 +125,7 @@ def _costs(told: Report) -> list[dict[str, str]]:
         ("parameters at the end", told.run["params_final"], control.get("params_final")),
         ("FLOPs altogether", told.run["flops"], control.get("flops")),
         ("of them the seeds' own passes", *_spent(told, "side_pass_flops")),
-        ("of them probes", *_spent(told, "probe_flops")),
+        ("of them probes and evidence", *_spent(told, "probe_flops")),
         ("seconds on the clock", told.run["wall_s"], control.get("wall_s")),
     ]
     return [{"name": name, "grown": figure(grown), "control": figure(other)} for name, grown, other in table]
@@ -151,7 +151,7 @@ def _determined(told: Report) -> list[tuple[str, str]]:
     start = told.start
     versions = ", ".join(f"{name} {version}" for name, version in sorted(start["library_versions"].items()))
     seeds = ", ".join(f"{name} {seed}" for name, seed in sorted(start["seeds"].items()))
-    sets = f"{start['train_samples']} training, {start['probe_samples']} probe, {start['test_samples']} test"
+    sets = f"{start['train_samples']} training, {start['probe_samples']} probed, {start['test_samples']} test"
     found = [
         ("task", start["task_source"]),
         ("Esper", start["esper_version"]),
