@@ -41,6 +41,8 @@ def requests(
 
 def refusal(blueprint: Blueprint, *, approved: bool) -> str:
     """Why a template may not be compiled, in one line; empty where it may (R-TEZ-3)."""
+    if blueprint.widens:
+        return f"{blueprint.blueprint_id} {blueprint.name} widens a layer of the host: there is nothing to compile"
     if blueprint.quarantine_only:
         return f"{blueprint.blueprint_id} {blueprint.name} is for quarantine drills only and is never compiled"
     if blueprint.approval_required and not approved:

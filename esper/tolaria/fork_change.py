@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
-from contracts.leyline.v1.event_pb2 import RunStarted
+from contracts.leyline.v1.event_pb2 import RunStarted, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import (
     SEED_OPERATION_CULL,
     SEED_OPERATION_FOSSILIZE,
@@ -78,7 +78,8 @@ def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPl
     elif packet is not None and change.policy:
         upto, where = packet.sequence - 1, "packet"
     if change.operation:
-        _check(change, replay(recorded.facts[:upto]).seeds, recorded.root)
+        shared = recorded.facts[:upto]
+        _check(change, replay(shared).seeds, _place_of(change.seed_id, shared))
     return upto, cast("ForkPlace", where)
 
 
@@ -89,9 +90,17 @@ def _packet_at(recorded: Recorded, step: int) -> Event | None:
     return next((fact for fact in at_step if fact.HasField("epoch_completed")), None)
 
 
-def _check(change: Change, seeds: Mapping[str, SeedState], started: RunStarted) -> None:
+def _place_of(seed_id: str, facts: Sequence[Event]) -> SiteDescription | None:
+    """The place of a seed as the run began with it; a slot that opened later is where the absorbed seed's was."""
+    opened = {fact.seed_absorbed.opened: fact.seed_absorbed.seed_id for fact in facts if fact.HasField("seed_absorbed")}
+    while seed_id in opened:
+        seed_id = opened[seed_id]
+    return next((site for site in facts[0].run_started.sites if site.seed_id == seed_id), None)
+
+
+def _check(change: Change, seeds: Mapping[str, SeedState], site: SiteDescription | None) -> None:
     """Raise InvalidInput for a seed or blueprint that there is not, and a move that the seed's stage does not allow."""
-    if change.seed_id not in seeds:
+    if change.seed_id not in seeds or site is None:
         raise InvalidInput(f"{change.text!r}: there is no seed {change.seed_id!r}; there are {', '.join(seeds)}")
     stage, target = seeds[change.seed_id].stage, _TARGETS[change.operation]
     if not lifecycle.is_legal(stage, target):
@@ -99,7 +108,6 @@ def _check(change: Change, seeds: Mapping[str, SeedState], started: RunStarted) 
             f"{change.text!r}: {change.seed_id} is {lifecycle.name(stage)} there and cannot become "
             f"{lifecycle.name(target)}"
         )
-    site = next(site for site in started.sites if site.seed_id == change.seed_id)
     known = [option.blueprint_id for option in site.options]
     if target == lifecycle.GERMINATED and change.blueprint_id not in known:
         raise InvalidInput(f"{change.text!r}: {change.blueprint_id} cannot grow there; {', '.join(known)} can")

@@ -1,6 +1,7 @@
 """The networks of the built-in tasks: an MLP, two small residual networks, a decoder-only Transformer.
 
-GroupNorm instead of BatchNorm: no running statistics, so a forward pass leaves the host as it was.
+GroupNorm instead of BatchNorm: no running statistics, so a forward pass leaves the host as it was. The `*_sites`
+functions name where each of them can grow: modules behind its parts, and units in its layers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from esper.kasmina.sites import ShapeKind, Site
 
 
 class MLP(nn.Module):
@@ -35,6 +38,14 @@ class MLP(nn.Module):
             hidden = layer(hidden)
         logits: Tensor = self.head(hidden)
         return logits
+
+
+def mlp_sites(layers: int, kind: ShapeKind = "vector") -> tuple[Site, ...]:
+    """Behind each hidden layer, and in each; of any host whose `layers.<i>.0` are followed by a `head`."""
+    names = [f"layers.{layer}" for layer in range(layers)]
+    consumers = [*(f"{name}.0" for name in names[1:]), "head"]
+    wide = [Site(f"{name}.0", kind, consumer=consumer) for name, consumer in zip(names, consumers, strict=True)]
+    return (*(Site(name, kind) for name in names), *wide)
 
 
 def mlp_widths(params: int, *, inputs: int, classes: int, depth: int) -> list[int]:
@@ -100,6 +111,13 @@ class ResNetLite(nn.Module):
         return logits
 
 
+def resnet_sites() -> tuple[Site, ...]:
+    """Behind each block, and between its two convolutions; what a block gives is added up, so it keeps its width."""
+    blocks = [f"blocks.{block}" for block in range(3)]
+    wide = [Site(f"{block}.conv1", "image", consumer=f"{block}.conv2") for block in blocks]
+    return (*(Site(block, "image") for block in blocks), *wide)
+
+
 class BlocklessResNet(nn.Module):
     """Images (B, C, H, W), float in 0..1, to logits (B, classes): a residual network whose blocks are yet to grow.
 
@@ -118,6 +136,11 @@ class BlocklessResNet(nn.Module):
         hidden = self.blocks(functional.relu(self.norm(self.stem(images))))
         logits: Tensor = self.head(functional.adaptive_avg_pool2d(hidden, 2).flatten(1))
         return logits
+
+
+def blockless_sites() -> tuple[Site, ...]:
+    """The three empty places, and the channels of the stem, which pass through them to the head."""
+    return (*(Site(f"blocks.{block}", "image") for block in range(3)), Site("stem", "image", consumer="head"))
 
 
 def blockless_channels(params: int, *, image_channels: int, classes: int) -> int:
@@ -181,6 +204,13 @@ class TransformerLite(nn.Module):
         """Logits (B, T, vocabulary) of symbol ids (B, T)."""
         logits: Tensor = self.head(self.norm(self.blocks(self.embedding(ids))))
         return logits
+
+
+def transformer_sites(blocks: int) -> tuple[Site, ...]:
+    """Behind the embedding and each block, and the GELU layer of each block."""
+    names = [f"blocks.{block}" for block in range(blocks)]
+    wide = [Site(f"{name}.up", "token", consumer=f"{name}.down") for name in names]
+    return (Site("embedding", "token"), *(Site(name, "token") for name in names), *wide)
 
 
 class Embedding(nn.Module):

@@ -66,7 +66,8 @@ def task_sites(name: str) -> list[SiteShape]:
     from esper.tolaria.tasks import load_task  # noqa: PLC0415
 
     task = load_task(name)
-    described = describe_sites(task.make_host(), task.sites, task.train.inputs[:2], lambda _site: [])
+    sites = [site for site in task.sites if site.axis == "depth"]  # nothing is compiled for a layer that widens
+    described = describe_sites(task.make_host(), sites, task.train.inputs[:2], lambda _site: [])
     return list(dict.fromkeys(site_shape(site) for site in described))
 
 

@@ -195,7 +195,9 @@ class CompileRequest:
     def blueprints(self) -> list[Blueprint]:
         """Those that are meant; raises InvalidInput for one that does not exist or is never compiled."""
         named = list(dict.fromkeys(find_by_name(word).blueprint_id for word in self.words))
-        of_tier = [name for name, each in CATALOGUE.items() if each.tier.replace("_", "-") == self.tier]
+        of_tier = [
+            name for name, each in CATALOGUE.items() if each.tier.replace("_", "-") == self.tier and not each.widens
+        ]
         found = [CATALOGUE[name] for name in named or of_tier]
         for each in found:
             if never := refusal(each, approved=True):

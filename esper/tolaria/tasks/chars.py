@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from esper.errors import InvalidInput
-from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples
-from esper.tolaria.hosts import TransformerLite, transformer_hidden
+from esper.tolaria.hosts import TransformerLite, transformer_hidden, transformer_sites
 from esper.tolaria.tasks.task import Task
 
 CONTEXT: Final = 64
@@ -41,7 +40,7 @@ def chars(width: int, blocks: int) -> Task:
     return Task(
         name="chars",
         make_host=lambda: TransformerLite(VOCABULARY, CONTEXT, width, blocks, heads=HEADS, hidden=2 * width),
-        sites=(Site("embedding", "token"), *(Site(f"blocks.{block}", "token") for block in range(blocks))),
+        sites=transformer_sites(blocks),
         train=train,
         probe=probe,
         test=test,

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from esper.errors import InvalidInput
-from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts import ResNetLite, resnet_widths
+from esper.tolaria.hosts import ResNetLite, resnet_sites, resnet_widths
 from esper.tolaria.tasks.task import Task
 
 RECORD_BYTES: Final = 1 + 3 * 32 * 32
@@ -48,7 +47,7 @@ def cifar10(folder: Path, width: int) -> Task:
     return Task(
         name="cifar10",
         make_host=lambda: ResNetLite(3, width, CLASSES),
-        sites=tuple(Site(f"blocks.{block}", "image") for block in range(3)),
+        sites=resnet_sites(),
         train=train,
         probe=probe,
         test=_read([folder / TEST_FILE]),

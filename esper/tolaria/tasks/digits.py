@@ -18,7 +18,14 @@ from torch import nn
 from esper.errors import InvalidInput
 from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts import BlocklessResNet, ResNetLite, blockless_channels, resnet_widths
+from esper.tolaria.hosts import (
+    BlocklessResNet,
+    ResNetLite,
+    blockless_channels,
+    blockless_sites,
+    resnet_sites,
+    resnet_widths,
+)
 from esper.tolaria.tasks.task import Task
 
 CLASSES: Final = 10
@@ -39,7 +46,7 @@ def digits() -> Task:
     def sized_host(params: int) -> BlocklessResNet:
         return BlocklessResNet(1, blockless_channels(params, image_channels=1, classes=CLASSES), CLASSES)
 
-    return _task(lambda: BlocklessResNet(1, CHANNELS, CLASSES), sized_host, learning_rate=2e-2)
+    return _task(lambda: BlocklessResNet(1, CHANNELS, CLASSES), sized_host, blockless_sites(), learning_rate=2e-2)
 
 
 def digits_wide() -> Task:
@@ -49,15 +56,21 @@ def digits_wide() -> Task:
         narrow, wide = resnet_widths(params, image_channels=1, classes=CLASSES)
         return ResNetLite(1, narrow, CLASSES, wide)
 
-    return _task(lambda: ResNetLite(1, 8, CLASSES), sized_host, learning_rate=1e-2)
+    return _task(lambda: ResNetLite(1, 8, CLASSES), sized_host, resnet_sites(), learning_rate=1e-2)
 
 
-def _task(make_host: Callable[[], nn.Module], sized_host: Callable[[int], nn.Module], learning_rate: float) -> Task:
+def _task(
+    make_host: Callable[[], nn.Module],
+    sized_host: Callable[[int], nn.Module],
+    sites: tuple[Site, ...],
+    *,
+    learning_rate: float,
+) -> Task:
     test, probe, train = split(load_images(), SPLIT, SPLIT_SEED)
     return Task(
         name="digits",
         make_host=make_host,
-        sites=tuple(Site(f"blocks.{block}", "image") for block in range(3)),
+        sites=sites,
         train=train,
         probe=probe,
         test=test,

@@ -7,9 +7,8 @@ from typing import Final
 
 import torch
 
-from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts import MLP, mlp_widths
+from esper.tolaria.hosts import MLP, mlp_sites, mlp_widths
 from esper.tolaria.tasks.task import Task
 
 LAYERS: Final = 3
@@ -26,7 +25,7 @@ def spirals(width: int) -> Task:
     return Task(
         name="spirals",
         make_host=lambda: MLP(2, [width] * LAYERS, 2),
-        sites=tuple(Site(f"layers.{layer}", "vector") for layer in range(LAYERS)),
+        sites=mlp_sites(LAYERS),
         train=train,
         probe=probe,
         test=test,

@@ -43,6 +43,10 @@ class Lived:
         return lambda run_id: seed_command(run_id, leyline.SEED_OPERATION_GERMINATE, seed_id, blueprint_id)
 
     @staticmethod
+    def fossilize(seed_id: str) -> Command:
+        return lambda run_id: seed_command(run_id, leyline.SEED_OPERATION_FOSSILIZE, seed_id)
+
+    @staticmethod
     def cull(seed_id: str) -> Command:
         return lambda run_id: seed_command(run_id, leyline.SEED_OPERATION_CULL, seed_id)
 

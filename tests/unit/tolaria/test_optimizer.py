@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from esper.kasmina.absorb import Part
 from esper.testing import FakeClock
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.state import flatten, unflatten
@@ -144,3 +145,67 @@ def test_settings_of_one_group_change_alone() -> None:
     other = make(host)
     other.load_state(unflatten(flatten(optimizer.state())), {"s1": seed})
     assert [group["weight_decay"] for group in other.groups] == [0.1, 0.5]
+
+
+def absorbed(
+    kind: str, host_steps: int, seed_steps: int
+) -> tuple[GroupedOptimizer, nn.Parameter, dict[str, torch.Tensor]]:
+    """A host's parameter that a seed's joined after so many steps of each, and the seed's state until then."""
+    torch.manual_seed(3)
+    host, seed = nn.Linear(3, 3, bias=False), nn.Linear(3, 2, bias=False)
+    optimizer = make(host, kind)
+    for step in range(host_steps):
+        if step == host_steps - seed_steps:
+            optimizer.sync({"s1": held(seed)}, {"s1": seed})
+        optimizer.zero_grad()
+        outputs = torch.linspace(-1, 1, 12).view(4, 3).tanh() * (step + 1)
+        for each in (host, *([seed] if step >= host_steps - seed_steps else [])):
+            each(outputs).square().mean().backward()
+        optimizer.step()
+    own = {name: value.clone() for name, value in optimizer.torch.state.get(seed.weight, {}).items()}
+    host.weight.data = torch.cat([host.weight.data, seed.weight.data])
+    (change,) = optimizer.absorb([Part(host.weight, 0, 2, seed.weight)])
+    assert (change.change, change.group, change.parameters) == ("absorbed", "host", 6)
+    optimizer.sync({}, {})
+    return optimizer, host.weight, own
+
+
+def corrected(state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Both moments as Adam corrects them for their bias."""
+    step = float(state["step"])
+    return [state["exp_avg"] / (1 - 0.9**step), state["exp_avg_sq"] / (1 - 0.999**step)]
+
+
+def test_absorbed_moments_are_under_the_hosts_count_what_they_were_under_their_own() -> None:
+    optimizer, weight, own = absorbed("adamw", host_steps=40, seed_steps=3)
+    state = optimizer.torch.state[weight]
+
+    assert (float(state["step"]), float(own["step"])) == (40.0, 3.0)
+    for now, before in zip(corrected(state), corrected(own), strict=True):
+        torch.testing.assert_close(now[3:], before, rtol=1e-5, atol=1e-12)
+    assert not torch.allclose(state["exp_avg_sq"][3:], own["exp_avg_sq"], rtol=0.5, atol=0.0)
+    assert optimizer.names == ["host"]
+    assert list(optimizer.torch.state) == [weight]
+
+
+def test_absorbed_weights_without_moments_take_no_larger_a_first_step_than_the_rate() -> None:
+    optimizer, weight, own = absorbed("adamw", host_steps=40, seed_steps=0)
+    before = weight.detach().clone()
+    weight.grad = 40.0 * torch.ones_like(weight)
+    optimizer.groups[0]["weight_decay"] = 0.0
+    optimizer.step()
+
+    assert own == {}
+    assert 0 < float((weight.detach() - before)[3:].abs().max()) <= 0.05
+
+
+def test_a_momentum_is_joined_as_it_is() -> None:
+    optimizer, weight, own = absorbed("sgd", host_steps=10, seed_steps=4)
+
+    assert torch.equal(optimizer.torch.state[weight]["momentum_buffer"][3:], own["momentum_buffer"])
+
+
+def test_a_host_that_took_no_step_absorbs_without_a_state() -> None:
+    optimizer, _, _ = absorbed("adamw", host_steps=0, seed_steps=0)
+
+    assert not optimizer.torch.state
