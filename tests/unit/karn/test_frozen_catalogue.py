@@ -67,6 +67,9 @@ FROZEN = {
     "BP048": "522ae2890b55",
     "BP049": "e2f61c382af1",
     "BP050": "9c509b553d27",
+    "BP060": "deb82a583386",
+    "BP061": "242ec76e7a4d",
+    "BP062": "a8230c5777c5",
 }
 EVENTS = "sha256:13bd92d981d96efc9050fbbd9689e5a27eb211c8b25a472db5ea5f65d1602f70"
 
@@ -90,6 +93,7 @@ def test_a_module_has_the_tensors_that_it_always_had(blueprint_id: str) -> None:
 
 
 def test_the_events_of_the_catalogue_are_what_they_always_were() -> None:
-    told = b"".join(event.SerializeToString(deterministic=True) for event in registration(5))
+    """Of the first fifty blueprints, two events each; those of later ones come behind them."""
+    told = b"".join(event.SerializeToString(deterministic=True) for event in registration(5)[:100])
 
     assert f"sha256:{hashlib.sha256(told).hexdigest()}" == EVENTS
