@@ -67,7 +67,7 @@ def follow(store: Store, history: History, progress: Callable[[int, int], None])
     }
     total, done, taken = _count(history, bodies, store.next_offsets), 0, Taken()
     progress(0, total)
-    for batch in _records(history, bodies, store.next_offsets):
+    for batch in _records(history, bodies, store.next_offsets, signed=store.verifies):
         part = store.take(batch)
         taken.folded += part.folded
         taken.repeated += part.repeated
@@ -193,14 +193,18 @@ def _count(history: History, bodies: list[str], offsets: Mapping[Place, int]) ->
     return int(count)
 
 
-def _records(history: History, bodies: list[str], offsets: Mapping[Place, int]) -> Iterator[list[Any]]:
-    """The records of these bodies, partition by partition in the order of their offsets."""
+def _records(history: History, bodies: list[str], offsets: Mapping[Place, int], *, signed: bool) -> Iterator[list[Any]]:
+    """The records of these bodies, partition by partition in the order of offsets; `signed` with their headers."""
     if not bodies:
         return
-    columns = "log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw"
+    columns = f"log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw{', log_headers' * signed}"
     cursor = history.cursor(f"{_from(bodies, offsets, columns)} ORDER BY log_topic, log_partition, log_offset")
     while rows := cursor.fetchmany(BATCH):
         yield [
-            StoredRecord(topic, partition, offset, timestamp_ms, key, value, ())
-            for topic, partition, offset, timestamp_ms, key, value in rows
+            StoredRecord(topic, partition, offset, timestamp_ms, key, value, _pairs(headers))
+            for topic, partition, offset, timestamp_ms, key, value, *headers in rows
         ]
+
+
+def _pairs(headers: list[Any]) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple((each["key"], each["value"]) for each in (headers[0] if headers else ()))

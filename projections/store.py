@@ -6,6 +6,7 @@ that the log does not: delete it and the same tables come back (ruling 24).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -90,6 +91,11 @@ class Store:
         del (
             self._connection
         )  # without this DuckDB complains at the interpreter's end where someone still holds the store
+
+    @property
+    def verifies(self) -> bool:
+        """Whether records are to come with the headers that sign them."""
+        return self._ring is not None
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A view of what is committed, for a thread of its own."""
@@ -198,7 +204,8 @@ class Store:
                     self._execute("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", [topic, partition, offset])
             self._execute("COMMIT")
         except BaseException:
-            self._execute("ROLLBACK")
+            with contextlib.suppress(duckdb.TransactionException):  # a commit that failed has ended it already
+                self._execute("ROLLBACK")
             raise
 
     def _insert(self, table: str, rows: list[Row]) -> None:

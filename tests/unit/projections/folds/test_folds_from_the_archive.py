@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.registry import PROJECTIONS, file_of, follow, follow_what_the_log_lost, rebuild, seen
@@ -40,18 +42,30 @@ def test_what_the_archive_gets_later_is_followed(records, expected, tmp_path):
         assert content(store) == expected["experience"]
 
 
-def test_what_the_log_lost_comes_from_the_archive(projection, records, expected, tmp_path):
-    """A projection that was put back from an older copy, or deleted, began where the log begins, and said nothing."""
+@pytest.mark.parametrize("ring", [None, KeyRing((bytes(range(32)),))], ids=["trusting the archive", "verifying"])
+def test_what_the_log_lost_comes_from_the_archive(projection, records, expected, tmp_path, ring):
+    """A projection that was put back from an older copy, or deleted, began where the log begins, and said nothing.
+
+    One that verifies, as the worker's do, took the archive's records without their headers and refused every one.
+    """
+    if ring is not None:
+        records = [replace(record, headers=signed(ring, record.value)) for record in records]
     with Archive(tmp_path / "archive") as archive:
         archive.append(records)
         begins = {place: end - 1 for place, end in archive.manifest.next_offsets.items()}
-    with Store(projection, None, None) as store:
+    with Store(projection, None, ring) as store:
         store.take(records[: len(records) // 3])
         follow_what_the_log_lost(store, tmp_path / "archive", begins)
         store.take([record for record in records if record.offset >= begins[record.topic, record.partition]])
 
         assert content(store) == expected[projection.name]
         assert follow_what_the_log_lost(store, tmp_path / "nowhere", begins).folded == 0
+
+
+def signed(ring, value):
+    """The headers that sign a record."""
+    made = ring.sign(value)
+    return ((HEADER_KEY_ID, made.key_id.encode()), (HEADER_SIGNATURE, made.signature))
 
 
 def test_an_interrupted_rebuild_leaves_the_old_file(records, tmp_path, expected):
