@@ -50,16 +50,19 @@ class Seen:
     next_offsets: Mapping[Place, int] = field(default_factory=dict)
 
 
-def follow(store: Store, history: History, progress: Callable[[int, int], None]) -> Taken:
+def follow(store: Store, history: History, progress: Callable[[int, int], None], *, whole: bool = True) -> Taken:
     """Fold what the archive has beyond the store; `progress` gets how many records of how many are done.
 
-    Raises CorruptState where a file that the projection needs is damaged: its rows would be missing for ever.
+    Raises CorruptState where a file that the projection needs is damaged: its rows would be missing for ever. Unless it
+    has to be `whole`: then the store has the rest, and is made anew when it is opened again.
     """
     projection = store.projection
     bodies = [body for body in projection.bodies if history.manifest.of(body)]
     for damage in history.damage:
         if damage.table in bodies:
-            raise CorruptState(f"projection {projection.name} cannot be made from a damaged archive: {damage}")
+            if whole:
+                raise CorruptState(f"projection {projection.name} cannot be made from a damaged archive: {damage}")
+            store.distrust(str(damage))
     ends = {
         place: offset
         for place, offset in history.manifest.next_offsets.items()
@@ -82,12 +85,12 @@ def follow_what_the_log_lost(store: Store, archive: Path, begins: Mapping[Place,
     """Fold from the archive where the log, which begins at `begins`, has no more what comes next in the store.
 
     So a projection that was deleted or put back from an older copy misses nothing that only the archive has. Raises
-    CorruptState as `follow` does.
+    CorruptState where there is no reading of the archive at all.
     """
     sources = {topic.name for topic in store.projection.sources}
     if any(begin > store.next_offsets.get(place, 0) for place, begin in begins.items() if place[0] in sources):
         with History(archive) as history:
-            return follow(store, history, lambda _done, _of: None)
+            return follow(store, history, lambda _done, _of: None, whole=False)
     return Taken()
 
 

@@ -167,7 +167,8 @@ class ProjectionFeed:
         waited_s = 0.0
         while not _holds(self._archive, lacking):
             if waited_s >= ARCHIVE_S:
-                logger.warning("the archive lacks what the log has lost: projections may lack it too")
+                for store in self._stores:
+                    store.distrust("the archive lacks what the log has lost")
                 break
             await asyncio.sleep(LOOK_S)
             waited_s += LOOK_S
