@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import torch
 from google.protobuf.message import Message
 from torch import Tensor, nn
 
@@ -168,7 +169,15 @@ class Kasmina:
         return facts
 
     def grown(self) -> nn.Module:
-        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for."""
+        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for.
+
+        New units that are mixed in become the host's own, their outgoing weights times alpha.
+        """
+        for slot in list(self._slots.values()):
+            if slot.widens and slot.seed is not None and slot.stage in lifecycle.MIXED:
+                with torch.no_grad():
+                    slot.seed.module.get_parameter("consumer_weight").mul_(slot.alpha)
+                self._structure.absorb(slot)
         return build_in(self._grafts.host, self._slots.values())
 
     # ------------------------------------------------------------------------------------------------ while training
@@ -273,12 +282,13 @@ class Kasmina:
     ) -> list[SiteEvidence]:
         """What one probe batch says about each site, in site order; leaves no trace.
 
-        With `candidates` also what a fresh seed would learn first at each site that is free. Places whose seed was
+        With `candidates` also what a fresh seed would learn first behind each site that is free. Places whose seed was
         absorbed are left out: the slot that opened there stands for them.
         """
         slots = [slot for slot in self._slots.values() if not slot.absorbed]
         sites = [slot.description for slot in slots]
-        free = [slot.seed_id for slot in slots if candidates and slot.stage == lifecycle.DORMANT]
+        places = [slot for slot in slots if candidates and not slot.widens]
+        free = [slot.seed_id for slot in places if slot.stage == lifecycle.DORMANT]
         return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn, free=free) if sites else []
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:

@@ -48,6 +48,7 @@ def network_of(
     build = partial(catalogue.build, clearance=clearance_of(config))
     kasmina = Kasmina(host, sites, config.seeds, build, steps_per_epoch=1, seed=0, monotonic=lambda: 0.0)
     try:
+        kasmina.become(tree["kasmina"])
         host.load_state_dict(tree["host"])
         kasmina.load_state_dict(tree["kasmina"])
     except RuntimeError as error:
@@ -56,9 +57,10 @@ def network_of(
     told = None if figures is None else _evaluated(host, figures)
     network = kasmina.grown()
     if figures is not None and told is not None and not _same(told, _evaluated(network, figures)):
+        behind = [site.site for site in sites if not site.HasField("width")]
         raise InvalidInput(
             f"{type(host).__name__} does not compute the same with its seeds as submodules: it must call its sites "
-            f"({', '.join(site.site for site in sites)}) as attributes of the modules that they belong to"
+            f"({', '.join(site.site for site in sites if not site.HasField('width'))}) as attributes of the modules that they belong to"
         )
     return network.eval()
 

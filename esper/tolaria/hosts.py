@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.kasmina.sites import ShapeKind, Site
+from esper.kasmina.sites import Site
 
 
 class MLP(nn.Module):
@@ -38,14 +38,6 @@ class MLP(nn.Module):
             hidden = layer(hidden)
         logits: Tensor = self.head(hidden)
         return logits
-
-
-def mlp_sites(layers: int, kind: ShapeKind = "vector") -> tuple[Site, ...]:
-    """Behind each hidden layer, and in each; of any host whose `layers.<i>.0` are followed by a `head`."""
-    names = [f"layers.{layer}" for layer in range(layers)]
-    consumers = [*(f"{name}.0" for name in names[1:]), "head"]
-    wide = [Site(f"{name}.0", kind, consumer=consumer) for name, consumer in zip(names, consumers, strict=True)]
-    return (*(Site(name, kind) for name in names), *wide)
 
 
 def mlp_widths(params: int, *, inputs: int, classes: int, depth: int) -> list[int]:
@@ -204,13 +196,6 @@ class TransformerLite(nn.Module):
         """Logits (B, T, vocabulary) of symbol ids (B, T)."""
         logits: Tensor = self.head(self.norm(self.blocks(self.embedding(ids))))
         return logits
-
-
-def transformer_sites(blocks: int) -> tuple[Site, ...]:
-    """Behind the embedding and each block, and the GELU layer of each block."""
-    names = [f"blocks.{block}" for block in range(blocks)]
-    wide = [Site(f"{name}.up", "token", consumer=f"{name}.down") for name in names]
-    return (Site("embedding", "token"), *(Site(name, "token") for name in names), *wide)
 
 
 class Embedding(nn.Module):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from esper.errors import InvalidInput
 from esper.tolaria.data import Samples
-from esper.tolaria.hosts import TransformerLite, transformer_hidden, transformer_sites
-from esper.tolaria.tasks.task import Task
+from esper.tolaria.hosts import TransformerLite, transformer_hidden
+from esper.tolaria.tasks.task import Task, transformer_sites
 
 CONTEXT: Final = 64
 VOCABULARY: Final = 97

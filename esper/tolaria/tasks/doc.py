@@ -12,9 +12,9 @@ import torch
 
 from esper.errors import InvalidInput
 from esper.tolaria.data import Samples
-from esper.tolaria.hosts import TransformerLite, transformer_hidden, transformer_sites
+from esper.tolaria.hosts import TransformerLite, transformer_hidden
 from esper.tolaria.tasks.chars import VOCABULARY, encode
-from esper.tolaria.tasks.task import Task
+from esper.tolaria.tasks.task import Task, transformer_sites
 
 CONTEXT: Final = 48
 HEADS: Final = 3

@@ -8,8 +8,8 @@ from typing import Final
 import torch
 
 from esper.tolaria.data import Samples, split
-from esper.tolaria.hosts import MLP, mlp_sites, mlp_widths
-from esper.tolaria.tasks.task import Task
+from esper.tolaria.hosts import MLP, mlp_widths
+from esper.tolaria.tasks.task import Task, perceptron_sites
 
 LAYERS: Final = 3
 SPLIT: Final = (600, 400, 2000)
@@ -25,7 +25,7 @@ def spirals(width: int) -> Task:
     return Task(
         name="spirals",
         make_host=lambda: MLP(2, [width] * LAYERS, 2),
-        sites=mlp_sites(LAYERS),
+        sites=perceptron_sites(LAYERS),
         train=train,
         probe=probe,
         test=test,

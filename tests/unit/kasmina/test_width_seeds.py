@@ -398,3 +398,20 @@ def test_what_grows_at_a_place_goes_by_its_kind():
         garden.command("GERMINATE", "s1", "BP051")
     with pytest.raises(CommandRefused, match=r"factor = 3 is outside \[0.25, 2\]"):
         garden.command("GERMINATE", "s2", factor=3.0)
+
+
+def test_what_a_run_leaves_is_a_plain_host_with_the_units_that_live_in_it():
+    garden = Garden(training_epochs=1)
+    garden.command("GERMINATE", "s3", factor=0.4)
+    garden.epoch()
+    garden.command("GERMINATE", "s2")
+    garden.until(lifecycle.BLENDING, "s2")
+    garden.step(0)
+    assert {garden.stage("s2"), 0 < garden.kasmina._slots["s2"].alpha < 1} == {lifecycle.BLENDING, True}
+    before = garden.outputs()
+
+    network = garden.kasmina.grown()
+
+    assert network is garden.host
+    assert (plain(network), garden.sizes()) == (True, [12, 7])
+    assert torch.equal(garden.outputs(), before)
