@@ -31,6 +31,7 @@ from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
+from esper.tolaria.static import epochs_within, static_host
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
 from esper.tolaria.world import Recorder, World
@@ -127,14 +128,17 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     pool, clearance = find_pool(config), clearance_of(config)
     dossier = config.dossier.of(pool, {site.shape_kind for site in task.sites})
     config = replace(config, pool=pool, dossier=dossier)
-    config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
-    assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
+    batch_size = task.batch_size if config.batch_size is None else config.batch_size
     device = find_device(config.device)
     task = task.to(device)
-    steps_per_epoch = task.steps(config.batch_size)
+    steps_per_epoch = task.steps(batch_size)
     random = RandomStreams(config.seed, device)
     torch.manual_seed(random.seeds["init"])
+    task = _with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
+    epochs = task.epochs if config.flops_budget is None else epochs_within(config.flops_budget, host, task, batch_size)
+    config = config.resolved(epochs=epochs, batch_size=batch_size, learning_rate=task.learning_rate)
+    assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
     sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
@@ -197,6 +201,23 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
     )
+
+
+def _with_structure(task: Task, config: RunConfig, device: torch.device, seed: int) -> Task:
+    """The task as it is, or with a host that has the configuration's structure built in, where nothing more grows."""
+    if not config.structure:
+        return task
+    few, clearance = task.train.inputs[: task.batch_size], clearance_of(config)
+    make = partial(
+        static_host,
+        lambda: task.make_host().to(device),
+        task.sites,
+        config.structure,
+        few,
+        clearance=clearance,
+        seed=seed,
+    )
+    return replace(task, make_host=make, sites=())
 
 
 def clearance_of(config: RunConfig) -> Clearance:
