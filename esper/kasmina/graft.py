@@ -80,6 +80,12 @@ class Grafts:
             slot.hook.remove()
             slot.hook = None
 
+    @property
+    def measured(self) -> str:
+        """The pass that is on: one without a seed, with one tried, or nothing for the network as it stands."""
+        named = {"without": self._pass.without, "trial": self._pass.trial}
+        return " ".join(f"{name} {slot.seed_id}" for name, slot in named.items() if slot is not None)
+
     @contextmanager
     def passing(self, slot: Slot | None = None, **what: Any) -> Iterator[None]:
         """Forwards inside are for what the keywords of `Pass` say; `slot` is hooked meanwhile if it is not already."""

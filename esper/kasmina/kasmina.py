@@ -216,6 +216,12 @@ class Kasmina:
         self.probe_loss = probing.as_is()
         return facts
 
+    @property
+    def measured(self) -> str:
+        """What a probe that is made now measures: which seeds are mixed in, and which is left out or tried."""
+        mixed = (slot.seed_id for slot in self._slots.values() if slot.stage in lifecycle.MIXED)
+        return f"{' '.join(mixed)} {self._grafts.measured}"
+
     # ------------------------------------------------------------------------------------------------------- kernels
 
     def swappable(self) -> dict[str, Seed]:

@@ -28,6 +28,7 @@ _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier", "structure"})
 
 LEGACY: Final[dict[str, Any]] = {
     "axes": ("depth",),
+    "measuring_share": None,
 }
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
@@ -118,6 +119,10 @@ class RunConfig:
 
     window_epochs: PositiveInt = 3
     """How long the outcome of an applied command is watched (R-TAM-46)."""
+
+    measuring_share: Share | None = 0.1
+    """What the probes and the evidence of a run may cost of the FLOPs of its training: so many samples of the probe set
+    are measured at the end of an epoch. None measures all of them, and evidence on 256."""
 
     growth_budget_factor: NonNegativeFloat = 4.0
     """Parameters that all seeds together may have, as a multiple of the host's."""

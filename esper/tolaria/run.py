@@ -22,12 +22,13 @@ from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import RandomStreams
+from esper.tolaria.data import RandomStreams, Samples
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates
+from esper.tolaria.measuring import chosen, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
@@ -77,6 +78,9 @@ class Run:
     snapshots: SnapshotCache
     params_host: int
     learners: Learners
+    probe: Samples
+    """What the run measures of the task's probe set: all, or a part that was chosen once."""
+    evidence_samples: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
     chains: dict[str, Chain] = field(default_factory=dict)
     probe_losses: list[float] = field(default_factory=list)
@@ -158,6 +162,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         verdicts=world,
     )
     random.begin_training()
+    measuring = plan(config, host, kasmina, task, trained=config.batch_size * steps_per_epoch)
     return Run(
         config=config,
         task=task,
@@ -200,6 +205,8 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
+        probe=chosen(task.probe, measuring.probe, random.seeds["probe"]),
+        evidence_samples=measuring.evidence,
     )
 
 
