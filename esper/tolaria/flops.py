@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Literal, Self, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,13 +94,4 @@ def host_flops_per_sample(
     twin = copy.deepcopy(host)
     with own_random_stream(inputs.device), Counter() as counter:
         loss(twin(inputs), targets).backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops()) // len(inputs)
-
-
-@torch.no_grad()
-def forward_flops_per_sample(host: nn.Module, inputs: Tensor) -> int:
-    """FLOPs of one sample's forward pass in evaluation mode; measured on a copy as well."""
-    twin = copy.deepcopy(host).eval()
-    with own_random_stream(inputs.device), Counter() as counter:
-        twin(inputs)
     return int(counter.get_total_flops()) // len(inputs)

@@ -18,6 +18,7 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.data import own_random_stream
 from esper.tolaria.run import clearance_of
 from esper.tolaria.state import FlatState, unflatten
+from esper.tolaria.static import with_structure
 from esper.tolaria.tasks.task import Task
 
 COMPARED: Final = 8
@@ -31,6 +32,7 @@ def grown_network(task: Task, sites: Sequence[SiteDescription], config: RunConfi
     not fit the task's host, and InvalidInput for a host that does not reach a site by the name that it registered.
     """
     with own_random_stream(torch.device("cpu")):
+        task = with_structure(task, config, torch.device("cpu"), seed=0)  # where a static run began
         host = task.make_host().cpu()
         few = task.to(torch.device("cpu")).train.take(torch.arange(min(COMPARED, len(task.train))))
         return network_of(host, sites, config, flat, lambda net: task.per_sample_loss(net(few.inputs), few.targets))

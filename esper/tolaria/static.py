@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_SEED,
@@ -20,31 +21,31 @@ from esper.karn.approval import Clearance
 from esper.kasmina.commands import CommandRefused
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.settings import SeedSettings
-from esper.kasmina.sites import Site, describe_sites
-from esper.tolaria.flops import forward_flops_per_sample, host_flops_per_sample
+from esper.kasmina.sites import describe_sites
+from esper.tolaria.config import RunConfig
+from esper.tolaria.measuring import Costs
 from esper.tolaria.structure import Piece
 from esper.tolaria.tasks.task import Task
 
 
-def static_host(
-    make_host: Callable[[], nn.Module],
-    sites: Sequence[Site],
-    structure: Sequence[Piece],
-    inputs: Tensor,
-    *,
-    clearance: Clearance,
-    seed: int,
-) -> nn.Module:
-    """The host with `structure` built in, before anything has learnt: what a person would have trained instead.
+def with_structure(task: Task, config: RunConfig, device: torch.device, seed: int) -> Task:
+    """The task with a host, on `device`, that has the configuration's structure built in; itself where it has none.
 
-    Seeds begin as the run's own do, with last projections of zero; a layer that the run made wider begins as PyTorch
-    begins one of that width, from torch's random stream. `inputs` is a batch, `seed` that of the run's seeds. Raises
-    InvalidInput for a structure that this host cannot have.
+    What a person would have trained instead of growing it. Seeds begin as the run's own do, drawn from `seed` and with
+    last projections of zero; a layer that the run made wider begins as PyTorch begins one of that width, from torch's
+    random stream. Nothing more grows. `make_host` raises InvalidInput for a structure that the host cannot have.
     """
-    host = make_host()
+    if not config.structure:
+        return task
+    return replace(task, make_host=partial(_static_host, task, config, device, seed), sites=())
+
+
+def _static_host(task: Task, config: RunConfig, device: torch.device, seed: int) -> nn.Module:
+    clearance, structure = Clearance(config.dossier.approvals, drill=config.drill), config.structure
+    host = task.make_host().to(device)
     pool = sorted({piece.blueprint_id for piece in structure})
     options = partial(catalogue.options, pool=pool, clearance=clearance)
-    places = describe_sites(host, sites, inputs, options)
+    places = describe_sites(host, task.sites, task.train.inputs[: task.batch_size].to(device), options)
     build = partial(catalogue.build, clearance=clearance)
     at_once = SeedSettings(lifecycle="direct")
     kasmina = Kasmina(host, places, at_once, build, steps_per_epoch=1, seed=seed, monotonic=lambda: 0.0)
@@ -74,12 +75,10 @@ def _germinate(piece: Piece) -> AdaptationCommand:
     )
 
 
-def epochs_within(budget: float, host: nn.Module, task: Task, batch_size: int) -> int:
-    """The whole number of epochs, at least one, whose FLOPs come nearest to `budget`: steps, and a probe after each.
+def epochs_within(budget: float, costs: Costs, *, trained: int, probed: int) -> int:
+    """The whole number of epochs, at least one, whose FLOPs come nearest to `budget`.
 
-    What a run reports as its FLOPs is counted in the same way. The host is not changed.
+    `trained` samples are learnt from in an epoch, and `probed` are measured after it; what a run reports as its FLOPs
+    is counted in the same way.
     """
-    batch = task.train.inputs[:batch_size], task.train.targets[:batch_size]
-    step = host_flops_per_sample(host, task.loss, *batch) * batch_size
-    probe = forward_flops_per_sample(host, batch[0]) * len(task.probe)
-    return max(1, round(budget / max(step * task.steps(batch_size) + probe, 1)))
+    return max(1, round(budget / max(costs.training * trained + costs.forward * probed, 1)))

@@ -1,4 +1,4 @@
-"""What grew in a run, as a list of germinations that makes the same structure anew: for a static net that has it at once.
+"""What grew in a run, as a list of germinations that makes it anew: for a static net that has it from the first step.
 
 Free of torch, so that a configuration can hold it and the command line can read it out of a result or a checkpoint.
 """
