@@ -23,6 +23,7 @@ from esper.kasmina.blending import Blend
 from esper.kasmina.gates import Health, Impact, Leftovers, Loss, Paired, Subject
 from esper.kasmina.lifecycle import Stage
 from esper.kasmina.sites import Stream
+from esper.kasmina.width import Widening
 
 _LATENCIES: Final = 64
 """How many of the last forwards count for a seed's latency."""
@@ -103,13 +104,20 @@ class Slot:
     violations: int = 0
     alpha: float = 0.0
     seed: Seed | None = None
-    hook: RemovableHandle | None = None
+    absorbed: str = ""
+    """The blueprint of the width seed that is part of the host now; the slot is FOSSILIZED and has no module."""
+    hook: RemovableHandle | Widening | None = None
     _alpha_tensor: Tensor | None = None
 
     @property
     def seed_id(self) -> str:
         """s1, s2, … in site order."""
         return self.description.seed_id
+
+    @property
+    def widens(self) -> bool:
+        """Whether it is a place where the host itself becomes wider."""
+        return self.description.HasField("width")
 
     @property
     def subject(self) -> Subject:
@@ -155,11 +163,15 @@ class Slot:
 
     def empty(self) -> None:
         """Take the seed out of the network: hook, module and alpha go at once; counters wait for the scrub."""
+        self.detach()
+        self.seed = None
+        self.set_alpha(0.0)
+
+    def detach(self) -> None:
+        """Take the seed out of the host's forward pass."""
         if self.hook is not None:
             self.hook.remove()
             self.hook = None
-        self.seed = None
-        self.set_alpha(0.0)
 
     def scrub(self) -> None:
         """Clear what an ended life left behind; `life`, `culls` and `fossils` count lives and stay."""
@@ -219,6 +231,8 @@ class KasminaState(TypedDict):
 def dump_slot(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The slot's scalars; its tensors are added to `tensors` under names that begin with its id."""
     scalars: dict[str, Any] = {name: getattr(slot, name) for name in _SLOT_FIELDS}
+    if slot.absorbed:
+        scalars["absorbed"] = slot.absorbed
     seed = slot.seed
     if seed is None:
         return scalars | {"seed": None}
@@ -256,6 +270,7 @@ def load_slot(slot: Slot, scalars: Mapping[str, Any], tensors: Mapping[str, Tens
     for name in _SLOT_FIELDS[1:-1]:
         setattr(slot, name, scalars[name])
     slot.set_alpha(scalars["alpha"])
+    slot.absorbed = scalars.get("absorbed", "")
     if scalars["seed"] is not None:
         slot.seed = _load_seed(slot, scalars["seed"], tensors, rebuild, kept if same else None)
 
@@ -272,13 +287,15 @@ def _load_seed(
 ) -> Seed:
     prefix = f"{slot.seed_id}."
     trouble = scalars.get("trouble", "")
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    weights = {name.removeprefix("module."): tensor for name, tensor in own.items() if name.startswith("module.")}
+    if kept is not None and _shapes(kept.module.state_dict()) != _shapes(weights):
+        kept = None  # a seed beside it was absorbed since, or not yet
     module, stream = (
         rebuild(slot, scalars["blueprint_id"], scalars["parameters"], slot.life, trouble)
         if kept is None
         else (kept.module, kept.stream)
     )
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    weights = {name.removeprefix("module."): tensor for name, tensor in own.items() if name.startswith("module.")}
     try:
         module.load_state_dict(weights)
         stream.states = [own[f"stream.{number}"].cpu().clone() for number in range(len(stream.states))]
@@ -303,6 +320,10 @@ def _load_seed(
     for name in (*_SEED_FIELDS, *_SEED_FIGURES):
         setattr(seed, name, scalars[name])
     return seed
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _impact(scalars: Mapping[str, Any] | None) -> Impact | None:

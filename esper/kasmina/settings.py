@@ -13,6 +13,8 @@ from esper.leyline.field_checks import check_fields
 HostRule = Literal["learns", "detached"]
 TrainingRule = Literal["side_pass", "straight_through"]
 Lifecycle = Literal["full", "direct"]
+Axis = Literal["depth", "width"]
+"""Along which a host grows: a module behind one of its own, or more units in a layer."""
 Share = Annotated[float, Field(gt=0, le=1)]
 Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

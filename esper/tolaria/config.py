@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from esper.errors import InvalidInput
 from esper.karn.dossier import Dossier
-from esper.kasmina.settings import SeedSettings
+from esper.kasmina.settings import Axis, SeedSettings
 from esper.leyline.field_checks import check_fields
 from esper.leyline.json_text import parsed
 from esper.tolaria.structure import Piece
@@ -21,7 +21,6 @@ from esper.tolaria.structure import Piece
 Policy = Literal["heuristic", "random", "none"]
 RatePolicy = Literal["constant", "cosine", "warmup", "wsd"]
 OptimizerKind = Literal["adamw", "sgd"]
-Axis = Literal["depth", "width"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier", "structure"})

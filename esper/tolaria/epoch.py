@@ -80,7 +80,10 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
     count = run.evidence_samples
     chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
     with run.flops.counted("evidence", "evidence", count):
-        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss)
+        candidates = (
+            "width" in run.config.axes
+        )  # runs from before there was a choice of axes have none in their packets
+        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss, candidates=candidates)
 
 
 def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:

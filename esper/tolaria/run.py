@@ -64,7 +64,6 @@ class Run:
     steps_per_epoch: int
     epochs: int
     host: nn.Module
-    sites: list[SiteDescription]
     kasmina: Kasmina
     optimizer: GroupedOptimizer
     rates: LearningRates
@@ -77,6 +76,7 @@ class Run:
     decider_breaker: TrainerBreaker
     snapshots: SnapshotCache
     params_host: int
+    """Parameters of the host as the run began with it, which a budget is a multiple of; `params` counts all now."""
     learners: Learners
     probe: Samples
     """What the run measures of the task's probe set: all, or a part that was chosen once."""
@@ -111,9 +111,14 @@ class Run:
         self.learners = Learners(joint, alone)
 
     @property
+    def sites(self) -> list[SiteDescription]:
+        """The places where the host can grow, as they are now, those where it has grown wider included."""
+        return list(self.kasmina.sites().values())
+
+    @property
     def params(self) -> int:
-        """Parameters of the host and of every attached seed."""
-        return self.params_host + sum(parameters(module) for module in self.kasmina.modules().values())
+        """Parameters of the host, with what it absorbed, and of every attached seed."""
+        return parameters(self.host) + sum(parameters(module) for module in self.kasmina.modules().values())
 
 
 def parameters(module: nn.Module) -> int:
@@ -130,7 +135,8 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     """
     limits.check_memory_budgets(limits.MEMORY)
     pool, clearance = find_pool(config), clearance_of(config)
-    dossier = config.dossier.of(pool, {site.shape_kind for site in task.sites})
+    offered = [site for site in task.sites if site.axis in config.axes]
+    dossier = config.dossier.of(pool, {site.shape_kind for site in offered})
     config = replace(config, pool=pool, dossier=dossier)
     budget = config.flops_budget if config.epochs is None else None
     config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
@@ -143,7 +149,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     task = with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
     options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
-    sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], options)
+    sites = describe_sites(host, offered, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
     outside, clock = world.outside, world.outside.clock
@@ -159,6 +165,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         monotonic=clock.monotonic,
         kernels=WorldKernels(world, library),
         verdicts=world,
+        options=options,
     )
     random.begin_training()
     trained = config.batch_size * steps_per_epoch
@@ -180,7 +187,6 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         steps_per_epoch=steps_per_epoch,
         epochs=config.epochs,
         host=host,
-        sites=sites,
         kasmina=kasmina,
         optimizer=GroupedOptimizer(
             config.optimizer,
@@ -324,6 +330,7 @@ def verify(flat: FlatState, root: bytes, step: int) -> None:
 def restore(run: Run, flat: FlatState) -> None:
     """Make the run's state that of `flat`, which `with_progress` made; the tensors of `flat` stay its own."""
     tree = unflatten(flat)
+    run.kasmina.become(tree["kasmina"])
     run.host.load_state_dict(tree["host"])
     run.kasmina.load_state_dict(tree["kasmina"])
     run.optimizer.load_state(tree["optimizer"], run.kasmina.modules())
