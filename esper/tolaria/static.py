@@ -45,10 +45,13 @@ def _static_host(task: Task, config: RunConfig, device: torch.device, seed: int)
     host = task.make_host().to(device)
     pool = sorted({piece.blueprint_id for piece in structure})
     options = partial(catalogue.options, pool=pool, clearance=clearance)
-    places = describe_sites(host, task.sites, task.train.inputs[: task.batch_size].to(device), options)
+    sites = [site for site in task.sites if site.axis in config.axes]
+    places = describe_sites(host, sites, task.train.inputs[: task.batch_size].to(device), options)
     build = partial(catalogue.build, clearance=clearance)
     at_once = SeedSettings(lifecycle="direct")
-    kasmina = Kasmina(host, places, at_once, build, steps_per_epoch=1, seed=seed, monotonic=lambda: 0.0)
+    kasmina = Kasmina(
+        host, places, at_once, build, steps_per_epoch=1, seed=seed, monotonic=lambda: 0.0, options=options
+    )
     wider: list[Any] = []
     for piece in structure:
         place = kasmina.sites().get(piece.seed_id)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from contracts.leyline.v1.event_pb2 import SiteDescription, WidthPlace
 from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CHANNEL, SEED_OPERATION_GERMINATE
@@ -15,13 +16,17 @@ from esper.kasmina.blending import Blend, blend_from
 from esper.kasmina.grown import Grown
 from esper.kasmina.lifecycle import BLENDING, DORMANT, FOSSILIZED, TRAINING
 from esper.kasmina.settings import SeedSettings
+from esper.kasmina.sites import Site
 from esper.record import Recorded
 from esper.testing import REAL_CLOCK, seed_command, signed
 from esper.tolaria.config import RunConfig
+from esper.tolaria.grown import grown_network, unproven
 from esper.tolaria.learning_rate import schedule, warmup_steps
 from esper.tolaria.replay import replay_run
+from esper.tolaria.state import load_checkpoint
 from esper.tolaria.static import with_structure
 from esper.tolaria.structure import Piece, structure_at, structure_of
+from esper.tolaria.tasks.task import evaluate
 
 DIRECT = SeedSettings(lifecycle="direct")
 CPU = torch.device("cpu")
@@ -96,6 +101,59 @@ def test_only_a_structured_net_warms_up_under_cosine():
     first, risen = (schedule("cosine", total_steps=100, warmup_steps=20, decay_share=0.8)(step) for step in (0, 20))
     assert first == pytest.approx(0.1)
     assert risen == schedule("cosine", total_steps=100, warmup_steps=0, decay_share=0.8)(20)
+
+
+WIDE = (Site("1", "vector"), Site("4", "vector"), Site("0", "vector", consumer="3"))
+
+
+@pytest.fixture
+def widened(bench, tiny_task):
+    """A run whose first hidden layer is widened twice, by half and by all of that, and a depth seed further on."""
+    task = tiny_task(sites=WIDE)
+    wanted = [("s3", "BP051", {"factor": 0.5}), ("s4", "BP051", {}), ("s2", "BP009", {})]
+    for seed_id, blueprint_id, parameters in wanted:
+        command = seed_command("run", SEED_OPERATION_GERMINATE, seed_id, blueprint_id, clock=bench.clock.clock)
+        command.adaptation_command.seed_operation.parameters.update(parameters)
+        bench.log.publish(command)
+        bench.log.send(signed(command))
+    result = bench.run(task, seeds=DIRECT, epochs=2)
+    return task, result, bench.log.bodies("run_started")[0], bench.log.bodies("checkpoint_saved")[-1].ref
+
+
+def test_a_layer_that_became_wider_is_one_plain_layer_in_both_nets(bench, widened):
+    task, result, started, ref = widened
+    structure = structure_at(bench.objects, ref, started.sites)
+    flat, *_ = load_checkpoint(bench.objects, ref)
+    config = RunConfig.from_json(started.config_json)
+    network = grown_network(task, started.sites, config, flat)
+    static = with_structure(task, replace(config, structure=structure), CPU, seed=3).make_host()
+
+    assert bench.log.bodies("command_rejected") == []
+    assert [(piece.seed_id, piece.parameters) for piece in structure] == [
+        ("s3", {"factor": 0.5}), ("s4", {"factor": 1.0}), ("s2", {})
+    ]  # fmt: skip
+    for net in (network, static):
+        assert (type(net[0]), net[0].out_features, net[3].in_features) == (nn.Linear, 18, 18)
+        assert "forward" not in vars(net[0])
+        assert sum(each.numel() for each in net.parameters()) == result.params_final
+    assert evaluate(network, task, task.test).loss.mean == result.test_loss
+    assert float(static[3].weight.detach().abs().min()) > 0.0  # as PyTorch begins a layer of that width, not with zeros
+
+
+def test_a_width_seed_that_is_blended_is_part_of_the_layer_as_strong_as_it_is(bench, tiny_task):
+    task = tiny_task(sites=WIDE)
+    command = seed_command("run", SEED_OPERATION_GERMINATE, "s3", "BP051", clock=bench.clock.clock)
+    bench.log.publish(command)
+    bench.log.send(signed(command))
+    result = bench.run(task, seeds=SeedSettings(training_epochs=1, blend_epochs=3), epochs=3)
+    flat, *_ = load_checkpoint(bench.objects, bench.log.bodies("checkpoint_saved")[-1].ref)
+    started = bench.log.bodies("run_started")[0]
+    network = grown_network(task, started.sites, RunConfig.from_json(started.config_json), flat)
+
+    assert bench.log.bodies("command_rejected") == []
+    assert [each.split(",")[:2] for each in unproven(flat)] == [["s3: BP051", " BLENDING"]]
+    assert network[0].out_features == 12
+    assert evaluate(network, task, task.test).loss.mean == result.test_loss
 
 
 def slot(stage: int, blend: Blend | None = None, **more: object) -> dict[str, object]:
