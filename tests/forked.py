@@ -40,6 +40,7 @@ class Forks:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             forked = self.order(Order("esper-forked", target, arguments), stdin=stdin, log=file.fileno())
+            forked.log = log
         for descriptor in (stdin, control):
             os.close(descriptor)
         return forked
@@ -57,6 +58,7 @@ class Forked:
 
     def __init__(self, messages: TextIO) -> None:
         self._messages = messages
+        self.log = Path(os.devnull)
         self.pid = int(json.loads(messages.readline())["pid"])
 
     @property
@@ -77,7 +79,7 @@ class Forked:
     def last_word(self) -> dict[str, Any]:
         """The last that it said, once it has ended."""
         code, words = self.wait()
-        assert words, f"exit code {code}, and it said nothing"
+        assert words, (code, self.log.read_text())
         return words[-1]
 
 
