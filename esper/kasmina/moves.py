@@ -170,6 +170,7 @@ class Moves:
         except Exception as error:
             detail = f"{request.blueprint_id} cannot be built: {type(error).__name__}: {error}"
             raise CommandRefused("build_failed", detail) from error
+        self._check_size(seed)
         shared = self.shared_parameters(slot, module)
         if shared:
             raise CommandRefused(
@@ -177,11 +178,24 @@ class Moves:
             )
         return seed
 
+    def _check_size(self, seed: Seed) -> None:
+        """Refuse a seed that is too large for its host: it would be judged by what it does to almost nothing."""
+        ratio = self._grafts.settings.max_size_ratio
+        host = sum(parameter.numel() for parameter in self._host.parameters())
+        if ratio is not None and seed.size > ratio * host:
+            raise CommandRefused(
+                "larger_than_host",
+                f"{seed.blueprint_id} has {seed.size:,} parameters and its host {host:,}; at most {ratio:g} times as "
+                "many may grow (max_size_ratio)",
+            )
+
     def settle(self, slot: Slot) -> None:
         """Make hook and gradients what the stage says; for a slot that has a seed."""
-        stage = slot.stage
-        frozen = stage in (lifecycle.GERMINATED, lifecycle.SHADOWING) or (
-            stage == lifecycle.FOSSILIZED and self._grafts.settings.freeze_fossils
+        stage, settings = slot.stage, self._grafts.settings
+        frozen = (
+            stage == lifecycle.GERMINATED
+            or (stage == lifecycle.SHADOWING and not settings.swift)
+            or (stage == lifecycle.FOSSILIZED and settings.freeze_fossils)
         )
         slot.settle(frozen=frozen)
         self._grafts.sync(slot)

@@ -28,6 +28,7 @@ from esper.leyline.signing import Signed
 from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded, difference_of, tampered
 from esper.tolaria.fork_change import Fork, ForkPlace
 from esper.tolaria.guard import ISOLATION, TrainerBreaker
+from esper.tolaria.kept import GERMINATION
 from esper.tolaria.kernels import recalled
 from esper.tolaria.learning_rate import UNDONE
 from esper.tolaria.outside import Answer, KernelSource, Outside
@@ -315,7 +316,12 @@ class RecordedWorld:
         if self.over:
             return found
         fact = self._coming("rolled_back")
-        if fact is None or fact.rolled_back.reason == "command" or fact.rolled_back.from_step != self._step():
+        if (
+            fact is None
+            or fact.rolled_back.reason == "command"
+            or fact.rolled_back.seed_id
+            or fact.rolled_back.from_step != self._step()
+        ):
             return ""
         return fact.rolled_back.reason
 
@@ -375,7 +381,9 @@ class RecordedWorld:
         return None if attached is None else recalled(self.outside.objects, attached)
 
     def _attached(self, seed_id: str) -> KernelAttached | None:
-        kernels = (fact.kernel_attached for fact in self._group() if fact.HasField("kernel_attached"))
+        ahead = itertools.dropwhile(_is_pin, self._ahead())  # the state before it is kept before it is told
+        group = itertools.takewhile(lambda fact: body_name(fact) not in _GROUP_ENDS, ahead)
+        kernels = (fact.kernel_attached for fact in group if fact.HasField("kernel_attached"))
         return next((kernel for kernel in kernels if kernel.seed_id == seed_id), None)
 
     def swaps(self) -> Sequence[Event]:
@@ -404,6 +412,10 @@ class RecordedWorld:
         if snapshot.position.sequence in self._wanted:
             self._kept[snapshot.position.sequence] = snapshot
 
+    def rewinds(self, found: bool) -> bool:  # noqa: FBT001
+        """Whether it did on record."""
+        return found if self.over else self._coming("rolled_back") is not None
+
     def rollback_target(self) -> tuple[str, Snapshot] | None:
         """The state that the record goes back to; None where the next fact is no rollback."""
         fact = self._coming("rolled_back")
@@ -413,3 +425,9 @@ class RecordedWorld:
         if back.to_sequence not in self._kept:
             raise self._diverged(f"the record rolls back to sequence {back.to_sequence}, which lies before its start")
         return back.level, self._kept[back.to_sequence]
+
+
+def _is_pin(fact: Event) -> bool:
+    """Whether a fact is about the state that is kept from before a germination."""
+    kept = GERMINATION in (fact.state_digested.occasion, fact.checkpoint_saved.reason)
+    return kept or fact.HasField("checkpoint_pruned")

@@ -103,7 +103,7 @@ def _kept(facts: Sequence[Event]) -> list[Checkpoint]:
         elif fact.HasField("checkpoint_pruned"):
             kept = [each for each in kept if each.ref != fact.checkpoint_pruned.ref]
         elif fact.HasField("rolled_back"):
-            kept = [each for each in kept if each.position.step <= fact.rolled_back.to_step]
+            kept = [each for each in kept if each.position.sequence <= fact.rolled_back.to_sequence]
     return kept
 
 

@@ -30,9 +30,9 @@ from esper.tolaria.data import fingerprint
 from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
+from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
-from esper.tolaria.rollback import keep, save_checkpoint
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
 from esper.tolaria.tasks.task import Task, evaluate
@@ -58,7 +58,7 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     run.world.compare_start(digest(flat), flat)
     run.recorder.timeline, run.recorder.step, run.recorder.epoch = where.timeline, where.step, where.epoch
     run.flops.spent |= spent_by(snapshot.flat)
-    run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.step < where.step]
+    run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.sequence < where.sequence]
     for breaker in (run.decider_breaker, run.rate_breaker):
         if breaker.name in before.run_status.breakers:
             breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")

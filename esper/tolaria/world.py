@@ -201,6 +201,9 @@ class World(Protocol):
     def remember(self, snapshot: Snapshot) -> None:
         """Offer a state that the run may go back to later."""
 
+    def rewinds(self, found: bool) -> bool:  # noqa: FBT001 - what was found, as everywhere here
+        """Whether the run goes back to before a seed whose proof failed; `found` says whether that state is there."""
+
     def rollback_target(self) -> tuple[str, Snapshot] | None:
         """Level and state of the recorded rollback that comes next; None where the run chooses both itself."""
 
@@ -357,6 +360,10 @@ class LiveWorld:
 
     def remember(self, snapshot: Snapshot) -> None:
         """Nothing: the run keeps its newest states itself."""
+
+    def rewinds(self, found: bool) -> bool:  # noqa: FBT001
+        """As found."""
+        return found
 
     def rollback_target(self) -> tuple[str, Snapshot] | None:
         """None: the run goes back to its newest state."""
