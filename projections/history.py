@@ -181,21 +181,36 @@ class History:
         if found:
             self.leave_out([*self.damage, *found])
 
-    def unpacks_to_more(self, path: Path, entry: FileEntry) -> str | None:
-        """What is wrong with a file that is as it was written, where somebody else wrote it to fill the memory."""
-        counts = "SELECT (SELECT sum(num_rows) FROM parquet_file_metadata($1)), sum(total_uncompressed_size)"
+    def unpacks_to_more(self, entries: Sequence[FileEntry]) -> dict[str, str]:
+        """What is wrong with files that are as they were written, where somebody else wrote them to fill the memory.
+
+        By name. Many are asked in one query, which takes a third of the time of as many queries.
+        """
         try:
-            answer = (
-                self._connection.cursor().execute(f"{counts} FROM parquet_metadata($1)", [pattern(path)]).fetchone()
-            )
+            footers = self._footers(entries)
         except duckdb.Error as error:
-            return f"is no Parquet file ({str(error).splitlines()[0]})"
-        rows, size = answer or (0, 0)
-        if rows != entry.rows:
-            return f"holds {rows} rows, and the manifest says {entry.rows}"
-        if (size or 0) > max(UNPACKED_BYTES, UNPACKED_RATIO * entry.size):
-            return f"unpacks from {entry.size} to {size} bytes, which no file of events does"
-        return None
+            if len(entries) > 1:  # one of them it is
+                return {name: why for each in entries for name, why in self.unpacks_to_more([each]).items()}
+            return {entries[0].name: f"is no Parquet file ({str(error).splitlines()[0]})"}
+        found = {}
+        for entry in entries:
+            rows, size = footers[entry.name]
+            if rows != entry.rows:
+                found[entry.name] = f"holds {rows} rows, and the manifest says {entry.rows}"
+            elif size > max(UNPACKED_BYTES, UNPACKED_RATIO * entry.size):
+                found[entry.name] = f"unpacks from {entry.size} to {size} bytes, which no file of events does"
+        return found
+
+    def _footers(self, entries: Sequence[FileEntry]) -> dict[str, tuple[int, int]]:
+        """How many rows files have, by their names, and how many bytes they unpack to."""
+        if not entries:
+            return {}
+        cursor = self._connection.cursor()
+        paths = [pattern(self.archive / FILES / entry.name) for entry in entries]
+        rows = cursor.execute("SELECT file_name, num_rows FROM parquet_file_metadata($1)", [paths]).fetchall()
+        unpacked = "SELECT file_name, sum(total_uncompressed_size)::BIGINT FROM parquet_metadata($1) GROUP BY ALL"
+        sizes = dict(cursor.execute(unpacked, [paths]).fetchall())
+        return {Path(path).name: (count, sizes.get(path, 0)) for path, count in rows}
 
     def leave_out(self, damage: list[Damage]) -> None:
         """Read the manifest's files but for these, and say so once."""

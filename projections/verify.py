@@ -14,7 +14,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,8 @@ Seen = Mapping[str, list[int]]
 """The stamps of sound files, each followed by the Unix second at which it was compared, and by 1 where a reader has
 seen that it unpacks to no more than it may."""
 
-Look = Callable[[Path, FileEntry], str | None]
-"""What a reader finds wrong with a file whose bytes are those that were written, as somebody else may have."""
+Look = Callable[[Sequence[FileEntry]], Mapping[str, str]]
+"""What a reader finds wrong with files whose bytes are those that were written, as somebody else may have; by name."""
 
 
 SERIOUS: Final = frozenset(
@@ -110,7 +110,7 @@ def damaged(
 ) -> list[Damage]:
     """The damaged files among `entries`, each with what is wrong; `trust_cache=False` reads every byte again.
 
-    `progress` is told every file that was read. `look` is asked once of every file that is sound.
+    `progress` is told every file that was read. `look` is asked once, of all files that are sound together.
     """
     seen = _load(archive) if trust_cache else {}
     now = now_s()
@@ -160,15 +160,16 @@ def _compared(
     stamps = {entry.name: _stamp(archive / FILES / entry.name) for entry in entries}  # before they are read
 
     def problem_of(entry: FileEntry) -> str | None:
-        problem = None if entry.name in known else _problem(archive, entry)
-        return look(archive / FILES / entry.name, entry) if problem is None and look is not None else problem
+        return None if entry.name in known else _problem(archive, entry)
 
-    found = []
+    problems: dict[str, str | None] = {}
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashing releases the interpreter
         for entry, problem in zip(entries, pool.map(problem_of, entries), strict=True):
-            found.append(problem)
+            problems[entry.name] = problem
             progress(entry)
-    read = list(zip(entries, found, strict=True))
+    if look is not None:
+        problems.update(look([entry for entry in entries if problems[entry.name] is None]))
+    read = [(entry, problems[entry.name]) for entry in entries]
     sound: dict[str, list[int]] = {}
     for each, problem in read:
         stamp = stamps[each.name]

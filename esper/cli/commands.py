@@ -87,6 +87,14 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         Literal["full", "direct"],
         typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
     ] = "full",
+    rate_policy: Annotated[
+        Literal["constant", "cosine", "warmup", "wsd"] | None,
+        typer.Option(
+            "--rate-policy",
+            help="How the learning rate moves, in the control run too: cosine by default; wsd warms up, stays, and "
+            "falls linearly in the last fifth.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     pool: Annotated[
         str,
@@ -139,6 +147,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         seed=seed,
         policy=policy,
         lifecycle=lifecycle,
+        rate_policy=rate_policy,
         device=device,
         pool=_ids(pool),
         drill=_ids(drill),

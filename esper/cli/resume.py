@@ -101,6 +101,7 @@ def request_of(data_dir: Path, config: RunConfig, verb: str, *, as_json: bool) -
         seed=config.seed,
         policy=config.policy,
         lifecycle=config.seeds.lifecycle,
+        rate_policy=config.rate_policy,
         device=config.device,
         pool=config.pool,
         compiled_kernels=config.compiled_kernels,

@@ -30,7 +30,7 @@ from esper.kasmina.settings import SeedSettings
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
-from esper.tolaria.config import Policy, RunConfig
+from esper.tolaria.config import Policy, RatePolicy, RunConfig
 from esper.weatherlight import client
 from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
@@ -55,6 +55,8 @@ class RunRequest:
     seed: int
     policy: Policy
     lifecycle: Literal["full", "direct"]
+    rate_policy: RatePolicy | None
+    """None is the default of every task."""
     device: str
     pool: tuple[str, ...]
     drill: tuple[str, ...]
@@ -87,6 +89,8 @@ class RunRequest:
             compiled_kernels=self.compiled_kernels,
             seeds=SeedSettings(lifecycle=self.lifecycle),
         )
+        if self.rate_policy is not None:
+            grown = replace(grown, rate_policy=self.rate_policy)
         wanted = self.control and self.policy != "none"
         return grown, replace(grown, policy="none") if wanted else None
 

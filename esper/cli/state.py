@@ -299,6 +299,7 @@ def rates_at(model: ModelState, begun: RunStarted) -> dict[str, float]:
             config["rate_policy"],
             total_steps=begun.epochs * steps,
             warmup_steps=round(config["rate_warmup_epochs"] * steps),
+            decay_share=config.get("rate_decay_share", 1.0),
         )
         warm_up = round(config["new_parameter_warmup_epochs"] * steps)
     except (ValueError, KeyError, TypeError):  # none, as of early runs, or a stranger's

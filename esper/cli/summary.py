@@ -252,7 +252,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Both runs as the archive has them. `hook_ms` has p50 and p99; `control` is None where there was none."""
+    """Both runs as the archive has them. `hook_ms` has p50 and p99; `control` is None where there was none.
+
+    `flops` are those of the grown run by purpose, as its trainer counted them.
+    """
 
     grown: RunView
     control: RunView | None
@@ -260,6 +263,7 @@ class Summary:
     hook_ms: Mapping[str, float]
     cost: Cost
     data_dir: str
+    flops: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `esper run --json`. Accuracies are on the test set, from 0 to 1."""
@@ -273,6 +277,8 @@ class Summary:
             "control_val_accuracy": self._control_end.test_accuracy if self._control_end is not None else None,
             "params_host": started.params_host,
             "params_final": finished.params_final,
+            "flops": dict(self.flops),
+            "control_flops": self._control_end.flops if self._control_end is not None else None,
             "seeds": {
                 "germinated": finished.germinated,
                 "fossilized": finished.fossilized,
@@ -323,7 +329,9 @@ class Summary:
         yield ("test accuracy" + self._gain(), *accuracies)
         yield ("test loss", *(f"{end.test_loss:.4f}" for end in ends))
         yield ("parameters", *(f"{view.parameters:,}" for view in views))
-        yield ("training FLOPs", *(f"{end.flops:.3g}" for end in ends))
+        yield ("FLOPs", *(f"{end.flops:.3g}" for end in ends))
+        yield ("of them side passes", *(f"{end.side_pass_flops:.3g}" for end in ends))
+        yield ("of them probes and evidence", *(f"{end.probe_flops:.3g}" for end in ends))
 
     def _gain(self) -> str:
         """How many points growth won, coloured by its sign."""

@@ -100,14 +100,17 @@ class Trainer:
             self._log.unlink(missing_ok=True)
 
     def _read(self) -> None:
-        """Take in its messages until it has ended. Runs on a thread of its own."""
+        """Take in its messages until it has ended; what it came to it says before. Runs on a thread of its own."""
         said: dict[str, Any] = {}
         with os.fdopen(self._messages) as messages:
             for line in messages:
                 said.update(json.loads(line))
+                if "result" in said or "error" in said:
+                    self.outcome = self._outcome(said)
                 if "prepared" in said:
                     self.prepared.set()
-        self.outcome = self._outcome(said)
+        if self.outcome is None:
+            self.outcome = self._outcome(said)
         self.prepared.set()
 
     def _outcome(self, said: Mapping[str, Any]) -> Outcome:

@@ -15,14 +15,15 @@ from esper.cli.screen import Screen, make_screen
 from esper.cli.summary import Cost, RunView, Summary
 from esper.cli.tail import LogTail
 from esper.cli.trainers import Trainer, Trainers
-from esper.errors import InvalidInput, LogUnavailable
-from esper.leyline.envelope import Event
+from esper.errors import EsperError, InvalidInput, LogUnavailable
+from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import KeyRing
 from esper.weatherlight import client
 from projections.run_queries import EventReader
 
 if TYPE_CHECKING:
     from esper.cli.run import RunRequest
+    from projections.history import History
 
 TICK_S: Final = 0.05
 PREPARE_S: Final = 120.0
@@ -60,9 +61,13 @@ class RunCommand:
         self._instructor = instructor
         self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
         self._hook_ms: Mapping[str, float] = {}
+        self._flops: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
         self._torch_import_s = 0.0
         self._room_at: float | None = None
+        self._open = contextlib.ExitStack()
+        self._history: History | None = None
+        self._over: set[str] = set()
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
@@ -126,8 +131,18 @@ class RunCommand:
             self._take_news(screen)
             screen.refresh()
             self._check_room()
+            self._read_ahead()
             if grown.outcome is not None and grown.outcome.error:
                 self._trainers.ask_to_stop()
+
+    def _read_ahead(self) -> None:
+        """Once all runs are over, open the history, while the trainers and the archive come to their end.
+
+        Its files are looked at by that: the end of the command has only the newest left.
+        """
+        if self._history is None and self._over.issuperset(self._run_ids):
+            with contextlib.suppress(EsperError):  # the archive does not begin yet; the summary says why, if it must
+                self._history = self._open.enter_context(history_of(self._request.data_dir))
 
     def _check_room(self) -> None:
         """Raises LogUnavailable where the disk of the embedded log stays full: the trainers wait for it in vain."""
@@ -176,6 +191,8 @@ class RunCommand:
         if event is None:
             return
         view = next(view for view in self._views if view.run_id == event.run_id)
+        if body_name(event) == "run_finished":
+            self._over.add(event.run_id)
         if view.apply(event):
             screen.show(view, event)
         if self._instructor is not None:
@@ -203,6 +220,7 @@ class RunCommand:
         if grown.outcome.error or grown.outcome.result is None:
             return grown.outcome.error
         self._hook_ms = grown.outcome.result["hook_ms"]
+        self._flops = grown.outcome.result["flops"]
         self._steps = grown.outcome.steps
         self._torch_import_s = grown.outcome.torch_import_s
         for other in others:
@@ -226,7 +244,8 @@ class RunCommand:
         `since` is when the command began, on the clock `time.monotonic`.
         """
         self._lease.let_go()
-        with history_of(self._request.data_dir) as history:
+        with self._open:
+            history = self._history or self._open.enter_context(history_of(self._request.data_dir))
             views = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
         grown, *others = views
         return Summary(
@@ -236,6 +255,7 @@ class RunCommand:
             hook_ms=self._hook_ms,
             cost=self.cost(since),
             data_dir=str(self._request.data_dir),
+            flops=self._flops,
         )
 
     def cost(self, since: float) -> Cost:

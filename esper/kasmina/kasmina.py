@@ -267,10 +267,16 @@ class Kasmina:
             for slot in self._slots.values()
         ]
 
-    def evidence(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> list[SiteEvidence]:
-        """What one probe batch says about each site, in site order; leaves no trace."""
+    def evidence(
+        self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction, *, candidates: bool = False
+    ) -> list[SiteEvidence]:
+        """What one probe batch says about each site, in site order; leaves no trace.
+
+        With `candidates` also what a fresh seed would learn first at each site that is free.
+        """
         sites = [slot.description for slot in self._slots.values()]
-        return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn) if sites else []
+        free = [slot.seed_id for slot in self._slots.values() if candidates and slot.stage == lifecycle.DORMANT]
+        return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn, free=free) if sites else []
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that an optimiser must hold now, by seed id: those of seeds that learn."""

@@ -11,7 +11,7 @@ the seed's effect is cancelled in the forward, is measured to fail, because the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from contracts.leyline.v1.event_pb2 import SiteDescription, SiteEvidence
 from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_WARNING
+from esper.kasmina.candidates import residual_descent
 from esper.kasmina.gates import Loss
 from esper.kasmina.graft import Grafts, borrowed
 from esper.kasmina.seed import Slot
@@ -85,8 +86,13 @@ def gather_evidence(
     grafts: Grafts,
     batch: tuple[Tensor, Tensor],
     loss_fn: LossFunction,
+    *,
+    free: Collection[str] = (),
 ) -> list[SiteEvidence]:
-    """The evidence of every site, in the order of `sites`; live seeds count as part of the host."""
+    """The evidence of every site, in the order of `sites`; live seeds count as part of the host.
+
+    A candidate is tried at the sites of the seed ids in `free`: theirs have a `candidate_descent`.
+    """
     host = grafts.host
     inputs, targets = batch
     activations: dict[str, Tensor] = {}
@@ -110,10 +116,14 @@ def gather_evidence(
         loss = loss_fn(functional_call(host, borrowed(host), (inputs.detach(),)), targets)
         found = [activations[site.seed_id] for site in sites]
         gradients = torch.autograd.grad(loss, found, allow_unused=True)
-    return [
-        _evidence(site, activation.detach(), torch.zeros_like(activation) if gradient is None else gradient)
-        for site, activation, gradient in zip(sites, found, gradients, strict=True)
-    ]
+    rows = []
+    for site, activation, pull in zip(sites, found, gradients, strict=True):
+        gradient = torch.zeros_like(activation) if pull is None else pull
+        row = _evidence(site, activation.detach(), gradient)
+        if site.seed_id in free:
+            row.candidate_descent = residual_descent(site, activation.detach(), gradient)
+        rows.append(row)
+    return rows
 
 
 def _evidence(site: SiteDescription, activation: Tensor, gradient: Tensor) -> SiteEvidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import cache
 from typing import Any, get_args, get_type_hints
@@ -35,10 +36,19 @@ def check_fields(instance: Any, *, prefix: str = "", skip: frozenset[str] = froz
         name = str(first["loc"][0])
         value = getattr(instance, name)
         if first["type"] == "literal_error":
-            choices = ", ".join(get_args(get_type_hints(type(instance))[name]))
+            choices = ", ".join(_literals(get_type_hints(type(instance))[name]))
             raise InvalidInput(f"{prefix}{name} is {value!r}, which is unknown; choose {choices}") from None
         rule = _RULES.get(first["type"], first["msg"].replace("Input should be", "it must be", 1))
         raise InvalidInput(f"{prefix}{name} is {value!r}; {rule.format(**first.get('ctx', {}))}") from None
+
+
+def _literals(hint: Any) -> Iterator[str]:
+    """The strings that a type hint lets through, wherever in it they stand."""
+    for each in get_args(hint):
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from _literals(each)
 
 
 @cache

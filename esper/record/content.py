@@ -32,12 +32,18 @@ _EVERYWHERE: Final = frozenset(
         *("apply_ms", "attach_ms", "prepare_ms", "commit_ms", "confirm_ms", "waited_ms", "duration_ms", "duration_s"),
         *("hook_ms_before", "hook_ms_mean", "wall_s", "deadline_exceeded", "hardware_context", "telemetry_shed"),
         *("checkpoint_ref", "to_sequence", "artifact_ref"),
-        *("flops", "side_pass_flops", "probe_flops"),  # counted by each process for itself, from where it began
+        # Counted by each process for itself, from where it began:
+        *("flops", "side_pass_flops", "probe_flops", "flops_training", "flops_measuring"),
     }
 )
 
 
-_IN_PACKETS: Final = frozenset({"evidence", "policy", "policy_seed", "sites", "params_budget", "epochs_total"})
+_IN_PACKETS: Final = frozenset(
+    {
+        *("evidence", "policy", "policy_seed", "sites", "params_budget", "epochs_total"),
+        *("lifecycle", "rate_policy", "decay_from_epoch"),
+    }
+)
 
 
 """Of `epoch_completed`: settings that are told again, and measurements that act through the decisions they lead to."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from esper.errors import InvalidInput
 from esper.karn.dossier import Dossier
@@ -18,10 +18,21 @@ from esper.leyline.field_checks import check_fields
 from esper.leyline.json_text import parsed
 
 Policy = Literal["heuristic", "random", "none"]
-RatePolicy = Literal["constant", "cosine", "warmup"]
+RatePolicy = Literal["constant", "cosine", "warmup", "wsd"]
 OptimizerKind = Literal["adamw", "sgd"]
+Axis = Literal["depth", "width"]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier"})
+
+LEGACY: Final[dict[str, Any]] = {
+    "axes": ("depth",),
+}
+"""What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
+setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
+
+LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full"}
+"""The same for the settings under `seeds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,9 @@ class RunConfig:
     """What may grow: blueprint ids, and the pools `default` and `safe`; recorded as ids. Beyond the safe tier a
     blueprint needs an approval in the dossier, and a stressor a drill besides."""
 
+    axes: tuple[Axis, ...] = ("depth", "width")
+    """Which of the task's sites are offered: those where a module can grow, those where the host itself can widen."""
+
     drill: bool = False
     """A quarantine drill: stressors may grow, for the sake of what must stop them, and the network is thrown away."""
 
@@ -59,10 +73,14 @@ class RunConfig:
     """For sgd alone."""
 
     rate_policy: RatePolicy = "cosine"
-    """Cosine to the end of the run: a constant rate leaves the last weights so noisy that a table sees little else."""
+    """The one default of every task and arm. `wsd` warms up, stays constant, and falls in a straight line to 0. Both
+    end at 0: a constant rate leaves the last weights so noisy that a table sees little else."""
 
     rate_warmup_epochs: NonNegativeFloat = 1.0
-    """For the warmup policy: linear from a tenth of the base rate."""
+    """For the policies warmup and wsd: linear from a tenth of the base rate."""
+
+    rate_decay_share: Share = 0.8
+    """For the policy wsd: the share of the steps after which the rate falls."""
 
     new_parameter_rate: PositiveFloat = 0.1
     """New parameters start at this share of their rate (R-TOL-16)."""
@@ -135,21 +153,31 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, text: str) -> RunConfig:
-        """The configuration that `to_json` wrote; fields that are left out have their default.
+        """The configuration that `to_json` wrote, that of an earlier version included.
+
+        What a field that it lacks meant then is in LEGACY and LEGACY_SEEDS, or else its default.
 
         Raises InvalidInput for text that is no JSON object, a field that does not exist, and a value out of its range.
         """
+        return cls._read(text, LEGACY, LEGACY_SEEDS)
+
+    @classmethod
+    def from_request(cls, text: str) -> RunConfig:
+        """The configuration that a person asks for; fields that are left out have their default. Raises as above."""
+        return cls._read(text, {}, {})
+
+    @classmethod
+    def _read(cls, text: str, missing: dict[str, Any], missing_seeds: dict[str, Any]) -> RunConfig:
         try:
             values = parsed(text)
         except ValueError as error:
             raise InvalidInput(f"the configuration is no JSON: {error}") from None
         if not isinstance(values, dict):
             raise InvalidInput(f"the configuration is no JSON object but a {type(values).__name__}")
-        seeds = SeedSettings(**_known(SeedSettings, values.pop("seeds", {}), "seeds."))
+        seeds = SeedSettings(**(missing_seeds | _known(SeedSettings, values.pop("seeds", {}), "seeds.")))
         dossier = Dossier.from_dict(values.pop("dossier", {}))
-        if isinstance(values.get("pool"), list):
-            values["pool"] = tuple(values["pool"])
-        return cls(**_known(cls, values, ""), seeds=seeds, dossier=dossier)
+        lists = {name: tuple(values[name]) for name in ("pool", "axes") if isinstance(values.get(name), list)}
+        return cls(**(missing | _known(cls, values, "") | lists), seeds=seeds, dossier=dossier)
 
 
 def _known(owner: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:

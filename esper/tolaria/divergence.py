@@ -21,7 +21,10 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
         "machine",
     ),
     "run_finished": ("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),
-    "epoch_completed": ("evidence", "duration_s", "hook_ms_before", "flops"),
+    "epoch_completed": (
+        *("evidence", "duration_s", "hook_ms_before", "flops", "flops_training", "flops_measuring"),
+        *("lifecycle", "rate_policy", "decay_from_epoch"),  # of the configuration, and older packets do not say them
+    ),
     "decision_timed_out": ("waited_ms",),
     "command_applied": ("apply_ms",),
     "optimizer_changed": ("duration_ms",),

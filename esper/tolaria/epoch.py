@@ -24,6 +24,7 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, parse
 from esper.tolaria.commands import PAUSE, apply_command, drain, publish, take_effect
 from esper.tolaria.kept import keep, save_checkpoint
+from esper.tolaria.learning_rate import decay_from_epoch
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run, capture, publish_digest
@@ -85,7 +86,7 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
         return []
     count = min(EVIDENCE_SAMPLES, len(run.task.probe))
     chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
-    with run.flops.counted("probe", "evidence", count):
+    with run.flops.counted("evidence", "evidence", count):
         return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss)
 
 
@@ -209,6 +210,16 @@ def epoch_packet(
         duration_s=trained.duration_s,
         hook_ms_before=run.hook_ms[-1] if run.hook_ms else 0.0,
         flops=run.flops.total,
+        lifecycle=run.config.seeds.lifecycle,
+        rate_policy=run.config.rate_policy,
+        decay_from_epoch=decay_from_epoch(
+            run.config.rate_policy,
+            epochs=run.epochs,
+            steps_per_epoch=run.steps_per_epoch,
+            decay_share=run.config.rate_decay_share,
+        ),
+        flops_training=run.flops.spent["training"],
+        flops_measuring=run.flops.measuring,
     )
 
 

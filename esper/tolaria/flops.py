@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.tolaria.data import own_random_stream
 
-Purpose = Literal["training", "side_pass", "probe"]
+Purpose = Literal["training", "side_pass", "probe", "evidence"]
 
 _NOTHING: Final = nullcontext()
 """Every step enters one twice, so it is made once."""
@@ -50,13 +50,18 @@ class FlopMeter:
     """FLOPs that a run has spent so far, by purpose."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, float] = {"training": 0.0, "side_pass": 0.0, "probe": 0.0}
+        self.spent: dict[str, float] = dict.fromkeys(get_args(Purpose), 0.0)
         self._per_sample: dict[str, float] = {}
 
     @property
     def total(self) -> float:
-        """Training, side passes and probes together."""
+        """Training, side passes, probes and evidence together."""
         return sum(self.spent.values())
+
+    @property
+    def measuring(self) -> float:
+        """All but the steps' own: side passes, probes and evidence."""
+        return self.total - self.spent["training"]
 
     def structure_changed(self) -> None:
         """Measure every kind of pass anew: the network is another one."""

@@ -27,11 +27,13 @@ Schedule = Callable[[int], float]
 """Optimiser steps taken to a factor of the base rate."""
 
 
-def schedule(policy: str, *, total_steps: int, warmup_steps: int) -> Schedule:
+def schedule(policy: str, *, total_steps: int, warmup_steps: int, decay_share: float) -> Schedule:
     """The factor of the base rate at each step.
 
     `constant` is 1. `cosine` falls from 1 to 0 at `total_steps` and stays there, where MIN_RATE is the floor. `warmup`
-    rises linearly from a tenth to 1 over `warmup_steps` and stays there. Raises InvalidInput for another policy.
+    rises linearly from a tenth to 1 over `warmup_steps` and stays there. `wsd` (warm-up, stable, decay) does the same
+    until `decay_share` of the steps, and falls linearly from there to 0 at `total_steps`. Source of wsd: Hu et al.,
+    "MiniCPM", 2024 (arXiv 2404.06395). Raises InvalidInput for another policy.
     """
     if policy == "constant":
         return lambda _step: 1.0
@@ -39,7 +41,28 @@ def schedule(policy: str, *, total_steps: int, warmup_steps: int) -> Schedule:
         return lambda step: 0.5 * (1.0 + math.cos(math.pi * min(step / total_steps, 1.0)))
     if policy == "warmup":
         return lambda step: rising(step, warmup_steps, WARMUP_START)
-    raise InvalidInput(f"learning rate policy {policy!r} is unknown; choose constant, cosine or warmup")
+    if policy == "wsd":
+        decay = decay_step(total_steps, decay_share)
+        left = max(total_steps - decay, 1)
+        return lambda step: rising(step, warmup_steps, WARMUP_START) * min(1.0, max(0.0, (total_steps - step) / left))
+    raise InvalidInput(f"learning rate policy {policy!r} is unknown; choose constant, cosine, warmup or wsd")
+
+
+def decay_step(total_steps: int, decay_share: float) -> int:
+    """The last step that wsd takes at the whole rate."""
+    return round(decay_share * total_steps)
+
+
+def decay_from_epoch(policy: str, *, epochs: int, steps_per_epoch: int, decay_share: float) -> int:
+    """The first epoch (the run's first is 1) in which the rate falls for good; 0 where it does from the start or never.
+
+    What is inserted at the end of the epoch before has the decay alone to learn in.
+    """
+    total = epochs * steps_per_epoch
+    first_lower = decay_step(total, decay_share) + 1
+    if policy != "wsd" or not 1 < first_lower < total:
+        return 0
+    return first_lower // steps_per_epoch + 1
 
 
 def rising(age: int, steps: int, start: float) -> float:
@@ -60,13 +83,14 @@ class LearningRates:
         base_rate: float,
         total_steps: int,
         warmup_steps: int,
+        decay_share: float,
         new_parameter_rate: float,
         new_parameter_warmup_steps: int,
     ) -> None:
         self.policy = policy
         self.history: deque[tuple[int, str, float]] = deque(maxlen=HISTORY)
         self._base_rate = base_rate
-        self._schedule = schedule(policy, total_steps=total_steps, warmup_steps=warmup_steps)
+        self._schedule = schedule(policy, total_steps=total_steps, warmup_steps=warmup_steps, decay_share=decay_share)
         self._new_start = new_parameter_rate
         self._new_steps = new_parameter_warmup_steps
         self._base: dict[str, float] = {"host": base_rate}

@@ -186,6 +186,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             base_rate=config.learning_rate,
             total_steps=config.epochs * steps_per_epoch,
             warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
+            decay_share=config.rate_decay_share,
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
         ),

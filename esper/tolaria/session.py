@@ -124,7 +124,7 @@ class RunResult:
 
     `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
     by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
-    ever grew. `flops` holds training, side_pass and probe.
+    ever grew. `flops` holds training, side_pass, probe and evidence.
     """
 
     run_id: str
@@ -214,7 +214,7 @@ def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accu
             params_final=run.params,
             flops=run.flops.total,
             side_pass_flops=run.flops.spent["side_pass"],
-            probe_flops=run.flops.spent["probe"],
+            probe_flops=run.flops.spent["probe"] + run.flops.spent["evidence"],
             germinated=seeds["germinated"],
             fossilized=seeds["fossilized"],
             culled=seeds["culled"],

@@ -82,7 +82,7 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
     stop = StopFlag()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
-        config, plan = RunConfig.from_json(options.config), Plan.from_json(options.plan)
+        config, plan = RunConfig.from_request(options.config), Plan.from_json(options.plan)
         result = _train(options.data_dir, checked(options.run_id, "the run id"), config, messages, plan, stop=stop)
     except InvalidInput as error:
         _say(messages, {"error": str(error), "wrong_input": True})

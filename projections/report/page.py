@@ -125,7 +125,7 @@ def _costs(told: Report) -> list[dict[str, str]]:
         ("parameters at the end", told.run["params_final"], control.get("params_final")),
         ("FLOPs altogether", told.run["flops"], control.get("flops")),
         ("of them the seeds' own passes", *_spent(told, "side_pass_flops")),
-        ("of them probes", *_spent(told, "probe_flops")),
+        ("of them probes and evidence", *_spent(told, "probe_flops")),
         ("seconds on the clock", told.run["wall_s"], control.get("wall_s")),
     ]
     return [{"name": name, "grown": figure(grown), "control": figure(other)} for name, grown, other in table]

@@ -174,7 +174,7 @@ def test_plain_run_prints_lines_and_a_summary_and_is_followed_to_its_end(esper):
     assert facts[-1]["type"] == "run_finished"
     assert "\x1b" not in text
     assert "grown    epoch 4/4" in text
-    for part in ("test accuracy", "parameters", "training FLOPs", "seeds", "events written", "epoch hook", "try next"):
+    for part in ("test accuracy", "parameters", "FLOPs", "seeds", "events written", "epoch hook", "try next"):
         assert part in text
     assert "points" not in text
 

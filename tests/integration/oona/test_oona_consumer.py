@@ -9,6 +9,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.fetcher import Fetcher
 
 from contracts.topics import RUNS
+from esper.cli.tail import WRITTEN, LogTail
+from esper.leyline.signing import KeyRing
 from streams import consumer as reading
 from streams.consumer import LogConsumer
 
@@ -64,6 +66,18 @@ def test_a_question_is_answered_while_a_fetch_waits(monkeypatch, own_log):
 
     assert ends == dict.fromkeys(PLACES, 0)
     assert waited_s < LONG_S / 2
+
+
+def test_a_runs_tail_says_at_once_where_the_log_ends(own_log):
+    """Aiokafka waits before it asks again about a topic that it has not heard of: no topic of a run's is one."""
+    tail = LogTail(own_log.address, KeyRing((b"1" * 32,)), ["a run"])
+    try:
+        tail._consumer._fetcher._retry_backoff = LONG_S
+        ends = tail.ends(LONG_S / 2)
+        assert {topic for topic, _ in ends} == {topic.name for topic in WRITTEN}
+        assert {*ends.values()} == {0}
+    finally:
+        tail.close()
 
 
 def test_another_consumer_of_the_same_process_stays_aiokafkas_own(own_log):

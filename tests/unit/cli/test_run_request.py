@@ -17,6 +17,7 @@ from esper.cli.run import TASKS, RunRequest
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
 from esper.leyline.envelope import new_event
+from esper.tolaria.config import RunConfig
 from projections.archive_writer import Archive
 from projections.records import StoredRecord
 
@@ -30,6 +31,7 @@ def request_(tmp_path: Path) -> RunRequest:
         seed=3,
         policy="heuristic",
         lifecycle="full",
+        rate_policy=None,
         device="cpu",
         pool=("default",),
         drill=(),
@@ -53,6 +55,15 @@ def test_without_options_and_history_it_is_the_default(request_) -> None:
     assert (grown.pool, grown.drill, grown.dossier) == (("default",), False, Dossier())
     assert control is not None
     assert (control.policy, control.pool) == ("none", ("default",))
+
+
+def test_the_rate_policy_is_the_control_runs_too_and_one_default_holds_for_every_task(request_) -> None:
+    for task in ("digits", "chars", "mine.py:make"):
+        assert replace(request_, task=task).configs()[0].rate_policy == RunConfig().rate_policy
+    grown, control = replace(request_, rate_policy="wsd").configs()
+
+    assert control is not None
+    assert (grown.rate_policy, control.rate_policy) == ("wsd", "wsd")
 
 
 def test_a_drill_adds_its_stressors_to_the_pool(request_) -> None:

@@ -134,7 +134,7 @@ def test_what_cannot_be_is_said_in_one_line(ask, capsys, tmp_path, arguments, sa
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("policy", ["constant", "cosine", "warmup"])
+@pytest.mark.parametrize("policy", ["constant", "cosine", "warmup", "wsd"])
 def test_learning_rates_are_those_that_the_trainer_takes(policy):
     """From the configuration and the changes alone, as the controller itself gives them, to the last digits."""
     controller = LearningRates(
@@ -142,11 +142,12 @@ def test_learning_rates_are_those_that_the_trainer_takes(policy):
         base_rate=0.02,
         total_steps=120,
         warmup_steps=20,
+        decay_share=0.5,
         new_parameter_rate=0.1,
         new_parameter_warmup_steps=10,
     )
     config = {"rate_policy": policy, "learning_rate": 0.02, "rate_warmup_epochs": 2.0, "new_parameter_rate": 0.1}
-    config["new_parameter_warmup_epochs"] = 1.0
+    config |= {"new_parameter_warmup_epochs": 1.0, "rate_decay_share": 0.5}
     begun = pb.RunStarted(config_json=json.dumps(config), epochs=12, steps_per_epoch=10)
     (added,) = controller.add("s1", 0.5, 31)
     changed = controller.set_base("host", 0.01, "a person's", 44)

@@ -114,6 +114,7 @@ def _summary(story, control) -> Summary:
         hook_ms={"p50": 3.1234, "p99": 9.8765},
         cost=Cost(2.34567, 0.5, 1.87654, 9.8765, 41.23456),
         data_dir="./d",
+        flops={"training": 30.0, "side_pass": 4.0, "probe": 3.0, "evidence": 2.0},
     )
 
 
@@ -127,6 +128,8 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "control_val_accuracy": 0.75,
         "params_host": 100,
         "params_final": 100,
+        "flops": {"training": 30.0, "side_pass": 4.0, "probe": 3.0, "evidence": 2.0},
+        "control_flops": 0.0,
         "seeds": {"germinated": 1, "fossilized": 0, "culled": 1},
         "events": 13,
         "hook_ms": {"p50": 3.123, "p99": 9.877},

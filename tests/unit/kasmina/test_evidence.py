@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from esper.kasmina import lifecycle
+from esper.kasmina.candidates import drawn
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.passes import effective_rank
 from esper.kasmina.settings import SeedSettings
@@ -36,6 +37,42 @@ def test_figures_are_those_of_the_definition(lab):
     assert 1.0 < first.activation_rank < 6.0
 
 
+@pytest.mark.parametrize(("kind", "module"), [("vector", "2"), ("image", "0"), ("token", "1")])
+def test_a_candidates_descent_is_the_squared_gradient_of_the_zero_weights_of_a_block_that_is_really_there(kind, module):
+    """The block is written out and differentiated, weight by weight, by autograd."""
+    torch.manual_seed(5)
+    host = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.Flatten(1), nn.Linear(36, 3))
+    x, y = torch.randn(8, 1, 5, 5), torch.arange(8) % 3
+    sites = describe_sites(host, [Site(module, kind)], x, lambda _: [])
+    kasmina = Kasmina(host, sites, SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
+    channels = sites[0].shape[1] if kind == "token" else sites[0].shape[0]
+    weights, biases = drawn("s1", channels, channels)
+    outgoing = torch.zeros(channels, channels, requires_grad=True)
+
+    def block(_site, _inputs, h):
+        last = h.movedim(1, -1) if kind == "image" else h
+        out = last + torch.relu(last @ weights.T + biases) @ outgoing.T
+        return out.movedim(-1, 1) if kind == "image" else out
+
+    handle = host.get_submodule(module).register_forward_hook(block)
+    (gradient,) = torch.autograd.grad(cross_entropy(host(x), y), outgoing)
+    handle.remove()
+    evidence = kasmina.evidence(x, y, cross_entropy, candidates=True)[0]
+    assert evidence.candidate_descent == pytest.approx(float(gradient.square().sum()), rel=1e-4)
+    assert evidence.candidate_descent > 0
+    assert evidence == kasmina.evidence(x, y, cross_entropy, candidates=True)[0]
+
+
+def test_only_a_free_place_has_a_candidate(make_lab):
+    lab = make_lab(SeedSettings(lifecycle="direct"))
+    lab.germinate("residual")
+    taken, free = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy, candidates=True)
+    plain, _ = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)
+    assert not taken.HasField("candidate_descent")
+    assert free.HasField("candidate_descent")
+    assert plain == taken
+
+
 @pytest.mark.parametrize("stage", [lifecycle.DORMANT, lifecycle.TRAINING, lifecycle.BLENDING])
 def test_evidence_leaves_no_trace(make_lab, stage):
     lab = make_lab(SeedSettings(training_epochs=2))
@@ -49,7 +86,7 @@ def test_evidence_leaves_no_trace(make_lab, stage):
     seeds = lab.kasmina.state_dict()
     random_state = torch.get_rng_state()
     flags = [module.training for module in lab.host.modules()]
-    lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)
+    lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy, candidates=True)
     assert all(torch.equal(tensor, host[name]) for name, tensor in lab.host.state_dict().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(lab.host.parameters(), gradients, strict=True))
     after = lab.kasmina.state_dict()

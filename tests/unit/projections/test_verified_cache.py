@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,11 +10,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from projections import open_history, verify
+from projections import manifest, open_history, verify
 from projections.archive_writer import Archive
 
 
@@ -100,8 +102,8 @@ def without_the_rights_of_root() -> Iterator[None]:
 
 
 def test_a_read_only_folder_is_read_without_a_word(archive, capfd, caplog):
-    with open_history(archive):
-        pass  # whatever is imported late is imported by now: nobody may read where Python lies
+    with open_history(archive) as history:  # whatever is imported late is imported by now: nobody may read Python's own
+        history.execute("SELECT count(*) FROM decisions")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "archive"
         shutil.copytree(archive, folder, ignore=shutil.ignore_patterns("verified.json"))
@@ -131,3 +133,26 @@ def test_what_another_esper_remembered_is_looked_at_again(archive, numbers):
     assert verify.damaged(archive, entries) == []
     assert json.loads(cache.read_bytes()).keys() == found.keys()
     assert all(each[:3] == found[name][:3] for name, each in json.loads(cache.read_bytes()).items())
+
+
+def test_of_files_that_are_looked_at_together_only_the_wrong_ones_are_left_out(tmp_path, any_record):
+    """In a folder whose name DuckDB would take for a pattern: a file that is none, one that says more rows, and two."""
+    folder = tmp_path / "[a]*?"
+    with Archive(folder) as archive:
+        for offset in range(4):
+            archive.append([any_record("decision_made", offset)])
+        none, more, *_ = archive.manifest.files
+    content = b"PAR1 and no more"
+    (folder / manifest.FILES / none.name).write_bytes(content)
+    changed = {
+        none.name: replace(none, sha256=hashlib.sha256(content).hexdigest(), size=len(content)),
+        more.name: replace(more, rows=2),
+    }
+    held = manifest.load(folder)
+    manifest.save(folder, replace(held, files=tuple(changed.get(each.name, each) for each in held.files)))
+
+    with open_history(folder) as history:
+        found = {damage.name: damage.problem.partition(" (")[0] for damage in history.damage}
+        assert found == {none.name: "is no Parquet file", more.name: "holds 1 rows, and the manifest says 2"}
+        assert history.execute("SELECT count(*) FROM log.decision_made").fetchone() == (2,)
+    assert set(json.loads((folder / "verified.json").read_bytes())) == {each.name for each in held.files[2:]}

@@ -9,7 +9,7 @@ import pytest
 
 from esper.errors import InvalidInput
 from esper.kasmina.settings import SeedSettings
-from esper.tolaria.config import RunConfig
+from esper.tolaria.config import LEGACY, LEGACY_SEEDS, RunConfig
 
 
 def test_json_holds_every_default_and_reads_back_equal() -> None:
@@ -21,7 +21,20 @@ def test_json_holds_every_default_and_reads_back_equal() -> None:
 
 
 def test_fields_left_out_have_their_defaults() -> None:
-    assert RunConfig.from_json('{"seed": 3}') == RunConfig(seed=3)
+    assert RunConfig.from_request('{"seed": 3}') == RunConfig(seed=3)
+
+
+def test_what_an_older_record_does_not_say_means_what_was_so_then() -> None:
+    """A configuration of a run that was recorded before a setting existed: the run computes what it computed."""
+    recorded = json.loads(RunConfig().to_json())
+    older = {name: value for name, value in recorded.items() if name not in LEGACY}
+    older["seeds"] = {name: value for name, value in recorded["seeds"].items() if name not in LEGACY_SEEDS}
+    then = RunConfig.from_json(json.dumps(older))
+
+    assert {name: getattr(then, name) for name in LEGACY} == LEGACY
+    assert {name: getattr(then.seeds, name) for name in LEGACY_SEEDS} == LEGACY_SEEDS
+    assert then.axes == ("depth",) != RunConfig().axes
+    assert RunConfig.from_json(then.to_json()) == then
 
 
 def test_what_was_given_is_recorded_and_not_converted() -> None:
@@ -41,7 +54,9 @@ def test_resolving_keeps_what_was_chosen() -> None:
     ("changes", "message"),
     [
         ({"policy": "clever"}, "policy is 'clever', which is unknown; choose heuristic, random, none"),
-        ({"rate_policy": "step"}, "rate_policy is 'step', which is unknown; choose constant, cosine, warmup"),
+        ({"rate_policy": "step"}, "rate_policy is 'step', which is unknown; choose constant, cosine, warmup, wsd"),
+        ({"axes": ("depth", "height")}, r"axes is \('depth', 'height'\), which is unknown; choose depth, width"),
+        ({"rate_decay_share": 1.5}, "rate_decay_share is 1.5; it must be 1 at most"),
         ({"optimizer": "lion"}, "optimizer is 'lion', which is unknown; choose adamw, sgd"),
         ({"epochs": 0}, "epochs is 0; it must be above 0"),
         ({"decision_timeout_s": -1.0}, "decision_timeout_s is -1.0; it must be above 0"),

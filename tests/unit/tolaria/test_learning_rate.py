@@ -7,7 +7,7 @@ import math
 import pytest
 
 from esper.errors import InvalidInput
-from esper.tolaria.learning_rate import HISTORY, MIN_RATE, LearningRates, schedule
+from esper.tolaria.learning_rate import HISTORY, MIN_RATE, LearningRates, decay_from_epoch, schedule
 
 
 def make_rates(policy: str = "constant", *, total: int = 100, new_steps: int = 10) -> LearningRates:
@@ -16,6 +16,7 @@ def make_rates(policy: str = "constant", *, total: int = 100, new_steps: int = 1
         base_rate=0.1,
         total_steps=total,
         warmup_steps=10,
+        decay_share=0.8,
         new_parameter_rate=0.1,
         new_parameter_warmup_steps=new_steps,
     )
@@ -27,7 +28,7 @@ def groups(*names: str) -> list[dict[str, object]]:
 
 @pytest.mark.requirement("R-TOL-15")
 def test_cosine_is_defined_after_its_end() -> None:
-    factor = schedule("cosine", total_steps=100, warmup_steps=0)
+    factor = schedule("cosine", total_steps=100, warmup_steps=0, decay_share=0.8)
     assert factor(0) == 1.0
     assert factor(50) == pytest.approx(0.5)
     assert factor(100) == factor(101) == factor(10_000) == pytest.approx(0.0)
@@ -36,13 +37,36 @@ def test_cosine_is_defined_after_its_end() -> None:
 
 
 def test_warmup_rises_linearly_from_a_tenth() -> None:
-    factor = schedule("warmup", total_steps=100, warmup_steps=10)
+    factor = schedule("warmup", total_steps=100, warmup_steps=10, decay_share=0.8)
     assert [factor(step) for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.55, 1.0, 1.0])
+
+
+def test_wsd_rises_stays_and_falls_in_a_line() -> None:
+    factor = schedule("wsd", total_steps=100, warmup_steps=10, decay_share=0.8)
+
+    assert [factor(step) for step in (0, 5, 10, 80, 90, 99)] == pytest.approx([0.1, 0.55, 1.0, 1.0, 0.5, 0.05])
+    assert factor(100) == factor(10_000) == 0.0
+    assert make_rates("wsd").rate("host", 500) == MIN_RATE
+
+
+@pytest.mark.parametrize(
+    ("policy", "share", "expected"),
+    [("wsd", 0.8, 9), ("wsd", 0.75, 8), ("wsd", 1.0, 0), ("wsd", 0.0, 0), ("cosine", 0.8, 0), ("constant", 0.8, 0)],
+)
+def test_the_packet_says_in_which_epoch_the_decay_begins(policy: str, share: float, expected: int) -> None:
+    found = decay_from_epoch(policy, epochs=10, steps_per_epoch=7, decay_share=share)
+    factor = schedule(policy, total_steps=70, warmup_steps=7, decay_share=share)
+
+    assert found == expected
+    if found:
+        rates = [[factor(step) for step in range(7 * epoch, 7 * epoch + 7)] for epoch in range(1, 10)]
+        assert min(rates[found - 3]) == 1.0  # the last epoch of the constant phase; the first is of the warm-up
+        assert min(rates[found - 2]) < 1.0
 
 
 @pytest.mark.requirement("R-TOL-15")
 def test_an_unknown_policy_is_an_error() -> None:
-    with pytest.raises(InvalidInput, match="'exotic' is unknown; choose constant, cosine or warmup"):
+    with pytest.raises(InvalidInput, match="'exotic' is unknown; choose constant, cosine, warmup or wsd"):
         make_rates("exotic")
 
 

@@ -118,7 +118,7 @@ def test_pcgrad_is_reproducible(bench, second_bench, tiny_task) -> None:
     assert metrics["tolaria.grad_agg.conflicts"] > 0
 
 
-@pytest.mark.parametrize("rate_policy", ["constant", "cosine", "warmup"])
+@pytest.mark.parametrize("rate_policy", ["constant", "cosine", "warmup", "wsd"])
 def test_every_rate_policy_trains(bench, rate_policy: str) -> None:
     result = bench.run(rate_policy=rate_policy, optimizer="sgd")
     assert result.test_loss < 1.2

@@ -109,8 +109,13 @@ def test_side_passes_and_probes_are_in_the_budget(bench, second_bench, tiny_task
     assert plain.flops["probe"] == forward * 48 * 3
     assert grown.flops["side_pass"] > 0.0
     assert grown.flops["probe"] > plain.flops["probe"]
+    assert plain.flops["evidence"] == 0.0  # of a run that decides nothing
     finished = second_bench.log.bodies("run_finished")[0]
     assert finished.flops == sum(grown.flops.values())
+    assert finished.probe_flops == grown.flops["probe"] + grown.flops["evidence"]
+    packet = second_bench.log.bodies("epoch_completed")[-1]
+    assert packet.flops_training == grown.flops["training"]
+    assert packet.flops_measuring == sum(grown.flops.values()) - grown.flops["training"]
 
 
 @pytest.mark.requirement("R-TOL-27")
