@@ -155,6 +155,10 @@ class Kasmina:
         self._forget_probe(slot)
         return self._moves.cull(slot, reason)
 
+    def closed(self) -> dict[str, str]:
+        """The blueprint whose proof failed, by the seed id of the place that is closed for it."""
+        return {slot.seed_id: slot.closed for slot in self._slots.values() if slot.closed}
+
     def evict(self, reason: str) -> list[Message]:
         """Cull every seed that is mixed in and no fossil yet: whichever of them the network fails of, it is gone."""
         facts: list[Message] = []

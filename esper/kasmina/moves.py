@@ -179,14 +179,13 @@ class Moves:
         return seed
 
     def _check_size(self, seed: Seed) -> None:
-        """Refuse a seed that is too large for its host: it would be judged by what it does to almost nothing."""
-        ratio = self._grafts.settings.max_size_ratio
+        """`swift`: refuse a seed with more parameters than its host; nothing but its proof would stop it."""
         host = sum(parameter.numel() for parameter in self._host.parameters())
-        if ratio is not None and seed.size > ratio * host:
+        if self._grafts.settings.swift and seed.size > host:
             raise CommandRefused(
                 "larger_than_host",
-                f"{seed.blueprint_id} has {seed.size:,} parameters and its host {host:,}; at most {ratio:g} times as "
-                "many may grow (max_size_ratio)",
+                f"{seed.blueprint_id} has {seed.size:,} parameters and its host {host:,}: no seed of the swift "
+                "lifecycle is larger than its host; name a smaller blueprint",
             )
 
     def settle(self, slot: Slot) -> None:

@@ -38,9 +38,6 @@ class SeedSettings:
     """Epochs in PROBATIONARY before a fossilize command is accepted."""
     probation_patience: PositiveInt = 5
     """Epochs in PROBATIONARY after which a seed that nobody fossilized is culled."""
-    max_size_ratio: Limit | None = None
-    """A seed with more than this many times the host's parameters is refused; 1 in `swift` where nothing is said, no
-    limit elsewhere."""
     embargo_epochs: NonNegativeInt = 5
     reset_epochs: PositiveInt = 1
 
@@ -49,8 +46,8 @@ class SeedSettings:
 
     lifecycle: Lifecycle = DEFAULT_LIFECYCLE
     """`careful`: trained beside the host, blended in, watched, culled where it fails. `swift`: inserted at once, then
-    proven or undone, several at a time. `direct`: inserted at alpha 1 for good, without dwell or gates: the comparison
-    arm."""
+    proven or undone, several at a time, none larger than its host. `direct`: inserted at alpha 1 for good, without
+    dwell or gates: the comparison arm."""
     training_rule: TrainingRule = "side_pass"
     """`straight_through` is measured to fail (the seed never sees its own effect); kept for comparison."""
     host_rule: HostRule = "learns"
@@ -92,8 +89,6 @@ class SeedSettings:
         """Give what the profile decides, and check every field: an error names the setting where it is given."""
         if self.blend_epochs is None:
             object.__setattr__(self, "blend_epochs", 0 if self.swift else 3)
-        if self.max_size_ratio is None and self.swift:
-            object.__setattr__(self, "max_size_ratio", 1.0)
         check_fields(self, prefix="seed setting ")
         if self.probation_patience < self.probation_epochs:
             raise InvalidInput(

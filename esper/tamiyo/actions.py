@@ -41,10 +41,11 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
 
     Germinate needs a DORMANT slot without embargo, a blueprint that fits in what is left of the parameter budget and
     an epoch left to learn in; fossilize a PROBATIONARY seed whose dwell is over; cull a seed that has yet to prove
-    itself.
+    itself. Nothing grows where a proof failed, nor in `swift` what is larger than its host.
     """
     observed = {seed.seed_id: seed for seed in state.seeds}
     budget_left = state.params_budget - max(0, state.params - state.params_host)
+    largest = state.params_host if state.lifecycle == "swift" else budget_left
     epochs_left = state.epochs_total - state.state.current_epoch
     actions, mask = [NOTHING], [True]
     for site in state.sites:
@@ -52,10 +53,10 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
         if seed is None:
             continue
         if seed.stage == DORMANT:
-            free = seed.epochs_until_free == 0 and epochs_left > 0
+            free = seed.epochs_until_free == 0 and epochs_left > 0 and not seed.closed
             for option in site.options:
                 actions.append(_germinate(site.seed_id, option))
-                mask.append(free and option.parameters <= budget_left)
+                mask.append(free and option.parameters <= min(budget_left, largest))
         elif seed.stage in ALIVE:
             actions += [Action("cull", site.seed_id), Action("fossilize", site.seed_id)]
             mask += [True, seed.stage == PROBATIONARY and seed.gate_ready]

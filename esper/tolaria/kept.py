@@ -68,15 +68,16 @@ def _prune(run: Run) -> None:
     kept = others[-run.config.keep_checkpoints :] if run.config.keep_checkpoints else others
     _unpin(run, [each.position.step for each in kept])
     pinned = {pin.ref for pin in run.pins}
-    delete(run, [each for each in own if each not in kept and each.ref not in pinned])
+    delete(run, run.world.surplus([each for each in own if each not in kept and each.ref not in pinned]))
 
 
 def delete(run: Run, surplus: Sequence[Checkpoint]) -> None:
     """Delete checkpoints of the run, and publish that."""
     if surplus:
         run.world.flush()  # a process that dies here must not leave a record of checkpoints that are gone alone
+    gone = {each.ref for each in surplus}
+    run.checkpoints = [each for each in run.checkpoints if each.ref not in gone]
     for oldest in surplus:
-        run.checkpoints.remove(oldest)
         freed = run.world.delete_checkpoint(oldest)
         run.recorder.publish(CheckpointPruned(ref=oldest.ref, step=oldest.position.step, bytes_freed=freed))
 

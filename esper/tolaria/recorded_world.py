@@ -32,7 +32,7 @@ from esper.tolaria.kept import GERMINATION
 from esper.tolaria.kernels import recalled
 from esper.tolaria.learning_rate import UNDONE
 from esper.tolaria.outside import Answer, KernelSource, Outside
-from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot
+from esper.tolaria.state import Checkpoint, Digest, FlatState, Position, Snapshot
 from esper.tolaria.world import LiveWorld, NewFork, RecordedFork, Request, StartingPoint
 
 _GROUP_ENDS: Final = ("epoch_completed", "state_digested", "checkpoint_saved", "rolled_back", "run_finished")
@@ -403,6 +403,13 @@ class RecordedWorld:
             raise self._unexpected("checkpoint_saved")
         return Checkpoint(fact.checkpoint_saved.ref, snapshot.position, fact.checkpoint_saved.bytes)
 
+    def surplus(self, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+        """Those that were deleted here on record: which are kept is no part of what a run computes."""
+        if self.over:
+            return found
+        run = itertools.takewhile(lambda fact: body_name(fact) == "checkpoint_pruned", self._ahead())
+        return [Checkpoint(fact.checkpoint_pruned.ref, _position(fact), 0) for fact in run]
+
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """Delete nothing while a record is followed."""
         return self._live.delete_checkpoint(saved) if self.over else 0
@@ -425,6 +432,11 @@ class RecordedWorld:
         if back.to_sequence not in self._kept:
             raise self._diverged(f"the record rolls back to sequence {back.to_sequence}, which lies before its start")
         return back.level, self._kept[back.to_sequence]
+
+
+def _position(fact: Event) -> Position:
+    """Of a checkpoint that was deleted: its step, and nothing else that is said of it."""
+    return Position(fact.run_id, fact.timeline, fact.checkpoint_pruned.step, fact.epoch, 0)
 
 
 def _is_pin(fact: Event) -> bool:

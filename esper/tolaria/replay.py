@@ -17,6 +17,7 @@ from esper.tamiyo.decide import rederived
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded
 from esper.tolaria.fork_change import Fork
+from esper.tolaria.kept import GERMINATION
 from esper.tolaria.outside import Answer, Clock, Outside
 from esper.tolaria.recorded_world import Record, RecordedWorld
 from esper.tolaria.run import TargetStepReached
@@ -37,11 +38,13 @@ def first_checkpoint(recorded: Recorded, objects: ObjectStore) -> Event | None:
 def latest_checkpoint(recorded: Recorded, objects: ObjectStore, *, step: int, sequence: int) -> Event | None:
     """The latest checkpoint that can be read, taken at no later step than `step` and published by `sequence`.
 
-    None where the run's start is nearer.
+    None where the run's start is nearer. The state from before a germination is none to begin at: it lies within the
+    end of its epoch.
     """
     for fact in reversed(recorded.checkpoints()):
         saved = fact.checkpoint_saved
-        if 0 < saved.step <= step and fact.sequence <= sequence and _readable(objects, saved.ref):
+        begins = saved.step > 0 and saved.reason != GERMINATION
+        if begins and saved.step <= step and fact.sequence <= sequence and _readable(objects, saved.ref):
             return fact
     return None
 

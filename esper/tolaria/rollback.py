@@ -48,8 +48,7 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
     back = _to_recorded(run) or (_fast(run) if level == "fast" else None) or _full(run)
     run.windows.load_state(watched)
     run.windows.end_all("rolled_back")
-    undone = _forget_after(run, back)
-    run.checkpoints = [each for each in run.checkpoints if each not in undone]
+    _forget_after(run, back)
     body = _tell(run, back, RolledBack(reason=reason, from_step=from_step))
     if body.deadline_exceeded:
         publish(run, run.mode.enter(CAUTION))
@@ -77,15 +76,16 @@ def rewind(run: Run, seed_id: str) -> bool:
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, publish_digest(run, flat, REWIND)), REWIND)
     delete(run, [each for each in undone if each.position.run_id == run.recorder.run_id])
-    run.checkpoints = [each for each in run.checkpoints if each not in undone]
     run.world.flush()
     return True
 
 
 def _forget_after(run: Run, back: _Restored) -> list[Checkpoint]:
-    """Forget the states in memory that were undone; returns the checkpoints that were."""
+    """Forget the states that were undone; returns their checkpoints."""
     run.snapshots.forget_after(back.position.sequence)
-    return [each for each in run.checkpoints if each.position.sequence > back.position.sequence]
+    undone = [each for each in run.checkpoints if each.position.sequence > back.position.sequence]
+    run.checkpoints = [each for each in run.checkpoints if each not in undone]
+    return undone
 
 
 def _tell(run: Run, back: _Restored, body: RolledBack) -> RolledBack:

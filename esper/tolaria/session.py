@@ -124,7 +124,8 @@ class RunResult:
 
     `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
     by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
-    ever grew. `flops` holds training, side_pass, probe and evidence.
+    ever grew, and as `rewound` the blueprint whose proof failed there. `flops` holds training, side_pass, probe and
+    evidence.
     """
 
     run_id: str
@@ -171,12 +172,18 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
         hook_ms={f"p{q}": float(np.percentile(run.hook_ms, q)) if run.hook_ms else 0.0 for q in (50, 99)},
         wall_s=wall_s,
         flops=dict(run.flops.spent),
-        fates={
-            seed.seed_id: {"stage": stage_name(seed.stage), "blueprint": seed.blueprint_id, "alpha": seed.alpha}
-            for seed in run.kasmina.observations()
-            if seed.life
-        },
+        fates=_fates(run),
     )
+
+
+def _fates(run: Run) -> dict[str, dict[str, Any]]:
+    closed = run.kasmina.closed()
+    return {
+        seed.seed_id: {"stage": stage_name(seed.stage), "blueprint": seed.blueprint_id, "alpha": seed.alpha}
+        | ({"rewound": closed[seed.seed_id]} if seed.closed else {})
+        for seed in run.kasmina.observations()
+        if seed.life or seed.closed
+    }
 
 
 def interrupt(run: Run, fault: str, wall_s: float) -> Interrupted:

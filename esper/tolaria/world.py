@@ -195,6 +195,9 @@ class World(Protocol):
     def save_checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         """Store a state durably."""
 
+    def surplus(self, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+        """The checkpoints to delete now; `found` are those that are kept no longer."""
+
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """Remove a checkpoint; returns the bytes that became free."""
 
@@ -353,6 +356,10 @@ class LiveWorld:
     def save_checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         """In the object store."""
         return store_checkpoint(self.outside.objects, snapshot.flat, snapshot.root, snapshot.position)
+
+    def surplus(self, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+        """As found."""
+        return found
 
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """From the object store."""
