@@ -53,6 +53,7 @@ RUNS: Final = Topic(
         "state_digested",
         "breaker_changed",
         "conservative_mode_changed",
+        "seed_absorbed",
     ),
     "run",
     FOR_EVER,

@@ -1,3 +1,21 @@
-"""Esper: neural networks that grow while they train, on an immutable log of everything that happened."""
+"""Esper: neural networks that grow while they train, on an immutable log of everything that happened.
+
+`esper.load(run)` gives the network of a recorded run.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper.cli.load import load
 
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """What a script asks for is imported then: `import esper` costs nothing, and no torch."""
+    if name == "load":
+        from esper.cli.load import load  # noqa: PLC0415 - as above
+
+        return load
+    raise AttributeError(f"module 'esper' has no attribute {name!r}")

@@ -287,12 +287,17 @@ class Archive:
     def _set_aside(self) -> int:
         """Put aside what no manifest lists, and fill up from it what listed files lack that have gone; how many files.
 
-        The next generation is above those of all files, so that no name and no generation is given twice.
+        The next generation is above those of all files, so that no name and no generation is given twice: also where
+        an earlier start put them aside and did not come to write anything. Another copy of the manifest may list them.
         """
         aside = unlisted.set_aside(self.folder, self.manifest)
+        highest = max((_generation(path.name) for path in unlisted.paths(self.folder)), default=0)
+        if highest > self.manifest.generation:
+            self.manifest = replace(self.manifest, generation=highest)
+            if self.manifest.files:
+                self._commit(self.manifest)  # before any of them may be deleted; a list that was lost is not made yet
         if aside:
             _log.warning("%d files that %s does not list lie in %s now", len(aside), self.folder, manifest.SET_ASIDE)
-            self.manifest = replace(self.manifest, generation=max(self.manifest.generation, *map(_generation, aside)))
             filled = unlisted.filled_up(self.folder, self.manifest)
             if filled is not self.manifest:
                 self._commit(filled)

@@ -357,10 +357,10 @@ def _differences(connection: Connection, path: Path) -> int:
     held = f"SELECT {', '.join(map(_named, both))} FROM {file}"  # noqa: S608  names of ours
     cast = ", ".join(f"{_named(name)}::{types[name]} AS {_named(name)}" for name in both)
     meant = f"SELECT {cast} FROM decoded_again SEMI JOIN {file} USING (log_topic, log_partition, log_offset)"  # noqa: S608
-    ((count,),) = connection.execute(
-        f"SELECT count(*) FROM (({held} EXCEPT ALL {meant}) UNION ALL ({meant} EXCEPT ALL {held}))"  # noqa: S608  as above
-    ).fetchall()
-    return int(count)
+    lacking = f"SELECT count(*) FROM ({held} EXCEPT ALL {meant})"  # noqa: S608  as above
+    counts = f"SELECT (FROM ({lacking})), (SELECT count(*) FROM ({meant})), (SELECT count(*) FROM {file})"  # noqa: S608
+    ((wrong, there, here),) = connection.execute(counts).fetchall()
+    return int(wrong + wrong + there - here)  # those that only the file has, and those that it lacks
 
 
 def _named(column: str) -> str:

@@ -14,6 +14,7 @@ from contracts.topics import COMMANDS, REPORTS
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, Signed
+from esper.record.accept import CLAIMS
 from projections.columns import INVALID
 from projections.records import StoredRecord
 
@@ -105,6 +106,13 @@ def requests(history: History, run_id: str) -> Iterator[tuple[Event, Signed]]:
             yield envelope.parse(raw), _signed(raw, headers)
 
 
+def claims_between(history: History, run_id: str, first: int, end: int) -> list[StoredRecord]:
+    """The claims to a run at the offsets `[first, end)` of its partition, in the order of the log."""
+    claims = " UNION ALL ".join(f"SELECT {_FIELDS}, run_id FROM log.{name}" for name in sorted(CLAIMS))  # noqa: S608  ours
+    query = f"SELECT {_FIELDS} FROM ({claims}) WHERE run_id = ? AND log_offset >= ? AND log_offset < ?"  # noqa: S608
+    return [_stored(row) for row in _rows(history, f"{query} ORDER BY log_offset", [run_id, first, end])]
+
+
 def _ids(stretches: Sequence[Stretch]) -> set[str]:
     return {stretch.run_id for stretch in stretches}
 
@@ -139,6 +147,10 @@ def stored_records(history: History) -> Iterator[StoredRecord]:
     every, invalid = f"SELECT {_FIELDS} FROM log.every", f"SELECT {_FIELDS} FROM log.{INVALID}"  # noqa: S608  ours
     cursor = history.cursor(f"{every} UNION ALL {invalid} ORDER BY log_topic, log_partition, log_offset")
     while rows := cursor.fetchmany(BATCH):
-        for topic, partition, offset, timestamp_ms, key, value, headers in rows:
-            pairs = tuple((header["key"], header["value"]) for header in headers)
-            yield StoredRecord(topic, partition, offset, timestamp_ms, key, value, pairs)
+        yield from map(_stored, rows)
+
+
+def _stored(row: tuple[Any, ...]) -> StoredRecord:
+    topic, partition, offset, timestamp_ms, key, value, headers = row
+    pairs = tuple((header["key"], header["value"]) for header in headers)
+    return StoredRecord(topic, partition, offset, timestamp_ms, key, value, pairs)

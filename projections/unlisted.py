@@ -19,6 +19,7 @@ from esper.leyline.folders import Folder
 from projections.columns import ROW_GROUP, quoted
 from projections.manifest import FILES, SET_ASIDE, UNFINISHED, FileEntry, Manifest, Place
 from projections.records import StoredRecord
+from projections.verify import damaged
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -108,10 +109,10 @@ def offsets(table: Any) -> dict[Place, tuple[int, int]]:
 
 def records(archive: Path, wanted: Mapping[Place, tuple[int, int]]) -> Iterator[list[StoredRecord]]:
     """The records in files set aside at the offsets `[first, next)` that are wanted, each once, in the log's order."""
-    sources = [path for path in paths(archive) if _read(path, _PLACE) is not None]
-    if not sources:
-        return
     with _connected(archive) as connection:
+        sources = _whole(archive, connection)
+        if not sources:
+            return
         connection.execute("CREATE TABLE wanted (topic VARCHAR, part INTEGER, first BIGINT, next BIGINT)")
         connection.executemany("INSERT INTO wanted VALUES (?, ?, ?, ?)", [[*at, *to] for at, to in wanted.items()])
         rows = connection.execute(
@@ -134,18 +135,17 @@ def filled_up(archive: Path, manifest: Manifest) -> Manifest:
     """The manifest with the rows, out of files set aside, that it says are archived and no listed file holds.
 
     An older manifest lists files that were merged since: their rows lie in merged files, which it does not list. The
-    rows are written into new files, synced; a listed file that has gone leaves the list when all its rows are there.
-    The caller commits.
+    rows are written into new files, synced; a listed file that is missing or damaged leaves the list when all its rows
+    are there. The caller commits.
     """
-    with Folder.open(archive / FILES) as files:
-        there = set(files.files())
-    gone = [entry for entry in manifest.files if entry.name not in there]
-    sources = [path for path in paths(archive) if _read(path, _PLACE) is not None]
     before = any(first < manifest.next_offsets.get(place, 0) for place, (first, _) in bounds(archive).items())
-    if not before or not sources:
+    if not before:
         return manifest
+    bad = {Path(damage.path).name for damage in damaged(archive, manifest.files)}
+    gone = [entry for entry in manifest.files if entry.name in bad]
     with _connected(archive) as connection:
-        held = [archive / FILES / entry.name for entry in manifest.files if entry.name in there]
+        sources = _whole(archive, connection)
+        held = [archive / FILES / entry.name for entry in manifest.files if entry.name not in bad]
         connection.execute("CREATE TABLE held (topic VARCHAR, part INTEGER, place BIGINT)")
         if held:
             connection.execute(f"INSERT INTO held SELECT {', '.join(_PLACE)} FROM {_scan(held)}")  # noqa: S608  ours
@@ -158,8 +158,10 @@ def filled_up(archive: Path, manifest: Manifest) -> Manifest:
         left = [entry for entry in gone if not _complete(connection, archive, entry, found)]
     if not found:
         return manifest
-    _log.warning("%d rows of %d files that have gone were found in others", sum(e.rows for e in found), len(gone))
-    kept = [entry for entry in manifest.files if entry.name in there or entry in left]
+    _log.warning(
+        "%d rows that %d missing or damaged files had were found in others", sum(e.rows for e in found), len(gone)
+    )
+    kept = [entry for entry in manifest.files if entry.name not in bad or entry in left]
     return replace(manifest, files=(*kept, *found))
 
 
@@ -293,6 +295,29 @@ def record_at(path: Path, place: Place, offset: int) -> dict[Place, tuple[int, b
 
 def _meet(one: Mapping[Place, tuple[int, int]], other: Mapping[Place, tuple[int, int]]) -> bool:
     return any(place in one and one[place][0] < end and first < one[place][1] for place, (first, end) in other.items())
+
+
+def _whole(archive: Path, connection: Connection) -> list[Path]:
+    """The files set aside of which every value can be read; the others are named: nothing says what was in those.
+
+    By DuckDB, which will read them: pyarrow cannot read every integer column that DuckDB wrote.
+    """
+    import duckdb  # noqa: PLC0415  as in _connected
+
+    found = []
+    for path in paths(archive):
+        try:
+            names = {row[0] for row in connection.execute(f"DESCRIBE FROM {_scan([path])}").fetchall()}
+            connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {_scan([path])}").fetchall()  # noqa: S608
+        except duckdb.Error as error:
+            names, why = set(), f": {str(error).splitlines()[0]}"
+        else:
+            why = ": it has not an archive's columns"
+        if {*_FIELDS.split(", ")} <= names:
+            found.append(path)
+        else:
+            _log.warning("%s was set aside and cannot be read%s; what the log has lost of it is lost", path, why)
+    return found
 
 
 def _read(path: Path, columns: Sequence[str]) -> Any:

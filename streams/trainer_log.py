@@ -26,7 +26,7 @@ from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import COMMANDS, RUNS, Topic
-from esper.errors import ContractViolation, LogUnavailable
+from esper.errors import ContractViolation, EsperError, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing, Signed
@@ -142,7 +142,8 @@ class KafkaLog:
 
     It returns when the end of both topics is known, which `ends` has: no decision on anything published afterwards can
     be missed, and no claim either. `archived` are offsets: claims are looked for from there on, and not from the end on
-    alone, where somebody may have used the run's id before.
+    alone, where somebody may have used the run's id before. What the log deletes before it is read here `gone` finds:
+    the claims to the run between two offsets of its partition.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class KafkaLog:
         metrics: Metrics,
         producer: str = "trainer",
         archived: Mapping[Place, int] | None = None,
+        gone: Callable[[int, int], Iterable[Record]] = lambda _first, _end: (),
     ) -> None:
         self.run_id = run_id
         self._key = run_id.encode()
@@ -166,6 +168,8 @@ class KafkaLog:
         self._refusals, self._refused_commands = Refusals(), Refusals()
         self.ends: dict[Place, int] = {}
         self._archived = archived
+        self._gone = gone
+        self._next = 0
         self._caught_up = threading.Event()
         if archived is None:
             self._caught_up.set()
@@ -271,27 +275,35 @@ class KafkaLog:
             raise
 
     async def _start(self, brokers: str, topic: Topic, *, urgent: bool) -> LogConsumer:
-        """A consumer of the run's partition of a topic, from its end on, which `ends` has then."""
-        consumer = LogConsumer(
-            bootstrap_servers=brokers,
-            urgent=urgent,
-            auto_offset_reset="latest",  # not by seek_to_end, which races with the reset that an assignment begins
-        )
+        """A consumer of the run's partition of a topic, from its end on, which `ends` has then.
+
+        Where the log deletes what it has not read yet, it goes on where the log begins.
+        """
+        consumer = LogConsumer(bootstrap_servers=brokers, urgent=urgent, auto_offset_reset="earliest")
         try:
             await consumer.start()
             place = TopicPartition(topic.name, partition_of(self._key))
+            begin = self.ends[place.topic, place.partition] = (await consumer.end_offsets([place]))[place]
+            if topic is RUNS:
+                begin = await self._begin(consumer, place, begin)
             consumer.assign([place])
-            self.ends[place.topic, place.partition] = await consumer.position(place)
-            if topic is RUNS and self._archived is not None:
-                # Not from before the log's beginning: that would be a reset to the end, past the claims in between.
-                first = (await consumer.beginning_offsets([place]))[place]
-                begin = max(self._archived.get((place.topic, place.partition), 0), first)
-                consumer.seek(place, begin)
-                self._look_at(begin)
+            consumer.seek(place, begin)  # at once: an assignment without a position would begin a reset
         except BaseException:
             await consumer.stop()
             raise
         return consumer
+
+    async def _begin(self, consumer: LogConsumer, place: TopicPartition, end: int) -> int:
+        """Where to begin to look for claims: where the archive ends that has none, or the log, which `end`s there."""
+        self._next = end
+        if self._archived is not None:
+            self._next = min(end, self._archived.get((place.topic, place.partition), 0))
+            first = (await consumer.beginning_offsets([place]))[place]
+            if first > self._next:
+                await self._look_back(first)
+                self._next = first
+        self._look_at(self._next)
+        return self._next
 
     async def _disconnect(self) -> None:
         await asyncio.gather(self._commands.stop(), self._runs.stop())
@@ -304,10 +316,24 @@ class KafkaLog:
                 logger.warning("reading the log failed, trying again: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
+            if message.topic == RUNS.name and message.offset > self._next:
+                await self._look_back(message.offset)
             if message.topic == COMMANDS.name or message.key == self._key:
                 take(record_of(message))
-            if not self._caught_up.is_set() and message.topic == RUNS.name:
-                self._look_at(message.offset + 1)
+            if message.topic == RUNS.name:
+                self._next = message.offset + 1
+                if not self._caught_up.is_set():
+                    self._look_at(self._next)
+
+    async def _look_back(self, offset: int) -> None:
+        """The log has nothing between what was read and this offset: lost, given to nobody, or deleted since."""
+        try:
+            found = await asyncio.to_thread(lambda: list(self._gone(self._next, offset)))
+        except (EsperError, OSError) as error:
+            logger.warning("who claimed the run meanwhile is not known: %s", error)
+        else:
+            for record in found:
+                self._fact(record)
 
     def _look_at(self, offset: int) -> None:
         """Claims before this offset are known."""

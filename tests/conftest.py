@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,26 @@ def _turn(scope: str) -> int:
     """The place of a file among those that wait; those of the same place keep their order."""
     long = [number for number, begin in enumerate(LONG) if scope.startswith(begin)]
     return long[0] if long else len(LONG) + (scope == SERIAL)
+
+
+# --------------------------------------------------------------------------- processes that begin with all libraries
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Fork Esper's processes where a test starts some, unless it is marked `cold`."""
+    if not _starts_processes(item.nodeid) or item.get_closest_marker("cold"):
+        return (yield)
+    from tests.forked import warm_processes
+
+    with warm_processes():
+        return (yield)
+
+
+def pytest_sessionfinish() -> None:
+    """End what they were forked from."""
+    if (forked := sys.modules.get("tests.forked")) is not None:
+        forked.end_everybodys()
 
 
 # ------------------------------------------------------------------------------------- a serial test has the machine

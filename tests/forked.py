@@ -10,15 +10,21 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import psutil
 
+from esper.cli.trainers import LIBRARIES as TRAINERS
 from esper.installation import python_module
 from esper.weatherlight.forkserver import Order, child_environment, request
+from tests.processes.warm import LIBRARIES, module_of
+
+HERE: Final = Path(__file__).parent
+MODULES: Final = (HERE / "processes", HERE / "e2e", HERE / "integration" / "forge")
+"""Where the modules of the tests lie that run in a fork."""
 
 
 class Forks:
@@ -30,23 +36,27 @@ class Forks:
     def start(self, target: str, *arguments: str, log: Path, told: str = "") -> Forked:
         """A process that runs `target`, with `told` as its stdin."""
         stdin, control = os.pipe()
-        read, messages = os.pipe()
         os.write(control, told.encode())
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            order = Order("esper-forked", target, arguments)
-            request(self._connection, order, stdin=stdin, log=file.fileno(), messages=messages)
-        for descriptor in (stdin, control, messages):
+            forked = self.order(Order("esper-forked", target, arguments), stdin=stdin, log=file.fileno())
+        for descriptor in (stdin, control):
             os.close(descriptor)
-        return Forked(os.fdopen(read), log)
+        return forked
+
+    def order(self, order: Order, *, stdin: int, log: int, inherit: Sequence[int] = ()) -> Forked:
+        """A process as ordered, with these descriptors, of which the caller keeps its own."""
+        read, messages = os.pipe()
+        request(self._connection, order, stdin=stdin, log=log, messages=messages, inherit=inherit)
+        os.close(messages)
+        return Forked(os.fdopen(read))
 
 
 class Forked:
     """A forked process, as heard over its pipe."""
 
-    def __init__(self, messages: TextIO, log: Path) -> None:
+    def __init__(self, messages: TextIO) -> None:
         self._messages = messages
-        self.log = log
         self.pid = int(json.loads(messages.readline())["pid"])
 
     @property
@@ -67,15 +77,80 @@ class Forked:
     def last_word(self) -> dict[str, Any]:
         """The last that it said, once it has ended."""
         code, words = self.wait()
-        assert words, (code, self.log.read_text())
+        assert words, f"exit code {code}, and it said nothing"
         return words[-1]
 
 
+class Warm(subprocess.Popen[Any]):
+    """A `Popen` whose process is forked by `everybodys` where it is one of ours (see `tests.processes.warm`)."""
+
+    _forked: Forked | None = None
+
+    def _execute_child(self, args: Any, *given: Any) -> None:
+        prepared, descriptors, folder, environment, pipes = given[1], given[3], given[4], given[5], given[9:15]
+        if not (module := module_of(args)) or prepared is not None or descriptors:
+            super()._execute_child(args, *given)  # type: ignore[misc]
+            return
+        told = (str(folder or Path.cwd()), json.dumps(dict(environment or os.environ)), module)
+        stdin, stdout, stderr = (pipes[at] if pipes[at] >= 0 else number for number, at in enumerate((0, 3, 5)))
+        order = Order("python", "warm:process", (*told, *map(str, args[args.index(module) + 1 :])))
+        self._forked = everybodys().order(order, stdin=stdin, log=stderr, inherit=(stdout,))
+        self.pid = self._forked.pid
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    # The fork server is its parent and has its exit code.
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if self._forked is None:
+            return super()._try_wait(wait_flags)  # type: ignore[misc, no-any-return]
+        if wait_flags & os.WNOHANG and not self._forked.is_over:
+            return 0, 0
+        code, _ = self._forked.wait()
+        return self.pid, -code if code < 0 else code << 8
+
+    def _internal_poll(self, *known: Any, **more: Any) -> int | None:
+        if self._forked is None:
+            return super()._internal_poll(*known, **more)  # type: ignore[misc, no-any-return]
+        if self.returncode is None and self._forked.is_over:
+            self.wait()
+        return self.returncode
+
+
 @contextmanager
-def fork_server(folder: Path, *modules: str) -> Iterator[Forks]:
-    """A fork server that has imported `modules` and finds those of `folder`; all ends with the context."""
+def warm_processes() -> Iterator[None]:
+    """Within, `subprocess` forks Esper's processes instead of starting them."""
+    started = subprocess.Popen
+    subprocess.Popen = Warm  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        subprocess.Popen = started  # type: ignore[misc]
+
+
+_everybodys: list[tuple[Any, Forks]] = []
+
+
+def everybodys() -> Forks:
+    """The fork server of this session, which has imported what any process of Esper's does."""
+    if not _everybodys:
+        libraries = (*TRAINERS, "esper.weatherlight.beginning", *LIBRARIES, "warm", "feed_job")
+        server = fork_server(*libraries)
+        _everybodys.append((server, server.__enter__()))
+    return _everybodys[0][1]
+
+
+def end_everybodys() -> None:
+    """End the session's fork server, and with it whatever it forked."""
+    while _everybodys:
+        _everybodys.pop()[0].__exit__(None, None, None)
+
+
+@contextmanager
+def fork_server(*modules: str) -> Iterator[Forks]:
+    """A fork server that has imported `modules`, also such as lie in `MODULES`; all ends with the context."""
     ours, theirs = socket.socketpair()
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    path = os.pathsep.join([*map(str, MODULES), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     with theirs:
         server = subprocess.Popen(
             python_module("esper.weatherlight.forkserver", "--fd", str(theirs.fileno()), *modules),

@@ -87,7 +87,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         Literal["careful", "swift", "direct", "full"] | None,
         typer.Option(
             "--lifecycle",
-            help="careful, the default, trains a seed beside the network, blends it in and culls it where a gate fails; "
+            help="careful, the default, trains a seed beside the host, blends it in, and culls it where a gate fails; "
             "swift inserts it at once and undoes it where it does not prove itself; direct inserts it for good, for "
             "comparison. full is careful's old name.",
         ),

@@ -95,9 +95,10 @@ def _limit(gate_number: int, measurement: Any) -> str:
 def _run_started(body: Any) -> str:
     role = f", control of {body.control_of}" if body.control_of else ""
     role += f", {body.parent_run_id} with {body.fork_change!r}" if body.parent_run_id else ""
+    probe = f", probed on {body.probe_samples:,} samples" if body.probe_samples else ""
     return (
         f"{body.task} on {body.device}, policy {body.policy}{role}: {body.params_host:,} parameters, "
-        f"{body.epochs} epochs of {body.steps_per_epoch} steps, {len(body.sites)} sites"
+        f"{body.epochs} epochs of {body.steps_per_epoch} steps, {len(body.sites)} sites{probe}"
     )
 
 

@@ -36,7 +36,21 @@ from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
-TASKS: Final = ("digits", "digits-wide", "chars", "chars-narrow", "chars-wide", "spirals", "spirals-wide")
+TASKS: Final = (
+    "digits",
+    "digits-wide",
+    "chars",
+    "chars-narrow",
+    "chars-wide",
+    "spirals",
+    "spirals-wide",
+    "tab",
+    "tab-wide",
+    "tabn",
+    "tabn-wide",
+    "doc",
+    "doc-wide",
+)
 
 
 """The built-in tasks of `esper.tolaria.tasks`, which imports torch."""

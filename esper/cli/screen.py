@@ -172,7 +172,8 @@ class Panel:
         for view, name in zip(self._views, ("grown", "control"), strict=False):
             bar = ProgressBar(total=max(view.epochs_total, 1), completed=view.epoch)
             known = not math.isnan(view.loss)
-            figures = (f"loss {view.loss:.3f}", f"probe {view.probe_loss:.3f}", f"right {view.accuracy:.1%}")
+            right = f"right {view.accuracy:.1%}" + (f" of {view.started.probe_samples}" if view.started else "")
+            figures = (f"loss {view.loss:.3f}", f"probe {view.probe_loss:.3f}", right)
             size = f"{view.parameters:,} params" if view.parameters else ""
             grid.add_row(
                 name, f"{view.epoch}/{view.epochs_total or '?'}", bar, *(figures if known else ("",) * 3), size

@@ -41,10 +41,11 @@ class Code:
         return one_line(f"{self.what} (SHA-256 {self.sha256}, {by})")
 
 
-def check_code(history: History, run_id: str, data_dir: Path, verb: str, *, trust: bool) -> bool:
+def check_code(history: History, run_id: str, data_dir: Path, verb: str, *, trust: bool, way: str = "--trust") -> bool:
     """Ask a person before a stranger's code is run for `esper VERB RUN`; whether there was any, and it may run.
 
-    Raises InvalidInput where it may not, and where nobody sits at a terminal and `trust` is False.
+    Raises InvalidInput where it may not, and where nobody sits at a terminal and `trust` is False; `way` is how to say
+    that it may.
     """
     found = foreign_code(history, run_id, own_keys())
     if not found or trust:
@@ -53,7 +54,7 @@ def check_code(history: History, run_id: str, data_dir: Path, verb: str, *, trus
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInput(
             f"run {run_id} was not recorded with your key{_own()}, and to {verb} it runs code that came with it: "
-            f"{'; '.join(map(str, found))}; read it ({_reading(found[0], store)}), and add --trust to run it"
+            f"{'; '.join(map(str, found))}; read it ({_reading(found[0], store)}), and add {way} to run it"
         )
     _explain(run_id, found)
     while (answer := _asked("run it? [y]es, [N]o, [s]how it: ")) == "s":

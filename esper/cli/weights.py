@@ -27,7 +27,7 @@ from esper.tolaria.outside import Clock
 from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
 from esper.tolaria.state import FlatState
-from esper.tolaria.tasks import recorded_task
+from esper.tolaria.tasks import Task, recorded_task
 
 
 def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) -> None:
@@ -37,14 +37,8 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
     """
     objects = ObjectStore(data_dir / "objects")
     config = RunConfig.from_json(recorded.root.config_json)
-    find_device(config.device)
     task = recorded_task(config.task, recorded.root.task_source, objects)
-    torch.set_num_threads(config.threads)
-    for difference in differences(recorded.facts, task):
-        complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
-    clock = Clock(time.monotonic, time.time_ns)
-    with _shown(recorded.run_id, mark.model.step) as watch:
-        flat = state_at(recorded, task, objects=objects, clock=clock, step=mark.model.step, watch=watch)
+    flat = trained_again(recorded, mark, task, objects)
     metadata = {
         "run_id": recorded.run_id,
         "step": str(mark.model.step),
@@ -53,6 +47,22 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
         "seeds": json.dumps([_described(seed) for seed in mark.model.seeds.values()]),
     }
     _write(target, safetensors.torch.save(weights(flat), metadata=metadata))
+
+
+def trained_again(recorded: Recorded, mark: Mark, task: Task, objects: ObjectStore) -> FlatState:
+    """The state at `mark`: from the nearest checkpoint that is kept, the rest by training on from the record.
+
+    Says where this machine differs from the run's. Raises InvalidInput for a device that is not here, and as
+    `state_at` does.
+    """
+    config = RunConfig.from_json(recorded.root.config_json)
+    find_device(config.device)
+    torch.set_num_threads(config.threads)
+    for difference in differences(recorded.facts, task):
+        complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
+    clock = Clock(time.monotonic, time.time_ns)
+    with _shown(recorded.run_id, mark.model.step) as watch:
+        return state_at(recorded, task, objects=objects, clock=clock, step=mark.model.step, watch=watch)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,29 @@ class SiteShape:
 
 
 @dataclass(frozen=True, slots=True)
+class WidthShape:
+    """A place where a host can become wider, as a template sees it; what a `WidthPlace` of the contracts says.
+
+    `incoming` is the shape of the weights that lead into one unit: (features,), or (channels, *kernel). `outgoing` is
+    the shape of the consumer's weights behind one unit: (outputs, inputs of the unit, *kernel). New units come in
+    multiples of `group`; `running` has an entry for each norm between, whether it keeps running statistics.
+    """
+
+    units: int
+    incoming: tuple[int, ...]
+    outgoing: tuple[int, ...]
+    bias: bool
+    group: int = 1
+    running: tuple[bool, ...] = ()
+    parameters_per_unit: int = 0
+    flops_per_unit: int = 0
+
+    def new_units(self, factor: float) -> int:
+        """How many units a layer gets that becomes wider by `factor` of what it has: whole groups, one at least."""
+        return self.group * max(1, round(factor * self.units / self.group))
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One bounded parameter of a blueprint; the bounds are inclusive, and `integer` ones take whole numbers only."""
 
@@ -66,7 +89,8 @@ Settings = Mapping[str, float]
 class Blueprint:
     """What the catalogue's table says of a template. `kinds` are the site shapes that it serves.
 
-    `tags` say what family it is of: what people search by.
+    `tags` say what family it is of: what people search by. One that makes the host wider serves no activation, so its
+    `kinds` are empty: it serves the places that a task names with a consumer.
     """
 
     blueprint_id: str
@@ -84,6 +108,11 @@ class Blueprint:
     def full_name(self) -> str:
         """Its name with its id behind it, as people read it: residual_block (BP009)."""
         return f"{self.name} ({self.blueprint_id})"
+
+    @property
+    def widens(self) -> bool:
+        """Whether it makes a layer of the host wider, rather than putting a module behind it."""
+        return self.family == "width"
 
     @property
     def approval_required(self) -> bool:

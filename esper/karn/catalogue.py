@@ -1,6 +1,6 @@
 """What can grow at a site: the pools of blueprints, what each would cost there, and how its module is built.
 
-A caller without a clearance reaches the 35 safe blueprints, and a site offers `DEFAULT_POOL` of them unless asked for
+A caller without a clearance reaches the safe blueprints, and a site offers `DEFAULT_POOL` of them unless asked for
 others. Cost is measured on the module itself, built on PyTorch's meta device: shapes are computed, nothing is
 allocated.
 """
@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +20,7 @@ from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import HANDLING_CLASS_STANDARD
 from esper.errors import InvalidInput
 from esper.karn.approval import UNCLEARED, Clearance
-from esper.karn.blueprint import Blueprint, Settings, ShapeKind, SiteShape
+from esper.karn.blueprint import Blueprint, Settings, ShapeKind, SiteShape, WidthShape
 from esper.karn.dossier import Dossier
 from esper.karn.layers import Make, SeedModule, initialise
 from esper.karn.registration import TIERS, descriptor
@@ -35,6 +35,7 @@ SAFE_POOL: Final = tuple(blueprint_id for blueprint_id, blueprint in CATALOGUE.i
 DEFAULT_POOL: Final = (
     *("BP001", "BP002", "BP003", "BP005", "BP008", "BP009", "BP011", "BP012", "BP013", "BP014"),
     *("BP015", "BP016", "BP018", "BP020", "BP021", "BP022", "BP023"),
+    "BP051",
 )
 """What a site offers by default: one or two of each family that has shown what it does, cheap ones first.
 
@@ -62,10 +63,11 @@ def options(
 ) -> list[BlueprintOption]:
     """What could grow at `site`, in order of ids, with trainable parameters and forward FLOPs at default settings.
 
-    Of `pool`, those that serve the site's shape. Raises InvalidInput for a template that does not exist or that the
-    clearance does not cover: experimental ones and stressors are never offered by default.
+    Of `pool`, those that serve the site's shape, or those that widen where the host itself can become wider. Raises
+    InvalidInput for a template that does not exist or that the clearance does not cover: experimental ones and
+    stressors are never offered by default.
     """
-    shape = site_shape(site)
+    shape = width_shape(site) if site.HasField("width") else site_shape(site)
     wanted = [find(blueprint_id) for blueprint_id in sorted(set(pool))]
     for blueprint in wanted:
         clearance.check(blueprint)
@@ -78,7 +80,7 @@ def options(
             residual=cost.residual,
         )
         for blueprint in wanted
-        if shape.kind in blueprint.kinds
+        if (blueprint.widens if isinstance(shape, WidthShape) else shape.kind in blueprint.kinds)
         for cost in [measure(blueprint.blueprint_id, shape)]
     ]
 
@@ -100,7 +102,8 @@ def build(
     """
     blueprint = find(blueprint_id)
     clearance.check(blueprint)
-    module = draft(blueprint, site_shape(site), blueprint.resolve(parameters))
+    shape = width_shape(site) if site.HasField("width") else site_shape(site)
+    module = draft(blueprint, shape, blueprint.resolve(parameters))
     module.to_empty(device="cpu")
     initialise(module, generator)
     return module
@@ -117,6 +120,21 @@ def site_shape(site: SiteDescription) -> SiteShape:
     return SiteShape(kind, shape)
 
 
+def width_shape(site: SiteDescription) -> WidthShape:
+    """The place of a site where the host can become wider."""
+    place = site.width
+    return WidthShape(
+        units=place.units,
+        incoming=tuple(place.incoming),
+        outgoing=tuple(place.outgoing),
+        bias=place.bias,
+        group=max(1, place.group),
+        running=tuple(place.running),
+        parameters_per_unit=place.parameters_per_unit,
+        flops_per_unit=place.flops_per_unit,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a module costs: trainable parameters, and FLOPs of one sample's forward pass."""
@@ -127,32 +145,40 @@ class Cost:
 
 
 @lru_cache(maxsize=1024)
-def measure(blueprint_id: str, site: SiteShape) -> Cost:
+def measure(blueprint_id: str, site: SiteShape | WidthShape) -> Cost:
     """The cost of a template at its default settings, measured on a module that holds no memory.
 
     FLOPs are those of matrix products, convolutions and attention, as PyTorch counts them: a multiply-add is two, and
-    what works element by element is none. Raises InvalidInput for a template that does not exist or serve the shape.
+    what works element by element is none. A wider layer costs what its units cost at the place. Raises InvalidInput
+    for a template that does not exist or serve the shape.
     """
     blueprint = find(blueprint_id)
-    module = draft(blueprint, site, blueprint.resolve({}))
+    settings = blueprint.resolve({})
+    module = draft(blueprint, site, settings)
+    if isinstance(site, WidthShape):
+        units = len(module.get_parameter("producer_weight"))
+        return Cost(sum(each.numel() for each in module.parameters()), units * site.flops_per_unit, residual=False)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.empty((_COST_BATCH, *site.shape), device="meta"))
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return Cost(parameters, counter.get_total_flops() // _COST_BATCH, module.residual)
 
 
-def draft(blueprint: Blueprint, site: SiteShape, settings: Settings) -> SeedModule:
+def draft(blueprint: Blueprint, site: SiteShape | WidthShape, settings: Settings) -> SeedModule:
     """The module of a template without its numbers, on the meta device: to be looked at, not used.
 
     Raises InvalidInput for a site shape that the template does not serve.
     """
-    if site.kind not in blueprint.kinds:
+    if isinstance(site, WidthShape) != blueprint.widens:
+        serves = "places where the host can become wider" if blueprint.widens else ", ".join(blueprint.kinds)
+        raise InvalidInput(f"{blueprint.blueprint_id} {blueprint.name} serves {serves} alone")
+    if isinstance(site, SiteShape) and site.kind not in blueprint.kinds:
         raise InvalidInput(
             f"{blueprint.blueprint_id} {blueprint.name} does not serve a {site.kind} site; "
             f"it serves {', '.join(blueprint.kinds)}"
         )
     family = importlib.import_module(f"esper.karn.templates.{blueprint.family}")
-    make: Make = getattr(family, blueprint.name)
+    make: Make[Any] = getattr(family, blueprint.name)
     with torch.device("meta"):
         return make(site, settings)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.karn.blueprint import Settings, ShapeKind, SiteShape
+from esper.karn.blueprint import Settings, ShapeKind, SiteShape, WidthShape
 
 
 class SeedModule(nn.Module):
@@ -56,7 +57,8 @@ class Stack(SeedModule):
         return out
 
 
-Make = Callable[[SiteShape, Settings], SeedModule]
+Place = TypeVar("Place", SiteShape, WidthShape)
+Make = Callable[[Place, Settings], SeedModule]
 
 
 class OwnStart(nn.Module, ABC):

@@ -1,4 +1,4 @@
-"""The catalogue: one row for each of the 50 blueprints, and which function makes its module. Read without torch.
+"""The catalogue: one row for each blueprint, and which function makes its module. Read without torch.
 
 A row names its id, name, family, stage, risk, tags, description, settings and, where they are not all three, the kinds
 of site that it serves. The module of a row is made by the function of the row's name in
@@ -158,6 +158,10 @@ _ROWS: Final = (
         "output scaled by a lost-update count", _real("window_ns", 10.0, 1000.0, default=100.0)),
     _stressor("BP050", "adversarial_noise", "stressors", 6, 0.9, "stressor noise",
         "noise against the loss's gradient", _real("epsilon", 0.1, 1.0, default=0.5)),
+    # safe, and beyond the plan's fifty (ruling 32): they make a layer of the host wider
+    _safe("BP051", "wider_layer", "width", 1, 0.2, "width",
+        "new units beside a layer's own, with outgoing weights of zero",
+        _real("factor", 0.25, 2.0, default=1.0), kinds=()),
 )
 # fmt: on
 

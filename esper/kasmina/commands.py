@@ -5,7 +5,7 @@ Whether a command may be believed at all (signature, age, nonce) is judged befor
 
 All reasons: missing_payload, unsupported_command, unsupported_seed_operation, unknown_seed, illegal_transition,
 seed_embargoed, seed_fossilized, seed_busy, missing_blueprint, unknown_blueprint, bad_parameters, blueprint_refused,
-build_failed, shared_parameters, blend_unavailable, dwell_not_over, seed_closed, larger_than_host.
+build_failed, shared_parameters, blend_unavailable, dwell_not_over, place_taken, seed_closed, larger_than_host.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from esper.kasmina.seed import Seed, Slot
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import drawing_from
 from esper.kasmina.telemetry import Outbox
+from esper.kasmina.width import Weights, Widening
 
 
 @dataclass(slots=True)
@@ -71,14 +73,22 @@ class Grafts:
         self._pass = Pass()
 
     def sync(self, slot: Slot) -> None:
-        """Give the slot's site a hook if its stage is mixed into the forward pass, and none otherwise."""
+        """Give the slot's site a hook if its stage is mixed into the forward pass, and none otherwise.
+
+        A width seed has no hook: the host's layers compute its units as theirs (`esper.kasmina.width`).
+        """
         straight = slot.stage == lifecycle.TRAINING and self.settings.training_rule == "straight_through"
         wanted = slot.stage in lifecycle.MIXED or straight
         if wanted and slot.hook is None:
             slot.hook = self._hook(slot)
-        elif not wanted and slot.hook is not None:
-            slot.hook.remove()
-            slot.hook = None
+        elif not wanted:
+            slot.detach()
+
+    @property
+    def measured(self) -> str:
+        """The pass that is on: one without a seed, with one tried, or nothing for the network as it stands."""
+        named = {"without": self._pass.without, "trial": self._pass.trial}
+        return " ".join(f"{name} {slot.seed_id}" for name, slot in named.items() if slot is not None)
 
     @contextmanager
     def passing(self, slot: Slot | None = None, **what: Any) -> Iterator[None]:
@@ -93,6 +103,8 @@ class Grafts:
                 temporary.remove()
 
     def _hook(self, slot: Slot) -> Any:
+        if slot.widens:
+            return Widening(self.host, slot.description, partial(self._weights, slot), partial(self._watch, slot))
         module = self.host.get_submodule(slot.description.site)
         return module.register_forward_hook(lambda site, _inputs, h: self._forward(slot, site, h))
 
@@ -149,6 +161,42 @@ class Grafts:
                 s = seed.compiled(h) if quick and seed.compiled is not None else seed.module(h)
         seed.latencies_ms.append((self.monotonic() - started) * 1e3)
         return s
+
+    def _weights(self, slot: Slot) -> Weights | None:
+        """The tensors of a width seed for the pass that runs now; None where the pass is without it."""
+        if self._pass.without is slot:
+            return None
+        tried = self._pass.learner is slot or self._pass.trial is slot
+        alpha = self.settings.side_pass_alpha if tried else slot.alpha
+        if alpha == 0.0:
+            return None
+        module = slot.occupant().module
+        weights: dict[str, Tensor] = (
+            borrowed(module)
+            if self._traceless(slot)
+            else dict[str, Tensor](module.named_parameters()) | dict(module.named_buffers())
+        )
+        if alpha != 1.0:
+            outgoing = weights["consumer_weight"]
+            factor = outgoing.new_tensor(alpha) if tried else slot.alpha_like(outgoing)
+            weights["consumer_weight"] = outgoing * factor
+        return weights
+
+    def _watch(self, slot: Slot, inputs: Tensor, outputs: Tensor, outgoing: Tensor) -> None:
+        """Measure a width seed's output against the host's, in evaluation alone: it takes a product of its own."""
+        consumer: Any = self.host.get_submodule(slot.description.width.consumer)
+        if consumer.training or self._traceless(slot):
+            return
+        tried = self._pass.learner is slot or self._pass.trial is slot
+        alpha = self.settings.side_pass_alpha if tried else slot.alpha
+        linear = isinstance(consumer, nn.Linear)
+        with torch.no_grad():
+            axis, new = -1 if linear else 1, outgoing.shape[1]
+            own = inputs.narrow(axis, inputs.shape[axis] - new, new)
+            added = nn.functional.linear(own, outgoing) if linear else consumer._conv_forward(own, outgoing, None)  # noqa: SLF001 - as `esper.kasmina.width`
+            rest = outputs.narrow(axis, 0, len(outgoing)) - added
+            norms = torch.linalg.vector_norm(added) / alpha, torch.linalg.vector_norm(rest).clamp_min(1e-12)
+        slot.occupant().output_ratio = norms[0] / norms[1]
 
     def _traceless(self, slot: Slot) -> bool:
         """Whether the slot's seed must come out of this pass as it went in: another's side pass, or a measurement."""

@@ -17,7 +17,7 @@ hook at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.message import Message
 from torch import Tensor, nn
@@ -32,9 +32,11 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.errors import CorruptState, InvalidInput
 from esper.kasmina import commands, gates, lifecycle
+from esper.kasmina.absorb import Options, Part, Structure
 from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.gates import Loss, MeasuredVerdicts, Verdicts
 from esper.kasmina.graft import Grafts
+from esper.kasmina.grown import build_in
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.kernels import SWAPPABLE, Compiled, Kernels, NoKernels, back_to_eager, swap
 from esper.kasmina.moves import Build, Moves
@@ -50,7 +52,6 @@ _DIRECT: Final = (
     lifecycle.BLENDING,
     lifecycle.SHADOWING,
     lifecycle.PROBATIONARY,
-    lifecycle.FOSSILIZED,
 )
 
 
@@ -58,8 +59,9 @@ class Kasmina:
     """The seeds of one host. Not safe for several threads at once: the training loop owns it.
 
     `build` makes modules of blueprints, `kernels` is the library that has them compiled (by default an empty one),
-    `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back, and
-    `verdicts` says which verdicts count (by default those that were measured). `probe_loss` is the probe loss of the
+    `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back,
+    `verdicts` says which verdicts count (by default those that were measured), and `options` says what could grow at a
+    place that has become another one (by default what could before). `probe_loss` is the probe loss of the
     network as it stands after the last `end_epoch`, and `disproved` the seed whose proof failed in it: the caller goes
     back to the state from before that seed and calls `close`.
     """
@@ -76,6 +78,7 @@ class Kasmina:
         monotonic: Callable[[], float],
         kernels: Kernels | None = None,
         verdicts: Verdicts | None = None,
+        options: Options | None = None,
     ) -> None:
         if steps_per_epoch < 1:
             raise InvalidInput(f"steps_per_epoch is {steps_per_epoch}; it must be at least 1")
@@ -90,7 +93,8 @@ class Kasmina:
         self._verdicts = verdicts or MeasuredVerdicts()
         self._isolation = Isolation(settings, monotonic)
         self._grafts = Grafts(host, settings, self._isolation, self._outbox, monotonic)
-        self._moves = Moves(self._grafts, self._slots, build, kernels or NoKernels(), seed)
+        self._structure = Structure(host, self._slots, options)
+        self._moves = Moves(self._grafts, self._slots, build, kernels or NoKernels(), seed, structure=self._structure)
         self._progress = Progress(self._grafts, self._moves, self._slots, steps_per_epoch, self._verdicts)
 
     # ---------------------------------------------------------------------------------------------------- commands
@@ -125,9 +129,12 @@ class Kasmina:
 
     def _germinate(self, slot: Slot, request: Request) -> list[Message]:
         commands.check_germinate(slot, request)
+        if obstacle := self._structure.obstacle(slot, self.settings):
+            raise CommandRefused("place_taken", f"nothing can grow at {slot.seed_id} now: {obstacle}")
         facts = self._moves.germinate(slot, request, self.probe_loss)
         if self.settings.lifecycle == "direct" and not slot.occupant().trouble:
             facts += [self._moves.move(slot, stage, "direct", request.command_id) for stage in _DIRECT]
+            facts += self._moves.fossilize(slot, "direct", request.command_id)
         return facts
 
     def _fossilize(self, slot: Slot, request: Request) -> list[Message]:
@@ -144,7 +151,7 @@ class Kasmina:
             self._forget_probe(slot)
             return [verdict, *self._moves.gate_failed(slot, verdict)]
         reason = "fossilize command, G4_SYSTEM_IMPACT passed"
-        return [verdict, self._moves.move(slot, lifecycle.FOSSILIZED, reason, request.command_id)]
+        return [verdict, *self._moves.fossilize(slot, reason, request.command_id)]
 
     def close(self, seed_id: str, blueprint_id: str, reason: str) -> list[Message]:
         """Let nothing grow at a place any more, because the proof of `blueprint_id` failed there; a seed there goes."""
@@ -177,6 +184,10 @@ class Kasmina:
         for slot in self._slots.values():
             slot.empty()
         return facts
+
+    def grown(self) -> nn.Module:
+        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for."""
+        return build_in(self._grafts.host, self._slots.values())
 
     # ------------------------------------------------------------------------------------------------ while training
 
@@ -211,7 +222,7 @@ class Kasmina:
     def advance_step(self) -> list[Message]:
         """One optimiser step is done: ramps go on, fresh seeds begin to train, leaking ones are culled."""
         facts = self._progress.isolate()
-        for slot in self._slots.values():
+        for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.step(slot)
         return facts
 
@@ -224,7 +235,7 @@ class Kasmina:
         """
         probing = Probing(probe, self._grafts)
         facts: list[Message] = []
-        for slot in self._slots.values():
+        for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.end_epoch(slot, probing)
         self.disproved = ""
         if self.settings.swift:
@@ -233,12 +244,20 @@ class Kasmina:
         self.probe_loss = probing.as_is()
         return facts
 
+    @property
+    def measured(self) -> str:
+        """What a probe that is made now measures: which seeds are mixed in, and which is left out or tried."""
+        mixed = (slot.seed_id for slot in self._slots.values() if slot.stage in lifecycle.MIXED)
+        return f"{' '.join(mixed)} {self._grafts.measured}"
+
     # ------------------------------------------------------------------------------------------------------- kernels
 
     def swappable(self) -> dict[str, Seed]:
         """The seeds whose eager form a compiled one may replace now, and those that need theirs again, by seed id."""
-        slots = [slot for slot in self._slots.values() if slot.stage in SWAPPABLE and slot.occupant().compiled is None]
-        return {slot.seed_id: slot.occupant() for slot in slots if not slot.occupant().trouble}
+        found = {
+            slot.seed_id: slot.seed for slot in self._slots.values() if slot.stage in SWAPPABLE and not slot.widens
+        }
+        return {name: seed for name, seed in found.items() if seed and seed.compiled is None and not seed.trouble}
 
     def swap(self, seed_id: str, kernel: Compiled | None, inputs: Tensor) -> list[Message]:
         """Let the compiled form of a seed serve from the next step on, compared with the eager one on a real batch.
@@ -276,10 +295,12 @@ class Kasmina:
     ) -> list[SiteEvidence]:
         """What one probe batch says about each site, in site order; leaves no trace.
 
-        With `candidates` also what a fresh seed would learn first at each site that is free.
+        With `candidates` also what a fresh seed would learn first at each site that is free. Places whose seed was
+        absorbed are left out: the slot that opened there stands for them.
         """
-        sites = [slot.description for slot in self._slots.values()]
-        free = [slot.seed_id for slot in self._slots.values() if candidates and slot.stage == lifecycle.DORMANT]
+        slots = [slot for slot in self._slots.values() if not slot.absorbed]
+        sites = [slot.description for slot in slots]
+        free = [slot.seed_id for slot in slots if candidates and slot.stage == lifecycle.DORMANT]
         return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn, free=free) if sites else []
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
@@ -310,7 +331,19 @@ class Kasmina:
         slots = {seed_id: dump_slot(slot, tensors) for seed_id, slot in self._slots.items()}
         if self.probe_loss is not None:
             tensors["probe"] = self.probe_loss.per_sample.clone()
-        return {"scalars": {"version": STATE_VERSION, "turn": self._turn, "slots": slots}, "tensors": tensors}
+        scalars: dict[str, Any] = {"version": STATE_VERSION, "turn": self._turn, "slots": slots}
+        if absorbed := self._structure.state():
+            scalars["absorbed"] = absorbed
+        return {"scalars": scalars, "tensors": tensors}
+
+    def become(self, saved: KasminaState) -> None:
+        """Give the host the structure of a saved state, before its own tensors are loaded."""
+        self._structure.become(saved["scalars"].get("absorbed", []))
+
+    def drain_absorbed(self) -> list[Part]:
+        """The parameters that became larger since the last call, for an optimiser that holds them."""
+        parts, self._moves.parts = self._moves.parts, []
+        return parts
 
     def reopen(self, seed_id: str) -> None:
         """The seed's isolation breaker is open, as it was when the state that was loaded was saved."""
@@ -319,6 +352,7 @@ class Kasmina:
     def load_state_dict(self, saved: KasminaState) -> None:
         """Put every slot into a saved state, structure included; raises CorruptState where that does not fit."""
         scalars, tensors = saved["scalars"], saved["tensors"]
+        self.become(saved)
         if scalars["version"] != STATE_VERSION or list(scalars["slots"]) != list(self._slots):
             raise CorruptState(
                 f"saved seeds are version {scalars['version']} of {', '.join(scalars['slots'])}; "

@@ -10,9 +10,15 @@ from google.protobuf.message import Message
 from torch import nn
 
 from contracts.leyline.v1.event_pb2 import GateEvaluated, KernelAttached, SeedTransitioned, SiteDescription
-from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_RESIDUAL, TELEMETRY_LEVEL_CRITICAL, TELEMETRY_LEVEL_WARNING
+from contracts.leyline.v1.leyline_pb2 import (
+    BLEND_MODE_CONVEX,
+    BLEND_MODE_RESIDUAL,
+    TELEMETRY_LEVEL_CRITICAL,
+    TELEMETRY_LEVEL_WARNING,
+)
 from esper.errors import BlendUnavailable, InvalidInput
 from esper.kasmina import lifecycle
+from esper.kasmina.absorb import Part, Structure
 from esper.kasmina.blending import blend_from
 from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.gates import Loss
@@ -29,9 +35,21 @@ Build = Callable[[str, SiteDescription, Mapping[str, float], torch.Generator], n
 class Moves:
     """Carries out moves; whoever calls decides which and when."""
 
-    def __init__(self, grafts: Grafts, slots: Mapping[str, Slot], build: Build, kernels: Kernels, seed: int) -> None:
+    def __init__(
+        self,
+        grafts: Grafts,
+        slots: Mapping[str, Slot],
+        build: Build,
+        kernels: Kernels,
+        seed: int,
+        *,
+        structure: Structure,
+    ) -> None:
         self._grafts = grafts
         self._slots = slots
+        self._structure = structure
+        self.parts: list[Part] = []
+        """What became of parameters that a width seed was absorbed into, until somebody takes note of it."""
         self._host = grafts.host
         self._outbox = grafts.outbox
         self._build = build
@@ -66,6 +84,15 @@ class Moves:
         elif target == lifecycle.TERMINATED:
             slot.empty()
         return fact
+
+    def fossilize(self, slot: Slot, reason: str, command_id: bytes = b"") -> list[Message]:
+        """Make the seed part of the host for good; a width seed's units become the host's own."""
+        facts: list[Message] = [self.move(slot, lifecycle.FOSSILIZED, reason, command_id)]
+        if slot.widens:
+            fact, parts = self._structure.absorb(slot)
+            self.parts += parts
+            facts.append(fact)
+        return facts
 
     def cull(self, slot: Slot, reason: str, command_id: bytes = b"") -> list[Message]:
         """Take the seed out of the network and begin its embargo."""
@@ -161,7 +188,7 @@ class Moves:
             if isinstance(kernel, Verified) and (against := misfit(kernel, module, description)):
                 module, trouble = nn.Identity(), str(against)
             seed = Seed(request.blueprint_id, dict(request.parameters), module, blend, stream, trouble=trouble)
-            _check_residual(seed)
+            _check_blend(slot, seed)
         except BlendUnavailable as error:
             self._outbox.tell(slot.seed_id, "blend_dependency_missing", TELEMETRY_LEVEL_CRITICAL, error=error)
             raise CommandRefused("blend_unavailable", str(error), critical=True) from None
@@ -200,7 +227,9 @@ class Moves:
         self._grafts.sync(slot)
 
 
-def _check_residual(seed: Seed) -> None:
+def _check_blend(slot: Slot, seed: Seed) -> None:
+    if slot.widens and seed.blend.mode != BLEND_MODE_CONVEX:
+        raise BlendUnavailable(f"{slot.seed_id} widens a layer, which its outgoing weights alone mix in; use CONVEX")
     if seed.residual and seed.blend.mode == BLEND_MODE_RESIDUAL:
         raise BlendUnavailable(f"RESIDUAL would add h twice: {seed.blueprint_id} is residual itself; use CONVEX")
 

@@ -154,13 +154,14 @@ class Progress:
         if not self.gate_ready(slot):
             return []
         seed = slot.occupant()
+        trial = difference(probing.as_is(), probing.trial(slot))  # first: it measures a width seed's output
         learning = Learning(
             parameters=seed.size,
             steps=seed.training_steps,
             nonfinite_losses=seed.nonfinite_losses,
             gradient_norm=float(seed.gradient_norm),
             output_ratio=float(seed.output_ratio),
-            trial=difference(probing.as_is(), probing.trial(slot)),
+            trial=trial,
             loss=probing.as_is().mean,
         )
         verdict = self._verdicts.verdict(
@@ -221,7 +222,7 @@ class Progress:
             facts.append(verdict)
             if not verdict.passed:
                 return facts, slot.seed_id
-            facts.append(self._moves.move(slot, lifecycle.FOSSILIZED, "G4_SYSTEM_IMPACT passed: it has proven itself"))
+            facts += self._moves.fossilize(slot, "G4_SYSTEM_IMPACT passed: it has proven itself")
         return facts, ""
 
     def _unproven(self, *, last: bool) -> list[Slot]:
@@ -270,6 +271,8 @@ class Progress:
                 shape_matches=False, finite=False, foreign_parameters=0, identity_error=None, trouble=seed.trouble
             )
         foreign = self._moves.shared_parameters(slot, seed.module)
+        if slot.widens:
+            return _look_over(slot, foreign)
         device = device_of(self._host)
         dtype = next((p.dtype for p in seed.module.parameters()), torch.get_default_dtype())
         try:
@@ -288,6 +291,22 @@ class Progress:
             identity_error=float((s - h).abs().max()) if seed.residual and matches else None,
             repeat_error=max(float((again - s).abs().max()) for _, again in runs[1:]) / size,
         )
+
+
+def _look_over(slot: Slot, foreign: int) -> DryRun:
+    """The verdict on new units of a layer: they have no code to run, so their weights say it all.
+
+    Fresh ones must leave the consumer alone, as a residual module begins as the identity.
+    """
+    module, place = slot.occupant().module, slot.description.width
+    into, out_of = module.get_parameter("producer_weight"), module.get_parameter("consumer_weight")
+    wanted = (place.outgoing[0], len(into) * place.outgoing[1], *place.outgoing[2:])
+    return DryRun(
+        shape_matches=tuple(into.shape[1:]) == tuple(place.incoming) and tuple(out_of.shape) == wanted,
+        finite=all(bool(torch.isfinite(each).all()) for each in (*module.parameters(), *module.buffers())),
+        foreign_parameters=foreign,
+        identity_error=float(out_of.detach().abs().max()) if slot.stage == lifecycle.GERMINATED else None,
+    )
 
 
 def _run_dry(

@@ -23,6 +23,7 @@ from esper.kasmina.blending import Blend
 from esper.kasmina.gates import Health, Impact, Leftovers, Loss, Paired, Subject
 from esper.kasmina.lifecycle import Stage
 from esper.kasmina.sites import Stream
+from esper.kasmina.width import Widening
 
 _LATENCIES: Final = 64
 """How many of the last forwards count for a seed's latency."""
@@ -107,13 +108,20 @@ class Slot:
     closed: str = ""
     """The blueprint whose proof failed here, after which nothing may grow here any more; empty for an open place."""
     seed: Seed | None = None
-    hook: RemovableHandle | None = None
+    absorbed: str = ""
+    """The blueprint of the width seed that is part of the host now; the slot is FOSSILIZED and has no module."""
+    hook: RemovableHandle | Widening | None = None
     _alpha_tensor: Tensor | None = None
 
     @property
     def seed_id(self) -> str:
         """s1, s2, … in site order."""
         return self.description.seed_id
+
+    @property
+    def widens(self) -> bool:
+        """Whether it is a place where the host itself becomes wider."""
+        return self.description.HasField("width")
 
     @property
     def subject(self) -> Subject:
@@ -159,11 +167,15 @@ class Slot:
 
     def empty(self) -> None:
         """Take the seed out of the network: hook, module and alpha go at once; counters wait for the scrub."""
+        self.detach()
+        self.seed = None
+        self.set_alpha(0.0)
+
+    def detach(self) -> None:
+        """Take the seed out of the host's forward pass."""
         if self.hook is not None:
             self.hook.remove()
             self.hook = None
-        self.seed = None
-        self.set_alpha(0.0)
 
     def scrub(self) -> None:
         """Clear what an ended life left behind; `life`, `culls` and `fossils` count lives and stay."""
@@ -225,6 +237,8 @@ def dump_slot(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, Any]:
     scalars: dict[str, Any] = {name: getattr(slot, name) for name in _SLOT_FIELDS}
     if slot.closed:  # only where there is something to say: digests of all other states stay what they were
         scalars["closed"] = slot.closed
+    if slot.absorbed:
+        scalars["absorbed"] = slot.absorbed
     seed = slot.seed
     if seed is None:
         return scalars | {"seed": None}
@@ -263,6 +277,7 @@ def load_slot(slot: Slot, scalars: Mapping[str, Any], tensors: Mapping[str, Tens
         setattr(slot, name, scalars[name])
     slot.set_alpha(scalars["alpha"])
     slot.closed = scalars.get("closed", "")
+    slot.absorbed = scalars.get("absorbed", "")
     if scalars["seed"] is not None:
         slot.seed = _load_seed(slot, scalars["seed"], tensors, rebuild, kept if same else None)
 
@@ -279,13 +294,15 @@ def _load_seed(
 ) -> Seed:
     prefix = f"{slot.seed_id}."
     trouble = scalars.get("trouble", "")
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    weights = {name.removeprefix("module."): tensor for name, tensor in own.items() if name.startswith("module.")}
+    if kept is not None and _shapes(kept.module.state_dict()) != _shapes(weights):
+        kept = None  # a seed beside it was absorbed since, or not yet
     module, stream = (
         rebuild(slot, scalars["blueprint_id"], scalars["parameters"], slot.life, trouble)
         if kept is None
         else (kept.module, kept.stream)
     )
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    weights = {name.removeprefix("module."): tensor for name, tensor in own.items() if name.startswith("module.")}
     try:
         module.load_state_dict(weights)
         stream.states = [own[f"stream.{number}"].cpu().clone() for number in range(len(stream.states))]
@@ -311,6 +328,10 @@ def _load_seed(
     for name in (*_SEED_FIELDS, *_SEED_FIGURES):
         setattr(seed, name, scalars[name])
     return seed
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _impact(scalars: Mapping[str, Any] | None) -> Impact | None:

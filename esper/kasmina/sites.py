@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX, BlendMode
 from esper.errors import InvalidInput
+from esper.kasmina.settings import Axis
+from esper.kasmina.width_places import Prober
 
 ShapeKind = Literal["vector", "image", "token"]
 
@@ -37,11 +39,20 @@ class Site:
 
     CONVEX is the mode that is safe for a residual seed; a mode that needs more than the site can give is refused when a
     seed germinates.
+
+    With a `consumer` it is a place where the host itself can become wider: the submodule is a linear layer or
+    convolution, the consumer the one that takes its units in (`esper.kasmina.width_places`).
     """
 
     module: str
     shape_kind: ShapeKind
     blend_mode: BlendMode = BLEND_MODE_CONVEX
+    consumer: str = ""
+
+    @property
+    def axis(self) -> Axis:
+        """Along which axis the host grows here."""
+        return "width" if self.consumer else "depth"
 
 
 def channel_axis(shape_kind: str) -> int:
@@ -85,15 +96,28 @@ def describe_sites(
     sample_inputs: Tensor,
     options: Callable[[SiteDescription], list[BlueprintOption]],
 ) -> list[SiteDescription]:
-    """What each site is, in the order given, with seed ids s1, s2, …; `options` says what could grow there.
+    """What each site is, with seed ids s1, s2, …; `options` says what could grow there.
 
-    Runs the host once on `sample_inputs`. Raises InvalidInput for a site that does not exist, is named twice, does not
-    run exactly once per forward pass, or does not give one tensor of the shape kind that it claims.
+    In the order given, those with a consumer after all others. Runs the host once on `sample_inputs`, and a few times
+    more for each place that can become wider. Raises InvalidInput for a site that does not exist, is named twice, does
+    not run exactly once per forward pass, or does not give one tensor of the shape kind that it claims, and for a place
+    that cannot become wider, with what stands in the way.
     """
+    modules = [site for site in sites if not site.consumer]
+    wide = [site for site in sites if site.consumer]
+    for group in ([site.module for site in modules], [site.module for site in wide], [site.consumer for site in wide]):
+        for name in group:
+            if group.count(name) > 1:
+                raise InvalidInput(f"site {name!r} is named {group.count(name)} times; name each site once")
+    descriptions = _describe_modules(host, modules, sample_inputs)
+    descriptions += _describe_wide(host, wide, sample_inputs, descriptions)
+    for description in descriptions:
+        description.options.extend(options(description))
+    return descriptions
+
+
+def _describe_modules(host: nn.Module, sites: Sequence[Site], sample_inputs: Tensor) -> list[SiteDescription]:
     names = [site.module for site in sites]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidInput(f"site {name!r} is named {names.count(name)} times; name each site once")
     outputs = _record(host, names, sample_inputs)
     order = [name for name, _ in outputs]
     found = dict(outputs)
@@ -112,9 +136,40 @@ def describe_sites(
             depth=order.index(site.module),
             blend_mode=site.blend_mode,
         )
-        description.options.extend(options(description))
         descriptions.append(description)
     return descriptions
+
+
+def _describe_wide(
+    host: nn.Module, sites: Sequence[Site], sample_inputs: Tensor, others: Sequence[SiteDescription]
+) -> list[SiteDescription]:
+    if not sites:
+        return []
+    prober = Prober(host, sample_inputs, lambda: without_a_trace(host), {each.site: each.seed_id for each in others})
+    descriptions = []
+    for number, site in enumerate(sites, start=len(others) + 1):
+        kind, shape, place = prober.describe(site.module, site.consumer)
+        if kind != site.shape_kind:
+            raise InvalidInput(f"width site {site.module!r} gives a {kind} activation, and is named {site.shape_kind}")
+        descriptions.append(
+            SiteDescription(
+                site=site.module,
+                seed_id=f"s{number}",
+                shape_kind=kind,
+                shape=shape,
+                depth=prober.position(site.module, [each.module for each in sites]),
+                blend_mode=site.blend_mode,
+                width=place,
+            )
+        )
+    return descriptions
+
+
+@contextmanager
+def without_a_trace(host: nn.Module) -> Iterator[None]:
+    """Forwards in evaluation mode, without gradient, on a random stream of their own that begins anew."""
+    with evaluating(host), drawing_from(Stream(0, device_of(host))), torch.no_grad():
+        yield
 
 
 def _record(host: nn.Module, names: Sequence[str], sample_inputs: Tensor) -> list[tuple[str, Any]]:
@@ -128,9 +183,7 @@ def _record(host: nn.Module, names: Sequence[str], sample_inputs: Tensor) -> lis
         for name in names:
             handle = find_module(host, name).register_forward_hook(recorder(name))
             stack.callback(handle.remove)
-        stack.enter_context(evaluating(host))
-        stack.enter_context(drawing_from(Stream(0, device_of(host))))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(without_a_trace(host))
         host(sample_inputs)
     return seen
 

@@ -107,6 +107,8 @@ def observe(slot: Slot, *, gate_ready: bool, epochs_until_free: int) -> SeedObse
         isolation_violations=slot.violations,
         closed=bool(slot.closed),
     )
+    if slot.absorbed:
+        observation.blueprint_id = slot.absorbed
     if slot.seed is not None:
         observation.blueprint_id = slot.seed.blueprint_id
         observation.parameters = slot.seed.size
@@ -139,7 +141,7 @@ def learning(slots: Collection[Slot]) -> dict[str, list[nn.Parameter]]:
     held = {
         slot.seed_id: [parameter for parameter in slot.occupant().module.parameters() if parameter.requires_grad]
         for slot in slots
-        if slot.stage in LEARNING
+        if slot.stage in LEARNING and not slot.absorbed
     }
     return {seed_id: parameters for seed_id, parameters in held.items() if parameters}
 

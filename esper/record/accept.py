@@ -10,7 +10,8 @@ may be missing. `judge` says what each is, from what the run's facts before it c
    lies behind that fact, as if it had not happened.
 4. Any other fact has the next sequence. A lower one with a known id is a repetition.
 5. A rollback goes back to a fact that is on the path. It cuts what lies between from the path; that happened.
-6. A seed that the run declared moves from the stage it is in, by a move that the lifecycle has.
+6. A seed that the run declared, or whose slot opened where another was absorbed, moves from the stage it is in, by a
+   move that the lifecycle has.
 7. A fork begins after the fact of its parent that it shares last, and its sequences go on from there. Where it goes
    back behind its beginning, only a reader that has the parent's facts can tell whether it may: `UNDECIDED`.
 
@@ -27,7 +28,7 @@ from esper.kasmina import lifecycle
 from esper.kasmina.lifecycle import DORMANT, Stage
 
 CLAIMS: Final = frozenset({"run_started", "run_resumed"})
-SPECIAL: Final = CLAIMS | {"rolled_back", "seed_transitioned"}
+SPECIAL: Final = CLAIMS | {"rolled_back", "seed_transitioned", "seed_absorbed"}
 """Facts whose body the rule looks at. Of the others (`PLAIN`) it needs the id, the incarnation and the sequence."""
 PLAIN: Final = frozenset(RUNS.bodies) - SPECIAL
 
@@ -236,7 +237,7 @@ class Tally:
         self._others: set[bytes] = set()  # of those that do not count
         self._holes: list[tuple[int, int]] = []  # first and last sequence of what rollbacks cut from the path, rising
         self._seeds: dict[str, tuple[Stage, bool]] = {}
-        self._moves: list[tuple[int, str, tuple[Stage, bool]]] = []  # on the path: sequence, seed, what it was before
+        self._moves: list[tuple[int, str, tuple[Stage, bool] | None]] = []  # on the path: sequence, seed, what it was
 
     def take_plain(self, event_id: bytes, incarnation: int, sequence: int) -> bool:
         """Take a `PLAIN` fact where it is plainly the next one, as nearly all are.
@@ -300,6 +301,9 @@ class Tally:
         elif fact.name == "seed_transitioned":
             self._moves.append((fact.sequence, body.seed_id, self._seeds[body.seed_id]))
             self._seeds[body.seed_id] = (body.to_stage, True)
+        elif fact.name == "seed_absorbed":
+            self._moves.append((fact.sequence, body.opened, self._seeds.get(body.opened)))
+            self._seeds[body.opened] = (DORMANT, False)
         self.sequence = fact.sequence
         self._ids += fact.event_id
 
@@ -308,4 +312,7 @@ class Tally:
         self._holes = [hole for hole in self._holes if hole[0] <= sequence]
         while self._moves and self._moves[-1][0] > sequence:
             _, seed_id, before = self._moves.pop()
-            self._seeds[seed_id] = before
+            if before is None:
+                del self._seeds[seed_id]  # its slot has not opened yet
+            else:
+                self._seeds[seed_id] = before

@@ -71,6 +71,8 @@ def _followed(state: RunState, event: Event, name: str) -> RunState:
     if name == "rolled_back":
         return _went_back(state, event)
     model, status = state.model, state.run_status
+    if name == "seed_absorbed":
+        state = replace(state, declared=state.declared | {event.seed_absorbed.opened})
     if (to_model := TO_MODEL.get(name)) is not None:
         model = to_model(model, event)
     if (to_status := TO_STATUS.get(name)) is not None:
@@ -220,6 +222,12 @@ def _transition(model: ModelState, event: Event) -> ModelState:
     return _with_seed(model, moved)
 
 
+def _absorbed(model: ModelState, event: Event) -> ModelState:
+    """A width seed's units are the host's now; a slot opened at the wider place."""
+    body = event.seed_absorbed
+    return _with_seed(model, SeedState(body.opened, body.site))
+
+
 def _attached(model: ModelState, event: Event) -> ModelState:
     body = event.kernel_attached
     known = model.seeds.get(body.seed_id) or SeedState(body.seed_id)
@@ -303,6 +311,7 @@ def _with(mapping: Mapping[K, V], key: K, value: V) -> dict[K, V]:
 TO_MODEL: Final[dict[str, Callable[[ModelState, Event], ModelState]]] = {
     "epoch_completed": _epoch,
     "seed_transitioned": _transition,
+    "seed_absorbed": _absorbed,
     "learning_rate_changed": _learning_rate,
     "optimizer_changed": _optimizer,
     "kernel_attached": _attached,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from contracts.leyline.v1.event_pb2 import BlueprintOption, EpochCompleted
+from contracts.leyline.v1.event_pb2 import BlueprintOption, EpochCompleted, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import BSDS
 from esper.karn.risk_sheet import Consequence, consequence
 from esper.kasmina.lifecycle import ALIVE, DORMANT, PROBATIONARY
 
+SIZES: Final = (1.0, 0.5, 0.25)
+"""By how much of its units a layer may become wider at once; the first that fits is taken. Doubling was as good as
+eight small steps, and nothing was better (docs/log.md)."""
 Kind = Literal["nothing", "germinate", "cull", "fossilize", "adjust", "pause"]
 """`adjust` and `pause` are what a risk data sheet makes of a germination: the optimiser's turn, or nobody's."""
 
@@ -18,7 +21,8 @@ Kind = Literal["nothing", "germinate", "cull", "fossilize", "adjust", "pause"]
 class Action:
     """One possible action. `parameters`, `risk` and `sheet` are the blueprint's, for germinate alone.
 
-    `sheet` is what its risk data sheet asks for.
+    `sheet` is what its risk data sheet asks for; `size`, of a layer that becomes wider, the new units as a share of
+    those that it has.
     """
 
     kind: Kind
@@ -27,9 +31,11 @@ class Action:
     parameters: int = 0
     risk: float = 0.0
     sheet: Consequence = "none"
+    size: float = 1.0
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.kind, self.seed_id, self.blueprint_id) if part)
+        size = "" if self.size == 1.0 else f"x{self.size:g}"
+        return " ".join(part for part in (self.kind, self.seed_id, self.blueprint_id, size) if part)
 
 
 NOTHING = Action("nothing")
@@ -39,13 +45,12 @@ NOTHING = Action("nothing")
 def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
     """All actions in a fixed order (nothing, then seed by seed in site order) and which of them are legal.
 
-    Germinate needs a DORMANT slot without embargo, a blueprint that fits in what is left of the parameter budget and
-    an epoch left to learn in; fossilize a PROBATIONARY seed whose dwell is over; cull a seed that has yet to prove
-    itself. Nothing grows where a proof failed, nor in `swift` what is larger than its host.
+    Germinate needs a DORMANT slot without embargo that is not closed, a blueprint that fits in what is left of the
+    parameter budget and an epoch left to learn in; fossilize a PROBATIONARY seed whose dwell is over; cull a seed that
+    has yet to prove itself.
     """
     observed = {seed.seed_id: seed for seed in state.seeds}
-    budget_left = state.params_budget - max(0, state.params - state.params_host)
-    largest = state.params_host if state.lifecycle == "swift" else budget_left
+    room = _room(state)
     epochs_left = state.epochs_total - state.state.current_epoch
     actions, mask = [NOTHING], [True]
     for site in state.sites:
@@ -55,16 +60,34 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
         if seed.stage == DORMANT:
             free = seed.epochs_until_free == 0 and epochs_left > 0 and not seed.closed
             for option in site.options:
-                actions.append(_germinate(site.seed_id, option))
-                mask.append(free and option.parameters <= min(budget_left, largest))
+                action = _germinate(site, option, room)
+                actions.append(action)
+                mask.append(free and action.parameters <= room)
         elif seed.stage in ALIVE:
             actions += [Action("cull", site.seed_id), Action("fossilize", site.seed_id)]
             mask += [True, seed.stage == PROBATIONARY and seed.gate_ready]
     return actions, mask
 
 
-def _germinate(seed_id: str, option: BlueprintOption) -> Action:
-    """Growing `option` there; an option without a band and a class has no sheet."""
+def _room(state: EpochCompleted) -> int:
+    """Parameters that one more seed may have: what is left of the budget, and in `swift` no more than its host has."""
+    budget_left = state.params_budget - max(0, state.params - state.params_host)
+    host = state.params - sum(seed.parameters for seed in state.seeds)
+    return min(budget_left, max(host, 0)) if state.lifecycle == "swift" else budget_left
+
+
+def _germinate(site: SiteDescription, option: BlueprintOption, room: int) -> Action:
+    """Growing `option` there, as large as fits in `room`; an option without a band and a class has no sheet."""
     sheet = BSDS(hazard_band=option.hazard_band, handling_class=option.handling_class)
     asked = consequence(sheet if option.hazard_band or option.handling_class else None)
-    return Action("germinate", seed_id, option.blueprint_id, option.parameters, option.risk, asked)
+    size, parameters = 1.0, option.parameters
+    if site.HasField("width"):
+        sizes = [(size, _parameters(site, option, size)) for size in SIZES]
+        size, parameters = next((each for each in sizes if each[1] <= room), sizes[0])
+    return Action("germinate", site.seed_id, option.blueprint_id, parameters, option.risk, asked, size)
+
+
+def _parameters(site: SiteDescription, option: BlueprintOption, size: float) -> int:
+    """What `option` has there at that size; at size 1 the packet says it."""
+    units = max(1, round(size * site.width.units))
+    return option.parameters if size == 1.0 else units * site.width.parameters_per_unit

@@ -125,7 +125,10 @@ def _command_event(packet: Event, policy: Policy, decision: Decision, made: Even
         annotations={"policy_version": f"{policy.name}-{policy.version}", "risk": f"{decision.risk:.3f}"},
     )
     if chosen.kind in _OPERATIONS:
-        operation = CommandSeedOperation(operation=_OPERATIONS[chosen.kind], blueprint_id=chosen.blueprint_id)
+        settings = {} if chosen.size == 1.0 else {"factor": chosen.size}
+        operation = CommandSeedOperation(
+            operation=_OPERATIONS[chosen.kind], blueprint_id=chosen.blueprint_id, parameters=settings
+        )
         body.command_type = COMMAND_TYPE_SEED
         body.seed_operation.CopyFrom(operation)
     else:

@@ -122,8 +122,8 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
     observation = made.observation or objects.get(made.observation_ref)
     if hashlib.sha256(observation).digest() != made.observation_hash:
         return "the observation is not the one that was hashed"
-    policy = policies.POLICIES.get(made.policy)
-    if policy is None or policy.digest != made.policy_hash:
+    policy = policies.of_digest(made.policy, made.policy_hash)
+    if policy is None:
         mask = [bool(each) for each in made.action_mask]
         ways = {pick(made.logits, mask, made.draw, greedy=greedy) for greedy in (True, False)}
         return None if made.action in ways else f"its logits do not give action {made.action}"

@@ -290,6 +290,7 @@ def _seed_moved(run: Run, transition: SeedTransitioned) -> None:
 
 def _follow_with_optimizer(run: Run, chain: Chain | None) -> None:
     """Let the optimiser and the learning rates follow the seeds that may learn now."""
+    absorbed = run.optimizer.absorb(run.kasmina.drain_absorbed())
     before = set(run.optimizer.names)
     step = run.recorder.step
     factor = run.config.seed_rate_factor
@@ -298,7 +299,7 @@ def _follow_with_optimizer(run: Run, chain: Chain | None) -> None:
         if change.change == "group_removed":
             run.rates.remove(change.group)
             before.discard(change.group)
-    publish(run, changes, chain)
+    publish(run, [*absorbed, *changes], chain)
     for name in run.optimizer.names:
         if name != HOST and name not in before:
             publish(run, run.rates.add(name, factor, step), chain)

@@ -13,20 +13,20 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from esper.errors import InvalidInput
 from esper.karn.dossier import Dossier
-from esper.kasmina.settings import SeedSettings
+from esper.kasmina.settings import Axis, SeedSettings
 from esper.leyline.field_checks import check_fields
 from esper.leyline.json_text import parsed
 
 Policy = Literal["heuristic", "random", "none"]
 RatePolicy = Literal["constant", "cosine", "warmup", "wsd"]
 OptimizerKind = Literal["adamw", "sgd"]
-Axis = Literal["depth", "width"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier"})
 
 LEGACY: Final[dict[str, Any]] = {
     "axes": ("depth",),
+    "measuring_share": None,
 }
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
@@ -108,6 +108,10 @@ class RunConfig:
 
     window_epochs: PositiveInt = 3
     """How long the outcome of an applied command is watched (R-TAM-46)."""
+
+    measuring_share: Share | None = 0.1
+    """What the probes and the evidence of a run may cost of the FLOPs of its training: so many samples of the probe set
+    are measured at the end of an epoch. None measures all of them, and evidence on 256."""
 
     growth_budget_factor: NonNegativeFloat = 4.0
     """Parameters that all seeds together may have, as a multiple of the host's."""

@@ -31,7 +31,6 @@ from esper.tolaria.run import Run, capture, publish_digest
 from esper.tolaria.session import begin_fork
 from esper.tolaria.tasks.task import Evaluation, evaluate
 
-EVIDENCE_SAMPLES: Final = 256
 LOSS_HISTORY: Final = 64
 _GIB: Final = 1024**3
 
@@ -67,8 +66,8 @@ def _probe_and_gates(run: Run, *, last: bool) -> Evaluation:
     seen: list[Evaluation] = []
 
     def probe() -> Loss:
-        with run.flops.counted("probe", "probe", len(run.task.probe)):
-            seen.append(evaluate(run.host, run.task, run.task.probe))
+        with run.flops.counted("probe", f"probe {run.kasmina.measured}", len(run.probe)):
+            seen.append(evaluate(run.host, run.task, run.probe))
         return seen[-1].loss
 
     take_effect(run, run.kasmina.end_epoch(probe, last=last))
@@ -84,10 +83,13 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
     """Evidence on every site from one probe batch; none for the policy that decides nothing."""
     if run.config.policy == "none":
         return []
-    count = min(EVIDENCE_SAMPLES, len(run.task.probe))
+    count = run.evidence_samples
     chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
     with run.flops.counted("evidence", "evidence", count):
-        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss)
+        candidates = (
+            "width" in run.config.axes
+        )  # runs from before there was a choice of axes have none in their packets
+        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss, candidates=candidates)
 
 
 def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:

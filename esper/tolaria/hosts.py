@@ -5,7 +5,7 @@ GroupNorm instead of BatchNorm: no running statistics, so a forward pass leaves 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -14,12 +14,17 @@ from torch.nn import functional
 
 
 class MLP(nn.Module):
-    """Inputs of shape (B, inputs) to logits (B, classes); `layers.<i>` are the hidden layers and the sites."""
+    """Inputs of shape (B, inputs) to logits (B, classes); `layers.<i>` are the hidden layers and the sites.
 
-    def __init__(self, inputs: int, widths: Sequence[int], classes: int) -> None:
+    Each is a linear layer and an `activation`, tanh where nothing is said.
+    """
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], classes: int, activation: Callable[[], nn.Module] = nn.Tanh
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(fan_in, fan_out), nn.Tanh()) for fan_in, fan_out in pairwise((inputs, *widths))
+            nn.Sequential(nn.Linear(fan_in, fan_out), activation()) for fan_in, fan_out in pairwise((inputs, *widths))
         )
         self.head = nn.Linear(widths[-1], classes)
 

@@ -35,6 +35,8 @@ class LibraryKernels:
         self, blueprint_id: str, site: SiteDescription, parameters: Mapping[str, float]
     ) -> Verified | Unusable | None:
         """The kernel of a blueprint for a site and settings; None where there is none, or cannot be any."""
+        if site.HasField("width"):
+            return None  # a wider layer is the host's own: there is nothing to compile
         try:
             wanted = wanted_at(site, blueprint_id, parameters)
         except InvalidInput:
@@ -67,7 +69,8 @@ def wanted_at(site: SiteDescription, blueprint_id: str, parameters: Mapping[str,
 
 def likely(sites: Iterable[SiteDescription]) -> list[Wanted]:
     """Every kernel that the sites offer, once, the likeliest choice first: by the heuristic's merit, then by cost."""
-    found = [(merit.score, site, blueprint_id) for site in sites for blueprint_id, merit in merits(site).items()]
+    places = [site for site in sites if not site.HasField("width")]
+    found = [(merit.score, site, blueprint_id) for site in places for blueprint_id, merit in merits(site).items()]
     ordered = sorted(found, key=lambda each: -each[0])
     return list(dict.fromkeys(wanted_at(site, blueprint_id, {}) for _, site, blueprint_id in ordered))
 

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import OptimizerChanged
+from esper.kasmina.absorb import Part
 
 HOST: Final = "host"
 
@@ -109,6 +110,36 @@ class GroupedOptimizer:
                 changes.append(self._changed("group_added", name, parameters))
         return changes
 
+    def absorb(self, parts: Sequence[Part]) -> list[OptimizerChanged]:
+        """Let the state of parameters that became larger grow with them; returns what changed, before `sync` does more.
+
+        The entries that a seed's parameter gave bring its state along. Torch counts the steps of a whole tensor, and
+        the host's has taken more than the seed's, so Adam's moments are rescaled: with the count t of the host's tensor
+        and s of the seed's,
+
+            m' = m (1 - beta1^t) / (1 - beta1^s)        v' = v (1 - beta2^t) / (1 - beta2^s)
+
+        Then m' / (1 - beta1^t) and v' / (1 - beta2^t), which is all that a step looks at, are what they were under the
+        seed's own count: young moments are not taken for old ones, whose second moment would be too small by a factor
+        of up to 1000 and the step too large by one of up to 30. Entries without a state of their own (a seed that never
+        took a step, zeros beside it) begin with m' = 0 and the mean second moment of the tensor that they join: with 0
+        their first step would be 3.2 times the learning rate. A momentum of SGD has no count, and is joined as it is.
+        """
+        changes: dict[str, int] = {}
+        for part in parts:
+            state = self.torch.state.get(part.parameter)
+            if state:
+                own = self.torch.state.get(part.joined, {}) if part.joined is not None else {}
+                group = next(each for each in self.groups if any(held is part.parameter for held in each["params"]))
+                for name, added in _moments(part, state, own, group).items():
+                    state[name] = torch.cat([state[name], added], part.axis)
+            if part.joined is not None:
+                changes[HOST] = changes.get(HOST, 0) + part.joined.numel()
+        return [
+            OptimizerChanged(change="absorbed", optimizer=self.kind, group=name, parameters=count)
+            for name, count in changes.items()
+        ]
+
     def set_hyperparameter(self, group: str, name: str, value: float) -> Message:
         """Change one setting of one group, not its learning rate: that has its own controller."""
         chosen = self.groups[self.names.index(group)]
@@ -155,6 +186,28 @@ class GroupedOptimizer:
     def _changed(self, change: str, group: str, parameters: Sequence[nn.Parameter]) -> OptimizerChanged:
         count = sum(parameter.numel() for parameter in parameters)
         return OptimizerChanged(change=change, optimizer=self.kind, group=group, parameters=count)
+
+
+def _moments(
+    part: Part, state: Mapping[str, Any], own: Mapping[str, Any], group: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """What the state of a parameter has more along the part's axis, by name."""
+    found: dict[str, Tensor] = {}
+    for name, beta in (("exp_avg", 0), ("exp_avg_sq", 1), ("momentum_buffer", None)):
+        kept = state.get(name)
+        if kept is None:
+            continue
+        shape = [*kept.shape]
+        shape[part.axis] = part.added
+        if own.get(name) is None:
+            fresh = kept.new_zeros(shape)
+            found[name] = fresh + kept.mean() if name == "exp_avg_sq" else fresh
+        elif beta is None:
+            found[name] = own[name]
+        else:
+            decay = group["betas"][beta]
+            found[name] = own[name] * ((1 - decay ** float(state["step"])) / (1 - decay ** float(own["step"])))
+    return found
 
 
 def _own(value: Any) -> Any:

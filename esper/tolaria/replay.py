@@ -86,11 +86,18 @@ def recorded_world(
     return RecordedWorld(facts, record, live, start=begin, claim=claim, fork=fork, watch=watch, target_step=target_step)
 
 
-def _starting_point(before: Sequence[Event], start: Event, objects: ObjectStore) -> StartingPoint:
-    saved = start.checkpoint_saved
+def recorded_snapshot(fact: Event, objects: ObjectStore) -> Snapshot:
+    """The state of a CheckpointSaved; raises CorruptState where it is not that, InvalidInput where it is missing."""
+    saved = fact.checkpoint_saved
     snapshot = Snapshot(*load_checkpoint(objects, saved.ref))
     if snapshot.root != saved.state_digest:
         raise CorruptState(f"the checkpoint of step {saved.step} is not the one that was recorded")
+    return snapshot
+
+
+def _starting_point(before: Sequence[Event], start: Event, objects: ObjectStore) -> StartingPoint:
+    saved = start.checkpoint_saved
+    snapshot = recorded_snapshot(start, objects)
     digest = next((fact for fact in reversed(before) if fact.HasField("state_digested")), None)
     return StartingPoint(snapshot, replay(before), digest, _kept(before), saved.reason)
 

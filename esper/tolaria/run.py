@@ -22,12 +22,13 @@ from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import RandomStreams
+from esper.tolaria.data import RandomStreams, Samples
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates
+from esper.tolaria.measuring import chosen, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
@@ -62,7 +63,6 @@ class Run:
     steps_per_epoch: int
     epochs: int
     host: nn.Module
-    sites: list[SiteDescription]
     kasmina: Kasmina
     optimizer: GroupedOptimizer
     rates: LearningRates
@@ -75,7 +75,11 @@ class Run:
     decider_breaker: TrainerBreaker
     snapshots: SnapshotCache
     params_host: int
+    """Parameters of the host as the run began with it, which a budget is a multiple of; `params` counts all now."""
     learners: Learners
+    probe: Samples
+    """What the run measures of the task's probe set: all, or a part that was chosen once."""
+    evidence_samples: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
     """The states from before seeds that have yet to prove themselves, the oldest first."""
@@ -110,9 +114,14 @@ class Run:
         self.learners = Learners(joint, alone)
 
     @property
+    def sites(self) -> list[SiteDescription]:
+        """The places where the host can grow, as they are now, those where it has grown wider included."""
+        return list(self.kasmina.sites().values())
+
+    @property
     def params(self) -> int:
-        """Parameters of the host and of every attached seed."""
-        return self.params_host + sum(parameters(module) for module in self.kasmina.modules().values())
+        """Parameters of the host, with what it absorbed, and of every attached seed."""
+        return parameters(self.host) + sum(parameters(module) for module in self.kasmina.modules().values())
 
 
 def parameters(module: nn.Module) -> int:
@@ -129,7 +138,8 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     """
     limits.check_memory_budgets(limits.MEMORY)
     pool, clearance = find_pool(config), clearance_of(config)
-    dossier = config.dossier.of(pool, {site.shape_kind for site in task.sites})
+    offered = [site for site in task.sites if site.axis in config.axes]
+    dossier = config.dossier.of(pool, {site.shape_kind for site in offered})
     config = replace(config, pool=pool, dossier=dossier)
     config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
@@ -140,7 +150,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     torch.manual_seed(random.seeds["init"])
     host = task.make_host().to(device)
     options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
-    sites = describe_sites(host, task.sites, task.train.inputs[: config.batch_size], options)
+    sites = describe_sites(host, offered, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
     outside, clock = world.outside, world.outside.clock
@@ -156,8 +166,10 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         monotonic=clock.monotonic,
         kernels=WorldKernels(world, library),
         verdicts=world,
+        options=options,
     )
     random.begin_training()
+    measuring = plan(config, host, kasmina, task, trained=config.batch_size * steps_per_epoch)
     return Run(
         config=config,
         task=task,
@@ -171,7 +183,6 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         steps_per_epoch=steps_per_epoch,
         epochs=config.epochs,
         host=host,
-        sites=sites,
         kasmina=kasmina,
         optimizer=GroupedOptimizer(
             config.optimizer,
@@ -200,6 +211,8 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
+        probe=chosen(task.probe, measuring.probe, random.seeds["probe"]),
+        evidence_samples=measuring.evidence,
     )
 
 
@@ -312,6 +325,7 @@ def verify(flat: FlatState, root: bytes, step: int) -> None:
 def restore(run: Run, flat: FlatState) -> None:
     """Make the run's state that of `flat`, which `with_progress` made; the tensors of `flat` stay its own."""
     tree = unflatten(flat)
+    run.kasmina.become(tree["kasmina"])
     run.host.load_state_dict(tree["host"])
     run.kasmina.load_state_dict(tree["kasmina"])
     run.optimizer.load_state(tree["optimizer"], run.kasmina.modules())

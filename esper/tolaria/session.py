@@ -105,7 +105,7 @@ def publish_start(run: Run) -> None:
             control_of=config.control_of,
             lifecycle=config.seeds.lifecycle,
             train_samples=len(task.train),
-            probe_samples=len(task.probe),
+            probe_samples=len(run.probe),
             test_samples=len(task.test),
             machine=machine,
         )

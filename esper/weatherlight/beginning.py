@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
+from contracts.topics import RUNS
 from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approvals, evolve_approvals
 from esper.karn.dossier import Dossier, Outcomes, Sheet
 from esper.record import Recorded
 from projections import open_history
+from projections.manifest import Place, covered
+from projections.records import StoredRecord
+from streams.records import Record, signed_of
 
 ARCHIVED_S: Final = 30.0
 POLL_S: Final = 0.05
@@ -47,17 +51,40 @@ class Plan:
         return cls(**json.loads(text))
 
 
-def check_new(archive: Path, run_id: str) -> None:
-    """Raise InvalidInput where the archive has a run of this id."""
-    if not archive.is_dir():
-        return
-    from projections.run_queries import run_ids  # noqa: PLC0415 - as below
+def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
+    """Raise InvalidInput where the archive has a run of this id; else up to which offsets it has none.
 
+    Where files of it are damaged it may have had one, and nothing is known of what the log has still.
+    """
+    if not archive.is_dir():
+        return {}
     with open_history(archive) as history:
-        if run_id in run_ids(history):
+        query = "SELECT 1 FROM log.every WHERE log_topic = ? AND run_id = ? LIMIT 1"
+        if history.execute(query, [RUNS.name, run_id]).fetchall():
             raise InvalidInput(
                 f"run {run_id} was started before: give the new one another id, or go on with `esper resume {run_id}`"
             )
+        return {} if history.damage else dict(history.manifest.next_offsets)
+
+
+def archived_claims(archive: Path, run_id: str) -> Callable[[int, int], list[Record]]:
+    """What finds the claims to a run that the log has no more: in the archive, between two offsets."""
+
+    def find(first: int, end: int) -> list[Record]:
+        from projections.lineage import claims_between  # noqa: PLC0415 - as below
+
+        if not archive.is_dir():
+            return []
+        with open_history(archive) as history:
+            stored = claims_between(history, run_id, first, end)
+        return [_as_read(each) for each in stored]
+
+    return find
+
+
+def _as_read(stored: StoredRecord) -> Record:
+    signed = signed_of(stored.value, {name: value for name, value in stored.headers if value is not None})
+    return Record(stored.topic, stored.partition, stored.offset, stored.timestamp, signed, stamped=True)
 
 
 def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int]) -> Recorded:
@@ -66,7 +93,6 @@ def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int
     Raises LogUnavailable where that does not come.
     """
     from projections.lineage import facts, requests  # noqa: PLC0415 - only who goes on with a run needs DuckDB
-    from projections.manifest import covered  # noqa: PLC0415
 
     deadline = time.monotonic() + ARCHIVED_S
     while any(covered(archive).get(place, 0) < end for place, end in ends.items()):

@@ -35,7 +35,7 @@ from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
 from esper.urza.cache import KernelCache
 from esper.weatherlight.alive import this_process
-from esper.weatherlight.beginning import Plan
+from esper.weatherlight.beginning import Plan, archived_claims, check_new, read_recorded
 from esper.weatherlight.forkserver import preloaded
 from streams.access import know_own
 from streams.entry import scraped
@@ -126,17 +126,18 @@ def _train(
     know_own(brokers, settings)
     ring = load_key_ring(settings, brokers)
     archive = settings.data / "archive"
-    archived = None
-    if plan.begin == "start" and not plan.fresh:
-        from esper.weatherlight.beginning import check_new  # noqa: PLC0415 - only here a trainer needs DuckDB
-        from projections.manifest import covered  # noqa: PLC0415
-
-        archived = covered(archive)
-        check_new(archive, run_id)
+    archived = check_new(archive, run_id) if plan.begin == "start" and not plan.fresh else None
     metrics = Metrics()
     clock = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
     with (
-        KafkaLog(brokers, ring, run_id=run_id, metrics=metrics, archived=archived) as log,
+        KafkaLog(
+            brokers,
+            ring,
+            run_id=run_id,
+            metrics=metrics,
+            archived=archived,
+            gone=archived_claims(archive, run_id),
+        ) as log,
         HealthServer("trainer", metrics, checks={"log": log.writer.trouble}) as health,
         scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port),
         closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
@@ -145,8 +146,6 @@ def _train(
         outside = Outside(log, clock, objects, verifier, library, stop, this_process())
         if plan.begin == "start":
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
-        from esper.weatherlight.beginning import read_recorded  # noqa: PLC0415 - only here a trainer needs DuckDB
-
         if plan.begin == "resume":
             return resume_run(read_recorded(archive, run_id, log.ends), task, outside, log, verifier).to_dict()
         parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)

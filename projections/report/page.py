@@ -151,7 +151,7 @@ def _determined(told: Report) -> list[tuple[str, str]]:
     start = told.start
     versions = ", ".join(f"{name} {version}" for name, version in sorted(start["library_versions"].items()))
     seeds = ", ".join(f"{name} {seed}" for name, seed in sorted(start["seeds"].items()))
-    sets = f"{start['train_samples']} training, {start['probe_samples']} probe, {start['test_samples']} test"
+    sets = f"{start['train_samples']} training, {start['probe_samples']} probed, {start['test_samples']} test"
     found = [
         ("task", start["task_source"]),
         ("Esper", start["esper_version"]),

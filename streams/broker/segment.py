@@ -304,6 +304,8 @@ class Segment:
         hole = self.index.hole_at(max(offset, self.base_offset))
         if hole is not None:
             return poison(offset, hole.following)
+        if offset >= self.index.next_offset:
+            return b""  # also where the index ends with a hole, behind which there is nothing to find
         if self._verified_to < self.index.size and not self._verify(offset, max_bytes):
             self._rescan()
             return self.read(offset, max_bytes)

@@ -184,14 +184,14 @@ class Broker:
         ]
 
     async def _look_after(self) -> None:
-        """Every few seconds: what is old is dropped, and clients whose time is up."""
+        """At the start and every few seconds: what is old is dropped, and clients whose time is up."""
         while True:
-            await asyncio.sleep(RETAIN_EVERY_S)
             self.core.peers.look(asyncio.get_running_loop().time())
             try:
                 self.core.store.retain(now_ms())
             except (OSError, sqlite3.Error) as error:
                 _LOG.warning("retention: %s: tried again in %d s", error, RETAIN_EVERY_S)
+            await asyncio.sleep(RETAIN_EVERY_S)
 
     async def stop(self) -> None:
         """Cuts all connections, puts everything on the disk and lets go of the folder."""

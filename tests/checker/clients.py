@@ -14,7 +14,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,8 +29,7 @@ from esper.leyline.signing import KeyRing
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import command_event
 from esper.tolaria.outside import Clock
-from esper.weatherlight.beginning import check_new, read_recorded
-from projections.manifest import covered
+from esper.weatherlight.beginning import archived_claims, check_new, read_recorded
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
@@ -101,10 +100,7 @@ class Trainer(Client):
 
     def start(self, run: str) -> None:
         """Begin a run of a given id, as `esper.weatherlight.trainer` does."""
-        archive = self.data / "archive"
-        archived = covered(archive)
-        check_new(archive, run)
-        self._connect(run, archived)
+        self._connect(run, check_new(self.data / "archive", run))
         self._claim(pb.RunStarted(task="spirals", policy="none", epochs=10, steps_per_epoch=10))
 
     def resume(self, run: str, back: int) -> None:
@@ -155,9 +151,10 @@ class Trainer(Client):
         if self.log is not None:
             self.log.close()
 
-    def _connect(self, run: str, archived: dict[tuple[str, int], int] | None = None) -> None:
+    def _connect(self, run: str, archived: Mapping[tuple[str, int], int] | None = None) -> None:
         self.run = run
-        self.log = KafkaLog(self.brokers, self.ring, run_id=run, metrics=Metrics(), archived=archived)
+        gone = archived_claims(self.data / "archive", run)
+        self.log = KafkaLog(self.brokers, self.ring, run_id=run, metrics=Metrics(), archived=archived, gone=gone)
 
     def _claim(self, body: Any) -> None:
         claim = self._fact(body)

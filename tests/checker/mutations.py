@@ -68,7 +68,6 @@ def second_start() -> None:
 
     _put(KafkaLog, "claim", published)
     _put(clients, "check_new", lambda _archive, _run_id: None)
-    _put(clients, "covered", lambda _archive: None)
 
 
 def bad_batch() -> None:

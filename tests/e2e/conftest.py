@@ -20,8 +20,7 @@ import pytest
 
 from esper.cli import WRONG_INPUT
 from esper.cli.app import dispatch
-from esper.cli.trainers import LIBRARIES
-from tests.forked import Forks, fork_server
+from tests.forked import Forks, everybodys
 
 ROOT = Path(__file__).parents[2]
 READING = ("diff", "events", "replay", "runs", "sql", "state", "why")
@@ -80,9 +79,9 @@ class Esper:
         if code == WRONG_INPUT or _reads(*arguments):
             done = self._here(*arguments)
         else:
-            done = subprocess.run(
-                self.command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
-            )
+            process = self.start(*arguments)
+            stdout, stderr = process.communicate(timeout=timeout_s)
+            done = subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -136,10 +135,9 @@ def _kill_what_is_left(made: Esper) -> None:
 
 
 @pytest.fixture(scope="session")
-def forks(_own_environment: None) -> Iterator[Forks]:
+def forks(_own_environment: None) -> Forks:
     """Processes that have torch already when they begin."""
-    with fork_server(Path(__file__).parent, *LIBRARIES, "esper.weatherlight.beginning", "feed_job") as made:
-        yield made
+    return everybodys()
 
 
 @pytest.fixture

@@ -6,7 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from streams.broker.launch import start_broker
+
+pytestmark = pytest.mark.cold
 
 
 def test_a_trainer_runs_on_processes_that_were_started_by_hand(esper):

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.cold
+
 
 def _interrupt(esper, process) -> str:
     since = time.monotonic()

@@ -10,6 +10,8 @@ import pytest
 
 from streams.broker.launch import start_broker
 
+pytestmark = pytest.mark.cold
+
 FIELDS = {
     "run_id",
     "task",

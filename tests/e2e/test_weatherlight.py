@@ -17,6 +17,8 @@ import pytest
 from esper.errors import InvalidInput, LogUnavailable
 from esper.weatherlight import client
 
+pytestmark = pytest.mark.cold
+
 
 def port_of(brokers: str) -> int:
     return int(brokers.rpartition(":")[2])

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.cold
+
 ESPER = Path(sys.executable).with_name("esper")
 
 

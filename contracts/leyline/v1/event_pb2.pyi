@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Event(_message.Message):
-    __slots__ = ("event_id", "run_id", "producer", "sequence", "incarnation", "timeline", "global_step", "epoch", "recorded_at_ns", "causation_id", "correlation_id", "schema_version", "priority", "run_started", "run_resumed", "run_finished", "epoch_completed", "decision_timed_out", "command_applied", "command_rejected", "seed_transitioned", "gate_evaluated", "optimizer_changed", "learning_rate_changed", "kernel_attached", "kernel_swapped", "checkpoint_saved", "checkpoint_pruned", "rolled_back", "state_digested", "breaker_changed", "conservative_mode_changed", "decision_made", "adaptation_command", "blueprint_registered", "blueprint_approved", "compile_requested", "compile_started", "compile_finished", "compile_failed", "compile_parked", "artifact_stored", "kernel_catalog_update", "bsds_issued", "bsds_failed", "benchmark_report", "kernel_prefetch_request", "kernel_artifact_ready", "kernel_artifact_error", "field_report", "policy_trained", "policy_validated", "policy_rejected", "policy_promoted", "policy_loaded", "policy_update", "step_sampled", "telemetry_packet", "telemetry_shed", "emergency_signal", "security_violation", "alert_fired", "alert_cleared", "dead_lettered")
+    __slots__ = ("event_id", "run_id", "producer", "sequence", "incarnation", "timeline", "global_step", "epoch", "recorded_at_ns", "causation_id", "correlation_id", "schema_version", "priority", "run_started", "run_resumed", "run_finished", "epoch_completed", "decision_timed_out", "command_applied", "command_rejected", "seed_transitioned", "gate_evaluated", "optimizer_changed", "learning_rate_changed", "kernel_attached", "kernel_swapped", "checkpoint_saved", "checkpoint_pruned", "rolled_back", "state_digested", "breaker_changed", "conservative_mode_changed", "seed_absorbed", "decision_made", "adaptation_command", "blueprint_registered", "blueprint_approved", "compile_requested", "compile_started", "compile_finished", "compile_failed", "compile_parked", "artifact_stored", "kernel_catalog_update", "bsds_issued", "bsds_failed", "benchmark_report", "kernel_prefetch_request", "kernel_artifact_ready", "kernel_artifact_error", "field_report", "policy_trained", "policy_validated", "policy_rejected", "policy_promoted", "policy_loaded", "policy_update", "step_sampled", "telemetry_packet", "telemetry_shed", "emergency_signal", "security_violation", "alert_fired", "alert_cleared", "dead_lettered")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class Event(_message.Message):
     STATE_DIGESTED_FIELD_NUMBER: _ClassVar[int]
     BREAKER_CHANGED_FIELD_NUMBER: _ClassVar[int]
     CONSERVATIVE_MODE_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    SEED_ABSORBED_FIELD_NUMBER: _ClassVar[int]
     DECISION_MADE_FIELD_NUMBER: _ClassVar[int]
     ADAPTATION_COMMAND_FIELD_NUMBER: _ClassVar[int]
     BLUEPRINT_REGISTERED_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +106,7 @@ class Event(_message.Message):
     state_digested: StateDigested
     breaker_changed: BreakerChanged
     conservative_mode_changed: ConservativeModeChanged
+    seed_absorbed: SeedAbsorbed
     decision_made: DecisionMade
     adaptation_command: _leyline_pb2.AdaptationCommand
     blueprint_registered: BlueprintRegistered
@@ -137,7 +139,7 @@ class Event(_message.Message):
     alert_fired: AlertFired
     alert_cleared: AlertCleared
     dead_lettered: DeadLettered
-    def __init__(self, event_id: _Optional[bytes] = ..., run_id: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[int] = ..., timeline: _Optional[int] = ..., global_step: _Optional[int] = ..., epoch: _Optional[int] = ..., recorded_at_ns: _Optional[int] = ..., causation_id: _Optional[bytes] = ..., correlation_id: _Optional[bytes] = ..., schema_version: _Optional[int] = ..., priority: _Optional[_Union[_leyline_pb2.MessagePriority, str]] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., epoch_completed: _Optional[_Union[EpochCompleted, _Mapping]] = ..., decision_timed_out: _Optional[_Union[DecisionTimedOut, _Mapping]] = ..., command_applied: _Optional[_Union[CommandApplied, _Mapping]] = ..., command_rejected: _Optional[_Union[CommandRejected, _Mapping]] = ..., seed_transitioned: _Optional[_Union[SeedTransitioned, _Mapping]] = ..., gate_evaluated: _Optional[_Union[GateEvaluated, _Mapping]] = ..., optimizer_changed: _Optional[_Union[OptimizerChanged, _Mapping]] = ..., learning_rate_changed: _Optional[_Union[LearningRateChanged, _Mapping]] = ..., kernel_attached: _Optional[_Union[KernelAttached, _Mapping]] = ..., kernel_swapped: _Optional[_Union[KernelSwapped, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_pruned: _Optional[_Union[CheckpointPruned, _Mapping]] = ..., rolled_back: _Optional[_Union[RolledBack, _Mapping]] = ..., state_digested: _Optional[_Union[StateDigested, _Mapping]] = ..., breaker_changed: _Optional[_Union[BreakerChanged, _Mapping]] = ..., conservative_mode_changed: _Optional[_Union[ConservativeModeChanged, _Mapping]] = ..., decision_made: _Optional[_Union[DecisionMade, _Mapping]] = ..., adaptation_command: _Optional[_Union[_leyline_pb2.AdaptationCommand, _Mapping]] = ..., blueprint_registered: _Optional[_Union[BlueprintRegistered, _Mapping]] = ..., blueprint_approved: _Optional[_Union[BlueprintApproved, _Mapping]] = ..., compile_requested: _Optional[_Union[CompileRequested, _Mapping]] = ..., compile_started: _Optional[_Union[CompileStarted, _Mapping]] = ..., compile_finished: _Optional[_Union[CompileFinished, _Mapping]] = ..., compile_failed: _Optional[_Union[CompileFailed, _Mapping]] = ..., compile_parked: _Optional[_Union[CompileParked, _Mapping]] = ..., artifact_stored: _Optional[_Union[ArtifactStored, _Mapping]] = ..., kernel_catalog_update: _Optional[_Union[_leyline_pb2.KernelCatalogUpdate, _Mapping]] = ..., bsds_issued: _Optional[_Union[_leyline_pb2.BSDSIssued, _Mapping]] = ..., bsds_failed: _Optional[_Union[_leyline_pb2.BSDSFailed, _Mapping]] = ..., benchmark_report: _Optional[_Union[_leyline_pb2.BenchmarkReport, _Mapping]] = ..., kernel_prefetch_request: _Optional[_Union[_leyline_pb2.KernelPrefetchRequest, _Mapping]] = ..., kernel_artifact_ready: _Optional[_Union[_leyline_pb2.KernelArtifactReady, _Mapping]] = ..., kernel_artifact_error: _Optional[_Union[_leyline_pb2.KernelArtifactError, _Mapping]] = ..., field_report: _Optional[_Union[_leyline_pb2.FieldReport, _Mapping]] = ..., policy_trained: _Optional[_Union[PolicyTrained, _Mapping]] = ..., policy_validated: _Optional[_Union[PolicyValidated, _Mapping]] = ..., policy_rejected: _Optional[_Union[PolicyRejected, _Mapping]] = ..., policy_promoted: _Optional[_Union[PolicyPromoted, _Mapping]] = ..., policy_loaded: _Optional[_Union[PolicyLoaded, _Mapping]] = ..., policy_update: _Optional[_Union[_leyline_pb2.PolicyUpdate, _Mapping]] = ..., step_sampled: _Optional[_Union[StepSampled, _Mapping]] = ..., telemetry_packet: _Optional[_Union[_leyline_pb2.TelemetryPacket, _Mapping]] = ..., telemetry_shed: _Optional[_Union[TelemetryShed, _Mapping]] = ..., emergency_signal: _Optional[_Union[_leyline_pb2.EmergencySignal, _Mapping]] = ..., security_violation: _Optional[_Union[SecurityViolation, _Mapping]] = ..., alert_fired: _Optional[_Union[AlertFired, _Mapping]] = ..., alert_cleared: _Optional[_Union[AlertCleared, _Mapping]] = ..., dead_lettered: _Optional[_Union[DeadLettered, _Mapping]] = ...) -> None: ...
+    def __init__(self, event_id: _Optional[bytes] = ..., run_id: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[int] = ..., timeline: _Optional[int] = ..., global_step: _Optional[int] = ..., epoch: _Optional[int] = ..., recorded_at_ns: _Optional[int] = ..., causation_id: _Optional[bytes] = ..., correlation_id: _Optional[bytes] = ..., schema_version: _Optional[int] = ..., priority: _Optional[_Union[_leyline_pb2.MessagePriority, str]] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., epoch_completed: _Optional[_Union[EpochCompleted, _Mapping]] = ..., decision_timed_out: _Optional[_Union[DecisionTimedOut, _Mapping]] = ..., command_applied: _Optional[_Union[CommandApplied, _Mapping]] = ..., command_rejected: _Optional[_Union[CommandRejected, _Mapping]] = ..., seed_transitioned: _Optional[_Union[SeedTransitioned, _Mapping]] = ..., gate_evaluated: _Optional[_Union[GateEvaluated, _Mapping]] = ..., optimizer_changed: _Optional[_Union[OptimizerChanged, _Mapping]] = ..., learning_rate_changed: _Optional[_Union[LearningRateChanged, _Mapping]] = ..., kernel_attached: _Optional[_Union[KernelAttached, _Mapping]] = ..., kernel_swapped: _Optional[_Union[KernelSwapped, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_pruned: _Optional[_Union[CheckpointPruned, _Mapping]] = ..., rolled_back: _Optional[_Union[RolledBack, _Mapping]] = ..., state_digested: _Optional[_Union[StateDigested, _Mapping]] = ..., breaker_changed: _Optional[_Union[BreakerChanged, _Mapping]] = ..., conservative_mode_changed: _Optional[_Union[ConservativeModeChanged, _Mapping]] = ..., seed_absorbed: _Optional[_Union[SeedAbsorbed, _Mapping]] = ..., decision_made: _Optional[_Union[DecisionMade, _Mapping]] = ..., adaptation_command: _Optional[_Union[_leyline_pb2.AdaptationCommand, _Mapping]] = ..., blueprint_registered: _Optional[_Union[BlueprintRegistered, _Mapping]] = ..., blueprint_approved: _Optional[_Union[BlueprintApproved, _Mapping]] = ..., compile_requested: _Optional[_Union[CompileRequested, _Mapping]] = ..., compile_started: _Optional[_Union[CompileStarted, _Mapping]] = ..., compile_finished: _Optional[_Union[CompileFinished, _Mapping]] = ..., compile_failed: _Optional[_Union[CompileFailed, _Mapping]] = ..., compile_parked: _Optional[_Union[CompileParked, _Mapping]] = ..., artifact_stored: _Optional[_Union[ArtifactStored, _Mapping]] = ..., kernel_catalog_update: _Optional[_Union[_leyline_pb2.KernelCatalogUpdate, _Mapping]] = ..., bsds_issued: _Optional[_Union[_leyline_pb2.BSDSIssued, _Mapping]] = ..., bsds_failed: _Optional[_Union[_leyline_pb2.BSDSFailed, _Mapping]] = ..., benchmark_report: _Optional[_Union[_leyline_pb2.BenchmarkReport, _Mapping]] = ..., kernel_prefetch_request: _Optional[_Union[_leyline_pb2.KernelPrefetchRequest, _Mapping]] = ..., kernel_artifact_ready: _Optional[_Union[_leyline_pb2.KernelArtifactReady, _Mapping]] = ..., kernel_artifact_error: _Optional[_Union[_leyline_pb2.KernelArtifactError, _Mapping]] = ..., field_report: _Optional[_Union[_leyline_pb2.FieldReport, _Mapping]] = ..., policy_trained: _Optional[_Union[PolicyTrained, _Mapping]] = ..., policy_validated: _Optional[_Union[PolicyValidated, _Mapping]] = ..., policy_rejected: _Optional[_Union[PolicyRejected, _Mapping]] = ..., policy_promoted: _Optional[_Union[PolicyPromoted, _Mapping]] = ..., policy_loaded: _Optional[_Union[PolicyLoaded, _Mapping]] = ..., policy_update: _Optional[_Union[_leyline_pb2.PolicyUpdate, _Mapping]] = ..., step_sampled: _Optional[_Union[StepSampled, _Mapping]] = ..., telemetry_packet: _Optional[_Union[_leyline_pb2.TelemetryPacket, _Mapping]] = ..., telemetry_shed: _Optional[_Union[TelemetryShed, _Mapping]] = ..., emergency_signal: _Optional[_Union[_leyline_pb2.EmergencySignal, _Mapping]] = ..., security_violation: _Optional[_Union[SecurityViolation, _Mapping]] = ..., alert_fired: _Optional[_Union[AlertFired, _Mapping]] = ..., alert_cleared: _Optional[_Union[AlertCleared, _Mapping]] = ..., dead_lettered: _Optional[_Union[DeadLettered, _Mapping]] = ...) -> None: ...
 
 class SiteDescription(_message.Message):
     __slots__ = ("site", "seed_id", "shape_kind", "shape", "depth", "blend_mode", "options", "width")
@@ -160,18 +162,32 @@ class SiteDescription(_message.Message):
     def __init__(self, site: _Optional[str] = ..., seed_id: _Optional[str] = ..., shape_kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., depth: _Optional[int] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., options: _Optional[_Iterable[_Union[BlueprintOption, _Mapping]]] = ..., width: _Optional[_Union[WidthPlace, _Mapping]] = ...) -> None: ...
 
 class WidthPlace(_message.Message):
-    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit")
+    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit", "incoming", "bias", "outgoing", "group", "positions", "between", "running")
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     NORMS_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_PER_UNIT_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_UNIT_FIELD_NUMBER: _ClassVar[int]
+    INCOMING_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    OUTGOING_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    BETWEEN_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
     consumer: str
     norms: _containers.RepeatedScalarFieldContainer[str]
     units: int
     parameters_per_unit: int
     flops_per_unit: int
-    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ...) -> None: ...
+    incoming: _containers.RepeatedScalarFieldContainer[int]
+    bias: bool
+    outgoing: _containers.RepeatedScalarFieldContainer[int]
+    group: int
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    between: _containers.RepeatedScalarFieldContainer[str]
+    running: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ..., incoming: _Optional[_Iterable[int]] = ..., bias: _Optional[bool] = ..., outgoing: _Optional[_Iterable[int]] = ..., group: _Optional[int] = ..., positions: _Optional[_Iterable[int]] = ..., between: _Optional[_Iterable[str]] = ..., running: _Optional[_Iterable[bool]] = ...) -> None: ...
 
 class BlueprintOption(_message.Message):
     __slots__ = ("blueprint_id", "parameters", "flops_per_sample", "risk", "residual", "tier", "stage", "hazard_band", "handling_class", "outcomes")
@@ -598,6 +614,28 @@ class SeedTransitioned(_message.Message):
     parameters: int
     command_id: bytes
     def __init__(self, seed_id: _Optional[str] = ..., site: _Optional[str] = ..., from_stage: _Optional[_Union[_leyline_pb2.SeedLifecycleStage, str]] = ..., to_stage: _Optional[_Union[_leyline_pb2.SeedLifecycleStage, str]] = ..., reason: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., life: _Optional[int] = ..., alpha: _Optional[float] = ..., parameters: _Optional[int] = ..., command_id: _Optional[bytes] = ...) -> None: ...
+
+class SeedAbsorbed(_message.Message):
+    __slots__ = ("seed_id", "site", "consumer", "blueprint_id", "life", "units_before", "units", "parameters", "opened")
+    SEED_ID_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    BLUEPRINT_ID_FIELD_NUMBER: _ClassVar[int]
+    LIFE_FIELD_NUMBER: _ClassVar[int]
+    UNITS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    seed_id: str
+    site: str
+    consumer: str
+    blueprint_id: str
+    life: int
+    units_before: int
+    units: int
+    parameters: int
+    opened: str
+    def __init__(self, seed_id: _Optional[str] = ..., site: _Optional[str] = ..., consumer: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., life: _Optional[int] = ..., units_before: _Optional[int] = ..., units: _Optional[int] = ..., parameters: _Optional[int] = ..., opened: _Optional[str] = ...) -> None: ...
 
 class GateEvaluated(_message.Message):
     __slots__ = ("seed_id", "gate", "passed", "reason", "measurements", "stage", "life")

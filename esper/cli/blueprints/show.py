@@ -24,7 +24,7 @@ from esper.cli.blueprints.catalogue import (
 )
 from esper.cli.output import BOLD, DIM, colours_wanted, say, say_json, styled, table
 from esper.errors import InvalidInput
-from esper.karn.blueprint import Blueprint, SiteShape
+from esper.karn.blueprint import Blueprint, SiteShape, WidthShape
 from esper.karn.registration import descriptor
 from esper.karn.risk_sheet import ADVICE, consequence, risk_sheet
 from esper.karn.table import find, find_by_name, formula, with_names
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 
 PIPED_COLUMNS: Final = 120
+USUAL_PLACE: Final = WidthShape(
+    units=16, incoming=(16,), outgoing=(16, 1), bias=True, parameters_per_unit=33, flops_per_unit=64
+)
+"""A place where a host can become wider: between two layers of 16 units."""
 ARTIFACT_HEADERS: Final = (
     *("version", "site", "settings", "serves", "eager", "compiled", "p50", "p95", "compiling", "attached", "state"),
 )
@@ -46,9 +50,7 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
     blueprint = find_by_name(word)
     asked = parse_shape(shape) if shape is not None else None
     if asked is not None and asked.kind not in blueprint.kinds:
-        raise InvalidInput(
-            f"{blueprint.full_name} does not serve a {asked.kind} site; it serves {', '.join(blueprint.kinds)}"
-        )
+        raise InvalidInput(f"{blueprint.full_name} does not serve a {asked.kind} site; it serves {_served(blueprint)}")
     name = blueprint.blueprint_id
     with known_of(data_dir) as history:
         approval = blueprint_queries.approvals(history).get(name)
@@ -64,8 +66,14 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
     _say_outcomes(outcomes)
 
 
-def _site(blueprint: Blueprint, rows: Sequence[Row]) -> SiteShape:
+def _served(blueprint: Blueprint) -> str:
+    return ", ".join(blueprint.kinds) or "places where the host can become wider"
+
+
+def _site(blueprint: Blueprint, rows: Sequence[Row]) -> SiteShape | WidthShape:
     """Where it is or was at home in this folder, else a usual site of the first kind that it serves."""
+    if blueprint.widens:
+        return USUAL_PLACE
     for row in rows:
         if row["shape_kind"] in blueprint.kinds:
             return SiteShape(row["shape_kind"], tuple(row["shape"]))
@@ -91,7 +99,7 @@ def _json(
         **facts_json(blueprint, approval),
         "formula": formula(blueprint),
         "risk_sheet": sheet_json(blueprint),
-        "site": {"kind": drawing.site.kind, "shape": list(drawing.site.shape)},
+        "site": {"kind": drawing.kind, "shape": list(drawing.shape)},
         "cost": {"parameters": drawing.parameters, "flops_per_sample": drawing.flops_per_sample},
         "residual": drawing.residual,
         "module": drawing.root.to_json(),
@@ -105,7 +113,7 @@ def _say_facts(blueprint: Blueprint, approval: Row | None) -> None:
     say(styled(f"{blueprint.full_name}: {blueprint.description}", BOLD))
     say()
     say(f"tier        {blueprint.tier.replace('_', '-')}, stage {blueprint.stage}, {' '.join(blueprint.tags)}")
-    say(f"serves      {', '.join(blueprint.kinds)}")
+    say(f"serves      {_served(blueprint)}")
     say(f"parameters  {', '.join(setting_text(setting) for setting in blueprint.settings) or 'none'}")
     band, handling = sheet["hazard_band"].lower(), sheet["handling_class"].lower()
     advice = f": {sheet['asks_for']}" if sheet["asks_for"] else ""
@@ -212,14 +220,24 @@ class Part:
 class Drawing:
     """A blueprint at one site shape with its default settings, and what it costs there."""
 
-    site: SiteShape
+    site: SiteShape | WidthShape
     root: Part
     parameters: int
     flops_per_sample: int
     residual: bool
 
+    @property
+    def kind(self) -> str:
+        """The shape kind of the site; `width` for a place where the host becomes wider."""
+        return "width" if isinstance(self.site, WidthShape) else self.site.kind
 
-def draw(blueprint_id: str, site: SiteShape) -> Drawing:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample's activation; the units of a layer that becomes wider."""
+        return (self.site.units,) if isinstance(self.site, WidthShape) else self.site.shape
+
+
+def draw(blueprint_id: str, site: SiteShape | WidthShape) -> Drawing:
     """Look at a blueprint's module; nothing of it is trained or kept.
 
     Raises InvalidInput for a site shape that the blueprint does not serve.
@@ -228,7 +246,7 @@ def draw(blueprint_id: str, site: SiteShape) -> Drawing:
 
     blueprint = find(blueprint_id)
     module = draft(blueprint, site, blueprint.resolve({}))
-    outputs = _outputs(module, site)
+    outputs = {} if isinstance(site, WidthShape) else _outputs(module, site)
     cost = measure(blueprint_id, site)
     root = _part("", module, outputs)
     return Drawing(site, root, cost.parameters, cost.flops_per_sample, cost.residual)
@@ -239,7 +257,7 @@ def tree_of(drawing: Drawing, title: str) -> Tree:
     from rich.text import Text  # noqa: PLC0415 - only people see it
     from rich.tree import Tree  # noqa: PLC0415
 
-    tree = Tree(Text(f"{title} at {drawing.site.kind} {shape_text(drawing.site.shape)}", style="bold"))
+    tree = Tree(Text(f"{title} at {drawing.kind} {shape_text(drawing.shape)}", style="bold"))
     _grow(tree, drawing.root)
     return tree
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from esper.errors import InvalidInput
-from esper.tamiyo.policies.heuristic import HEURISTIC
+from esper.tamiyo.policies.heuristic import HEURISTIC, HEURISTIC_2
 from esper.tamiyo.policy import NONE, RANDOM, Policy
 
 POLICIES: Final[dict[str, Policy]] = {policy.name: policy for policy in (HEURISTIC, RANDOM, NONE)}
+
+EARLIER: Final = (HEURISTIC_2,)
+"""Policies that decide nothing any more, kept so that what they decided can be derived again."""
+
+
+def of_digest(name: str, digest: bytes) -> Policy | None:
+    """The policy of that name and digest, also an earlier one; None where this Esper has none."""
+    return next((each for each in (*POLICIES.values(), *EARLIER) if (each.name, each.digest) == (name, digest)), None)
 
 
 def find(name: str) -> Policy:

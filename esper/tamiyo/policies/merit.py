@@ -38,8 +38,10 @@ BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
     "image": {"BP009": 1.0, "BP013": 0.45, "BP015": 0.4},
     "vector": {"BP009": 1.0, "BP021": 0.5, "BP008": 0.3},
     "token": {"BP023": 1.0, "BP009": 0.9, "BP021": 0.5},
+    "width": {"BP051": 1.0},
 }
-"""How good a blueprint is for a site's shape, 0 to 1, by what was measured in docs/log.md. One that is not named has
+"""How good a blueprint is for a site's shape, or for a layer that can become wider, 0 to 1, by what was measured in
+docs/log.md. One that is not named has
 not shown merit and does not grow, until its outcomes show some. BP013 and BP015 had 0.4 both: with BP015, which is
 cheaper, a second seed of digits ended 0.0048 ± 0.0017 worse in probe loss for 2 % less work (11 pairs)."""
 
@@ -63,7 +65,8 @@ class Merit:
 
 def merits(site: SiteDescription) -> dict[str, Merit]:
     """The merit of every option of a site, by blueprint id."""
-    found = {option.blueprint_id: merit_of(option, site.shape_kind) for option in site.options}
+    kind = "width" if site.HasField("width") else site.shape_kind
+    found = {option.blueprint_id: merit_of(option, kind) for option in site.options}
     places: dict[float, int] = {}
     ordered = dict[str, Merit]()
     for option in sorted(site.options, key=_cost):
@@ -96,12 +99,13 @@ def _cost(option: BlueprintOption) -> tuple[int, int, float, int, str]:
     return option.flops_per_sample, option.parameters, option.risk, option.stage, option.blueprint_id
 
 
-def why(worth: Merit, shape_kind: str) -> str:
-    """What speaks for an option, in words."""
+def why(worth: Merit, shape_kind: str, size: float = 1.0) -> str:
+    """What speaks for an option, in words; at `size` times its default one."""
     option = worth.option
     tier = BlueprintTier.Name(option.tier).removeprefix("BLUEPRINT_TIER_").lower().replace("_", "-")
+    parameters, flops = round(size * option.parameters), round(size * option.flops_per_sample)
     return (
-        f"for {option.parameters:,} parameters and {option.flops_per_sample:,} FLOPs a sample "
+        f"for {parameters:,} parameters and {flops:,} FLOPs a sample "
         f"(merit {worth.merit:.2f}, risk {option.risk:.2f}, {tier} tier, stage {option.stage}; "
         f"{_past(option.outcomes, shape_kind)})"
     )

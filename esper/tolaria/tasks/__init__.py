@@ -22,7 +22,9 @@ from esper.tolaria.data import Samples
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.cifar10 import cifar10
 from esper.tolaria.tasks.digits import digits, digits_wide
+from esper.tolaria.tasks.doc import doc
 from esper.tolaria.tasks.spirals import spirals
+from esper.tolaria.tasks.tabular import tab, tabn
 from esper.tolaria.tasks.task import Task
 
 BUILTIN: Final[dict[str, Callable[[], Task]]] = {
@@ -33,6 +35,12 @@ BUILTIN: Final[dict[str, Callable[[], Task]]] = {
     "chars-wide": lambda: chars(64, 2),
     "spirals": lambda: spirals(4),
     "spirals-wide": lambda: spirals(8),
+    "tab": lambda: tab(8),
+    "tab-wide": lambda: tab(128),
+    "tabn": lambda: tabn(8),
+    "tabn-wide": lambda: tabn(64),
+    "doc": lambda: doc(24, 1),
+    "doc-wide": lambda: doc(48, 2),
 }
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from projections.generated import history, records
 
+pytestmark = pytest.mark.cold
+
 MB = 2**20
 
 

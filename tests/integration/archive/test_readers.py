@@ -51,7 +51,7 @@ def ask_while_writing(desk, processes: int, threads: int, seconds: float) -> Non
 
 
 def test_eight_readers_while_a_run_writes(desk):
-    ask_while_writing(desk, processes=2, threads=4, seconds=10.0)
+    ask_while_writing(desk, processes=2, threads=4, seconds=7.0)
 
 
 @pytest.mark.soak

@@ -15,6 +15,8 @@ import pytest
 from esper.errors import LogUnavailable
 from streams.broker.launch import start_broker
 
+pytestmark = pytest.mark.cold
+
 COMMAND = [sys.executable, "-m", "streams.broker"]
 
 

@@ -17,6 +17,8 @@ from esper.tezzeret.jobs import Place, evolve, request
 from esper.tezzeret.results import REFUSED, Failure, order_of
 from streams.forge.child import _watch, compile_in_child, resident_bytes
 
+pytestmark = pytest.mark.cold
+
 MB = 2**20
 EATER = (
     "import time\nheld = bytearray(300 * 2**20)\nfor page in range(0, len(held), 4096): held[page] = 1\ntime.sleep(60)"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.forked import fork_server
@@ -18,7 +16,7 @@ def process(tmp_path, monkeypatch):
     The processes have the compiler imported when they begin, and nothing compiled.
     """
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else its import starts a pool of compilers
-    with fork_server(Path(__file__).parent, *COMPILER) as forks:
+    with fork_server(*COMPILER) as forks:
 
         def run(function, *arguments, name):
             where = (str(tmp_path), str(tmp_path / name))

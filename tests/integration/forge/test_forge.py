@@ -51,6 +51,7 @@ def test_requests_become_artifacts_once_and_a_bad_one_is_parked(house):
     assert house.stored() == {kept.ref, kept.weights_ref}
 
 
+@pytest.mark.cold  # a fork has torch already, and more than the memory that it gets
 @pytest.mark.requirement("R-TEZ-13")
 def test_what_fails_is_tried_again_without_the_compiler_then_parked_and_may_be_asked_for_again(house):
     """R-TEZ-11; and R-TEZ-13, because the second time no compiler works."""

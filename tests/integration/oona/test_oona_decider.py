@@ -23,6 +23,7 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
 from esper.record import replay
 from streams.metrics import Metrics
+from streams.records import Record
 from streams.trainer_log import KafkaLog
 
 
@@ -236,6 +237,56 @@ def test_a_start_knows_of_one_before_it_where_the_log_begins_behind_what_is_arch
             pytest.raises(Superseded, match="give it another id"),
         ):
             late.claim(second)
+
+
+def test_a_start_learns_of_one_whose_claim_only_the_archive_has(log, ring, writer, events, run_id):
+    """It had looked at the archive before that claim was there; a reader set to the log's end made it an owner too."""
+    first, second = (events.make(event_pb2.RunStarted(task="x"), sequence=1, incarnation=1) for _ in range(2))
+    asked = []
+
+    def gone(begin, end):
+        asked.append((begin, end))
+        return archived
+
+    writer.publish(events.make(event_pb2.StateDigested(), sequence=9, incarnation=0))
+    writer.flush()
+    with KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics()) as owner:
+        owner.claim(first)
+        before = owner.ends
+    with KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics()) as reader:
+        asyncio.run(
+            delete_before(log.address, {place: end for place, end in reader.ends.items() if place[0] == RUNS.name})
+        )
+    (place,) = (place for place in before if place[0] == RUNS.name)
+    archived = [Record(*place, before[place], time.time_ns() // 1_000_000, ring.sign(first.SerializeToString()))]
+    with (
+        KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics(), archived=before, gone=gone) as late,
+        pytest.raises(Superseded, match="give it another id"),
+    ):
+        late.claim(second)
+
+    assert asked == [(before[place], before[place] + 1)]
+
+
+def test_a_trainer_that_the_log_left_behind_learns_that_its_run_is_anothers(log, ring, writer, events, run_id):
+    """Its reader was set to the log's end, past the claim that lies where the log begins."""
+    with KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics()) as owner:
+        owner.claim(events.make(event_pb2.RunStarted(task="x"), sequence=1, incarnation=1))
+        (place,) = owner._runs.assignment()
+        owner.writer.thread.run(done(owner._runs.pause, place), 5.0)
+        with KafkaLog(log.address, ring, run_id=run_id, metrics=Metrics()) as other:
+            writer.publish(events.make(event_pb2.StateDigested(), sequence=2, incarnation=1))
+            writer.flush()
+            other.claim(events.make(event_pb2.RunResumed(accepted_sequence=1), sequence=2, incarnation=2))
+        asyncio.run(delete_before(log.address, {place: owner.ends[tuple(place)] + 2}))
+        owner.writer.thread.run(done(owner._runs.resume, place), 5.0)
+
+        with pytest.raises(Superseded, match="taken over by another process"):
+            owner.await_answer(bytes(16), 5.0)
+
+
+async def done(act, *arguments):
+    act(*arguments)
 
 
 async def delete_before(brokers, ends):

@@ -11,6 +11,7 @@ import pytest
 
 from contracts.leyline.v1 import leyline_pb2 as lp
 from contracts.topics import BLUEPRINTS, EMERGENCY, KERNELS
+from esper.karn.table import CATALOGUE
 from esper.leyline import ids
 from esper.leyline.envelope import body_name
 from esper.leyline.objects import ObjectStore
@@ -166,7 +167,7 @@ def test_the_catalogue_is_told_once_also_by_a_worker_that_comes_back(own_log, ri
         return Counter(asyncio.run(collect()))
 
     process = processes("worker", tmp_path, own_log.address)
-    once = {"blueprint_registered": 50, "bsds_issued": 50}
+    once = {"blueprint_registered": len(CATALOGUE), "bsds_issued": len(CATALOGUE)}
     assert told() == once
     for _ in range(2):
         process.kill()

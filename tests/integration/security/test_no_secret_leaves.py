@@ -29,6 +29,8 @@ from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.writer import LogWriter
 
+pytestmark = pytest.mark.cold
+
 KEY, PREVIOUS, STRANGER = "a1" * 32, "b2" * 32, "c3" * 32
 PLANTED = "d4" * 32
 

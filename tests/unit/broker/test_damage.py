@@ -94,3 +94,27 @@ def test_damage_behind_offsets_that_were_never_given_is_refused_together_with_th
 
     assert (first, first + covered) == (1, after)
     assert log.read(after)[0] == (after, b"after")
+
+
+def test_a_segment_of_damage_alone_before_offsets_that_were_never_given_is_passed_over(tmp_path, log_in):
+    """A fetch behind the damage failed with an IndexError, for every partition of the request, for ever."""
+    log = log_in(tmp_path)
+    damaged = log.append(b"damaged")
+    after = log.append(b"x" * 4_000)  # in the next segment, so that the first one is closed
+
+    def flip(folder):
+        path = folder / f"{damaged:020}.log"
+        data = bytearray(path.read_bytes())
+        data[70] ^= 1
+        path.write_bytes(data)
+        path.with_suffix(".index").unlink()
+
+    def leap(folder):
+        """What a lost `tail` comes to: offsets that nobody has between the two."""
+        (folder / f"{after:020}.log").rename(folder / f"{after + 8:020}.log")
+
+    log.crash(damage=flip)
+    log.crash(damage=leap)
+
+    for offset in range(damaged, after + 8):
+        assert log.partition.read(offset, 1) != b""

@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import esper
 from contracts.leyline.v1 import event_pb2 as e
 from esper.cli.app import dispatch
+from esper.errors import InvalidInput
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing, key_id
@@ -77,6 +79,18 @@ def recorded(tmp_path: Path, story: list[Event], ran: Path, keys: None) -> Calla
         return folder
 
     return make
+
+
+def test_a_script_is_told_whose_code_a_run_brings_before_any_of_it_is_run(
+    recorded: Callable[..., Path], ran: Path
+) -> None:
+    folder = recorded(THEIRS)
+
+    with pytest.raises(InvalidInput, match=rf"task /home/ada/task.py:mine .*{key_id(THEIRS)}.* and add trust=True to"):
+        esper.load(RUN, data_dir=folder)
+    assert not ran.exists()
+    with pytest.raises(InvalidInput, match="has no checkpoint yet"):  # and with it, it goes on
+        esper.load(RUN, data_dir=folder, trust=True)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])

@@ -66,10 +66,12 @@ TABLE = {
     "BP048": ("deadlock_pattern", 6, 1.0, {"threads": (2, 16)}),
     "BP049": ("race_condition", 6, 0.9, {"window_ns": (10, 1000)}),
     "BP050": ("adversarial_noise", 6, 0.9, {"epsilon": (0.1, 1.0)}),
+    "BP051": ("wider_layer", 1, 0.2, {"factor": (0.25, 2.0)}),
 }
 FRACTIONAL = {
     *(
         "scale",
+        "factor",
         "epsilon",
         "dropout",
         "momentum",
@@ -100,7 +102,7 @@ def test_the_catalogue_is_the_table_in_order_of_ids():
 
 @pytest.mark.requirement("R-KARN-2", "R-KARN-4", "R-KARN-5")
 def test_tiers_go_by_id_and_risk_by_tier():
-    """R-KARN-1, 2, 4, 5: 35 safe, 7 that need an approval, 8 for the quarantine."""
+    """R-KARN-1, 2, 4, 5: 35 safe, 7 that need an approval, 8 for the quarantine; safe ones beyond the plan's fifty."""
     bands = {"safe": (0.0, 0.5), "experimental": (0.5, 0.8), "high_risk": (0.8, 1.0)}
     tiers = []
     for blueprint in CATALOGUE.values():
@@ -109,9 +111,10 @@ def test_tiers_go_by_id_and_risk_by_tier():
         assert blueprint.approval_required == (blueprint.tier != "safe")
         assert blueprint.quarantine_only == (blueprint.tier == "high_risk")
         tiers.append(blueprint.tier)
-    assert list(CATALOGUE) == [f"BP{number:03d}" for number in range(1, 51)]
-    assert tiers == ["safe"] * 35 + ["experimental"] * 7 + ["high_risk"] * 8
-    assert sum(len(blueprint.settings) for blueprint in CATALOGUE.values()) == 47
+    assert list(CATALOGUE)[:50] == [f"BP{number:03d}" for number in range(1, 51)]
+    assert tiers[:50] == ["safe"] * 35 + ["experimental"] * 7 + ["high_risk"] * 8
+    assert set(tiers[50:]) == {"safe"}
+    assert sum(len(blueprint.settings) for blueprint in list(CATALOGUE.values())[:50]) == 47
 
 
 @pytest.mark.requirement("R-KARN-3")
@@ -200,7 +203,7 @@ def test_a_template_is_found_by_id_or_name(word):
         ("BP16", "did you mean BP016 squeeze_excitation"),
         ("squeeze", "there is no blueprint 'squeeze'"),
         ("residual-block", "did you mean BP009 residual_block"),
-        ("?", "the catalogue has BP001 to BP050"),
+        ("?", f"the catalogue has BP001 to {max(CATALOGUE)}"),
     ],
 )
 def test_a_template_that_is_not_there_is_told_of_with_those_that_come_near(word, says):

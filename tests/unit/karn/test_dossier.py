@@ -111,7 +111,7 @@ def test_what_is_said_beside_the_cost_fits_into_a_state_packet():
 def test_pools_have_names_and_mix_with_ids():
     assert pool(["default"]) == tuple(sorted(DEFAULT_POOL))
     assert pool(["safe"]) == SAFE_POOL
-    assert pool(["BP039", "default", "BP009"]) == (*sorted(DEFAULT_POOL), "BP039")
+    assert pool(["BP039", "default", "BP009"]) == tuple(sorted([*DEFAULT_POOL, "BP039"]))
     for wrong in (["BP099"], ["dangerous"], []):
         with pytest.raises(InvalidInput, match=r"no blueprint|at least one"):
             pool(wrong)

@@ -10,12 +10,16 @@ import hashlib
 
 import pytest
 
-from esper.karn.blueprint import Blueprint, SiteShape
+from esper.karn.blueprint import Blueprint, SiteShape, WidthShape
 from esper.karn.catalogue import draft
 from esper.karn.registration import registration
 from esper.karn.table import CATALOGUE
 
 SHAPES = {"vector": (4,), "image": (3, 5, 7), "token": (12, 16)}
+PLACES = {
+    "linear": WidthShape(units=6, incoming=(4,), outgoing=(3, 1), bias=True, running=(True,)),
+    "conv": WidthShape(units=6, incoming=(2, 3, 3), outgoing=(5, 4), bias=False, group=3, running=(False,)),
+}
 FROZEN = {
     "BP001": "581c3db6c010",
     "BP002": "ea17f64075c4",
@@ -67,17 +71,21 @@ FROZEN = {
     "BP048": "522ae2890b55",
     "BP049": "e2f61c382af1",
     "BP050": "9c509b553d27",
+    "BP051": "3bb4edf8f6ef",
 }
+PLANNED = 50
+"""Of the plan's blueprints, whose events were said first; each that is new adds its own behind them."""
 EVENTS = "sha256:13bd92d981d96efc9050fbbd9689e5a27eb211c8b25a472db5ea5f65d1602f70"
 
 
 def modules_digest(blueprint: Blueprint) -> str:
     """Of the names, shapes and types of all tensors, in order, at every kind of site and at the settings' ends."""
     digest = hashlib.sha256()
-    for kind in blueprint.kinds:
+    places = PLACES if blueprint.widens else {kind: SiteShape(kind, SHAPES[kind]) for kind in blueprint.kinds}
+    for kind, place in places.items():
         for which in ("minimum", "default", "maximum"):
             settings = {setting.name: getattr(setting, which) for setting in blueprint.settings}
-            module = draft(blueprint, SiteShape(kind, SHAPES[kind]), settings)
+            module = draft(blueprint, place, settings)
             tensors = [(name, tuple(t.shape), str(t.dtype)) for name, t in module.state_dict(keep_vars=True).items()]
             layers = [(name, type(layer).__name__) for name, layer in module.named_modules()]
             digest.update(repr((kind, which, tensors, layers, module.residual)).encode())
@@ -90,6 +98,6 @@ def test_a_module_has_the_tensors_that_it_always_had(blueprint_id: str) -> None:
 
 
 def test_the_events_of_the_catalogue_are_what_they_always_were() -> None:
-    told = b"".join(event.SerializeToString(deterministic=True) for event in registration(5))
+    told = b"".join(event.SerializeToString(deterministic=True) for event in registration(5)[: 2 * PLANNED])
 
     assert f"sha256:{hashlib.sha256(told).hexdigest()}" == EVENTS

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from esper.errors import CorruptState
@@ -86,15 +87,22 @@ def test_a_manifest_of_before_a_merge_finds_the_rows_in_the_merged_files(tmp_pat
     assert archived(folder) == log
 
 
-def test_names_are_not_given_twice_after_an_older_manifest(tmp_path, log):
-    """A flush would else replace the file of the same generation that a reader has open."""
+@pytest.mark.parametrize("lost", [False, True], ids=["older", "lost"])
+@pytest.mark.parametrize("starts", [0, 1], ids=["at once", "after a start that was killed"])
+def test_names_are_not_given_twice_after_an_older_manifest(starts, lost, tmp_path, log):
+    """A flush would else replace the file of the same generation that a reader has open, or that a copy lists."""
     folder = tmp_path / "archive"
     grown(folder, log[:4], 1, merge=False)
     kept = (folder / manifest.NAME).read_bytes()
     grown(folder, log[4:], 2, merge=False)
     before = {path.name for path in (folder / "files").iterdir()}
     (folder / manifest.NAME).write_bytes(kept)
+    if lost:
+        (folder / manifest.NAME).unlink()
 
+    for _ in range(starts):
+        with Archive(folder):  # which comes to no flush
+            pass
     with Archive(folder) as archive:
         archive.append(log[4:])
         new = {entry.name for entry in archive.manifest.files} - {
@@ -151,6 +159,40 @@ def test_what_is_torn_or_no_file_is_stepped_over(tmp_path, log):
     assert [path.name for path in unlisted.paths(folder)] == ["run_resumed-000000002.parquet"]
     assert victim.read_bytes() == b"mine"
     assert archived(folder) == log
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["manifest lost", "manifest of the first flush"])
+def test_a_file_set_aside_with_a_damaged_column_is_left_out_and_the_others_are_taken_over(lost, tmp_path, log, caplog):
+    """Its places can be read and its records cannot: the archiver ended over it at every start."""
+    folder = tmp_path / "archive"
+    grown(folder, log[:4], 1, merge=False)
+    kept = (folder / manifest.NAME).read_bytes()
+    grown(folder, log[4:], 2, merge=not lost)
+    (folder / manifest.NAME).unlink()
+    if not lost:
+        (folder / manifest.NAME).write_bytes(kept)
+    damaged = max((folder / "files").glob("run_resumed-*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    column = next(
+        chunk
+        for chunk in map(pq.read_metadata(damaged).row_group(0).column, range(99))
+        if chunk.path_in_schema == "log_raw"
+    )
+    content = bytearray(damaged.read_bytes())
+    at = column.dictionary_page_offset or column.data_page_offset
+    content[at : at + 8] = b"\xff" * 8
+    damaged.write_bytes(content)
+    if not lost:  # and a listed one, of which everything is in a merged file
+        (folder / "files" / "rolled_back-000000001.parquet").write_bytes(b"damaged")
+
+    with Archive(folder) as archive:
+        archive.take_over({RUNS: 12})
+        assert archive.drop_set_aside() > 0
+
+    held = archived(folder)
+    assert {record.offset for record in log if record not in held} <= {4, 6, 8, 10} | ({0, 2} if not lost else set())
+    assert held == [record for record in log if record in held]
+    assert "cannot be read" in caplog.text
+    assert unlisted.paths(folder) == [folder / "set-aside" / damaged.name]
 
 
 def test_a_reader_of_an_archive_that_lost_its_manifest_is_told(tmp_path, log):

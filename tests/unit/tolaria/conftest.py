@@ -46,7 +46,8 @@ class Faulty:
     """The cross-entropy, except that the training steps named in `faults` get what it says; probes never do.
 
     Steps are counted by calls with gradient, so the repetition of one after a rollback is another call, and a fault
-    that is listed once strikes once. The very first call is the trainer's measurement of FLOPs.
+    that is listed once strikes once. The very first call is the trainer's measurement of FLOPs; those that find on two
+    samples what measuring costs are not counted.
     """
 
     def __init__(self, faults: dict[int, float]) -> None:
@@ -55,7 +56,7 @@ class Faulty:
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = cross_entropy(logits, targets)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and len(targets) > 2:
             self.calls += 1
             if self.calls in self.faults:
                 return loss * self.faults[self.calls]

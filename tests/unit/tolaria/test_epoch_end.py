@@ -39,6 +39,13 @@ def test_the_packet_holds_what_a_policy_may_know(bench, tiny_task) -> None:
     assert body.state.hardware_context.total_memory_gb > body.state.hardware_context.available_memory_gb > 0
 
 
+@pytest.mark.parametrize(("axes", "tried"), [(("depth", "width"), True), (("depth",), False)])
+def test_candidates_are_tried_where_axes_are_chosen_from_and_not_in_a_run_of_old(bench, tiny_task, axes, tried) -> None:
+    bench.run(tiny_task(epochs=1), policy="heuristic", axes=axes)
+    (body,) = bench.log.bodies("epoch_completed")
+    assert [row.HasField("candidate_descent") for row in body.evidence] == [tried, tried]
+
+
 def test_a_state_packet_stays_small(bench, tiny_task) -> None:
     """Ruling 22: with one seed that is not dormant, below 280 bytes."""
     bench.run(tiny_task(epochs=12), policy="heuristic")

@@ -32,6 +32,9 @@ def size(host: nn.Module) -> int:
         ("spirals", 62, (600, 400, 2000)),
         ("spirals-wide", 186, (600, 400, 2000)),
         ("chars", 16_961, (20_000, 400, 800)),
+        ("tab", 276, (3000, 600, 2400)),
+        ("tab-wide", 19_716, (3000, 600, 2400)),
+        ("tabn", 258, (500, 500, 3000)),
     ],
 )
 def test_host_and_sets_have_the_documented_sizes(name: str, params: int, sizes: tuple[int, int, int]) -> None:
@@ -40,7 +43,7 @@ def test_host_and_sets_have_the_documented_sizes(name: str, params: int, sizes: 
     assert (len(task.train), len(task.probe), len(task.test)) == sizes
 
 
-@pytest.mark.parametrize("name", ["digits", "spirals", "chars"])
+@pytest.mark.parametrize("name", ["digits", "spirals", "chars", "tab", "tabn", "doc"])
 def test_the_host_learns_from_a_batch_of_its_task_and_has_its_sites(name: str) -> None:
     task = load_task(name)
     host = task.make_host()
@@ -52,13 +55,13 @@ def test_the_host_learns_from_a_batch_of_its_task_and_has_its_sites(name: str) -
     assert task.per_sample_accuracy(logits, task.train.targets[:8]).shape == (8,)
 
 
-@pytest.mark.parametrize("name", ["digits", "spirals", "chars"])
+@pytest.mark.parametrize("name", ["digits", "spirals", "chars", "tab", "tabn", "doc"])
 def test_the_three_sets_share_no_sample_and_are_the_same_every_time(name: str) -> None:
     task, again = load_task(name), load_task(name)
     sets = [{row.numpy().tobytes() for row in part.inputs} for part in (task.train, task.probe, task.test)]
     # The text repeats itself (blank lines, licences), so windows can be equal; their files are not.
     shared = len(sets[0] & sets[1]) + len(sets[0] & sets[2]) + len(sets[1] & sets[2])
-    assert shared <= (0 if name != "chars" else 0.02 * len(task.test))
+    assert shared <= (0 if name not in ("chars", "doc") else 0.02 * len(task.test))
     assert fingerprint([task.train, task.probe, task.test]) == fingerprint([again.train, again.probe, again.test])
 
 
@@ -71,13 +74,28 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert np.array_equal(samples.targets.numpy(), reference.target)
 
 
+@pytest.mark.parametrize("name", ["tab", "tabn"])
+def test_tables_are_scaled_by_what_training_knows(name: str) -> None:
+    task = load_task(name)
+    assert torch.allclose(task.train.inputs.mean(dim=0), torch.zeros(20), atol=1e-5)
+    assert torch.allclose(task.train.inputs.std(dim=0), torch.ones(20), atol=1e-5)
+    assert not torch.allclose(task.test.inputs.mean(dim=0), torch.zeros(20), atol=1e-5)
+
+
+def test_the_text_of_doc_goes_on_from_window_to_window() -> None:
+    task = load_task("doc")
+    assert torch.equal(task.train.inputs[:-1, 1:], task.train.targets[:-1, :-1])
+    assert torch.equal(task.train.targets[:-1, -1], task.train.inputs[1:, 0])
+    assert len(task.test) == pytest.approx(0.1 * (len(task.train) / 0.85), rel=0.01)
+
+
 def test_one_changed_bit_changes_the_fingerprint() -> None:
     samples = Samples(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
     changed = Samples(torch.tensor([[0.0, 0.0], [0.0, 1e-45], [0.0, 0.0]]), samples.targets)
     assert fingerprint([samples]) != fingerprint([changed])
 
 
-@pytest.mark.parametrize("name", ["digits@900", "spirals@210", "chars@25505"])
+@pytest.mark.parametrize("name", ["digits@900", "spirals@210", "chars@25505", "tab@900", "tabn@600", "doc@20000"])
 def test_a_static_host_of_a_wanted_size_is_near_it(name: str) -> None:
     wanted = int(name.partition("@")[2])
     assert size(load_task(name).make_host()) == pytest.approx(wanted, rel=0.08)

@@ -5,19 +5,47 @@ from __future__ import annotations
 import pytest
 
 from esper.errors import InvalidInput
-from esper.weatherlight.beginning import Plan, check_new
+from esper.weatherlight.beginning import Plan, archived_claims, check_new
 from projections.archive_writer import Archive
+from projections.manifest import covered
 from projections.testing import LogOfRecords, Trainers
 
 
 def test_an_id_that_the_archive_has_is_not_given_twice(tmp_path):
-    check_new(tmp_path / "archive", "k3f9x2qa")
+    assert check_new(tmp_path / "archive", "k3f9x2qa") == {}
     with Archive(tmp_path / "archive") as archive:
         archive.append(LogOfRecords().place(Trainers("k3f9x2qa").events))
 
-    check_new(tmp_path / "archive", "another")
+    assert check_new(tmp_path / "archive", "another") == covered(tmp_path / "archive")
     with pytest.raises(InvalidInput, match=r"run k3f9x2qa was started before: .* `esper resume k3f9x2qa`"):
         check_new(tmp_path / "archive", "k3f9x2qa")
+
+
+def test_an_archive_that_lost_a_runs_start_knows_the_run_by_its_other_facts(tmp_path):
+    """And one with a damaged file does not say of any id that nobody had it: the log is asked from its beginning."""
+    trainers = Trainers("k3f9x2qa")
+    trainers.complete_epoch(0)
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(trainers.events))
+    (start,) = (tmp_path / "archive" / "files").glob("run_started-*")
+    start.write_bytes(b"damaged")
+
+    with pytest.raises(InvalidInput, match="was started before"):
+        check_new(tmp_path / "archive", "k3f9x2qa")
+    assert check_new(tmp_path / "archive", "another") == {}
+
+
+def test_the_claims_that_the_log_deleted_come_from_the_archive(tmp_path):
+    trainers = Trainers("k3f9x2qa")
+    records = LogOfRecords().place(trainers.events)
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(records)
+    find = archived_claims(tmp_path / "archive", "k3f9x2qa")
+    (started,) = (place for place, event in enumerate(trainers.events) if event.HasField("run_started"))
+
+    (claim,) = find(started, len(records))
+    assert (claim.offset, claim.signed.payload) == (records[started].offset, records[started].value)
+    assert find(started + 1, len(records)) == archived_claims(tmp_path / "none", "k3f9x2qa")(0, 9) == []
 
 
 def test_a_plan_goes_to_the_trainers_process_and_comes_back():

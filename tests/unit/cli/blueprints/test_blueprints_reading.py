@@ -6,7 +6,7 @@ import pytest
 
 from esper.cli.app import dispatch
 from esper.cli.blueprints.catalogue import USUAL
-from esper.cli.blueprints.show import draw
+from esper.cli.blueprints.show import USUAL_PLACE, draw
 from esper.karn.blueprint import SiteShape
 from esper.karn.catalogue import CATALOGUE, measure
 from esper.tezzeret.jobs import request
@@ -17,7 +17,7 @@ REF = f"sha256:{'ab' * 32}"
 def test_the_catalogue_is_listed_where_nothing_has_happened_yet(tmp_path, capsys):
     assert dispatch(["blueprints", "list", "--data-dir", str(tmp_path / "nowhere")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines[1:51]] == list(CATALOGUE)
+    assert [line.split()[1] for line in lines[1 : 1 + len(CATALOGUE)]] == list(CATALOGUE)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -107,6 +107,8 @@ CATALOGUE_PARAMETERS = measure("BP009", SiteShape("image", (4, 8, 8))).parameter
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_blueprint_can_be_drawn_on_every_shape_that_it_serves(name):
     """The tree's weights are all of the module's, whatever part holds them."""
+    places = draw(name, USUAL_PLACE) if CATALOGUE[name].widens else None
+    assert places is None or places.root.parameters == places.parameters == 528
     for kind in CATALOGUE[name].kinds:
         drawing = draw(name, SiteShape(kind, USUAL[kind]))
 

@@ -1,0 +1,164 @@
+"""One job trained in process, and the row that comes of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from contracts.leyline.v1.leyline_pb2 import (
+    COMMAND_TYPE_SEED,
+    SEED_OPERATION_GERMINATE,
+    AdaptationCommand,
+    CommandSeedOperation,
+)
+from esper.leyline.envelope import Event, body_name
+from esper.leyline.objects import ObjectStore
+from esper.leyline.signing import Signed
+from esper.testing import REAL_CLOCK, MemoryLog, command_event, signed
+from esper.tolaria.outside import Outside
+from esper.tolaria.session import RunResult
+from esper.tolaria.tasks import Task
+from esper.tolaria.train import train
+from esper.tolaria.world import LiveWorld
+from tests.bench.growth.jobs import Germination, Job, task_of
+
+RUN_ID: Final = "bench"
+PART_OF_THE_NETWORK: Final = ("FOSSILIZED", "BLENDING", "SHADOWING", "PROBATIONARY")
+TRIES: Final = 3
+
+
+class ScriptedLog(MemoryLog):
+    """A log on which a person's germinations arrive, each right after the epoch that it names; 0 is the start.
+
+    One that is refused is sent again after the next epoch, for its slot may be yet to come; `refused` has what was
+    refused last.
+    """
+
+    def __init__(self, objects: ObjectStore, script: Sequence[Germination]) -> None:
+        super().__init__(objects=objects)
+        self.refused: dict[str, str] = {}
+        self._waiting = list(script)
+        self._sent: dict[bytes, Germination] = {}
+        self._epoch = 0
+
+    def publish(self, event: Event) -> None:
+        """Append the event, and notice what became of the germinations."""
+        super().publish(event)
+        name = body_name(event)
+        if name == "epoch_completed":
+            self._epoch = event.epoch
+        elif name == "command_applied":
+            self._sent.pop(event.command_applied.command_id, None)
+        elif name == "command_rejected":
+            germination = self._sent.pop(event.command_rejected.command_id, None)
+            if germination is not None:
+                self.refused[germination[1]] = event.command_rejected.reason
+                self._waiting.append((self._epoch + 1, *germination[1:]))
+
+    def take_commands(self) -> list[Signed]:
+        """The germinations that are due."""
+        due = [each for each in self._waiting if each[0] <= self._epoch]
+        self._waiting = [each for each in self._waiting if each[0] > self._epoch]
+        for germination in due:
+            event = _germinate(germination)
+            self._sent[event.event_id] = germination
+            self.send(signed(event))
+        return super().take_commands()
+
+
+def _germinate(germination: Germination) -> Event:
+    _, seed_id, blueprint_id, settings = germination
+    operation = CommandSeedOperation(
+        operation=SEED_OPERATION_GERMINATE, blueprint_id=blueprint_id, parameters=dict(settings)
+    )
+    command = AdaptationCommand(command_type=COMMAND_TYPE_SEED, target_seed_id=seed_id, seed_operation=operation)
+    return command_event(RUN_ID, command)
+
+
+def fitted(steps: int, steps_per_epoch: int) -> tuple[int, int]:
+    """(epochs, steps an epoch) of a run of `steps` steps or a few less, an epoch of `steps_per_epoch` or less."""
+    fewest = max(1, -(-steps // steps_per_epoch))
+    shapes = [(epochs, steps // epochs) for epochs in range(fewest, fewest + 6) if steps >= epochs]
+    return max(shapes or [(1, 1)], key=lambda shape: (shape[0] * shape[1], -shape[0]))
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train the job and return its row; a budget is kept by training again with fewer steps, three times at most."""
+    task = task_of(job.task, job.size)
+    full = task.epochs * task.steps(task.batch_size)
+    steps = job.steps or full
+    began, clock = time.process_time(), time.monotonic()
+    for _attempt in range(TRIES):
+        row, spent = _train(job, task, steps)
+        if not job.budget or spent <= job.budget:
+            break
+        steps = max(1, int(0.98 * steps * job.budget / spent))
+    return row | {"cpu_s": time.process_time() - began, "wall_s": time.monotonic() - clock}
+
+
+def _train(job: Job, task: Task, steps: int) -> tuple[dict[str, Any], float]:
+    """The row and the FLOPs of one training; the network is evaluated on the set that the job names."""
+    epochs, per_epoch = fitted(steps, task.steps(task.batch_size))
+    evaluated = replace(task, test=task.probe if job.on == "probe" else task.test, steps_per_epoch=per_epoch)
+    config = replace(job.config(), epochs=epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        objects = ObjectStore(Path(folder))
+        log = ScriptedLog(objects, job.script)
+        result = train(config, evaluated, LiveWorld(Outside(log, REAL_CLOCK, objects)), run_id=RUN_ID)
+    flops = dict(result.flops) | {"rewound": rewound(log.events)}
+    row = {
+        "task": job.task,
+        "arm": job.arm,
+        "schedule": job.schedule,
+        "seed": job.seed,
+        "on": job.on,
+        "size": job.size,
+        "rate": job.rate,
+        "config": job.digest(),
+        "status": result.status,
+        "accuracy": result.val_accuracy,
+        "loss": result.test_loss,
+        "params_host": result.params_host,
+        "params": result.params_final,
+        "epochs": epochs,
+        "steps": epochs * per_epoch,
+        "flops": flops,
+        "fates": result.fates,
+        **result.seeds,
+        "germinations": germinations(log.events),
+        "structure": structure(log.events, result),
+        "refused": log.refused,
+    }
+    return row, sum(result.flops.values())
+
+
+def germinations(events: Sequence[Event]) -> list[Germination]:
+    """What germinated, in order, what was undone later included."""
+    applied = [(event.epoch, event.command_applied) for event in events if body_name(event) == "command_applied"]
+    return [
+        (epoch, body.seed_id, body.blueprint_id, tuple(sorted(dict(body.parameters).items())))
+        for epoch, body in applied
+        if body.operation == SEED_OPERATION_GERMINATE
+    ]
+
+
+def structure(events: Sequence[Event], result: RunResult) -> list[Germination]:
+    """The germinations that made what is in the final network, in order."""
+    last = {each[1]: each for each in germinations(events)}
+    return [each for seed_id, each in last.items() if result.fates.get(seed_id, {}).get("stage") in PART_OF_THE_NETWORK]
+
+
+def rewound(events: Sequence[Event]) -> float:
+    """FLOPs, of every kind, of epochs that a rewind took back."""
+    lost, reached, at_epoch = 0.0, 0.0, {0: 0.0}
+    for event in events:
+        name = body_name(event)
+        if name == "epoch_completed":
+            reached = at_epoch[event.epoch] = event.epoch_completed.flops
+        elif name == "rolled_back" and event.rolled_back.level == "rewind":
+            lost += reached - at_epoch.get(event.rolled_back.to_epoch, reached)
+    return lost
