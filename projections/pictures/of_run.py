@@ -115,7 +115,7 @@ def _extent(history: History, run_id: str) -> tuple[int, float, float]:
 
 
 def _rollbacks(history: History, run_id: str, steps: int) -> list[Mark]:
-    """Where the run went back, and how: a rewind, which undoes a seed whose proof failed, is no rollback to a reader."""
+    """Where the run went back, and how: a rewind, as a failed proof asks for, is no rollback to whoever reads it."""
     found = history.execute(
         "select from_step / ?, level from log.rolled_back where run_id = ? and log_verdict = 1 order by log_offset",
         [steps, run_id],
