@@ -37,10 +37,10 @@ def _snapshot(run: Run, flat: FlatState, found: Digest) -> Snapshot:
     return Snapshot(flat, found.root, where)
 
 
-def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
-    """Store a state durably, publish that, and prune what is older than the newest few."""
+def save_checkpoint(run: Run, snapshot: Snapshot, reason: str, undone: Sequence[Checkpoint] = ()) -> None:
+    """Store a state durably, publish that, and prune what is older than the newest few, and what was `undone`."""
     _save(run, snapshot, reason)
-    _prune(run)
+    _prune(run, undone)
 
 
 def _save(run: Run, snapshot: Snapshot, reason: str) -> Checkpoint:
@@ -61,18 +61,19 @@ def _save(run: Run, snapshot: Snapshot, reason: str) -> Checkpoint:
     return saved
 
 
-def _prune(run: Run) -> None:
+def _prune(run: Run, undone: Sequence[Checkpoint] = ()) -> None:
     """Delete the run's oldest checkpoints, once the log has the newest. A fork deletes none of its parent's."""
     own = [each for each in run.checkpoints if each.position.run_id == run.recorder.run_id]
+    surplus = [each for each in undone if each.position.run_id == run.recorder.run_id]
     others = [each for each in own if each.ref not in {pin.ref for pin in run.pins}]
     kept = others[-run.config.keep_checkpoints :] if run.config.keep_checkpoints else others
     _unpin(run, [each.position.step for each in kept])
     pinned = {pin.ref for pin in run.pins}
-    delete(run, run.world.surplus([each for each in own if each not in kept and each.ref not in pinned]))
+    surplus += [each for each in own if each not in kept and each.ref not in pinned]
+    _delete(run, run.world.surplus(surplus))
 
 
-def delete(run: Run, surplus: Sequence[Checkpoint]) -> None:
-    """Delete checkpoints of the run, and publish that."""
+def _delete(run: Run, surplus: Sequence[Checkpoint]) -> None:
     if surplus:
         run.world.flush()  # a process that dies here must not leave a record of checkpoints that are gone alone
     gone = {each.ref for each in surplus}

@@ -22,7 +22,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.errors import CorruptState, EsperError, LogUnavailable
 from esper.tolaria.commands import drain, publish, take_effect
-from esper.tolaria.kept import delete, keep, pinned, save_checkpoint
+from esper.tolaria.kept import keep, pinned, save_checkpoint
 from esper.tolaria.run import Run, capture, publish_digest, restore, verify
 from esper.tolaria.state import Checkpoint, Position, Snapshot, digest, load_checkpoint, store_checkpoint
 
@@ -74,8 +74,7 @@ def rewind(run: Run, seed_id: str) -> bool:
     _tell(run, back, RolledBack(reason=reason, from_step=from_step, seed_id=seed_id))
     take_effect(run, run.kasmina.close(seed_id, blueprint_id, reason))
     flat = capture(run)
-    save_checkpoint(run, keep(run, flat, publish_digest(run, flat, REWIND)), REWIND)
-    delete(run, [each for each in undone if each.position.run_id == run.recorder.run_id])
+    save_checkpoint(run, keep(run, flat, publish_digest(run, flat, REWIND)), REWIND, undone)
     run.world.flush()
     return True
 

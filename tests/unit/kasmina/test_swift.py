@@ -32,7 +32,7 @@ class Small(nn.Module):
 @pytest.fixture
 def swift(make_lab):
     def make(benefit_z: float = ALWAYS, **settings):
-        lab = make_lab(SeedSettings(lifecycle="swift", proof_epochs=2, benefit_z=benefit_z, **settings))
+        lab = make_lab(SeedSettings(lifecycle="swift", proof_epochs=2, benefit_z=benefit_z, **settings), seed=1)
         lab.blueprints["injected"] = Small
         return lab
 
