@@ -111,10 +111,12 @@ class Scaled(nn.Module):
 class SameConv2d(nn.Conv2d):
     """A convolution (B, C, H, W) -> (B, C', H, W) that keeps height and width for odd and even kernels."""
 
-    def __init__(self, channels: int, out_channels: int, kernel: int, *, groups: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, kernel: int | tuple[int, int], *, groups: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__(channels, out_channels, kernel, groups=groups, dilation=dilation)
-        reach = dilation * (kernel - 1)
-        self.margin = (reach // 2, reach - reach // 2) * 2
+        down, across = (dilation * (taps - 1) for taps in self.kernel_size)
+        self.margin = (across // 2, across - across // 2, down // 2, down - down // 2)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Conv2d gives it)
         """Padded with zeros on both sides, one more behind where the kernel is even."""

@@ -158,10 +158,17 @@ _ROWS: Final = (
         "output scaled by a lost-update count", _real("window_ns", 10.0, 1000.0, default=100.0)),
     _stressor("BP050", "adversarial_noise", "stressors", 6, 0.9, "stressor noise",
         "noise against the loss's gradient", _real("epsilon", 0.1, 1.0, default=0.5)),
-    # safe, and beyond the plan's fifty (ruling 32): they make a layer of the host wider
+    # safe, and beyond the plan's fifty: they make a layer of the host wider
     _safe("BP051", "wider_layer", "width", 1, 0.2, "width",
         "new units beside a layer's own, with outgoing weights of zero",
         _real("factor", 0.25, 2.0, default=1.0), kinds=()),
+    # ... and cheaper forms of the residual block
+    _safe("BP060", "residual_conv_1d", "lean", 1, 0.3, "residual conv",
+        "h + W2 gelu(W1 h), W1 along the longer axis", _whole("kernel", 3, 7, default=3), kinds=("image",)),
+    _safe("BP061", "residual_depthwise", "lean", 1, 0.3, "residual conv",
+        "h + W2 gelu(W1 D h), D per channel", _whole("kernel", 3, 7, default=3), kinds=_IMAGE_TOKEN),
+    _safe("BP062", "residual_slim", "lean", 1, 0.3, "residual",
+        "h + W2 gelu(W1 h), no wider inside", _real("expansion", 0.5, 4.0, default=1.0)),
 )
 # fmt: on
 

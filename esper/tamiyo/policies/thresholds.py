@@ -64,8 +64,8 @@ class WidthSettings:
     alike_units: float = 0.85
     """Layers that use at least this share of what the narrowest uses are widened too, the others not: they gained
     nothing at 0.79."""
-    shallow_sites: int = 1
-    """A host that is wide enough and has so few places for modules lacks depth."""
+    shallow_layers: int = 1
+    """A host with so few layers that could become wider lacks depth first: a stem and a head, as that of digits."""
 
 
 SETTINGS: Final = Settings()

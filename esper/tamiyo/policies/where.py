@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted, SiteDescription, SiteEvidence
+from esper.kasmina.lifecycle import FOSSILIZED
 from esper.tamiyo.policies.thresholds import SETTINGS, WIDTH
 
 Axis = Literal["depth", "width"]
@@ -48,10 +49,11 @@ def survey(state: EpochCompleted) -> Ground:
     """How the sites stand. Where nothing can become wider there is one axis, and the words are short."""
     rows = {row.seed_id: row for row in state.evidence}
     deep = [site for site in state.sites if not site.HasField("width")]
-    wide = [site for site in state.sites if site.HasField("width")]
-    attached = {seed.seed_id: seed.parameters for seed in state.seeds}
-    shares = {site.seed_id: _in_use(site, rows, attached.get(site.seed_id, 0)) for site in wide}
-    first, words = _first_axis(deep, wide, shares)
+    layers = len({site.site for site in state.sites if site.HasField("width")})
+    absorbed = {seed.seed_id for seed in state.seeds if seed.stage == FOSSILIZED}  # another slot is there instead
+    wide = [site for site in state.sites if site.HasField("width") and site.seed_id not in absorbed]
+    shares = {site.seed_id: _in_use(site, rows) for site in wide}
+    first, words = _first_axis(deep, layers, shares)
     because = f"{words}; " if wide else ""
     pulls, narrowest = pull(state, deep), max(shares.values(), default=0.0)
     found: dict[str, Standing] = {}
@@ -69,31 +71,30 @@ def survey(state: EpochCompleted) -> Ground:
 
 
 def _first_axis(
-    deep: Sequence[SiteDescription], wide: Sequence[SiteDescription], shares: dict[str, float]
+    deep: Sequence[SiteDescription], layers: int, shares: dict[str, float]
 ) -> tuple[Axis | Literal[""], str]:
     """The axis to grow along first, and why; empty where neither is worth it. Only width follows as the second one."""
-    if not wide:
+    if not layers:
         return "depth", ""
     if any(site.shape_kind == "token" for site in deep):
         return "depth", "in a transformer a block more comes first"
-    narrowest = max(shares.values())
+    if deep and layers <= WIDTH.shallow_layers:
+        return "depth", f"the host is shallow: {layers} layer of its own"
+    narrowest = max(shares.values(), default=0.0)
     if narrowest >= WIDTH.narrow_share:
         return "width", f"the host is narrow: its layers use up to {narrowest:.0%} of their units"
-    enough = f"the host is wide enough: its layers use {narrowest:.0%} of their units at most"
-    if 0 < len(deep) <= WIDTH.shallow_sites:
-        return "depth", f"{enough}, and it is shallow"
-    return "", enough
+    return "", f"the host is wide enough: its layers use {narrowest:.0%} of their units at most"
 
 
-def _in_use(site: SiteDescription, rows: dict[str, SiteEvidence], attached: int) -> float:
-    """The effective rank of a layer's activation as a share of its units; 0 where it is not known.
+def _in_use(site: SiteDescription, rows: dict[str, SiteEvidence]) -> float:
+    """The effective rank of a layer's activation as a share of its units, 1 at most; 0 where it is not known.
 
-    A seed that lives there, of `attached` parameters, has units too.
+    The units of a seed that lives there count in the rank and not among the units: the layer is as narrow as it was
+    until they have proven themselves, and layers that are not have to wait.
     """
     rank = rows[site.seed_id].activation_rank if site.seed_id in rows else 0.0
-    units = site.width.units + attached // max(1, site.width.parameters_per_unit)
-    share = rank / max(1, units)
-    return share if math.isfinite(share) else 0.0
+    share = rank / max(1, site.width.units)
+    return min(1.0, share) if math.isfinite(share) else 0.0
 
 
 def _candidate(rows: dict[str, SiteEvidence], site: SiteDescription) -> str:

@@ -72,6 +72,9 @@ FROZEN = {
     "BP049": "e2f61c382af1",
     "BP050": "9c509b553d27",
     "BP051": "3bb4edf8f6ef",
+    "BP060": "deb82a583386",
+    "BP061": "242ec76e7a4d",
+    "BP062": "a8230c5777c5",
 }
 PLANNED = 50
 """Of the plan's blueprints, whose events were said first; each that is new adds its own behind them."""

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.karn.approval import Approval, Clearance
-from esper.karn.catalogue import build
+from esper.karn.blueprint import SiteShape
+from esper.karn.catalogue import build, measure
 from esper.karn.table import CATALOGUE
 from esper.karn.templates.experimental import _runge_kutta
 
@@ -290,3 +291,46 @@ def test_positions_are_the_sines_of_where_a_pixel_is():
     phases = torch.cat([2 * module.branch.rates[0], 3 * module.branch.rates[1]])
     expected = module.branch.project(torch.cat([phases.sin(), phases.cos()]))
     torch.testing.assert_close(module(h)[1, :, 2, 3], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_over_a_signal_the_convolution_along_an_axis_is_the_residual_block_at_a_third_of_its_cost():
+    """In an image one pixel wide the outer columns of a 3x3 kernel see padding alone."""
+    block, along = (module_for(name, "image", (4, 9, 1)) for name in ("BP009", "BP060"))
+    first, second = block.blocks[0].branch[0], block.blocks[0].branch[2]
+    along.branch[0].weight.copy_(first.weight[..., 1:2])
+    along.branch[0].bias.copy_(first.bias)
+    along.branch[2].load_state_dict(second.state_dict())
+    h = activation(2, 4, 9, 1)
+
+    torch.testing.assert_close(along(h), block(h), rtol=1e-5, atol=1e-6)
+    costs = {name: measure(name, SiteShape("image", (4, 9, 1))).flops_per_sample for name in ("BP009", "BP060")}
+    assert costs == {"BP009": 2 * 9 * (9 * 4 * 16 + 16 * 4), "BP060": 2 * 9 * (3 * 4 * 16 + 16 * 4)}
+
+
+@pytest.mark.parametrize(
+    ("blueprint_id", "shape", "taps"),
+    [
+        *(("BP060", (4, 8, 8), (3, 1)), ("BP060", (4, 1, 9), (1, 3)), ("BP060", (4, 9, 1), (3, 1))),
+        *(("BP061", (4, 8, 8), (3, 3)), ("BP061", (4, 1, 9), (1, 3)), ("BP061", (4, 9, 1), (3, 1))),
+        *(("BP062", (4, 8, 8), (3, 3)), ("BP062", (4, 1, 1), (1, 1)), ("BP062", (4, 9, 1), (3, 1))),
+    ],
+)
+def test_a_lean_block_has_no_tap_where_there_can_be_no_pixel(blueprint_id, shape, taps):
+    assert module_for(blueprint_id, "image", shape).branch[0].kernel_size == taps
+
+
+def test_the_depthwise_block_filters_each_channel_and_then_maps_each_pixel():
+    module = module_for("BP061", "image", (3, 6, 5), kernel=5).branch
+    h = activation(2, 3, 6, 5)
+    filtered = torch.cat(
+        [functional.conv2d(h[:, c : c + 1], module[0].weight[c : c + 1], padding=2) for c in range(3)], dim=1
+    ) + module[0].bias.view(-1, 1, 1)
+    wide = torch.einsum("oi,bihw->bohw", module[1].weight[..., 0, 0], filtered) + module[1].bias.view(-1, 1, 1)
+    expected = torch.einsum("oi,bihw->bohw", module[3].weight[..., 0, 0], functional.gelu(wide))
+
+    torch.testing.assert_close(module(h), expected + module[3].bias.view(-1, 1, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("expansion", "inside"), [(0.5, 2), (1.0, 3), (4.0, 12)])
+def test_the_slim_block_is_as_wide_inside_as_it_is_told(expansion, inside):
+    assert module_for("BP062", "vector", (3,), expansion=expansion).branch[0].out_features == inside

@@ -14,7 +14,7 @@ from contracts.leyline.v1.event_pb2 import (
     SiteEvidence,
     WidthPlace,
 )
-from esper.kasmina.lifecycle import BLENDING, DORMANT, PROBATIONARY
+from esper.kasmina.lifecycle import BLENDING, DORMANT, FOSSILIZED, PROBATIONARY
 from esper.tamiyo.answer import answer
 from esper.tamiyo.decide import decide, draw_for, rederived
 from esper.tamiyo.policies import EARLIER
@@ -28,12 +28,11 @@ PER_UNIT = 57
 def _make_wide(make_state):
     """A state whose host, of sites s1 to s3 for modules, has two layers that can become wider: s4 is the narrow one."""
 
-    def make(*, ranks=None, deep=3, seeds=None, lifecycle="swift", **fields):
+    def make(*, ranks=None, seeds=None, lifecycle="swift", **fields):
         seeds, ranks = seeds or {}, {"s4": 15.0, "s5": 10.0} | (ranks or {})
         state = make_state(
             seeds=seeds, **{"kind": "vector", "lifecycle": lifecycle, "params_budget": 4000, "params": 696} | fields
         )
-        del state.sites[deep:], state.seeds[deep:], state.evidence[deep:]
         for index, (seed_id, units) in enumerate(UNITS.items()):
             place = WidthPlace(consumer="next", units=units, parameters_per_unit=PER_UNIT, flops_per_unit=100)
             cost = units * PER_UNIT
@@ -74,26 +73,44 @@ def test_a_narrow_host_becomes_wider_where_it_is_narrowest_and_the_reason_says_a
         assert word in made.reason
 
 
-def test_layers_that_are_about_as_narrow_follow_an_epoch_apart_and_wide_ones_do_not(make_wide):
+def test_layers_that_are_as_narrow_follow_an_epoch_apart_and_wide_ones_do_not(make_wide):
     host = {"params": 1100 + 912, "params_host": 1100}
     live = {"s4": {"stage": PROBATIONARY, "parameters": 912, "blueprint_id": "BP051"}}
 
-    assert chosen(make_wide(**host, seeds=live, ranks={"s4": 27.0, "s5": 11.0})) == "nothing"
-    assert chosen(make_wide(**host, seeds=live, ranks={"s4": 27.0, "s5": 13.0})) == "germinate s5 BP051"
+    assert chosen(make_wide(**host, seeds=live, ranks={"s4": 27.0, "s5": 13.0})) == "nothing"
+    assert chosen(make_wide(**host, seeds=live, ranks={"s4": 27.0, "s5": 14.0})) == "germinate s5 BP051"
     assert (
         "just changed"
         in decision(
-            make_wide(**host, seeds=live, ranks={"s4": 27.0, "s5": 13.0}, epochs_since_structural_change=0)
+            make_wide(**host, seeds=live, ranks={"s4": 27.0, "s5": 14.0}, epochs_since_structural_change=0)
         ).reason
     )
 
 
-@pytest.mark.parametrize(("deep", "action"), [(3, "nothing"), (1, "germinate s1 BP009")])
-def test_a_host_that_is_wide_enough_grows_in_depth_only_where_it_is_shallow(make_wide, deep, action):
-    made = decision(make_wide(ranks={"s4": 5.0, "s5": 6.0}, deep=deep))
+def test_a_host_that_is_wide_enough_does_not_grow(make_wide):
+    made = decision(make_wide(ranks={"s4": 5.0, "s5": 6.0}))
 
-    assert str(made.chosen) == action
+    assert str(made.chosen) == "nothing"
     assert "wide enough: its layers use 38%" in made.reason
+
+
+def test_a_host_of_one_layer_lacks_depth_first(make_wide):
+    state = make_wide(params=1100, params_host=1100)
+    del state.sites[4:], state.seeds[4:], state.evidence[4:]
+    taken = make_wide(params=1100, params_host=1100, seeds={name: {"stage": FOSSILIZED} for name in ("s1", "s2", "s3")})
+    del taken.sites[4:], taken.seeds[4:], taken.evidence[4:]
+
+    assert chosen(state) == "germinate s1 BP009"
+    assert "shallow" in decision(state).reason
+    assert chosen(taken) == "germinate s4 BP051"
+
+
+def test_a_place_that_was_absorbed_counts_no_more(make_wide):
+    """Its slot stays, FOSSILIZED, beside the one that opened at the wider layer."""
+    host = {"params": 2000, "params_host": 1100}
+    state = make_wide(**host, seeds={"s4": {"stage": FOSSILIZED}}, ranks={"s4": 30.0})
+
+    assert chosen(state) == "germinate s5 BP051"
 
 
 def test_a_transformer_gets_a_block_first_and_a_wider_one_when_all_are_taken(make_wide):

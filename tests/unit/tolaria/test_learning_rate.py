@@ -7,6 +7,8 @@ import math
 import pytest
 
 from esper.errors import InvalidInput
+from esper.kasmina.settings import SeedSettings
+from esper.record.fold import NEW_PARAMETERS
 from esper.tolaria.learning_rate import HISTORY, MIN_RATE, LearningRates, decay_from_epoch, schedule
 
 
@@ -62,6 +64,30 @@ def test_the_packet_says_in_which_epoch_the_decay_begins(policy: str, share: flo
         rates = [[factor(step) for step in range(7 * epoch, 7 * epoch + 7)] for epoch in range(1, 10)]
         assert min(rates[found - 3]) == 1.0  # the last epoch of the constant phase; the first is of the warm-up
         assert min(rates[found - 2]) < 1.0
+
+
+@pytest.mark.parametrize("lifecycle", ["full", "direct"])
+@pytest.mark.parametrize("policy", ["wsd", "cosine"])
+def test_what_grows_warms_up_and_the_host_goes_on_at_its_own_rate(bench, second_bench, tiny_task, policy, lifecycle):
+    """A seed germinates, and is absorbed or culled: at every epoch's end the host's rate is that of its control run."""
+    settings = {"rate_policy": policy, "new_parameter_warmup_epochs": 2.0, "seeds": SeedSettings(lifecycle=lifecycle)}
+    bench.run(tiny_task(epochs=14), **settings)
+    grown = second_bench.run(tiny_task(epochs=14), second_bench.growing(after=9), policy="heuristic", **settings)
+    changed = second_bench.log.bodies("learning_rate_changed")
+    fresh = [each.new_lr for each in changed if each.reason == NEW_PARAMETERS]
+
+    assert grown.seeds["fossilized"] + grown.seeds["culled"] > 0
+    assert host_rates(second_bench) == host_rates(bench)
+    assert {each.group for each in changed} <= {"s1", "s2"}
+    assert fresh
+    assert max(fresh) < 0.11 * 1e-2  # a tenth of the base rate, at the most
+
+
+def host_rates(bench) -> list[float]:
+    """What the host's group of the optimiser held at the end of every epoch."""
+    packets = [packet for packet in bench.log.bodies("telemetry_packet") if packet.source_subsystem == "tolaria"]
+    values = [{point.name: point.value for point in packet.metrics} for packet in packets]
+    return [each["tolaria.lr_controller.current_lr"] for each in values if "tolaria.lr_controller.current_lr" in each]
 
 
 @pytest.mark.requirement("R-TOL-15")
