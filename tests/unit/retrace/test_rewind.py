@@ -10,6 +10,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     SEED_LIFECYCLE_STAGE_FOSSILIZED,
     SEED_LIFECYCLE_STAGE_PROBATIONARY,
 )
+from esper.cli.summary import RunView
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.envelope import body_name
 from esper.testing import REAL_CLOCK
@@ -100,6 +101,9 @@ def test_a_rewind_counts_toward_nothing_that_protects_a_run(lived) -> None:
     for name in ("emergency_signal", "conservative_mode_changed", "breaker_changed"):
         assert lived.count(name) == 0, name
     assert not any(body.reason.startswith("rollback") for body in lived.log.bodies("learning_rate_changed"))
+    told = [line for _, line in RunView.of("run", lived.log.events).decisions]
+    assert [line.split(":")[0] for line in told if "rewound" in line] == ["s1 rewound"]
+    assert not any("rolled back" in line for line in told)
     endings = {window.ended_as for body in lived.log.bodies("epoch_completed") for window in body.windows}
     assert "rewound" in endings
 
