@@ -25,6 +25,7 @@ from esper.leyline.envelope import Event, parse
 from esper.tolaria.commands import PAUSE, apply_command, drain, publish, take_effect
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
+from esper.tolaria.measuring import tries_candidates
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run, capture, publish_digest
@@ -86,9 +87,7 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
     count = run.evidence_samples
     chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
     with run.flops.counted("evidence", "evidence", count):
-        candidates = (
-            "width" in run.config.axes
-        )  # runs from before there was a choice of axes have none in their packets
+        candidates = tries_candidates(run.config)
         return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss, candidates=candidates)
 
 

@@ -22,7 +22,7 @@ from tests.forked import Forked, Forks
 
 EPOCHS = 60
 """Two seconds of training and more on a quiet machine, so that whoever is to be stopped half-way is."""
-WAY = 40
+WAY = 24
 """Epochs, each of twelve steps: long enough to be interrupted, or to lose everything, after the third or fourth."""
 CONFIG = RunConfig(task="spirals", seed=5, epochs=EPOCHS, decision_timeout_s=None)
 DEATHS = 3
