@@ -130,6 +130,15 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
+    static: Annotated[
+        bool | None,
+        typer.Option(
+            "--static/--no-static",
+            help="Afterwards train what grew from its first step, for as many FLOPs: did growth pay? By default for "
+            "built-in tasks that have a control run.",
+            show_default=False,
+        ),
+    ] = None,
     ignore_history: Annotated[
         bool,
         typer.Option(
@@ -158,6 +167,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         drill=_ids(drill),
         compiled_kernels=compiled_kernels,
         control=control,
+        static=static,
         ignore_history=ignore_history,
         as_json=as_json,
     )

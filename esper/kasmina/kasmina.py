@@ -186,7 +186,15 @@ class Kasmina:
         return facts
 
     def grown(self) -> nn.Module:
-        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for."""
+        """Take Kasmina off the host and leave what it is mixed with as ordinary modules: what a run was for.
+
+        A width seed becomes part of the layers that it widens, with outgoing weights as strong as they are mixed in.
+        """
+        for slot in [slot for slot in self._slots.values() if slot.widens and slot.seed is not None]:
+            if slot.stage in lifecycle.MIXED and slot.alpha > 0.0:
+                outgoing = slot.occupant().module.get_parameter("consumer_weight")
+                outgoing.data = outgoing.data * slot.alpha_like(outgoing)
+                self._structure.absorb(slot)
         return build_in(self._grafts.host, self._slots.values())
 
     # ------------------------------------------------------------------------------------------------ while training

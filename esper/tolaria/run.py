@@ -27,11 +27,12 @@ from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
-from esper.tolaria.learning_rate import LearningRates
-from esper.tolaria.measuring import chosen, plan
+from esper.tolaria.learning_rate import LearningRates, warmup_steps
+from esper.tolaria.measuring import chosen, costs_of, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
+from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
 from esper.tolaria.world import Recorder, World
@@ -141,13 +142,15 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     offered = [site for site in task.sites if site.axis in config.axes]
     dossier = config.dossier.of(pool, {site.shape_kind for site in offered})
     config = replace(config, pool=pool, dossier=dossier)
+    budget = config.flops_budget if config.epochs is None else None
     config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
-    assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
+    assert config.batch_size is not None
     device = find_device(config.device)
     task = task.to(device)
     steps_per_epoch = task.steps(config.batch_size)
     random = RandomStreams(config.seed, device)
     torch.manual_seed(random.seeds["init"])
+    task = with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
     options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
     sites = describe_sites(host, offered, task.train.inputs[: config.batch_size], options)
@@ -169,7 +172,12 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         options=options,
     )
     random.begin_training()
-    measuring = plan(config, host, kasmina, task, trained=config.batch_size * steps_per_epoch)
+    trained = config.batch_size * steps_per_epoch
+    measuring = plan(config, host, kasmina, task, trained=trained)
+    if budget is not None:
+        costs = costs_of(host, kasmina, task)
+        config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
+    assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return Run(
         config=config,
         task=task,
@@ -196,7 +204,9 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             config.rate_policy,
             base_rate=config.learning_rate,
             total_steps=config.epochs * steps_per_epoch,
-            warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
+            warmup_steps=warmup_steps(
+                config.rate_policy, config.rate_warmup_epochs, steps_per_epoch, structured=bool(config.structure)
+            ),
             decay_share=config.rate_decay_share,
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),

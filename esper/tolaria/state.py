@@ -24,9 +24,8 @@ from torch import Tensor
 from esper.errors import CorruptState, EsperError, InvalidInput
 from esper.leyline.json_text import parsed
 from esper.leyline.objects import ObjectStore
+from esper.tolaria.structure import MANIFEST_BYTES
 
-MANIFEST_BYTES: Final = 12 * 2**20
-"""Of the tree of a checkpoint: everything but the tensors."""
 CHECKPOINT_FORMAT: Final = 1
 _TENSOR: Final = "$tensor"
 
