@@ -175,7 +175,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     trained = config.batch_size * steps_per_epoch
     measuring = plan(config, host, kasmina, task, trained=trained)
     if budget is not None:
-        costs = costs_of(host, kasmina, task)
+        costs = costs_of(host, kasmina, task, candidates=False)
         config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return Run(
