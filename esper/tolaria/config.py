@@ -32,7 +32,7 @@ LEGACY: Final[dict[str, Any]] = {
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
 
-LEGACY_SEEDS: Final[dict[str, Any]] = {}
+LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full"}
 """The same for the settings under `seeds`."""
 
 
