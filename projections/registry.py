@@ -50,16 +50,19 @@ class Seen:
     next_offsets: Mapping[Place, int] = field(default_factory=dict)
 
 
-def follow(store: Store, history: History, progress: Callable[[int, int], None]) -> Taken:
+def follow(store: Store, history: History, progress: Callable[[int, int], None], *, whole: bool = True) -> Taken:
     """Fold what the archive has beyond the store; `progress` gets how many records of how many are done.
 
-    Raises CorruptState where a file that the projection needs is damaged: its rows would be missing for ever.
+    Raises CorruptState where a file that the projection needs is damaged: its rows would be missing for ever. Unless it
+    has to be `whole`: then the store has the rest, and is made anew when it is opened again.
     """
     projection = store.projection
     bodies = [body for body in projection.bodies if history.manifest.of(body)]
     for damage in history.damage:
         if damage.table in bodies:
-            raise CorruptState(f"projection {projection.name} cannot be made from a damaged archive: {damage}")
+            if whole:
+                raise CorruptState(f"projection {projection.name} cannot be made from a damaged archive: {damage}")
+            store.distrust(str(damage))
     ends = {
         place: offset
         for place, offset in history.manifest.next_offsets.items()
@@ -67,7 +70,7 @@ def follow(store: Store, history: History, progress: Callable[[int, int], None])
     }
     total, done, taken = _count(history, bodies, store.next_offsets), 0, Taken()
     progress(0, total)
-    for batch in _records(history, bodies, store.next_offsets):
+    for batch in _records(history, bodies, store.next_offsets, signed=store.verifies):
         part = store.take(batch)
         taken.folded += part.folded
         taken.repeated += part.repeated
@@ -82,12 +85,12 @@ def follow_what_the_log_lost(store: Store, archive: Path, begins: Mapping[Place,
     """Fold from the archive where the log, which begins at `begins`, has no more what comes next in the store.
 
     So a projection that was deleted or put back from an older copy misses nothing that only the archive has. Raises
-    CorruptState as `follow` does.
+    CorruptState where there is no reading of the archive at all.
     """
     sources = {topic.name for topic in store.projection.sources}
     if any(begin > store.next_offsets.get(place, 0) for place, begin in begins.items() if place[0] in sources):
         with History(archive) as history:
-            return follow(store, history, lambda _done, _of: None)
+            return follow(store, history, lambda _done, _of: None, whole=False)
     return Taken()
 
 
@@ -193,14 +196,18 @@ def _count(history: History, bodies: list[str], offsets: Mapping[Place, int]) ->
     return int(count)
 
 
-def _records(history: History, bodies: list[str], offsets: Mapping[Place, int]) -> Iterator[list[Any]]:
-    """The records of these bodies, partition by partition in the order of their offsets."""
+def _records(history: History, bodies: list[str], offsets: Mapping[Place, int], *, signed: bool) -> Iterator[list[Any]]:
+    """The records of these bodies, partition by partition in the order of offsets; `signed` with their headers."""
     if not bodies:
         return
-    columns = "log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw"
+    columns = f"log_topic, log_partition, log_offset, log_timestamp_ms, log_key, log_raw{', log_headers' * signed}"
     cursor = history.cursor(f"{_from(bodies, offsets, columns)} ORDER BY log_topic, log_partition, log_offset")
     while rows := cursor.fetchmany(BATCH):
         yield [
-            StoredRecord(topic, partition, offset, timestamp_ms, key, value, ())
-            for topic, partition, offset, timestamp_ms, key, value in rows
+            StoredRecord(topic, partition, offset, timestamp_ms, key, value, _pairs(headers))
+            for topic, partition, offset, timestamp_ms, key, value, *headers in rows
         ]
+
+
+def _pairs(headers: list[Any]) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple((each["key"], each["value"]) for each in (headers[0] if headers else ()))

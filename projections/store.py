@@ -6,6 +6,7 @@ that the log does not: delete it and the same tables come back (ruling 24).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -66,9 +67,17 @@ class Store:
         self.projection = projection
         self.path = path
         self._ring = ring
-        self._connection = _open(path, ring)
         try:
-            self.migrated = migrate(self._execute, projection)
+            self._begin()
+        except duckdb.Error as error:
+            if not self._is_damage(error):
+                raise
+            self._begin()  # anew
+
+    def _begin(self) -> None:
+        self._connection = _open(self.path, self._ring)
+        try:
+            self.migrated = migrate(self._execute, self.projection)
             self.next_offsets = self._read_offsets()
             self._columns = {table: self._described(table) for table in self._tables()}
             self._verdicts = Verdicts(None, self._facts_of)
@@ -91,9 +100,30 @@ class Store:
             self._connection
         )  # without this DuckDB complains at the interpreter's end where someone still holds the store
 
+    @property
+    def verifies(self) -> bool:
+        """Whether records are to come with the headers that sign them."""
+        return self._ring is not None
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A view of what is committed, for a thread of its own."""
         return self._connection.cursor()
+
+    def distrust(self, why: str) -> None:
+        """Have the file made anew the next time that it is opened with keys."""
+        if self.path is not None and self._ring is not None:
+            _log.warning("%s lacks something and will be made anew when it is opened again: %s", self.path, why)
+            with Folder.open(self.path.parent) as folder, contextlib.suppress(FileNotFoundError):
+                folder.remove(f"{self.path.name}{SEAL}")
+
+    def _is_damage(self, error: BaseException) -> bool:
+        """Whether an error says that the file is damaged; then it is made anew the next time."""
+        damaged = isinstance(error, (duckdb.InternalException, duckdb.FatalException)) or (
+            isinstance(error, duckdb.Error) and "orrupt" in str(error)
+        )
+        if damaged:
+            self.distrust(str(error).splitlines()[0])
+        return damaged
 
     def clear(self) -> None:
         """Forget everything, offsets too: for a log that is not the one that this was folded from."""
@@ -142,6 +172,7 @@ class Store:
                 self._verdicts = Verdicts(None, self._facts_of)  # what was judged is not kept
                 if isinstance(error, _UNFIT):
                     return self._take_what_fits(records, upto, error)
+                self._is_damage(error)
                 raise
             self.next_offsets = offsets
         self._verdicts.trim()
@@ -198,7 +229,8 @@ class Store:
                     self._execute("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", [topic, partition, offset])
             self._execute("COMMIT")
         except BaseException:
-            self._execute("ROLLBACK")
+            with contextlib.suppress(duckdb.TransactionException):  # a commit that failed has ended it already
+                self._execute("ROLLBACK")
             raise
 
     def _insert(self, table: str, rows: list[Row]) -> None:

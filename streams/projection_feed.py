@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 
 from contracts.topics import PARTITIONS
 from esper.errors import CorruptState
+from projections.manifest import Place, covered
 from projections.registry import follow_what_the_log_lost
 from projections.store import Store
 from streams.consumer import LogConsumer
@@ -29,6 +30,9 @@ POLL_MS: Final = 1_000
 """How long an idle look at the log lasts; a record or a cancellation ends it."""
 BATCH: Final = 2_000
 RETRY_S: Final = 1.0
+ARCHIVE_S: Final = 10.0
+"""How long what the log has lost is waited for: the archiver may be starting, or behind."""
+LOOK_S: Final = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class ProjectionFeed:
         self._owner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="projections")
         self._lent: list[Closable] = []
         self._consumer: LogConsumer | None = None
+        self._next: dict[TopicPartition, int] = {}
 
     def lend(self, reader: Reader) -> Reader:
         """`reader`, a view of one of the stores; closed when `keep` ends."""
@@ -100,6 +105,10 @@ class ProjectionFeed:
     async def _step(self, consumer: LogConsumer) -> None:
         fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
         records: list[Any] = list(chain.from_iterable(fetched.values()))
+        jumped = {place: each[0].offset for place, each in fetched.items() if each[0].offset > self._next[place]}
+        self._next |= {place: each[-1].offset + 1 for place, each in fetched.items()}
+        if jumped:  # deleted before it came here, damaged, or given to nobody
+            await self._follow_archive(jumped)
         if records:
             await asyncio.get_running_loop().run_in_executor(self._owner, self._take, records)
         for store in self._stores:
@@ -140,14 +149,33 @@ class ProjectionFeed:
                     store.projection.name,
                 )
                 await asyncio.get_running_loop().run_in_executor(self._owner, store.clear)
-        if self._archive is not None:
-            await asyncio.get_running_loop().run_in_executor(self._owner, self._follow_archive, self._archive, begins)
+        await self._follow_archive(begins)
         for place in places:
             first = min(_position(store, place) for store in self._stores if place in _places(store))
-            consumer.seek(place, max(begins[place], first))
+            self._next[place] = max(begins[place], first)
+            consumer.seek(place, self._next[place])
 
-    def _follow_archive(self, archive: Path, begins: Mapping[TopicPartition, int]) -> None:
-        there = {(place.topic, place.partition): begin for place, begin in begins.items()}
+    async def _follow_archive(self, begins: Mapping[TopicPartition, int]) -> None:
+        """Have from the archive what the log has no more before `begins`, once the archive has come so far."""
+        if self._archive is None:
+            return
+        lacking = {
+            (place.topic, place.partition): begin
+            for place, begin in begins.items()
+            if any(place in _places(store) and _position(store, place) < begin for store in self._stores)
+        }
+        waited_s = 0.0
+        while not _holds(self._archive, lacking):
+            if waited_s >= ARCHIVE_S:
+                for store in self._stores:
+                    store.distrust("the archive lacks what the log has lost")
+                break
+            await asyncio.sleep(LOOK_S)
+            waited_s += LOOK_S
+        if lacking:
+            await asyncio.get_running_loop().run_in_executor(self._owner, self._fold_archive, self._archive, lacking)
+
+    def _fold_archive(self, archive: Path, there: Mapping[Place, int]) -> None:
         for store in self._stores:
             try:
                 taken = follow_what_the_log_lost(store, archive, there)
@@ -169,6 +197,15 @@ class ProjectionFeed:
 
 def _places(store: Store) -> list[TopicPartition]:
     return [TopicPartition(topic.name, number) for topic in store.projection.sources for number in range(PARTITIONS)]
+
+
+def _holds(archive: Path, begins: Mapping[Place, int]) -> bool:
+    """Whether all before `begins` is archived; a manifest that is lost is being made again."""
+    try:
+        ends = covered(archive)
+    except CorruptState:
+        return not begins
+    return all(ends.get(place, 0) >= begin for place, begin in begins.items())
 
 
 def _position(store: Store, place: TopicPartition) -> int:

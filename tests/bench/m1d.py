@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from esper.tolaria.data import Samples
 from esper.tolaria.hosts import MLP, mlp_widths
 from esper.tolaria.tasks import Site, Task
 from esper.tolaria.tasks.tabular import in_order
+from esper.tolaria.tasks.task import perceptron_sites
 
 LENGTH: Final = 40
 CLASSES: Final = 10
@@ -64,7 +66,8 @@ def m1d_mlp(width: int) -> Task:
     def sized_host(params: int) -> MLP:
         return MLP(LENGTH, mlp_widths(params, inputs=LENGTH, classes=CLASSES, depth=LAYERS), CLASSES, nn.ReLU)
 
-    return _task("m1d_mlp", lambda: MLP(LENGTH, [width] * LAYERS, CLASSES, nn.ReLU), sized_host, signals(), 40)
+    sites = perceptron_sites(LAYERS)
+    return _task("m1d_mlp", lambda: MLP(LENGTH, [width] * LAYERS, CLASSES, nn.ReLU), sized_host, sites, signals(), 40)
 
 
 def m1d_cnn(channels: int) -> Task:
@@ -72,7 +75,12 @@ def m1d_cnn(channels: int) -> Task:
     flat = signals()
     images = Samples(flat.inputs.view(-1, 1, LENGTH, 1), flat.targets)
     return _task(
-        "m1d_cnn", lambda: SignalCNN(channels), lambda params: SignalCNN(cnn_channels(params)), images, epochs=24
+        "m1d_cnn",
+        lambda: SignalCNN(channels),
+        lambda params: SignalCNN(cnn_channels(params)),
+        _convolution_sites(),
+        images,
+        epochs=24,
     )
 
 
@@ -93,17 +101,27 @@ def signals() -> Samples:
     return Samples(torch.from_numpy(inputs).float(), torch.from_numpy(classes).long())
 
 
+def _convolution_sites() -> tuple[Site, ...]:
+    names = [*(f"layers.{layer}.0" for layer in range(len(KERNELS))), "head"]
+    return (
+        *(Site(f"layers.{layer}", "image") for layer in range(len(KERNELS))),
+        *(Site(producer, "image", consumer=consumer) for producer, consumer in pairwise(names)),
+    )
+
+
 def _task(
-    name: str, make_host: Callable[[], nn.Module], sized_host: Callable[[int], nn.Module], samples: Samples, epochs: int
+    name: str,
+    make_host: Callable[[], nn.Module],
+    sized_host: Callable[[int], nn.Module],
+    sites: tuple[Site, ...],
+    samples: Samples,
+    epochs: int,
 ) -> Task:
     train, probe, test = in_order(samples, SIZES)
     return Task(
         name=name,
         make_host=make_host,
-        sites=tuple(
-            Site(f"layers.{layer}", "vector" if samples.inputs.dim() == 2 else "image")
-            for layer in range(LAYERS if samples.inputs.dim() == 2 else len(KERNELS))
-        ),
+        sites=sites,
         train=train,
         probe=probe,
         test=test,

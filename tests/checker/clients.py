@@ -25,6 +25,7 @@ from contracts.leyline.v1 import leyline_pb2
 from esper.errors import EsperError, LogUnavailable, Superseded
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
+from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
 from esper.leyline.verifier import CommandVerifier
 from esper.testing import command_event
@@ -67,6 +68,7 @@ class Journal:
             incarnation=event.incarnation,
             sequence=event.sequence,
             goes_on_from=event.run_resumed.accepted_sequence,
+            refers_to=event.checkpoint_saved.ref,
             bytes=hashlib.sha256(record.payload).hexdigest()[:16],
             **more,
         )
@@ -116,6 +118,15 @@ class Trainer(Client):
         """Write facts, and wait until the log has them."""
         for number in range(count):
             self._publish(self._fact(pb.LearningRateChanged(group="host", old_lr=1.0, new_lr=1 / (2 + number))))
+        self._flush()
+
+    def checkpoint(self, content: int) -> None:
+        """Keep an object, and write the fact that names it; some contents are kept again."""
+        stored = b"state %d" % content * 40
+        self.journal.note("keeps", ref=f"sha256:{hashlib.sha256(stored).hexdigest()}", run=self.run)
+        ref = ObjectStore(self.data / "objects").put(stored)
+        self.journal.note("kept", ref=ref, run=self.run)
+        self._publish(self._fact(pb.CheckpointSaved(ref=ref)))
         self._flush()
 
     def telemetry(self, count: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.checker.house import ARCHIVER, BROKER, House
+from tests.checker.house import BROKER, House
 
 HARMFUL = frozenset({"flip"})
 """Faults after which something acknowledged may really be gone: then it must be named."""
@@ -19,19 +20,25 @@ PARTS: dict[str, tuple[str, ...]] = {
     "index": ("log/topics/*/*/*.index",),
     "manifest.json": ("archive/manifest.json",),
     "verified.json": ("archive/verified.json",),
+    "projections": ("projections/*",),
+    "objects": ("objects/*/*",),
 }
-"""The small files that must agree with large ones, by what a copy of them is called."""
+"""The files that must agree with others, by what a copy of them is called."""
+MOVED = "projections moved"
+"""The same part, its files exchanged for the copy's, as tar and rsync do; otherwise the copy is written into them."""
 
 FLIPPED: dict[str, str] = {
     "segment": "log/topics/*/*/*.log",
     "index": "log/topics/*/*/*.index",
     "parquet": "archive/files/*.parquet",
     "verified.json": "archive/verified.json",
+    "projection": "projections/*.duckdb",
+    "object": "objects/*/*",
 }
 
 
 class Copies:
-    """Older copies of a house's small files."""
+    """Older copies of those files of a house."""
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -49,7 +56,8 @@ class Copies:
                 live.close()
                 copy.close()
             else:
-                shutil.copy2(path, target)
+                with contextlib.suppress(FileNotFoundError):  # one that its writer has moved meanwhile
+                    shutil.copy2(path, target)
         self._taken.append(folder)
 
     def restore(self, parts: Sequence[str], age: float) -> None:
@@ -58,11 +66,16 @@ class Copies:
             return
         folder = self._taken[round((len(self._taken) - 1) * (1 - age))]
         for part in parts:
-            for path in _matching(folder, PARTS[part]):
-                target = self._house.data / path.relative_to(folder)
+            globs = PARTS[part.removesuffix(" moved")]
+            held = [path.relative_to(folder) for path in _matching(folder, globs)]
+            for path in _matching(self._house.data, globs):
+                if part in (MOVED, "objects") and (part == MOVED or path.relative_to(self._house.data) not in held):
+                    path.unlink()
+            for name in held:
+                target = self._house.data / name
                 if target.parent.is_dir():
                     _forget_beside(target)
-                    shutil.copy2(path, target)
+                    shutil.copy2(folder / name, target)
 
 
 def lose(house: House, parts: Sequence[str]) -> None:
@@ -109,6 +122,7 @@ class Faults:
         self._house.journal.note("fault", what=what, how=how)
         action: Callable[..., None] = getattr(self, what)
         action(**how)
+        self._house.journal.note("did", what=what, how=how)
 
     def kill(self, name: str) -> None:
         """SIGKILL, and for a service a new start."""
@@ -116,9 +130,9 @@ class Faults:
         if name == BROKER:
             self._house.stop(BROKER, kill=True)
             self._house.start_broker()
-        elif name == ARCHIVER:
-            self._house.stop(ARCHIVER, kill=True)
-            self._house.start_archiver(wait=False)
+        elif name in self._house.services:
+            self._house.stop(name, kill=True)
+            self._house.start_follower(name)
         elif process is not None:
             process.kill()
 
@@ -143,7 +157,7 @@ class Faults:
             self._house.limit_files(process, size)
 
     def copy(self) -> None:
-        """Keep copies of the small files."""
+        """Keep copies of the files that can go back."""
         self.copies.take()
 
     def stale(self, parts: Sequence[str], age: float, *, kill: bool) -> None:
@@ -156,7 +170,7 @@ class Faults:
         self.copies.restore(parts, age)
 
     def lost(self, parts: Sequence[str], *, kill: bool) -> None:
-        """Delete small files that can be made again, while all is stopped."""
+        """Delete files, while all is stopped; all but objects can be made again."""
         with self._house.at_rest(kill=kill):
             lose(self._house, parts)
 

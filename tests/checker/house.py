@@ -1,7 +1,7 @@
 """A data folder with its processes, as they really run, and everything that can be done to them from outside.
 
 One fork server (`esper.weatherlight.forkserver`) forks the broker, the archiver and every client, so that a start
-costs hundredths of a second. An archiver that ends is started again, as the supervisor does.
+costs hundredths of a second. A service that ends is started again, as the supervisor does.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ SHARED = (
     "streams.archiver",
     "projections.history",
     "projections.lineage",
+    "tests.checker.projector",
     "esper.weatherlight.beginning",
 )
 """What the fork server imports once."""
 READY_S = 20.0
 RESTARTS_S = (0.0, 0.3, 0.5, 1.0, 2.0)
-"""How long after its start an archiver is started again, by how often in a row it has ended before it was ready."""
-BROKER, ARCHIVER = "broker", "archiver"
+"""How long after its start a follower is started again, by how often in a row it has ended before it was ready."""
+BROKER, ARCHIVER, PROJECTOR = SERVICES = "broker", "archiver", "projector"
 
 
 class Process:
@@ -182,11 +183,10 @@ class House:
         self.data.mkdir()
         self._socket = listening_socket(0)
         self.brokers = f"127.0.0.1:{self._socket.getsockname()[1]}"
-        self.broker: Process | None = None
-        self.archiver: Process | None = None
+        self.services: dict[str, Process] = {}
         self.clients: dict[str, Process] = {}
-        self._failures = 0
-        self._archiver_from = 0.0
+        self._failures = {ARCHIVER: 0, PROJECTOR: 0}
+        self._began = {ARCHIVER: 0.0, PROJECTOR: 0.0}
 
     def __enter__(self) -> Self:
         return self
@@ -202,39 +202,45 @@ class House:
 
     def processes(self) -> list[Process]:
         """All that live."""
-        found = [self.broker, self.archiver, *self.clients.values()]
-        return [process for process in found if process is not None and process.alive()]
+        return [process for process in (*self.services.values(), *self.clients.values()) if process.alive()]
 
     # ------------------------------------------------------------------------------------------------------- services
 
     def start_broker(self) -> bool:
         """Start it on its old port; False, with the reason among the deaths, where it does not come up."""
         arguments = ["--data-dir", str(self.data), "--fd", "4", "--anonymous"]
-        self.broker = Process(self, BROKER, BROKER, arguments, self._socket.fileno())
-        if self.broker.wait("ready"):
+        self.services[BROKER] = broker = Process(self, BROKER, BROKER, arguments, self._socket.fileno())
+        if broker.wait("ready"):
             return True
-        self._died(self.broker)
+        self._died(broker)
         return False
 
-    def start_archiver(self, *, wait: bool = True) -> None:
-        """Start it."""
-        arguments = ["--data-dir", str(self.data), "--brokers", self.brokers]
-        self.archiver = Process(self, ARCHIVER, ARCHIVER, arguments)
-        self._archiver_from = time.monotonic()
-        if wait:
-            self.archiver.wait("ready")
+    def start_followers(self) -> None:
+        """Start those that follow the log, archiver and projector, without waiting for them."""
+        for name in self._began:
+            self.start_follower(name)
+
+    def start_follower(self, name: str) -> Process:
+        """Start one of them."""
+        ways = {ARCHIVER: ["--data-dir", str(self.data), "--brokers", self.brokers]}
+        self.services[name] = process = Process(self, name, name, ways.get(name, [self.brokers, str(self.data)]))
+        self._began[name] = time.monotonic()
+        return process
 
     def tend(self) -> None:
         """Start again what has ended by itself, as the supervisor would."""
-        if self.archiver is not None and not self.archiver.alive():
-            lived_s = time.monotonic() - self._archiver_from
-            if lived_s < RESTARTS_S[min(self._failures, len(RESTARTS_S) - 1)]:
-                return
-            self._died(self.archiver)
-            self._failures = 0 if any("ready" in said for said in self.archiver.said) else self._failures + 1
-            self.start_archiver(wait=False)
-        if self.broker is not None and not self.broker.alive():
-            self._died(self.broker)
+        for name, began in self._began.items():
+            process = self.services.get(name)
+            if process is None or process.alive():
+                continue
+            if time.monotonic() - began >= RESTARTS_S[min(self._failures[name], len(RESTARTS_S) - 1)]:
+                self._died(process)
+                was_ready = any("ready" in said for said in process.said)
+                self._failures[name] = 0 if was_ready else self._failures[name] + 1
+                self.start_follower(name)
+        broker = self.services.get(BROKER)
+        if broker is not None and not broker.alive():
+            self._died(broker)
             self.start_broker()
 
     def _died(self, process: Process) -> None:
@@ -242,29 +248,23 @@ class House:
         self.journal.note("died", name=process.name, why=process.why())
 
     def stop(self, name: str, *, kill: bool) -> None:
-        """End the broker or the archiver for a while."""
-        process = self.broker if name == BROKER else self.archiver
+        """End a service for a while."""
+        process = self.services.pop(name, None)
         if process is None:
             return
-        if kill:
-            process.kill()
-        else:
+        if not kill:
             process.signal(signal.SIGTERM)
             process.wait("exit")
-            process.kill()
-        if name == BROKER:
-            self.broker = None
-        else:
-            self.archiver = None
+        process.kill()
 
     @contextlib.contextmanager
     def at_rest(self, *, kill: bool) -> Iterator[None]:
-        """Broker and archiver are down meanwhile; clients go on and wait for the log."""
-        self.stop(ARCHIVER, kill=kill)
-        self.stop(BROKER, kill=kill)
+        """The services are down meanwhile; clients go on and wait for the log."""
+        for name in reversed(SERVICES):
+            self.stop(name, kill=kill)
         yield
         self.start_broker()
-        self.start_archiver(wait=False)
+        self.start_followers()
 
     def client(self, role: str, name: str) -> Process:
         """Start a client; its orders may be given at once."""
@@ -274,7 +274,7 @@ class House:
 
     def named(self, name: str) -> Process | None:
         """A living process by its name."""
-        process = {BROKER: self.broker, ARCHIVER: self.archiver}.get(name) or self.clients.get(name)
+        process = self.services.get(name) or self.clients.get(name)
         return process if process is not None and process.alive() else None
 
     # -------------------------------------------------------------------------------------------------------- outside
@@ -291,5 +291,6 @@ class House:
     def limit_files(process: Process, size: int) -> None:
         """Let no file of a process grow beyond `size` bytes, which to it is a full disk; -1 frees it."""
         if process.wait("pid") and process.alive():
-            _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))

@@ -10,6 +10,8 @@ The rules, each a function of `Evidence`:
 - `unaware`: whoever lost a run to another process learned of it;
 - `forged`: nothing that a good key does not vouch for counts, takes a run over, or is obeyed;
 - `misread`: what readers were told meanwhile was sent, once, in order;
+- `kept`: an object that was acknowledged is there with its bytes, or was harmed since and `verify` names it;
+- `projected`: the projections have a row of every event that the archive has, none of another, and its verdict;
 - `needless`: `verify` names no loss where no fault could have caused one;
 - `stuck`: the services came to the end of the log, and no process waits for ever.
 """
@@ -48,12 +50,18 @@ class Named:
 
 @dataclass
 class Evidence:
-    """All that is known in the end. `troubles` is what did not come to its end."""
+    """All that is known in the end. `troubles` is what did not come to its end.
+
+    `broken` are the objects that were kept and are not there, or with other bytes, `projections` the rows of each
+    table of the projections: whether the fact counts, by the event's id, None where the table does not say.
+    """
 
     told: Told
     rows: list[Row]
     named: list[Named]
     troubles: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    projections: dict[str, dict[str, bool | None]] = field(default_factory=dict)
 
     @cached_property
     def held(self) -> dict[str, Row]:
@@ -89,7 +97,8 @@ Rule = Callable[[Evidence], Iterator[str]]
 def complaints(evidence: Evidence) -> list[str]:
     """All that is not as it should be, each line with the name of its rule."""
     rules: Sequence[Rule] = (
-        lost, twice, strange, disordered, replayable, one_owner, unaware, forged, misread, needless, stuck
+        lost, twice, strange, disordered, replayable, one_owner, unaware, forged, misread, kept, projected,
+        needless, stuck,
     )  # fmt: skip
     return [f"{rule.__name__}: {line}" for rule in rules for line in rule(evidence)]
 
@@ -143,15 +152,20 @@ def disordered(evidence: Evidence) -> Iterator[str]:
 def replayable(evidence: Evidence) -> Iterator[str]:
     """A run whose facts do not hold together, or count otherwise than the model says."""
     for run, life in evidence.lives.items():
-        names_it = any(run in each.where or each.topic == "esper.runs" for each in evidence.serious)
-        harmed = evidence.told.faults and names_it and HARMFUL & {*evidence.told.faults}
-        if life.wrong and not harmed:
+        if life.wrong and not _harmed(evidence, run):
             yield f"{run}: {life.wrong[0]}"
         counting = {row.id for row in evidence.rows if row.run == run and row.counts} - evidence.told.forged.keys()
         for ids, words in ((life.accepted - counting, "should count and do not"), (counting - life.accepted, "count")):
             if ids and not life.wrong:
                 sent = evidence.told.sent[min(ids)]
                 yield f"{run}: {len(ids)} facts {words}, {sent.body} {sent.sequence} by {sent.by} among them"
+
+
+def _harmed(evidence: Evidence, run: str) -> bool:
+    """Whether a fault may have cost facts of a run, and `verify` names a loss that may be of them."""
+    lost_facts = [each for each in evidence.serious if each.kind != "object"]
+    names_it = any(run in each.where or each.topic == "esper.runs" for each in lost_facts)
+    return names_it and bool(HARMFUL & {*evidence.told.faults})
 
 
 def one_owner(evidence: Evidence) -> Iterator[str]:
@@ -165,7 +179,8 @@ def one_owner(evidence: Evidence) -> Iterator[str]:
             yield f"incarnation {incarnation} of {run} is owned by {len(claims)} processes: {who}"
         life = evidence.lives.get(run)
         real = life.owners.get(incarnation) if life else None
-        if life and not life.wrong and len(claims) == 1 and claims[0] in evidence.held and real != claims[0]:
+        known = life and not life.wrong and not _harmed(evidence, run) and claims[0] in evidence.held
+        if known and len(claims) == 1 and real != claims[0]:
             by = evidence.told.sent[claims[0]].by
             yield f"{by} owns incarnation {incarnation} of {run}, and on the log that is {real}"
 
@@ -208,10 +223,55 @@ def misread(evidence: Evidence) -> Iterator[str]:
             yield f"{who} gave events in another order than the log's"
 
 
+def kept(evidence: Evidence) -> Iterator[str]:
+    """An object that is gone or damaged: not harmed since it was kept, or not named; or named, and whole."""
+    for ref in sorted(evidence.broken):
+        if evidence.told.kept[ref] > evidence.told.objects_harmed:
+            yield f"object {ref} was kept after the last harm to objects, and is not there as it was"
+    named = {each.where: each.rows for each in evidence.named if each.kind == "object"}
+    refers: dict[str, set[str]] = defaultdict(set)
+    for row in evidence.rows:
+        if row.id in evidence.told.sent and (ref := evidence.told.sent[row.id].refers_to):
+            refers[f"run {row.run}"].add(ref)
+    for run in refers.keys() | named.keys():
+        really = len(refers[run] & evidence.broken)
+        if named.get(run, 0) != really:
+            yield f"{run}: {really} objects of its events are missing or damaged, {named.get(run, 0)} are named"
+
+
+TABLES = {
+    "compile_requested": "urza.requested",
+    "run_started": "experience.started",
+    "run_resumed": "experience.jumps",
+    "run_finished": "experience.finished",
+    "command_applied": "experience.outcomes",
+}
+"""Where the projections have each of the events that these clients write."""
+
+
+def projected(evidence: Evidence) -> Iterator[str]:
+    """An event that a projection lacks or that is nobody's, or that it judges otherwise than the archive."""
+    harmed = HARMFUL & {*evidence.told.faults}
+    for body, table in TABLES.items():
+        there = evidence.projections.get(table, {})
+        rows = {row.id: row for row in evidence.rows if row.body == body}
+        missing = rows.keys() - there.keys() - evidence.told.forged.keys()
+        if missing:
+            row = rows[min(missing)]
+            yield f"{table} lacks {len(missing)} events of the archive: {row.topic}/{row.partition}@{row.offset}"
+        for event_id in there.keys() - rows.keys() - evidence.told.sent.keys() - evidence.told.forged.keys():
+            yield f"{table} has {event_id}, which was never sent"
+        for event_id in there.keys() & rows.keys():
+            says, row = there[event_id], rows[event_id]
+            if says is not None and says != row.counts and not harmed:
+                yield f"{table} says that {event_id} counts: {says}, and the archive: {row.counts}"
+
+
 def needless(evidence: Evidence) -> Iterator[str]:
     """A loss that no fault accounts for, named or not lost at all. A stranger's key is named with reason."""
     if not HARMFUL & {*evidence.told.faults}:
-        yield from (each.text for each in evidence.serious if each.kind != "key" or not evidence.told.forged)
+        expected = {"object", *(["key"] if evidence.told.forged else [])}  # objects are `kept`'s
+        yield from (each.text for each in evidence.serious if each.kind not in expected)
 
 
 def stuck(evidence: Evidence) -> Iterator[str]:
@@ -228,6 +288,8 @@ def named(kind: str, where: str, what: str, *, serious: bool) -> Named:
     if found := _PLACE.search(text):
         first, last = int(found["first"]), int(found["last"] or found["first"])
         return Named(kind, text, serious, where, last + 1 - first, found["topic"], int(found["partition"]))
+    if kind == "object" and (count := re.match(r"(\d+) objects", what)):
+        return Named(kind, text, serious, where, int(count[1]))
     if kind == "file" and (rows := re.search(r"its (\d+) rows of (\w+)", what)):
         topic = BY_BODY[rows[2]].name if rows[2] in BY_BODY else ""
         return Named(kind, text, serious, where, int(rows[1]), topic)

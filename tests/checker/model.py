@@ -45,12 +45,16 @@ class Sent:
     incarnation: int
     sequence: int
     goes_on_from: int
+    refers_to: str
     bytes: str
 
 
 @dataclass
 class Told:
-    """The journal, sorted. `ends` are the processes that ended after all could know what all others did."""
+    """The journal, sorted. `ends` are the processes that ended after all could know what all others did.
+
+    `kept` has the line at which each object was kept last, `objects_harmed` the last at which objects were harmed.
+    """
 
     sent: dict[str, Sent] = field(default_factory=dict)
     forged: dict[str, str] = field(default_factory=dict)
@@ -61,12 +65,15 @@ class Told:
     reads: list[dict[str, Any]] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
+    objects_harmed: int = -1
 
     @classmethod
     def by(cls, journal: Iterable[Mapping[str, Any]]) -> Told:
         """What the lines of a journal say."""
-        told = cls()
+        told, begun = cls(), dict[tuple[str, str], int]()
         for place, line in enumerate(journal):
+            told._note_objects(place, line, begun)
             match line["did"]:
                 case "sends":
                     rest = {key: value for key, value in line.items() if key in Sent.__slots__}
@@ -82,6 +89,16 @@ class Told:
                 case "fault":
                     told.faults.append(line["what"])
         return told
+
+    def _note_objects(self, place: int, line: Mapping[str, Any], begun: dict[tuple[str, str], int]) -> None:
+        """`begun` are the lines at which the processes began to keep each object."""
+        match line["did"]:
+            case "keeps":
+                begun[line["by"], line["ref"]] = place
+            case "kept":
+                self.kept[line["ref"]] = max(begun[line["by"], line["ref"]], self.kept.get(line["ref"], -1))
+            case "did" if "objects" in line["how"].get("parts", ()) or line["how"].get("kind") == "object":
+                self.objects_harmed = place
 
 
 @dataclass

@@ -84,10 +84,26 @@ def bad_batch() -> None:
     _put(Fetched, "_left_out", fail)
 
 
+def projection() -> None:
+    """What the log has lost comes from the archive without what signs it, and is refused."""
+    from projections.store import Store
+
+    _put(Store, "verifies", False)
+
+
+def kept_object() -> None:
+    """An object that is there already is taken for whole."""
+    from esper.leyline.objects import ObjectStore
+
+    _put(ObjectStore, "_holds", lambda _store, _digest, _name, _content: True)
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     "producer ids": producer_ids,
     "manifest": manifest,
     "retired key": retired_key,
     "second start": second_start,
     "bad batch": bad_batch,
+    "projection": projection,
+    "object": kept_object,
 }

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.checker.faults import FLIPPED, PARTS
-from tests.checker.house import ARCHIVER, BROKER
+from tests.checker.faults import FLIPPED, MOVED, PARTS
+from tests.checker.house import ARCHIVER, BROKER, PROJECTOR
 
 MOST_TRAINERS = 5
 PAUSE_S = 0.03
+CONTENTS = 12
+"""Of objects, so that some are kept twice."""
 LASTS = (2, 8)
 """How many operations a pause, a full disk or a clock that is off lasts."""
 
@@ -25,6 +27,7 @@ FULL_AT = (2_000, 8_000, 40_000)
 
 OPERATIONS = {
     "facts": 38,
+    "checkpoint": 6,
     "telemetry": 5,
     "emergency": 4,
     "obey": 8,
@@ -42,13 +45,15 @@ OPERATIONS = {
     "forge_command": 2,
     "trim": 3,
 }
+UNDER_FEET = ["verified.json", "manifest.json", "objects", MOVED]
+"""What can be put back while its users run, as other programs put files back: the one in use is exchanged."""
 FAULTS = {
     "kill": 5,
     "pause": 4,
     "clock": 3,
     "full_disk": 3,
-    "stale": 6,
-    "stale_while_running": 1,
+    "stale": 7,
+    "stale_while_running": 2,
     "lost": 2,
     "flip": 3,
 }
@@ -128,6 +133,7 @@ class Planner:
         draw, name = self._random, {"run": run.name}
         return {
             "facts": lambda: [Step("facts", who, {"count": draw.randint(1, 6)})],
+            "checkpoint": lambda: [Step("checkpoint", who, {"content": draw.randint(1, CONTENTS)})],
             "telemetry": lambda: [Step("telemetry", who, {"count": draw.randint(1, 5)})],
             "emergency": lambda: [Step("emergency", who)],
             "obey": lambda: [Step("obey", who)],
@@ -190,8 +196,8 @@ class Planner:
         return getattr(self, f"_{kind}")()
 
     def _somebody(self) -> str:
-        names = [BROKER, ARCHIVER, *(name for run in self._runs if not run.over for name in run.trainers[-1:])]
-        return self._random.choices(names, [3, 3, *[1] * (len(names) - 2)])[0]
+        trainers = [name for run in self._runs if not run.over for name in run.trainers[-1:]]
+        return self._random.choices([BROKER, ARCHIVER, PROJECTOR, *trainers], [3, 3, 2, *[1] * len(trainers)])[0]
 
     def _kill(self) -> tuple[Step, list[Step]]:
         return _fault("kill", name=self._somebody()), []
@@ -205,15 +211,15 @@ class Planner:
         return _fault("clock", name=name, off_s=off_s), [_fault("clock", name=name, off_s=0.0)]
 
     def _full_disk(self) -> tuple[Step, list[Step]]:
-        name = self._random.choice((BROKER, ARCHIVER))
+        name = self._random.choice((BROKER, ARCHIVER, PROJECTOR))
         return _fault("full_disk", name=name, size=self._random.choice(FULL_AT)), [_fault("over", name=name)]
 
     def _stale(self) -> tuple[Step, list[Step]]:
-        parts = self._random.sample(list(PARTS), self._random.choice((1, 1, 2)))
+        parts = self._random.sample([*PARTS, MOVED], self._random.choice((1, 1, 2)))
         return _fault("stale", parts=parts, age=self._random.random(), kill=self._random.random() < 0.5), []
 
     def _stale_while_running(self) -> tuple[Step, list[Step]]:
-        parts = ["verified.json", "manifest.json"][: self._random.randint(1, 2)]
+        parts = self._random.sample(UNDER_FEET, self._random.choice((1, 1, 2)))
         return _fault("stale_while_running", parts=parts, age=self._random.random()), []
 
     def _lost(self) -> tuple[Step, list[Step]]:
@@ -285,5 +291,19 @@ SHORT = {
         _fault("flip", kind="segment", which=0.0, where=0.5, kill=True),
         _facts("trainer1", 2),
     ],
+    "projection": [
+        Step("blueprints", "author", {"count": 3}),
+        REST,
+        Step("trim", "house"),
+        _fault("lost", parts=["projections"], kill=False),
+        REST,
+    ],
+    "object": [
+        _start("trainer1", "one"),
+        Step("checkpoint", "trainer1", {"content": 1}),
+        Step("done", "house"),
+        _fault("flip", kind="object", which=0.0, where=0.5, kill=False),
+        Step("checkpoint", "trainer1", {"content": 1}),
+    ],
 }
-"""By the cause that each is to find (cases 1, 2, 9, 10 and 12 of issue 10)."""
+"""By the cause that each is to find: cases 1, 2, 9, 10 and 12 of issue 10, and what lies beside log and archive."""

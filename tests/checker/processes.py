@@ -33,6 +33,13 @@ def archiver(arguments: Sequence[str], messages: TextIO) -> None:
     module.run(_prepared(arguments), messages)
 
 
+def projector(arguments: Sequence[str], messages: TextIO) -> None:
+    """From the log to the projections' files."""
+    import tests.checker.projector as module
+
+    module.run(_prepared(arguments), messages)
+
+
 def client(arguments: Sequence[str], messages: TextIO) -> None:
     """A trainer, an author of commands, a stranger or a reader."""
     clients.run(_prepared(arguments), messages)

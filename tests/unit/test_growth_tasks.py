@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from esper.kasmina.sites import describe_sites
 from tests.bench.m1d import m1d_cnn, m1d_mlp, signals
 
 
@@ -39,3 +40,11 @@ def test_making_signals_moves_no_random_stream_and_gives_the_same_every_time():
     assert torch.equal(first.inputs, again.inputs)
     assert torch.equal(first.targets, again.targets)
     assert first.targets.bincount().tolist() == [500] * 10
+
+
+@pytest.mark.parametrize(("make", "width", "units"), [(m1d_mlp, 16, [16, 16]), (m1d_cnn, 8, [8, 8, 8])])
+def test_every_layer_of_a_signal_task_can_become_wider(make, width, units):
+    task = make(width)
+    described = describe_sites(task.make_host(), task.sites, task.train.inputs[:4], lambda _site: [])
+
+    assert [site.width.units for site in described if site.HasField("width")] == units

@@ -11,11 +11,10 @@ from typing import Final
 import torch
 
 from esper.errors import InvalidInput
-from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples
 from esper.tolaria.hosts import TransformerLite, transformer_hidden
 from esper.tolaria.tasks.chars import VOCABULARY, encode
-from esper.tolaria.tasks.task import Task
+from esper.tolaria.tasks.task import Task, transformer_sites
 
 CONTEXT: Final = 48
 HEADS: Final = 3
@@ -35,7 +34,7 @@ def doc(width: int, blocks: int) -> Task:
     return Task(
         name="doc",
         make_host=lambda: TransformerLite(VOCABULARY, CONTEXT, width, blocks, heads=HEADS, hidden=2 * width),
-        sites=(Site("embedding", "token"), *(Site(f"blocks.{block}", "token") for block in range(blocks))),
+        sites=transformer_sites(blocks),
         train=train,
         probe=probe,
         test=test,

@@ -11,10 +11,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from esper.kasmina.sites import Site
 from esper.tolaria.data import Samples
 from esper.tolaria.hosts import MLP, mlp_widths
-from esper.tolaria.tasks.task import Task
+from esper.tolaria.tasks.task import Task, perceptron_sites
 
 COLUMNS: Final = 20
 LAYERS: Final = 2
@@ -65,7 +64,7 @@ def _task(name: str, table: Samples, sizes: tuple[int, int, int], *, width: int,
     return Task(
         name=name,
         make_host=lambda: MLP(COLUMNS, [width] * LAYERS, classes, nn.ReLU),
-        sites=tuple(Site(f"layers.{layer}", "vector") for layer in range(LAYERS)),
+        sites=perceptron_sites(LAYERS),
         train=train,
         probe=probe,
         test=test,

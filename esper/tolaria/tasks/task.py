@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -31,6 +32,24 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def share_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Share of a sample's targets that have the largest logit, shape (N,), float."""
     return (logits.argmax(dim=-1) == targets).float().view(len(targets), -1).mean(dim=1)
+
+
+def perceptron_sites(layers: int) -> tuple[Site, ...]:
+    """The sites of an MLP: after each hidden layer a module can grow, and each can become wider itself."""
+    names = [*(f"layers.{layer}.0" for layer in range(layers)), "head"]
+    return (
+        *(Site(f"layers.{layer}", "vector") for layer in range(layers)),
+        *(Site(producer, "vector", consumer=consumer) for producer, consumer in pairwise(names)),
+    )
+
+
+def transformer_sites(blocks: int) -> tuple[Site, ...]:
+    """The sites of a TransformerLite: before and after each block, and the GELU layer of each can become wider."""
+    return (
+        Site("embedding", "token"),
+        *(Site(f"blocks.{block}", "token") for block in range(blocks)),
+        *(Site(f"blocks.{block}.up", "token", consumer=f"blocks.{block}.down") for block in range(blocks)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

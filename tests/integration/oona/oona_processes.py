@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import httpx
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.broker.launch import start_broker
@@ -103,3 +105,13 @@ class Scraper:
 
     def _get(self, process, page):
         return httpx.get(f"http://127.0.0.1:{process.ready['health_port']}/{page}")
+
+
+async def delete_before(brokers, ends):
+    """Delete what lies before these offsets, by topic and partition."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(*place): RecordsToDelete(end) for place, end in ends.items()})
+    finally:
+        await admin.close()

@@ -11,8 +11,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import COMMANDS, RUNS
@@ -25,6 +23,7 @@ from esper.record import replay
 from streams.metrics import Metrics
 from streams.records import Record
 from streams.trainer_log import KafkaLog
+from tests.integration.oona.oona_processes import delete_before
 
 
 @pytest.fixture(scope="module")
@@ -287,15 +286,6 @@ def test_a_trainer_that_the_log_left_behind_learns_that_its_run_is_anothers(log,
 
 async def done(act, *arguments):
     act(*arguments)
-
-
-async def delete_before(brokers, ends):
-    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
-    await admin.start()
-    try:
-        await admin.delete_records({TopicPartition(*place): RecordsToDelete(end) for place, end in ends.items()})
-    finally:
-        await admin.close()
 
 
 def arrived(trainer_log: KafkaLog) -> list:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from esper.errors import InvalidInput
+from esper.kasmina.sites import describe_sites
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.data import Samples, epoch_order, fingerprint, split
 from esper.tolaria.hosts import MLP, ResNetLite, mlp_widths, resnet_widths
@@ -50,7 +51,7 @@ def test_the_host_learns_from_a_batch_of_its_task_and_has_its_sites(name: str) -
     logits = host(task.train.inputs[:8])
     task.loss(logits, task.train.targets[:8]).backward()
     assert all(parameter.grad is not None for parameter in host.parameters())
-    assert all(host.get_submodule(site.module) is not None for site in task.sites)
+    assert all(host.get_submodule(name) is not None for site in task.sites for name in (site.module, site.consumer))
     assert task.per_sample_loss(logits, task.train.targets[:8]).shape == (8,)
     assert task.per_sample_accuracy(logits, task.train.targets[:8]).shape == (8,)
 
@@ -72,6 +73,13 @@ def test_digits_are_those_of_scikit_learn() -> None:
     samples = load_images()
     assert np.array_equal(samples.inputs.flatten(1).numpy() * 16, reference.data)
     assert np.array_equal(samples.targets.numpy(), reference.target)
+
+
+@pytest.mark.parametrize(("name", "units"), [("tab", [8, 8]), ("doc", [48]), ("doc-wide", [96, 96])])
+def test_layers_that_can_become_wider_are_found(name: str, units: list[int]) -> None:
+    task = load_task(name)
+    described = describe_sites(task.make_host(), task.sites, task.train.inputs[:4], lambda _site: [])
+    assert [site.width.units for site in described if site.HasField("width")] == units
 
 
 @pytest.mark.parametrize("name", ["tab", "tabn"])

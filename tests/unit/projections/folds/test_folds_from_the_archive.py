@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
+import duckdb
 import pytest
 
+from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.registry import PROJECTIONS, file_of, follow, follow_what_the_log_lost, rebuild, seen
 from projections.store import Locked, Store
 from tests.unit.projections.keep_log import content
+
+BLOCK = 256 * 1024
+"""DuckDB's, each with a checksum."""
 
 
 def test_the_archive_alone_gives_the_same_tables(projection, records, expected, tmp_path):
@@ -40,18 +46,77 @@ def test_what_the_archive_gets_later_is_followed(records, expected, tmp_path):
         assert content(store) == expected["experience"]
 
 
-def test_what_the_log_lost_comes_from_the_archive(projection, records, expected, tmp_path):
-    """A projection that was put back from an older copy, or deleted, began where the log begins, and said nothing."""
+@pytest.mark.parametrize("ring", [None, KeyRing((bytes(range(32)),))], ids=["trusting the archive", "verifying"])
+def test_what_the_log_lost_comes_from_the_archive(projection, records, expected, tmp_path, ring):
+    """A projection that was put back from an older copy, or deleted, began where the log begins, and said nothing.
+
+    One that verifies, as the worker's do, took the archive's records without their headers and refused every one.
+    """
+    if ring is not None:
+        records = [replace(record, headers=signed(ring, record.value)) for record in records]
     with Archive(tmp_path / "archive") as archive:
         archive.append(records)
         begins = {place: end - 1 for place, end in archive.manifest.next_offsets.items()}
-    with Store(projection, None, None) as store:
+    with Store(projection, None, ring) as store:
         store.take(records[: len(records) // 3])
         follow_what_the_log_lost(store, tmp_path / "archive", begins)
         store.take([record for record in records if record.offset >= begins[record.topic, record.partition]])
 
         assert content(store) == expected[projection.name]
         assert follow_what_the_log_lost(store, tmp_path / "nowhere", begins).folded == 0
+
+
+def test_where_the_archive_is_damaged_too_the_rest_is_there_and_the_file_is_made_anew_later(
+    projection, records, expected, tmp_path
+):
+    """It was left without anything that the log had lost, for ever: its offsets had passed."""
+    ring = KeyRing((bytes(range(32)),))
+    records = [replace(record, headers=signed(ring, record.value)) for record in records]
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(records)
+        begins = dict(archive.manifest.next_offsets)
+    body = next(body for body in projection.bodies if archive.manifest.of(body))
+    path = tmp_path / "archive" / "files" / archive.manifest.of(body)[0].name
+    whole = path.read_bytes()
+    path.write_bytes(b"damaged")
+    with Store(projection, tmp_path / "made.duckdb", ring) as store:
+        assert follow_what_the_log_lost(store, tmp_path / "archive", begins).folded > 0
+        assert content(store) != expected[projection.name]
+
+    path.write_bytes(whole)
+    with Store(projection, tmp_path / "made.duckdb", ring) as store:
+        follow_what_the_log_lost(store, tmp_path / "archive", begins)
+        assert content(store) == expected[projection.name]
+
+
+def test_a_damaged_file_is_made_anew_wherever_the_damage_lies(projection, records, expected, tmp_path):
+    """It ended its process at the first write that came to the damage, and again after each start."""
+    ring = KeyRing((bytes(range(32)),))
+    records = [replace(record, headers=signed(ring, record.value)) for record in records]
+    path = tmp_path / "made.duckdb"
+    with Store(projection, path, ring) as store:
+        store.take(records[: len(records) // 2])
+    sound, failures = path.read_bytes(), 0
+    for start in range(0, len(sound), BLOCK):
+        with path.open("r+b") as file:  # in place: another file would not be trusted anyhow
+            file.write(sound[:start] + bytes(each ^ 0xFF for each in sound[start : start + 64]) + sound[start + 64 :])
+        for _ in range(3):
+            try:
+                with Store(projection, path, ring) as store:
+                    store.take(records)
+                    found = content(store)
+            except duckdb.Error:
+                failures += 1
+            else:
+                break
+        assert found == expected[projection.name], start
+    assert failures < 2 * len(sound) / BLOCK
+
+
+def signed(ring, value):
+    """The headers that sign a record."""
+    made = ring.sign(value)
+    return ((HEADER_KEY_ID, made.key_id.encode()), (HEADER_SIGNATURE, made.signature))
 
 
 def test_an_interrupted_rebuild_leaves_the_old_file(records, tmp_path, expected):
