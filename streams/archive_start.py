@@ -50,7 +50,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
         ends = {(place.topic, place.partition): end for place, end in (await consumer.end_offsets(places)).items()}
         begins = {(at.topic, at.partition): first for at, first in (await consumer.beginning_offsets(places)).items()}
         _refuse_shorter(brokers, archive, ends)
-        await _refuse_another(brokers, archive, consumer, begins, cluster_id)
+        await _refuse_another(brokers, archive, begins, cluster_id)
     except (KafkaError, OSError) as error:
         await consumer.stop()
         raise LogUnavailable(f"no log answers at {brokers}: {error!r}; start one or correct ESPER_BROKERS") from None
@@ -81,13 +81,11 @@ def _refuse_shorter(brokers: str, archive: Archive, ends: Mapping[Place, int]) -
             )
 
 
-async def _refuse_another(
-    brokers: str, archive: Archive, consumer: LogConsumer, begins: Mapping[Place, int], cluster_id: str
-) -> None:
+async def _refuse_another(brokers: str, archive: Archive, begins: Mapping[Place, int], cluster_id: str) -> None:
     """Compare the last archived record of every partition with what the log has there; they say more than an id."""
     known = archive.last_records()
     there = {at: last for at, last in known.items() if begins.get(at, last[0] + 1) <= last[0]}
-    found = await _records_at(consumer, {TopicPartition(*at): offset for at, (offset, _) in there.items()})
+    found = await _records_at(brokers, {TopicPartition(*at): offset for at, (offset, _) in there.items()})
     for (topic, partition), (offset, raw) in there.items():
         if (topic, partition) in found and found[topic, partition] != raw:
             raise InvalidInput(
@@ -102,20 +100,28 @@ async def _refuse_another(
         )
 
 
-async def _records_at(consumer: LogConsumer, wanted: Mapping[TopicPartition, int]) -> dict[Place, bytes | None]:
-    """The bytes of the records at some offsets; what does not come in time, or is not there, is left out."""
-    if not wanted:
-        return {}
-    consumer.assign(list(wanted))
-    for place, offset in wanted.items():
-        consumer.seek(place, offset)
+async def _records_at(brokers: str, wanted: Mapping[TopicPartition, int]) -> dict[Place, bytes | None]:
+    """The bytes of the records at some offsets; what does not come in time, or is not there, is left out.
+
+    By a consumer that is in no group: aiokafka ends one that is assigned anew while it looks for its coordinator.
+    """
     found: dict[Place, bytes | None] = {}
-    waiting = set(wanted)
-    deadline = time.monotonic() + COMPARE_S
-    while waiting and time.monotonic() < deadline:
-        for place, fetched in (await consumer.getmany(*waiting, timeout_ms=POLL_MS)).items():
-            batch = fetched[0]
-            if isinstance(batch, Batch) and batch.offsets[0] == wanted[place]:
-                found[place.topic, place.partition] = batch.values[0]
-            waiting.discard(place)
+    if not wanted:
+        return found
+    consumer = LogConsumer(bootstrap_servers=brokers, batches=True, auto_offset_reset="earliest")
+    try:
+        await consumer.start()
+        consumer.assign(list(wanted))
+        for place, offset in wanted.items():
+            consumer.seek(place, offset)
+        waiting = set(wanted)
+        deadline = time.monotonic() + COMPARE_S
+        while waiting and time.monotonic() < deadline:
+            for place, fetched in (await consumer.getmany(*waiting, timeout_ms=POLL_MS)).items():
+                batch = fetched[0]
+                if isinstance(batch, Batch) and batch.offsets[0] == wanted[place]:
+                    found[place.topic, place.partition] = batch.values[0]
+                waiting.discard(place)
+    finally:
+        await consumer.stop()
     return found

@@ -30,16 +30,20 @@ MODULES: Final = (HERE / "processes", HERE / "e2e", HERE / "integration" / "forg
 class Forks:
     """The way to the fork server."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, *, warm: bool) -> None:
         self._connection = connection
+        self._warm = warm
 
     def start(self, target: str, *arguments: str, log: Path, told: str = "") -> Forked:
         """A process that runs `target`, with `told` as its stdin."""
+        if self._warm:  # it began in the environment of whichever test came first
+            target, arguments = "warm:call", (json.dumps(dict(os.environ)), target, *arguments)
         stdin, control = os.pipe()
         os.write(control, told.encode())
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             forked = self.order(Order("esper-forked", target, arguments), stdin=stdin, log=file.fileno())
+            forked.log = log
         for descriptor in (stdin, control):
             os.close(descriptor)
         return forked
@@ -57,6 +61,7 @@ class Forked:
 
     def __init__(self, messages: TextIO) -> None:
         self._messages = messages
+        self.log = Path(os.devnull)
         self.pid = int(json.loads(messages.readline())["pid"])
 
     @property
@@ -77,8 +82,11 @@ class Forked:
     def last_word(self) -> dict[str, Any]:
         """The last that it said, once it has ended."""
         code, words = self.wait()
-        assert words, f"exit code {code}, and it said nothing"
+        assert words, (code, self.log.read_text())
         return words[-1]
+
+
+COLD: Final = subprocess.Popen
 
 
 class Warm(subprocess.Popen[Any]):
@@ -118,10 +126,10 @@ class Warm(subprocess.Popen[Any]):
 
 
 @contextmanager
-def warm_processes() -> Iterator[None]:
-    """Within, `subprocess` forks Esper's processes instead of starting them."""
+def processes(kind: type[subprocess.Popen[Any]]) -> Iterator[None]:
+    """Within, `subprocess` makes processes so: `Warm` forks Esper's, `COLD` starts them all from nothing."""
     started = subprocess.Popen
-    subprocess.Popen = Warm  # type: ignore[misc]
+    subprocess.Popen = kind  # type: ignore[misc]
     try:
         yield
     finally:
@@ -159,7 +167,7 @@ def fork_server(*modules: str) -> Iterator[Forks]:
             env={**child_environment(), "PYTHONPATH": path},
         )
     try:
-        yield Forks(ours)
+        yield Forks(ours, warm="warm" in modules)
     finally:
         ours.close()
         server.kill()

@@ -35,7 +35,7 @@ SAFE_POOL: Final = tuple(blueprint_id for blueprint_id, blueprint in CATALOGUE.i
 DEFAULT_POOL: Final = (
     *("BP001", "BP002", "BP003", "BP005", "BP008", "BP009", "BP011", "BP012", "BP013", "BP014"),
     *("BP015", "BP016", "BP018", "BP020", "BP021", "BP022", "BP023"),
-    "BP051",
+    *("BP051", "BP060", "BP062"),
 )
 """What a site offers by default: one or two of each family that has shown what it does, cheap ones first.
 

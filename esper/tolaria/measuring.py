@@ -71,14 +71,19 @@ def sizes(share: float | None, costs: Costs, *, trained: int, batch_size: int, p
     return Measuring(min(max(fits, least), probe_set), evidence)
 
 
-def costs_of(host: nn.Module, kasmina: Kasmina, task: Task) -> Costs:
+def tries_candidates(config: RunConfig) -> bool:
+    """Whether the evidence has what a fresh seed would learn first: runs from before there were axes have it not."""
+    return "width" in config.axes
+
+
+def costs_of(host: nn.Module, kasmina: Kasmina, task: Task, *, candidates: bool) -> Costs:
     """What the host costs as it stands; nothing of it changes."""
     few = Samples(task.train.inputs[:_COST_SAMPLES], task.train.targets[:_COST_SAMPLES])
     training = host_flops_per_sample(host, task.loss, few.inputs, few.targets)
     with Counter() as forward:
         evaluate(host, task, few)
     with Counter() as evidence:
-        kasmina.evidence(few.inputs, few.targets, task.loss)
+        kasmina.evidence(few.inputs, few.targets, task.loss, candidates=candidates)
     return Costs(training, forward.get_total_flops() / _COST_SAMPLES, evidence.get_total_flops() / _COST_SAMPLES)
 
 
@@ -86,7 +91,8 @@ def plan(config: RunConfig, host: nn.Module, kasmina: Kasmina, task: Task, *, tr
     """The run's sizes. A control run has the same as its grown run, though it gathers no evidence."""
     assert config.batch_size is not None
     share, probe_set = config.measuring_share, len(task.probe)
-    costs = Costs(1, 1, 1) if share is None else costs_of(host, kasmina, task)
+    candidates = tries_candidates(config)
+    costs = Costs(1, 1, 1) if share is None else costs_of(host, kasmina, task, candidates=candidates)
     return sizes(share, costs, trained=trained, batch_size=config.batch_size, probe_set=probe_set)
 
 

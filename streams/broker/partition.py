@@ -27,7 +27,8 @@ from streams.broker.batch import Batch, absent
 from streams.broker.folder import TAIL_ID_AT, open_file, packed_id, segments_in
 from streams.broker.producers import Producers
 from streams.broker.protocol import Refused
-from streams.broker.segment import MAX_LOST, Index, Segment, recover_active, recover_closed, segment_path
+from streams.broker.segment import MAX_LOST, Segment, recover_active, recover_closed, segment_path
+from streams.broker.segment_index import Index
 
 RESERVE: Final = 1 << 18
 """Offsets reserved at a time: four fdatasyncs a second at a million records a second, one a day on a laptop."""

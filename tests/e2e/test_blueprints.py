@@ -33,7 +33,7 @@ def test_an_approval_is_recorded_once_and_can_be_taken_back(shared_esper):
 
 def test_kernels_are_made_once_and_shown_with_what_they_cost(shared_esper):
     """The identity is compiled in a moment, whatever the machine does besides."""
-    compile_ = ("blueprints", "compile", "identity_passthrough", "--shape", "4x2x2")
+    compile_ = ("blueprints", "compile", "identity_passthrough", "--shape", "4x2x2", "--pipeline", "fast")
     made = shared_esper.json(*compile_)
     before = shared_esper.json("blueprints", "show", "BP001")["stored"]
     again = shared_esper(*compile_)

@@ -19,8 +19,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO
 
 from esper.weatherlight import __main__ as services
 from esper.weatherlight.forkserver import FIRST_INHERITED
@@ -62,6 +63,15 @@ def process(arguments: Sequence[str], _messages: object) -> int:
     os.close(FIRST_INHERITED)
     os.chdir(folder)
     return _run(words, json.loads(environment))
+
+
+def call(arguments: Sequence[str], messages: TextIO) -> Any:
+    """What a target of the fork server is, with the environment (JSON) that comes before its own arguments."""
+    environment, target, *own = arguments
+    os.environ.clear()
+    os.environ.update(json.loads(environment))
+    module, _, function = target.partition(":")
+    return getattr(import_module(module), function)(own, messages)
 
 
 class Within(subprocess.Popen[Any]):

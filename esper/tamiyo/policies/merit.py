@@ -35,15 +35,17 @@ class Settings:
 SETTINGS: Final = Settings()
 
 BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
-    "image": {"BP009": 1.0, "BP013": 0.45, "BP015": 0.4},
+    "image": {"BP009": 1.0, "BP060": 0.85, "BP062": 0.8, "BP061": 0.75, "BP013": 0.45, "BP015": 0.4},
+    "signal": {"BP009": 1.0, "BP060": 1.0, "BP062": 0.6, "BP061": 0.6, "BP013": 0.45, "BP015": 0.4},
     "vector": {"BP009": 1.0, "BP021": 0.5, "BP008": 0.3},
     "token": {"BP023": 1.0, "BP009": 0.9, "BP021": 0.5},
     "width": {"BP051": 1.0},
 }
 """How good a blueprint is for a site's shape, or for a layer that can become wider, 0 to 1, by what was measured in
-docs/log.md. One that is not named has
-not shown merit and does not grow, until its outcomes show some. BP013 and BP015 had 0.4 both: with BP015, which is
-cheaper, a second seed of digits ended 0.0048 ± 0.0017 worse in probe loss for 2 % less work (11 pairs)."""
+docs/log.md. A signal is an image one pixel wide or high. One that is not named has not shown merit and does not grow,
+until its outcomes show some. BP013 and BP015 had 0.4 both: with BP015, which is cheaper, a second seed of digits ended
+0.0048 ± 0.0017 worse in probe loss for 2 % less work (11 pairs). BP060 to BP062 have the share of BP009's gain that one
+seed of theirs had, on digits and on m1d_cnn; they are for hosts that BP009 is too large for."""
 
 _PLACE: Final = 1e-3
 """What a place further back among equals costs: all of a site's options together less than one step of merit."""
@@ -65,7 +67,7 @@ class Merit:
 
 def merits(site: SiteDescription) -> dict[str, Merit]:
     """The merit of every option of a site, by blueprint id."""
-    kind = "width" if site.HasField("width") else site.shape_kind
+    kind = "width" if site.HasField("width") else _form(site)
     found = {option.blueprint_id: merit_of(option, kind) for option in site.options}
     places: dict[float, int] = {}
     ordered = dict[str, Merit]()
@@ -75,6 +77,12 @@ def merits(site: SiteDescription) -> dict[str, Merit]:
         places[merit] = place + 1
         ordered[option.blueprint_id] = Merit(option, merit, place)
     return ordered
+
+
+def _form(site: SiteDescription) -> str:
+    """The kind of the site's shape, where an image of one row or one column is a signal."""
+    signal = site.shape_kind == "image" and 1 in site.shape[1:] and max(site.shape[1:]) > 1
+    return "signal" if signal else site.shape_kind
 
 
 def merit_of(option: BlueprintOption, shape_kind: str) -> float:

@@ -18,6 +18,7 @@ from projections.records import Batch, StoredRecord
 from streams.archive_start import connect
 from streams.archiver import ArchiveLoop
 from streams.broker.launch import start_broker
+from streams.consumer import LogConsumer
 from streams.metrics import Metrics
 from streams.topics import ensure_topics
 from tests.integration.archive.conftest import _publish
@@ -152,3 +153,19 @@ def test_a_loss_at_the_logs_end_has_a_name_before_a_record_comes_behind_it(desk,
 
     end = asyncio.run(catch_up())[at]
     assert [(gap.topic, gap.partition, gap.next) for gap in manifest.load(desk.archive).gaps] == [(*at, end)]
+
+
+def test_the_archivers_consumer_is_assigned_once(desk, monkeypatch: pytest.MonkeyPatch):
+    """Aiokafka ends a member of a group that is assigned anew while it looks for its coordinator, and so the archiver.
+
+    What the archive's last records are compared with is read by another one.
+    """
+    desk.publish(made(1))
+    asyncio.run(archived(desk.broker.address, desk.archive, COUNT))
+    assigned: list[LogConsumer] = []
+    assign = LogConsumer.assign
+    monkeypatch.setattr(LogConsumer, "assign", lambda self, places: (assigned.append(self), assign(self, places))[1])
+    asyncio.run(archived(desk.broker.address, desk.archive, COUNT))
+
+    assert len(assigned) == len({*map(id, assigned)}) == 2
+    assert len({consumer._group_id for consumer in assigned}) == 2

@@ -37,6 +37,19 @@ def read_values(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
+def fill(log: Log, count: int, size: int = 300) -> None:
+    """`count` batches of one record, numbered."""
+    for number in range(count):
+        log.append(b"%06d" % number + b"x" * size)
+
+
+def flip(path: Path, position: int) -> None:
+    """Changes one byte, as a bad disk does."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
+
+
 class Log:
     """A partition as the broker drives it."""
 

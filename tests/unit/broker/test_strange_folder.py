@@ -15,7 +15,8 @@ from streams.broker.batch import checked
 from streams.broker.launch import start_broker
 from streams.broker.protocol import Refused
 from streams.broker.registry import TopicRow
-from streams.broker.segment import Index, Sidecar, segment_path
+from streams.broker.segment import segment_path
+from streams.broker.segment_index import Index, Sidecar
 from streams.broker.store import Store
 
 

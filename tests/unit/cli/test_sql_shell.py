@@ -90,7 +90,7 @@ def test_a_person_asks_errs_cancels_and_leaves(terminal, tmp_path):
     terminal.type("\\x\r")
     terminal.until("there is no command")
     terminal.type(f"{LONG};\r")
-    terminal.work(seconds=3.0)  # so that it is the query that is interrupted, and not the line that is cleared
+    terminal.work(seconds=1.0)  # so that it is the query that is interrupted, and not the line that is cleared
     os.killpg(terminal.process.pid, signal.SIGINT)
     terminal.until("esper: cancelled")
     terminal.type("select 'still here' as said;\r")

@@ -35,7 +35,7 @@ def decision(state, options):
     return decide(state.SerializeToString(), HEURISTIC, 0.5)
 
 
-@pytest.mark.parametrize("kind", sorted(BLUEPRINT_MERIT.keys() - {"width"}))
+@pytest.mark.parametrize("kind", sorted(BLUEPRINT_MERIT.keys() - {"width", "signal"}))
 def test_without_a_past_merit_is_the_table_and_its_best_is_chosen(make_state, kind):
     options = [option(name) for name in ("BP001", "BP008", "BP009", "BP013", "BP015", "BP021", "BP023")]
     table = BLUEPRINT_MERIT[kind]
@@ -44,6 +44,19 @@ def test_without_a_past_merit_is_the_table_and_its_best_is_chosen(make_state, ki
         assert merit_of(each, kind) == pytest.approx(table.get(each.blueprint_id, 0.0))
     chosen = decision(make_state(kind=kind, params_budget=5000), options).chosen
     assert chosen.blueprint_id == max(table, key=table.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("shape", "best"), [((8, 20, 1), "BP060"), ((8, 1, 20), "BP060"), ((8, 8, 8), "BP009"), ((8, 1, 1), "BP009")]
+)
+def test_over_a_signal_the_convolution_along_it_comes_before_the_residual_block(make_state, shape, best):
+    """What it does there is the same, at a third of the cost."""
+    state = make_state(kind="image", params_budget=5000)
+    for site in state.sites:
+        site.shape[:] = shape
+    offered = [option("BP009"), option("BP060", flops_per_sample=400), option("BP062", flops_per_sample=100)]
+
+    assert decision(state, offered).chosen.blueprint_id == best
 
 
 def test_a_few_lives_change_nothing_and_many_failures_do(make_state):
