@@ -155,6 +155,13 @@ def _seed_transitioned(body: Any) -> str:
     return f"{move}{blueprint}" + (f": {body.reason}" if body.reason else "")
 
 
+def _seed_absorbed(body: Any) -> str:
+    wider = f"{body.site} has {body.units} units instead of {body.units_before}"
+    return (
+        f"{body.seed_id} is part of the host: {wider}, {body.parameters:,} parameters more; {body.opened} opens there"
+    )
+
+
 def _gate_evaluated(body: Any) -> str:
     verdict = "passed" if body.passed else "failed"
     why = f": {body.reason}" if body.reason else ""
@@ -234,6 +241,7 @@ _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "command_applied": _command_applied,
     "command_rejected": _command_rejected,
     "seed_transitioned": _seed_transitioned,
+    "seed_absorbed": _seed_absorbed,
     "gate_evaluated": _gate_evaluated,
     "kernel_attached": _kernel_attached,
     "kernel_swapped": _kernel_swapped,
@@ -254,6 +262,7 @@ _TYPE_STYLES: Final = {
     "command_applied": GREEN,
     "command_rejected": RED,
     "seed_transitioned": YELLOW,
+    "seed_absorbed": GREEN,
     "rolled_back": RED,
     "field_report": GREEN,
 }

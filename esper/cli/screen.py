@@ -27,6 +27,7 @@ _TOLD: Final = frozenset(
         "rolled_back",
         "run_finished",
         "run_resumed",
+        "seed_absorbed",
         "seed_transitioned",
     }
 )

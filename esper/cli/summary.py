@@ -40,7 +40,9 @@ _AFTERWARDS: Final = frozenset(
 """Stages that a slot passes through after a life is over; they do not change what became of it."""
 
 
-_TAKEN_BACK: Final = frozenset({"run_started", "epoch_completed", "seed_transitioned", "kernel_attached"})
+_TAKEN_BACK: Final = frozenset(
+    {"run_started", "epoch_completed", "seed_transitioned", "seed_absorbed", "kernel_attached"}
+)
 
 
 """Facts that show what a rollback takes back."""
@@ -174,8 +176,8 @@ class RunView:
         self.parameters = body.params_host
         self.seeds = {site.seed_id: SeedView(site.seed_id, site.site) for site in body.sites}
         for seen in body.inherited:
-            self.seeds[seen.seed_id].stage = stage(seen.stage)
-            self.seeds[seen.seed_id].alpha, self.seeds[seen.seed_id].blueprint_id = seen.alpha, seen.blueprint_id
+            view = self.seeds.setdefault(seen.seed_id, SeedView(seen.seed_id, ""))  # a slot may have opened since
+            view.stage, view.alpha, view.blueprint_id = stage(seen.stage), seen.alpha, seen.blueprint_id
 
     def _on_run_resumed(self, _event: Event, body: Any) -> None:
         self.finished = None
@@ -207,6 +209,9 @@ class RunView:
         current.stage, current.reason, current.to_epoch = view.stage, body.reason, event.epoch
         current.blueprint_id = body.blueprint_id or current.blueprint_id
         current.parameters = body.parameters or current.parameters
+
+    def _on_seed_absorbed(self, _event: Event, body: Any) -> None:
+        self.seeds[body.opened] = SeedView(body.opened, body.site)
 
     def _on_kernel_attached(self, _event: Event, body: Any) -> None:
         for life in reversed(self.lives):

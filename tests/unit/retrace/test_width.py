@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from esper.cli.events import headline
+from esper.cli.summary import RunView
 from esper.errors import InvalidInput
 from esper.kasmina.lifecycle import name
 from esper.record import replay
@@ -59,6 +61,13 @@ def test_it_replays_and_tells_what_was_absorbed(lived):
     changes = [(each.change, each.group) for each in lived.log.bodies("optimizer_changed")]
     assert changes.count(("absorbed", "host")) == 2
     assert changes.count(("group_removed", "s3")) == 2
+    view, told = RunView("run"), []
+    for event in lived.log.events:
+        view.apply(event)
+        if event.HasField("seed_absorbed"):
+            told.append(headline(event))
+    assert {seed.seed_id: seed.stage for seed in view.seeds.values()}["s5"] == "PROBATIONARY"
+    assert told[0] == "s3 is part of the host: 0 has 12 units instead of 6, 60 parameters more; s5 opens there"
     state = replay(event for event in lived.log.events if event.sequence)
     assert (state.problem, name(state.seeds["s5"].stage), state.seeds["s5"].site) == (None, "PROBATIONARY", "0")
     replayed = lived.replay(task=wide())
