@@ -58,7 +58,7 @@ WITH RECURSIVE line AS (
 )
 SELECT run_id FROM line
 UNION
-SELECT run_id FROM runs WHERE control_of IN (SELECT run_id FROM line)
+SELECT run_id FROM runs WHERE control_of IN (SELECT run_id FROM line) OR static_of IN (SELECT run_id FROM line)
 """
 
 

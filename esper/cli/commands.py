@@ -84,9 +84,14 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
     ] = "heuristic",
     lifecycle: Annotated[
-        Literal["full", "direct"],
-        typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
-    ] = "full",
+        Literal["careful", "swift", "direct", "full"] | None,
+        typer.Option(
+            "--lifecycle",
+            help="careful, the default, trains a seed beside the host, blends it in, and culls it where a gate fails; "
+            "swift inserts it at once and undoes it where it does not prove itself; direct inserts it for good, for "
+            "comparison. full is careful's old name.",
+        ),
+    ] = None,
     rate_policy: Annotated[
         Literal["constant", "cosine", "warmup", "wsd"] | None,
         typer.Option(
@@ -125,6 +130,15 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Train the same without growth beside it, to compare with.")
     ] = True,
+    static: Annotated[
+        bool | None,
+        typer.Option(
+            "--static/--no-static",
+            help="Afterwards train what grew from its first step, for as many FLOPs: did growth pay? By default for "
+            "built-in tasks that have a control run.",
+            show_default=False,
+        ),
+    ] = None,
     ignore_history: Annotated[
         bool,
         typer.Option(
@@ -153,6 +167,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         drill=_ids(drill),
         compiled_kernels=compiled_kernels,
         control=control,
+        static=static,
         ignore_history=ignore_history,
         as_json=as_json,
     )

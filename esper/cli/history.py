@@ -118,6 +118,7 @@ LENGTH: Final = 8
 
 
 CONTROL_SUFFIX: Final = "-control"
+STATIC_SUFFIX: Final = "-static"
 
 
 def new_run_id() -> str:
@@ -130,6 +131,16 @@ def control_of(run_id: str) -> str:
     return run_id + CONTROL_SUFFIX
 
 
+def static_of(run_id: str) -> str:
+    """The id of the static run of a run: the structure that grew in it, trained from its first step."""
+    return run_id + STATIC_SUFFIX
+
+
+def grown_run(run_id: str) -> str:
+    """The id of the run that a control or static run belongs to; that of any other run itself."""
+    return run_id.removesuffix(CONTROL_SUFFIX).removesuffix(STATIC_SUFFIX)
+
+
 def find_run(history: History, word: str) -> str:
     """The id of the run that `word` means in this history, as `resolve` says."""
     from projections.run_queries import run_ids  # noqa: PLC0415 - only where there is a history
@@ -140,8 +151,9 @@ def find_run(history: History, word: str) -> str:
 def resolve(word: str, run_ids: Sequence[str]) -> str:
     """The run that `word` means: an id, the beginning of just one, or `last`. `run_ids` begin with the latest.
 
-    A beginning that fits a run and its control means the run. Raises InvalidInput where it means none or several, and
-    where a stranger's run has an id that would be a path or a command elsewhere: files and advice are named by it.
+    A beginning that fits a run and its control or static run means the run. Raises InvalidInput where it means none or
+    several, and where a stranger's run has an id that would be a path or a command elsewhere: files and advice are
+    named by it.
     """
     return checked(_meant(word, run_ids), "the run id")
 
@@ -151,11 +163,11 @@ def _meant(word: str, run_ids: Sequence[str]) -> str:
         raise InvalidInput(f"there is no run {word!r}: nothing was run in this data folder yet; start with `esper run`")
     if word in run_ids:
         return word
-    grown = [run_id for run_id in run_ids if not run_id.endswith(CONTROL_SUFFIX)]
+    grown = [run_id for run_id in run_ids if grown_run(run_id) == run_id]
     if word == "last":
         return (grown or run_ids)[0]
     matches = [run_id for run_id in run_ids if word and run_id.startswith(word)]
-    matches = [run_id for run_id in matches if run_id in grown or run_id.removesuffix(CONTROL_SUFFIX) not in matches]
+    matches = [run_id for run_id in matches if run_id in grown or grown_run(run_id) not in matches]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -207,10 +219,12 @@ SILENT_AFTER: Final = timedelta(minutes=10)
 """Longer than most epochs take: of a running run that has completed none for so long it is said when it was heard."""
 
 
-_RUN_HEADERS: Final = ("run", "task", "policy", "status", "epochs", "accuracy", "control", "params", "kept", "began")
+_RUN_HEADERS: Final = (
+    *("run", "task", "policy", "status", "epochs", "accuracy", "control", "static", "params", "kept", "began"),
+)
 
 
-"""A control run is a column of the run that it belongs to; `kept` is how many germinated seeds fossilised."""
+"""A control or static run is a column of the run that it belongs to; `kept` is how many germinated seeds fossilised."""
 
 
 def runs_command(data_dir: Path, *, as_json: bool) -> None:
@@ -236,14 +250,21 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     if not found:
         say("nothing was run in this data folder yet; start with `esper run`")
         return
-    over = [run for run in found if run["control_of"] and run["status"] == "completed"]
-    controls = {run["control_of"]: run["test_accuracy"] for run in over}
+    beside = {
+        (run[role], role): run["test_accuracy"]
+        for run in found
+        for role in ("control_of", "static_of")
+        if run[role] and run["status"] == "completed"
+    }
     known = {run["run_id"] for run in found}
-    shown = [run for run in found if run["control_of"] not in known]
-    say(table(_RUN_HEADERS, [_run_row(run, controls.get(run["run_id"])) for run in shown], right=(4, 5, 6, 7)))
+    shown = [run for run in found if run["control_of"] not in known and run["static_of"] not in known]
+    rows = [
+        _run_row(run, *(beside.get((run["run_id"], role)) for role in ("control_of", "static_of"))) for run in shown
+    ]
+    say(table(_RUN_HEADERS, rows, right=(4, 5, 6, 7, 8)))
 
 
-def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, ...]:
+def _run_row(run: dict[str, Any], control_accuracy: float | None, static_accuracy: float | None) -> tuple[Any, ...]:
     germinated = run["seeds_germinated"]
     return (
         run["run_id"],
@@ -253,6 +274,7 @@ def _run_row(run: dict[str, Any], control_accuracy: float | None) -> tuple[Any, 
         f"{run['epochs_done']}/{run['epochs_planned']}",
         _accuracy(run["test_accuracy"]),
         _accuracy(control_accuracy),
+        _accuracy(static_accuracy),
         f"{run['params_final'] or run['params_host']:,}",
         "-" if germinated is None else f"{run['seeds_fossilized']}/{germinated}",
         _began(run["started_at"], datetime.now(UTC)),

@@ -64,8 +64,10 @@ def load(
         if model is None:
             check_code(history, run_id, folder, "load", trust=trust, way="trust=True")
         recorded = recorded_run(history, run_id)
-    network = _network(recorded, mark, place, ObjectStore(folder / "objects"), model)
-    _tell_of_unproven(network, run_id)
+    network, seeds = _network(recorded, mark, place, ObjectStore(folder / "objects"), model)
+    if seeds:
+        named = "; ".join(seeds)
+        warnings.warn(f"run {run_id} has seeds in its network that are not proven yet: {named}", stacklevel=2)
     return network
 
 
@@ -84,8 +86,9 @@ def _check_over(history: History, run_id: str, mark: Mark) -> None:
 
 def _network(
     recorded: Recorded, mark: Mark, place: Place | None, objects: ObjectStore, model: nn.Module | None
-) -> nn.Module:
-    from esper.tolaria.grown import grown_network, network_of  # noqa: PLC0415 - torch, once it is clear what is asked
+) -> tuple[nn.Module, list[str]]:
+    """The network, and those of its seeds that are not proven."""
+    from esper.tolaria.grown import grown_network, network_of, unproven  # noqa: PLC0415 - torch, once it is clear what is asked
     from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
 
     root = recorded.root
@@ -96,13 +99,13 @@ def _network(
             raise InvalidInput(
                 f"run {recorded.run_id} keeps no checkpoint of that place; without `model` it is trained up to there"
             )
-        return network_of(model, sites, config, flat)
+        return network_of(model, sites, config, flat), unproven(flat)
     task = recorded_task(config.task, root.task_source, objects)
     if flat is None:
         from esper.cli.weights import trained_again  # noqa: PLC0415 - as above
 
         flat = trained_again(recorded, mark, task, objects)
-    return grown_network(task, sites, config, flat)
+    return grown_network(task, sites, config, flat), unproven(flat)
 
 
 def _kept(recorded: Recorded, mark: Mark, place: Place | None, objects: ObjectStore) -> FlatState | None:
@@ -127,12 +130,3 @@ def _kept(recorded: Recorded, mark: Mark, place: Place | None, objects: ObjectSt
             f"{error}; it is the newest checkpoint of run {recorded.run_id}: bring the object back, or ask for "
             f"epoch={mark.model.epoch}, which is trained again from the record"
         ) from None
-
-
-def _tell_of_unproven(network: nn.Module, run_id: str) -> None:
-    from esper.kasmina.grown import Grown  # noqa: PLC0415 - torch
-
-    seeds = [each for each in network.modules() if isinstance(each, Grown) and not each.proven]
-    if seeds:
-        named = "; ".join(each.extra_repr() for each in seeds)
-        warnings.warn(f"run {run_id} has seeds in its network that are not proven yet: {named}", stacklevel=3)

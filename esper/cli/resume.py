@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.cli import RUN_FAILED
-from esper.cli.history import CONTROL_SUFFIX, control_of, find_run, history_of, new_run_id, resolve, wait_for_archive
+from esper.cli.history import (
+    control_of,
+    find_run,
+    grown_run,
+    history_of,
+    new_run_id,
+    resolve,
+    static_of,
+    wait_for_archive,
+)
 from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunRequest
@@ -33,7 +42,7 @@ ARCHIVE_S: Final = 30.0
 
 
 def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> int:
-    """Resume a run, and its control run where that was not over either; the exit code.
+    """Resume a run, and its control and static runs where those were not over either; the exit code.
 
     Raises InvalidInput for a run that is over or that goes on, and LogUnavailable.
     """
@@ -46,7 +55,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
             known = run_ids(history)
             run_id = resolve(word, known)
             _check_alone(lease, run_id)
-            family = [each for each in (run_id, control_of(run_id)) if each in known]
+            family = [each for each in (run_id, control_of(run_id), static_of(run_id)) if each in known]
             for each in family:
                 check_code(history, each, data_dir, "resume", trust=trust)
             recorded = {each: recorded_run(history, each) for each in family}
@@ -56,7 +65,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
             recorded[run_id].last_accepted()  # says why
         configs = {each: RunConfig.from_json(recorded[each].root.config_json) for each in going}
         plans = {each: Plan("resume", source=recorded[each].root.task_source) for each in going}
-        names = {run_id: "grown", control_of(run_id): "control"}
+        names = {run_id: "grown", control_of(run_id): "control", static_of(run_id): "static"}
         request = request_of(data_dir, configs[going[0]], "resume", as_json=as_json)
         with Trainers(data_dir) as trainers:
             trainers.start(names, configs, plans)
@@ -108,6 +117,7 @@ def request_of(data_dir: Path, config: RunConfig, verb: str, *, as_json: bool) -
         drill=(),
         ignore_history=True,
         control=False,
+        static=False,
         as_json=as_json,
         verb=verb,
     )
@@ -132,8 +142,8 @@ def _check_alone(lease: client.Lease, run_id: str) -> None:
 
 
 def trained_by(run_id: str, clients: Collection[str]) -> str:
-    """Which command of those that hold a lease began this run and trains it, or the run that it is the control of."""
-    name = run_id.removesuffix(CONTROL_SUFFIX)
+    """Which command of those that hold a lease began this run and trains it, or the run that it belongs to."""
+    name = grown_run(run_id)
     return next((verb for verb in ("esper run", "esper fork") if f"{verb} {name}" in clients), "")
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from contracts.leyline.v1.leyline_pb2 import (
@@ -26,7 +26,7 @@ from esper.errors import InvalidInput
 from esper.karn.approval import Clearance
 from esper.karn.dossier import Dossier
 from esper.karn.table import find_by_name, with_names
-from esper.kasmina.settings import SeedSettings
+from esper.kasmina.settings import Lifecycle, SeedSettings
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
@@ -68,7 +68,8 @@ class RunRequest:
     epochs: int | None
     seed: int
     policy: Policy
-    lifecycle: Literal["full", "direct"]
+    lifecycle: Lifecycle | None
+    """None is the default of every run."""
     rate_policy: RatePolicy | None
     """None is the default of every task."""
     device: str
@@ -78,8 +79,18 @@ class RunRequest:
     control: bool
     ignore_history: bool
     as_json: bool
+    static: bool | None = None
+    """None: wherever a control run stands beside a built-in task."""
     verb: str = "run"
     """The command that was given."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether the structure that grows is trained from its first step afterwards."""
+        if self.static is not None:
+            return self.static
+        built_in = self.task.partition("@")[0] in TASKS
+        return self.control and built_in and self.policy != "none" and not self.drill
 
     def configs(self, dossier: Dossier | None = None) -> tuple[RunConfig, RunConfig | None]:
         """The grown run's and its control's configuration; without growth a run is its own control.
@@ -101,7 +112,7 @@ class RunRequest:
             drill=bool(self.drill),
             dossier=dossier,
             compiled_kernels=self.compiled_kernels,
-            seeds=SeedSettings(lifecycle=self.lifecycle),
+            seeds=SeedSettings() if self.lifecycle is None else SeedSettings(lifecycle=self.lifecycle),
         )
         if self.rate_policy is not None:
             grown = replace(grown, rate_policy=self.rate_policy)
@@ -121,6 +132,7 @@ def run_command(request: RunRequest) -> int:
         client.launched(request.data_dir, settings.brokers) as starter,
     ):
         from esper.cli.history import control_of, new_run_id  # noqa: PLC0415 - beside the start of the processes
+        from esper.cli.static import StaticArm  # noqa: PLC0415
         from esper.cli.training import RunCommand  # noqa: PLC0415
 
         grown, control = request.configs()
@@ -133,7 +145,8 @@ def run_command(request: RunRequest) -> int:
         name = f"esper run {run_id}"
         with client.join(request.data_dir, client=name, brokers=settings.brokers, starter=starter) as lease:
             instructor = Instructor(run_id, ids_of(request.drill), ring)
-            command = RunCommand(request, ring, lease, trainers, instructor=instructor)
+            static = StaticArm(run_id, grown, request.data_dir) if request.compares else None
+            command = RunCommand(request, ring, lease, trainers, instructor=instructor, static=static)
             failure = command.train()
             if failure:
                 complain(failure + command.kept)
@@ -147,6 +160,8 @@ def run_command(request: RunRequest) -> int:
 
 def check_names(request: RunRequest) -> None:
     """Raise InvalidInput for what can be found wrong without torch and the history: names, missing files."""
+    if request.static and request.policy == "none":
+        raise InvalidInput("--static trains what grew, and with --policy none nothing grows; leave one of them out")
     _check_task(request.task)
     if _DEVICE.fullmatch(request.device) is None:
         raise InvalidInput(f"device {request.device!r} is unknown; choose cpu, cuda or cuda:N")

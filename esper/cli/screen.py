@@ -69,11 +69,16 @@ def make_screen(title: str, views: Sequence[RunView], *, quiet: bool) -> Screen:
     return Lines(views, quiet=quiet)
 
 
+def name_of(view: RunView, number: int) -> str:
+    """What a run is called on the screen: as its trainer is, or else by its place."""
+    return view.name or ("control" if number else "grown")
+
+
 class Lines:
     """One line for every epoch, seed transition, gate and decision to act."""
 
     def __init__(self, views: Sequence[RunView], *, quiet: bool) -> None:
-        self._names = {view.run_id: name for view, name in zip(views, ("grown", "control"), strict=False)}
+        self._names = {view.run_id: name_of(view, number) for number, view in enumerate(views)}
         self._quiet = quiet
         self._last_note = ""
 
@@ -96,7 +101,7 @@ class Lines:
         """Lines are out as soon as they are known."""
 
     def _print(self, view: RunView, text: str) -> None:
-        self._write(f"{self._names.get(view.run_id, view.run_id):<8} {text}")
+        self._write(f"{self._names.get(view.run_id, view.name or view.run_id):<8} {text}")
 
     def _write(self, text: str) -> None:
         stream = sys.stderr if self._quiet else sys.stdout
@@ -169,7 +174,8 @@ class Panel:
         grid.add_column(ratio=1)
         for _ in range(4):
             grid.add_column(no_wrap=True, justify="right")
-        for view, name in zip(self._views, ("grown", "control"), strict=False):
+        for number, view in enumerate(self._views):
+            name = name_of(view, number)
             bar = ProgressBar(total=max(view.epochs_total, 1), completed=view.epoch)
             known = not math.isnan(view.loss)
             right = f"right {view.accuracy:.1%}" + (f" of {view.started.probe_samples}" if view.started else "")

@@ -21,7 +21,7 @@ from esper.leyline.envelope import Event
 from esper.leyline.ids import text
 from esper.leyline.json_text import configuration
 from esper.record import Mark, ModelState, Rate, RunState, SeedState, mark_at_epoch, mark_at_step, packets, replay
-from esper.tolaria.learning_rate import MIN_RATE, rising, schedule
+from esper.tolaria.learning_rate import MIN_RATE, rising, schedule, warmup_steps
 from projections.run_queries import decision_on, start_of
 
 if TYPE_CHECKING:
@@ -298,7 +298,12 @@ def rates_at(model: ModelState, begun: RunStarted) -> dict[str, float]:
         scheduled = schedule(
             config["rate_policy"],
             total_steps=begun.epochs * steps,
-            warmup_steps=round(config["rate_warmup_epochs"] * steps),
+            warmup_steps=warmup_steps(
+                config["rate_policy"],
+                config["rate_warmup_epochs"],
+                steps,
+                structured=bool(config.get("structure")),
+            ),
             decay_share=config.get("rate_decay_share", 1.0),
         )
         warm_up = round(config["new_parameter_warmup_epochs"] * steps)

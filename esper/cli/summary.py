@@ -82,12 +82,16 @@ class RunView:
     """
 
     run_id: str
+    name: str = ""
+    """What people call it: grown, control, static or fork."""
     started: Any = None
     finished: Any = None
     epoch: int = 0
     epochs_total: int = 0
     loss: float = float("nan")
     probe_loss: float = float("nan")
+    probe_stderr: float = float("nan")
+    checkpoint: str = ""
     accuracy: float = float("nan")
     parameters: int = 0
     seeds: dict[str, SeedView] = field(default_factory=dict)
@@ -181,6 +185,7 @@ class RunView:
         self.epoch = event.epoch
         self.loss = body.state.training_loss
         self.probe_loss = body.state.validation_loss
+        self.probe_stderr = body.probe_loss_stderr
         self.accuracy = body.state.validation_accuracy
         self.parameters = body.params or self.parameters
         self._reports_due.update(report_id(window, event.run_id) for window in body.windows if window.closed)
@@ -209,12 +214,16 @@ class RunView:
                 life.parameters = body.module_parameters
                 return
 
+    def _on_checkpoint_saved(self, _event: Event, body: Any) -> None:
+        self.checkpoint = body.ref
+
     def _on_decision_made(self, event: Event, body: Any) -> None:
         self._told.append((body.packet_id, event.epoch or self.epoch, headline(event)))
 
     def _on_rolled_back(self, event: Event, body: Any) -> None:
         self._go_back(body.to_sequence)
-        self._told.append((event.event_id, event.epoch, f"rolled back: {headline(event)}"))
+        told = headline(event) if body.level == "rewind" else f"rolled back: {headline(event)}"
+        self._told.append((event.event_id, event.epoch, told))
 
     def _on_run_finished(self, _event: Event, body: Any) -> None:
         self.finished = body
@@ -252,7 +261,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Both runs as the archive has them. `hook_ms` has p50 and p99; `control` is None where there was none.
+    """The runs as the archive has them. `hook_ms` has p50 and p99; a run that there was not is None.
 
     `flops` are those of the grown run by purpose, as its trainer counted them.
     """
@@ -264,10 +273,12 @@ class Summary:
     cost: Cost
     data_dir: str
     flops: Mapping[str, float] = field(default_factory=dict)
+    static: RunView | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `esper run --json`. Accuracies are on the test set, from 0 to 1."""
         started, finished = self.grown.started, self.grown.finished
+        static = self._static_end
         return {
             "run_id": self.grown.run_id,
             "task": started.task,
@@ -279,6 +290,12 @@ class Summary:
             "params_final": finished.params_final,
             "flops": dict(self.flops),
             "control_flops": self._control_end.flops if self._control_end is not None else None,
+            "static_run_id": self.static.run_id if self.static is not None else None,
+            "static_val_accuracy": static.test_accuracy if static is not None else None,
+            "static_flops": static.flops if static is not None else None,
+            "test_loss": finished.test_loss,
+            "static_test_loss": static.test_loss if static is not None else None,
+            "growth": self.growth,
             "seeds": {
                 "germinated": finished.germinated,
                 "fossilized": finished.fossilized,
@@ -296,8 +313,54 @@ class Summary:
     @property
     def _control_end(self) -> Any:
         """How the control run ended; None where there was none, or it is not over: half a run is nothing to compare."""
-        end = self.control.finished if self.control is not None else None
-        return end if end is not None and end.status == "completed" else None
+        return _completed(self.control)
+
+    @property
+    def _static_end(self) -> Any:
+        """The same of the static run."""
+        return _completed(self.static)
+
+    @property
+    def noise(self) -> float:
+        """How far apart two losses may be by chance: two standard errors of their difference, as of the probe set."""
+        assert self.static is not None
+        return 2.0 * math.hypot(self.grown.probe_stderr, self.static.probe_stderr)
+
+    @property
+    def growth(self) -> str | None:
+        """Whether the grown net's test loss is below that of the static one, at equal FLOPs; None where none is there.
+
+        `paid`, `did not pay`, or `within noise`.
+        """
+        if self._static_end is None:
+            return None
+        gain = self._static_end.test_loss - self.grown.finished.test_loss
+        if abs(gain) <= self.noise:
+            return "within noise"
+        return "paid" if gain > 0 else "did not pay"
+
+    def _verdict(self) -> Iterator[str]:
+        """What the static run says of growth, in one sentence."""
+        grown, static = self.grown.finished, self._static_end
+        if self.static is not None and static is None:
+            way = f"`esper resume {self.grown.run_id}` goes on with it"
+            yield f"the static run did not complete, so it is left out; {way}"
+        if static is None:
+            return
+        budget = f"at equal FLOPs ({grown.flops:.3g} and {static.flops:.3g})"
+        losses = f"test loss {grown.test_loss:.4f} grown, {static.test_loss:.4f} static"
+        if self.growth == "within noise":
+            yield (
+                f"growth made no difference beyond noise: {budget} a net that has the grown structure from its first "
+                f"step is as good ({losses}; within {self.noise:.4f} is noise)"
+            )
+            return
+        colour, verb = (GREEN, "paid") if self.growth == "paid" else (RED, "did not pay")
+        which = "worse" if self.growth == "paid" else "better"
+        yield (
+            styled(f"growth {verb}", colour)
+            + f": {budget} a net that has the grown structure from its first step is {which} ({losses})"
+        )
 
     def _lines(self) -> Iterator[str]:
         grown = self.grown
@@ -305,8 +368,9 @@ class Summary:
         task = one_line(grown.started.task)
         yield styled(f"run {grown.run_id}: {task}, {grown.epoch} epochs, {self.cost.wall_s:.1f} s", BOLD)
         yield ""
-        headers = ("", "grown", "control") if self._control_end is not None else ("", "grown")
-        yield table(headers, self._figures(), right=(1, 2))
+        headers = ("", *(name for name, view in self._views().items() if view is not None))
+        yield table(headers, self._figures(), right=(1, 2, 3))
+        yield from self._verdict()
         if self.control is not None and self._control_end is None:
             over = self.control.finished is not None and self.control.finished.status == "failed"
             way = "" if over else f"; `esper resume {grown.run_id}` goes on with it"
@@ -315,15 +379,21 @@ class Summary:
         yield styled("seeds", DIM)
         yield from self._seeds()
         yield ""
-        control = f" and {self.control.events:,} of the control run" if self.control is not None else ""
-        yield f"events written   {grown.events:,}{control}, all in the archive of {self.data_dir}"
+        others = {"control": self.control, "static": self.static}
+        also = "".join(f" and {view.events:,} of the {name} run" for name, view in others.items() if view is not None)
+        yield f"events written   {grown.events:,}{also}, all in the archive of {self.data_dir}"
         yield f"epoch hook       p50 {self.hook_ms['p50']:.1f} ms, p99 {self.hook_ms['p99']:.1f} ms"
         yield ""
         yield styled("try next", DIM)
         yield from (f"  {command}" for command in self._next())
 
+    def _views(self) -> dict[str, RunView | None]:
+        """The runs of the table; one that did not complete is left out."""
+        others = {"control": self.control, "static": self.static}
+        return {"grown": self.grown, **{name: view if _completed(view) else None for name, view in others.items()}}
+
     def _figures(self) -> Iterator[tuple[str, ...]]:
-        views = [self.grown, *([self.control] if self.control is not None and self._control_end is not None else [])]
+        views = [view for view in self._views().values() if view is not None]
         ends = [view.finished for view in views]
         accuracies = [f"{end.test_accuracy:.4f}" for end in ends]
         yield ("test accuracy" + self._gain(), *accuracies)
@@ -355,6 +425,11 @@ class Summary:
         yield f"esper events {run_id} --type decision_made"
         yield f"esper sql \"from epochs where run_id = '{run_id}' order by epoch\""
         yield "esper runs"
+
+
+def _completed(view: RunView | None) -> Any:
+    end = view.finished if view is not None else None
+    return end if end is not None and end.status == "completed" else None
 
 
 def describe_life(life: Life) -> str:

@@ -157,10 +157,15 @@ class Trainers:
 
         `plans` say how those begin that do not just start.
         """
-        self.trainers = tuple(Trainer(names[run_id], run_id, self._log_of(run_id)) for run_id in runs)
-        for trainer, config in zip(self.trainers, runs.values(), strict=True):
-            plan = plans.get(trainer.run_id, Plan())
-            trainer.start(self._connection, self._data_dir, config, plan)
+        for run_id, config in runs.items():
+            self.add(names[run_id], run_id, config, plans.get(run_id, Plan()))
+
+    def add(self, name: str, run_id: str, config: RunConfig, plan: Plan) -> Trainer:
+        """Have one more run prepared; it is begun as the others are, or by itself."""
+        trainer = Trainer(name, run_id, self._log_of(run_id))
+        self.trainers = (*self.trainers, trainer)
+        trainer.start(self._connection, self._data_dir, config, plan)
+        return trainer
 
     def _log_of(self, run_id: str) -> Path:
         return run_folder(self._data_dir) / f"trainer-{run_id}.log"

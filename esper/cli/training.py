@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from esper.cli.history import check_room, history_of, wait_for_archive
+from esper.cli.history import check_room, control_of, grown_run, history_of, static_of, wait_for_archive
 from esper.cli.output import complain
 from esper.cli.run import Instructor
 from esper.cli.screen import Screen, make_screen
@@ -23,6 +23,7 @@ from projections.run_queries import EventReader
 
 if TYPE_CHECKING:
     from esper.cli.run import RunRequest
+    from esper.cli.static import StaticArm
     from projections.history import History
 
 TICK_S: Final = 0.05
@@ -51,15 +52,21 @@ class RunCommand:
         before: Mapping[str, Sequence[Event]] = MappingProxyType({}),
         told: Sequence[str] = (),
         instructor: Instructor | None = None,
+        static: StaticArm | None = None,
     ) -> None:
         self._request = request
         self._ring = ring
         self._lease = lease
         self._trainers = trainers
         self._run_ids = [trainer.run_id for trainer in trainers.trainers]
-        self._told = told or self._run_ids
         self._instructor = instructor
         self._views = [RunView.of(run_id, before.get(run_id, ())) for run_id in self._run_ids]
+        for view, trainer in zip(self._views, trainers.trainers, strict=True):
+            view.name = trainer.name
+        self._static = static
+        if static is not None:
+            self._run_ids.append(static.run_id)
+        self._told = told or self._run_ids
         self._hook_ms: Mapping[str, float] = {}
         self._flops: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
@@ -68,6 +75,7 @@ class RunCommand:
         self._open = contextlib.ExitStack()
         self._history: History | None = None
         self._over: set[str] = set()
+        self._static_by: float | None = None
 
     def train(self) -> str:
         """Train all runs to their end and wait for the archive; why the grown run failed, empty where it did not."""
@@ -126,14 +134,34 @@ class RunCommand:
 
     def _follow(self, tail: LogTail, screen: Screen) -> None:
         grown = self._trainers.trainers[0]
-        while not self._trainers.done:
+        while not self._trainers.done or (self._static is not None and self._static.waiting):
             self._take_event(tail, screen)
             self._take_news(screen)
+            self._tend_static(grown, screen)
             screen.refresh()
             self._check_room()
             self._read_ahead()
             if grown.outcome is not None and grown.outcome.error:
                 self._trainers.ask_to_stop()
+
+    def _tend_static(self, grown: Trainer, screen: Screen) -> None:
+        """Start the static run once the grown one is over and its end is on the log, and begin it once it is ready."""
+        static = self._static
+        if static is None or not static.waiting:
+            if static is not None:
+                static.begin(self._lease.brokers)
+            return
+        if grown.outcome is None:
+            return
+        self._static_by = self._static_by or time.monotonic() + REPORTS_S
+        if self._views[0].finished is None and not grown.outcome.error and time.monotonic() < self._static_by:
+            return
+        if static.start(self._views[0], self._trainers):
+            self._views.append(RunView(static.run_id, name="static"))
+            screen.note("what grew is trained from its first step, for as many FLOPs")
+        else:
+            self._run_ids.remove(static.run_id)
+            self._static = None
 
     def _read_ahead(self) -> None:
         """Once all runs are over, open the history, while the trainers and the archive come to their end.
@@ -222,20 +250,24 @@ class RunCommand:
         self._hook_ms = grown.outcome.result["hook_ms"]
         self._flops = grown.outcome.result["flops"]
         self._steps = grown.outcome.steps
+        last = [each.outcome.steps[1] for each in others if each.outcome is not None and each.outcome.steps is not None]
+        if self._steps is not None:
+            self._steps = (self._steps[0], max(self._steps[1], *last, 0.0))
         self._torch_import_s = grown.outcome.torch_import_s
         for other in others:
             if other.outcome is not None and other.outcome.error:
-                complain(self._of_control(other))
+                complain(self._of_other(other))
         return ""
 
-    def _of_control(self, control: Trainer) -> str:
-        """Why the control run came to no result, and how it goes on where it can."""
-        assert control.outcome is not None
-        end = next(view.finished for view in self._views if view.run_id == control.run_id)
-        if end is not None and end.status == "failed":
-            return f"the control run failed: {control.outcome.error}"
+    def _of_other(self, other: Trainer) -> str:
+        """Why the control or static run came to no result, and how it goes on where it can."""
+        assert other.outcome is not None
+        end = next(view.finished for view in self._views if view.run_id == other.run_id)
+        if (end is not None and end.status == "failed") or other.outcome.wrong_input:
+            return f"the {other.name} run failed: {other.outcome.error}"
         return (
-            f"the control run ended early: {control.outcome.error}; `esper resume {self._run_ids[0]}` goes on with it"
+            f"the {other.name} run ended early: {other.outcome.error}; "
+            f"`esper resume {grown_run(other.run_id)}` goes on with it"
         )
 
     def summary(self, since: float) -> Summary:
@@ -247,10 +279,11 @@ class RunCommand:
         with self._open:
             history = self._history or self._open.enter_context(history_of(self._request.data_dir))
             views = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
-        grown, *others = views
+        grown, by_id = views[0], {view.run_id: view for view in views}
         return Summary(
             grown=grown,
-            control=others[0] if others else None,
+            control=by_id.get(control_of(grown.run_id)),
+            static=by_id.get(static_of(grown.run_id)),
             seed=self._request.seed,
             hook_ms=self._hook_ms,
             cost=self.cost(since),

@@ -60,12 +60,12 @@ def _dtype(seed: Seed) -> torch.dtype:
 def build_in(host: nn.Module, slots: Iterable[Slot]) -> nn.Module:
     """The host with every seed that is mixed in as a submodule at its site; the slots are empty afterwards.
 
-    Seeds that are not mixed in are left out. The host itself is changed, and it is what is returned unless it is a site
-    as a whole.
+    Seeds that are not mixed in are left out, and a width seed, which is no module of its own, is absorbed before. The
+    host itself is changed, and it is what is returned unless it is a site as a whole.
     """
     sites = dict(host.named_modules())
     for slot in slots:
-        if slot.stage in lifecycle.MIXED and slot.seed is not None:
+        if slot.stage in lifecycle.MIXED and slot.seed is not None and not slot.widens:
             name = slot.description.site
             grown = Grown(sites[name], slot)
             host = _put(host, sites[name], grown)

@@ -62,7 +62,8 @@ class Kasmina:
     `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back,
     `verdicts` says which verdicts count (by default those that were measured), and `options` says what could grow at a
     place that has become another one (by default what could before). `probe_loss` is the probe loss of the
-    network as it stands after the last `end_epoch`.
+    network as it stands after the last `end_epoch`, and `disproved` the seed whose proof failed in it: the caller goes
+    back to the state from before that seed and calls `close`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Kasmina:
             find_module(host, site.site)
         self.settings = settings
         self.probe_loss: Loss | None = None
+        self.disproved = ""
         self._slots = {site.seed_id: Slot(site) for site in sites}
         self._turn = 0
         self._outbox = Outbox()
@@ -138,6 +140,9 @@ class Kasmina:
     def _fossilize(self, slot: Slot, request: Request) -> list[Message]:
         commands.check_move(slot, lifecycle.FOSSILIZED)
         impact = slot.occupant().impact
+        if self.settings.swift:
+            needed = self.settings.proof_epochs
+            raise CommandRefused("dwell_not_over", f"{slot.seed_id} fossilizes by itself, after {needed} epochs' proof")
         if impact is None or not self._progress.gate_ready(slot):
             needed = self.settings.probation_epochs
             raise CommandRefused("dwell_not_over", f"{slot.seed_id} must be PROBATIONARY for {needed} epoch ends first")
@@ -147,6 +152,19 @@ class Kasmina:
             return [verdict, *self._moves.gate_failed(slot, verdict)]
         reason = "fossilize command, G4_SYSTEM_IMPACT passed"
         return [verdict, *self._moves.fossilize(slot, reason, request.command_id)]
+
+    def close(self, seed_id: str, blueprint_id: str, reason: str) -> list[Message]:
+        """Let nothing grow at a place any more, because the proof of `blueprint_id` failed there; a seed there goes."""
+        slot = self._slots[seed_id]
+        slot.closed = blueprint_id
+        if not lifecycle.is_legal(slot.stage, lifecycle.CULLED):
+            return []
+        self._forget_probe(slot)
+        return self._moves.cull(slot, reason)
+
+    def closed(self) -> dict[str, str]:
+        """The blueprint whose proof failed, by the seed id of the place that is closed for it."""
+        return {slot.seed_id: slot.closed for slot in self._slots.values() if slot.closed}
 
     def evict(self, reason: str) -> list[Message]:
         """Cull every seed that is mixed in and no fossil yet: whichever of them the network fails of, it is gone."""
@@ -168,7 +186,15 @@ class Kasmina:
         return facts
 
     def grown(self) -> nn.Module:
-        """Take Kasmina off the host and leave what it is mixed with as ordinary submodules: what a run was for."""
+        """Take Kasmina off the host and leave what it is mixed with as ordinary modules: what a run was for.
+
+        A width seed becomes part of the layers that it widens, with outgoing weights as strong as they are mixed in.
+        """
+        for slot in [slot for slot in self._slots.values() if slot.widens and slot.seed is not None]:
+            if slot.stage in lifecycle.MIXED and slot.alpha > 0.0:
+                outgoing = slot.occupant().module.get_parameter("consumer_weight")
+                outgoing.data = outgoing.data * slot.alpha_like(outgoing)
+                self._structure.absorb(slot)
         return build_in(self._grafts.host, self._slots.values())
 
     # ------------------------------------------------------------------------------------------------ while training
@@ -208,8 +234,8 @@ class Kasmina:
             facts += self._progress.step(slot)
         return facts
 
-    def end_epoch(self, probe: Callable[[], Loss]) -> list[Message]:
-        """One epoch is done: dwell, gates, patience and embargo.
+    def end_epoch(self, probe: Callable[[], Loss], *, last: bool = False) -> list[Message]:
+        """One epoch is done, at the end the run's `last`: dwell, gates, patience, embargo, and the proofs of `swift`.
 
         `probe` evaluates the probe set on the network as it is at that moment, in evaluation mode, and lists the same
         samples in the same order every time. It is called once, and more often only for seeds under judgement; its
@@ -219,6 +245,10 @@ class Kasmina:
         facts: list[Message] = []
         for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.end_epoch(slot, probing)
+        self.disproved = ""
+        if self.settings.swift:
+            proofs, self.disproved = self._progress.prove(probing, last=last)
+            facts += proofs
         self.probe_loss = probing.as_is()
         return facts
 

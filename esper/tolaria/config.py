@@ -17,13 +17,14 @@ from esper.karn.dossier import Dossier
 from esper.kasmina.settings import Axis, SeedSettings
 from esper.leyline.field_checks import check_fields
 from esper.leyline.json_text import parsed
+from esper.tolaria.structure import Piece
 
 Policy = Literal["heuristic", "random", "none"]
 RatePolicy = Literal["constant", "cosine", "warmup", "wsd"]
 OptimizerKind = Literal["adamw", "sgd"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
-_CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier"})
+_CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier", "structure"})
 
 LEGACY: Final[dict[str, Any]] = {
     "axes": ("depth",),
@@ -32,7 +33,7 @@ LEGACY: Final[dict[str, Any]] = {
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
 
-LEGACY_SEEDS: Final[dict[str, Any]] = {}
+LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full"}
 """The same for the settings under `seeds`."""
 
 
@@ -63,6 +64,15 @@ class RunConfig:
     threads: PositiveInt = 1
     control_of: str = ""
     """The run id of the grown run that this control belongs to."""
+
+    static_of: str = ""
+    """The run id of the grown run whose structure this static run has from its first step."""
+
+    structure: tuple[Piece, ...] = ()
+    """What is built into the host before the first step; nothing grows in such a run."""
+
+    flops_budget: PositiveFloat | None = None
+    """FLOPs, of steps and probes together: without `epochs` a run has as many as come nearest to it."""
 
     pool: tuple[str, ...] = ("default",)
     """What may grow: blueprint ids, and the pools `default` and `safe`; recorded as ids. Beyond the safe tier a
@@ -190,8 +200,9 @@ class RunConfig:
             raise InvalidInput(f"the configuration is no JSON object but a {type(values).__name__}")
         seeds = SeedSettings(**(missing_seeds | _known(SeedSettings, values.pop("seeds", {}), "seeds.")))
         dossier = Dossier.from_dict(values.pop("dossier", {}))
+        structure = tuple(Piece.from_dict(each) for each in values.pop("structure", ()))
         lists = {name: tuple(values[name]) for name in ("pool", "axes") if isinstance(values.get(name), list)}
-        return cls(**(missing | _known(cls, values, "") | lists), seeds=seeds, dossier=dossier)
+        return cls(**(missing | _known(cls, values, "") | lists), seeds=seeds, dossier=dossier, structure=structure)
 
 
 def _known(owner: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import CorruptState, InvalidInput
 from esper.karn import catalogue
+from esper.kasmina import lifecycle
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.sites import evaluating
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import own_random_stream
 from esper.tolaria.run import clearance_of
 from esper.tolaria.state import FlatState, unflatten
+from esper.tolaria.static import with_structure
 from esper.tolaria.tasks.task import Task
 
 COMPARED: Final = 8
@@ -31,6 +33,7 @@ def grown_network(task: Task, sites: Sequence[SiteDescription], config: RunConfi
     not fit the task's host, and InvalidInput for a host that does not reach a site by the name that it registered.
     """
     with own_random_stream(torch.device("cpu")):
+        task = with_structure(task, config, torch.device("cpu"), seed=0)  # where a static run began
         host = task.make_host().cpu()
         few = task.to(torch.device("cpu")).train.take(torch.arange(min(COMPARED, len(task.train))))
         return network_of(host, sites, config, flat, lambda net: task.per_sample_loss(net(few.inputs), few.targets))
@@ -48,6 +51,7 @@ def network_of(
     build = partial(catalogue.build, clearance=clearance_of(config))
     kasmina = Kasmina(host, sites, config.seeds, build, steps_per_epoch=1, seed=0, monotonic=lambda: 0.0)
     try:
+        kasmina.become(tree["kasmina"])
         host.load_state_dict(tree["host"])
         kasmina.load_state_dict(tree["kasmina"])
     except RuntimeError as error:
@@ -67,6 +71,16 @@ def network_of(
 def _evaluated(network: nn.Module, figures: Callable[[nn.Module], Tensor]) -> Tensor:
     with evaluating(network), own_random_stream(torch.device("cpu")):
         return figures(network)
+
+
+def unproven(flat: FlatState) -> list[str]:
+    """The seeds that are in the network of a state and not FOSSILIZED: `s1: BP009, BLENDING, alpha 0.5`."""
+    slots = unflatten(flat)["kasmina"]["scalars"]["slots"]
+    return [
+        f"{seed_id}: {slot['seed']['blueprint_id']}, {lifecycle.name(slot['stage'])}, alpha {slot['alpha']:g}"
+        for seed_id, slot in slots.items()
+        if slot["seed"] is not None and slot["stage"] in lifecycle.MIXED - {lifecycle.FOSSILIZED}
+    ]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -27,11 +27,12 @@ from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
-from esper.tolaria.learning_rate import LearningRates
-from esper.tolaria.measuring import chosen, plan
+from esper.tolaria.learning_rate import LearningRates, warmup_steps
+from esper.tolaria.measuring import chosen, costs_of, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
-from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
+from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
+from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
 from esper.tolaria.world import Recorder, World
@@ -81,6 +82,10 @@ class Run:
     """What the run measures of the task's probe set: all, or a part that was chosen once."""
     evidence_samples: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    pins: list[Pin] = field(default_factory=list)
+    """The states from before seeds that have yet to prove themselves, the oldest first."""
+    mid_epoch: bool = False
+    """Whether an epoch's order of samples is drawn and its last step not taken."""
     chains: dict[str, Chain] = field(default_factory=dict)
     probe_losses: list[float] = field(default_factory=list)
     epochs_since_structural_change: int = 0
@@ -137,13 +142,15 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     offered = [site for site in task.sites if site.axis in config.axes]
     dossier = config.dossier.of(pool, {site.shape_kind for site in offered})
     config = replace(config, pool=pool, dossier=dossier)
+    budget = config.flops_budget if config.epochs is None else None
     config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
-    assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
+    assert config.batch_size is not None
     device = find_device(config.device)
     task = task.to(device)
     steps_per_epoch = task.steps(config.batch_size)
     random = RandomStreams(config.seed, device)
     torch.manual_seed(random.seeds["init"])
+    task = with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
     options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
     sites = describe_sites(host, offered, task.train.inputs[: config.batch_size], options)
@@ -165,7 +172,12 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         options=options,
     )
     random.begin_training()
-    measuring = plan(config, host, kasmina, task, trained=config.batch_size * steps_per_epoch)
+    trained = config.batch_size * steps_per_epoch
+    measuring = plan(config, host, kasmina, task, trained=trained)
+    if budget is not None:
+        costs = costs_of(host, kasmina, task, candidates=False)
+        config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
+    assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return Run(
         config=config,
         task=task,
@@ -192,7 +204,9 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             config.rate_policy,
             base_rate=config.learning_rate,
             total_steps=config.epochs * steps_per_epoch,
-            warmup_steps=round(config.rate_warmup_epochs * steps_per_epoch),
+            warmup_steps=warmup_steps(
+                config.rate_policy, config.rate_warmup_epochs, steps_per_epoch, structured=bool(config.structure)
+            ),
             decay_share=config.rate_decay_share,
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
@@ -284,6 +298,7 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "epochs_since_structural_change": run.epochs_since_structural_change,
         "paused_until": run.paused_until,
         "spent": run.flops.state(),
+        "pins": [asdict(pin) for pin in run.pins],
         "chains": {
             seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
         },
@@ -338,6 +353,7 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.probe_losses = list(progress["probe_losses"])
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
     run.paused_until = progress.get("paused_until", 0)
+    run.pins = [Pin.of(pin) for pin in progress.get("pins", [])]
     run.chains = {
         seed: Chain(**{name: bytes.fromhex(value) for name, value in chain.items()})
         for seed, chain in progress["chains"].items()

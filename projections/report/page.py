@@ -93,7 +93,18 @@ def verdict(told: Report) -> str:
         return f"{right}."
     points = 100 * (run["test_accuracy"] - control["test_accuracy"])
     beside = f"{abs(points):.2f} points {'above' if points >= 0 else 'below'}"
-    return f"{right}, {beside} its control run, which had the same data and budget and did not grow."
+    beside += " its control run, which had the same data and epochs and did not grow"
+    return f"{right}, {beside}.{_against_static(told)}"
+
+
+def _against_static(told: Report) -> str:
+    """What the static run says of growth; empty where there is none that completed."""
+    run, static = told.run, told.static
+    if static is None or static["status"] != "completed" or static["test_loss"] is None or run["test_loss"] is None:
+        return ""
+    loss = f"{figure(run['test_loss'])} against {figure(static['test_loss'])}"
+    spent = f"{figure(run['flops'])} and {figure(static['flops'])} FLOPs"
+    return f" At equal cost ({spent}) a net with that structure from its first step compares by test loss as {loss}."
 
 
 def _tiles(told: Report) -> list[dict[str, str]]:

@@ -42,6 +42,7 @@ class Report:
     end: Row | None
     control: Row | None
     control_end: Row | None
+    static: Row | None
     seeds: Sequence[Row]
     decided: Listed
     idle: Listed
@@ -56,8 +57,9 @@ class Report:
     def runs(self) -> dict[str, str]:
         """The curves' names and runs: beside its control run, or a fork beside its parent."""
         run_id = str(self.run["run_id"])
-        if self.control:
-            return {"grown": run_id, "control": str(self.control["run_id"])}
+        if self.control or self.static:
+            beside = {"control": self.control, "static": self.static}
+            return {"grown": run_id, **{name: str(run["run_id"]) for name, run in beside.items() if run}}
         return {"fork": run_id, "parent": self.parent} if self.parent else {"run": run_id}
 
     @property
@@ -74,7 +76,7 @@ class Report:
             return shlex.join(["esper", "fork", self.parent, "--at", at, "--do", change])
         words = ["esper", "run", "--task", str(self.run["task"]), "--epochs", str(self.run["epochs_planned"])]
         words += ["--seed", str(config.get("seed", 0)), "--policy", str(self.run["policy"])]
-        words += [] if self.run["lifecycle"] == "full" else ["--lifecycle", str(self.run["lifecycle"])]
+        words += [] if self.run["lifecycle"] in ("full", "careful") else ["--lifecycle", str(self.run["lifecycle"])]
         words += [] if self.run["device"] == "cpu" else ["--device", str(self.run["device"])]
         return shlex.join(words + ([] if self.control else ["--no-control"]))
 
@@ -86,6 +88,7 @@ def report_query(history: History, run_id: str) -> Report:
     if not runs:
         raise InvalidInput(f"the history has events of run {run_id} and not its start, so there is nothing to report")
     control = _first(rows(history, "from runs where control_of = $run order by started_at desc limit 1", mine))
+    static = _first(rows(history, "from runs where static_of = $run order by started_at desc limit 1", mine))
     chains = {"run": run_id, "control": control["run_id"] if control else ""}
     return Report(
         run=runs[0],
@@ -93,6 +96,7 @@ def report_query(history: History, run_id: str) -> Report:
         end=_ended(history, run_id),
         control=control,
         control_end=_ended(history, chains["control"]),
+        static=static,
         seeds=rows(history, "from seeds where run_id = $run order by length(seed_id), seed_id", mine),
         decided=_listed(history, f"{_DECISIONS} AND decision.chosen <> 'nothing'", "log_offset", mine),
         idle=_listed(history, _IDLE, "log_offset", mine),

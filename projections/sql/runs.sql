@@ -63,6 +63,7 @@ SELECT
     started.policy,
     started.lifecycle,
     nullif(started.control_of, '') AS control_of,
+    nullif(regexp_extract(started.config_json, '"static_of": "([^"\\]*)"', 1), '') AS static_of,
     nullif(started.parent_run_id, '') AS parent_run_id,
     started.epochs AS epochs_planned,
     coalesce(reached.epoch, 0) AS epochs_done,

@@ -47,7 +47,7 @@ def rows(*, full: bool = False) -> list[Row]:  # a shorter one would measure som
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder) / "both", [])
         alone = measure(Path(folder) / "alone", ["--no-control"])
-    fixture = f"default task and control run, {figures['epochs']:.0f} epochs, {psutil.cpu_count()} cores"
+    fixture = f"default task, control and static run, {figures['epochs']:.0f} epochs, {psutil.cpu_count()} cores"
     first_step_s = alone["first_step_s"] - alone["torch_import_s"]
     return [
         Row("`esper run`, start to exit", figures["wall_s"], "s", f"{fixture}, installed already", 60.0),

@@ -23,7 +23,7 @@ def _interrupt(esper, process) -> str:
 
 @pytest.mark.parametrize("after_s", [0.3, 1.5, 3.0])
 def test_while_it_starts(esper, after_s):
-    process = esper.start("run", "--task", "spirals", "--epochs", "50")
+    process = esper.start("run", "--task", "spirals", "--epochs", "50", "--no-static")
     time.sleep(after_s)
     esper.wait_until(lambda: process.poll() is not None or esper.processes())
     since = time.monotonic()
@@ -35,7 +35,7 @@ def test_while_it_starts(esper, after_s):
 
 @pytest.mark.requirement("R-OPS-4")
 def test_in_the_middle_of_a_run(esper):
-    process = esper.start("run", "--task", "spirals", "--epochs", "200")
+    process = esper.start("run", "--task", "spirals", "--epochs", "200", "--no-static")
     seen = ""
     while not seen.startswith("grown    epoch 2/200"):
         seen = process.stdout.readline()

@@ -159,7 +159,7 @@ def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house)
 @pytest.mark.timeout(600)
 def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
     """Interrupted with its control run, resumed, replayed, forked twice; each command says what the next needs."""
-    running = esper.start("run", "--task", "spirals", "--epochs", str(WAY), "--seed", "5")
+    running = esper.start("run", "--task", "spirals", "--epochs", str(WAY), "--seed", "5", "--no-static")
     for line in running.stdout:
         if line.startswith("grown") and "epoch 3/" in line:  # the control run waits for no kernels and is ahead
             break

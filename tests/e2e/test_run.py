@@ -21,6 +21,14 @@ FIELDS = {
     "control_val_accuracy",
     "params_host",
     "params_final",
+    "growth",
+    "static_test_loss",
+    "test_loss",
+    "static_flops",
+    "static_val_accuracy",
+    "static_run_id",
+    "control_flops",
+    "flops",
     "seeds",
     "events",
     "hook_ms",
@@ -36,7 +44,7 @@ EPOCHS = 8
 @pytest.fixture(scope="module")
 def ran(shared_esper) -> subprocess.CompletedProcess[str]:
     """One run with its control, long enough that a seed germinates."""
-    return shared_esper("run", "--epochs", str(EPOCHS), "--json")
+    return shared_esper("run", "--epochs", str(EPOCHS), "--no-static", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +201,20 @@ def test_outside_broker_needs_its_address_and_key_alone(esper, tmp_path, monkeyp
     monkeypatch.delenv("ESPER_BROKERS")
     (run,) = esper.json("runs")
     assert (run["run_id"], run["status"]) == (result["run_id"], "completed")
+
+
+def test_what_grew_is_trained_from_its_first_step_for_as_many_flops(esper):
+    """A run of its own on the log, found by the grown one's name, with the grown run's size and nothing to decide."""
+    told = esper.json("run", "--epochs", "8", "--lifecycle", "direct", "--no-control", "--static")
+    spent = sum(told["flops"].values())
+    assert told["growth"] in {"paid", "did not pay", "within noise"}
+    assert abs(told["static_flops"] - spent) < 0.2 * spent
+
+    static, grown = esper.json("runs")
+    assert (static["run_id"], static["static_of"]) == (told["static_run_id"], grown["run_id"])
+    assert (static["status"], static["policy"]) == ("completed", "none")
+    assert (static["test_accuracy"], static["flops"]) == (told["static_val_accuracy"], told["static_flops"])
+    assert static["params_host"] == static["params_final"] == grown["params_final"] > grown["params_host"]
+    (line,) = [line for line in esper("runs").stdout.splitlines() if grown["run_id"] in line]
+    assert f"{static['test_accuracy']:.4f}" in line
+    assert esper.json("replay", static["run_id"])["diverged"] is False

@@ -50,7 +50,7 @@ def _digits(size: str) -> Task:
     """`blockless` is the task's own host, `wide` the one that is big enough, a number a ResNetLite of that width."""
     if size in ("blockless", "wide"):
         return digits() if size == "blockless" else digits_wide()
-    return replace(digits(), make_host=lambda: ResNetLite(1, int(size), CLASSES))
+    return replace(digits(), make_host=lambda: ResNetLite(1, int(size), CLASSES), sites=())  # its sites are others
 
 
 def _of_width(make: Callable[[int], Task], size: str) -> Task:

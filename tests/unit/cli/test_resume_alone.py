@@ -14,6 +14,7 @@ CLIENTS = ("esper run aaaa", "esper fork bbbb", "esper resume cccc", "esper up")
     [
         ("aaaa", "esper run"),
         ("aaaa-control", "esper run"),
+        ("aaaa-static", "esper run"),
         ("bbbb", "esper fork"),
         ("aaa", ""),
         ("cccc", ""),  # of two that resume a run at once the log lets one win

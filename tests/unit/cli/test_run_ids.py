@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from esper.cli.history import ALPHABET, control_of, new_run_id, resolve
+from esper.cli.history import ALPHABET, control_of, grown_run, new_run_id, resolve, static_of
 from esper.errors import InvalidInput
 
-RUNS = ["k3f9x2qa-control", "k3f9x2qa", "k3aaaaaa", "b0000000", "b0000000-control"]
+RUNS = ["k3f9x2qa-static", "k3f9x2qa-control", "k3f9x2qa", "k3aaaaaa", "b0000000", "b0000000-control"]
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ RUNS = ["k3f9x2qa-control", "k3f9x2qa", "k3aaaaaa", "b0000000", "b0000000-contro
         ("k3f9x2qa", "k3f9x2qa"),
         ("k3f", "k3f9x2qa"),
         ("k3f9x2qa-c", "k3f9x2qa-control"),
+        ("k3f9x2qa-s", "k3f9x2qa-static"),
         ("b", "b0000000"),
         ("last", "k3f9x2qa"),
     ],
@@ -46,6 +47,8 @@ def test_new_ids_are_short_and_different():
     assert len(ids) == 1000
     assert all(len(run_id) == 8 and set(run_id) <= set(ALPHABET) for run_id in ids)
     assert control_of("k3f9x2qa") == "k3f9x2qa-control"
+    assert static_of("k3f9x2qa") == "k3f9x2qa-static"
+    assert {grown_run(beside("k3f9x2qa")) for beside in (control_of, static_of, str)} == {"k3f9x2qa"}
 
 
 @pytest.mark.parametrize("run_id", ["../../etc/x", "/tmp/x", "a b", "$(reboot)", "`reboot`", "x\x1b]0;", "-rf", ""])

@@ -57,6 +57,28 @@ def test_without_options_and_history_it_is_the_default(request_) -> None:
     assert (control.policy, control.pool) == ("none", ("default",))
 
 
+@pytest.mark.parametrize(
+    ("changes", "compares"),
+    [
+        ({}, True),
+        ({"task": "digits@900"}, True),
+        ({"task": "mine.py:task"}, False),
+        ({"control": False}, False),
+        ({"policy": "none"}, False),
+        ({"drill": ("BP044",)}, False),
+        ({"task": "mine.py:task", "static": True}, True),
+        ({"static": False}, False),
+    ],
+)
+def test_what_grew_is_trained_as_a_static_net_where_a_built_in_task_has_a_control(request_, changes, compares) -> None:
+    assert replace(request_, **changes).compares == compares
+
+
+def test_a_static_net_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(["run", "--policy", "none", "--static", "--data-dir", str(tmp_path)]) == 2
+    assert "--static trains what grew, and with --policy none nothing grows" in capsys.readouterr().err
+
+
 def test_the_rate_policy_is_the_control_runs_too_and_one_default_holds_for_every_task(request_) -> None:
     for task in ("digits", "chars", "mine.py:make"):
         assert replace(request_, task=task).configs()[0].rate_policy == RunConfig().rate_policy

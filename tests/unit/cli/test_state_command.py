@@ -141,7 +141,7 @@ def test_learning_rates_are_those_that_the_trainer_takes(policy):
         policy,
         base_rate=0.02,
         total_steps=120,
-        warmup_steps=20,
+        warmup_steps=0 if policy == "cosine" else 20,
         decay_share=0.5,
         new_parameter_rate=0.1,
         new_parameter_warmup_steps=10,

@@ -38,6 +38,31 @@ def test_only_a_control_run_that_completed_is_compared(status, compared):
     assert summary.to_json()["control_val_accuracy"] == (0.5 if compared else None)
 
 
+@pytest.mark.parametrize(
+    ("status", "loss", "stderr", "growth", "said"),
+    [
+        ("completed", 0.5, 0.05, "paid", "growth paid: at equal FLOPs (2e+06 and 1.9e+06) a net that has the grown"),
+        ("completed", 0.1, 0.05, "did not pay", "growth did not pay: at equal FLOPs (2e+06 and 1.9e+06) a net that"),
+        ("completed", 0.5, 0.1, "within noise", "growth made no difference beyond noise: at equal FLOPs (2e+06 and"),
+        ("interrupted", 0.5, 0.05, None, "the static run did not complete, so it is left out; `esper resume k3f9`"),
+    ],
+)
+def test_growth_is_judged_against_the_static_net_of_as_many_flops(status, loss, stderr, growth, said):
+    """The grown net's test loss is 0.3; two standard errors of the difference are 2.83 of the probe's own."""
+    grown, static = ended("k3f9", "completed", 0.75), ended("k3f9-static", status, 0.7)
+    for view, test_loss, flops in ((grown, 0.3, 2e6), (static, loss, 1.9e6)):
+        view.finished.test_loss, view.finished.flops, view.probe_stderr = test_loss, flops, stderr
+    cost = Cost(1.0, 0.5, 0.9, 2.0, 3.0)
+    summary = Summary(grown, None, 0, {"p50": 1.0, "p99": 2.0}, cost, "esper-data", static=static)
+    text, told = summary.text(), summary.to_json()
+
+    assert said in text
+    assert ("static" in text.splitlines()[3]) == (status == "completed")
+    assert (told["growth"], told["static_run_id"]) == (growth, "k3f9-static")
+    assert told["static_test_loss"] == (loss if growth else None)
+    assert told["static_flops"] == (1.9e6 if growth else None)
+
+
 def test_a_seed_whose_germination_was_rolled_back_is_not_told_of():
     """Neither while it is shown nor at the end: the rollback went back behind its germination."""
     run = Trainers("run")

@@ -115,8 +115,10 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
 
 
 _COLUMNS = dict.fromkeys(("decisions", "commands", "reports"), "* exclude (surviving)")  # which they did not have then
-_COLUMNS["runs"] = "* exclude (processes) replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
-"""Which had the last process's time, and no processes."""
+_COLUMNS["runs"] = (
+    "* exclude (processes, static_of) replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
+)
+"""Which had the last process's time, no processes, and no static runs."""
 
 
 def verdicts(history: History) -> list[tuple]:
