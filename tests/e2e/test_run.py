@@ -9,8 +9,7 @@ from itertools import pairwise
 import pytest
 
 from streams.broker.launch import start_broker
-
-pytestmark = pytest.mark.cold
+from tests.forked import COLD, processes
 
 FIELDS = {
     "run_id",
@@ -44,7 +43,8 @@ EPOCHS = 8
 @pytest.fixture(scope="module")
 def ran(shared_esper) -> subprocess.CompletedProcess[str]:
     """One run with its control, long enough that a seed germinates."""
-    return shared_esper("run", "--epochs", str(EPOCHS), "--no-static", "--json")
+    with processes(COLD):
+        return shared_esper("run", "--epochs", str(EPOCHS), "--no-static", "--json")
 
 
 @pytest.fixture(scope="module")
