@@ -308,8 +308,11 @@ class Kasmina:
         """
         slots = [slot for slot in self._slots.values() if not slot.absorbed]
         sites = [slot.description for slot in slots]
-        free = [slot.seed_id for slot in slots if candidates and slot.stage == lifecycle.DORMANT]
+        free = [slot.seed_id for slot in slots if candidates and self._is_free(slot)]
         return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn, free=free) if sites else []
+
+    def _is_free(self, slot: Slot) -> bool:
+        return slot.stage == lifecycle.DORMANT and not self._structure.obstacle(slot, self.settings)
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that an optimiser must hold now, by seed id: those of seeds that learn."""
