@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, get_args
 from esper.kasmina.settings import Lifecycle, SeedSettings
 from esper.tolaria.config import RunConfig
 from esper.tolaria.hosts import ResNetLite
+from esper.tolaria.structure import Piece
 from esper.tolaria.tasks import Task
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.digits import CLASSES, digits, digits_wide
@@ -86,8 +87,8 @@ def task_of(family: str, size: str) -> Task:
     return FAMILIES[family].make(size)
 
 
-Germination = tuple[int, str, str, tuple[tuple[str, float], ...]]
-"""The epoch after which a seed germinates, its slot, its blueprint, and the blueprint's settings."""
+Germination = tuple[int, Piece]
+"""The epoch after which a seed germinates, 0 for before the first step, and what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,9 @@ class Job:
 
     script: tuple[Germination, ...] = ()
     """What germinates whatever the policy thinks, inserted at once."""
+
+    structure: tuple[Piece, ...] = ()
+    """What the host has built in from its first step."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -138,6 +142,7 @@ class Job:
             learning_rate=self.rate,
             rate_policy=self.schedule,  # type: ignore[arg-type]  # checked by RunConfig
             decision_timeout_s=None,
+            structure=self.structure,
             seeds=SeedSettings(lifecycle=lifecycle) if lifecycle else SeedSettings(),
         )
 
