@@ -6,8 +6,11 @@ All of it is text, `sql/<name>.sql`. A view is made when a query first names it,
 from __future__ import annotations
 
 import re
+import secrets
+import tempfile
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
@@ -15,7 +18,7 @@ from contracts.topics import RUNS
 from esper.kasmina.lifecycle import ATTACHED
 from esper.leyline.envelope import LATEST_NS
 from esper.record.accept import Verdict
-from projections.columns import BODIES, TABLES, duckdb_columns
+from projections.columns import BODIES, TABLES, duckdb_columns, quoted
 from projections.verdicts import VERDICT_COLUMNS
 
 VIEWS: Final = (
@@ -102,9 +105,17 @@ def read_sql(name: str) -> str:
     return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
 
 
+def spill() -> str:
+    """SQL for a folder of the system's temporary files, which DuckDB makes where a query needs it, and removes.
+
+    Its own choice is `.tmp` in the current folder. The name is drawn, so that nobody else can have made it.
+    """
+    return quoted(Path(tempfile.gettempdir()) / f"esper-spill-{secrets.token_hex(8)}")
+
+
 def settings() -> list[str]:
     """SQL that makes what does not depend on any file: settings, schemas, empty tables and the words of the views."""
-    statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true"]
+    statements = ["SET TimeZone = 'UTC'", "SET parquet_metadata_cache = true", f"SET temp_directory = {spill()}"]
     statements += ["CREATE SCHEMA empty", "CREATE SCHEMA log", f"CREATE SCHEMA {DECIDED}"]
     statements.append(f"CREATE TABLE {DECIDED}.verdicts {VERDICT_COLUMNS}")
     statements.append(f"CREATE TABLE {DECIDED}.seeds {SEED_COLUMNS}")

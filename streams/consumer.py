@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -80,6 +80,16 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         aiokafka_consumer.Fetcher = _fetcher
         super().__init__(*topics, **{**credentials(str(settings.get("bootstrap_servers"))), **settings, **ours})
         self._client.reading = Reading(batches, unreadable)  # the one thing of ours that the fetcher gets
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions end now: offsets of the next records.
+
+        Its topics are made known first: aiokafka waits 0.2 s before it asks again about one that it has not heard of.
+        """
+        new = {place.topic for place in partitions} - self._client.cluster.topics()
+        await asyncio.gather(*map(self._client.add_topic, new))
+        ends: dict[TopicPartition, int] = await super().end_offsets(partitions)
+        return ends
 
     def gather(self) -> None:
         """Be urgent no longer: from the fetch after next on, records may gather. Call it once started."""

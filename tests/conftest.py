@@ -135,9 +135,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Fork Esper's processes where a test starts some, unless it is marked `cold`."""
     if not _starts_processes(item.nodeid) or item.get_closest_marker("cold"):
         return (yield)
-    from tests.forked import warm_processes
+    from tests.forked import Warm, processes
 
-    with warm_processes():
+    with processes(Warm):
         return (yield)
 
 

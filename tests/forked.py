@@ -86,6 +86,9 @@ class Forked:
         return words[-1]
 
 
+COLD: Final = subprocess.Popen
+
+
 class Warm(subprocess.Popen[Any]):
     """A `Popen` whose process is forked by `everybodys` where it is one of ours (see `tests.processes.warm`)."""
 
@@ -123,10 +126,10 @@ class Warm(subprocess.Popen[Any]):
 
 
 @contextmanager
-def warm_processes() -> Iterator[None]:
-    """Within, `subprocess` forks Esper's processes instead of starting them."""
+def processes(kind: type[subprocess.Popen[Any]]) -> Iterator[None]:
+    """Within, `subprocess` makes processes so: `Warm` forks Esper's, `COLD` starts them all from nothing."""
     started = subprocess.Popen
-    subprocess.Popen = Warm  # type: ignore[misc]
+    subprocess.Popen = kind  # type: ignore[misc]
     try:
         yield
     finally:

@@ -84,9 +84,14 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
     ] = "heuristic",
     lifecycle: Annotated[
-        Literal["full", "direct"],
-        typer.Option("--lifecycle", help="direct inserts a seed at once, untrained and ungated, for comparison."),
-    ] = "full",
+        Literal["careful", "swift", "direct", "full"] | None,
+        typer.Option(
+            "--lifecycle",
+            help="careful, the default, trains a seed beside the host, blends it in, and culls it where a gate fails; "
+            "swift inserts it at once and undoes it where it does not prove itself; direct inserts it for good, for "
+            "comparison. full is careful's old name.",
+        ),
+    ] = None,
     rate_policy: Annotated[
         Literal["constant", "cosine", "warmup", "wsd"] | None,
         typer.Option(

@@ -193,6 +193,11 @@ def _field_report(body: Any) -> str:
 
 
 def _rolled_back(body: Any) -> str:
+    if body.level == "rewind":
+        return (
+            f"{body.seed_id} rewound: its proof failed: step {body.from_step} -> {body.to_step}, "
+            f"timeline {body.new_timeline}"
+        )
     return f"{body.level}, {body.reason}: step {body.from_step} -> {body.to_step}, timeline {body.new_timeline}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +28,13 @@ from esper.cli.trainers import Trainers
 from esper.cli.training import RunCommand
 from esper.cli.trust import check_code
 from esper.errors import InvalidInput
+from esper.leyline.envelope import Event, body_name, body_of
 from esper.record import Recorded
+from esper.record.accept import CLAIMS
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change
 from esper.weatherlight import client
+from esper.weatherlight.alive import lives
 from esper.weatherlight.beginning import Plan
 from projections.run_queries import EventReader, run_ids
 from streams.consumer import ends_of
@@ -63,6 +66,12 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
         going = [each for each in family if _goes_on(recorded[each])]
         if not going:
             recorded[run_id].last_accepted()  # says why
+        for each in going:
+            if pid := living_trainer(recorded[each].facts):
+                complain(
+                    f"the trainer of run {each} still lives as process {pid}: this takes the run over, and what that "
+                    "one writes from now on does not count"
+                )
         configs = {each: RunConfig.from_json(recorded[each].root.config_json) for each in going}
         plans = {each: Plan("resume", source=recorded[each].root.task_source) for each in going}
         names = {run_id: "grown", control_of(run_id): "control", static_of(run_id): "static"}
@@ -139,6 +148,15 @@ def _check_alone(lease: client.Lease, run_id: str) -> None:
         raise InvalidInput(
             f"run {run_id} goes on: `{command}` trains it now; stop that first, or wait until it is over"
         )
+
+
+def living_trainer(facts: Iterable[Event]) -> int:
+    """The process id of the trainer that claimed a run last, where it lives on this machine; else 0."""
+    claims = [fact for fact in facts if body_name(fact) in CLAIMS]
+    if not claims:
+        return 0
+    process = body_of(claims[-1]).machine.process
+    return int(process.pid) if lives(process) else 0
 
 
 def trained_by(run_id: str, clients: Collection[str]) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from contracts.leyline.v1.leyline_pb2 import (
@@ -26,7 +26,7 @@ from esper.errors import InvalidInput
 from esper.karn.approval import Clearance
 from esper.karn.dossier import Dossier
 from esper.karn.table import find_by_name, with_names
-from esper.kasmina.settings import SeedSettings
+from esper.kasmina.settings import Lifecycle, SeedSettings
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
 from esper.leyline.signing import KeyRing
@@ -68,7 +68,8 @@ class RunRequest:
     epochs: int | None
     seed: int
     policy: Policy
-    lifecycle: Literal["full", "direct"]
+    lifecycle: Lifecycle | None
+    """None is the default of every run."""
     rate_policy: RatePolicy | None
     """None is the default of every task."""
     device: str
@@ -111,7 +112,7 @@ class RunRequest:
             drill=bool(self.drill),
             dossier=dossier,
             compiled_kernels=self.compiled_kernels,
-            seeds=SeedSettings(lifecycle=self.lifecycle),
+            seeds=SeedSettings() if self.lifecycle is None else SeedSettings(lifecycle=self.lifecycle),
         )
         if self.rate_policy is not None:
             grown = replace(grown, rate_policy=self.rate_policy)

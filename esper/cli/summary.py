@@ -222,7 +222,8 @@ class RunView:
 
     def _on_rolled_back(self, event: Event, body: Any) -> None:
         self._go_back(body.to_sequence)
-        self._told.append((event.event_id, event.epoch, f"rolled back: {headline(event)}"))
+        told = headline(event) if body.level == "rewind" else f"rolled back: {headline(event)}"
+        self._told.append((event.event_id, event.epoch, told))
 
     def _on_run_finished(self, _event: Event, body: Any) -> None:
         self.finished = body

@@ -81,10 +81,7 @@ class LogTail:
         try:
             await consumer.start()
             places = [TopicPartition(topic.name, number) for topic in FOLLOWED for number in self._partitions]
-            asked = [TopicPartition(topic.name, number) for topic in WRITTEN for number in self._partitions]
-            # `ends` is asked about more than is followed, and of a topic that is new to aiokafka it knows after 0.2 s.
-            consumer.assign(asked)
-            consumer.pause(*(place for place in asked if place not in places))
+            consumer.assign(places)
             await consumer.seek_to_end(*places)
             for place in places:
                 await consumer.position(place)

@@ -166,6 +166,8 @@ def _show(life: Life, story: Story) -> None:
 
 def _title(life: Life) -> str:
     """What grew in a life, how long it lived and where it ended."""
+    if any(root.event.rolled_back.seed_id for root in life.roots):
+        return "closed: it was rewound, because its proof failed"
     if not life.number:
         return "before its first life"
     if not life.moves:

@@ -6,17 +6,26 @@ candidate's outgoing weights needs nothing but their input and the gradient of w
 of that gradient is the first-order fall of the batch's mean loss for a step of that length: the same measure at every
 place and for every kind of growth. Source: Evci et al., "GradMax: growing neural networks using gradient information",
 2022, which maximises it.
+
+At most `TRIED` units are tried at a place, and the figure is scaled to as many as the place has channels or units: the
+expectation of the squared norm is proportional to their number, and evidence must stay cheap on a wide host.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.kasmina.sites import channel_axis, derived_seed
+from esper.kasmina.width import Weights, Widening
+
+TRIED: Final = 8
 
 
 def drawn(seed_id: str, units: int, fan_in: int) -> tuple[Tensor, Tensor]:
@@ -39,10 +48,65 @@ def residual_descent(site: SiteDescription, activation: Tensor, gradient: Tensor
     h_NC = activation.movedim(axis, -1).flatten(0, -2)  # noqa: N806 - axes
     g_NC = gradient.movedim(axis, -1).flatten(0, -2)  # noqa: N806
     channels = h_NC.shape[1]
-    weights, biases = (each.to(h_NC) for each in drawn(site.seed_id, channels, channels))
-    return outgoing_descent(torch.relu(torch.addmm(biases, h_NC, weights.T)), g_NC)
+    tried = min(channels, TRIED)
+    weights, biases = (each.to(h_NC) for each in drawn(site.seed_id, tried, channels))
+    units_NU = torch.relu(torch.addmm(biases, h_NC, weights.T))  # noqa: N806
+    return channels / tried * _squared(g_NC.T @ units_NU)
 
 
-def outgoing_descent(units_NU: Tensor, gradient_NC: Tensor) -> float:  # noqa: N803 - axes in the name
-    """The squared norm of the gradient of zero weights from `units_NU` to what has the gradient `gradient_NC`."""
-    return float((gradient_NC.T @ units_NU).double().square().sum())
+@contextmanager
+def wider(host: nn.Module, sites: Sequence[SiteDescription]) -> Iterator[dict[str, Tensor]]:
+    """The host with a candidate at each of the places where it can become wider, for a pass in evaluation mode.
+
+    Yields the outgoing weights by seed id: zero, and leaves that take a gradient.
+    """
+    outgoing: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for site in sites:
+            weights = _fresh(site, host.get_submodule(site.site).get_parameter("weight"))
+            outgoing[site.seed_id] = weights["consumer_weight"]
+            held = Widening(host, site, lambda weights=weights: weights)  # type: ignore[misc]  # the loop's own
+            stack.callback(held.remove)
+        yield outgoing
+
+
+def wider_descent(site: SiteDescription, gradient: Tensor) -> float:
+    """Of a wider layer, from the gradient of its candidate's outgoing weights."""
+    return site.width.units / _tried(site) * _squared(gradient)
+
+
+def own_channels(site: SiteDescription, figures: Tensor) -> Tensor:
+    """What a site's activation, or its gradient, (batch, …) is without the candidates' units, which come last."""
+    axis = channel_axis(site.shape_kind)
+    channels = site.shape[axis - 1]
+    return figures.narrow(axis, 0, channels) if figures.shape[axis] > channels else figures
+
+
+def _tried(site: SiteDescription) -> int:
+    """Units of a candidate, whole groups of them where a norm between asks for that."""
+    group = max(1, site.width.group)
+    return group * max(1, min(site.width.units, TRIED) // group)
+
+
+def _fresh(site: SiteDescription, like: Tensor) -> Weights:
+    """The weights of a candidate where a host can become wider, as `Widening` takes them."""
+    place, units = site.width, _tried(site)
+    outputs, each, *kernel = place.outgoing
+    incoming, biases = drawn(site.seed_id, units, math.prod(place.incoming))
+    weights = {
+        "producer_weight": incoming.reshape(units, *place.incoming),
+        "consumer_weight": torch.zeros(outputs, units * each, *kernel),
+    }
+    if place.bias:
+        weights["producer_bias"] = biases
+    for number, running in enumerate(place.running):
+        weights |= {f"norm_{number}_weight": torch.ones(units), f"norm_{number}_bias": torch.zeros(units)}
+        if running:
+            weights |= {f"norm_{number}_mean": torch.zeros(units), f"norm_{number}_var": torch.ones(units)}
+    found = {name: tensor.to(like) for name, tensor in weights.items()}
+    found["consumer_weight"].requires_grad_()
+    return found
+
+
+def _squared(gradient: Tensor) -> float:
+    return float(gradient.double().square().sum())

@@ -5,7 +5,7 @@ Whether a command may be believed at all (signature, age, nonce) is judged befor
 
 All reasons: missing_payload, unsupported_command, unsupported_seed_operation, unknown_seed, illegal_transition,
 seed_embargoed, seed_fossilized, seed_busy, missing_blueprint, unknown_blueprint, bad_parameters, blueprint_refused,
-build_failed, shared_parameters, blend_unavailable, dwell_not_over, place_taken.
+build_failed, shared_parameters, blend_unavailable, dwell_not_over, place_taken, seed_closed, larger_than_host.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ def check_germinate(slot: Slot, request: Request) -> None:
     stage = slot.stage
     if stage in (lifecycle.CULLED, lifecycle.EMBARGOED, lifecycle.RESETTING):
         raise CommandRefused("seed_embargoed", f"{slot.seed_id} is {lifecycle.name(stage)}; wait until it is DORMANT")
+    if slot.closed:
+        raise CommandRefused(
+            "seed_closed", f"{slot.seed_id} is closed: {slot.closed} did not prove itself there; grow at another place"
+        )
     if stage in lifecycle.ATTACHED:
         raise CommandRefused("seed_busy", f"{slot.seed_id} is {lifecycle.name(stage)} with a seed already")
     check_move(slot, lifecycle.GERMINATED)

@@ -45,7 +45,7 @@ RULES: Final[dict[Gate, dict[str, str]]] = {
     },
     G2: {**_HEALTH, "alpha": ">=", "kernel_latency_ms": "<=", "output_ratio": "<=", "loss_drift": "<="},
     G3: {**_HEALTH, **_DRY_RUN, "contribution": ">="},
-    G4: {**_HEALTH, "contribution": ">", "loss_change": "<="},
+    G4: {**_HEALTH, "contribution": ">", "loss_change": "<=", "alpha": ">=", "loss_fall": ">"},
     G5: {
         "modules": "=",
         "hooks": "=",
@@ -202,6 +202,17 @@ class Impact:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """A seed of the `swift` profile at its proof: `change` is the probe loss now minus that before it germinated."""
+
+    change: Paired
+    loss_now: float
+    alpha: float
+    epochs: int
+    """Epoch ends that it has been at full strength for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leftovers:
     """What is still in a slot that was scrubbed; clean means every figure is zero."""
 
@@ -285,6 +296,24 @@ def g4_system_impact(subject: Subject, health: Health, impact: Impact, settings:
         Check("contribution_stderr", impact.contribution.stderr),
         Check("loss_change_stderr", impact.change.stderr),
         Check("loss_now", impact.loss_now),
+    ]
+    return _verdict(G4, subject, checks)
+
+
+def g4_proof(subject: Subject, health: Health, proof: Proof, settings: SeedSettings) -> GateEvaluated:
+    """Leaves PROBATIONARY in the `swift` profile: the probe loss fell since the seed germinated, beyond its error.
+
+    A seed that is not at full strength at the run's end has not proven itself.
+
+    What the same epochs would have brought without the seed is not asked: a run has no control inside itself.
+    """
+    checks = [
+        *health.checks(),
+        Check("alpha", proof.alpha, 1),
+        Check("loss_fall", -proof.change.mean, settings.benefit_z * proof.change.stderr),
+        Check("loss_fall_stderr", proof.change.stderr),
+        Check("loss_now", proof.loss_now),
+        Check("proof_epochs", proof.epochs),
     ]
     return _verdict(G4, subject, checks)
 

@@ -62,7 +62,8 @@ class Kasmina:
     `seed` feeds the seeds' own random streams, `monotonic` gives seconds on a clock that never goes back,
     `verdicts` says which verdicts count (by default those that were measured), and `options` says what could grow at a
     place that has become another one (by default what could before). `probe_loss` is the probe loss of the
-    network as it stands after the last `end_epoch`.
+    network as it stands after the last `end_epoch`, and `disproved` the seed whose proof failed in it: the caller goes
+    back to the state from before that seed and calls `close`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Kasmina:
             find_module(host, site.site)
         self.settings = settings
         self.probe_loss: Loss | None = None
+        self.disproved = ""
         self._slots = {site.seed_id: Slot(site) for site in sites}
         self._turn = 0
         self._outbox = Outbox()
@@ -138,6 +140,9 @@ class Kasmina:
     def _fossilize(self, slot: Slot, request: Request) -> list[Message]:
         commands.check_move(slot, lifecycle.FOSSILIZED)
         impact = slot.occupant().impact
+        if self.settings.swift:
+            needed = self.settings.proof_epochs
+            raise CommandRefused("dwell_not_over", f"{slot.seed_id} fossilizes by itself, after {needed} epochs' proof")
         if impact is None or not self._progress.gate_ready(slot):
             needed = self.settings.probation_epochs
             raise CommandRefused("dwell_not_over", f"{slot.seed_id} must be PROBATIONARY for {needed} epoch ends first")
@@ -147,6 +152,19 @@ class Kasmina:
             return [verdict, *self._moves.gate_failed(slot, verdict)]
         reason = "fossilize command, G4_SYSTEM_IMPACT passed"
         return [verdict, *self._moves.fossilize(slot, reason, request.command_id)]
+
+    def close(self, seed_id: str, blueprint_id: str, reason: str) -> list[Message]:
+        """Let nothing grow at a place any more, because the proof of `blueprint_id` failed there; a seed there goes."""
+        slot = self._slots[seed_id]
+        slot.closed = blueprint_id
+        if not lifecycle.is_legal(slot.stage, lifecycle.CULLED):
+            return []
+        self._forget_probe(slot)
+        return self._moves.cull(slot, reason)
+
+    def closed(self) -> dict[str, str]:
+        """The blueprint whose proof failed, by the seed id of the place that is closed for it."""
+        return {slot.seed_id: slot.closed for slot in self._slots.values() if slot.closed}
 
     def evict(self, reason: str) -> list[Message]:
         """Cull every seed that is mixed in and no fossil yet: whichever of them the network fails of, it is gone."""
@@ -216,8 +234,8 @@ class Kasmina:
             facts += self._progress.step(slot)
         return facts
 
-    def end_epoch(self, probe: Callable[[], Loss]) -> list[Message]:
-        """One epoch is done: dwell, gates, patience and embargo.
+    def end_epoch(self, probe: Callable[[], Loss], *, last: bool = False) -> list[Message]:
+        """One epoch is done, at the end the run's `last`: dwell, gates, patience, embargo, and the proofs of `swift`.
 
         `probe` evaluates the probe set on the network as it is at that moment, in evaluation mode, and lists the same
         samples in the same order every time. It is called once, and more often only for seeds under judgement; its
@@ -227,6 +245,10 @@ class Kasmina:
         facts: list[Message] = []
         for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.end_epoch(slot, probing)
+        self.disproved = ""
+        if self.settings.swift:
+            proofs, self.disproved = self._progress.prove(probing, last=last)
+            facts += proofs
         self.probe_loss = probing.as_is()
         return facts
 
@@ -286,8 +308,11 @@ class Kasmina:
         """
         slots = [slot for slot in self._slots.values() if not slot.absorbed]
         sites = [slot.description for slot in slots]
-        free = [slot.seed_id for slot in slots if candidates and slot.stage == lifecycle.DORMANT]
+        free = [slot.seed_id for slot in slots if candidates and self._is_free(slot)]
         return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn, free=free) if sites else []
+
+    def _is_free(self, slot: Slot) -> bool:
+        return slot.stage == lifecycle.DORMANT and not self._structure.obstacle(slot, self.settings)
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that an optimiser must hold now, by seed id: those of seeds that learn."""

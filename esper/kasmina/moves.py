@@ -197,6 +197,7 @@ class Moves:
         except Exception as error:
             detail = f"{request.blueprint_id} cannot be built: {type(error).__name__}: {error}"
             raise CommandRefused("build_failed", detail) from error
+        self._check_size(seed)
         shared = self.shared_parameters(slot, module)
         if shared:
             raise CommandRefused(
@@ -204,11 +205,23 @@ class Moves:
             )
         return seed
 
+    def _check_size(self, seed: Seed) -> None:
+        """`swift`: refuse a seed with more parameters than its host; nothing but its proof would stop it."""
+        host = sum(parameter.numel() for parameter in self._host.parameters())
+        if self._grafts.settings.swift and seed.size > host:
+            raise CommandRefused(
+                "larger_than_host",
+                f"{seed.blueprint_id} has {seed.size:,} parameters and its host {host:,}: no seed of the swift "
+                "lifecycle is larger than its host; name a smaller blueprint",
+            )
+
     def settle(self, slot: Slot) -> None:
         """Make hook and gradients what the stage says; for a slot that has a seed."""
-        stage = slot.stage
-        frozen = stage in (lifecycle.GERMINATED, lifecycle.SHADOWING) or (
-            stage == lifecycle.FOSSILIZED and self._grafts.settings.freeze_fossils
+        stage, settings = slot.stage, self._grafts.settings
+        frozen = (
+            stage == lifecycle.GERMINATED
+            or (stage == lifecycle.SHADOWING and not settings.swift)
+            or (stage == lifecycle.FOSSILIZED and settings.freeze_fossils)
         )
         slot.settle(frozen=frozen)
         self._grafts.sync(slot)

@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from contracts.leyline.v1.event_pb2 import SiteDescription, SiteEvidence
 from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_WARNING
-from esper.kasmina.candidates import residual_descent
+from esper.kasmina.candidates import own_channels, residual_descent, wider, wider_descent
 from esper.kasmina.gates import Loss
 from esper.kasmina.graft import Grafts, borrowed
 from esper.kasmina.seed import Slot
@@ -96,6 +96,8 @@ def gather_evidence(
     host = grafts.host
     inputs, targets = batch
     activations: dict[str, Tensor] = {}
+    tried = [site for site in sites if site.seed_id in free and site.HasField("width")]
+    widened = {seed_id for site in tried for seed_id in (site.seed_id, *site.width.between)}
 
     def capture(seed_id: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def hook(_site: nn.Module, _inputs: Any, h: Tensor) -> Tensor:
@@ -112,16 +114,21 @@ def gather_evidence(
         stack.enter_context(evaluating(host))
         stack.enter_context(grafts.passing(traceless=True))
         stack.enter_context(drawing_from(Stream(0, device_of(host))))
+        outgoing = stack.enter_context(wider(host, tried))
         stack.enter_context(torch.enable_grad())
         loss = loss_fn(functional_call(host, borrowed(host), (inputs.detach(),)), targets)
         found = [activations[site.seed_id] for site in sites]
-        gradients = torch.autograd.grad(loss, found, allow_unused=True)
+        gradients = torch.autograd.grad(loss, [*found, *outgoing.values()], allow_unused=True)
+    of_candidates = dict(zip(outgoing, gradients[len(found) :], strict=True))
     rows = []
-    for site, activation, pull in zip(sites, found, gradients, strict=True):
-        gradient = torch.zeros_like(activation) if pull is None else pull
-        row = _evidence(site, activation.detach(), gradient)
-        if site.seed_id in free:
-            row.candidate_descent = residual_descent(site, activation.detach(), gradient)
+    for site, whole, pull in zip(sites, found, gradients[: len(found)], strict=True):
+        figures = whole.detach(), torch.zeros_like(whole) if pull is None else pull
+        activation, gradient = (own_channels(site, each) if site.seed_id in widened else each for each in figures)
+        row = _evidence(site, activation, gradient)
+        if (of_candidate := of_candidates.get(site.seed_id)) is not None:
+            row.candidate_descent = wider_descent(site, of_candidate)
+        elif site.seed_id in free and not site.HasField("width"):
+            row.candidate_descent = residual_descent(site, activation, gradient)
         rows.append(row)
     return rows
 

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from contracts.leyline.v1.event_pb2 import GateEvaluated
 from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_CRITICAL, TELEMETRY_LEVEL_ERROR
 from esper.kasmina import gates, lifecycle
-from esper.kasmina.gates import Blended, DryRun, Impact, Learning, Verdicts, difference
+from esper.kasmina.gates import Blended, DryRun, Impact, Learning, Proof, Verdicts, difference
 from esper.kasmina.graft import Grafts, borrowed
 from esper.kasmina.isolation import MIB, kept_bytes
 from esper.kasmina.moves import Moves
@@ -24,6 +24,12 @@ from esper.kasmina.passes import Probing
 from esper.kasmina.seed import Slot, ramp
 from esper.kasmina.sites import Stream, device_of, drawing_from, evaluating
 
+_HURRY: Final = {
+    lifecycle.TRAINING: lifecycle.BLENDING,
+    lifecycle.BLENDING: lifecycle.SHADOWING,
+    lifecycle.SHADOWING: lifecycle.PROBATIONARY,
+}
+"""Where `swift` goes on to at once."""
 REPETITIONS: Final = 5
 """Of a dry run. Of four threads that race two repetitions may come out alike, five hardly."""
 
@@ -52,10 +58,23 @@ class Progress:
             seed = slot.occupant()
             seed.ramp_step += 1
             slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
-        elif slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
+            return self._hurry(slot)
+        if slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
             verdict = self._verdicts.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
-            return self._pass_or_cull(slot, verdict, lifecycle.TRAINING)
+            return [*self._pass_or_cull(slot, verdict, lifecycle.TRAINING), *self._hurry(slot)]
         return []
+
+    def _hurry(self, slot: Slot) -> list[Message]:
+        """`swift`: leave the stages without dwell, TRAINING and SHADOWING, and BLENDING when its ramp is finished.
+
+        Their gates ask how a seed did in a dwell that there was none of; G4, the proof, is judged in any case.
+        """
+        facts: list[Message] = []
+        while self._settings.swift and (target := _HURRY.get(slot.stage)) is not None:
+            if slot.stage == lifecycle.BLENDING and slot.occupant().ramp_step < self._ramp_steps:
+                break
+            facts.append(self._moves.move(slot, target, "swift: inserted, to be proven"))
+        return facts
 
     def _limit_memory(self, slot: Slot) -> list[Message]:
         """Cull a seed that keeps more memory than it may: a fossil can no longer be culled."""
@@ -94,7 +113,7 @@ class Progress:
             lifecycle.TRAINING: self._leave_training,
             lifecycle.BLENDING: self._leave_blending,
             lifecycle.SHADOWING: self._leave_shadowing,
-            lifecycle.PROBATIONARY: self._watch_probation,
+            lifecycle.PROBATIONARY: self._await_proof if self._settings.swift else self._watch_probation,
             lifecycle.EMBARGOED: self._leave_embargo,
             lifecycle.RESETTING: self._leave_resetting,
         }.get(slot.stage)
@@ -106,6 +125,8 @@ class Progress:
     def gate_ready(self, slot: Slot) -> bool:
         """Whether the stage's dwell is over, so that its exit gate is judged at the next occasion."""
         settings = self._settings
+        if settings.swift and slot.stage == lifecycle.PROBATIONARY:
+            return False  # it is proven at an epoch's end, or gone: no command is waited for
         epochs = {
             lifecycle.TRAINING: settings.training_epochs,
             lifecycle.BLENDING: settings.blend_epochs,
@@ -179,6 +200,40 @@ class Progress:
             )
         self._measure(slot, probing)
         return []
+
+    def _await_proof(self, slot: Slot, probing: Probing) -> list[Message]:
+        seed = slot.occupant()
+        assert seed.before is not None
+        seed.change = difference(probing.as_is(), seed.before)
+        return []
+
+    def prove(self, probing: Probing, *, last: bool) -> tuple[list[Message], str]:
+        """`swift`: judge the seeds whose proof is due, at the run's `last` epoch end all that are mixed in.
+
+        The longest at full strength comes first. Ends at the first that fails; the facts, and that seed's id.
+        """
+        facts: list[Message] = []
+        for slot in sorted(self._unproven(last=last), key=lambda slot: (slot.stage, slot.stage_steps), reverse=True):
+            seed, now = slot.occupant(), probing.as_is()
+            assert seed.before is not None
+            epochs = slot.stage_epochs if slot.stage == lifecycle.PROBATIONARY else 0
+            proof = Proof(difference(now, seed.before), now.mean, slot.alpha, epochs)
+            verdict = self._verdicts.verdict(gates.g4_proof(slot.subject, slot.health(), proof, self._settings))
+            facts.append(verdict)
+            if not verdict.passed:
+                return facts, slot.seed_id
+            facts += self._moves.fossilize(slot, "G4_SYSTEM_IMPACT passed: it has proven itself")
+        return facts, ""
+
+    def _unproven(self, *, last: bool) -> list[Slot]:
+        mixed = [slot for slot in self._slots.values() if slot.stage in lifecycle.MIXED & lifecycle.ALIVE]
+        if last:
+            return mixed
+        return [
+            slot
+            for slot in mixed
+            if slot.stage == lifecycle.PROBATIONARY and slot.stage_epochs >= self._settings.proof_epochs
+        ]
 
     def _leave_embargo(self, slot: Slot, _probing: Probing) -> list[Message]:
         if slot.stage_epochs < self._settings.embargo_epochs:

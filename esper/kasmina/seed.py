@@ -63,6 +63,8 @@ class Seed:
     output_ratio: Tensor | float = 0.0
     impact: Impact | None = None
     """As of the last epoch end in SHADOWING or PROBATIONARY."""
+    change: Paired | None = None
+    """`swift`: of the probe loss since it germinated, as of the last epoch end in PROBATIONARY."""
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     """Of the last forwards; a measurement of this machine, so not part of the saved state."""
 
@@ -103,6 +105,8 @@ class Slot:
     fossils: int = 0
     violations: int = 0
     alpha: float = 0.0
+    closed: str = ""
+    """The blueprint whose proof failed here, after which nothing may grow here any more; empty for an open place."""
     seed: Seed | None = None
     absorbed: str = ""
     """The blueprint of the width seed that is part of the host now; the slot is FOSSILIZED and has no module."""
@@ -231,6 +235,8 @@ class KasminaState(TypedDict):
 def dump_slot(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The slot's scalars; its tensors are added to `tensors` under names that begin with its id."""
     scalars: dict[str, Any] = {name: getattr(slot, name) for name in _SLOT_FIELDS}
+    if slot.closed:  # only where there is something to say: digests of all other states stay what they were
+        scalars["closed"] = slot.closed
     if slot.absorbed:
         scalars["absorbed"] = slot.absorbed
     seed = slot.seed
@@ -251,7 +257,7 @@ def dump_slot(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, Any]:
             "blend": asdict(seed.blend),
             "impact": None if seed.impact is None else asdict(seed.impact),
         }
-        # Only where there is something to say: digests of all other states stay what they were.
+        | ({"change": asdict(seed.change)} if seed.change is not None else {})
         | ({"trouble": seed.trouble} if seed.trouble else {})
         | ({"compiled": seed.compiled_ref} if seed.compiled_ref else {})
     }
@@ -270,6 +276,7 @@ def load_slot(slot: Slot, scalars: Mapping[str, Any], tensors: Mapping[str, Tens
     for name in _SLOT_FIELDS[1:-1]:
         setattr(slot, name, scalars[name])
     slot.set_alpha(scalars["alpha"])
+    slot.closed = scalars.get("closed", "")
     slot.absorbed = scalars.get("absorbed", "")
     if scalars["seed"] is not None:
         slot.seed = _load_seed(slot, scalars["seed"], tensors, rebuild, kept if same else None)
@@ -312,6 +319,7 @@ def _load_seed(
         stream=stream,
         before=Loss.of(own["before"]) if "before" in own else None,
         impact=_impact(scalars["impact"]),
+        change=Paired(**scalars["change"]) if "change" in scalars else None,
         trouble=trouble,
         compiled_ref=scalars.get("compiled", ""),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -12,7 +12,9 @@ from esper.leyline.field_checks import check_fields
 
 HostRule = Literal["learns", "detached"]
 TrainingRule = Literal["side_pass", "straight_through"]
-Lifecycle = Literal["full", "direct"]
+Lifecycle = Literal["careful", "swift", "direct", "full"]
+"""The profiles of a seed's life; `full` is what runs before 2026-12 call `careful`."""
+DEFAULT_LIFECYCLE: Final[Lifecycle] = "careful"
 Axis = Literal["depth", "width"]
 """Along which a host grows: a module behind one of its own, or more units in a layer."""
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -30,8 +32,9 @@ class SeedSettings:
     germination_steps: PositiveInt = 1
     """Optimiser steps that a seed stays GERMINATED before G0 is judged."""
     training_epochs: PositiveInt = 2
-    blend_epochs: PositiveInt = 3
-    """The alpha ramp takes this many epochs' worth of steps. Ramps shorter than 3 epochs shock the host."""
+    blend_epochs: NonNegativeInt = None  # type: ignore[assignment]  # always a number once it is made
+    """The alpha ramp takes this many epochs' worth of steps: 3 where nothing is said, 0 in `swift`, where the seed's
+    output is zero when it is mixed in. Ramps shorter than 3 epochs shock the host where a seed was trained before."""
     shadow_epochs: PositiveInt = 1
     probation_epochs: PositiveInt = 1
     """Epochs in PROBATIONARY before a fossilize command is accepted."""
@@ -40,8 +43,13 @@ class SeedSettings:
     embargo_epochs: NonNegativeInt = 5
     reset_epochs: PositiveInt = 1
 
-    lifecycle: Lifecycle = "full"
-    """`direct` inserts the module at alpha 1 at once, without dwell or gates: the comparison arm."""
+    proof_epochs: PositiveInt = 3
+    """`swift`: epochs in PROBATIONARY after which a seed is fossilized, or the run goes back to before it."""
+
+    lifecycle: Lifecycle = DEFAULT_LIFECYCLE
+    """`careful`: trained beside the host, blended in, watched, culled where it fails. `swift`: inserted at once, then
+    proven or undone, several at a time, none larger than its host. `direct`: inserted at alpha 1 for good, without
+    dwell or gates: the comparison arm."""
     training_rule: TrainingRule = "side_pass"
     """`straight_through` is measured to fail (the seed never sees its own effect); kept for comparison."""
     host_rule: HostRule = "learns"
@@ -80,10 +88,17 @@ class SeedSettings:
     isolation_window_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
 
     def __post_init__(self) -> None:
-        """Check every field, so that an error names the setting where it is given."""
+        """Give what the profile decides, and check every field: an error names the setting where it is given."""
+        if self.blend_epochs is None:
+            object.__setattr__(self, "blend_epochs", 0 if self.swift else 3)
         check_fields(self, prefix="seed setting ")
         if self.probation_patience < self.probation_epochs:
             raise InvalidInput(
                 f"seed setting probation_patience is {self.probation_patience}; it must be probation_epochs at least, "
                 f"which is {self.probation_epochs}"
             )
+
+    @property
+    def swift(self) -> bool:
+        """Whether seeds are inserted first and proven afterwards."""
+        return self.lifecycle == "swift"

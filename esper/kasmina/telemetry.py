@@ -105,6 +105,7 @@ def observe(slot: Slot, *, gate_ready: bool, epochs_until_free: int) -> SeedObse
         gate_ready=gate_ready,
         epochs_until_free=epochs_until_free,
         isolation_violations=slot.violations,
+        closed=bool(slot.closed),
     )
     if slot.absorbed:
         observation.blueprint_id = slot.absorbed
@@ -117,6 +118,9 @@ def observe(slot: Slot, *, gate_ready: bool, epochs_until_free: int) -> SeedObse
         if slot.seed.impact is not None:
             observation.contribution = slot.seed.impact.contribution.mean
             observation.contribution_stderr = slot.seed.impact.contribution.stderr
+        if slot.seed.change is not None:
+            observation.change = slot.seed.change.mean
+            observation.change_stderr = slot.seed.change.stderr
     return observation
 
 

@@ -109,6 +109,7 @@ NISSA: Final = (
     Metric("esper_tolaria_breaker_changes_total", "counter", "Breakers that opened or closed", ("breaker", "state")),
     Metric("esper_kasmina_isolation_violations", "gauge", "Leaks of the seeds' present lives into the host", ("run",)),
     Metric("esper_kasmina_isolation_violations_total", "counter", "Leaks into the host that Kasmina told of"),
+    Metric("esper_kasmina_rewinds_total", "counter", "Seeds that were undone because their proof failed"),
     Metric("esper_kasmina_seed_transitions_total", "counter", "Stage changes", ("to",)),
     Metric("esper_kasmina_gates_total", "counter", "Gates evaluated", ("gate", "passed")),
     Metric("esper_kasmina_nonce_ledger_size", "gauge", "Commands remembered against replay", ("run",)),

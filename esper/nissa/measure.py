@@ -93,6 +93,9 @@ def _step(body: Any) -> _Found:
 
 
 def _rolled_back(body: Any) -> _Found:
+    """A rewind is counted for itself: it is how a lifecycle ends, and no failure (ruling 31)."""
+    if body.level == "rewind":
+        return [("esper_kasmina_rewinds_total", 1.0, {})]
     seconds = (body.prepare_ms + body.commit_ms + body.confirm_ms) / MS_PER_S
     found: _Found = [
         ("esper_tolaria_rollback_total", 1.0, {"level": label(body.level)}),

@@ -9,7 +9,8 @@ may be missing. `judge` says what each is, from what the run's facts before it c
 3. A claim (the run's start, or a resume by a higher incarnation) must follow a fact that is on the path; it cuts what
    lies behind that fact, as if it had not happened.
 4. Any other fact has the next sequence. A lower one with a known id is a repetition.
-5. A rollback goes back to a fact that is on the path. It cuts what lies between from the path; that happened.
+5. A rollback goes back to a fact that is on the path, and so does a rewind, a rollback whose reason is a failed proof.
+   It cuts what lies between from the path; that happened.
 6. A seed that the run declared, or whose slot opened where another was absorbed, moves from the stage it is in, by a
    move that the lifecycle has.
 7. A fork begins after the fact of its parent that it shares last, and its sequences go on from there. Where it goes

@@ -50,7 +50,7 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
     has yet to prove itself.
     """
     observed = {seed.seed_id: seed for seed in state.seeds}
-    room = _room(state)
+    room, blocked = _room(state), _blocked(state)
     epochs_left = state.epochs_total - state.state.current_epoch
     actions, mask = [NOTHING], [True]
     for site in state.sites:
@@ -58,7 +58,7 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
         if seed is None:
             continue
         if seed.stage == DORMANT:
-            free = seed.epochs_until_free == 0 and epochs_left > 0 and not seed.closed
+            free = seed.epochs_until_free == 0 and epochs_left > 0 and not seed.closed and site.seed_id not in blocked
             for option in site.options:
                 action = _germinate(site, option, room)
                 actions.append(action)
@@ -67,6 +67,21 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
             actions += [Action("cull", site.seed_id), Action("fossilize", site.seed_id)]
             mask += [True, seed.stage == PROBATIONARY and seed.gate_ready]
     return actions, mask
+
+
+def _blocked(state: EpochCompleted) -> set[str]:
+    """Places at which nothing may grow now, because what a seed works on there would become wider under it.
+
+    Of a layer that can become wider and a place between it and its consumer, one at most may hold a module.
+    """
+    holding = {seed.seed_id for seed in state.seeds if seed.parameters or seed.stage in ALIVE}
+    blocked = set[str]()
+    for site in state.sites:
+        if site.seed_id in holding:
+            blocked.update(site.width.between)
+        elif not holding.isdisjoint(site.width.between):
+            blocked.add(site.seed_id)
+    return blocked
 
 
 def _room(state: EpochCompleted) -> int:
@@ -89,5 +104,6 @@ def _germinate(site: SiteDescription, option: BlueprintOption, room: int) -> Act
 
 def _parameters(site: SiteDescription, option: BlueprintOption, size: float) -> int:
     """What `option` has there at that size; at size 1 the packet says it."""
-    units = max(1, round(size * site.width.units))
+    group = max(1, site.width.group)
+    units = group * max(1, round(size * site.width.units / group))
     return option.parameters if size == 1.0 else units * site.width.parameters_per_unit

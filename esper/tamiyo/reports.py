@@ -22,6 +22,7 @@ Outcome: TypeAlias = FieldReportOutcome
 _BY_ENDING: Final = {
     "fossilized": FIELD_REPORT_OUTCOME_SUCCESS,
     "culled": FIELD_REPORT_OUTCOME_REGRESSION,
+    "rewound": FIELD_REPORT_OUTCOME_REGRESSION,
     "rolled_back": FIELD_REPORT_OUTCOME_ABORTED,
     "run_ended": FIELD_REPORT_OUTCOME_NEUTRAL,
 }

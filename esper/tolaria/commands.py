@@ -24,6 +24,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     SEED_LIFECYCLE_STAGE_CULLED,
     SEED_LIFECYCLE_STAGE_GERMINATED,
     SEED_OPERATION_CULL,
+    SEED_OPERATION_GERMINATE,
     TELEMETRY_LEVEL_CRITICAL,
     AdaptationCommand,
     TelemetryPacket,
@@ -33,6 +34,7 @@ from esper.errors import InvalidInput
 from esper.kasmina.commands import CommandRefused
 from esper.leyline import ids
 from esper.leyline.envelope import Event, priority_of
+from esper.tolaria.kept import before_germination, pin, seed_ended
 from esper.tolaria.optimizer import HOST
 from esper.tolaria.run import Chain, Run, capture, publish_digest
 from esper.tolaria.world import Request
@@ -76,7 +78,11 @@ def carry_out(run: Run, event: Event, decision: Event | None) -> None:
     command = event.adaptation_command
     blueprint_id, params = _blueprint(run, command), run.params
     started = run.clock.monotonic()
+    to_be_proven = run.config.seeds.swift and command.seed_operation.operation == SEED_OPERATION_GERMINATE
+    before = before_germination(run) if to_be_proven else None
     facts = run.kasmina.apply(command) if command.command_type == COMMAND_TYPE_SEED else _apply_other(run, command)
+    if to_be_proven:
+        pin(run, command.target_seed_id, before)
     chain = _applied(run, event, decision, 1e3 * (run.clock.monotonic() - started))
     if command.command_type == COMMAND_TYPE_SEED:
         run.chains[command.target_seed_id] = chain
@@ -277,6 +283,7 @@ def drain(run: Run) -> None:
 
 def _seed_moved(run: Run, transition: SeedTransitioned) -> None:
     run.windows.seed_moved(transition.seed_id, transition.to_stage)
+    seed_ended(run, transition)
     if transition.to_stage in (SEED_LIFECYCLE_STAGE_GERMINATED, SEED_LIFECYCLE_STAGE_CULLED):
         run.epochs_since_structural_change = 0
 

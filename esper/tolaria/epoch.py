@@ -23,10 +23,11 @@ from esper.kasmina.gates import Loss
 from esper.leyline import ids
 from esper.leyline.envelope import Event, parse
 from esper.tolaria.commands import PAUSE, apply_command, drain, publish, take_effect
+from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
 from esper.tolaria.measuring import tries_candidates
 from esper.tolaria.outside import Answer
-from esper.tolaria.rollback import CAUTION, keep, save_checkpoint
+from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run, capture, publish_digest
 from esper.tolaria.session import begin_fork
 from esper.tolaria.tasks.task import Evaluation, evaluate
@@ -38,7 +39,12 @@ _GIB: Final = 1024**3
 def finish_epoch(run: Run, trained: Trained) -> None:
     """Do all that lies between the last step of an epoch and the first of the next; `recorder.epoch` is its number."""
     last = run.recorder.epoch == run.epochs
-    evaluation = _probe_and_gates(run)
+    run.mid_epoch = False
+    evaluation = _probe_and_gates(run, last=last)
+    if run.kasmina.disproved:
+        _look_at_breakers(run)
+        if rewind(run, run.kasmina.disproved):
+            return
     run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
     if last:
         run.windows.end_all("run_ended")
@@ -56,7 +62,7 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     run.world.flush()
 
 
-def _probe_and_gates(run: Run) -> Evaluation:
+def _probe_and_gates(run: Run, *, last: bool) -> Evaluation:
     """Let Kasmina judge its seeds on the probe set; returns the evaluation of the network as it stands afterwards."""
     seen: list[Evaluation] = []
 
@@ -65,7 +71,7 @@ def _probe_and_gates(run: Run) -> Evaluation:
             seen.append(evaluate(run.host, run.task, run.probe))
         return seen[-1].loss
 
-    take_effect(run, run.kasmina.end_epoch(probe))
+    take_effect(run, run.kasmina.end_epoch(probe, last=last))
     drain(run)
     # Kasmina also probes with single seeds switched off; its own probe_loss is of the network as it stands.
     evaluation = next(each for each in seen if each.loss is run.kasmina.probe_loss)

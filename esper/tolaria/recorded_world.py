@@ -28,10 +28,11 @@ from esper.leyline.signing import Signed
 from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded, difference_of, tampered
 from esper.tolaria.fork_change import Fork, ForkPlace
 from esper.tolaria.guard import ISOLATION, TrainerBreaker
+from esper.tolaria.kept import GERMINATION
 from esper.tolaria.kernels import recalled
 from esper.tolaria.learning_rate import UNDONE
 from esper.tolaria.outside import Answer, KernelSource, Outside
-from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot
+from esper.tolaria.state import Checkpoint, Digest, FlatState, Position, Snapshot
 from esper.tolaria.world import LiveWorld, NewFork, RecordedFork, Request, StartingPoint
 
 _GROUP_ENDS: Final = ("epoch_completed", "state_digested", "checkpoint_saved", "rolled_back", "run_finished")
@@ -315,7 +316,12 @@ class RecordedWorld:
         if self.over:
             return found
         fact = self._coming("rolled_back")
-        if fact is None or fact.rolled_back.reason == "command" or fact.rolled_back.from_step != self._step():
+        if (
+            fact is None
+            or fact.rolled_back.reason == "command"
+            or fact.rolled_back.seed_id
+            or fact.rolled_back.from_step != self._step()
+        ):
             return ""
         return fact.rolled_back.reason
 
@@ -375,7 +381,9 @@ class RecordedWorld:
         return None if attached is None else recalled(self.outside.objects, attached)
 
     def _attached(self, seed_id: str) -> KernelAttached | None:
-        kernels = (fact.kernel_attached for fact in self._group() if fact.HasField("kernel_attached"))
+        ahead = itertools.dropwhile(_is_pin, self._ahead())  # the state before it is kept before it is told
+        group = itertools.takewhile(lambda fact: body_name(fact) not in _GROUP_ENDS, ahead)
+        kernels = (fact.kernel_attached for fact in group if fact.HasField("kernel_attached"))
         return next((kernel for kernel in kernels if kernel.seed_id == seed_id), None)
 
     def swaps(self) -> Sequence[Event]:
@@ -395,6 +403,13 @@ class RecordedWorld:
             raise self._unexpected("checkpoint_saved")
         return Checkpoint(fact.checkpoint_saved.ref, snapshot.position, fact.checkpoint_saved.bytes)
 
+    def surplus(self, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+        """Those that were deleted here on record: which are kept is no part of what a run computes."""
+        if self.over:
+            return found
+        run = itertools.takewhile(lambda fact: body_name(fact) == "checkpoint_pruned", self._ahead())
+        return [Checkpoint(fact.checkpoint_pruned.ref, _position(fact), 0) for fact in run]
+
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """Delete nothing while a record is followed."""
         return self._live.delete_checkpoint(saved) if self.over else 0
@@ -403,6 +418,10 @@ class RecordedWorld:
         """Keep the state if the record goes back to it later."""
         if snapshot.position.sequence in self._wanted:
             self._kept[snapshot.position.sequence] = snapshot
+
+    def rewinds(self, found: bool) -> bool:  # noqa: FBT001
+        """Whether it did on record."""
+        return found if self.over else self._coming("rolled_back") is not None
 
     def rollback_target(self) -> tuple[str, Snapshot] | None:
         """The state that the record goes back to; None where the next fact is no rollback."""
@@ -413,3 +432,14 @@ class RecordedWorld:
         if back.to_sequence not in self._kept:
             raise self._diverged(f"the record rolls back to sequence {back.to_sequence}, which lies before its start")
         return back.level, self._kept[back.to_sequence]
+
+
+def _position(fact: Event) -> Position:
+    """Of a checkpoint that was deleted: its step, and nothing else that is said of it."""
+    return Position(fact.run_id, fact.timeline, fact.checkpoint_pruned.step, fact.epoch, 0)
+
+
+def _is_pin(fact: Event) -> bool:
+    """Whether a fact is about the state that is kept from before a germination."""
+    kept = GERMINATION in (fact.state_digested.occasion, fact.checkpoint_saved.reason)
+    return kept or fact.HasField("checkpoint_pruned")

@@ -17,6 +17,7 @@ from esper.tamiyo.decide import rederived
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded
 from esper.tolaria.fork_change import Fork
+from esper.tolaria.kept import GERMINATION
 from esper.tolaria.outside import Answer, Clock, Outside
 from esper.tolaria.recorded_world import Record, RecordedWorld
 from esper.tolaria.run import TargetStepReached
@@ -37,11 +38,13 @@ def first_checkpoint(recorded: Recorded, objects: ObjectStore) -> Event | None:
 def latest_checkpoint(recorded: Recorded, objects: ObjectStore, *, step: int, sequence: int) -> Event | None:
     """The latest checkpoint that can be read, taken at no later step than `step` and published by `sequence`.
 
-    None where the run's start is nearer.
+    None where the run's start is nearer. The state from before a germination is none to begin at: it lies within the
+    end of its epoch.
     """
     for fact in reversed(recorded.checkpoints()):
         saved = fact.checkpoint_saved
-        if 0 < saved.step <= step and fact.sequence <= sequence and _readable(objects, saved.ref):
+        begins = saved.step > 0 and saved.reason != GERMINATION
+        if begins and saved.step <= step and fact.sequence <= sequence and _readable(objects, saved.ref):
             return fact
     return None
 
@@ -110,7 +113,7 @@ def _kept(facts: Sequence[Event]) -> list[Checkpoint]:
         elif fact.HasField("checkpoint_pruned"):
             kept = [each for each in kept if each.ref != fact.checkpoint_pruned.ref]
         elif fact.HasField("rolled_back"):
-            kept = [each for each in kept if each.position.step <= fact.rolled_back.to_step]
+            kept = [each for each in kept if each.position.sequence <= fact.rolled_back.to_sequence]
     return kept
 
 

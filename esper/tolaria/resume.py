@@ -74,6 +74,8 @@ def settled(recorded: Recorded, start: Event | None) -> int:
     belongs = ("checkpoint_saved", "checkpoint_pruned", *(() if start else ("run_started", "state_digested")))
     upto = first
     while upto < len(recorded.facts) and recorded.facts[upto].WhichOneof("body") in belongs:
+        if not recorded.state.on_path(upto + 1):
+            break  # a rollback went back to just this state
         upto += 1
     return upto
 

@@ -1,16 +1,18 @@
-"""Keeping states of a run and going back to them (R-TOL-19 to R-TOL-23), after a failure or because of a command.
+"""Going back to a state that was kept (R-TOL-19 to R-TOL-23): after a failure, at a command, or as a failed proof asks.
 
 The fast way restores the newest snapshot in memory, the full way the newest checkpoint that can be read. Where the fast
-way fails for any reason the full way is tried.
+way fails for any reason the full way is tried. A rewind is no failure: it restores the state from before the seed that
+did not prove itself, and counts toward nothing that protects a run (ruling 31).
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Final
 
-from contracts.leyline.v1.event_pb2 import CheckpointPruned, CheckpointSaved, RolledBack
+from contracts.leyline.v1.event_pb2 import RolledBack
 from contracts.leyline.v1.leyline_pb2 import (
     EMERGENCY_LEVEL_CONSERVATIVE,
     EMERGENCY_LEVEL_HALT,
@@ -20,55 +22,17 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.errors import CorruptState, EsperError, LogUnavailable
 from esper.tolaria.commands import drain, publish, take_effect
-from esper.tolaria.run import Run, capture, restore, verify, with_progress
-from esper.tolaria.state import Digest, FlatState, Position, Snapshot, digest, load_checkpoint, store_checkpoint
+from esper.tolaria.kept import keep, pinned, save_checkpoint
+from esper.tolaria.run import Run, capture, publish_digest, restore, verify
+from esper.tolaria.state import Checkpoint, Position, Snapshot, digest, load_checkpoint, store_checkpoint
 
 CAUTION: Final = "rollback"
 """Why a run is in conservative mode until it has completed an epoch again."""
 
-DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0}
 LEVELS: Final = ("fast", "full")
-
-
-def keep(run: Run, flat: FlatState, found: Digest) -> Snapshot:
-    """Remember the run's state in memory."""
-    recorder = run.recorder
-    where = Position(recorder.run_id, recorder.timeline, recorder.step, recorder.epoch, run.world.sequence)
-    snapshot = Snapshot(with_progress(run, flat), found.root, where)
-    run.snapshots.add(snapshot)
-    run.world.remember(snapshot)
-    return snapshot
-
-
-def save_checkpoint(run: Run, snapshot: Snapshot, reason: str) -> None:
-    """Store a state durably, publish that, and prune what is older than the newest few."""
-    started = run.clock.monotonic()
-    saved = run.world.save_checkpoint(snapshot)
-    run.checkpoints.append(saved)
-    run.recorder.publish(
-        CheckpointSaved(
-            ref=saved.ref,
-            step=saved.position.step,
-            bytes=saved.bytes,
-            state_digest=snapshot.root,
-            upto_sequence=saved.position.sequence,
-            reason=reason,
-            duration_ms=1e3 * (run.clock.monotonic() - started),
-        )
-    )
-    _prune(run)
-
-
-def _prune(run: Run) -> None:
-    """Delete the run's oldest checkpoints, once the log has the newest. A fork deletes none of its parent's."""
-    own = [each for each in run.checkpoints if each.position.run_id == run.recorder.run_id]
-    surplus = own[: -run.config.keep_checkpoints] if run.config.keep_checkpoints else []
-    if surplus:
-        run.world.flush()  # a process that dies here must not leave a record of checkpoints that are gone alone
-    for oldest in surplus:
-        run.checkpoints.remove(oldest)
-        freed = run.world.delete_checkpoint(oldest)
-        run.recorder.publish(CheckpointPruned(ref=oldest.ref, step=oldest.position.step, bytes_freed=freed))
+REWIND: Final = "rewind"
+DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0, REWIND: math.inf}
+"""A rewind has none: nothing has failed, and nobody waits for it."""
 
 
 # ---------------------------------------------------------------------------------------------------------- going back
@@ -84,14 +48,52 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
     back = _to_recorded(run) or (_fast(run) if level == "fast" else None) or _full(run)
     run.windows.load_state(watched)
     run.windows.end_all("rolled_back")
-    run.snapshots.forget_after(back.position.step)
-    run.checkpoints = [each for each in run.checkpoints if each.position.step <= back.position.step]
+    _forget_after(run, back)
+    body = _tell(run, back, RolledBack(reason=reason, from_step=from_step))
+    if body.deadline_exceeded:
+        publish(run, run.mode.enter(CAUTION))
+    return body
+
+
+def rewind(run: Run, seed_id: str) -> bool:
+    """Go back to before the seed germinated whose proof has failed, and close its place; whether that was possible.
+
+    Where the state is gone, as in a fork whose parent deleted it, the seed is culled, and the run goes on from here.
+    """
+    blueprint_id = next(seed.blueprint_id for seed in run.kasmina.observations() if seed.seed_id == seed_id)
+    reason = f"{seed_id}'s proof failed"
+    snapshot = pinned(run, seed_id)
+    if not run.world.rewinds(snapshot is not None):
+        take_effect(run, run.kasmina.close(seed_id, blueprint_id, f"{reason}, and the state before it is gone"))
+        drain(run)
+        return False
+    from_step, watched = run.recorder.step, run.windows.state()
+    back = _to_recorded(run) or _to_pinned(run, snapshot)
+    run.windows.end_since(watched, seed_id)
+    undone = _forget_after(run, back)
+    _tell(run, back, RolledBack(reason=reason, from_step=from_step, seed_id=seed_id))
+    take_effect(run, run.kasmina.close(seed_id, blueprint_id, reason))
+    flat = capture(run)
+    save_checkpoint(run, keep(run, flat, publish_digest(run, flat, REWIND)), REWIND, undone)
+    run.world.flush()
+    return True
+
+
+def _forget_after(run: Run, back: _Restored) -> list[Checkpoint]:
+    """Forget the states that were undone; returns their checkpoints."""
+    run.snapshots.forget_after(back.position.sequence)
+    undone = [each for each in run.checkpoints if each.position.sequence > back.position.sequence]
+    run.checkpoints = [each for each in run.checkpoints if each not in undone]
+    return undone
+
+
+def _tell(run: Run, back: _Restored, body: RolledBack) -> RolledBack:
+    """Raise the timeline, go on from where `back` is, and publish `body` with the rest of what happened."""
     run.recorder.timeline += 1
     run.recorder.step, run.recorder.epoch = back.position.step, back.position.epoch
-    body = RolledBack(
+    run.mid_epoch = False
+    whole = RolledBack(
         level=back.level,
-        reason=reason,
-        from_step=from_step,
         to_step=back.position.step,
         to_epoch=back.position.epoch,
         to_sequence=back.position.sequence,
@@ -103,10 +105,9 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
         confirm_ms=back.phases_ms[2],
         deadline_exceeded=sum(back.phases_ms) > DEADLINE_MS[back.level],
     )
-    body = run.recorder.publish(body).rolled_back
-    if body.deadline_exceeded:
-        publish(run, run.mode.enter(CAUTION))
-    return body
+    whole.MergeFrom(body)
+    published: RolledBack = run.recorder.publish(whole).rolled_back
+    return published
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,12 @@ def _fast(run: Run) -> _Restored | None:
     except (EsperError, RuntimeError, LookupError, ValueError):
         return None
     return _Restored("fast", snapshot.position, snapshot.root, phases_ms)
+
+
+def _to_pinned(run: Run, snapshot: Snapshot | None) -> _Restored:
+    assert snapshot is not None  # else the world would have said that there is nothing to go back to
+    phases_ms = _bring_back(run, snapshot, run.clock.monotonic())
+    return _Restored(REWIND, snapshot.position, snapshot.root, phases_ms)
 
 
 def _full(run: Run) -> _Restored:
@@ -216,7 +223,7 @@ def rescue(run: Run, error: LogUnavailable) -> LogUnavailable:
     """Make sure that the newest kept state is on disk; returns the error with where it is."""
     newest = run.snapshots.newest()
     stored = run.checkpoints[-1] if run.checkpoints else None
-    if newest is not None and (stored is None or stored.position.step < newest.position.step):
+    if newest is not None and (stored is None or stored.position.sequence < newest.position.sequence):
         with contextlib.suppress(OSError):  # the disk that the log cannot write to may be the one that is full
             stored = store_checkpoint(run.objects, newest.flat, newest.root, newest.position)
     where = "nothing of it is kept" if stored is None else f"step {stored.position.step} is kept as {stored.ref}"

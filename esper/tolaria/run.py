@@ -31,7 +31,7 @@ from esper.tolaria.learning_rate import LearningRates, warmup_steps
 from esper.tolaria.measuring import chosen, costs_of, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
-from esper.tolaria.state import Checkpoint, Digest, FlatState, SnapshotCache, digest, flatten, unflatten
+from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
@@ -82,6 +82,10 @@ class Run:
     """What the run measures of the task's probe set: all, or a part that was chosen once."""
     evidence_samples: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    pins: list[Pin] = field(default_factory=list)
+    """The states from before seeds that have yet to prove themselves, the oldest first."""
+    mid_epoch: bool = False
+    """Whether an epoch's order of samples is drawn and its last step not taken."""
     chains: dict[str, Chain] = field(default_factory=dict)
     probe_losses: list[float] = field(default_factory=list)
     epochs_since_structural_change: int = 0
@@ -171,7 +175,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     trained = config.batch_size * steps_per_epoch
     measuring = plan(config, host, kasmina, task, trained=trained)
     if budget is not None:
-        costs = costs_of(host, kasmina, task)
+        costs = costs_of(host, kasmina, task, candidates=False)
         config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return Run(
@@ -294,6 +298,7 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "epochs_since_structural_change": run.epochs_since_structural_change,
         "paused_until": run.paused_until,
         "spent": run.flops.state(),
+        "pins": [asdict(pin) for pin in run.pins],
         "chains": {
             seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
         },
@@ -348,6 +353,7 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.probe_losses = list(progress["probe_losses"])
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
     run.paused_until = progress.get("paused_until", 0)
+    run.pins = [Pin.of(pin) for pin in progress.get("pins", [])]
     run.chains = {
         seed: Chain(**{name: bytes.fromhex(value) for name, value in chain.items()})
         for seed, chain in progress["chains"].items()

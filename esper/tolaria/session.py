@@ -30,9 +30,9 @@ from esper.tolaria.data import fingerprint
 from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
+from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
-from esper.tolaria.rollback import keep, save_checkpoint
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
 from esper.tolaria.tasks.task import Task, evaluate
@@ -58,7 +58,7 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     run.world.compare_start(digest(flat), flat)
     run.recorder.timeline, run.recorder.step, run.recorder.epoch = where.timeline, where.step, where.epoch
     run.flops.spent |= spent_by(snapshot.flat)
-    run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.step < where.step]
+    run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.sequence < where.sequence]
     for breaker in (run.decider_breaker, run.rate_breaker):
         if breaker.name in before.run_status.breakers:
             breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
@@ -124,7 +124,8 @@ class RunResult:
 
     `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
     by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
-    ever grew. `flops` holds training, side_pass, probe and evidence.
+    ever grew, and as `rewound` the blueprint whose proof failed there. `flops` holds training, side_pass, probe and
+    evidence.
     """
 
     run_id: str
@@ -171,12 +172,18 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
         hook_ms={f"p{q}": float(np.percentile(run.hook_ms, q)) if run.hook_ms else 0.0 for q in (50, 99)},
         wall_s=wall_s,
         flops=dict(run.flops.spent),
-        fates={
-            seed.seed_id: {"stage": stage_name(seed.stage), "blueprint": seed.blueprint_id, "alpha": seed.alpha}
-            for seed in run.kasmina.observations()
-            if seed.life
-        },
+        fates=_fates(run),
     )
+
+
+def _fates(run: Run) -> dict[str, dict[str, Any]]:
+    closed = run.kasmina.closed()
+    return {
+        seed.seed_id: {"stage": stage_name(seed.stage), "blueprint": seed.blueprint_id, "alpha": seed.alpha}
+        | ({"rewound": closed[seed.seed_id]} if seed.closed else {})
+        for seed in run.kasmina.observations()
+        if seed.life or seed.closed
+    }
 
 
 def interrupt(run: Run, fault: str, wall_s: float) -> Interrupted:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -205,16 +206,33 @@ class Snapshot:
     position: Position
 
 
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The checkpoint from before a seed germinated, which its proof may ask for; `ended_step` is when that was over."""
+
+    seed_id: str
+    ref: str
+    position: Position
+    ended_step: int | None = None
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Pin:
+        """The pin that `asdict` made plain values of."""
+        return cls(**{**stored, "position": Position(**stored["position"])})
+
+
 class SnapshotCache:
     """At most `count` snapshots of `limit_bytes` together; the oldest go first, and `evictions` counts them.
 
     A snapshot that is larger than the limit on its own is not kept: then a rollback needs a checkpoint (R-TOL-20).
+    Pinned ones are held beside them, however many, until they are released.
     """
 
     def __init__(self, count: int, limit_bytes: int) -> None:
         self._count = count
         self._limit_bytes = limit_bytes
         self._snapshots: deque[Snapshot] = deque()
+        self._pinned: dict[int, Snapshot] = {}
         self.evictions = 0
 
     def __len__(self) -> int:
@@ -222,7 +240,7 @@ class SnapshotCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors held."""
+        """Bytes of all tensors held, without the pinned ones'."""
         return sum(snapshot.flat.nbytes for snapshot in self._snapshots)
 
     def add(self, snapshot: Snapshot) -> None:
@@ -236,7 +254,20 @@ class SnapshotCache:
         """The latest snapshot, None where there is none."""
         return self._snapshots[-1] if self._snapshots else None
 
-    def forget_after(self, step: int) -> None:
-        """Drop what belongs to steps that a rollback undid."""
-        while self._snapshots and self._snapshots[-1].position.step > step:
+    def forget_after(self, sequence: int) -> None:
+        """Drop what a rollback to the fact `sequence` undid."""
+        while self._snapshots and self._snapshots[-1].position.sequence > sequence:
             self._snapshots.pop()
+
+    def pin(self, snapshot: Snapshot) -> None:
+        """Hold this one until it is released, unless it is too large to be kept at all."""
+        if snapshot.flat.nbytes <= self._limit_bytes:
+            self._pinned[snapshot.position.sequence] = snapshot
+
+    def pinned(self, sequence: int) -> Snapshot | None:
+        """The pinned snapshot of the state after the fact `sequence`, None where none is held."""
+        return self._pinned.get(sequence)
+
+    def release(self, needed: AbstractSet[int]) -> None:
+        """Drop the pinned snapshots but those after the facts `needed`."""
+        self._pinned = {sequence: each for sequence, each in self._pinned.items() if sequence in needed}

@@ -55,6 +55,7 @@ def train(  # noqa: C901, PLR0912, PLR0915 (the loop is one linear function on p
                 stop_at_target_step(run)
                 run.host.train()
                 order = epoch_order(len(task.train), run.batch_size, run.steps_per_epoch, run.random.data)
+                run.mid_epoch = True
                 swap_kernels(run, task.train.inputs[order[0].to(run.device)])
                 epoch_began, loss_sum, norm, trouble = monotonic(), 0.0, 0.0, ""
                 for indices in order.to(run.device):

@@ -110,6 +110,18 @@ class Windows:
         """Close every window, because the run was rolled back or is over."""
         self._end(ending, None)
 
+    def end_since(self, watched: list[dict[str, Any]], seed_id: str) -> None:
+        """The run went back to before `seed_id` germinated, and these windows are those of then; `watched` were open.
+
+        Those opened since end with that; of the others, one that was reported closed meanwhile is not opened again.
+        """
+        before = {window.command_id for window in self._windows}
+        still = {window["command_id"] for window in watched}
+        self._windows = [window for window in self._windows if window.command_id in still]
+        for window in (Window(**each) for each in watched if each["command_id"] not in before):
+            ending = "rewound" if window.seed_id == seed_id else "rolled_back"
+            self._windows.append(window if window.ended_as else replace(window, ended_as=ending))
+
     def epoch_ended(self, loss: float, hook_ms: float) -> None:
         """Add an epoch with this probe loss to every open window, and close those whose epochs have passed."""
         self._windows = [window if window.ended_as else self._older(window, loss, hook_ms) for window in self._windows]

@@ -195,11 +195,17 @@ class World(Protocol):
     def save_checkpoint(self, snapshot: Snapshot) -> Checkpoint:
         """Store a state durably."""
 
+    def surplus(self, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+        """The checkpoints to delete now; `found` are those that are kept no longer."""
+
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """Remove a checkpoint; returns the bytes that became free."""
 
     def remember(self, snapshot: Snapshot) -> None:
         """Offer a state that the run may go back to later."""
+
+    def rewinds(self, found: bool) -> bool:  # noqa: FBT001 - what was found, as everywhere here
+        """Whether the run goes back to before a seed whose proof failed; `found` says whether that state is there."""
 
     def rollback_target(self) -> tuple[str, Snapshot] | None:
         """Level and state of the recorded rollback that comes next; None where the run chooses both itself."""
@@ -351,12 +357,20 @@ class LiveWorld:
         """In the object store."""
         return store_checkpoint(self.outside.objects, snapshot.flat, snapshot.root, snapshot.position)
 
+    def surplus(self, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+        """As found."""
+        return found
+
     def delete_checkpoint(self, saved: Checkpoint) -> int:
         """From the object store."""
         return delete_checkpoint(self.outside.objects, saved)
 
     def remember(self, snapshot: Snapshot) -> None:
         """Nothing: the run keeps its newest states itself."""
+
+    def rewinds(self, found: bool) -> bool:  # noqa: FBT001
+        """As found."""
+        return found
 
     def rollback_target(self) -> tuple[str, Snapshot] | None:
         """None: the run goes back to its newest state."""

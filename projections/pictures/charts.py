@@ -119,9 +119,9 @@ def swimlane(
     epochs: float,
     title: str = "Seeds by stage",
     width: float = 1040,
-    marks: Sequence[float] = (),
+    marks: Sequence[Mark] = (),
 ) -> Picture:
-    """The lanes over `epochs` epochs; `marks` are moments at which the run went back to an earlier state."""
+    """The lanes over `epochs` epochs; `marks` are moments at which the run went back to an earlier state, and why."""
     left = 20 + CHARACTER * max([len(part) for lane in lanes for part in (lane.name, lane.below)], default=0)
     across = Scale(0, max(epochs, 1), left, width - 14)
     bottom = LANE_TOP + len(lanes) * (LANE + GAP)
@@ -131,11 +131,12 @@ def swimlane(
     for place, lane in enumerate(lanes):
         parts += _lane(lane, LANE_TOP + place * (LANE + GAP), across)
     if len(marks) > MANY:
-        marks = [next(found) for _, found in groupby(sorted(marks), key=lambda x: int(across(x)))]
-    parts += [
-        f"<g>{rule(across(x), LANE_TOP - 4, across(x), bottom, 'mark')}<title>rolled back</title></g>" for x in marks
-    ]
-    parts += [words(across(x) - 3, LANE_TOP - 6, "rolled back", anchor="end") for x in marks]
+        in_order = sorted(marks, key=lambda mark: mark.x)
+        marks = [next(found) for _, found in groupby(in_order, key=lambda mark: int(across(mark.x)))]
+    for mark in marks:
+        x = across(mark.x)
+        parts.append(f"<g>{rule(x, LANE_TOP - 4, x, bottom, 'mark')}<title>{escape(mark.text)}</title></g>")
+    parts += [words(across(mark.x) - 3, LANE_TOP - 6, mark.text, anchor="end") for mark in marks]
     told = " ".join(f"{lane.name} {lane.below}: {_lanes_told(lane)}." for lane in lanes)
     return picture(width, bottom + LANE_BOTTOM + key_height, title, told, [*parts, *key])
 

@@ -114,12 +114,13 @@ def _extent(history: History, run_id: str) -> tuple[int, float, float]:
     return max(steps, 1), done, planned if status == "running" else max(done, 1)
 
 
-def _rollbacks(history: History, run_id: str, steps: int) -> list[float]:
+def _rollbacks(history: History, run_id: str, steps: int) -> list[Mark]:
+    """Where the run went back, and how: a rewind, as a failed proof asks for, is no rollback to whoever reads it."""
     found = history.execute(
-        "select from_step / ? from log.rolled_back where run_id = ? and log_verdict = 1 order by log_offset",
+        "select from_step / ?, level from log.rolled_back where run_id = ? and log_verdict = 1 order by log_offset",
         [steps, run_id],
     ).fetchall()
-    return [at for (at,) in found]
+    return [Mark(at, "rewound" if level == "rewind" else "rolled back") for at, level in found]
 
 
 def _marks(history: History, run_id: str) -> list[Mark]:
@@ -132,4 +133,4 @@ def _marks(history: History, run_id: str) -> list[Mark]:
         Mark(at, _MOMENTS[stage].format(seed=seed, blueprint=with_names(blueprint or "")))
         for at, stage, seed, blueprint in moves
     ]
-    return marks + [Mark(at, "rolled back") for at in _rollbacks(history, run_id, steps)]
+    return marks + _rollbacks(history, run_id, steps)

@@ -76,7 +76,7 @@ class Report:
             return shlex.join(["esper", "fork", self.parent, "--at", at, "--do", change])
         words = ["esper", "run", "--task", str(self.run["task"]), "--epochs", str(self.run["epochs_planned"])]
         words += ["--seed", str(config.get("seed", 0)), "--policy", str(self.run["policy"])]
-        words += [] if self.run["lifecycle"] == "full" else ["--lifecycle", str(self.run["lifecycle"])]
+        words += [] if self.run["lifecycle"] in ("full", "careful") else ["--lifecycle", str(self.run["lifecycle"])]
         words += [] if self.run["device"] == "cpu" else ["--device", str(self.run["device"])]
         return shlex.join(words + ([] if self.control else ["--no-control"]))
 

@@ -291,5 +291,6 @@ class House:
     def limit_files(process: Process, size: int) -> None:
         """Let no file of a process grow beyond `size` bytes, which to it is a full disk; -1 frees it."""
         if process.wait("pid") and process.alive():
-            _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard if size < 0 else size, hard))

@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.cold
-
 
 def _interrupt(esper, process) -> str:
     since = time.monotonic()
@@ -21,6 +19,7 @@ def _interrupt(esper, process) -> str:
     return stderr
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize("after_s", [0.3, 1.5, 3.0])
 def test_while_it_starts(esper, after_s):
     process = esper.start("run", "--task", "spirals", "--epochs", "50", "--no-static")

@@ -17,8 +17,6 @@ import pytest
 from esper.errors import InvalidInput, LogUnavailable
 from esper.weatherlight import client
 
-pytestmark = pytest.mark.cold
-
 
 def port_of(brokers: str) -> int:
     return int(brokers.rpartition(":")[2])
@@ -49,6 +47,7 @@ def test_second_client_joins_the_first_ones_broker_and_the_last_one_out_ends_it(
     assert client.status(esper.data_dir) is None
 
 
+@pytest.mark.cold
 def test_clients_that_start_at_once_share_one_supervisor(esper):
     program = (
         "import sys\nfrom pathlib import Path\nfrom esper.weatherlight import client\n"
@@ -89,6 +88,7 @@ def test_supervisor_whose_client_never_asked_ends(esper):
     assert subprocess.run(command, check=True, capture_output=True, timeout=30).stdout == b""
 
 
+@pytest.mark.cold
 def test_killed_supervisor_leaves_no_process(esper):
     process = esper.start("broker", "--json")
     process.stdout.readline()
@@ -142,6 +142,7 @@ def test_port_is_the_one_asked_for_and_one_that_is_taken_is_refused(esper):
     esper.wait_until(lambda: not esper.processes(), 5.0)
 
 
+@pytest.mark.cold
 def test_folder_with_a_very_long_path_works_and_processes_have_one_thread_for_computing(esper):
     deep = replace(esper, data_dir=esper.data_dir / ("long-" * 20) / ("path-" * 20))
     with client.join(deep.data_dir, client="test", broker_only=True) as lease:
@@ -151,6 +152,7 @@ def test_folder_with_a_very_long_path_works_and_processes_have_one_thread_for_co
     assert deep.processes() == []
 
 
+@pytest.mark.cold
 def test_what_stops_the_broker_from_starting_is_said_in_one_line(esper):
     (esper.data_dir).mkdir()
     (esper.data_dir / "log").write_text("no folder")
@@ -167,6 +169,7 @@ def wakeups(processes: list[psutil.Process]) -> int:
     return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in status)
 
 
+@pytest.mark.cold
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_ticks_while_nobody_does_anything(esper):
     """49 times a second, most of them heartbeats and commits of two consumer groups; with tickers it was above 150."""

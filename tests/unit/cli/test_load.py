@@ -44,7 +44,7 @@ from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
 
 DIRECT = SeedSettings(lifecycle="direct")
-QUICK = SeedSettings(training_epochs=1, blend_epochs=3)
+QUICK = SeedSettings(lifecycle="careful", training_epochs=1, blend_epochs=3)
 RUNS: dict[str, dict[str, Any]] = {
     "spirals": {"epochs": 3, "grow": {"s1": "BP008", "s2": "BP009"}, "seeds": QUICK},
     "chars": {"epochs": 1, "grow": {"s2": "BP023"}, "seeds": DIRECT},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from importlib import metadata
@@ -63,6 +64,29 @@ def test_the_lock_has_every_package_that_the_project_comes_to_and_no_other():
         for each in asked
         if not each.specifier.contains(versions[name], prereleases=True)
     ] == []
+
+
+@pytest.mark.skipif("ESPER_LOCKED" not in os.environ, reason="not installed by the lock; .ci/run does")
+def test_what_is_installed_is_what_the_lock_says():
+    versions, _ = locked(LOCK.read_text("utf-8"))
+
+    assert differences(versions) == {}
+
+
+def differences(versions):
+    """The packages of which another version is installed than is locked, None where none is: locked, installed."""
+    installed = {canonicalize_name(each.name): each.version for each in metadata.distributions()}
+    return {name: (to, installed.get(name)) for name, to in versions.items() if installed.get(name) != to}
+
+
+def test_another_version_is_told_by_name():
+    pytest_version = metadata.version("pytest")
+
+    assert differences({"pytest": pytest_version}) == {}
+    assert differences({"pytest": "0.1", "nobody-has-this": "1"}) == {
+        "pytest": ("0.1", pytest_version),
+        "nobody-has-this": ("1", None),
+    }
 
 
 @pytest.mark.parametrize("bad", ["numpy==2.4.6", "numpy>=2 --hash=sha256:" + "0" * 64, "numpy==2.4.6 --hash=md5:0"])

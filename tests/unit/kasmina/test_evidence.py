@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from esper.kasmina import lifecycle
-from esper.kasmina.candidates import drawn
+from esper.kasmina.candidates import TRIED, drawn
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.passes import effective_rank
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import Site, describe_sites
+
+from .test_width_places import COMBINATIONS, described
 
 cross_entropy = nn.functional.cross_entropy
 
@@ -46,8 +48,9 @@ def test_a_candidates_descent_is_the_squared_gradient_of_the_zero_weights_of_a_b
     sites = describe_sites(host, [Site(module, kind)], x, lambda _: [])
     kasmina = Kasmina(host, sites, SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
     channels = sites[0].shape[1] if kind == "token" else sites[0].shape[0]
-    weights, biases = drawn("s1", channels, channels)
-    outgoing = torch.zeros(channels, channels, requires_grad=True)
+    tried = min(channels, TRIED)
+    weights, biases = drawn("s1", tried, channels)
+    outgoing = torch.zeros(channels, tried, requires_grad=True)
 
     def block(_site, _inputs, h):
         last = h.movedim(1, -1) if kind == "image" else h
@@ -58,9 +61,62 @@ def test_a_candidates_descent_is_the_squared_gradient_of_the_zero_weights_of_a_b
     (gradient,) = torch.autograd.grad(cross_entropy(host(x), y), outgoing)
     handle.remove()
     evidence = kasmina.evidence(x, y, cross_entropy, candidates=True)[0]
-    assert evidence.candidate_descent == pytest.approx(float(gradient.square().sum()), rel=1e-4)
+    expected = channels / tried * float(gradient.square().sum())
+    assert evidence.candidate_descent == pytest.approx(expected, rel=1e-4)
     assert evidence.candidate_descent > 0
     assert evidence == kasmina.evidence(x, y, cross_entropy, candidates=True)[0]
+
+
+@pytest.mark.parametrize("units", [6, 12])
+def test_a_wider_layers_candidate_is_that_of_a_network_that_is_really_wider(units):
+    """The wider network is built from its parts, norm and dropout between included, and differentiated by autograd."""
+    torch.manual_seed(5)
+    host = nn.Sequential(
+        *(nn.Linear(3, units), nn.BatchNorm1d(units), nn.Tanh(), nn.Dropout(0.5)),
+        *(nn.Linear(units, 5), nn.ReLU(), nn.Linear(5, 2)),
+    )
+    x, y = torch.randn(16, 3), torch.arange(16) % 2
+    host(x)  # running statistics
+    wide = [Site("2", "vector"), Site("0", "vector", consumer="4"), Site("4", "vector", consumer="6")]
+    sites = describe_sites(host, wide, x, lambda _: [])
+    kasmina = Kasmina(host, sites, SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
+    before, random_state = {k: v.clone() for k, v in host.state_dict().items()}, torch.get_rng_state()
+    plain = kasmina.evidence(x, y, cross_entropy)
+    depth, first, second = kasmina.evidence(x, y, cross_entropy, candidates=True)
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in host.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all("forward" not in vars(module) for module in host.modules())
+    tried = min(units, TRIED)
+    weights, biases = drawn("s2", tried, 3)
+    outgoing = torch.zeros(5, tried, requires_grad=True)
+    host.eval()
+    own = host[2](host[1](host[0](x)))
+    new = torch.tanh((x @ weights.T + biases) / (1.0 + 1e-5) ** 0.5)
+    loss = cross_entropy(host[6](torch.relu(host[4](own) + new @ outgoing.T)), y)
+    (gradient,) = torch.autograd.grad(loss, outgoing)
+    assert first.candidate_descent == pytest.approx(units / tried * float(gradient.square().sum()), rel=1e-4)
+    assert min(depth.candidate_descent, second.candidate_descent) > 0
+    for row, bare in zip((depth, first, second), plain, strict=True):
+        for name in ("gradient_norm", "activation_norm", "activation_rank", "descent"):
+            assert getattr(row, name) == pytest.approx(getattr(bare, name), rel=1e-4), (row.seed_id, name)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_candidate_can_be_tried_at_every_place_that_can_become_wider_and_changes_no_other_figure(name):
+    host, x, kind = COMBINATIONS[name]()
+    site = described(host, x, kind)
+    kasmina = Kasmina(host, [site], SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
+
+    def loss_fn(outputs, _targets):
+        return outputs.square().mean()
+
+    (plain,) = kasmina.evidence(x, x, loss_fn)
+    (tried,) = kasmina.evidence(x, x, loss_fn, candidates=True)
+
+    assert tried.candidate_descent > 0
+    for figure in ("gradient_norm", "activation_norm", "activation_rank", "descent", "dead_fraction"):
+        assert getattr(tried, figure) == pytest.approx(getattr(plain, figure), rel=1e-3)
 
 
 def test_only_a_free_place_has_a_candidate(make_lab):

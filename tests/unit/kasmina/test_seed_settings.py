@@ -26,7 +26,7 @@ def test_settings_survive_json():
     ("name", "value"),
     [
         ("training_epochs", 0),
-        ("blend_epochs", 0),
+        ("blend_epochs", -1),
         ("shadow_epochs", 0),
         ("probation_epochs", 0),
         ("germination_steps", 0),

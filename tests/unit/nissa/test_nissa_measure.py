@@ -64,12 +64,20 @@ BODIES = (
     event_pb2.SecurityViolation(reason="invalid_signature"),
     leyline_pb2.EmergencySignal(level=leyline_pb2.EMERGENCY_LEVEL_HALT),
     event_pb2.DeadLettered(topic="esper.telemetry"),
+    event_pb2.RolledBack(level="rewind", seed_id="s1"),
 )
 
 
 def samples(body):
     event = new_event(body, event_id=bytes(16), run_id="run-a", producer="trainer", recorded_at_ns=0)
     return {sample.name: sample for sample in measure(event)}
+
+
+def test_a_rewind_is_no_rollback():
+    """It counts toward no alert, and so into nothing that an alert looks at (ruling 31)."""
+    rewind = event_pb2.RolledBack(level="rewind", seed_id="s1", prepare_ms=900, deadline_exceeded=True)
+
+    assert samples(rewind).keys() == {"esper_kasmina_rewinds_total"}
 
 
 @pytest.mark.requirement("R-TAM-58", "R-TEZ-25", "R-URZA-27")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from projections import columns, manifest, open_history, open_sample, verify
+from projections import columns, manifest, open_history, open_sample, verify, views
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 from projections.views import VIEWS
@@ -254,3 +254,16 @@ def test_reading_needs_no_arrow_and_no_torch(small_history: Path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.split("\n")[:2] == ["5", "set()"]
+
+
+def test_a_query_that_needs_more_memory_leaves_nothing_in_the_current_folder(tmp_path, monkeypatch):
+    """DuckDB's own choice is `.tmp` there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(views.tempfile, "gettempdir", lambda: str(tmp_path / "system"))
+    (tmp_path / "system").mkdir()
+    with open_sample() as history:
+        history.execute("SET memory_limit = '60MB'; SET threads = 1")
+        count = "count(*) from (select range, hash(range) from range(4000000) order by 2)"
+        assert history.execute(f"select {count}").fetchall() == [(4_000_000,)]
+        history.execute("select 1")
+        assert [path.name for path in tmp_path.iterdir()] == ["system"]

@@ -15,6 +15,7 @@ from contracts.leyline.v1.event_pb2 import (
     WidthPlace,
 )
 from esper.kasmina.lifecycle import BLENDING, DORMANT, FOSSILIZED, PROBATIONARY
+from esper.tamiyo.actions import legal_actions
 from esper.tamiyo.answer import answer
 from esper.tamiyo.decide import decide, draw_for, rederived
 from esper.tamiyo.policies import EARLIER
@@ -178,6 +179,26 @@ def test_swift_leaves_a_live_seed_to_its_proof_unless_it_leaks(make_wide):
     assert chosen(state) == "nothing"
     assert "changed by +0.7000" in decision(state).reason
     assert chosen(make_wide(seeds={"s4": bad | {"isolation_violations": 1}}, epoch=25)) == "cull s4"
+
+
+def test_a_module_and_the_wider_layer_that_it_would_work_on_do_not_grow_at_once(make_wide):
+    host = {"params": 1100, "params_host": 1100}
+    state = make_wide(**host, seeds={"s1": {"stage": FOSSILIZED, "parameters": 170}})
+    state.sites[3].width.between.append("s1")
+    other = make_wide(params=2012, params_host=1100, kind="token", seeds={"s4": {"stage": BLENDING, "parameters": 912}})
+    other.sites[3].width.between.extend(["s1", "s2"])
+
+    assert "s4" not in {action.seed_id for action, legal in zip(*legal_actions(state), strict=True) if legal}
+    assert {"s3", "s4", "s5"} == {
+        action.seed_id for action, legal in zip(*legal_actions(other), strict=True) if legal
+    } - {""}
+
+
+def test_new_units_come_in_whole_groups(make_wide):
+    state = make_wide(params=696, params_host=696)
+    state.sites[3].width.group = 16
+
+    assert all(action.size == 1.0 for action in legal_actions(state)[0] if action.seed_id == "s4")
 
 
 def test_careful_widens_too_one_seed_at_a_time(make_wide):

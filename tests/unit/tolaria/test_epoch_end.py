@@ -34,7 +34,7 @@ def test_the_packet_holds_what_a_policy_may_know(bench, tiny_task) -> None:
     assert body.probe_loss_stderr > 0
     assert body.flops == body.flops_training + body.flops_measuring
     assert body.flops_measuring > 0
-    assert (body.lifecycle, body.rate_policy, body.decay_from_epoch) == ("full", "constant", 0)
+    assert (body.lifecycle, body.rate_policy, body.decay_from_epoch) == ("careful", "constant", 0)
     assert body.state.hardware_context.device_type == "cpu"
     assert body.state.hardware_context.total_memory_gb > body.state.hardware_context.available_memory_gb > 0
 

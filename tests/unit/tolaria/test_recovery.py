@@ -13,7 +13,8 @@ from esper.errors import CorruptState
 from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
-from esper.tolaria.rollback import keep, roll_back, save_checkpoint
+from esper.tolaria.kept import keep, save_checkpoint
+from esper.tolaria.rollback import roll_back
 from esper.tolaria.run import capture, make_run
 from esper.tolaria.session import publish_start
 from esper.tolaria.state import digest, tensors_of_checkpoint

@@ -129,7 +129,7 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 
 
 def snapshot(step: int, numbers: int) -> Snapshot:
-    return Snapshot(flatten({"w": torch.zeros(numbers)}), b"", Position("run", 1, step, 0, 0))
+    return Snapshot(flatten({"w": torch.zeros(numbers)}), b"", Position("run", 1, step, 0, step))
 
 
 @pytest.mark.requirement("R-TOL-20")

@@ -145,7 +145,7 @@ def test_a_width_seed_that_is_blended_is_part_of_the_layer_as_strong_as_it_is(be
     command = seed_command("run", SEED_OPERATION_GERMINATE, "s3", "BP051", clock=bench.clock.clock)
     bench.log.publish(command)
     bench.log.send(signed(command))
-    result = bench.run(task, seeds=SeedSettings(training_epochs=1, blend_epochs=3), epochs=3)
+    result = bench.run(task, seeds=SeedSettings(lifecycle="careful", training_epochs=1, blend_epochs=3), epochs=3)
     flat, *_ = load_checkpoint(bench.objects, bench.log.bodies("checkpoint_saved")[-1].ref)
     started = bench.log.bodies("run_started")[0]
     network = grown_network(task, started.sites, RunConfig.from_json(started.config_json), flat)

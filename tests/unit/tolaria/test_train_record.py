@@ -25,7 +25,7 @@ def test_the_first_fact_says_everything_about_the_run(bench, tiny_task) -> None:
     assert (config.epochs, config.batch_size, config.learning_rate, config.seed) == (1, 16, 1e-2, 9)
     assert set(started.seeds) == set(STREAMS)
     assert len(set(started.seeds.values())) == len(STREAMS)
-    assert (started.control_of, started.lifecycle, started.policy) == ("grown", "full", "none")
+    assert (started.control_of, started.lifecycle, started.policy) == ("grown", "careful", "none")
     assert (started.train_samples, started.probe_samples, started.test_samples) == (64, 48, 48)
     assert [(site.site, site.seed_id, list(site.shape)) for site in started.sites] == [
         ("1", "s1", [6]),

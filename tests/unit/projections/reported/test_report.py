@@ -76,7 +76,7 @@ def test_commands_refused_gates_failed_and_rollbacks_are_told(small, runs):
     spirals = " ".join(page(small, runs["spirals heuristic"]).split())
     random = " ".join(page(small, runs["digits random"]).split())
 
-    assert "<h2>Rollbacks</h2>" in spirals
+    assert "<h2>Rollbacks and rewinds</h2>" in spirals
     assert "rejected: s3 is DORMANT and cannot become CULLED" in html.unescape(spirals)
     assert "rolled back" in spirals
     assert "There is no control run to compare with" in spirals

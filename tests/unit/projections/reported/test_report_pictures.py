@@ -58,7 +58,7 @@ def test_a_lane_ends_where_its_run_has_come(tmp_path):
 
 def test_lanes_are_as_long_as_the_stays():
     stays = [Stay("TRAINING", 2, 4), Stay("FOSSILIZED", 4, 10, "helped")]
-    picture = swimlane([Lane("s1", "layer", stays), Lane("s2", "other", [])], epochs=10)
+    picture = swimlane([Lane("s1", "layer", stays), Lane("s2", "other", [])], epochs=10, marks=[Mark(5, "rewound")])
     widths = {
         each.get("style"): float(each.get("width"))
         for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect")
@@ -70,6 +70,7 @@ def test_lanes_are_as_long_as_the_stays():
     assert "TRAINING from epoch 2, FOSSILIZED from epoch 4" in picture.svg
     assert "s2 other: never germinated" in picture.svg
     assert "epochs 4 to 10: helped" in picture.svg
+    assert "<title>rewound</title>" in picture.svg
 
 
 def test_bars_lie_on_their_side_of_zero():
