@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from esper.kasmina.settings import Lifecycle, SeedSettings
 from esper.tolaria.config import RunConfig
@@ -26,9 +26,6 @@ Measure = Literal["accuracy", "loss"]
 ROOT: Final = Path(__file__).parents[3]
 MOVES_RESULTS: Final = ("esper/kasmina", "esper/karn", "esper/tamiyo", "esper/tolaria")
 """The code on which a result depends."""
-
-CAREFUL: Final[Any] = "careful" if "careful" in get_args(Lifecycle) else "full"
-"""The lifecycle with all stages and gates; older code has its older name alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +127,9 @@ class Job:
         )
 
     def config(self) -> RunConfig:
-        """The run's configuration. The grown arm has every default of the product."""
+        """The run's configuration: every default of the product but the lifecycle, which the arm names."""
         grows = self.arm.startswith("grown")
-        lifecycle = {"grown-careful": CAREFUL}.get(self.arm)
-        if self.script:
-            lifecycle = "direct"
+        lifecycle: Lifecycle = "careful" if self.arm == "grown-careful" else "direct" if self.script else "swift"
         return RunConfig(
             task=self.task,
             seed=self.seed,
@@ -143,7 +138,7 @@ class Job:
             rate_policy=self.schedule,  # type: ignore[arg-type]  # checked by RunConfig
             decision_timeout_s=None,
             structure=self.structure,
-            seeds=SeedSettings(lifecycle=lifecycle) if lifecycle else SeedSettings(),
+            seeds=SeedSettings(lifecycle=lifecycle),
         )
 
     def digest(self) -> str:

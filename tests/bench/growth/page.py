@@ -26,7 +26,7 @@ WORDS: Final = {
 
 ARMS: Final = (
     ("control", "the task's own small host; it never grows"),
-    ("grown", "`esper run` with every default: seeds are inserted, then proved or rewound"),
+    ("grown", "`esper run --lifecycle swift`: seeds are inserted, then proved or rewound; else every default"),
     ("grown-careful", "the careful lifecycle: a seed passes stages and gates before it counts"),
     ("direct", "the grown run's seeds, inserted after the same epochs and never judged"),
     (
