@@ -18,6 +18,7 @@ from esper.leyline.json_text import configuration
 from esper.leyline.objects import ObjectStore
 from esper.record import RunState, accepted_facts
 from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
+from esper.tolaria.config import filled
 from projections.run_queries import decisions_of, run_ids
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def settings(a: RunStarted, b: RunStarted) -> Iterator[Difference]:
 
 def _configuration(begun: RunStarted) -> dict[str, Any]:
     """Settings by name; the nested ones dotted."""
-    config: dict[str, Any] = configuration(begun.config_json)
+    config = filled(configuration(begun.config_json))
     named: dict[str, Any] = {
         "task": begun.task,
         "policy": begun.policy,

@@ -6,6 +6,7 @@ Free of torch, so that the command line can build one without loading it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Final, Literal
 
@@ -34,6 +35,15 @@ setting whose default changes what a run computes names it here, or in the table
 
 LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full"}
 """The same for the settings under `seeds`."""
+
+
+def filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a record as JSON has them, with what those that it lacks meant then; {} where it has none."""
+    if not values:
+        return {}
+    legacy: dict[str, Any] = json.loads(json.dumps(LEGACY))
+    seeds = values.get("seeds")
+    return legacy | dict(values) | ({"seeds": LEGACY_SEEDS | seeds} if isinstance(seeds, dict) else {})
 
 
 @dataclass(frozen=True, slots=True)

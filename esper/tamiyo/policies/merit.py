@@ -37,7 +37,7 @@ SETTINGS: Final = Settings()
 BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
     "image": {"BP009": 1.0, "BP060": 0.85, "BP062": 0.8, "BP061": 0.75, "BP013": 0.45, "BP015": 0.4},
     "signal": {"BP009": 1.0, "BP060": 1.0, "BP062": 0.6, "BP061": 0.6, "BP013": 0.45, "BP015": 0.4},
-    "vector": {"BP009": 1.0, "BP021": 0.5, "BP008": 0.3},
+    "vector": {"BP009": 1.0, "BP062": 0.8, "BP021": 0.5, "BP008": 0.3},
     "token": {"BP023": 1.0, "BP009": 0.9, "BP021": 0.5},
     "width": {"BP051": 1.0},
 }
@@ -45,7 +45,7 @@ BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
 docs/log.md. A signal is an image one pixel wide or high. One that is not named has not shown merit and does not grow,
 until its outcomes show some. BP013 and BP015 had 0.4 both: with BP015, which is cheaper, a second seed of digits ended
 0.0048 ± 0.0017 worse in probe loss for 2 % less work (11 pairs). BP060 to BP062 have the share of BP009's gain that one
-seed of theirs had, on digits and on m1d_cnn; they are for hosts that BP009 is too large for."""
+seed of theirs had, on digits, spirals and m1d_cnn; they are for hosts that BP009 is too large for."""
 
 _PLACE: Final = 1e-3
 """What a place further back among equals costs: all of a site's options together less than one step of merit."""

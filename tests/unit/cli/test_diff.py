@@ -201,9 +201,15 @@ def test_settings_that_differ_are_listed(tmp_path, diff):
             {"learning_rate": rate, "seeds": {"blend_epochs": 3}, "control_of": run.run_id}
         )
         started.threads = int(rate * 10)
+    # The older of the two has no such settings: it is told what they meant then, and that only where it matters.
+    newer = json.loads(runs[1].events[0].run_started.config_json) | {"axes": ["depth"], "measuring_share": 0.1}
+    runs[1].events[0].run_started.config_json = json.dumps(newer)
     _, told = diff(*runs)
 
-    assert told["started_differently"] == [{"field": "learning_rate", "a": 0.1, "b": 0.2}]
+    assert told["started_differently"] == [
+        {"field": "learning_rate", "a": 0.1, "b": 0.2},
+        {"field": "measuring_share", "a": None, "b": 0.1},
+    ]
     assert told["machine"] == [{"field": "threads", "a": 1, "b": 2}]
 
 

@@ -96,13 +96,13 @@ class Bench:
     ) -> LiveWorld:
         return LiveWorld(Outside(self.log, self.clock.clock, self.objects, verifier, library, should_stop))
 
-    def growing(self, after: int, seed_id: str = "s1") -> Callable[[], bool]:
+    def growing(self, after: int, seed_id: str = "s1", blueprint_id: str = "BP009") -> Callable[[], bool]:
         """A `should_stop` that never stops, and sends a germination after so many steps."""
         calls = iter(range(10**6))
 
         def watch() -> bool:
             if next(calls) == after:
-                command = seed_command("run", SEED_OPERATION_GERMINATE, seed_id, "BP009", clock=self.clock.clock)
+                command = seed_command("run", SEED_OPERATION_GERMINATE, seed_id, blueprint_id, clock=self.clock.clock)
                 self.log.send(signed(command))
             return False
 

@@ -66,28 +66,38 @@ def test_the_packet_says_in_which_epoch_the_decay_begins(policy: str, share: flo
         assert min(rates[found - 2]) < 1.0
 
 
-@pytest.mark.parametrize("lifecycle", ["full", "direct"])
+@pytest.mark.parametrize(
+    ("lifecycle", "asked", "end"),
+    [("careful", 0.0, ""), ("direct", 0.0, "fossilized"), ("swift", 0.0, ""), ("swift", 1e6, "rewound")],
+)
 @pytest.mark.parametrize("policy", ["wsd", "cosine"])
-def test_what_grows_warms_up_and_the_host_goes_on_at_its_own_rate(bench, second_bench, tiny_task, policy, lifecycle):
-    """A seed germinates, and is absorbed or culled: at every epoch's end the host's rate is that of its control run."""
-    settings = {"rate_policy": policy, "new_parameter_warmup_epochs": 2.0, "seeds": SeedSettings(lifecycle=lifecycle)}
-    bench.run(tiny_task(epochs=14), **settings)
-    grown = second_bench.run(tiny_task(epochs=14), second_bench.growing(after=9), policy="heuristic", **settings)
+def test_what_grows_warms_up_and_the_host_goes_on_at_its_own_rate(
+    bench, second_bench, tiny_task, policy, lifecycle, asked, end
+):
+    """A seed germinates, is absorbed, culled or rewound: after every epoch the host's rate is its control run's."""
+    seeds = SeedSettings(lifecycle=lifecycle, benefit_z=asked)
+    settings = {"rate_policy": policy, "new_parameter_warmup_epochs": 2.0, "seeds": seeds}
+    bench.run(tiny_task(epochs=10), **settings)
+    grown = second_bench.run(
+        tiny_task(epochs=10), second_bench.growing(after=9, blueprint_id="BP062"), policy="heuristic", **settings
+    )
     changed = second_bench.log.bodies("learning_rate_changed")
     fresh = [each.new_lr for each in changed if each.reason == NEW_PARAMETERS]
 
-    assert grown.seeds["fossilized"] + grown.seeds["culled"] > 0
+    assert not end or (grown.seeds | {"rewound": len(second_bench.log.bodies("rolled_back"))})[end] > 0
+    assert len(host_rates(bench)) == 10
     assert host_rates(second_bench) == host_rates(bench)
     assert {each.group for each in changed} <= {"s1", "s2"}
     assert fresh
     assert max(fresh) < 0.11 * 1e-2  # a tenth of the base rate, at the most
 
 
-def host_rates(bench) -> list[float]:
-    """What the host's group of the optimiser held at the end of every epoch."""
+def host_rates(bench) -> set[tuple[float, float]]:
+    """Every epoch with what the host's group of the optimiser held at its end, however often it was trained."""
     packets = [packet for packet in bench.log.bodies("telemetry_packet") if packet.source_subsystem == "tolaria"]
     values = [{point.name: point.value for point in packet.metrics} for packet in packets]
-    return [each["tolaria.lr_controller.current_lr"] for each in values if "tolaria.lr_controller.current_lr" in each]
+    rates = [each for each in values if "tolaria.lr_controller.current_lr" in each]
+    return {(each["tolaria.epochs.total"], each["tolaria.lr_controller.current_lr"]) for each in rates}
 
 
 @pytest.mark.requirement("R-TOL-15")
