@@ -285,7 +285,7 @@ def connected(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnecti
     try:
         return duckdb.connect(path, read_only=read_only, config=_SETTINGS)
     except duckdb.Error as error:
-        if "lock" in str(error):
+        if "set lock on file" in str(error):  # a damaged file has a "block" in its message
             raise Locked(f"{path} is kept by a running process; stop it, or ask the archive instead") from None
         raise
 

@@ -37,7 +37,7 @@ class StaticArm:
         A run that did not complete has no end to compare with, and one in which nothing grew is its own control.
         """
         self.waiting = False
-        config = self._config(grown)
+        config = self.config_beside(grown)
         if config is None:
             return False
         self.trainer = trainers.add("static", self.run_id, config, Plan(fresh=True))
@@ -49,7 +49,8 @@ class StaticArm:
             self.trainer.begin(brokers)
             self.trainer = None
 
-    def _config(self, grown: RunView) -> RunConfig | None:
+    def config_beside(self, grown: RunView) -> RunConfig | None:
+        """Its configuration, by what the grown run came to; None where there is nothing that it could show."""
         end = grown.finished
         if end is None or end.status != "completed" or not grown.checkpoint:
             return None

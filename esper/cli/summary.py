@@ -346,6 +346,12 @@ class Summary:
             way = f"`esper resume {self.grown.run_id}` goes on with it"
             yield f"the static run did not complete, so it is left out; {way}"
         if static is None:
+            control = self._control_end
+            if control is not None and not grown.fossilized:
+                yield (
+                    f"growth did not pay: nothing became part of the network for good, and that took {grown.flops:.3g} "
+                    f"FLOPs where the control run took {control.flops:.3g}"
+                )
             return
         budget = f"at equal FLOPs ({grown.flops:.3g} and {static.flops:.3g})"
         losses = f"test loss {grown.test_loss:.4f} grown, {static.test_loss:.4f} static"

@@ -157,6 +157,7 @@ def test_summary_says_what_became_of_each_seed(story):
     assert "s2 at layer2 never germinated" in text
     assert "test accuracy (+0.00 points)" in text
     assert "p50 3.1 ms, p99 9.9 ms" in text
+    assert "growth did not pay: nothing became part of the network for good, and that took" in text
     assert "esper why k3f9x2qa s1" in text
     assert "\x1b" not in text
 

@@ -16,10 +16,13 @@ from esper.leyline.envelope import body_name
 from esper.testing import REAL_CLOCK
 from esper.tolaria.replay import latest_checkpoint, replay_run
 from esper.tolaria.state import load_checkpoint
+from esper.tolaria.tasks import Site
 from tests.unit.retrace.lives import tiny
 
 ALWAYS, NEVER = 0.0, 1e6
 """Standard errors that a proof asks for: what any fall of the loss passes, and what nothing does."""
+WIDE = (Site("1", "vector"), Site("4", "vector"), Site("0", "vector", consumer="3"))
+"""The tiny host's places with one, s3, where a layer can become wider."""
 POOL = ("BP008", "BP013", "BP014", "BP016")
 """What is no larger than the tiny host."""
 
@@ -62,8 +65,8 @@ def check_same_network(lived, control) -> None:
     assert (lived.result.status, lived.result.epochs) == ("completed", 10)
 
 
-def check_replays(lived) -> None:
-    replayed = replay_run(lived.whole(), tiny(), objects=lived.objects, clock=REAL_CLOCK)
+def check_replays(lived, **task) -> None:
+    replayed = replay_run(lived.whole(), tiny(**task), objects=lived.objects, clock=REAL_CLOCK)
     assert replayed.diverged is None, str(replayed.diverged)
 
 
@@ -107,6 +110,28 @@ def test_a_rewind_counts_toward_nothing_that_protects_a_run(lived) -> None:
     assert not any("rolled back" in line for line in told)
     endings = {window.ended_as for body in lived.log.bodies("epoch_completed") for window in body.windows}
     assert "rewound" in endings
+
+
+def test_a_widened_layer_is_narrow_again_after_a_rewind(lived, other) -> None:
+    """A wider layer and a module behind the next; both go with the older one's proof."""
+    script = {4: lived.germinate("s3", "BP051"), 8: lived.germinate("s2", "BP013")}
+    train(lived, pool=("BP013", "BP051"), task=tiny(sites=WIDE), script=script)
+    train(other, task=tiny(sites=WIDE))
+
+    assert rewinds(lived) == [("s3", 9, 3)]
+    check_same_network(lived, other)
+
+
+def test_a_rewind_goes_back_behind_an_absorption_which_comes_again(lived) -> None:
+    """s3 proved itself and became part of the host before s2, which germinated beside it, failed."""
+    script = {4: lived.germinate("s3", "BP051"), 8: lived.germinate("s2", "BP013")}
+    task = tiny(learning_rate=0.03, sites=WIDE)
+    train(lived, seeds=swift(ALWAYS), seed=0, pool=("BP013", "BP051"), task=task, script=script)
+
+    assert rewinds(lived) == [("s2", 12, 6)]
+    absorbed = [(body.seed_id, body.units_before, body.units) for body in lived.log.bodies("seed_absorbed")]
+    assert absorbed == [("s3", 6, 12), ("s3", 6, 12)]
+    check_replays(lived, sites=WIDE)
 
 
 def test_the_older_seeds_failure_takes_the_younger_along_which_may_be_tried_again(lived) -> None:

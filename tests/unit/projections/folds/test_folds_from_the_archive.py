@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing
-from projections import open_history
+from projections import open_history, store
 from projections.archive_writer import Archive
 from projections.registry import PROJECTIONS, file_of, follow, follow_what_the_log_lost, rebuild, seen
 from projections.store import Locked, Store
@@ -111,6 +111,17 @@ def test_a_damaged_file_is_made_anew_wherever_the_damage_lies(projection, record
                 break
         assert found == expected[projection.name], start
     assert failures < 2 * len(sound) / BLOCK
+
+
+def test_a_damaged_block_is_not_taken_for_a_file_that_another_process_keeps(tmp_path, monkeypatch):
+    """DuckDB says "in block at location", in which somebody found "lock"."""
+
+    def damaged(*_arguments, **_named):
+        raise duckdb.IOException("Corrupt database file: computed checksum 1 does not match 2 in block at location 3")
+
+    monkeypatch.setattr(store.duckdb, "connect", damaged)
+    with pytest.raises(duckdb.IOException, match="in block"):
+        store.connected(tmp_path / "x.duckdb")
 
 
 def signed(ring, value):
