@@ -8,7 +8,8 @@ place and for every kind of growth. Source: Evci et al., "GradMax: growing neura
 2022, which maximises it.
 
 At most `TRIED` units are tried at a place, and the figure is scaled to as many as the place has channels or units: the
-expectation of the squared norm is proportional to their number, and evidence must stay cheap on a wide host.
+expectation of the squared norm is proportional to their number, and evidence must stay cheap: eight units beside the
+eight of each layer of a small table's host made the pass 2.5 times as dear, two 1.3 times.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.kasmina.sites import channel_axis, derived_seed
 from esper.kasmina.width import Weights, Widening
 
-TRIED: Final = 8
+TRIED: Final = 2
 
 
 def drawn(seed_id: str, units: int, fan_in: int) -> tuple[Tensor, Tensor]:

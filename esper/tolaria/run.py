@@ -153,7 +153,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     task = with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
     options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
-    sites = describe_sites(host, offered, task.train.inputs[: config.batch_size], options)
+    sites = describe_sites(host, [] if config.structure else offered, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
     outside, clock = world.outside, world.outside.clock

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted, RolledBack
 from esper.leyline.envelope import Event, new_event
+from esper.tolaria.structure import Piece
 from tests.bench.growth import __main__ as command
 from tests.bench.growth import training
 from tests.bench.growth.jobs import FAMILIES, Job, code_version
@@ -34,6 +36,10 @@ def row_of(job: Job, **figures: Any) -> dict[str, Any]:
     row |= {"config": job.digest(), "code": CODE, "status": "completed", "accuracy": 0.5, "loss": 1.0, "params": 300}
     row |= {"steps": job.steps or 2400, "flops": flops, "cpu_s": 2.0, "germinations": [], "structure": []}
     return row | figures
+
+
+def piece(seed_id: str, blueprint_id: str, **settings: float) -> dict[str, Any]:
+    return asdict(Piece(seed_id, blueprint_id, settings))
 
 
 def an_event(body: Any, epoch: int) -> Event:
@@ -168,7 +174,7 @@ def test_what_depends_on_other_rows_waits_for_them(tmp_path: Path):
     assert grown == {("grown", "probe")}
     assert {slot.arm for slot in plan.missing} == {"grown", "static", "static-equal"}
 
-    structure = [[5, "s1", "BP008", [["factor", 1.0]]]]
+    structure = [piece("s1", "BP008", factor=1.0)]
     last = fill(ledger, scope, lambda job: {"structure": structure} if job.arm == "grown" else {})
     static = ledger.rows["tab", "static", "wsd", str(FIRST_TEST_SEED), "test", "8", ""]
     equal = ledger.rows["tab", "static-equal", "wsd", str(FIRST_TEST_SEED), "test", "8", ""]
@@ -208,9 +214,9 @@ def test_seeds_that_choose_and_seeds_that_are_told_are_not_the_same(tmp_path: Pa
 
 
 def test_a_script_has_each_slot_once_in_order():
-    recorded = [[7, "s2", "BP009", []], [3, "s1", "BP008", []], [9, "s2", "BP013", [["factor", 0.5]]]]
+    recorded = [[7, piece("s2", "BP009")], [3, piece("s1", "BP008")], [9, piece("s2", "BP013", factor=0.5)]]
 
-    assert scripted(recorded) == ((3, "s1", "BP008", ()), (7, "s2", "BP009", ()))
+    assert scripted(recorded) == ((3, Piece("s1", "BP008")), (7, Piece("s2", "BP009")))
 
 
 # -------------------------------------------------------------------------------------------------------------- page
@@ -222,13 +228,9 @@ def figures(better: float):
     def of(job: Job) -> dict[str, Any]:
         noise = 0.001 * (job.seed % 3)
         gain = better / 100 if job.arm.startswith("grown") and job.size == FAMILIES[job.task].sizes[0] else 0.0
-        structure = [[5, "s1", "BP008", []]] if job.arm == "grown" and job.task != "tabn" and gain else []
-        return {
-            "accuracy": 0.5 + noise + gain,
-            "loss": 1.0 - noise - gain,
-            "structure": structure,
-            "germinations": structure,
-        }
+        structure = [piece("s1", "BP008")] if job.arm == "grown" and job.task != "tabn" and gain else []
+        told = {"structure": structure, "germinations": [(5, each) for each in structure]}
+        return told | {"accuracy": 0.5 + noise + gain, "loss": 1.0 - noise - gain}
 
     return of
 
@@ -301,16 +303,20 @@ def test_the_best_static_net_is_chosen_on_the_probe_set(tmp_path: Path):
 
 
 def test_a_script_grows_what_it_says_and_a_cut_run_ends_where_it_should():
-    job = a_job(
-        task="tabn", on="probe", steps=20, arm="direct", script=((0, "s1", "BP008", ()), (1, "s2", "BP009", ()))
-    )
+    script = ((0, Piece("s1", "BP008")), (1, Piece("s2", "BP009")))
+    job = a_job(task="tabn", on="probe", steps=20, arm="direct", script=script)
     row = training.run(job)
 
-    assert [each[:3] for each in row["germinations"]] == [(0, "s1", "BP008"), (1, "s2", "BP009")]
-    assert [each[1] for each in row["structure"]] == ["s1", "s2"]
+    assert scripted(json.loads(json.dumps(row["germinations"]))) == script
+    assert [(each["seed_id"], each["blueprint_id"]) for each in row["structure"]] == [("s1", "BP008"), ("s2", "BP009")]
     assert (row["epochs"], row["steps"], row["refused"]) == (2, 20, {})
     assert row["params"] > row["params_host"] == 258
-    assert json.loads(json.dumps(row))["config"] == job.digest()
+
+    structure = tuple(Piece.from_dict(each) for each in json.loads(json.dumps(row["structure"])))
+    static = training.run(a_job(task="tabn", on="probe", steps=20, arm="static", structure=structure))
+
+    assert static["params"] == row["params"]
+    assert static["flops"]["training"] > row["flops"]["training"]
 
 
 def test_the_command_trains_what_is_missing_and_goes_on_where_it_was(tmp_path: Path, capsys):

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from esper.kasmina.settings import Lifecycle, SeedSettings
 from esper.tolaria.config import RunConfig
 from esper.tolaria.hosts import ResNetLite
+from esper.tolaria.structure import Piece
 from esper.tolaria.tasks import Task
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.digits import CLASSES, digits, digits_wide
@@ -25,9 +26,6 @@ Measure = Literal["accuracy", "loss"]
 ROOT: Final = Path(__file__).parents[3]
 MOVES_RESULTS: Final = ("esper/kasmina", "esper/karn", "esper/tamiyo", "esper/tolaria")
 """The code on which a result depends."""
-
-CAREFUL: Final[Any] = "careful" if "careful" in get_args(Lifecycle) else "full"
-"""The lifecycle with all stages and gates; older code has its older name alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,8 @@ def task_of(family: str, size: str) -> Task:
     return FAMILIES[family].make(size)
 
 
-Germination = tuple[int, str, str, tuple[tuple[str, float], ...]]
-"""The epoch after which a seed germinates, its slot, its blueprint, and the blueprint's settings."""
+Germination = tuple[int, Piece]
+"""The epoch after which a seed germinates, 0 for before the first step, and what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +110,9 @@ class Job:
     script: tuple[Germination, ...] = ()
     """What germinates whatever the policy thinks, inserted at once."""
 
+    structure: tuple[Piece, ...] = ()
+    """What the host has built in from its first step."""
+
     @property
     def key(self) -> tuple[str, ...]:
         """The place in the table: of two rows with one key the newer holds."""
@@ -126,11 +127,9 @@ class Job:
         )
 
     def config(self) -> RunConfig:
-        """The run's configuration. The grown arm has every default of the product."""
+        """The run's configuration: every default of the product but the lifecycle, which the arm names."""
         grows = self.arm.startswith("grown")
-        lifecycle = {"grown-careful": CAREFUL}.get(self.arm)
-        if self.script:
-            lifecycle = "direct"
+        lifecycle: Lifecycle = "careful" if self.arm == "grown-careful" else "direct" if self.script else "swift"
         return RunConfig(
             task=self.task,
             seed=self.seed,
@@ -138,7 +137,8 @@ class Job:
             learning_rate=self.rate,
             rate_policy=self.schedule,  # type: ignore[arg-type]  # checked by RunConfig
             decision_timeout_s=None,
-            seeds=SeedSettings(lifecycle=lifecycle) if lifecycle else SeedSettings(),
+            structure=self.structure,
+            seeds=SeedSettings(lifecycle=lifecycle),
         )
 
     def digest(self) -> str:

@@ -26,10 +26,13 @@ WORDS: Final = {
 
 ARMS: Final = (
     ("control", "the task's own small host; it never grows"),
-    ("grown", "`esper run` with every default: seeds are inserted, then proved or rewound"),
+    ("grown", "`esper run --lifecycle swift`: seeds are inserted, then proved or rewound; else every default"),
     ("grown-careful", "the careful lifecycle: a seed passes stages and gates before it counts"),
     ("direct", "the grown run's seeds, inserted after the same epochs and never judged"),
-    ("static", "the grown run's final structure from the first step on, its added modules beginning at zero output"),
+    (
+        "static",
+        "the grown run's final structure from its first step on; its modules begin at zero output",
+    ),
     ("static-equal", "that net with exactly the FLOPs that the grown run has cost: fewer steps or more, own schedule"),
     ("sweep-equal", "the best of five static sizes, each with the grown run's FLOPs"),
     ("sweep", "the best of five static sizes, each trained as long as the task says"),
@@ -190,7 +193,7 @@ def _fates(grown: Sequence[Row]) -> list[str]:
     germinated = sum(len(row["germinations"]) for row in grown)
     if not germinated:
         return [f"No seed germinated in {len(grown)} grown runs."]
-    kept = Counter(f"{each[1]} {each[2]}" for row in grown for each in row["structure"])
+    kept = Counter(f"{each['seed_id']} {each['blueprint_id']}" for row in grown for each in row["structure"])
     words = ", ".join(f"{what} in {count}" for what, count in sorted(kept.items(), key=lambda item: (-item[1], item)))
     return [
         f"Seeds of the {len(grown)} grown runs: {germinated} germinated, {kept.total()} are in the final networks,",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from esper.tolaria.structure import Piece
 from tests.bench.growth.jobs import FAMILIES, Family, Germination, Job, task_of
 from tests.bench.growth.ledger import Ledger, Row
 from tests.bench.growth.paired import cost, total
@@ -123,16 +124,10 @@ def score(rows: Iterable[Row], family: Family) -> float:
     return statistics.fmean(values) if values and all(math.isfinite(value) for value in values) else -math.inf
 
 
-def planted(structure: Sequence[Any]) -> tuple[Germination, ...]:
-    """A grown run's structure, as it is recorded in its row, germinated before the first step."""
-    return scripted([(0, *each[1:]) for each in structure])
-
-
 def scripted(recorded: Sequence[Any]) -> tuple[Germination, ...]:
-    """Germinations as a script: of several at one slot the first."""
-    first = {each[1]: each for each in reversed(recorded)}
-    ordered = sorted(first.values(), key=lambda each: (each[0], list(recorded).index(each)))
-    return tuple((each[0], each[1], each[2], tuple((name, value) for name, value in each[3])) for each in ordered)
+    """Germinations, as a row has them, as a script: of several at one slot the first."""
+    first = {piece["seed_id"]: (epoch, Piece.from_dict(piece)) for epoch, piece in reversed(recorded)}
+    return tuple(sorted(first.values(), key=lambda germination: germination[0]))
 
 
 def equal_steps(grown: Row, static: Row, full: int) -> int:
@@ -258,7 +253,7 @@ class _Table:
 
     def static_of(self, grown: Row | None) -> dict[str, Any] | None:
         """The static net of what the grown run came to: the same modules from the first step on."""
-        return None if grown is None else {"script": planted(grown["structure"])}
+        return None if grown is None else {"structure": tuple(Piece.from_dict(piece) for piece in grown["structure"])}
 
     def full_steps(self) -> int:
         """The optimiser steps of the task as it is, which are the same for a host of any size."""

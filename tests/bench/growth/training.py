@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +20,13 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
 from esper.testing import REAL_CLOCK, MemoryLog, command_event, signed
 from esper.tolaria.outside import Outside
-from esper.tolaria.session import RunResult
+from esper.tolaria.structure import Piece, structure_at
 from esper.tolaria.tasks import Task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
 from tests.bench.growth.jobs import Germination, Job, task_of
 
 RUN_ID: Final = "bench"
-PART_OF_THE_NETWORK: Final = ("FOSSILIZED", "BLENDING", "SHADOWING", "PROBATIONARY")
 TRIES: Final = 3
 
 
@@ -56,27 +55,30 @@ class ScriptedLog(MemoryLog):
         elif name == "command_rejected":
             germination = self._sent.pop(event.command_rejected.command_id, None)
             if germination is not None:
-                self.refused[germination[1]] = event.command_rejected.reason
-                self._waiting.append((self._epoch + 1, *germination[1:]))
+                self.refused[germination[1].seed_id] = event.command_rejected.reason
+                self._waiting.append((self._epoch + 1, germination[1]))
 
     def take_commands(self) -> list[Signed]:
         """The germinations that are due."""
         due = [each for each in self._waiting if each[0] <= self._epoch]
         self._waiting = [each for each in self._waiting if each[0] > self._epoch]
         for germination in due:
-            event = _germinate(germination)
+            event = command_event(RUN_ID, _germinate(germination[1]))
             self._sent[event.event_id] = germination
             self.send(signed(event))
         return super().take_commands()
 
 
-def _germinate(germination: Germination) -> Event:
-    _, seed_id, blueprint_id, settings = germination
+def _germinate(piece: Piece) -> AdaptationCommand:
     operation = CommandSeedOperation(
-        operation=SEED_OPERATION_GERMINATE, blueprint_id=blueprint_id, parameters=dict(settings)
+        operation=SEED_OPERATION_GERMINATE, blueprint_id=piece.blueprint_id, parameters=piece.parameters
     )
-    command = AdaptationCommand(command_type=COMMAND_TYPE_SEED, target_seed_id=seed_id, seed_operation=operation)
-    return command_event(RUN_ID, command)
+    return AdaptationCommand(
+        command_type=COMMAND_TYPE_SEED,
+        target_seed_id=piece.seed_id,
+        seed_operation=operation,
+        annotations=piece.annotations,
+    )
 
 
 def fitted(steps: int, steps_per_epoch: int) -> tuple[int, int]:
@@ -109,6 +111,7 @@ def _train(job: Job, task: Task, steps: int) -> tuple[dict[str, Any], float]:
         objects = ObjectStore(Path(folder))
         log = ScriptedLog(objects, job.script)
         result = train(config, evaluated, LiveWorld(Outside(log, REAL_CLOCK, objects)), run_id=RUN_ID)
+        network = structure(log.events, objects)
     flops = dict(result.flops) | {"rewound": rewound(log.events)}
     row = {
         "task": job.task,
@@ -129,8 +132,8 @@ def _train(job: Job, task: Task, steps: int) -> tuple[dict[str, Any], float]:
         "flops": flops,
         "fates": result.fates,
         **result.seeds,
-        "germinations": germinations(log.events),
-        "structure": structure(log.events, result),
+        "germinations": [(epoch, asdict(piece)) for epoch, piece in germinations(log.events)],
+        "structure": [asdict(piece) for piece in network],
         "refused": log.refused,
     }
     return row, sum(result.flops.values())
@@ -138,18 +141,22 @@ def _train(job: Job, task: Task, steps: int) -> tuple[dict[str, Any], float]:
 
 def germinations(events: Sequence[Event]) -> list[Germination]:
     """What germinated, in order, what was undone later included."""
-    applied = [(event.epoch, event.command_applied) for event in events if body_name(event) == "command_applied"]
-    return [
-        (epoch, body.seed_id, body.blueprint_id, tuple(sorted(dict(body.parameters).items())))
-        for epoch, body in applied
-        if body.operation == SEED_OPERATION_GERMINATE
-    ]
+    commands = {event.event_id: event.adaptation_command for event in events if event.HasField("adaptation_command")}
+    found = []
+    for event in events:
+        if body_name(event) == "command_applied" and event.command_applied.operation == SEED_OPERATION_GERMINATE:
+            applied, command = event.command_applied, commands.get(event.command_applied.command_id)
+            annotations = {} if command is None else dict(command.annotations)
+            piece = Piece(applied.seed_id, applied.blueprint_id, dict(applied.parameters), annotations)
+            found.append((event.epoch, piece))
+    return found
 
 
-def structure(events: Sequence[Event], result: RunResult) -> list[Germination]:
-    """The germinations that made what is in the final network, in order."""
-    last = {each[1]: each for each in germinations(events)}
-    return [each for seed_id, each in last.items() if result.fates.get(seed_id, {}).get("stage") in PART_OF_THE_NETWORK]
+def structure(events: Sequence[Event], objects: ObjectStore) -> tuple[Piece, ...]:
+    """What is part of the final network beside the host that the run began with."""
+    started = next(event.run_started for event in events if event.HasField("run_started"))
+    saved = [event.checkpoint_saved for event in events if event.HasField("checkpoint_saved")]
+    return structure_at(objects, saved[-1].ref, started.sites)
 
 
 def rewound(events: Sequence[Event]) -> float:
