@@ -38,12 +38,12 @@ EVENTS = 30_000
 """Signed records that a publication publishes, and that are offered `OFFERS` times in requests encoded beforehand."""
 ARCHIVED = 100_000
 """Events of the archive that is asked."""
-OFFERS = 2
+OFFERS = 6
 ASKS = 10
 STEPS = {
     "publish": "a producer's and its broker's",
-    "offer": "the broker's alone, requests encoded beforehand",
     "drain": "the archiver's",
+    "offer": "the broker's alone, requests encoded beforehand",
     "query": "every standard question, one thread",
 }
 TWICE = ("publish", "offer", "query")

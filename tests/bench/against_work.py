@@ -33,7 +33,7 @@ RUSH = 1e9
 """Records a second that are never reached: requests follow one another at once."""
 REQUEST = 200
 """Records of a request that was encoded beforehand: as few as a trainer's, since a broker's work is by the request."""
-PASSES = 2
+PASSES = 3
 """How often a publication publishes the records."""
 
 
@@ -75,7 +75,6 @@ class Work:
         began = _used(self._broker)
         for _ in range(self._offers):
             asyncio.run(offer(self._address, self._encoded, RUSH))
-            self._count += len(self._signed)
         return _used(self._broker) - began
 
     def drain(self) -> float:
