@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,12 @@ from typing import Any, Final, Self
 import duckdb
 
 from contracts.topics import RUNS
-from esper.errors import ContractViolation, CorruptState, EsperError
+from esper.errors import ContractViolation, EsperError
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
-from esper.leyline.folders import Folder
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, Signed, history_ns
 from esper.record.accept import SPECIAL, Fact
+from projections import seals
 from projections.manifest import Place
 from projections.projection import Projection, Row, migrate, refresh
 from projections.records import Record
@@ -37,8 +36,6 @@ _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
 }
 _UNFIT: Final = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.TypeMismatchException)
 """What DuckDB raises for a value that a column cannot hold."""
-SEAL: Final = ".seal"
-"""The end of the name of the file beside a projection's that says with whose key it was made."""
 _log = logging.getLogger(__name__)
 
 
@@ -95,10 +92,13 @@ class Store:
 
     def close(self) -> None:
         """Give the file back."""
+        ours = self.path is not None and self._ring is not None and seals.holds_open(self.path, self._ring)
         self._connection.close()
         del (
             self._connection
         )  # without this DuckDB complains at the interpreter's end where someone still holds the store
+        if ours and self.path is not None and self._ring is not None:
+            seals.write_closed(self.path, self._ring)
 
     @property
     def verifies(self) -> bool:
@@ -113,8 +113,7 @@ class Store:
         """Have the file made anew the next time that it is opened with keys."""
         if self.path is not None and self._ring is not None:
             _log.warning("%s lacks something and will be made anew when it is opened again: %s", self.path, why)
-            with Folder.open(self.path.parent) as folder, contextlib.suppress(FileNotFoundError):
-                folder.remove(f"{self.path.name}{SEAL}")
+            seals.break_seal(self.path)
 
     def _is_damage(self, error: BaseException) -> bool:
         """Whether an error says that the file is damaged; then it is made anew the next time."""
@@ -295,38 +294,21 @@ def _open(path: Path | None, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(":memory:", config=_SETTINGS)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        known = ring is None or not path.exists() or _sealed(path, ring)
+        known = ring is None or not path.exists() or seals.holds(path, ring)
         connection = connected(path)  # also where it is of no use: nobody may have it open
-        if known:
-            return _seal(connection, path, ring)
+        if known or (ring is not None and seals.holds(path, ring)):  # again, where another process was just closing it
+            return _sealed(connection, path, ring)
         connection.close()
         _log.warning("%s was not made here with a key of ours and is made anew from the log and the archive", path)
     except duckdb.Error as error:
         _log.warning("%s cannot be read and is made anew from the log: %s", path, error)
     for file in (path, path.with_name(f"{path.name}.wal")):
         file.unlink(missing_ok=True)
-    return _seal(connected(path), path, ring)
+    return _sealed(connected(path), path, ring)
 
 
-def _seal(connection: duckdb.DuckDBPyConnection, path: Path, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
-    """Note beside the file that it was made with a key of `ring`, where that is not noted yet."""
-    if ring is not None and not _sealed(path, ring):
-        signed = ring.sign(_sealed_text(path))
-        with Folder.open(path.parent) as folder:
-            folder.write(f"{path.name}{SEAL}", f"{signed.key_id} {(signed.signature or b'').hex()}".encode())
+def _sealed(connection: duckdb.DuckDBPyConnection, path: Path, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
+    """The connection, and beside the file that it was made with a key of `ring`."""
+    if ring is not None:
+        seals.write_open(path, ring)
     return connection
-
-
-def _sealed(path: Path, ring: KeyRing) -> bool:
-    """Whether the file is one that was made with a key of `ring`: this very file, no copy, which anybody can alter."""
-    try:
-        with Folder.open(path.parent) as folder:
-            key_id, _, signature = folder.read(f"{path.name}{SEAL}").decode("ascii").partition(" ")
-        signed = Signed(_sealed_text(path), key_id, bytes.fromhex(signature))
-    except (FileNotFoundError, ValueError, CorruptState):
-        return False
-    return ring.verify(signed, time.time_ns()) is None
-
-
-def _sealed_text(path: Path) -> bytes:
-    return f"esper projection {path.name} in file {path.lstat().st_ino}".encode()

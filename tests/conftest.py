@@ -52,6 +52,7 @@ if (
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 WORKERS = 3
+WITH_PROCESSES = 2  # workers that may run files which start processes: those wait more than they compute
 SERIAL = "serial"
 LONG = ("tests/unit/test_quality.py", "tests/e2e/", "tests/integration/")  # in this order, before all others
 
@@ -77,19 +78,19 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 class ByFile(LoadScopeScheduling):
-    """Hands out whole files, long ones first, serial tests last; processes of two files do not fight for the cores."""
+    """Hands out whole files, long ones first, serial tests last; only so many at a time start processes."""
 
     def _split_scope(self, nodeid):
         return SERIAL if nodeid.endswith(f"@{SERIAL}") else nodeid.partition("::")[0]
 
     def _assign_work_unit(self, node):
-        starts_processes = any(
-            _starts_processes(scope) and not all(tests.values())
+        with_processes = sum(
+            any(_starts_processes(scope) and not all(tests.values()) for scope, tests in scopes.items())
             for other, scopes in self.assigned_work.items()
-            for scope, tests in scopes.items()
             if other is not node
         )
-        waiting = [scope for scope in self.workqueue if not (starts_processes and _starts_processes(scope))]
+        full = with_processes >= WITH_PROCESSES
+        waiting = [scope for scope in self.workqueue if not (full and _starts_processes(scope))]
         self.workqueue.move_to_end(min(waiting or self.workqueue, key=_turn), last=False)
         super()._assign_work_unit(node)
 

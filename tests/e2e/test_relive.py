@@ -23,7 +23,7 @@ from tests.forked import Forked, Forks
 EPOCHS = 60
 """Two seconds of training and more on a quiet machine, so that whoever is to be stopped half-way is."""
 WAY = 24
-"""Epochs, each of twelve steps: long enough to be interrupted, or to lose everything, after the third or fourth."""
+"""Epochs, each of twelve steps: long enough to be interrupted after the third."""
 CONFIG = RunConfig(task="spirals", seed=5, epochs=EPOCHS, decision_timeout_s=None)
 DEATHS = 3
 SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
@@ -211,7 +211,7 @@ def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):
 
 def test_a_power_cut_costs_no_run(esper):
     """Everything dies at once, and the disk keeps less than was written: the run goes on from what there is."""
-    running = esper.start("run", "--task", "spirals", "--epochs", str(WAY), "--seed", "5", "--no-control")
+    running = esper.start("run", "--task", "spirals", "--epochs", str(EPOCHS), "--seed", "5", "--no-control")
     for line in running.stdout:
         if "epoch 4/" in line:
             break
@@ -228,6 +228,6 @@ def test_a_power_cut_costs_no_run(esper):
     assert cut
 
     resumed = esper.json("resume", "last")
-    assert resumed["epochs"] == WAY
+    assert resumed["epochs"] == EPOCHS
     assert esper.json("runs")[0]["status"] == "completed"
     assert esper.json("replay", "last")["diverged"] is False

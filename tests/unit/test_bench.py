@@ -10,7 +10,7 @@ from torch import nn
 
 from esper.testing import MemoryLog
 from projections import questions
-from tests.bench import archive_history, overhead
+from tests.bench import against, archive_history, overhead
 from tests.bench.table import Row, failed, line
 
 
@@ -76,3 +76,28 @@ def test_the_archive_that_is_asked_can_be_made_and_has_what_it_is_asked_for(tmp_
 
     assert len(rows) == len(archive_history.FOLDS) + len(questions.names())
     assert not any(math.isnan(row.measured) for row in rows)
+
+
+def test_a_tree_against_another_has_the_ratio_of_pairs_and_students_interval():
+    """As above: logarithms of 0.01 and 0.03 twice, t of 4 values 3.1824, deviation 0.011547."""
+    there = [1.0, 2.0, 3.0, 4.0]
+    here = [other * math.exp(log) for other, log in zip(there, [0.01, 0.03] * 2, strict=True)]
+
+    found = against.ratio(here, there)
+
+    half = 3.1824 * 0.011547 / 2
+    assert [math.log(each) for each in (found.low, found.mean, found.high)] == pytest.approx(
+        [0.02 - half, 0.02, 0.02 + half], abs=1e-5
+    )
+    assert against.ratio([2.0], [1.0]) == against.Ratio(pytest.approx(2.0), 0.0, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("slower", "verdict"),
+    [((1.0, 1.01, 1.0, 1.01), "ok"), ((1.2, 1.21, 1.2, 1.21), "FAILED"), ((0.9, 1.2, 0.9, 1.2), "")],
+)
+def test_a_figure_is_judged_where_its_whole_interval_lies_on_one_side_of_the_limit(slower, verdict):
+    [row] = against.rows({"drain": (list(slower), [1.0] * 4)}, limit=1.03)
+
+    assert row.verdict == verdict
+    assert ("is open" in row.fixture) == (not verdict)

@@ -239,7 +239,7 @@ def test_all_that_the_sites_offer_is_wanted_once_and_the_likeliest_first(bench, 
 
     (started,) = bench.log.bodies("run_started")
     assert stock.wanted == likely(started.sites)
-    assert [each.blueprint_id for each in stock.wanted[:3]] == ["BP009", "BP021", "BP008"]
+    assert [each.blueprint_id for each in stock.wanted[:3]] == ["BP009", "BP062", "BP021"]
     assert len(set(stock.wanted)) == len(stock.wanted) == len(started.sites[0].options)  # both sites have one shape
 
 

@@ -180,12 +180,12 @@ def test_a_seed_in_blending_learns_from_the_loss_of_the_whole_network(bench, tin
     kept: list[tuple[int, dict[str, torch.Tensor]]] = []
     end_epoch = Kasmina.end_epoch
 
-    def keeping(kasmina: Kasmina, probe):
+    def keeping(kasmina: Kasmina, probe, *, last):
         module = kasmina.modules().get("s1")
         if module is not None:
             stage = kasmina.observations()[0].stage
             kept.append((stage, {name: value.clone() for name, value in module.named_parameters()}))
-        return end_epoch(kasmina, probe)
+        return end_epoch(kasmina, probe, last=last)
 
     monkeypatch.setattr(Kasmina, "end_epoch", keeping)
     bench.run(tiny_task(epochs=6), germinate(bench, 1), weight_decay=0.0)
