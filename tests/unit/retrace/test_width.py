@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_a_step_costs_what_the_wide_layer_costs_as_soon_as_the_seed_is_mixed_in(
     seeds = replace(SEEDS, blend_epochs=2)
     lived.train({4: lived.germinate("s3", "BP051")}, seed=2, policy="none", seeds=seeds, task=wide())
     spent = [body.flops_training for body in lived.log.bodies("epoch_completed")]
-    steps = [(after - before) / 3 for before, after in zip(spent, spent[1:], strict=False)]
+    steps = [(after - before) / 3 for before, after in pairwise(spent)]
     alphas = [next(s.alpha for s in body.seeds if s.seed_id == "s3") for body in lived.log.bodies("epoch_completed")]
     ramp = alphas.index(next(alpha for alpha in alphas if alpha))
 
