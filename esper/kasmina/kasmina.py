@@ -84,6 +84,8 @@ class Kasmina:
             raise InvalidInput(f"steps_per_epoch is {steps_per_epoch}; it must be at least 1")
         for site in sites:
             find_module(host, site.site)
+            if site.HasField("width"):
+                find_module(host, site.width.consumer)
         self.settings = settings
         self.probe_loss: Loss | None = None
         self.disproved = ""
@@ -254,8 +256,15 @@ class Kasmina:
 
     @property
     def measured(self) -> str:
-        """What a probe that is made now measures: which seeds are mixed in, and which is left out or tried."""
-        mixed = (slot.seed_id for slot in self._slots.values() if slot.stage in lifecycle.MIXED)
+        """What a pass that is made now computes: which seeds are mixed in, and which is left out or tried.
+
+        A layer is computed as wide as it is with its seed only once alpha has left 0.
+        """
+        mixed = (
+            slot.seed_id
+            for slot in self._slots.values()
+            if slot.stage in lifecycle.MIXED and not (slot.widens and slot.alpha == 0.0)
+        )
         return f"{' '.join(mixed)} {self._grafts.measured}"
 
     # ------------------------------------------------------------------------------------------------------- kernels

@@ -40,8 +40,6 @@ from esper.tolaria.run import Chain, Run, capture, publish_digest
 from esper.tolaria.world import Request
 
 PAUSE: Final = "pause"
-
-
 """Why a run is in conservative mode until the decision of the next epoch has been made."""
 
 

@@ -200,7 +200,10 @@ class RunConfig:
             raise InvalidInput(f"the configuration is no JSON object but a {type(values).__name__}")
         seeds = SeedSettings(**(missing_seeds | _known(SeedSettings, values.pop("seeds", {}), "seeds.")))
         dossier = Dossier.from_dict(values.pop("dossier", {}))
-        structure = tuple(Piece.from_dict(each) for each in values.pop("structure", ()))
+        pieces = values.pop("structure", ())
+        if not isinstance(pieces, (list, tuple)):
+            raise InvalidInput(f"structure is {pieces}; it must be a list of seeds")
+        structure = tuple(Piece.from_dict(each) for each in pieces)
         lists = {name: tuple(values[name]) for name in ("pool", "axes") if isinstance(values.get(name), list)}
         return cls(**(missing | _known(cls, values, "") | lists), seeds=seeds, dossier=dossier, structure=structure)
 

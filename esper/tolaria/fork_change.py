@@ -80,6 +80,10 @@ def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPl
     if change.operation:
         shared = recorded.facts[:upto]
         _check(change, replay(shared).seeds, _place_of(change.seed_id, shared))
+        if change.operation == OPERATIONS["germinate"] and change.seed_id in _closed(recorded, shared):
+            raise InvalidInput(
+                f"{change.text!r}: {change.seed_id} is closed there: a proof failed at it; grow at another place"
+            )
     return upto, cast("ForkPlace", where)
 
 
@@ -88,6 +92,17 @@ def _packet_at(recorded: Recorded, step: int) -> Event | None:
     path = {mark.sequence for mark in marks(recorded.state)}
     at_step = (fact for fact in recorded.facts if fact.global_step == step and fact.sequence in path)
     return next((fact for fact in at_step if fact.HasField("epoch_completed")), None)
+
+
+def _closed(recorded: Recorded, facts: Sequence[Event]) -> set[str]:
+    """The places where nothing may grow any more after these facts, of which those count that no rollback undid."""
+    path, closed = {mark.sequence for mark in marks(recorded.state)}, set[str]()
+    for fact in facts:
+        if fact.sequence in path and fact.HasField("epoch_completed"):
+            closed = {seed.seed_id for seed in fact.epoch_completed.seeds if seed.closed}
+        elif fact.sequence in path and fact.HasField("rolled_back") and fact.rolled_back.seed_id:
+            closed.add(fact.rolled_back.seed_id)
+    return closed
 
 
 def _place_of(seed_id: str, facts: Sequence[Event]) -> SiteDescription | None:

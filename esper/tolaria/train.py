@@ -74,7 +74,7 @@ def train(  # noqa: C901, PLR0912, PLR0915 (the loop is one linear function on p
                     # A seed in TRAINING learns from a pass of its own; nothing of the host notices (ruling 7).
                     with run.flops.counted("side_pass", "side_pass", run.batch_size):
                         kasmina.side_pass(inputs, targets, task.loss)
-                    with run.flops.counted("training", "training", run.batch_size):
+                    with run.flops.counted("training", f"training {kasmina.measured}", run.batch_size):
                         batch_loss, conflicts = backward(
                             forward,
                             inputs,

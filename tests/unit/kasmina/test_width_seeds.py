@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from contracts.leyline.v1.event_pb2 import GateEvaluated, SeedAbsorbed, SeedTransitioned
-from esper.errors import CorruptState
+from esper.errors import CorruptState, InvalidInput
 from esper.karn import catalogue
 from esper.kasmina import lifecycle
 from esper.kasmina.commands import CommandRefused
@@ -325,6 +325,14 @@ def test_a_state_of_another_host_is_refused():
 
     with pytest.raises(CorruptState, match="absorbed 3 units of s1, which widens nothing here"):
         garden.kasmina.become(saved)
+
+
+def test_a_host_without_the_layer_that_takes_the_units_in_is_refused_by_name():
+    sites = list(Garden().kasmina.sites().values())[1:2]
+    other = nn.Sequential(nn.Linear(3, 6))
+
+    with pytest.raises(InvalidInput, match="there is no site '4' in Sequential"):
+        Kasmina(other, sites, SeedSettings(), catalogue.build, steps_per_epoch=1, seed=0, monotonic=lambda: 0.0)
 
 
 def test_a_seed_behind_units_and_one_that_widens_them_exclude_each_other():

@@ -11,9 +11,11 @@ from contracts.leyline.v1.leyline_pb2 import (
     SEED_LIFECYCLE_STAGE_PROBATIONARY,
 )
 from esper.cli.summary import RunView
+from esper.errors import InvalidInput
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.envelope import body_name
 from esper.testing import REAL_CLOCK
+from esper.tolaria.fork_change import place_of, read_change
 from esper.tolaria.replay import latest_checkpoint, replay_run
 from esper.tolaria.state import load_checkpoint
 from esper.tolaria.tasks import Site
@@ -215,6 +217,18 @@ def test_a_fork_between_insertion_and_proof_goes_back_behind_its_beginning(tmp_p
     assert rewinds(other) == [("s1", 9, 3)]
     assert other.result.test_loss == control.result.test_loss
     check_replays(other)
+
+
+@pytest.mark.parametrize("step", [4, 20])
+def test_a_fork_cannot_grow_where_a_proof_failed(lived, step) -> None:
+    """Right after the rewind, before a packet tells of it, and later; before it, and elsewhere, it can."""
+    train(lived, seed=6, script={4: lived.germinate("s1", "BP013")})
+    assert rewinds(lived) == [("s1", 9, 3)]
+
+    with pytest.raises(InvalidInput, match="s1 is closed there"):
+        place_of(lived.whole(), step, read_change("germinate s1 BP013"))
+    assert place_of(lived.whole(), step, read_change("germinate s2 BP013"))
+    assert place_of(lived.whole(), 3, read_change("germinate s1 BP013"))
 
 
 def test_where_the_kept_state_is_gone_the_seed_is_culled_and_its_place_closed(lived) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -131,4 +132,18 @@ def test_a_direct_insertion_is_absorbed_at_once_and_replays(lived, optimizer):
     lived.train(script, seed=2, policy="none", seeds=seeds, task=wide(), epochs=4, optimizer=optimizer)
 
     assert [each.units for each in lived.log.bodies("seed_absorbed")] == [12, 24]
+    assert lived.replay(task=wide()).diverged is None
+
+
+def test_a_step_costs_what_the_wide_layer_costs_as_soon_as_the_seed_is_mixed_in(lived):
+    """A ramp begins with a step at alpha 0, which computes the narrow layer and does not stand for the rest of it."""
+    seeds = replace(SEEDS, blend_epochs=2)
+    lived.train({4: lived.germinate("s3", "BP051")}, seed=2, policy="none", seeds=seeds, task=wide())
+    spent = [body.flops_training for body in lived.log.bodies("epoch_completed")]
+    steps = [(after - before) / 3 for before, after in pairwise(spent)]
+    alphas = [next(s.alpha for s in body.seeds if s.seed_id == "s3") for body in lived.log.bodies("epoch_completed")]
+    ramp = alphas.index(next(alpha for alpha in alphas if alpha))
+
+    assert steps[ramp - 1] == (steps[0] + 2 * steps[-1]) / 3  # its first step was the narrow one
+    assert steps[ramp] == steps[-1] > steps[0]
     assert lived.replay(task=wide()).diverged is None

@@ -202,3 +202,5 @@ def test_a_configuration_with_a_structure_is_read_back_and_a_strangers_is_refuse
     for wrong in ([3], [{"seed_id": "s1"}], [{"seed_id": "s1", "blueprint_id": "BP009", "parameters": {"a": "x"}}]):
         with pytest.raises(InvalidInput, match="the configuration's structure cannot be read"):
             RunConfig.from_json(json.dumps({"structure": wrong}))
+    with pytest.raises(InvalidInput, match="structure is None; it must be a list"):
+        RunConfig.from_json('{"structure": null}')
