@@ -347,7 +347,11 @@ def test_what_a_rewind_took_back_is_counted_once_more():
     def back(level: str, to_epoch: int) -> Event:
         return an_event(RolledBack(level=level, to_epoch=to_epoch), to_epoch)
 
-    events = [epoch(1, 10.0), epoch(2, 20.0), epoch(3, 32.0)]  # the fourth ends with a failed proof, and without a packet
+    events = [
+        epoch(1, 10.0),
+        epoch(2, 20.0),
+        epoch(3, 32.0),
+    ]  # the fourth ends with a failed proof, and without a packet
     events += [back("rewind", 2), epoch(3, 54.0)]
     assert training.rewound(events) == 24.0
     events += [back("fast", 2), epoch(3, 75.0)]
