@@ -162,8 +162,8 @@ def structure(events: Sequence[Event], objects: ObjectStore) -> tuple[Piece, ...
 def rewound(events: Sequence[Event]) -> float:
     """FLOPs, of every kind, that rewinds took back.
 
-    An epoch whose end was a failed proof has no figure of its own: it is in that of the epoch after the rewind, which is
-    taken to have cost itself what the one before the germination did.
+    An epoch whose end was a failed proof has no figure of its own: it is in that of the epoch after the rewind, which
+    is taken to have cost itself what the one before the germination did.
     """
     spent, last, after_rewind = 0.0, 0, False
     kept = {0: 0.0}
