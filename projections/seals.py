@@ -46,8 +46,19 @@ def write_open(path: Path, ring: KeyRing) -> None:
 def write_closed(path: Path, ring: KeyRing) -> None:
     """Seal a file that is closed now; one that a cursor still has open keeps its seal of an open one."""
     with contextlib.suppress(OSError):  # then the next opening makes it anew, which is right and only slow
-        if not path.with_name(f"{path.name}.wal").exists():
+        if not path.with_name(f"{path.name}.wal").exists() and not _is_open_here(path):
             _write(path, ring, _closed(path))
+
+
+def _is_open_here(path: Path) -> bool:
+    """Whether this process still has the file open, as by a cursor of another thread: then DuckDB may yet write."""
+    found = path.lstat()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            held = each.stat()
+            if (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino):
+                return True
+    return False
 
 
 def break_seal(path: Path) -> None:

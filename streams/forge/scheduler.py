@@ -42,6 +42,8 @@ LOOK_S: Final = 1.0
 IDLE_LOOK_S: Final = 30.0
 """The same where there are none: a forge with nothing to do takes no time of the processor."""
 LOG_PAUSE_S: Final = 1.0
+LEAST_FREE_BYTES: Final = 256 * 2**20
+"""A child takes tens of megabytes of the disk. Below this none is started and a failed one has used up no attempt."""
 _UNPLACED: Final = Place(0, 0, 0)
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class CompileScheduler:
         self._breakers = Breakers(time.monotonic)
         self._idle = IdleMonitor()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._waits_for_room = False
         self._versions = asyncio.Lock()
         self._changed = asyncio.Event()
         for breaker, state in self._breakers.states().items():
@@ -108,10 +111,28 @@ class CompileScheduler:
         at_most = MAX_JOBS_CONSERVATIVE if conservative else MAX_JOBS
         now_ms = time.time_ns() // 1_000_000
         idle = self._idle.has_room(time.monotonic())
+        room = self._disk_has_room()
         for job in next_jobs(self.ledger.open(), now_ms, running=self._running, at_most=at_most, idle=idle):
+            if job.needs == "compile" and not room:
+                continue
             if job.can_wait:
                 self._idle.restart()
             self._running[job.job_id] = asyncio.create_task(self._advance(job))
+
+    def _disk_has_room(self) -> bool:
+        """Whether a child could write; said once when there is none, and once when there is again."""
+        free = shutil.disk_usage(self._folder).free
+        waits = free < LEAST_FREE_BYTES
+        if waits != self._waits_for_room:
+            self._waits_for_room = waits
+            if waits:
+                logger.warning(
+                    "kernels wait for room on the disk of %s: %d MB are free and %d MB are needed",
+                    *(self._folder, free // 2**20, LEAST_FREE_BYTES // 2**20),
+                )
+            else:
+                logger.warning("there is room on the disk again: kernels are compiled")
+        return not waits
 
     def _drop_ended(self) -> None:
         for job_id, task in list(self._running.items()):
@@ -141,7 +162,12 @@ class CompileScheduler:
         folder = self._folder / f"{job.job_id}-{attempt}"
         report = results.read_report(folder) if job.stage == "started" else None
         outcome: Report | Failure = report or await self._run_child(job, folder)
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, Failure):  # what the child itself took is no reason to wait
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if isinstance(outcome, Failure) and outcome.kind != REFUSED and not self._disk_has_room():
+            # Left as it is, begun: a forge goes on with the attempt under its own number once there is room.
+            logger.warning("%s attempt %d is made again: %s", job.blueprint_id, attempt, outcome.reason)
+        elif isinstance(outcome, Failure):
             await self._failed(job, attempt, outcome)
         else:
             await self._finished(job, folder, outcome)
