@@ -86,7 +86,7 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
         return []
     count = run.evidence_samples
     chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
-    with run.flops.counted("evidence", "evidence", count):
+    with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", count):
         candidates = tries_candidates(run.config)
         return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss, candidates=candidates)
 

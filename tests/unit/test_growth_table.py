@@ -344,11 +344,20 @@ def test_what_a_rewind_took_back_is_counted_once_more():
     def epoch(number: int, flops: float) -> Event:
         return an_event(EpochCompleted(flops=flops), number)
 
-    events = [epoch(1, 10.0), epoch(2, 20.0), epoch(3, 35.0)]
-    rewind = an_event(RolledBack(level="rewind", to_epoch=1), 3)
-    events += [rewind, epoch(2, 45.0), an_event(RolledBack(level="fast", to_epoch=1), 2)]
+    def back(level: str, to_epoch: int) -> Event:
+        return an_event(RolledBack(level=level, to_epoch=to_epoch), to_epoch)
 
-    assert training.rewound(events) == 25.0
+    events = [
+        epoch(1, 10.0),
+        epoch(2, 20.0),
+        epoch(3, 32.0),
+    ]  # the fourth ends with a failed proof, and without a packet
+    events += [back("rewind", 2), epoch(3, 54.0)]
+    assert training.rewound(events) == 24.0
+    events += [back("fast", 2), epoch(3, 75.0)]
+    assert training.rewound(events) == 24.0
+    events += [back("rewind", 1), epoch(2, 95.0)]  # behind the first, which is not counted twice
+    assert training.rewound(events) == 75.0
 
 
 @pytest.mark.parametrize("asked", [["--only", "tob"], ["--only", "tab", "contrl"]])

@@ -33,7 +33,10 @@ ARMS: Final = (
         "static",
         "the grown run's final structure from its first step on; its modules begin at zero output",
     ),
-    ("static-equal", "that net with exactly the FLOPs that the grown run has cost: fewer steps or more, own schedule"),
+    (
+        "static-equal",
+        "that net with the FLOPs that the grown run has cost, or 3 % fewer at most: fewer steps or more, own schedule",
+    ),
     ("sweep-equal", "the best of five static sizes, each with the grown run's FLOPs"),
     ("sweep", "the best of five static sizes, each trained as long as the task says"),
     ("grown-75", "growth with fewer steps, so that all of it costs at most 75 % of the static net"),

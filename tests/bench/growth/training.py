@@ -160,12 +160,23 @@ def structure(events: Sequence[Event], objects: ObjectStore) -> tuple[Piece, ...
 
 
 def rewound(events: Sequence[Event]) -> float:
-    """FLOPs, of every kind, of epochs that a rewind took back."""
-    lost, reached, at_epoch = 0.0, 0.0, {0: 0.0}
+    """FLOPs, of every kind, that rewinds took back.
+
+    An epoch whose end was a failed proof has no figure of its own: it is in that of the epoch after the rewind, which
+    is taken to have cost itself what the one before the germination did.
+    """
+    spent, last, after_rewind = 0.0, 0, False
+    kept = {0: 0.0}
     for event in events:
         name = body_name(event)
         if name == "epoch_completed":
-            reached = at_epoch[event.epoch] = event.epoch_completed.flops
-        elif name == "rolled_back" and event.rolled_back.level == "rewind":
-            lost += reached - at_epoch.get(event.rolled_back.to_epoch, reached)
-    return lost
+            last, own = event.epoch, event.epoch_completed.flops - spent
+            if after_rewind and last > 1:
+                own = min(own, kept[last - 1] - kept[last - 2])
+            kept[last], spent, after_rewind = kept[last - 1] + own, event.epoch_completed.flops, False
+        elif name == "rolled_back":
+            after_rewind = event.rolled_back.level == "rewind"
+            if not after_rewind:  # a failure's epochs are lost, and were not rewound
+                kept[event.rolled_back.to_epoch] = kept[last]
+            last = event.rolled_back.to_epoch
+    return spent - kept[last]

@@ -147,3 +147,16 @@ def test_a_step_costs_what_the_wide_layer_costs_as_soon_as_the_seed_is_mixed_in(
     assert steps[ramp - 1] == (steps[0] + 2 * steps[-1]) / 3  # its first step was the narrow one
     assert steps[ramp] == steps[-1] > steps[0]
     assert lived.replay(task=wide()).diverged is None
+
+
+def test_so_does_the_evidence(lived):
+    """The ramp begins with the evidence of the second epoch at alpha 0, that of the third has the wide layer in it."""
+    spent = [0.0]
+    for epochs in (1, 2, 3):
+        seeds = replace(SEEDS, blend_epochs=2)
+        script = {4: lived.germinate("s3", "BP051")}
+        lived.train(script, seed=2, policy="heuristic", pool=("BP051",), seeds=seeds, task=wide(), epochs=epochs)
+        spent.append(lived.result.flops["evidence"])
+    _, second, third = (after - before for before, after in pairwise(spent))
+
+    assert third > second
