@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -170,6 +171,33 @@ KEEP_REPLACED_S: Final = 600.0
 AT_ONCE: Final = 4
 """Files on their way at once: a store answers late and takes several."""
 
+ON_THEIR_WAY_BYTES: Final = 128 * 2**20
+"""Together, unless one is larger, which then is alone."""
+
+
+class Room:
+    """Of the memory that files on their way may take together: `most` bytes, or one file that is larger alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, size: int) -> Iterator[None]:
+        """Wait until there is room for so many bytes, and keep it meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._most)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+
+_ROOM: Final = Room(ON_THEIR_WAY_BYTES)
+
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
@@ -259,7 +287,7 @@ def damaged_at(source: Folder, entries: Sequence[FileEntry], progress: Callable[
     """
     found: list[Damage] = []
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        for entry, (_, problem) in zip(entries, pool.map(lambda each: _sound(source, each), entries), strict=True):
+        for entry, problem in zip(entries, pool.map(lambda each: _problem(source, each), entries), strict=True):
             if problem is not None:
                 found.append(Damage(f"{source.address}/{FILES}/{entry.name}", entry.table, entry.rows, problem))
             progress(entry.size)
@@ -286,10 +314,16 @@ def _sound(source: Folder, entry: FileEntry) -> tuple[bytes, str | None]:
 
 def _copy(source: Folder, target: Folder, entry: FileEntry) -> str | None:
     """Copy one file, or what is wrong with it."""
-    content, problem = _sound(source, entry)
-    if problem is None:
-        target.write(f"{FILES}/{entry.name}", content)
-    return problem
+    with _ROOM.of(min(entry.size, MOST_BYTES)):
+        content, problem = _sound(source, entry)
+        if problem is None:
+            target.write(f"{FILES}/{entry.name}", content)
+        return problem
+
+
+def _problem(source: Folder, entry: FileEntry) -> str | None:
+    with _ROOM.of(min(entry.size, MOST_BYTES)):
+        return _sound(source, entry)[1]
 
 
 def _retired(

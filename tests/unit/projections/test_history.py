@@ -267,3 +267,23 @@ def test_a_query_that_needs_more_memory_leaves_nothing_in_the_current_folder(tmp
         assert history.execute(f"select {count}").fetchall() == [(4_000_000,)]
         history.execute("select 1")
         assert [path.name for path in tmp_path.iterdir()] == ["system"]
+
+
+@pytest.mark.parametrize(("size", "footer"), [(1_000, 2**32 - 1), (64 * 2**20, 32 * 2**20)], ids=["beyond", "huge"])
+def test_a_footer_that_lies_about_its_size_is_left_out_before_it_is_read(tmp_path, any_record, size, footer):
+    """The file of somebody else, whose checksum is right: a reader would take all that the last bytes name."""
+    with Archive(tmp_path) as archive:
+        archive.append([any_record("decision_made", 0)])
+    with open_history(tmp_path) as history:
+        entry = history.manifest.files[0]
+        path = tmp_path / "files" / entry.name
+        path.write_bytes(b"")
+        with path.open("r+b") as file:
+            file.truncate(size)
+            file.seek(size - 8)
+            file.write(footer.to_bytes(4, "little") + b"PAR1")
+
+        found = history.unpacks_to_more([replace(entry, size=size)])
+
+    assert list(found) == [entry.name]
+    assert f"its footer has {footer} bytes" in found[entry.name]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from esper.errors import CorruptState, InvalidInput
 from projections import manifest, open_history
 from projections.archive_writer import Archive
 from projections.compaction import merge_all
-from projections.transfer import KEEP_REPLACED_S, Folder, Mirror, damaged_at, manifest_at, transfer
+from projections.transfer import KEEP_REPLACED_S, Folder, Mirror, Room, damaged_at, manifest_at, transfer
 from projections.wholeness import examine
 
 COUNT = "SELECT count(*) FROM log.every"
@@ -311,3 +313,24 @@ def test_a_linked_folder_of_a_copy_is_refused(archive, tmp_path):
     with pytest.raises(CorruptState, match="is a link or no folder"):
         copy(archive, target)
     assert list(elsewhere.iterdir()) == []
+
+
+def test_files_on_their_way_take_no_more_memory_together_than_they_may():
+    """Four of 512 MiB were held at once; now what does not fit waits, and one that never fits goes alone."""
+    room, held, most = Room(10), [], []
+    lock = threading.Lock()
+
+    def carry(size):
+        with room.of(size):
+            with lock:
+                held.append(size)
+                most.append(tuple(held))
+            time.sleep(0.01)
+            with lock:
+                held.remove(size)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(carry, [4, 4, 4, 50, 4, 10, 6]))
+
+    assert all(sum(each) <= 10 or each == (50,) for each in most)
+    assert any(len(each) > 1 for each in most)
