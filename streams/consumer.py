@@ -105,7 +105,8 @@ def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[
 
 
 async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:
-    consumer = LogConsumer(bootstrap_servers=brokers)
+    # Its own timeout is the earlier one: cut off from outside, aiokafka would leave its first connection open.
+    consumer = LogConsumer(bootstrap_servers=brokers, request_timeout_ms=int(TIMEOUT_S * 800))
     try:
         await consumer.start()  # a broker that is silent ends it in the middle, and what was begun is closed too
         places = [TopicPartition(topic.name, number) for topic in topics for number in range(PARTITIONS)]
