@@ -208,8 +208,10 @@ class RunConfig:
         return cls(**(missing | _known(cls, values, "") | lists), seeds=seeds, dossier=dossier, structure=structure)
 
 
-def _known(owner: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _known(owner: type, values: Any, prefix: str) -> dict[str, Any]:
     """`values` as keyword arguments of the dataclass `owner`; raises InvalidInput for a name that it does not have."""
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{prefix.rstrip('.')} is {values}; it must be an object with the settings' names")
     names = {each.name for each in fields(owner)}
     unknown = sorted(set(values) - names)
     if unknown:

@@ -31,7 +31,8 @@ CODE = "0123456789abcdef"
 
 def row_of(job: Job, **figures: Any) -> dict[str, Any]:
     """The row that a run of this job could have left."""
-    flops = {"training": 1e9, "side_pass": 0.0, "probe": 1e7, "evidence": 1e7, "rewound": 0.0}
+    learnt = job.budget - 2e7 if job.budget else 1e9
+    flops = {"training": learnt, "side_pass": 0.0, "probe": 1e7, "evidence": 1e7, "rewound": 0.0}
     row = {name: getattr(job, name) for name in ("task", "arm", "schedule", "seed", "on", "size", "rate")}
     row |= {"config": job.digest(), "code": CODE, "status": "completed", "accuracy": 0.5, "loss": 1.0, "params": 300}
     row |= {"steps": job.steps or 2400, "flops": flops, "cpu_s": 2.0, "germinations": [], "structure": []}
@@ -297,6 +298,16 @@ def test_the_best_static_net_is_chosen_on_the_probe_set(tmp_path: Path):
 
     assert table.best_static() == "sweep-equal"
     assert [row["size"] for row in table.test("sweep-equal")] == ["32", "32"]
+
+
+def test_a_cut_run_that_did_not_keep_its_budget_is_not_judged(tmp_path: Path):
+    ledger = Ledger(tmp_path / "rows.jsonl", CODE)
+    fill(ledger, Scope({"tab": ("grown-75",)}, ("wsd",), 2))
+    table = Table(list(ledger.rows.values()), "tab", "wsd")
+    assert [row["seed"] for row in table.cut()] == [100, 101]
+    table.test("grown-75")[0]["flops"]["training"] += 1.0
+
+    assert [row["seed"] for row in table.cut()] == [101]
 
 
 # ----------------------------------------------------------------------------------------------------------- real runs

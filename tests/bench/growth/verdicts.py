@@ -87,8 +87,8 @@ class Table:
     def cut(self) -> list[Row]:
         """Grown runs with 75 % of the static net's FLOPs at most: the whole ones where those need no more."""
         static = {row["seed"]: row for row in self.test("static")}
-        cut = {row["seed"]: row for row in self.test("grown-75")}
-        for row in self.test("grown"):
+        cut = {}
+        for row in (*self.test("grown-75"), *self.test("grown")):
             if row["seed"] in static and total(row) <= CUT_SHARE * cost(static[row["seed"]]):
                 cut[row["seed"]] = row
         return [cut[seed] for seed in sorted(cut)]

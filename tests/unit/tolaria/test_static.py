@@ -204,3 +204,5 @@ def test_a_configuration_with_a_structure_is_read_back_and_a_strangers_is_refuse
             RunConfig.from_json(json.dumps({"structure": wrong}))
     with pytest.raises(InvalidInput, match="structure is None; it must be a list"):
         RunConfig.from_json('{"structure": null}')
+    with pytest.raises(InvalidInput, match="seeds is None; it must be an object"):
+        RunConfig.from_json('{"seeds": null}')
