@@ -58,7 +58,7 @@ def _static_host(task: Task, config: RunConfig, device: torch.device, seed: int)
         if place is not None and place.HasField("width"):
             wider += [host.get_submodule(name) for name in (place.site, place.width.consumer)]
         try:
-            kasmina.apply(_germinate(piece))
+            kasmina.apply(germinate(piece))
         except CommandRefused as refusal:
             raise InvalidInput(f"the structure has {piece.blueprint_id} at {piece.seed_id}: {refusal.detail}") from None
     for layer in dict.fromkeys(wider):
@@ -66,7 +66,8 @@ def _static_host(task: Task, config: RunConfig, device: torch.device, seed: int)
     return kasmina.grown()
 
 
-def _germinate(piece: Piece) -> AdaptationCommand:
+def germinate(piece: Piece) -> AdaptationCommand:
+    """The command that grows a piece of a structure where it stood; unsigned, for whoever carries it out at once."""
     operation = CommandSeedOperation(
         operation=SEED_OPERATION_GERMINATE, blueprint_id=piece.blueprint_id, parameters=piece.parameters
     )

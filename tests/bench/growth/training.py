@@ -9,17 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
-from contracts.leyline.v1.leyline_pb2 import (
-    COMMAND_TYPE_SEED,
-    SEED_OPERATION_GERMINATE,
-    AdaptationCommand,
-    CommandSeedOperation,
-)
+from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
 from esper.testing import REAL_CLOCK, MemoryLog, command_event, signed
 from esper.tolaria.outside import Outside
+from esper.tolaria.static import germinate
 from esper.tolaria.structure import Piece, structure_at
 from esper.tolaria.tasks import Task
 from esper.tolaria.train import train
@@ -63,22 +59,10 @@ class ScriptedLog(MemoryLog):
         due = [each for each in self._waiting if each[0] <= self._epoch]
         self._waiting = [each for each in self._waiting if each[0] > self._epoch]
         for germination in due:
-            event = command_event(RUN_ID, _germinate(germination[1]))
+            event = command_event(RUN_ID, germinate(germination[1]))
             self._sent[event.event_id] = germination
             self.send(signed(event))
         return super().take_commands()
-
-
-def _germinate(piece: Piece) -> AdaptationCommand:
-    operation = CommandSeedOperation(
-        operation=SEED_OPERATION_GERMINATE, blueprint_id=piece.blueprint_id, parameters=piece.parameters
-    )
-    return AdaptationCommand(
-        command_type=COMMAND_TYPE_SEED,
-        target_seed_id=piece.seed_id,
-        seed_operation=operation,
-        annotations=piece.annotations,
-    )
 
 
 def fitted(steps: int, steps_per_epoch: int) -> tuple[int, int]:
