@@ -23,7 +23,7 @@ from esper.cli.history import (
 from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunRequest
-from esper.cli.summary import RunView
+from esper.cli.run_view import RunView
 from esper.cli.trainers import Trainers
 from esper.cli.training import RunCommand
 from esper.cli.trust import check_code

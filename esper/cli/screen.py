@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from esper.cli.events import headline
 from esper.cli.output import one_line, visible
-from esper.cli.summary import RunView
+from esper.cli.run_view import RunView
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 

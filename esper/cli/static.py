@@ -11,7 +11,7 @@ from pathlib import Path
 
 from esper.cli.history import static_of
 from esper.cli.output import complain
-from esper.cli.summary import RunView
+from esper.cli.run_view import RunView
 from esper.cli.trainers import Trainer, Trainers
 from esper.errors import EsperError
 from esper.leyline.objects import ObjectStore

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from esper.cli.history import check_room, control_of, grown_run, history_of, static_of, wait_for_archive
 from esper.cli.output import complain
 from esper.cli.run import Instructor
+from esper.cli.run_view import RunView
 from esper.cli.screen import Screen, make_screen
-from esper.cli.summary import Cost, RunView, Summary
+from esper.cli.summary import Cost, Summary
 from esper.cli.tail import LogTail
 from esper.cli.trainers import Trainer, Trainers
 from esper.errors import EsperError, InvalidInput, LogUnavailable

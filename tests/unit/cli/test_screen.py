@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from esper.cli.run_view import RunView
 from esper.cli.screen import Lines, Panel
-from esper.cli.summary import RunView
 
 
 def _play(screen, view, story):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
+from esper.cli.run_view import RunView
 from esper.cli.static import StaticArm
-from esper.cli.summary import RunView
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier

@@ -9,7 +9,8 @@ import pytest
 from contracts.leyline.v1 import event_pb2 as e
 from contracts.leyline.v1 import leyline_pb2 as l
 from esper.cli.events import event_json, headline, seed_of
-from esper.cli.summary import Cost, RunView, Summary
+from esper.cli.run_view import RunView
+from esper.cli.summary import Cost, Summary
 from esper.cli.why import chain_of, walk
 from esper.leyline.envelope import body_name
 

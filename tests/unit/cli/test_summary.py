@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from esper.cli.summary import Cost, RunView, Summary
+from esper.cli.run_view import RunView
+from esper.cli.summary import Cost, Summary
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.run_queries import EventReader

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from esper.cli.app import dispatch
 from esper.cli.output import complain, one_line, say, say_table, styled, table, visible
+from esper.cli.run_view import RunView
 from esper.cli.screen import Panel
-from esper.cli.summary import Cost, RunView, Summary
+from esper.cli.summary import Cost, Summary
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
 

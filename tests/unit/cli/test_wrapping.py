@@ -12,8 +12,9 @@ from rich.console import Console
 
 from esper.cli.app import app, dispatch
 from esper.cli.output import say
+from esper.cli.run_view import RunView
 from esper.cli.screen import Panel
-from esper.cli.summary import Cost, RunView, Summary
+from esper.cli.summary import Cost, Summary
 from projections import open_sample
 from projections.questions import folder, grown_run
 from projections.run_queries import EventReader, run_ids

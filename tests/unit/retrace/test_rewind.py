@@ -10,7 +10,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     SEED_LIFECYCLE_STAGE_FOSSILIZED,
     SEED_LIFECYCLE_STAGE_PROBATIONARY,
 )
-from esper.cli.summary import RunView
+from esper.cli.run_view import RunView
 from esper.errors import InvalidInput
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.envelope import body_name

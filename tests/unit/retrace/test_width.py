@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from esper.cli.events import headline
-from esper.cli.summary import RunView
+from esper.cli.run_view import RunView
 from esper.errors import InvalidInput
 from esper.kasmina.lifecycle import name
 from esper.record import replay
