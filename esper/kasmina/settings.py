@@ -15,6 +15,7 @@ TrainingRule = Literal["side_pass", "straight_through"]
 Lifecycle = Literal["careful", "swift", "direct", "full"]
 """The profiles of a seed's life; `full` is what runs before 2026-12 call `careful`."""
 DEFAULT_LIFECYCLE: Final[Lifecycle] = "careful"
+Rules = Literal[1, 2]
 Axis = Literal["depth", "width"]
 """Along which a host grows: a module behind one of its own, or more units in a layer."""
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -46,6 +47,11 @@ class SeedSettings:
     proof_epochs: PositiveInt = 3
     """`swift`: epochs in PROBATIONARY after which a seed is fossilized, or the run goes back to before it."""
 
+    rules: Rules = 2
+    """Which of the rules that no other setting names. In 2 the other proofs of an epoch are judged too where one failed
+    whose state is gone, no candidate is tried at a closed place, nothing is measured for a host that has no room to
+    grow, and the latency of a kernel, which depends on a clock, culls nothing."""
+
     lifecycle: Lifecycle = DEFAULT_LIFECYCLE
     """`careful`: trained beside the host, blended in, watched, culled where it fails. `swift`: inserted at once, then
     proven or undone, several at a time, none larger than its host. `direct`: inserted at alpha 1 for good, without
@@ -65,7 +71,7 @@ class SeedSettings:
     min_gradient_norm: Limit = 1e-6
     """G1: a gradient that is not above this has vanished; what a float32 weight of size 1 can resolve is 1e-7."""
     max_kernel_latency_ms: Limit = 10.0
-    """G2: time of the seed's own forward, the quickest of the last ones."""
+    """G2 by rules 1: time of the seed's own forward, the quickest of the last ones. Rules 2 judge it not."""
     max_output_ratio: Limit = 10.0
     """G1 and G2: norm of what the seed adds over the host activation's. Diverging seeds were measured at 12 to 208."""
     min_blended_alpha: Share = 0.95

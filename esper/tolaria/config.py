@@ -29,11 +29,12 @@ _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier", "structure"})
 LEGACY: Final[dict[str, Any]] = {
     "axes": ("depth",),
     "measuring_share": None,
+    "growth_data_share": None,
 }
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
 
-LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full"}
+LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full", "rules": 1}
 """The same for the settings under `seeds`."""
 
 
@@ -72,7 +73,7 @@ class RunConfig:
     """What is built into the host before the first step; nothing grows in such a run."""
 
     flops_budget: PositiveFloat | None = None
-    """FLOPs, of steps and probes together: without `epochs` a run has as many as come nearest to it."""
+    """FLOPs of the steps: without `epochs` a run has as many as come nearest to it."""
 
     pool: tuple[str, ...] = ("default",)
     """What may grow: blueprint ids, and the pools `default` and `safe`; recorded as ids. Beyond the safe tier a
@@ -133,8 +134,13 @@ class RunConfig:
     """What the probes and the evidence of a run may cost of the FLOPs of its training: so many samples of the probe set
     are measured at the end of an epoch. None measures all of them, and evidence on 256."""
 
-    growth_budget_factor: NonNegativeFloat = 4.0
+    growth_budget_factor: NonNegativeFloat = 9.0
     """Parameters that all seeds together may have, as a multiple of the host's."""
+
+    growth_data_share: PositiveFloat | None = 0.5
+    """Parameters that host and seeds together may have, as a share of the numbers that the training targets fix: of
+    each class target one less than there are classes, of each other target one. A network with about as many parameters
+    as that can learn its training set by heart, and more of them do harm first. None asks nothing of the data."""
 
     telemetry_every_steps: PositiveInt = 10
     checkpoint_every_epochs: PositiveInt = 1

@@ -21,6 +21,7 @@ from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
+from esper.tolaria.budget import budget_of
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import RandomStreams, Samples
 from esper.tolaria.flops import FlopMeter
@@ -77,6 +78,8 @@ class Run:
     snapshots: SnapshotCache
     params_host: int
     """Parameters of the host as the run began with it, which a budget is a multiple of; `params` counts all now."""
+    params_budget: int
+    """Parameters that all seeds together may have."""
     learners: Learners
     probe: Samples
     """What the run measures of the task's probe set: all, or a part that was chosen once."""
@@ -176,7 +179,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     measuring = plan(config, host, kasmina, task, trained=trained)
     if budget is not None:
         costs = costs_of(host, kasmina, task, candidates=False)
-        config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
+        config = replace(config, epochs=epochs_within(budget, costs, trained=trained))
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return Run(
         config=config,
@@ -220,6 +223,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         decider_breaker=TrainerBreaker("tamiyo", world, clock.monotonic),
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
+        params_budget=budget_of(config, task, host, device),
         learners=Learners(list(host.parameters()), []),
         probe=chosen(task.probe, measuring.probe, random.seeds["probe"]),
         evidence_samples=measuring.evidence,
