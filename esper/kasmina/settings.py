@@ -44,13 +44,16 @@ class SeedSettings:
     embargo_epochs: NonNegativeInt = 5
     reset_epochs: PositiveInt = 1
 
-    proof_epochs: PositiveInt = 3
-    """`swift`: epochs in PROBATIONARY after which a seed is fossilized, or the run goes back to before it."""
+    proof_epochs: PositiveInt = 2
+    """`swift`: epochs in PROBATIONARY after which a seed is fossilized as soon as it has proven itself. ..."""
+    proof_patience: PositiveInt = 5
+    """... and after so many the run goes back to before it, or after `proof_epochs` where those are more: at a constant
+    rate the probe loss of two epochs differs by chance about as much as by what a seed brings in that time."""
 
     rules: Rules = 2
-    """Which of the rules that no other setting names. In 2 the other proofs of an epoch are judged too where one failed
-    whose state is gone, no candidate is tried at a closed place, nothing is measured for a host that has no room to
-    grow, and the latency of a kernel, which depends on a clock, culls nothing."""
+    """Which of the rules that no other setting names. In 2 a proof has patience, an epoch's other proofs are judged
+    too where one failed whose state is gone, no candidate is tried at a closed place, nothing is measured for a host
+    that has no room to grow, and the latency of a kernel, which depends on a clock, culls nothing."""
 
     lifecycle: Lifecycle = DEFAULT_LIFECYCLE
     """`careful`: trained beside the host, blended in, watched, culled where it fails. `swift`: inserted at once, then

@@ -30,7 +30,9 @@ POOL = ("BP008", "BP013", "BP014", "BP016")
 
 
 def swift(benefit_z: float = NEVER, **changes) -> SeedSettings:
-    return SeedSettings(**({"lifecycle": "swift", "proof_epochs": 2, "benefit_z": benefit_z} | changes))
+    return SeedSettings(
+        **({"lifecycle": "swift", "proof_epochs": 2, "proof_patience": 2, "benefit_z": benefit_z} | changes)
+    )
 
 
 def two_seeds(lived):
