@@ -134,8 +134,9 @@ class RunConfig:
     """What the probes and the evidence of a run may cost of the FLOPs of its training: so many samples of the probe set
     are measured at the end of an epoch. None measures all of them, and evidence on 256."""
 
-    growth_budget_factor: NonNegativeFloat = 9.0
-    """Parameters that all seeds together may have, as a multiple of the host's."""
+    growth_budget_factor: NonNegativeFloat = None  # type: ignore[assignment]  # always a number once it is made
+    """Parameters that all seeds together may have, as a multiple of the host's: 9 where nothing is said and seeds are
+    inserted and proven one after the other (`swift`), 4 elsewhere."""
 
     growth_data_share: PositiveFloat | None = 0.5
     """Parameters that host and seeds together may have, as a share of the numbers that the training targets fix: of
@@ -164,6 +165,8 @@ class RunConfig:
     seeds: SeedSettings = field(default_factory=SeedSettings)
 
     def __post_init__(self) -> None:
+        if self.growth_budget_factor is None:
+            object.__setattr__(self, "growth_budget_factor", 9.0 if self.seeds.swift else 4.0)
         check_fields(self, skip=_CHECKED_BY_THEMSELVES)
         if self.pcgrad and self.microbatches < 2:
             raise InvalidInput("pcgrad compares the gradients of microbatches; set microbatches to 2 at least")

@@ -233,6 +233,17 @@ def test_a_fork_cannot_grow_where_a_proof_failed(lived, step) -> None:
     assert place_of(lived.whole(), 3, read_change("germinate s1 BP013"))
 
 
+def test_a_fork_that_kasmina_would_refuse_is_refused_before_it_begins(lived) -> None:
+    """A seed larger than its host, and a place that another seed holds; it was a failed run before."""
+    train(lived, pool=("BP009", "BP013", "BP051"), task=tiny(sites=WIDE), script={4: lived.germinate("s3", "BP051")})
+
+    with pytest.raises(InvalidInput, match=r"has [0-9,]+ parameters there and its host 93; no seed of the swift"):
+        place_of(lived.whole(), 3, read_change("germinate s1 BP009"))
+    with pytest.raises(InvalidInput, match="s3 holds a seed in the same place there"):
+        place_of(lived.whole(), 7, read_change("germinate s1 BP013"))
+    assert place_of(lived.whole(), 7, read_change("germinate s2 BP013"))
+
+
 def test_where_the_kept_state_is_gone_the_seed_is_culled_and_its_place_closed(lived) -> None:
     """As in a fork of a run that deleted it, because there the proof was over."""
 

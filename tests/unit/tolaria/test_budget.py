@@ -1,0 +1,75 @@
+"""How many parameters seeds may have: by the host, and by what the training set has answers for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from esper.kasmina.settings import SeedSettings
+from esper.tolaria.budget import budget_of, numbers_fixed
+from esper.tolaria.config import RunConfig, filled
+from esper.tolaria.data import Samples
+from esper.tolaria.tasks import load_task
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "fixed"),
+    [
+        (torch.zeros(40, dtype=torch.long), 5, 40 * 4),
+        (torch.zeros(40, 5), 5, 40 * 5),
+        (torch.zeros(40), 1, 40),
+    ],
+)
+def test_what_targets_fix(tiny_task, targets, outputs, fixed) -> None:
+    """A class target of five classes fixes four numbers: its probabilities sum to one."""
+    task = tiny_task()
+    task = replace(task, train=Samples(torch.zeros(40, 4), targets), steps_per_epoch=None, batch_size=4)
+    host = nn.Linear(4, outputs)
+    before = torch.get_rng_state()
+
+    assert numbers_fixed(host, task, CPU) == fixed
+    assert host.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_text_counts_every_position() -> None:
+    class Net(nn.Module):
+        def forward(self, tokens):
+            return torch.zeros(*tokens.shape, 7)
+
+    task = load_task("chars")
+    task = replace(task, train=Samples(torch.zeros(32, 6, dtype=torch.long), torch.zeros(32, 6, dtype=torch.long)))
+    assert numbers_fixed(Net(), replace(task, steps_per_epoch=1), CPU) == 32 * 6 * 6
+
+
+@pytest.mark.parametrize(
+    ("share", "policy", "room"),
+    [(None, "heuristic", 48), (0.5, "heuristic", 28), (0.1, "heuristic", 0), (0.1, "none", 48)],
+)
+def test_the_budget_is_the_smaller_of_the_two(tiny_task, share, policy, room) -> None:
+    """A host of twelve parameters, and forty targets of three classes: eighty numbers."""
+    samples = Samples(torch.zeros(40, 4), torch.zeros(40, dtype=torch.long))
+    task = replace(tiny_task(), train=samples, batch_size=4)
+    config = RunConfig(growth_data_share=share, growth_budget_factor=4.0, policy=policy)
+
+    assert budget_of(config, task, nn.Linear(4, 3, bias=False), CPU) == room
+
+
+def test_a_host_without_room_is_not_measured_for_growth(bench, tiny_task) -> None:
+    result = bench.run(tiny_task(), policy="heuristic", growth_data_share=1e-6, epochs=2)
+    packets = bench.log.bodies("epoch_completed")
+
+    assert result.flops["evidence"] == 0
+    assert [(packet.params_budget, len(packet.evidence)) for packet in packets] == [(0, 0), (0, 0)]
+
+
+def test_records_from_before_asked_nothing_of_the_data_and_had_no_patience() -> None:
+    old = filled({"task": "digits", "seeds": {"training_epochs": 2}})
+
+    assert (old["growth_data_share"], old["seeds"]["rules"]) == (None, 1)
+    assert (RunConfig().growth_data_share, SeedSettings().rules) == (0.5, 2)
