@@ -19,7 +19,13 @@ from tests.bench.growth.jobs import FAMILIES, Job, digest_of
 from tests.bench.growth.ledger import Ledger, Row
 from tests.bench.growth.plan import Scope, make_plan
 
-EARLIER: Final = ({"growth_budget_factor": 4.0, "growth_data_share": None, "seeds": {"rules": None}},)
+EARLIER: Final = (
+    {
+        "growth_budget_factor": 4.0,
+        "growth_data_share": None,
+        "seeds": {"rules": None, "proof_epochs": 3, "proof_patience": None},
+    },
+)
 """Defaults of earlier configurations, None for a setting that there was not: by them it is told whether a row that does
 not say its job was made for the same one as today's."""
 
