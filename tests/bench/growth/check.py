@@ -50,37 +50,41 @@ def check(ledger: Ledger, scope: Scope, count: int, seed: int, run: Callable[[Jo
     Of the arms that the scope names alone. What is made from other rows can be looked at only when those hold; so it
     goes round until nothing more is found.
     """
-    found, drawn, tried = Found(), random.Random(seed), set[Group]()
+    found, drawn, differing = Found(), random.Random(seed), set[Group]()
     while True:
         groups: dict[Group, list[Job]] = {}
         for job in make_plan(ledger, scope).ready:
             row = ledger.rows.get(job.key)
             group: Group = (job.task, job.schedule, job.arm, job.on)
-            asked = job.arm in scope.arms[job.task] or (
-                job.size == FAMILIES[job.task].wide and "wide" in scope.arms[job.task]
-            )
-            if row is not None and asked and group not in tried and _same_job(row, job):
+            if row is not None and group not in differing and _asked(job, scope) and _same_job(row, job):
                 groups.setdefault(group, []).append(job)
         if not groups:
             return found
         for group, jobs in groups.items():
-            tried.add(group)
-            _check_group(ledger, drawn.sample(jobs, min(count, len(jobs))), jobs, found, run)
+            if not _check_group(ledger, drawn.sample(jobs, min(count, len(jobs))), jobs, found, run):
+                differing.add(group)
 
 
-def _check_group(ledger: Ledger, some: list[Job], jobs: list[Job], found: Found, run: Callable[[Job], Row]) -> None:
+def _asked(job: Job, scope: Scope) -> bool:
+    """Whether the scope names the job's arm, and not only arms that are made from it."""
+    arms = scope.arms[job.task]
+    return job.arm in arms or (job.size == FAMILIES[job.task].wide and "wide" in arms)
+
+
+def _check_group(ledger: Ledger, some: list[Job], jobs: list[Job], found: Found, run: Callable[[Job], Row]) -> bool:
+    """Run some again; where all are equal the group's rows count as of this code."""
     equal = True
     for job in some:
         found.checked += 1
         if what := difference(ledger.rows[job.key], run(job)):
             equal = False
             found.unequal.append(f"{' '.join(job.key).strip()}: {what}")
-    if equal:
-        for job in jobs:
-            row = ledger.rows[job.key]
-            adopted = {"from": row.get("adopted", {}).get("from", row["code"]), "checked": len(some), "of": len(jobs)}
-            ledger.append(row | {"config": job.digest(), "job": job.what(), "code": ledger.code, "adopted": adopted})
-            found.adopted += 1
+    for job in jobs if equal else []:
+        row = ledger.rows[job.key]
+        adopted = {"from": row.get("adopted", {}).get("from", row["code"]), "checked": len(some), "of": len(jobs)}
+        ledger.append(row | {"config": job.digest(), "job": job.what(), "code": ledger.code, "adopted": adopted})
+        found.adopted += 1
+    return equal
 
 
 def difference(then: Row, now: Row) -> str:

@@ -68,7 +68,7 @@ def page(ledger: Ledger, plan: Plan) -> str:
     rows = list(ledger.rows.values())
     lines = [*_head(), *_missing(ledger, plan), *_summary(rows)]
     for task in FAMILIES:
-        lines += _task(rows, task)
+        lines += _task(rows, task, ledger.code)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -152,14 +152,21 @@ def _strong(verdict: str) -> str:
     return f"**{word}**{colon}{rest}"
 
 
-def _task(rows: Sequence[Row], task: str) -> list[str]:
+def _task(rows: Sequence[Row], task: str, code: str) -> list[str]:
     lines = [f"## {task}", "", f"{WORDS[task][0].upper()}{WORDS[task][1:]}.", ""]
     tables = [(schedule, Table(rows, task, schedule)) for schedule in SCHEDULES]
     known = [(schedule, table) for schedule, table in tables if any(table.test(arm) for arm, _ in ARMS)]
     if not known:
         return [*lines, "No run yet.", ""]
     for schedule, table in known:
-        lines += [*_table(table, schedule), *_fates(table.test("grown")), *_chosen(table), *_wide(table), ""]
+        lines += [
+            *_table(table, schedule),
+            *_older(table, code),
+            *_fates(table.test("grown")),
+            *_chosen(table),
+            *_wide(table),
+            "",
+        ]
     return lines
 
 
@@ -176,6 +183,12 @@ def _table(table: Table, schedule: str) -> list[str]:
             size = f" {table.chosen_size(arm)}" if arm.startswith("sweep") else ""
             lines.append(_row(arm + size, rows, table))
     return [*lines, ""]
+
+
+def _older(table: Table, code: str) -> list[str]:
+    """Which arms' rows of a table are not of the code of now: whoever compares must know it."""
+    older = [arm for arm, _ in ARMS if any(row["code"] != code for row in table.test(arm))]
+    return [f"Made by earlier code: {', '.join(older)}.", ""] if older else []
 
 
 def _row(name: str, rows: Sequence[Row], table: Table) -> str:

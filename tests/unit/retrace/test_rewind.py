@@ -244,6 +244,22 @@ def test_a_fork_that_kasmina_would_refuse_is_refused_before_it_begins(lived) -> 
     assert place_of(lived.whole(), 7, read_change("germinate s2 BP013"))
 
 
+@pytest.mark.parametrize(("rules", "judged"), [(2, ["s1", "s2"]), (1, ["s1"])])
+def test_at_the_last_epoch_every_seed_is_judged_also_where_kept_states_are_gone(lived, rules, judged) -> None:
+    """The first that fails is culled; before, the other stayed in the network without a proof."""
+
+    def lose(run_id: str):
+        for saved in lived.log.bodies("checkpoint_saved"):
+            lived.objects.delete(saved.ref)
+        return lived.set_rate(0.01)(run_id)
+
+    seeds = swift(rules=rules, proof_epochs=20)
+    train(lived, seeds=seeds, script=two_seeds(lived) | {38: lose}, fast_snapshot_bytes=0)
+
+    assert [m.seed_id for m in lived.log.bodies("gate_evaluated") if not m.passed] == judged
+    check_replays(lived)
+
+
 def test_where_the_kept_state_is_gone_the_seed_is_culled_and_its_place_closed(lived) -> None:
     """As in a fork of a run that deleted it, because there the proof was over."""
 
