@@ -27,7 +27,6 @@ from esper.leyline.envelope import Event, new_event
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import fingerprint
-from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
@@ -35,7 +34,7 @@ from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
-from esper.tolaria.tasks.task import Task, evaluate
+from esper.tolaria.tasks.task import Task
 from esper.tolaria.world import NewFork, RecordedFork, StartingPoint
 
 
@@ -77,39 +76,32 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
 
 def publish_start(run: Run) -> None:
     """Publish RunStarted, the digest of step 0 and its checkpoint, and wait until the log has them."""
-    task, config = run.task, run.config
+    config = run.config
     machine = this_machine(str(run.device), run.outside.process)
-    if task.source_code:
-        run.world.put(task.source_code)
-    run.recorder.publish(
+    for content in run.work.source_code():
+        run.world.put(content)
+    body = run.work.started(run.host)
+    body.MergeFrom(
         RunStarted(
-            task=task.name,
             config_json=config.to_json(),
             esper_version=machine.esper_version,
             library_versions=machine.library_versions,
             cpu_capability=machine.cpu_capability,
             threads=machine.threads,
             seeds=run.random.seeds,
-            data_fingerprint=fingerprint([task.train, task.probe, task.test]),
-            task_source=task.source,
             weights_digest=digest(flatten(run.host.state_dict())).root,
             device=str(run.device),
             params_host=run.params_host,
-            flops_per_sample=host_flops_per_sample(
-                run.host, task.loss, task.train.inputs[: run.batch_size], task.train.targets[: run.batch_size]
-            ),
             epochs=run.epochs,
             steps_per_epoch=run.steps_per_epoch,
             policy=config.policy,
             sites=run.sites,
             control_of=config.control_of,
             lifecycle=config.seeds.lifecycle,
-            train_samples=len(task.train),
-            probe_samples=len(run.probe),
-            test_samples=len(task.test),
             machine=machine,
         )
     )
+    run.recorder.publish(body)
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, publish_digest(run, flat, "start")), "epoch")
     run.world.flush()
@@ -153,14 +145,14 @@ class RunResult:
 
 def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
     """Evaluate on the test set, publish RunFinished, wait until the log has it, and return the result."""
-    test = evaluate(run.host, run.task, run.task.test)
+    test = run.work.test(run.host)
     seeds = run.kasmina.summary()
     _publish_end(run, status, reason, wall_s, test_accuracy=test.accuracy, test_loss=test.loss.mean)
     return RunResult(
         run_id=run.recorder.run_id,
         status=status,
         reason=reason,
-        task=run.task.name,
+        task=run.work.name,
         seed=run.config.seed,
         epochs=run.recorder.epoch,
         val_accuracy=test.accuracy,
