@@ -178,7 +178,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a network comes to on a set: `loss` with each sample's own, and each of the task's metrics, the main one first.
+    """The figures of a network on a set: `loss` with that of each sample, and each metric, the main one first.
 
     `accuracy` is the mean share of 0 to 1, not a number where the task has metrics and none of them is that.
     """
