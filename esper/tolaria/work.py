@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from contracts.leyline.v1.event_pb2 import RunStarted
+from contracts.leyline.v1.event_pb2 import Metric, RunStarted
 from esper.kasmina.passes import Closure
 from esper.tolaria.data import RandomStreams, Samples, epoch_order, fingerprint
 from esper.tolaria.flops import host_flops_per_sample
@@ -139,4 +139,8 @@ class TaskWork:
             train_samples=len(task.train),
             probe_samples=self.probe_samples,
             test_samples=len(task.test),
+            metrics=[
+                Metric(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better)
+                for each in task.measured_by
+            ],
         )
