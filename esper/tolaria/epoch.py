@@ -9,7 +9,13 @@ from typing import Final
 
 import torch
 
-from contracts.leyline.v1.event_pb2 import DecisionTimedOut, EpochCompleted, SeedObservation, SiteEvidence, StepSampled
+from contracts.leyline.v1.event_pb2 import (
+    DecisionTimedOut,
+    EpochCompleted,
+    SeedObservation,
+    SiteEvidence,
+    StepSampled,
+)
 from contracts.leyline.v1.leyline_pb2 import (
     SEED_LIFECYCLE_STAGE_DORMANT,
     TELEMETRY_LEVEL_INFO,
@@ -29,8 +35,8 @@ from esper.tolaria.measuring import tries_candidates
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run, capture, publish_digest
-from esper.tolaria.session import begin_fork
-from esper.tolaria.tasks.task import Evaluation, evaluate
+from esper.tolaria.session import begin_fork, told
+from esper.tolaria.tasks.task import Evaluation
 
 LOSS_HISTORY: Final = 64
 _GIB: Final = 1024**3
@@ -74,8 +80,8 @@ def _probe_and_gates(run: Run, *, last: bool, again: bool = False) -> Evaluation
     seen: list[Evaluation] = []
 
     def probe() -> Loss:
-        with run.flops.counted("probe", f"probe {run.kasmina.measured}", len(run.probe)):
-            seen.append(evaluate(run.host, run.task, run.probe))
+        with run.flops.counted("probe", f"probe {run.kasmina.measured}", run.work.probe_samples):
+            seen.append(run.work.probe(run.host))
         return seen[-1].loss
 
     judge = run.kasmina.prove_others if again else run.kasmina.end_epoch
@@ -96,11 +102,9 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
     no_room = run.params - run.params_host >= run.params_budget
     if run.config.policy == "none" or (no_room and run.config.seeds.rules > 1):
         return []
-    count = run.evidence_samples
-    chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
-    with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", count):
-        candidates = tries_candidates(run.config)
-        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss, candidates=candidates)
+    closure = run.work.evidence(run.host)
+    with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", run.work.evidence_samples):
+        return run.kasmina.evidence(closure, candidates=tries_candidates(run.config))
 
 
 def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:
@@ -202,7 +206,7 @@ def epoch_packet(
         training_loss=trained.loss,
         source_subsystem="tolaria",
         training_run_id=recorder.run_id,
-        experiment_name=run.task.name,
+        experiment_name=run.work.name,
     )
     return EpochCompleted(
         state=state,
@@ -233,6 +237,7 @@ def epoch_packet(
         ),
         flops_training=run.flops.spent["training"],
         flops_measuring=run.flops.measuring,
+        metrics=told(evaluation.figures),
     )
 
 

@@ -23,7 +23,7 @@ from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.budget import budget_of
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import RandomStreams, Samples
+from esper.tolaria.data import RandomStreams
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
@@ -36,6 +36,7 @@ from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCach
 from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
+from esper.tolaria.work import TaskWork, Work
 from esper.tolaria.world import Recorder, World
 
 _PROGRESS: Final = "progress"
@@ -54,7 +55,7 @@ class Run:
     """The parts of a run. A rollback restores what `capture` and `with_progress` name, and nothing else."""
 
     config: RunConfig
-    task: Task
+    work: Work
     world: World
     outside: Outside
     clock: Clock
@@ -81,9 +82,6 @@ class Run:
     params_budget: int
     """Parameters that all seeds together may have."""
     learners: Learners
-    probe: Samples
-    """What the run measures of the task's probe set: all, or a part that was chosen once."""
-    evidence_samples: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
     """The states from before seeds that have yet to prove themselves, the oldest first."""
@@ -180,10 +178,11 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     if budget is not None:
         costs = costs_of(host, kasmina, task, candidates=False)
         config = replace(config, epochs=epochs_within(budget, costs, trained=trained))
+    measured = chosen(task.probe, measuring.probe, random.seeds["probe"])
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return Run(
         config=config,
-        task=task,
+        work=TaskWork(task, random, config.batch_size, measured, measuring.evidence),
         world=world,
         outside=outside,
         clock=clock,
@@ -225,8 +224,6 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         params_host=parameters(host),
         params_budget=budget_of(config, task, host, device),
         learners=Learners(list(host.parameters()), []),
-        probe=chosen(task.probe, measuring.probe, random.seeds["probe"]),
-        evidence_samples=measuring.evidence,
     )
 
 
