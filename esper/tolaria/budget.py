@@ -21,7 +21,7 @@ def budget_of(config: RunConfig, task: Task, host: nn.Module, device: torch.devi
     """Parameters that all seeds together may have: a multiple of the host's, and no more than the data allow."""
     own = sum(each.numel() for each in host.parameters())
     room = round(config.growth_budget_factor * own)
-    if config.growth_data_share is None or config.policy == "none":
+    if not config.growth_data_share or config.policy == "none":
         return room
     return min(room, max(0, int(config.growth_data_share * numbers_fixed(host, task, device)) - own))
 

@@ -49,7 +49,7 @@ def test_text_counts_every_position() -> None:
 
 @pytest.mark.parametrize(
     ("share", "policy", "room"),
-    [(None, "heuristic", 48), (0.5, "heuristic", 28), (0.1, "heuristic", 0), (0.1, "none", 48)],
+    [(0.0, "heuristic", 48), (0.5, "heuristic", 28), (0.1, "heuristic", 0), (0.1, "none", 48)],
 )
 def test_the_budget_is_the_smaller_of_the_two(tiny_task, share, policy, room) -> None:
     """A host of twelve parameters, and forty targets of three classes: eighty numbers."""
@@ -71,5 +71,15 @@ def test_a_host_without_room_is_not_measured_for_growth(bench, tiny_task) -> Non
 def test_records_from_before_asked_nothing_of_the_data_and_had_no_patience() -> None:
     old = filled({"task": "digits", "seeds": {"training_epochs": 2}})
 
-    assert (old["growth_data_share"], old["seeds"]["rules"]) == (None, 1)
-    assert (RunConfig().growth_data_share, SeedSettings().rules) == (0.5, 2)
+    assert (old["growth_data_share"], old["seeds"]["rules"]) == (0.0, 1)
+    assert SeedSettings().rules == 2
+
+
+@pytest.mark.parametrize(("lifecycle", "share", "factor"), [("swift", 0.5, 9.0), ("careful", 0.0, 4.0)])
+def test_what_a_profile_has_where_nothing_is_said(lifecycle, share, factor) -> None:
+    seeds = SeedSettings(lifecycle=lifecycle)
+    config, said = RunConfig(seeds=seeds), RunConfig(seeds=seeds, growth_data_share=0.2, growth_budget_factor=1.0)
+
+    assert (config.growth_data_share, config.growth_budget_factor) == (share, factor)
+    assert (said.growth_data_share, said.growth_budget_factor) == (0.2, 1.0)
+    assert RunConfig.from_json(config.to_json()) == config
