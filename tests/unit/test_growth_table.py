@@ -393,10 +393,11 @@ def test_the_command_trains_what_is_missing_and_goes_on_where_it_was(tmp_path: P
     again = capsys.readouterr().out
 
     assert "  wsd     tabn     grown          probe     9 missing, 0 wait for others" in planned
-    assert "11 runs are missing, 0 are there" in planned
+    assert "11 runs are missing, 0 are there" in planned  # and three more, if the best rate is at an edge
     assert not existed
-    assert len(whole.splitlines()) == 11
-    assert "0 runs are missing, 11 are there" in again
+    rows_made = len(whole.splitlines())
+    assert rows_made in (11, 14)
+    assert f"0 runs are missing, {rows_made} are there" in again
     assert rows.read_text() == whole
     assert "# Does growth pay?" in rows.with_suffix(".md").read_text()
 

@@ -12,7 +12,6 @@ from esper.kasmina.settings import SeedSettings
 from esper.tolaria.budget import budget_of, numbers_fixed
 from esper.tolaria.config import RunConfig, filled
 from esper.tolaria.data import Samples
-from esper.tolaria.tasks import load_task
 
 CPU = torch.device("cpu")
 
@@ -37,14 +36,14 @@ def test_what_targets_fix(tiny_task, targets, outputs, fixed) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_text_counts_every_position() -> None:
+def test_text_counts_every_position(tiny_task) -> None:
     class Net(nn.Module):
         def forward(self, tokens):
             return torch.zeros(*tokens.shape, 7)
 
-    task = load_task("chars")
-    task = replace(task, train=Samples(torch.zeros(32, 6, dtype=torch.long), torch.zeros(32, 6, dtype=torch.long)))
-    assert numbers_fixed(Net(), replace(task, steps_per_epoch=1), CPU) == 32 * 6 * 6
+    samples = Samples(torch.zeros(32, 6, dtype=torch.long), torch.zeros(32, 6, dtype=torch.long))
+    task = replace(tiny_task(), train=samples, batch_size=4)
+    assert numbers_fixed(Net(), task, CPU) == 32 * 6 * 6
 
 
 @pytest.mark.parametrize(
