@@ -40,6 +40,7 @@ BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
     "vector": {"BP009": 1.0, "BP062": 0.8, "BP021": 0.5, "BP008": 0.3},
     "token": {"BP023": 1.0, "BP009": 0.9, "BP021": 0.5},
     "width": {"BP051": 1.0},
+    "heads": {"BP052": 0.0},
 }
 """How good a blueprint is for a site's shape, or for a layer that can become wider, 0 to 1, by what was measured in
 docs/log.md. A signal is an image one pixel wide or high. One that is not named has not shown merit and does not grow,
@@ -67,7 +68,8 @@ class Merit:
 
 def merits(site: SiteDescription) -> dict[str, Merit]:
     """The merit of every option of a site, by blueprint id."""
-    kind = "width" if site.HasField("width") else _form(site)
+    wider = "heads" if site.width.sections > 1 else "width"
+    kind = wider if site.HasField("width") else _form(site)
     found = {option.blueprint_id: merit_of(option, kind) for option in site.options}
     places: dict[float, int] = {}
     ordered = dict[str, Merit]()
