@@ -39,7 +39,7 @@ Watch = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def joined(tensors: Sequence[Tensor], axis: int = 0, sections: int = 1) -> Tensor:
-    """The tensors behind each other along the axis; or, of so many sections of each, all first ones, then all second ones."""
+    """The tensors behind each other along the axis; or, of so many sections of each, first, second…."""
     if sections == 1:
         return torch.cat([*tensors], axis)
     parts = zip(*(each.chunk(sections, axis) for each in tensors), strict=True)

@@ -40,7 +40,6 @@ BLUEPRINT_MERIT: Final[dict[str, dict[str, float]]] = {
     "vector": {"BP009": 1.0, "BP062": 0.8, "BP021": 0.5, "BP008": 0.3},
     "token": {"BP023": 1.0, "BP009": 0.9, "BP021": 0.5},
     "width": {"BP051": 1.0},
-    "heads": {"BP052": 0.0},
 }
 """How good a blueprint is for a site's shape, or for a layer that can become wider, 0 to 1, by what was measured in
 docs/log.md. A signal is an image one pixel wide or high. One that is not named has not shown merit and does not grow,
