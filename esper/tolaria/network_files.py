@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -106,7 +109,8 @@ def program(network: nn.Module, inputs: Any) -> bytes:
     """What `torch.export` makes of it for batches of any size, as a `.pt2` file; needs torch alone."""
     file = io.BytesIO()
     arguments = arguments_of(network, inputs)
-    torch.export.save(torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments)), file)
+    with _silent():
+        torch.export.save(torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments)), file)
     return file.getvalue()
 
 
@@ -119,12 +123,27 @@ def onnx(network: nn.Module, inputs: Any) -> bytes:
         raise InvalidInput(f"ONNX needs {error.name}: pip install 'esper-lite[onnx]'") from None
     arguments = arguments_of(network, inputs)
     shapes = batches(network, arguments)
-    made = torch.onnx.export(
-        network, arguments, dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False, optimize=True
-    )
+    with _silent():
+        made = torch.onnx.export(
+            network, arguments, dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False, optimize=True
+        )
     assert made is not None
     content: bytes = made.model_proto.SerializeToString()
     return content
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without torch's own chatter, such as that torchvision is not installed."""
+    chatter = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        chatter.setLevel(before)
 
 
 def some(inputs: Any) -> Any:
