@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from esper.cli.trust import check_code
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event, body_of
 from esper.leyline.objects import ObjectStore
+from esper.metric import figures_of_probe
 from esper.record.run_status import marks
 from esper.tolaria.config import RunConfig
 from esper.weatherlight.alive import lives
@@ -61,8 +63,8 @@ def load(
     `run` is an id, the beginning of one, or `last`; `data_dir` is `ESPER_DATA`, else `./esper-data`. The network is
     that of the run's end: of its newest checkpoint where it was interrupted or died. `epoch` asks for the end of an
     earlier epoch and `at` for a number of optimiser steps; where no checkpoint of that place is kept, the steps from
-    the one before are trained again from the record, every digest compared. `epoch="best"` is the one of lowest loss on
-    the probe set among those whose checkpoints are kept.
+    the one before are trained again from the record, every digest compared. `epoch="best"` is the one that is best
+    by the main metric on the probe set, of those whose checkpoints are kept.
 
     Its outputs are those of the run's own network to the bit, so a seed that was mixed in and not FOSSILIZED yet is
     built in at the strength that it had, and a warning names it as unproven. There is no hook in it. The modules of
@@ -213,13 +215,17 @@ def _kept_epochs(recorded: Recorded, objects: ObjectStore) -> dict[int, Event]:
 
 
 def _best(recorded: Recorded, objects: ObjectStore) -> int:
-    """The epoch of lowest probe loss of those that are kept, the earlier of equals."""
-    losses = {
-        epoch: fact.epoch_completed.state.validation_loss for epoch, fact in _kept_epochs(recorded, objects).items()
-    }
-    if not losses:
+    """The epoch whose probe came best by the main metric, of those that are kept; of equals the one of lower loss."""
+    ends = {epoch: fact.epoch_completed for epoch, fact in _kept_epochs(recorded, objects).items()}
+    if not ends:
         raise InvalidInput(f"run {recorded.run_id} keeps no checkpoint of an epoch's end, so there is no best one")
-    return min(losses, key=lambda epoch: (losses[epoch] != losses[epoch], losses[epoch], epoch))
+
+    def rank(epoch: int) -> tuple[bool, float, float, int]:
+        figure, loss = figures_of_probe(ends[epoch])[0], ends[epoch].state.validation_loss
+        value = figure.value if figure.lower_is_better else -figure.value
+        return math.isnan(value), value, loss, epoch
+
+    return min(ends, key=rank)
 
 
 def _check_over(history: History, run_id: str, mark: Mark) -> None:

@@ -337,8 +337,30 @@ class Measurement(_message.Message):
     limit: float
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ...) -> None: ...
 
+class Metric(_message.Message):
+    __slots__ = ("name", "unit", "lower_is_better")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    lower_is_better: bool
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ...) -> None: ...
+
+class MetricValue(_message.Message):
+    __slots__ = ("name", "unit", "lower_is_better", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    lower_is_better: bool
+    value: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ...) -> None: ...
+
 class RunStarted(_message.Message):
-    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine")
+    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine", "metrics")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -380,6 +402,7 @@ class RunStarted(_message.Message):
     INHERITED_FIELD_NUMBER: _ClassVar[int]
     FORK_CHANGE_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     task: str
     config_json: str
     esper_version: str
@@ -407,7 +430,8 @@ class RunStarted(_message.Message):
     inherited: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     fork_change: str
     machine: Machine
-    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
 
 class Machine(_message.Message):
     __slots__ = ("esper_version", "library_versions", "torch_build", "processor", "cpu_capability", "threads", "device", "process")
@@ -463,7 +487,7 @@ class RunResumed(_message.Message):
     def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
 
 class RunFinished(_message.Message):
-    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops")
+    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops", "metrics")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -477,6 +501,7 @@ class RunFinished(_message.Message):
     WALL_S_FIELD_NUMBER: _ClassVar[int]
     SIDE_PASS_FLOPS_FIELD_NUMBER: _ClassVar[int]
     PROBE_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     test_accuracy: float
@@ -490,10 +515,11 @@ class RunFinished(_message.Message):
     wall_s: float
     side_pass_flops: float
     probe_flops: float
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -517,6 +543,7 @@ class EpochCompleted(_message.Message):
     DECAY_FROM_EPOCH_FIELD_NUMBER: _ClassVar[int]
     FLOPS_TRAINING_FIELD_NUMBER: _ClassVar[int]
     FLOPS_MEASURING_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     state: _leyline_pb2.SystemStatePacket
     seeds: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     evidence: _containers.RepeatedCompositeFieldContainer[SiteEvidence]
@@ -540,7 +567,8 @@ class EpochCompleted(_message.Message):
     decay_from_epoch: int
     flops_training: float
     flops_measuring: float
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class DecisionTimedOut(_message.Message):
     __slots__ = ("packet_id", "waited_ms")
