@@ -72,7 +72,7 @@ def network_of(
 def _check_fits(host: nn.Module, wanted: Mapping[str, Tensor]) -> None:
     """Raise CorruptState for the first tensor that host and run do not both have, in one shape."""
     have = host.state_dict()
-    of_both = (*wanted, *(name for name in have if name not in wanted))
+    of_both = (*have, *(name for name in wanted if name not in have))  # in the order of the model
     for name in of_both:
         there, here = (f"shape {tuple(each[name].shape)}" if name in each else "none" for each in (wanted, have))
         if there != here:
