@@ -193,6 +193,11 @@ def loaded_of(
     with history_of(folder) as history:
         run_id = find_run(history, run)
         recorded = recorded_run(history, run_id)
+        if model is None and recorded.root.HasField("script"):
+            raise InvalidInput(
+                f"run {run_id} is of a script of your own, which makes its model itself: load it in Python with "
+                f"esper.load({run_id!r}, model=...), which takes the model as the script makes it"
+            )
         if isinstance(epoch, str):
             epoch = _best(recorded, ObjectStore(folder / "objects"))
         place = Place("epoch", epoch) if epoch is not None else Place("step", at) if at is not None else None
@@ -262,9 +267,9 @@ def _loaded(
     if model is not None:
         if flat is None:
             kept = ", ".join(map(str, _kept_epochs(recorded, objects))) or "none"
+            way = "name one of them" if root.HasField("script") else "without `model` it is trained up to there"
             raise InvalidInput(
-                f"run {recorded.run_id} keeps no checkpoint of that place (epochs that are kept: {kept}); without "
-                "`model` it is trained up to there"
+                f"run {recorded.run_id} keeps no checkpoint of that place (epochs that are kept: {kept}); {way}"
             )
         return Loaded(network_of(model, sites, config, flat), about, growths(flat, sites), unproven(flat))
     task = recorded_task(config.task, root.task_source, objects)

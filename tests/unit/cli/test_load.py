@@ -342,6 +342,21 @@ def test_a_run_that_goes_on_and_one_that_died_at_once(tmp_path: Path, *, lives: 
         esper.load("last", data_dir=tmp_path)
 
 
+def test_a_run_of_a_script_asks_for_the_model_that_the_script_makes(tmp_path: Path) -> None:
+    objects, log = ObjectStore(tmp_path / "objects"), MemoryLog()
+    config, outside = RunConfig(task="spirals", policy="none", epochs=1), Outside(log, REAL_CLOCK, objects)
+    train(config, load_task("spirals"), LiveWorld(outside), run_id="spirals")
+    log.events[0].run_started.script.path = "train.py"
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(log.events))
+
+    with pytest.raises(InvalidInput, match=r"a script of your own.*esper.load\('spirals', model=\.\.\.\)"):
+        esper.load(data_dir=tmp_path)
+    model = load_task("spirals").make_host()
+    assert esper.load(data_dir=tmp_path, model=model) is model
+    assert figures(model, "spirals")[1] == next(each for each in reversed(log.events)).run_finished.test_loss
+
+
 def test_a_host_that_reaches_past_its_modules_is_refused(ran: Ran) -> None:
     """Its forward pass goes round the attribute, so a seed in that place would never be asked."""
 
