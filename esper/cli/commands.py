@@ -146,6 +146,14 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
             help="Choose as if no seed of the data folder had grown before; approvals count all the same.",
         ),
     ] = False,
+    in_process: Annotated[
+        bool,
+        typer.Option(
+            "--in-process",
+            help="Train in this process, alone, with the terminal free: for breakpoint(), print() and a debugger in "
+            "your own model.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a task with growth, and the same without beside it. Needs nothing running, no network and no GPU.
@@ -169,6 +177,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         control=control,
         static=static,
         ignore_history=ignore_history,
+        in_process=in_process,
         as_json=as_json,
     )
     return run_command(request)

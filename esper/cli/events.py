@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from esper.kasmina.gates import SIGNS, rule_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.leyline.ids import text
+from esper.leyline.names import meant
 from projections.columns import BODIES
 from projections.run_queries import EventReader
 
@@ -272,8 +272,7 @@ def types_of(names: Sequence[str]) -> tuple[str, ...]:
     """The event types that a person named, all of them for none; raises InvalidInput for one that does not exist."""
     for name in names:
         if name not in BODIES:
-            near = get_close_matches(name, BODIES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the types are {', '.join(BODIES)}"
+            hint = meant(name, BODIES, f"the types are {', '.join(BODIES)}")
             raise InvalidInput(f"there is no event type {name!r}; {hint}")
     return tuple(names) or tuple(BODIES)
 

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.output import complain, meter, say, say_json, table
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import body_of
-from esper.leyline.names import checked
+from esper.leyline.names import checked, meant
 from esper.weatherlight.alive import lives
 from projections.manifest import Place, covered
 from projections.run_queries import all_runs, claims_of
@@ -172,8 +171,7 @@ def _meant(word: str, run_ids: Sequence[str]) -> str:
         return matches[0]
     if matches:
         raise InvalidInput(f"{word!r} begins {len(matches)} runs ({', '.join(matches[:5])}); type more of it")
-    near = get_close_matches(word, [*run_ids, "last"], n=1)
-    hint = f"did you mean {near[0]}?" if near else "`esper runs` lists them"
+    hint = meant(word, [*run_ids, "last"], "`esper runs` lists them")
     raise InvalidInput(f"there is no run {word!r} in this data folder; {hint}")
 
 
