@@ -29,6 +29,7 @@ VIEWS: Final = (
     "transitions",
     "gates",
     "seeds",
+    "growth",
     "reports",
     "checkpoints",
     "telemetry",

@@ -272,13 +272,22 @@ def events(
     types: Annotated[
         list[str] | None, typer.Option("--type", help="Only events of this type; may be given several times.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with new events until the run has finished.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Go on with new events until the run has finished; a run that begins now is waited for."
+        ),
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Also what the library says of kernels, which only --type and --json show else."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The events of a run in their order; with --json one object a line. Needs nothing running."""
     from esper.cli.events import events_command  # noqa: PLC0415
 
-    events_command(data_dir, run, types or [], follow=follow, as_json=as_json)
+    events_command(data_dir, run, types or [], follow=follow, everything=everything, as_json=as_json)
 
 
 @app.command(epilog="Example: esper why last s1")
