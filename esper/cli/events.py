@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import BLUEPRINTS, KERNELS
-from esper.cli.awaited import await_run
+from esper.cli.awaited import await_run, clients_of
 from esper.cli.history import find_run, history_of
 from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, one_line, say_hanging, say_json, styled
 from esper.errors import InvalidInput
@@ -275,7 +275,7 @@ CHATTER: Final = frozenset((*KERNELS.bodies, *BLUEPRINTS.bodies))
 
 
 def types_of(names: Sequence[str], left_out: Collection[str] = ()) -> tuple[str, ...]:
-    """The event types that a person named, and for none all but `left_out`; raises InvalidInput for one that is none."""
+    """The event types that a person named, for none all but `left_out`; raises InvalidInput for one that is none."""
     for name in names:
         if name not in BODIES:
             hint = meant(name, BODIES, f"the types are {', '.join(BODIES)}")
@@ -325,7 +325,7 @@ def events_command(
     A person sees those of the library of kernels only with `everything`, a program always.
     """
     wanted = types_of(types, () if everything or as_json else CHATTER)
-    run_id = await_run(data_dir, word) if follow else word
+    run_id = await_run(data_dir, word, lambda: clients_of(data_dir)) if follow else word
     with history_of(data_dir) as history:
         reading = EventReader(history, find_run(history, run_id), wanted)
         for event in _events(reading, follow=follow):

@@ -104,7 +104,7 @@ def try_task(task: Task, device: torch.device, batch_size: int | None = None) ->
         try:
             describe_sites(host, task.sites, batch.inputs, lambda _site: [])
         except InvalidInput as error:
-            raise InvalidInput(f"{_at(where, 'sites')}{error}") from error
+            raise InvalidInput(f"{_at(where, 'sites')}{error}") from None
 
 
 @contextmanager
