@@ -112,7 +112,8 @@ def _run_resumed(body: Any) -> str:
 def _run_finished(body: Any) -> str:
     why = f" ({body.reason})" if body.reason else ""
     accuracy = "" if math.isnan(body.test_accuracy) else f"test accuracy {body.test_accuracy:.4f}, "
-    return f"{body.status}{why}: {accuracy}{body.params_final:,} parameters"
+    unproven = f"; {' and '.join(body.unproven)} not proven" if body.unproven else ""
+    return f"{body.status}{why}: {accuracy}{body.params_final:,} parameters{unproven}"
 
 
 def _epoch_completed(body: Any) -> str:

@@ -35,7 +35,7 @@ from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
-from esper.tolaria.tasks.task import Task, evaluate
+from esper.tolaria.tasks.task import Evaluation, Task, evaluate
 from esper.tolaria.world import NewFork, RecordedFork, StartingPoint
 
 
@@ -123,7 +123,8 @@ class RunResult:
     """The result of a run: the object that `esper run --json` prints.
 
     `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
-    by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
+    by `esper run`, where a control ran beside it. `unproven` are the seeds that were mixed in at the end and had not
+    proven themselves; the figures `_without` are of the network without them, None where there are none. `fates` has the last stage, blueprint and alpha of each slot that
     ever grew, and as `rewound` the blueprint whose proof failed there. `flops` holds training, side_pass, probe and
     evidence.
     """
@@ -145,6 +146,9 @@ class RunResult:
     flops: dict[str, float]
     fates: dict[str, dict[str, Any]] = field(default_factory=dict)
     control_val_accuracy: float | None = None
+    unproven: list[str] = field(default_factory=list)
+    val_accuracy_without: float | None = None
+    test_loss_without: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -154,8 +158,12 @@ class RunResult:
 def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
     """Evaluate on the test set, publish RunFinished, wait until the log has it, and return the result."""
     test = evaluate(run.host, run.task, run.task.test)
+    without = None
+    if unproven := run.kasmina.unproven():
+        with run.kasmina.without_unproven():
+            without = evaluate(run.host, run.task, run.task.test)
     seeds = run.kasmina.summary()
-    _publish_end(run, status, reason, wall_s, test_accuracy=test.accuracy, test_loss=test.loss.mean)
+    _publish_end(run, status, reason, wall_s, test=test, without=without)
     return RunResult(
         run_id=run.recorder.run_id,
         status=status,
@@ -173,6 +181,9 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
         wall_s=wall_s,
         flops=dict(run.flops.spent),
         fates=_fates(run),
+        unproven=unproven,
+        val_accuracy_without=None if without is None else without.accuracy,
+        test_loss_without=None if without is None else without.loss.mean,
     )
 
 
@@ -193,7 +204,7 @@ def interrupt(run: Run, fault: str, wall_s: float) -> Interrupted:
     """
     if run.world.published:
         with contextlib.suppress(LogUnavailable, OSError):
-            _publish_end(run, "interrupted", fault, wall_s, test_accuracy=math.nan, test_loss=math.nan)
+            _publish_end(run, "interrupted", fault, wall_s)
     return Interrupted(f"run {run.recorder.run_id} was interrupted at step {run.recorder.step}: {fault}")
 
 
@@ -206,18 +217,29 @@ def abandon(run: Run, error: Exception, wall_s: float) -> None:
         return
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     with contextlib.suppress(LogUnavailable):  # `error` is what a person has to know
-        _publish_end(run, "failed", reason, wall_s, test_accuracy=math.nan, test_loss=math.nan)
+        _publish_end(run, "failed", reason, wall_s)
 
 
-def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accuracy: float, test_loss: float) -> None:
-    """Publish the run's last fact, and wait until the log has it."""
+def _publish_end(
+    run: Run,
+    status: str,
+    reason: str,
+    wall_s: float,
+    *,
+    test: Evaluation | None = None,
+    without: Evaluation | None = None,
+) -> None:
+    """Publish the run's last fact, and wait until the log has it; `without` is the test without unproven seeds."""
     seeds = run.kasmina.summary()
     run.recorder.publish(
         RunFinished(
             status=status,
             reason=reason,
-            test_accuracy=test_accuracy,
-            test_loss=test_loss,
+            test_accuracy=math.nan if test is None else test.accuracy,
+            test_loss=math.nan if test is None else test.loss.mean,
+            unproven=run.kasmina.unproven(),
+            test_accuracy_without=None if without is None else without.accuracy,
+            test_loss_without=None if without is None else without.loss.mean,
             params_final=run.params,
             flops=run.flops.total,
             side_pass_flops=run.flops.spent["side_pass"],
