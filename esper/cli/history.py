@@ -290,7 +290,7 @@ def _began(at: datetime, now: datetime) -> str:
 
 
 def _task(run: dict[str, Any]) -> str:
-    """What a run is trained on, with the file of a person's own; of a fork also what it left, where, and what it did."""
+    """What a run is trained on, with the file of a person's own; of a fork also what it left, where, and why."""
     task = str(run["task"])
     if run["task_file"]:
         task += f" ({run['task_file']})"

@@ -123,9 +123,10 @@ class RunResult:
     """The result of a run: the object that `esper run --json` prints.
 
     `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
-    by `esper run`, where a control ran beside it. `unproven` are the seeds that were mixed in at the end and had not
-    proven themselves; the figures `_without` are of the network without them, None where there are none. `fates` has the last stage, blueprint and alpha of each slot that
-    ever grew, and as `rewound` the blueprint whose proof failed there. `flops` holds training, side_pass, probe and
+    by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
+    ever grew, and as `rewound` the blueprint whose proof failed there. `unproven` are the seeds that were mixed in at
+    the end and had not proven themselves; the figures `_without` are of the network without them, None where there are
+    none. `flops` holds training, side_pass, probe and
     evidence.
     """
 
