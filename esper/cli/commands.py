@@ -264,6 +264,32 @@ def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     runs_command(data_dir, as_json=as_json)
 
 
+@app.command(epilog="Example: esper sites train.py --epochs 3", context_settings={"ignore_unknown_options": True})
+def sites(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A training script, or a task: path/to/file.py:function, or a built-in one.", metavar="FILE"
+        ),
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="What the script is called with.", metavar="[ARGUMENTS]...")
+    ] = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also layers that cannot be sites, each with the reason.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Where a model could grow, and what: its layers with their shapes, after one forward pass of its first batch.
+
+    A script is run as `python FILE` does, up to the first batch that its model gets. Nothing is trained or written.
+    """
+    from esper.cli.sites import sites_command  # noqa: PLC0415
+
+    sites_command(file, arguments or [], everything=everything, as_json=as_json)
+
+
 @app.command(epilog="Example: esper events last --type seed_transitioned --follow")
 def events(
     run: Run,

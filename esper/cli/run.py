@@ -189,7 +189,7 @@ def check_names(request: RunRequest) -> None:
         raise InvalidInput("--static trains what grew, and with --policy none nothing grows; leave one of them out")
     if request.in_process and (request.static or request.drill):
         raise InvalidInput("--in-process trains one run alone; leave --static and --drill out")
-    _check_task(request.task)
+    check_task(request.task)
     if _DEVICE.fullmatch(request.device) is None:
         raise InvalidInput(f"device {request.device!r} is unknown; choose cpu, cuda or cuda:N")
     grown, _ = request.configs(Dossier())
@@ -202,8 +202,8 @@ def names_own_code(task: str) -> bool:
     return ".py:" in task and not task.startswith("cifar10:")
 
 
-def _check_task(task: str) -> None:
-    """Find out at once what can be found out without loading the task: a file or function that is missing."""
+def check_task(task: str) -> None:
+    """Raise InvalidInput for what is wrong and can be seen without loading a task: a file or function is missing."""
     path, colon, function = task.rpartition(":")
     if task.startswith("cifar10:"):
         return

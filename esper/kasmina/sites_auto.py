@@ -8,7 +8,7 @@ layer, are one place, and the outermost stands for it; what the whole model give
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -17,10 +17,16 @@ from torch import Tensor, nn
 
 from esper.errors import InvalidInput
 from esper.kasmina.sites import Site, find_module, without_a_trace
+from esper.kasmina.width import LAYERS
+from esper.kasmina.width_places import Prober
 
 AUTO: Final = "auto"
 KINDS: Final = {2: "vector", 3: "token", 4: "image"}
 """The kind of a site by the dimensions of what it gives, batch first."""
+
+MOST_PLACES: Final = 64
+NEXT: Final = 3
+"""A layer's consumer is one of so many that run after it: between them there may be a branch."""
 
 SiteNames = str | Sequence["str | Site | tuple[str, ...]"]
 """`auto`; or names and patterns such as "blocks.*", sites, and (name, kind) or (name, kind, consumer)."""
@@ -175,3 +181,27 @@ def _reached(model: nn.Module, forward: Callable[[], Any]) -> list[_Reached]:
         stack.enter_context(without_a_trace(model))
         forward()
     return seen
+
+
+def propose_wide(model: nn.Module, inputs: Tensor, *, most: int = MOST_PLACES) -> list[Site]:
+    """The places where the model itself could become wider, of models that take one tensor: a layer and its consumer.
+
+    A layer's consumer is looked for among the next ones that run. Every try costs a few forward passes on eight
+    samples, so of a very deep model only the first `most` layers are tried.
+    """
+    reached = _reached(model, lambda: model(inputs))
+    layers = [each.name for each in reached if isinstance(model.get_submodule(each.name), LAYERS)]
+    if not layers:
+        return []
+    prober = Prober(model, inputs, lambda: without_a_trace(model), {})
+    found, taken = [], set[str]()
+    for number, producer in enumerate(layers[:most]):
+        for consumer in layers[number + 1 : number + 1 + NEXT]:
+            if consumer in taken:
+                continue
+            with suppress(InvalidInput):
+                kind, _, _ = prober.describe(producer, consumer)
+                found.append(Site(producer, kind, consumer=consumer))  # type: ignore[arg-type]  # one of KINDS
+                taken.add(consumer)
+                break
+    return found
