@@ -13,11 +13,16 @@ from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
 
 
-def archived(folder, *run_ids: str) -> None:
+@pytest.fixture
+def begin(tmp_path):
+    """Archives the start of a run."""
     log = LogOfRecords()
-    with Archive(folder / "archive") as archive:
-        for run_id in run_ids:
+
+    def made(run_id: str) -> None:
+        with Archive(tmp_path / "archive") as archive:
             archive.append(log.place(Trainers(run_id).events))
+
+    return made
 
 
 @pytest.mark.parametrize(
@@ -32,17 +37,17 @@ def test_runs_that_commands_train(clients: Sequence[str], known: list[str]) -> N
     assert trained(clients) == known
 
 
-def test_last_is_the_run_that_begins_and_not_the_one_before(tmp_path) -> None:
-    archived(tmp_path, "0000aaaa")
+def test_last_is_the_run_that_begins_and_not_the_one_before(tmp_path, begin) -> None:
+    begin("0000aaaa")
     assert await_run(tmp_path, "last", list) == "0000aaaa"
 
-    threading.Timer(0.1, lambda: archived(tmp_path, "1111bbbb")).start()
+    threading.Timer(0.1, begin, ["1111bbbb"]).start()
     assert await_run(tmp_path, "last", lambda: ["esper run 1111bbbb"]) == "1111bbbb"
     assert await_run(tmp_path, "0000", lambda: ["esper run 1111bbbb"]) == "0000aaaa"
 
 
-def test_an_empty_folder_waits_for_its_first_run(tmp_path, capsys) -> None:
-    threading.Timer(0.1, lambda: archived(tmp_path, "1111bbbb")).start()
+def test_an_empty_folder_waits_for_its_first_run(tmp_path, begin, capsys) -> None:
+    threading.Timer(0.1, begin, ["1111bbbb"]).start()
     assert await_run(tmp_path, "last", list) == "1111bbbb"
     assert "waiting for a run to begin" in capsys.readouterr().err
 
