@@ -13,6 +13,7 @@ from typing import Any
 from esper.cli.output import BOLD, DIM, GREEN, RED, one_line, styled, table
 from esper.cli.run_view import Life, RunView
 from esper.karn.table import with_names
+from esper.metric import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,9 @@ class Summary:
             return
         seeds = one_line(" and ".join(end.unproven))
         were = "is in the network and has" if len(end.unproven) == 1 else "are in the network and have"
-        figures = f"test accuracy {end.test_accuracy_without:.4f}, test loss {end.test_loss_without:.4f}"
-        without = f"; without: {figures}" if end.HasField("test_loss_without") else ""
+        measured = [Figure(each.name, each.unit, each.lower_is_better, each.value) for each in end.metrics_without]
+        figures = ", ".join([*(one_line(each.phrase) for each in measured), f"loss {end.test_loss_without:.4f}"])
+        without = f"; without, on the test set: {figures}" if end.HasField("test_loss_without") else ""
         yield f"{seeds} {were} not proven anything, because the run ended before{without}"
 
     def _lines(self) -> Iterator[str]:

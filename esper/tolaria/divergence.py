@@ -22,7 +22,7 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
     ),
     "run_finished": (
         *("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),
-        *("unproven", "test_accuracy_without", "test_loss_without"),  # older ends do not say them
+        *("unproven", "test_accuracy_without", "test_loss_without", "metrics_without"),  # older ends do not say them
     ),
     "epoch_completed": (
         *("evidence", "duration_s", "hook_ms_before", "flops", "flops_training", "flops_measuring"),
@@ -40,6 +40,9 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Fields that another machine or moment makes different, by the fact's body: not compared. A digest's root is compared
 before this, where the tensors are at hand."""
+
+_MEASURED_BY: Final = frozenset({"run_started", "epoch_completed", "run_finished"})
+"""Facts that say a run's metrics."""
 
 _OF_PACKET: Final = ("packet_id", "timestamp_ns", "hardware_context", "training_metrics")
 
@@ -111,6 +114,8 @@ def tampered(event: Event, fact: Event) -> str:
         if getattr(event, name) != getattr(fact, name):
             return f"{body_name(fact)} has {name} {getattr(fact, name)} on record and {getattr(event, name)} now"
     ours, recorded = (essence(each) for each in (event, fact))
+    if body_name(fact) in _MEASURED_BY and not recorded.metrics:  # an older record does not say them
+        ours.ClearField("metrics")
     if ours.SerializeToString(deterministic=True) == recorded.SerializeToString(deterministic=True):
         return ""
     fields = [
@@ -136,6 +141,7 @@ def essence(event: Event) -> Any:
     if name == "run_finished" and body.status != "completed":  # what ended by an error was not tested
         body.ClearField("test_accuracy")
         body.ClearField("test_loss")
+        body.ClearField("metrics")
     return body
 
 

@@ -9,7 +9,13 @@ from typing import Final
 
 import torch
 
-from contracts.leyline.v1.event_pb2 import DecisionTimedOut, EpochCompleted, SeedObservation, SiteEvidence, StepSampled
+from contracts.leyline.v1.event_pb2 import (
+    DecisionTimedOut,
+    EpochCompleted,
+    SeedObservation,
+    SiteEvidence,
+    StepSampled,
+)
 from contracts.leyline.v1.leyline_pb2 import (
     SEED_LIFECYCLE_STAGE_DORMANT,
     TELEMETRY_LEVEL_INFO,
@@ -29,7 +35,7 @@ from esper.tolaria.measuring import tries_candidates
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run, capture, publish_digest
-from esper.tolaria.session import begin_fork
+from esper.tolaria.session import begin_fork, told
 from esper.tolaria.tasks.task import Evaluation, evaluate
 
 LOSS_HISTORY: Final = 64
@@ -221,6 +227,7 @@ def epoch_packet(
         ),
         flops_training=run.flops.spent["training"],
         flops_measuring=run.flops.measuring,
+        metrics=told(evaluation.figures),
     )
 
 

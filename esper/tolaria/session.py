@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, cast
 
 import numpy as np
 
-from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
+from contracts.leyline.v1.event_pb2 import Metric, MetricValue, RunFinished, RunStarted
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
     COMMAND_TYPE_SEED,
@@ -24,6 +25,7 @@ from esper.errors import Interrupted, InvalidInput, LogUnavailable
 from esper.kasmina.lifecycle import name as stage_name
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
+from esper.metric import Figure
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import fingerprint
@@ -108,6 +110,10 @@ def publish_start(run: Run) -> None:
             probe_samples=len(run.probe),
             test_samples=len(task.test),
             machine=machine,
+            metrics=[
+                Metric(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better)
+                for each in task.measured_by
+            ],
         )
     )
     flat = capture(run)
@@ -122,11 +128,12 @@ def publish_start(run: Run) -> None:
 class RunResult:
     """The result of a run: the object that `esper run --json` prints.
 
-    `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
-    by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
-    ever grew, and as `rewound` the blueprint whose proof failed there. `unproven` are the seeds that were mixed in at
-    the end and had not proven themselves; the figures `_without` are of the network without them, None where there are
-    none. `flops` holds training, side_pass, probe and
+    `val_accuracy`, `test_loss` and `metrics` are of the test set, which nothing else looks at; `metrics` has a name,
+    unit, direction and value each, the main one first. `control_val_accuracy` is filled in by `esper run`, where a
+    control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that ever grew, and as `rewound`
+    the blueprint whose proof failed there. `unproven` are the seeds that were mixed in at the end and had not proven
+    themselves; the figures `_without` are of the network without them, None or empty where there are none. `flops`
+    holds training, side_pass, probe and
     evidence.
     """
 
@@ -147,9 +154,11 @@ class RunResult:
     flops: dict[str, float]
     fates: dict[str, dict[str, Any]] = field(default_factory=dict)
     control_val_accuracy: float | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
     val_accuracy_without: float | None = None
     test_loss_without: float | None = None
+    metrics_without: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -182,10 +191,20 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
         wall_s=wall_s,
         flops=dict(run.flops.spent),
         fates=_fates(run),
+        metrics=[figure.to_dict() for figure in test.figures],
         unproven=unproven,
         val_accuracy_without=None if without is None else without.accuracy,
         test_loss_without=None if without is None else without.loss.mean,
+        metrics_without=[] if without is None else [figure.to_dict() for figure in without.figures],
     )
+
+
+def told(figures: Sequence[Figure]) -> list[MetricValue]:
+    """Values of metrics as events hold them."""
+    return [
+        MetricValue(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better, value=each.value)
+        for each in figures
+    ]
 
 
 def _fates(run: Run) -> dict[str, dict[str, Any]]:
@@ -230,7 +249,10 @@ def _publish_end(
     test: Evaluation | None = None,
     without: Evaluation | None = None,
 ) -> None:
-    """Publish the run's last fact, and wait until the log has it; `without` is the test without unproven seeds."""
+    """Publish the run's last fact, and wait until the log has it; without a test its figures are no numbers.
+
+    `without` is the test without the seeds in doubt.
+    """
     seeds = run.kasmina.summary()
     run.recorder.publish(
         RunFinished(
@@ -238,9 +260,11 @@ def _publish_end(
             reason=reason,
             test_accuracy=math.nan if test is None else test.accuracy,
             test_loss=math.nan if test is None else test.loss.mean,
+            metrics=() if test is None else told(test.figures),
             unproven=run.kasmina.unproven(),
             test_accuracy_without=None if without is None else without.accuracy,
             test_loss_without=None if without is None else without.loss.mean,
+            metrics_without=() if without is None else told(without.figures),
             params_final=run.params,
             flops=run.flops.total,
             side_pass_flops=run.flops.spent["side_pass"],
