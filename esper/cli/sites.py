@@ -20,7 +20,7 @@ from esper.errors import EsperError, InvalidInput
 from esper.karn.table import CATALOGUE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from contracts.leyline.v1.event_pb2 import SiteDescription
 
@@ -41,14 +41,6 @@ class FirstBatch:
         """Run the model once on it."""
         return self.model(*self.arguments, **self.named)
 
-    @property
-    def only_tensor(self) -> Tensor | None:
-        """What the model takes in where that is one tensor alone."""
-        from torch import Tensor  # noqa: PLC0415 - torch is loaded by now
-
-        is_one = len(self.arguments) == 1 and not self.named and isinstance(self.arguments[0], Tensor)
-        return self.arguments[0] if is_one else None
-
 
 def sites_command(file: str, arguments: Sequence[str], *, everything: bool, as_json: bool) -> None:
     """Print the places of a task's or a script's model; raises InvalidInput where it has none or does not run."""
@@ -56,7 +48,7 @@ def sites_command(file: str, arguments: Sequence[str], *, everything: bool, as_j
 
     first, chosen = _of_script(Path(file), arguments) if file.endswith(".py") else _of_task(file)
     proposals = propose_sites(first.model, first.forward)
-    wide = [] if first.only_tensor is None else propose_wide(first.model, first.only_tensor)
+    wide = propose_wide(first.model, first.forward)
     told = [
         {
             "site": each.module,

@@ -183,17 +183,17 @@ def _reached(model: nn.Module, forward: Callable[[], Any]) -> list[_Reached]:
     return seen
 
 
-def propose_wide(model: nn.Module, inputs: Tensor, *, most: int = MOST_PLACES) -> list[Site]:
-    """The places where the model itself could become wider, of models that take one tensor: a layer and its consumer.
+def propose_wide(model: nn.Module, forward: Callable[[], Any], *, most: int = MOST_PLACES) -> list[Site]:
+    """The places where the model itself could become wider: a layer and its consumer.
 
-    A layer's consumer is looked for among the next ones that run. Every try costs a few forward passes on eight
-    samples, so of a very deep model only the first `most` layers are tried.
+    A layer's consumer is looked for among the next ones that run. Every try costs a few forward passes, so of a very
+    deep model only the first `most` layers are tried.
     """
-    reached = _reached(model, lambda: model(inputs))
+    reached = _reached(model, forward)
     layers = [each.name for each in reached if isinstance(model.get_submodule(each.name), LAYERS)]
     if not layers:
         return []
-    prober = Prober(model, inputs, lambda: without_a_trace(model), {})
+    prober = Prober(model, forward, lambda: without_a_trace(model), {})
     found, taken = [], set[str]()
     for number, producer in enumerate(layers[:most]):
         for consumer in layers[number + 1 : number + 1 + NEXT]:

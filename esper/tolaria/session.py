@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from contracts.leyline.v1.event_pb2 import Metric, MetricValue, RunFinished, RunStarted
+from contracts.leyline.v1.event_pb2 import MetricValue, RunFinished, RunStarted
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
     COMMAND_TYPE_SEED,
@@ -29,7 +29,6 @@ from esper.metric import Figure
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import fingerprint
-from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
@@ -37,7 +36,7 @@ from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
-from esper.tolaria.tasks.task import Evaluation, Task, evaluate
+from esper.tolaria.tasks.task import Evaluation, Task
 from esper.tolaria.world import NewFork, RecordedFork, StartingPoint
 
 
@@ -79,43 +78,32 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
 
 def publish_start(run: Run) -> None:
     """Publish RunStarted, the digest of step 0 and its checkpoint, and wait until the log has them."""
-    task, config = run.task, run.config
+    config = run.config
     machine = this_machine(str(run.device), run.outside.process)
-    if task.source_code:
-        run.world.put(task.source_code)
-    run.recorder.publish(
+    for content in run.work.source_code():
+        run.world.put(content)
+    body = run.work.started(run.host)
+    body.MergeFrom(
         RunStarted(
-            task=task.name,
             config_json=config.to_json(),
             esper_version=machine.esper_version,
             library_versions=machine.library_versions,
             cpu_capability=machine.cpu_capability,
             threads=machine.threads,
             seeds=run.random.seeds,
-            data_fingerprint=fingerprint([task.train, task.probe, task.test]),
-            task_source=task.source,
             weights_digest=digest(flatten(run.host.state_dict())).root,
             device=str(run.device),
             params_host=run.params_host,
-            flops_per_sample=host_flops_per_sample(
-                run.host, task.loss, task.train.inputs[: run.batch_size], task.train.targets[: run.batch_size]
-            ),
             epochs=run.epochs,
             steps_per_epoch=run.steps_per_epoch,
             policy=config.policy,
             sites=run.sites,
             control_of=config.control_of,
             lifecycle=config.seeds.lifecycle,
-            train_samples=len(task.train),
-            probe_samples=len(run.probe),
-            test_samples=len(task.test),
             machine=machine,
-            metrics=[
-                Metric(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better)
-                for each in task.measured_by
-            ],
         )
     )
+    run.recorder.publish(body)
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, publish_digest(run, flat, "start")), "epoch")
     run.world.flush()
@@ -167,18 +155,17 @@ class RunResult:
 
 def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
     """Evaluate on the test set, publish RunFinished, wait until the log has it, and return the result."""
-    test = evaluate(run.host, run.task, run.task.test)
-    without = None
+    test, without = run.work.test(run.host), None
     if unproven := run.kasmina.unproven():
         with run.kasmina.without_unproven():
-            without = evaluate(run.host, run.task, run.task.test)
+            without = run.work.test(run.host)
     seeds = run.kasmina.summary()
     _publish_end(run, status, reason, wall_s, test=test, without=without)
     return RunResult(
         run_id=run.recorder.run_id,
         status=status,
         reason=reason,
-        task=run.task.name,
+        task=run.work.name,
         seed=run.config.seed,
         epochs=run.recorder.epoch,
         val_accuracy=test.accuracy,
