@@ -46,7 +46,7 @@ class Work(Protocol):
         """A closure that gives the mean loss of a few of the probe's samples, to be differentiated."""
 
     def test(self, host: nn.Module) -> Evaluation:
-        """The host's figures on what nothing else looks at; called once, at the run's end."""
+        """The host's figures on what nothing else looks at; at the run's end, and once more without seeds in doubt."""
 
     def source_code(self) -> Sequence[bytes]:
         """What the run's first fact refers to by its digest, to be kept as objects."""
