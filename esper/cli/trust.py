@@ -1,8 +1,8 @@
 """Whose code a record would run: a person's own goes on, a stranger's is named, shown and asked for before any import.
 
 A record brings code where the run's task or script was a file of its trainer's owner, or where a compiled kernel was
-swapped in (torch unpickles its cache and loads its library). It is this installation's own where one of its present keys
-signed every event that names it; whoever has only a retired key, or none, is a stranger.
+swapped in (torch unpickles its cache and loads its library). It is this installation's own where one of its present
+keys signed every event that names it; whoever has only a retired key, or none, is a stranger.
 """
 
 from __future__ import annotations

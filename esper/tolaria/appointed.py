@@ -1,8 +1,8 @@
 """The world that the next `esper.grow` of this process trains in, where its script is run again under a record.
 
 A script makes its own model and data and calls `esper.grow` itself, so nobody can hand it a world. Whoever runs it
-again appoints one; `esper.grow` takes it instead of starting or joining a log, and ends the script by `RunOver` when the
-run is over: what the script does afterwards was done when it was run for the first time.
+again appoints one; `esper.grow` takes it instead of starting or joining a log, and ends the script by `RunOver` when
+the run is over: what the script does afterwards was done when it was run for the first time.
 """
 
 from __future__ import annotations
