@@ -21,6 +21,7 @@ from tests.bench.growth.plan import Scope, make_plan
 
 EARLIER: Final = (
     {
+        "axes": ["depth", "width"],
         "growth_budget_factor": 4.0,
         "growth_data_share": None,
         "seeds": {"rules": None, "proof_epochs": 3, "proof_patience": None},
