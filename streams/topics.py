@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -15,8 +16,13 @@ from esper.errors import LogUnavailable
 from streams.access import credentials
 
 MAX_REPLICAS: Final = 3
+COPIES_S: Final = 5.0
 APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 """The log says when a record came. What a producer says of that is believed of history alone (`docs/security.md`)."""
+TWO: Final = 2
+TWO_IN_SYNC: Final = {"min.insync.replicas": f"{TWO}"}
+"""Of topics with three copies: a record is acknowledged when two brokers have it, so it does not die with one, and any
+one of them may be away. With two away nothing is acknowledged, and producers wait as for a log that is away."""
 _OWN_SETTING: Final = 1
 """What DescribeConfigs calls a setting made for this very topic; everything else is a default."""
 Settings = dict[str, dict[str, tuple[Any, bool]]]
@@ -58,7 +64,11 @@ async def _create(admin: AIOKafkaAdminClient, topics: list[Topic]) -> None:
                 topic.name,
                 num_partitions=PARTITIONS,
                 replication_factor=replicas,
-                topic_configs={"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms), **APPEND_TIME},
+                topic_configs={
+                    "cleanup.policy": "delete",
+                    "retention.ms": str(topic.retention_ms),
+                    **(APPEND_TIME | (TWO_IN_SYNC if replicas == MAX_REPLICAS else {})),
+                },
             )
             for topic in topics
         ]
@@ -120,3 +130,39 @@ async def _settings(admin: AIOKafkaAdminClient, names: Iterable[str]) -> Setting
         for response in responses
         for _code, _message, _kind, name, entries in response.resources
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Of the topics on a log of so many `brokers`: how many copies of each, and how many acknowledge a record."""
+
+    brokers: int
+    topics: dict[str, tuple[int, int]]
+
+    @property
+    def frail(self) -> list[str]:
+        """Topics whose acknowledged records may die with one broker, although there are brokers for more copies."""
+        return [name for name, kept in self.topics.items() if self.brokers > 1 and min(kept) < TWO]
+
+
+async def copies_of(brokers: str) -> Copies:
+    """How the log keeps our topics, as far as they exist. Raises LogUnavailable where it does not say in `COPIES_S`."""
+    timeout_ms = int(COPIES_S * 800)  # as above
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=timeout_ms, **credentials(brokers))
+    try:
+        async with asyncio.timeout(COPIES_S):
+            await admin.start()
+            existing = set(await admin.list_topics())
+            names = [topic.name for topic in TOPICS if topic.name in existing]
+            described = await admin.describe_topics(names) if names else []
+            settings = await _settings(admin, names) if names else {}
+            count = len((await admin.describe_cluster())["brokers"])
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise LogUnavailable(
+            f"the log at {brokers} does not say how it keeps its topics: {str(error) or type(error).__name__}"
+        ) from None
+    finally:
+        await admin.close()
+    kept = {each["topic"]: min(len(one["replicas"]) for one in each["partitions"]) for each in described}
+    in_sync = {name: int(settings[name].get("min.insync.replicas", ("1", False))[0]) for name in kept}
+    return Copies(count, {name: (copies, in_sync[name]) for name, copies in kept.items()})
