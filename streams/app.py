@@ -8,6 +8,7 @@ What is patched in faust-streaming 0.15.3 and aiokafka 0.14.0, and which upstrea
   mends the mark and not the acknowledgements, which are dropped before the commit; ours keeps both.
 - `LoopConsumer`: no issue known. Faust gives its consumer a thread and an event loop of its own, so that agents which
   block do not hold up its heartbeats. Ours never block for long, and each record then crossed between two loops twice.
+- `credentials_to_aiokafka_auth` is replaced, so that Faust's clients are let in as all others are, by `streams.access`.
 - `aiokafka.AIOKafkaConsumer` is replaced because Faust sets its `fetch_max_wait_ms` to 1,500 and offers no setting (no
   issue known). `streams.consumer` says why that matters.
 """
@@ -25,13 +26,12 @@ from typing import Any
 
 import aiokafka
 import faust
-from faust.auth import SASLCredentials
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from mode.utils.futures import maybe_async
 
 from contracts.topics import PARTITIONS, Topic
-from streams.access import login
+from streams.access import credentials
 from streams.consumer import LogConsumer
 from streams.records import LOG_APPEND_TIME, Record, signed_of
 
@@ -177,6 +177,8 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
     # Faust looks the classes up at its start and offers no other way to set them.
     aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent)
     driver.Transport.Consumer = CommitKeeper
+    way_in = credentials(brokers)
+    driver.credentials_to_aiokafka_auth = lambda *_: {"security_protocol": "PLAINTEXT", **way_in}
     member = membership(name, data_dir, embedded=embedded)
     # Faust formats the path with its configuration, so braces in it must be doubled.
     folder = str(data_dir / "run" / f"{name}.faust").replace("{", "{{").replace("}", "}}")
@@ -199,13 +201,7 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
         consumer_auto_offset_reset="earliest",
         producer_linger=0.0,
         processing_guarantee="at_least_once",
-        broker_credentials=_credentials(brokers),
     )
-
-
-def _credentials(brokers: str) -> SASLCredentials | None:
-    found = login(brokers)
-    return None if found is None else SASLCredentials(username=found[0], password=found[1])
 
 
 def add_agent(app: faust.App, name: str, topics: Sequence[Topic], take: Take) -> None:

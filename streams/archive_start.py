@@ -15,11 +15,12 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
-from esper.errors import InvalidInput, LogUnavailable
+from esper.errors import InvalidInput
 from projections.archive_writer import Archive
 from projections.manifest import Place
 from projections.records import Batch
 from streams.consumer import LogConsumer
+from streams.not_let_in import no_log
 
 COMPARE_S: Final = 5.0
 """How long a start waits for the records that it compares with the archive's."""
@@ -53,7 +54,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
         await _refuse_another(brokers, archive, begins, cluster_id)
     except (KafkaError, OSError) as error:
         await consumer.stop()
-        raise LogUnavailable(f"no log answers at {brokers}: {error!r}; start one or correct ESPER_BROKERS") from None
+        raise no_log(brokers, error) from None
     except BaseException:
         await consumer.stop()
         raise

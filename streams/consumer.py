@@ -1,6 +1,7 @@
 """Reading the log: aiokafka's consumer, urgent or gathering, with fetches that wait long and hold up no busy partition.
 
-`docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons. `ends_of` asks where the log ends.
+`docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons. `ends_of` asks where the log ends,
+`enter` whether it lets us in.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError
 
 from contracts.topics import COMMANDS, PARTITIONS, RUNS, Topic
-from esper.errors import LogUnavailable
 from projections.manifest import Place
 from projections.records import Unreadable
 from streams.access import credentials
 from streams.fetching import Reading, SoundFetcher, name_it
+from streams.not_let_in import no_log
 
 LONG_WAIT_MS: Final = 1_000
 """How long a fetch waits at the broker for records: an idle client costs a request a second."""
@@ -33,6 +35,7 @@ GATHERING_BYTES: Final = 2
 embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first
 (`broker.handlers.records`)."""
 TIMEOUT_S: Final = 10.0
+ENTER_S: Final = 4.0
 
 
 class PatientFetcher(SoundFetcher):
@@ -78,7 +81,9 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         }
         # aiokafka looks the class up in its module when a consumer starts, and offers no other way to set it.
         aiokafka_consumer.Fetcher = _fetcher
-        super().__init__(*topics, **{**credentials(str(settings.get("bootstrap_servers"))), **settings, **ours})
+        brokers = settings.get("bootstrap_servers")  # a list is Faust's, which has asked for the way in itself
+        way_in = credentials(brokers) if isinstance(brokers, str) else {}
+        super().__init__(*topics, **{**settings, **ours, **way_in})
         self._client.reading = Reading(batches, unreadable)  # the one thing of ours that the fetcher gets
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
@@ -101,7 +106,23 @@ def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[
     try:
         return asyncio.run(asyncio.wait_for(_ends(brokers, topics), TIMEOUT_S))
     except (KafkaError, OSError, TimeoutError) as error:
-        raise LogUnavailable(f"no log answers at {brokers}: {str(error) or type(error).__name__}") from None
+        raise no_log(brokers, error) from None
+
+
+def enter(brokers: str) -> None:
+    """Be let in and leave again; raises LogUnavailable where no broker answers, or one does not let us in."""
+    try:
+        asyncio.run(_enter(brokers))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise no_log(brokers, error) from None
+
+
+async def _enter(brokers: str) -> None:
+    client = AIOKafkaClient(bootstrap_servers=brokers, request_timeout_ms=int(ENTER_S * 1000), **credentials(brokers))
+    try:
+        await client.bootstrap()
+    finally:
+        await client.close()
 
 
 async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:

@@ -10,20 +10,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from contracts.topics import EMERGENCY
-from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from streams.access import credentials
 from streams.metrics import Metrics
+from streams.not_let_in import unavailable
 from streams.records import Outgoing, headers_of, outgoing, partition_of
 
 BATCH_BYTES: Final = 64 * 1024
-
-
-def unavailable(brokers: str, doing: str, error: BaseException) -> LogUnavailable:
-    """The error for a log that does not answer or refuses, in one line."""
-    said = str(error) or type(error).__name__
-    return LogUnavailable(f"the log at {brokers} did not {doing}: {said} (`esper doctor` looks closer)")
 
 
 def make_producer(brokers: str, *, request_timeout_s: float) -> AIOKafkaProducer:

@@ -24,7 +24,7 @@ from projections.registry import follow_what_the_log_lost
 from projections.store import Store
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 
 POLL_MS: Final = 1_000
 """How long an idle look at the log lasts; a record or a cancellation ends it."""

@@ -26,7 +26,8 @@ from esper.leyline.envelope import MAX_EVENT_BYTES, Event, new_event
 from esper.leyline.signing import KeyRing
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
-from streams.producer import Publisher, unavailable
+from streams.not_let_in import unavailable
+from streams.producer import Publisher
 from streams.records import LOG_APPEND_TIME, Record, Refused, partition_of, signed_of, verified, verified_history
 from streams.refusals import Refusals
 

@@ -1,13 +1,13 @@
-"""What a person or a deployment may set, from the environment: `ESPER_DATA`, `ESPER_BROKERS` and the signing keys."""
+"""What a person or a deployment may set, from the environment: the data folder, the log and its ways in, the keys."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from esper.errors import InvalidInput
 from esper.leyline import names
@@ -22,7 +22,11 @@ class Settings(BaseModel):
     text of 32 bytes or more. `key` signs, `key_previous` is still accepted during a rotation, and `keys_retired`
     (`HEX@UNIX_SECONDS`, comma-separated) verify only what was recorded before they were retired.
 
-    Read by hand: pydantic-settings costs every process that starts a tenth of a second, for five variables.
+    What begins with `security_`, `sasl_` and `ssl_` is named as Kafka's clients name it and says how the log at
+    `brokers` is entered (`docs/kafka.md`); the embedded log asks for none of it. `sasl_token_provider` is
+    `MODULE:FUNCTION`, which gives a token for OAUTHBEARER.
+
+    Read by hand: pydantic-settings costs every process that starts a tenth of a second, for these few variables.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,6 +36,16 @@ class Settings(BaseModel):
     key: SecretStr | None = None
     key_previous: SecretStr | None = None
     keys_retired: SecretStr | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    sasl_token_provider: str | None = None
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_key_password: SecretStr | None = None
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -46,7 +60,8 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             told = str(first["msg"]).removeprefix("Value error, ")
-            raise InvalidInput(f"ESPER_{str(first['loc'][0]).upper()}: {told}") from None
+            at = f"ESPER_{str(first['loc'][0]).upper()}: " if first["loc"] else ""
+            raise InvalidInput(f"{at}{told}") from None
 
     @field_validator("data")
     @classmethod
@@ -61,6 +76,27 @@ class Settings(BaseModel):
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ValueError(f"{names.shown(address.strip())} is no HOST:PORT with a port of 1 to 65535")
         return value
+
+    @model_validator(mode="after")
+    def _ways_in(self) -> Self:
+        """What cannot be meant is said before anything is sent: a password on its way in the clear, or none at all."""
+        sasl, tls = self.security_protocol.startswith("SASL"), self.security_protocol.endswith("SSL")
+        told = [name for name in self.model_fields_set if getattr(self, name) is not None]
+        for group, wanted, need in (("sasl_", sasl, "SASL_SSL"), ("ssl_", tls, "SSL or SASL_SSL")):
+            if not wanted and (unused := sorted(name for name in told if name.startswith(group))):
+                variable, protocol = f"ESPER_{unused[0].upper()}", self.security_protocol
+                raise ValueError(f"{variable} is set and ESPER_SECURITY_PROTOCOL is {protocol}: set it to {need}")
+        if not sasl:
+            return self
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if self.sasl_token_provider is None:
+                raise ValueError("OAUTHBEARER needs ESPER_SASL_TOKEN_PROVIDER=MODULE:FUNCTION, which gives a token")
+        elif self.sasl_username is None or (self.sasl_password is None) == (self.sasl_password_file is None):
+            raise ValueError(
+                f"{self.security_protocol} needs ESPER_SASL_USERNAME, and either ESPER_SASL_PASSWORD or "
+                "ESPER_SASL_PASSWORD_FILE"
+            )
+        return self
 
     @property
     def objects(self) -> Path:

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from contracts.topics import BY_NAME, FOR_EVER, PARTITIONS, TOPICS, Topic
 from esper.errors import LogUnavailable
 from streams.access import credentials
+from streams.not_let_in import no_log
 
 MAX_REPLICAS: Final = 3
 APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
@@ -41,9 +42,7 @@ async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> str:
             await _check(admin, [topic for topic in TOPICS if topic.name in existing])
             return str((await admin.describe_cluster()).get("cluster_id") or "")
     except (KafkaError, OSError, TimeoutError) as error:
-        raise LogUnavailable(
-            f"no log answers at {brokers}: {str(error) or type(error).__name__}; start one or correct ESPER_BROKERS"
-        ) from None
+        raise no_log(brokers, error) from None
     finally:
         await admin.close()
 

@@ -36,7 +36,7 @@ from projections.manifest import Place
 from streams.claims import Claims
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 from streams.reader import record_of, violation
 from streams.records import Record, Refused, outgoing, partition_of, verified
 from streams.refusals import Refusals

@@ -32,7 +32,8 @@ from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing
 from streams.background import LoopThread
 from streams.metrics import Metrics
-from streams.producer import close_producer, make_producer, send, unavailable
+from streams.not_let_in import unavailable
+from streams.producer import close_producer, make_producer, send
 from streams.records import Outgoing, outgoing
 
 KEPT_LIMIT: Final = 10_000

@@ -20,6 +20,7 @@ from esper.leyline.signing import KeyRing
 from projections.manifest import Place
 from streams.background import LoopThread
 from streams.consumer import LogConsumer
+from streams.not_let_in import no_log
 from streams.reader import record_of
 from streams.records import Refused, partition_of, verified
 
@@ -49,7 +50,7 @@ class LogTail:
             self._consumer = self._thread.run(self._connect(), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
             self._thread.stop()
-            raise LogUnavailable(f"no log answers at {brokers}: {str(error) or type(error).__name__}") from None
+            raise no_log(brokers, error) from None
         self._following = self._thread.spawn(self._follow())
 
     def take(self, timeout_s: float) -> Event | None:

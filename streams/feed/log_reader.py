@@ -32,7 +32,7 @@ from streams.background import LoopThread
 from streams.consumer import GATHERING_BYTES
 from streams.fetched import Whole, parts
 from streams.fetching import name_it
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 
 FETCH_BYTES: Final = 2 * 2**20
 """Of one partition in one answer."""

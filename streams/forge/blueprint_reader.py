@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from contracts.topics import BLUEPRINTS, PARTITIONS
 from streams.consumer import LogConsumer
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 from streams.reader import record_of
 from streams.records import Record
 
