@@ -73,6 +73,11 @@ def credentials(brokers: str) -> dict[str, Any]:
     }
 
 
+def prefix_of(brokers: str) -> str:
+    """What stands before the names of our topics and groups on the log at `brokers`; nothing on an embedded one."""
+    return "" if brokers in _FOLDERS else Settings.load().topic_prefix
+
+
 def _worth_saying(record: logging.LogRecord) -> bool:
     """Every connection would warn that the secret is sent in the clear, which on loopback nobody else sees."""
     return not str(record.msg).startswith(("Sending username and password in the clear", "Authenticated as"))

@@ -14,11 +14,12 @@ from typing import Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
+from contracts.topics import ARCHIVER_GROUP, TOPICS
 from esper.errors import InvalidInput
 from projections.archive_writer import Archive
 from projections.manifest import Place
 from projections.records import Batch
+from streams.access import prefix_of
 from streams.consumer import LogConsumer
 from streams.not_let_in import no_log
 
@@ -39,7 +40,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     """
     consumer = LogConsumer(
         bootstrap_servers=brokers,
-        group_id=ARCHIVER_GROUP,
+        group_id=prefix_of(brokers) + ARCHIVER_GROUP,
         batches=True,
         auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
         max_partition_fetch_bytes=2 * 2**20,
@@ -47,7 +48,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     )
     try:
         await consumer.start()
-        places = [TopicPartition(topic.name, partition) for topic in TOPICS for partition in range(PARTITIONS)]
+        places = await consumer.places(*TOPICS)
         ends = {(place.topic, place.partition): end for place, end in (await consumer.end_offsets(places)).items()}
         begins = {(at.topic, at.partition): first for at, first in (await consumer.beginning_offsets(places)).items()}
         _refuse_shorter(brokers, archive, ends)
@@ -61,7 +62,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     taken = archive.take_over(begins)
     if taken:
         logger.warning("%d records that had left the log were archived again from files that were set aside", taken)
-    archive.follows(cluster_id)
+    archive.follows(cluster_id, 1 + max(place.partition for place in places))
     gone = archive.note_gone(begins)
     if gone:
         logger.error("%d offsets had left the log before they were archived: see `esper archive status`", gone)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from contracts.topics import PARTITIONS
 from esper.errors import InvalidInput
 from esper.leyline import names
 
+MAX_PARTITIONS: Final = 200
+"""Of one topic: nine topics of them are what the embedded log takes, and more than any cluster of Esper's needs."""
+MAX_PREFIX: Final = 200
+"""Characters; a topic's name has at most 249."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -24,7 +30,8 @@ class Settings(BaseModel):
 
     What begins with `security_`, `sasl_` and `ssl_` is named as Kafka's clients name it and says how the log at
     `brokers` is entered (`docs/kafka.md`); the embedded log asks for none of it. `sasl_token_provider` is
-    `MODULE:FUNCTION`, which gives a token for OAUTHBEARER.
+    `MODULE:FUNCTION`, which gives a token for OAUTHBEARER. `topic_prefix` stands before the names of topics and groups
+    there, and `partitions` is how many a topic gets when it is made; afterwards the log says how many it has.
 
     Read by hand: pydantic-settings costs every process that starts a tenth of a second, for these few variables.
     """
@@ -46,6 +53,8 @@ class Settings(BaseModel):
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     ssl_key_password: SecretStr | None = None
+    topic_prefix: str = ""
+    partitions: int = Field(default=PARTITIONS, ge=1, le=MAX_PARTITIONS)
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -75,6 +84,14 @@ class Settings(BaseModel):
             host, _, port = address.strip().rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ValueError(f"{names.shown(address.strip())} is no HOST:PORT with a port of 1 to 65535")
+        return value
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if not re.fullmatch(rf"[A-Za-z0-9._-]{{0,{MAX_PREFIX}}}", value):
+            allowed = f"letters, digits, '.', '_' and '-', at most {MAX_PREFIX}"
+            raise ValueError(f"{names.shown(value)} cannot begin a topic's name: {allowed}")
         return value
 
     @model_validator(mode="after")
