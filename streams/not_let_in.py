@@ -1,7 +1,8 @@
 """Why a log did not let a client of ours in, so that a person can mend it.
 
 aiokafka writes that into its own log and raises that it is "unable to bootstrap". Every connection that it makes goes
-through `create_conn`; what that raised last for an address is kept here, and `no_log` and `unavailable` say it.
+through `create_conn`; what that raised last for an address is kept here, and `no_log` and `unavailable` say it. Patched
+in aiokafka 0.14.0 (no issues known): that, and `Token`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,18 @@ async def create_conn(host: str, port: int, **settings: Any) -> Any:
     return made
 
 
+class Token(conn.OAuthAuthenticator):  # type: ignore[misc]
+    """aiokafka's, which takes a token for accepted whatever the log answers: then every request is "unknown" to it."""
+
+    async def step(self, payload: bytes | None) -> Any:
+        """What is sent next; an answer with words in it is a refusal (RFC 7628, 3.2.2)."""
+        if self._token_sent and payload:
+            raise SaslAuthenticationFailed("the token is refused")
+        return await super().step(payload)
+
+
 aiokafka.client.create_conn = create_conn
+conn.OAuthAuthenticator = Token
 
 
 def unavailable(brokers: str, doing: str, error: BaseException) -> LogUnavailable:

@@ -18,7 +18,7 @@ from typing import Any
 from aiokafka.abc import AbstractTokenProvider
 from pydantic import SecretStr
 
-from esper.errors import InvalidInput
+from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline import names
 from streams.settings import Settings
 
@@ -49,8 +49,12 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
         self._function = function
 
     async def token(self) -> str:
-        """A token that is still good."""
-        return await asyncio.to_thread(self._function)
+        """A token that is still good; raises LogUnavailable, without what was said, where the function raises."""
+        try:
+            return await asyncio.to_thread(self._function)
+        except Exception as error:  # noqa: BLE001 - it is somebody's function
+            kind = type(error).__name__  # its message may hold what it asked for a token with
+            raise LogUnavailable(f"ESPER_SASL_TOKEN_PROVIDER gives no token: it raised {kind}") from None
 
 
 def _function(named: str) -> Callable[[], str]:

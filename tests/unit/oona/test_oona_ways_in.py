@@ -186,7 +186,7 @@ def door(tmp_path: Path) -> Iterator[Callable[..., str]]:
 @pytest.mark.parametrize(
     ("at_the_door", "trusted", "said"),
     [
-        ({}, False, "signed by nobody who is trusted here: set ESPER_SSL_CAFILE"),
+        ({}, False, "its certificate is signed by nobody who is trusted here: set ESPER_SSL_CAFILE"),
         ({"days": -1}, True, "its certificate has expired: whoever runs the log has to renew it"),
         ({"days": 90}, True, "its certificate is not valid yet"),
         ({"name": "10.0.0.1"}, True, "its certificate is of another name: set ESPER_BROKERS"),
