@@ -268,6 +268,8 @@ async def tail(
                             on_refused(record, event)
                     elif event.run_id == run_id:
                         yield event
+    except KafkaError as error:  # such as a right that is missing
+        raise unavailable(brokers, "give its records", error) from None
     finally:
         await consumer.stop()
 
@@ -293,6 +295,8 @@ async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Even
                     event = verified_history(record_of(message), ring)
                     if not isinstance(event, Refused):
                         yield event
+    except KafkaError as error:  # such as a right that is missing
+        raise unavailable(brokers, "give its records", error) from None
     finally:
         await consumer.stop()
 

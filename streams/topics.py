@@ -127,8 +127,13 @@ async def _settings(admin: AIOKafkaAdminClient, names: Iterable[str]) -> Setting
     responses: list[Any] = await admin.describe_configs(
         [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     )
-    return {
-        name: {entry[0]: (entry[1], entry[3] == _OWN_SETTING) for entry in entries}
-        for response in responses
-        for _code, _message, _kind, name, entries in response.resources
-    }
+    found: Settings = {}
+    for response in responses:
+        for code, _message, _kind, name, entries in response.resources:
+            if code:
+                raise LogUnavailable(
+                    f"topic {name} does not tell its settings ({for_code(code).__name__}): let this user see them: "
+                    "docs/kafka.md has the rights"
+                )
+            found[name] = {entry[0]: (entry[1], entry[3] == _OWN_SETTING) for entry in entries}
+    return found
