@@ -64,8 +64,9 @@ RIGHTS: Final = (  # the least with which Esper works; docs/kafka.md has them
 class Kafka:
     """A cluster in a folder; `password` is that of `USER`."""
 
-    def __init__(self, folder: Path, password: str) -> None:
+    def __init__(self, folder: Path, password: str, *, nodes: int = NODES) -> None:
         self.folder = folder
+        self._nodes = nodes
         self._password = password
         self.brokers = ""
 
@@ -73,7 +74,7 @@ class Kafka:
         """Start the brokers that do not run."""
         pairs = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
         login = ("--tls", "--sasl", f"{USER}:{self._password}")
-        self.brokers = self._do("start", "--nodes", str(NODES), *login, *pairs).strip().splitlines()[-1]
+        self.brokers = self._do("start", "--nodes", str(self._nodes), *login, *pairs).strip().splitlines()[-1]
 
     def kill(self, node: int | None = None) -> None:
         """SIGKILL for a broker, or for all."""
