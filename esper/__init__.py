@@ -1,15 +1,16 @@
 """Esper: neural networks that grow while they train, on an immutable log of everything that happened.
 
-`esper.load(run)` gives the network of a recorded run.
+`esper.load(run)` gives the network of a recorded run, and `esper.Metric` says what a task is measured by.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper.cli.load import load
+    from esper.metric import Metric
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["Metric", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from esper.cli.load import load  # noqa: PLC0415 - as above
 
         return load
+    if name == "Metric":
+        from esper.metric import Metric  # noqa: PLC0415 - as above
+
+        return Metric
     raise AttributeError(f"module 'esper' has no attribute {name!r}")

@@ -24,6 +24,7 @@ from projections.verdicts import VERDICT_COLUMNS
 VIEWS: Final = (
     "runs",
     "epochs",
+    "metrics",
     "decisions",
     "commands",
     "transitions",
@@ -222,8 +223,8 @@ def words() -> list[str]:
     `attached_stages` are those in which a seed has a module; `problem_name` is why a verdict stops a run.
 
     `uuid_text` gives the 8-4-4-4-12 form of 16 bytes, `hex_text` the hex digits of any bytes, both null for none;
-    `moment` the time of Unix nanoseconds; `student_t` how many standard errors the 95 % interval of a mean of n values
-    reaches to either side, null below two.
+    `number_of` a float, null for what is no number; `moment` the time of Unix nanoseconds; `student_t` how many
+    standard errors the 95 % interval of a mean of n values reaches to either side, null below two.
     """
     stages = " ".join(
         f"WHEN '{text.removeprefix('SEED_LIFECYCLE_STAGE_')}' THEN {number}"
@@ -234,6 +235,7 @@ def words() -> list[str]:
     return [
         "CREATE MACRO hex_text(b) AS lower(nullif(hex(b), ''))",
         "CREATE MACRO uuid_text(b) AS CASE WHEN octet_length(b) = 16 THEN hex(b)::UUID::VARCHAR ELSE hex_text(b) END",
+        "CREATE MACRO number_of(x) AS CASE WHEN NOT isnan(x) THEN x END",
         f"CREATE MACRO moment(ns) AS make_timestamp_ns(CASE WHEN ns BETWEEN 0 AND {LATEST_NS} THEN ns::BIGINT END)",
         f"CREATE MACRO student_t(n) AS CASE WHEN n > 1 THEN {list(_T_975)}[least(n - 1, {len(_T_975)})] END",
         *(_macro(name, enum, prefix) for name, (enum, prefix) in _ENUMS.items()),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import drawing_from
 from esper.kasmina.telemetry import Outbox
 from esper.kasmina.width import Weights, Widening
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
@@ -229,6 +231,24 @@ def borrowed(module: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
     tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
     return tensors
+
+
+class _Holder(nn.Module):
+    """A module whose forward calls a function that runs the host: what `functional_call` can lend tensors to."""
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__()
+        self.host = host
+
+    def forward(self, function: Callable[[], _Result]) -> _Result:
+        return function()
+
+
+def on_borrowed(host: nn.Module, function: Callable[[], _Result]) -> _Result:
+    """What `function` gives, which runs the host by whatever name it has it, while the host's tensors are borrowed."""
+    lent = {f"host.{name}": tensor for name, tensor in borrowed(host).items()}
+    found: _Result = functional_call(_Holder(host), lent, (function,))
+    return found
 
 
 def _output_ratio(seed: Seed, h: Tensor, s: Tensor) -> Tensor:

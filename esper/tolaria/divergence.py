@@ -38,6 +38,9 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
 """Fields that another machine or moment makes different, by the fact's body: not compared. A digest's root is compared
 before this, where the tensors are at hand."""
 
+_MEASURED_BY: Final = frozenset({"run_started", "epoch_completed", "run_finished"})
+"""Facts that say a run's metrics."""
+
 _OF_PACKET: Final = ("packet_id", "timestamp_ns", "hardware_context", "training_metrics")
 
 
@@ -108,6 +111,8 @@ def tampered(event: Event, fact: Event) -> str:
         if getattr(event, name) != getattr(fact, name):
             return f"{body_name(fact)} has {name} {getattr(fact, name)} on record and {getattr(event, name)} now"
     ours, recorded = (essence(each) for each in (event, fact))
+    if body_name(fact) in _MEASURED_BY and not recorded.metrics:  # an older record does not say them
+        ours.ClearField("metrics")
     if ours.SerializeToString(deterministic=True) == recorded.SerializeToString(deterministic=True):
         return ""
     fields = [
@@ -133,6 +138,7 @@ def essence(event: Event) -> Any:
     if name == "run_finished" and body.status != "completed":  # what ended by an error was not tested
         body.ClearField("test_accuracy")
         body.ClearField("test_loss")
+        body.ClearField("metrics")
     return body
 
 

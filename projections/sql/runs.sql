@@ -50,7 +50,7 @@ WITH started AS (
     GROUP BY run_id
 ), reached AS (
     SELECT run_id, max(epoch) AS epoch, max(global_step) AS step,
-        max_by(state.validation_accuracy, log_offset) AS probe_accuracy,
+        max_by(state.validation_accuracy, log_offset) AS probe_accuracy, max_by(metrics, log_offset)[1] AS main,
         max_by(state.validation_loss, log_offset) AS probe_loss, max_by(params, log_offset) AS params
     FROM log.epoch_completed AS fact
     WHERE log_verdict = 1 AND survives(fact.run_id, fact.log_offset, fact.sequence)
@@ -68,10 +68,16 @@ SELECT
     started.epochs AS epochs_planned,
     coalesce(reached.epoch, 0) AS epochs_done,
     coalesce(reached.step, 0) AS steps_done,
-    reached.probe_accuracy,
+    number_of(reached.probe_accuracy) AS probe_accuracy,
     reached.probe_loss,
-    CASE WHEN NOT isnan(ended.test_accuracy) THEN ended.test_accuracy END AS test_accuracy,
-    CASE WHEN NOT isnan(ended.test_loss) THEN ended.test_loss END AS test_loss,
+    coalesce(ended.metrics[1].name, reached.main.name, started.metrics[1].name, 'accuracy') AS metric,
+    coalesce(ended.metrics[1].unit, reached.main.unit, started.metrics[1].unit, '%') AS metric_unit,
+    CASE WHEN coalesce(ended.metrics[1].lower_is_better, reached.main.lower_is_better, started.metrics[1].lower_is_better)
+        THEN 'lower is better' ELSE 'higher is better' END AS metric_direction,
+    number_of(coalesce(reached.main.value, 100 * reached.probe_accuracy::DOUBLE)) AS probe_metric,
+    number_of(coalesce(ended.metrics[1].value, 100 * ended.test_accuracy)) AS test_metric,
+    number_of(ended.test_accuracy) AS test_accuracy,
+    number_of(ended.test_loss) AS test_loss,
     started.params_host,
     coalesce(ended.params_final, reached.params) AS params_final,
     ended.flops,

@@ -19,6 +19,7 @@ PURE = (
     "esper.record",
     "esper.errors",
     "esper.installation",
+    "esper.metric",
     "esper.karn.blueprint",
     "esper.karn.table",
     "esper.kasmina.gates",
@@ -32,6 +33,7 @@ KARN = tuple(
 )
 TORCH_FREE = (
     "esper.leyline",
+    "esper.metric",
     "esper.record",
     "esper.tamiyo",
     "esper.kasmina.gates",

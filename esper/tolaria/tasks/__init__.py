@@ -1,6 +1,7 @@
 """The tasks by name: the built-in ones, and a person's own as `path/to/file.py:function`.
 
-The function takes nothing and returns a Task; `from esper.tolaria.tasks import Samples, Site, Task` is all it needs.
+The function takes nothing and returns a Task; `from esper.tolaria.tasks import Metric, Samples, Site, Task` is all that
+it needs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from esper.errors import EsperError, InvalidInput
 from esper.kasmina.sites import Site
 from esper.leyline import names
 from esper.leyline.objects import ObjectStore
+from esper.metric import Metric
 from esper.tolaria.data import Samples
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.cifar10 import cifar10
@@ -25,7 +27,7 @@ from esper.tolaria.tasks.digits import digits, digits_wide
 from esper.tolaria.tasks.doc import doc
 from esper.tolaria.tasks.spirals import spirals
 from esper.tolaria.tasks.tabular import tab, tabn
-from esper.tolaria.tasks.task import Task
+from esper.tolaria.tasks.task import ACCURACY, NATS, Task
 
 BUILTIN: Final[dict[str, Callable[[], Task]]] = {
     "digits": digits,
@@ -142,4 +144,4 @@ def user_task(reference: str) -> Task:
     return replace(made, source=f"file:{digest}", source_code=code)
 
 
-__all__ = ["BUILTIN", "Samples", "Site", "Task", "load_task", "recorded_task"]
+__all__ = ["ACCURACY", "BUILTIN", "NATS", "Metric", "Samples", "Site", "Task", "load_task", "recorded_task"]

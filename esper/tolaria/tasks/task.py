@@ -1,8 +1,9 @@
-"""A task: a host, places where it can grow, three sets of samples, a loss; and the evaluation of a network on it."""
+"""A task: a host, places where it can grow, three sets of samples, a loss, metrics; and the evaluation on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -14,6 +15,7 @@ from torch.nn import functional
 from esper.errors import InvalidInput
 from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
+from esper.metric import PERCENT, Figure, Metric, check_metrics
 from esper.tolaria.data import Samples, split
 
 CHUNK: Final = 512
@@ -32,6 +34,13 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def share_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Share of a sample's targets that have the largest logit, shape (N,), float."""
     return (logits.argmax(dim=-1) == targets).float().view(len(targets), -1).mean(dim=1)
+
+
+ACCURACY: Final = Metric("accuracy", PERCENT, lower_is_better=False, per_sample=share_correct, scale=100.0)
+"""The share of targets that have the largest logit."""
+
+NATS: Final = Metric("loss", "nats", lower_is_better=True, per_sample=cross_entropy)
+"""Mean cross-entropy: what text is measured by."""
 
 
 def perceptron_sites(layers: int) -> tuple[Site, ...]:
@@ -62,6 +71,10 @@ class Task:
     where it is None (a last incomplete batch is left out). `epochs`, `batch_size` and `learning_rate` are defaults of
     the run's configuration. `sized_host(params)` makes a static host of about so many parameters, for comparisons.
 
+    `metrics` say what the network is measured by on the probe and test sets, the main one first; each brings the
+    function that computes it. Without them a task with classes has its accuracy, and one whose targets are floating
+    point its loss. One called accuracy, in per cent or from 0 to 1, is what policies take for it.
+
     Raises InvalidInput where these do not fit each other.
     """
 
@@ -80,8 +93,16 @@ class Task:
     source: str = "python"
     source_code: bytes = b""
     sized_host: Callable[[int], nn.Module] | None = None
+    metrics: Sequence[Metric] = ()
 
     def __post_init__(self) -> None:
+        check_metrics(self.metrics, f"task {self.name}")
+        for metric in self.metrics:
+            if not metric.computed:
+                raise InvalidInput(
+                    f"task {self.name}: metric {metric.name} has no function; give it per_sample=f or per_set=f with "
+                    "f(outputs, targets)"
+                )
         if self.epochs < 1 or not self.learning_rate > 0:
             raise InvalidInput(
                 f"task {self.name}: epochs {self.epochs} and learning rate {self.learning_rate} must be positive"
@@ -103,6 +124,18 @@ class Task:
         """The scalar that training lowers: the mean of the samples' losses."""
         return self.per_sample_loss(outputs, targets).mean()
 
+    @property
+    def measured_by(self) -> tuple[Metric, ...]:
+        """The metrics, the main one first; there is always one."""
+        if self.metrics:
+            return tuple(self.metrics)
+        if not self.train.targets.is_floating_point():
+            return (replace(ACCURACY, per_sample=self.per_sample_accuracy),)
+        loss = Metric("loss", lower_is_better=True, per_sample=self.per_sample_loss)
+        if self.per_sample_accuracy is share_correct:
+            return (loss,)
+        return (loss, Metric("score", lower_is_better=False, per_sample=self.per_sample_accuracy))
+
     def to(self, device: torch.device) -> Task:
         """The same task with its samples on `device`."""
         return replace(self, train=self.train.to(device), probe=self.probe.to(device), test=self.test.to(device))
@@ -121,6 +154,7 @@ class Task:
         learning_rate: float = 3e-3,
         per_sample_loss: PerSample = cross_entropy,
         per_sample_accuracy: PerSample = share_correct,
+        metrics: Sequence[Metric] = (),
     ) -> Task:
         """A task of one set of samples, split at random into 60 % training, 15 % probe and 25 % test."""
         samples = Samples(inputs, targets)
@@ -138,26 +172,86 @@ class Task:
             learning_rate=learning_rate,
             per_sample_loss=per_sample_loss,
             per_sample_accuracy=per_sample_accuracy,
+            metrics=metrics,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of a network on a set: `loss` with each sample's own, and the mean accuracy from 0 to 1."""
+    """The figures of a network on a set: `loss` with that of each sample, and each metric, the main one first.
+
+    `accuracy` is the mean share of 0 to 1, not a number where the task has metrics and none of them is that.
+    """
 
     loss: Loss
     accuracy: float
+    figures: tuple[Figure, ...] = ()
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
-    """Loss and accuracy of the network, in evaluation mode, on all `samples` in their order; it is left unchanged."""
-    losses, hits = [], []
+    """Loss and metrics of the network, in evaluation mode, on all `samples` in their order; it is left unchanged.
+
+    One forward pass for all of them. Raises InvalidInput for a metric's function that gives anything but what Metric
+    says of it.
+    """
+    metrics = task.measured_by
+    functions = dict.fromkeys(
+        (task.per_sample_loss, *(each.per_sample for each in metrics if each.per_sample is not None))
+    )
+    if not task.metrics:
+        functions[task.per_sample_accuracy] = None
+    per_sample: dict[PerSample, list[Tensor]] = {function: [] for function in functions}
+    whole = any(metric.per_set is not None for metric in metrics)
+    kept: list[Tensor] = []
     with evaluating(network):
         for inputs, targets in zip(
             *(torch.split(each, CHUNK) for each in (samples.inputs, samples.targets)), strict=True
         ):
             outputs = network(inputs)
-            losses.append(task.per_sample_loss(outputs, targets))
-            hits.append(task.per_sample_accuracy(outputs, targets))
-    return Evaluation(Loss.of(torch.cat(losses)), float(torch.cat(hits).double().mean()))
+            for function, values in per_sample.items():
+                values.append(function(outputs, targets))
+            if whole:
+                kept.append(outputs)
+    loss = Loss.of(torch.cat(per_sample[task.per_sample_loss]))
+    means = {function: _mean(task, function, values, len(samples)) for function, values in per_sample.items()}
+    means[task.per_sample_loss] = loss.mean
+    outputs = torch.cat(kept) if whole else torch.empty(0)
+    figures = tuple(metric.of(metric.scale * _value(metric, means, outputs, samples.targets)) for metric in metrics)
+    accuracy = _share(metrics, figures, means) if task.metrics else means[task.per_sample_accuracy]
+    return Evaluation(loss, accuracy, figures)
+
+
+def _mean(task: Task, function: PerSample, values: list[Tensor], count: int) -> float:
+    """The mean of what a function gave for `count` samples; that of a metric has to be one figure for each."""
+    metric = next((each for each in task.metrics if each.per_sample is function), None)
+    if metric is not None and function is not task.per_sample_loss:
+        got = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in values]
+        if any(isinstance(shape, str) or len(shape) != 1 for shape in got) or sum(map(len, values)) != count:
+            raise InvalidInput(
+                f"task {task.name}: per_sample of metric {metric.name} returned {got[0]}; it must be a tensor with one "
+                "figure for each sample, shape (N,)"
+            )
+    return float(torch.cat(values).double().mean())
+
+
+def _value(metric: Metric, means: Mapping[PerSample, float], outputs: Tensor, targets: Tensor) -> float:
+    if metric.per_sample is not None:
+        return means[metric.per_sample]
+    assert metric.per_set is not None
+    found = metric.per_set(outputs, targets)
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInput(
+            f"metric {metric.name}: per_set returned {type(found).__name__}; it must be one number"
+        ) from None
+
+
+def _share(metrics: Sequence[Metric], figures: Sequence[Figure], means: Mapping[PerSample, float]) -> float:
+    """The metric called accuracy as a share of 0 to 1; not a number where there is none."""
+    for metric, figure in zip(metrics, figures, strict=True):
+        if metric.name == ACCURACY.name and metric.unit in ("", PERCENT):
+            full = 100.0 if metric.unit == PERCENT else 1.0
+            return means[metric.per_sample] if metric.per_sample and metric.scale == full else figure.value / full
+    return math.nan

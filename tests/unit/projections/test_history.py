@@ -17,8 +17,29 @@ from projections.testing import LogOfRecords, Trainers
 from projections.views import VIEWS
 
 PROMISED = {
-    "runs": {"run_id", "status", "task", "policy", "epochs_done", "test_accuracy", "reason", "started_at"},
-    "epochs": {"run_id", "epoch", "step", "probe_loss", "probe_accuracy", "surviving", "timeline", "event_id"},
+    "runs": {
+        "run_id",
+        "status",
+        "task",
+        "policy",
+        "epochs_done",
+        "test_accuracy",
+        "test_metric",
+        "reason",
+        "started_at",
+    },
+    "epochs": {
+        "run_id",
+        "epoch",
+        "step",
+        "probe_loss",
+        "probe_accuracy",
+        "probe_metric",
+        "surviving",
+        "timeline",
+        "event_id",
+    },
+    "metrics": {"run_id", "epoch", "measured_on", "name", "unit", "direction", "value", "main", "surviving"},
     "decisions": {"run_id", "epoch", "policy", "chosen", "actions", "reason", "packet_id", "command_id"},
     "commands": {"run_id", "command_id", "operation", "seed_id", "outcome", "rejected_reason", "issued_by"},
     "transitions": {"run_id", "seed_id", "from_stage", "to_stage", "reason", "step", "surviving"},
