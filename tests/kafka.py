@@ -122,6 +122,15 @@ class Kafka:
         for future in admin.alter_user_scram_credentials(wanted).values():
             future.result(ADMIN_S)
 
+    def limit(self, user: str, **rates: int) -> None:
+        """Set quotas of a user, such as `producer_byte_rate`; 0 takes one away."""
+        kept = ",".join(f"{name}={rate}" for name, rate in rates.items() if rate)
+        gone = ",".join(name for name, rate in rates.items() if not rate)
+        changes = [
+            word for verb, said in (("add", kept), ("delete", gone)) if said for word in (f"--{verb}-config", said)
+        ]
+        self._do("tool", "configs", "--alter", "--entity-type", "users", "--entity-name", user, *changes)
+
     def leader(self, topic: str, partition: int) -> int:
         """Which broker, counted from 1, leads a partition."""
         return int(self.admin().list_topics(topic, timeout=ADMIN_S).topics[topic].partitions[partition].leader)

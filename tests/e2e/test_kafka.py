@@ -16,20 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from contracts.leyline.v1.event_pb2 import StateDigested
+from contracts.leyline.v1.event_pb2 import EpochCompleted, StateDigested
 from contracts.topics import RUNS
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
-from streams.consumer import enter
+from streams.consumer import ends_of, enter
 from streams.feed import EventFeed, Field, Schema
 from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.reader import tail
 from streams.records import partition_of
 from streams.topics import ensure_topics
+from streams.writer import LogWriter
 from tests.e2e.test_relive import EPOCHS, House, digests
-from tests.kafka import MISSING, RIGHTS, USER, Kafka, token
+from tests.kafka import MISSING, NODES, RIGHTS, USER, Kafka, token
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "it is all there"),
@@ -192,6 +193,53 @@ def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esp
     assert not [each for each in esper.processes() if PASSWORD in " ".join(each.cmdline())]
     house.close()
     kafka.start()
+
+
+@pytest.mark.soak
+def test_who_is_above_the_quota_is_held_back_and_loses_nothing(kafka, entered):
+    asyncio.run(ensure_topics(kafka.brokers))
+    kafka.limit(USER, producer_byte_rate=20_000)
+    metrics = Metrics()
+    body = EpochCompleted(epoch=1, loss=0.5)
+    began = time.monotonic()
+    try:
+        with LogWriter(kafka.brokers, RING, producer="trainer", metrics=metrics) as writer:
+            for number in range(3_000):
+                event_id = number.to_bytes(16, "big")
+                writer.publish(new_event(body, event_id=event_id, run_id="r", producer="trainer", recorded_at_ns=1))
+                if number % 100 == 0:
+                    writer.flush(60.0)
+            writer.flush(60.0)
+    finally:
+        kafka.limit(USER, producer_byte_rate=0)
+    took_s = time.monotonic() - began
+
+    assert took_s > 5.0  # 3,000 of 100 bytes and more
+    assert sum(ends_of(kafka.brokers).values()) == 3_000
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_brokers_that_die_at_random_cost_no_fact(kafka, entered, esper, forks):
+    """Ten runs, in each of which two brokers are killed, one after the other, and come back."""
+    chance = random.Random(random.random())
+    house = House(esper, forks)
+    assert house.train("calm").last_word()["result"]["status"] == "completed"
+    lived = digests(house.whole("calm"))
+    for number in range(10):
+        run_id = f"run-{number}"
+        trainer = house.train(run_id)
+        for _ in range(2):
+            time.sleep(chance.uniform(0.0, 3.0))
+            kafka.kill(chance.randint(1, NODES))
+            time.sleep(chance.uniform(0.0, 5.0))
+            kafka.start()
+        assert trainer.last_word()["result"]["status"] == "completed"
+        facts = house.whole(run_id)
+
+        assert digests(facts) == lived
+        assert [fact.sequence for fact in facts] == list(range(1, len(facts) + 1))
+    house.close()
 
 
 def fed(data_dir: Path) -> int:
