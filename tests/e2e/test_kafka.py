@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.leyline.v1.event_pb2 import EpochCompleted, StateDigested
+from contracts.leyline.v1.event_pb2 import StateDigested
 from contracts.topics import RUNS
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
@@ -200,7 +200,7 @@ def test_who_is_above_the_quota_is_held_back_and_loses_nothing(kafka, entered):
     asyncio.run(ensure_topics(kafka.brokers))
     kafka.limit(USER, producer_byte_rate=20_000)
     metrics = Metrics()
-    body = EpochCompleted(epoch=1, loss=0.5)
+    body = StateDigested(occasion="epoch", root=bytes(32))
     began = time.monotonic()
     try:
         with LogWriter(kafka.brokers, RING, producer="trainer", metrics=metrics) as writer:
