@@ -16,6 +16,7 @@ from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
 from esper.weatherlight.alive import lives
 from projections.run_queries import claims_of
+from streams.objects import object_store
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def load(
         if model is None:
             check_code(history, run_id, folder, "load", trust=trust, way="trust=True")
         recorded = recorded_run(history, run_id)
-    network, seeds = _network(recorded, mark, place, ObjectStore(folder / "objects"), model)
+    network, seeds = _network(recorded, mark, place, object_store(folder), model)
     if seeds:
         named = "; ".join(seeds)
         warnings.warn(f"run {run_id} has seeds in its network that are not proven yet: {named}", stacklevel=2)

@@ -28,6 +28,7 @@ from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
 from esper.tolaria.state import FlatState
 from esper.tolaria.tasks import Task, recorded_task
+from streams.objects import object_store
 
 
 def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) -> None:
@@ -35,7 +36,7 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
 
     From the nearest checkpoint that is kept, the rest is trained again from the record, with every digest compared.
     """
-    objects = ObjectStore(data_dir / "objects")
+    objects = object_store(data_dir)
     config = RunConfig.from_json(recorded.root.config_json)
     task = recorded_task(config.task, recorded.root.task_source, objects)
     flat = trained_again(recorded, mark, task, objects)
