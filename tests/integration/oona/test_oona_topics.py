@@ -75,7 +75,7 @@ async def test_every_topic_of_the_table_exists_with_its_partitions_and_retention
 
 @pytest.mark.asyncio
 async def test_the_log_says_how_many_partitions_there_are_and_the_setting_only_where_none_is_yet(bare_log, monkeypatch):
-    await create(bare_log.address, "esper.runs", partitions=3)
+    await create(bare_log.address, "esper.runs", partitions=3, **{"retention.ms": "-1"})
     monkeypatch.setenv("ESPER_PARTITIONS", "7")
     await ensure_topics(bare_log.address)
     topics, _ = await describe(bare_log.address)
