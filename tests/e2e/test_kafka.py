@@ -40,7 +40,6 @@ RING = KeyRing((b"k" * 32,))
 PASSWORD = "correct-horse-battery-staple"
 SCRAMBLED = "another-one-of-them"
 PARTITIONS = 3
-AT_ONCE_S = 5.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,11 +74,9 @@ def entered(kafka, monkeypatch, request) -> str:
 
 
 def refused(doing: Callable[[], object]) -> str:
-    """What is said where it does not work, in one line and at once."""
-    began = time.monotonic()
+    """What is said where it does not work, in one line; how soon, `unit/oona/test_oona_ways_in.py` has measured."""
     with pytest.raises(LogUnavailable) as raised:
         doing()
-    assert time.monotonic() - began < AT_ONCE_S
     assert "\n" not in str(raised.value)
     assert PASSWORD not in str(raised.value)
     return str(raised.value)
