@@ -119,6 +119,12 @@ class Settings(BaseModel):
             )
         return self
 
+    @classmethod
+    def secrets(cls) -> frozenset[str]:
+        """The variables that hold a secret, which a process that runs code of others must not have."""
+        held = {name for name, field in cls.model_fields.items() if "SecretStr" in str(field.annotation)}
+        return frozenset(f"ESPER_{name.upper()}" for name in held)
+
     @property
     def objects(self) -> Path:
         """The object store's folder."""

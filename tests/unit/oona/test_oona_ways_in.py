@@ -19,8 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from esper.errors import InvalidInput, LogUnavailable
+from esper.weatherlight.supervisor import Supervisor
 from streams.access import credentials
 from streams.consumer import enter
+from streams.forge import child
 from streams.settings import Settings
 
 PASSWORD = "correct-horse-battery"
@@ -130,6 +132,29 @@ def test_a_file_that_is_none_is_named(told, tmp_path, variable, content):
         credentials(ADDRESS)
 
     assert "\n" not in str(refused.value)
+
+
+def test_a_process_that_runs_code_of_others_has_no_secret(told, tmp_path):
+    secrets = {"KEY", "KEY_PREVIOUS", "KEYS_RETIRED", "SASL_PASSWORD", "SSL_KEY_PASSWORD"}
+    told(**dict.fromkeys(secrets, PASSWORD), DATA=tmp_path)
+    environment = child._environment(tmp_path)
+
+    assert Settings.secrets() == {f"ESPER_{name}" for name in secrets}
+    assert PASSWORD not in environment.values()
+    assert environment["ESPER_DATA"] == str(tmp_path)
+
+
+def test_a_folder_in_use_under_another_prefix_is_refused(told, tmp_path):
+    """Its processes would wait for what is written beside them."""
+    told(TOPIC_PREFIX="team-a.")
+    request = {"brokers": ADDRESS, "prefix": "team-b."}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        supervisor = Supervisor(tmp_path, ADDRESS, theirs)
+        with pytest.raises(InvalidInput, match=r"is in use with 'team-a\.' before .*, not with 'team-b\.'"):
+            supervisor._check(request)
+
+        supervisor._check(request | {"prefix": "team-a."})
 
 
 # -------------------------------------------------------------------------------------------------------- at the door
