@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
@@ -16,7 +16,8 @@ from esper.errors import InvalidInput
 from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.metric import PERCENT, Figure, Metric, check_metrics
-from esper.tolaria.data import Samples, split
+from esper.tolaria.data import Samples, fingerprint, split
+from esper.tolaria.own_code import Place, caller
 
 CHUNK: Final = 512
 """Samples that are evaluated at a time: bounds the memory, whatever the set."""
@@ -52,12 +53,16 @@ def perceptron_sites(layers: int) -> tuple[Site, ...]:
     )
 
 
-def transformer_sites(blocks: int) -> tuple[Site, ...]:
-    """The sites of a TransformerLite: before and after each block, and the GELU layer of each can become wider."""
+def transformer_sites(blocks: int, head_size: int) -> tuple[Site, ...]:
+    """The sites of a TransformerLite: before and after each block, the GELU layer and the attention of each.
+
+    The layer can become wider, and the attention, whose heads have `head_size` features, can have more of them.
+    """
     return (
         Site("embedding", "token"),
         *(Site(f"blocks.{block}", "token") for block in range(blocks)),
         *(Site(f"blocks.{block}.up", "token", consumer=f"blocks.{block}.down") for block in range(blocks)),
+        *(Site(f"blocks.{b}.qkv", "token", consumer=f"blocks.{b}.out", head_size=head_size) for b in range(blocks)),
     )
 
 
@@ -94,8 +99,13 @@ class Task:
     source_code: bytes = b""
     sized_host: Callable[[int], nn.Module] | None = None
     metrics: Sequence[Metric] = ()
+    place: Place | None = field(default=None, compare=False, repr=False)
+    """The line of a person's file that made it, for messages; None where no code but Esper's did."""
 
     def __post_init__(self) -> None:
+        if self.place is None:
+            object.__setattr__(self, "place", caller())
+        self._check_kinds()
         check_metrics(self.metrics, f"task {self.name}")
         for metric in self.metrics:
             if not metric.computed:
@@ -109,6 +119,25 @@ class Task:
             )
         self.steps(self.batch_size)
 
+    def _check_kinds(self) -> None:
+        """Raise InvalidInput for a field that is another kind of thing than it must be."""
+        if isinstance(self.make_host, nn.Module):
+            kind = type(self.make_host).__name__
+            raise InvalidInput(
+                f"{self._at('make_host')}make_host is a {kind} already, and each run makes its own from its seed; "
+                f"give what makes one, such as make_host=lambda: {kind}(...)"
+            )
+        for site in self.sites:
+            if not isinstance(site, Site):
+                raise InvalidInput(
+                    f"{self._at('sites')}site {site!r} is a {type(site).__name__}; name it with what it gives, such as "
+                    f"Site({site!r}, 'vector'), or 'image' or 'token'"
+                )
+
+    def _at(self, argument: str) -> str:
+        """The line of an argument as a message begins with it."""
+        return f"{self.place.argument(argument)}: " if self.place is not None else ""
+
     def steps(self, batch_size: int) -> int:
         """Optimiser steps in an epoch of this batch size; raises InvalidInput where there are too few samples."""
         possible = len(self.train) // batch_size if batch_size > 0 else 0
@@ -119,6 +148,10 @@ class Task:
                 f"{batch_size}; lower the batch size"
             )
         return steps
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of all its samples, which a run records."""
+        return fingerprint([self.train, self.probe, self.test])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scalar that training lowers: the mean of the samples' losses."""
