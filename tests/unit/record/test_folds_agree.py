@@ -107,7 +107,7 @@ def check(runs: list[Trainers], chunk: int) -> None:
 def runs_in_sql(history: History, step: int) -> dict[str, tuple[object, ...]]:
     rows = history.execute(
         """
-        SELECT run_id, sequence, timeline, step, epoch, status, reason, params, probe_loss, probe_accuracy,
+        SELECT run_id, sequence, timeline, step, epoch, status, reason, params, probe_loss, probe_accuracy, metrics,
             packet_id, learning_rates, list_transform(windows, lambda each: [each.command_id, each.seed_id::BLOB]),
             breakers, conservative, checkpoints, checkpoint, last_command_id, last_decision_id
         FROM fold_state_at(?)
