@@ -31,6 +31,7 @@ VIEWS: Final = (
     "transitions",
     "gates",
     "seeds",
+    "growth",
     "reports",
     "checkpoints",
     "telemetry",

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 from esper.cli.output import say, say_json, table
 from esper.errors import InvalidInput
 from esper.kasmina.settings import SeedSettings
+from esper.leyline.names import meant
 from esper.tolaria.config import RunConfig
 
 SEEDS: Final = "seeds."
@@ -88,10 +89,8 @@ def _closest(name: str) -> str:
     if f"{SEEDS}{name}" in names():
         return f"did you mean {SEEDS}{name}?"
     bare = {each.removeprefix(SEEDS): each for each in names()}
-    found = get_close_matches(name.removeprefix(SEEDS), bare, n=2, cutoff=0.6)
-    if found:
-        return f"did you mean {' or '.join(bare[each] for each in found)}?"
-    return "`esper run --set help` lists them"
+    found = get_close_matches(name.removeprefix(SEEDS), bare, n=2)
+    return meant(bare[found[0]] if found else name, names(), "`esper run --set help` lists them")
 
 
 @cache

@@ -26,7 +26,7 @@ from contracts.leyline.v1.event_pb2 import SiteDescription, WidthPlace
 from esper.errors import InvalidInput
 from esper.kasmina.width import LAYERS, NORMS, Weights, Widening
 
-_SAMPLES: Final = 8
+TRIED_ON: Final = 8
 """A place is tried on so many samples of a batch."""
 _KINDS: Final[dict[tuple[type[nn.Module], int], str]] = {
     (nn.Linear, 2): "vector",
@@ -57,13 +57,16 @@ class _ModuleRun:
 
 
 class Prober:
-    """Looks at a host's places on one batch; `quiet` makes every pass leave no trace (see `esper.kasmina.sites`)."""
+    """Looks at a host's places.
+
+    `forward` runs the host on a small batch, `quiet` makes every pass leave no trace (see `esper.kasmina.sites`).
+    """
 
     def __init__(
-        self, host: nn.Module, sample_inputs: Tensor, quiet: Callable[[], Any], depth_places: dict[str, str]
+        self, host: nn.Module, forward: Callable[[], object], quiet: Callable[[], Any], depth_places: dict[str, str]
     ) -> None:
         self._host = host
-        self._inputs = sample_inputs[:_SAMPLES]
+        self._forward = forward
         self._quiet = quiet
         self._depth_places = depth_places
         self._modules: dict[str, nn.Module] = dict(host.named_modules())
@@ -91,7 +94,7 @@ class Prober:
         place.running.extend(getattr(self._modules[name], "track_running_stats", False) for name in norms)
         place.outgoing.append(0)
         place.outgoing.append(each)
-        units, samples = len(self._weight(producer)), len(self._inputs)
+        units, samples = len(self._weight(producer)), len(source.output)
         place.positions.append(source.output.numel() // (units * samples))
         place.positions.append(target.output.numel() // (len(self._weight(consumer)) * samples))
         fill_place(self._host, producer, place)
@@ -274,7 +277,7 @@ class Prober:
                 stack.callback(module.register_forward_hook(after(name)).remove)
             stack.enter_context(self._quiet())
             try:
-                trace.output = self._host(self._inputs)
+                trace.output = self._forward()
             except Exception as error:  # noqa: BLE001 - of a person's model, anything
                 trace.error = f"{type(error).__name__}: {error}".splitlines()[0]
         return trace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
@@ -16,7 +16,8 @@ from esper.errors import InvalidInput
 from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.metric import PERCENT, Figure, Metric, check_metrics
-from esper.tolaria.data import Samples, split
+from esper.tolaria.data import Samples, fingerprint, split
+from esper.tolaria.own_code import Place, caller
 
 CHUNK: Final = 512
 """Samples that are evaluated at a time: bounds the memory, whatever the set."""
@@ -94,8 +95,13 @@ class Task:
     source_code: bytes = b""
     sized_host: Callable[[int], nn.Module] | None = None
     metrics: Sequence[Metric] = ()
+    place: Place | None = field(default=None, compare=False, repr=False)
+    """The line of a person's file that made it, for messages; None where no code but Esper's did."""
 
     def __post_init__(self) -> None:
+        if self.place is None:
+            object.__setattr__(self, "place", caller())
+        self._check_kinds()
         check_metrics(self.metrics, f"task {self.name}")
         for metric in self.metrics:
             if not metric.computed:
@@ -109,6 +115,25 @@ class Task:
             )
         self.steps(self.batch_size)
 
+    def _check_kinds(self) -> None:
+        """Raise InvalidInput for a field that is another kind of thing than it must be."""
+        if isinstance(self.make_host, nn.Module):
+            kind = type(self.make_host).__name__
+            raise InvalidInput(
+                f"{self._at('make_host')}make_host is a {kind} already, and each run makes its own from its seed; "
+                f"give what makes one, such as make_host=lambda: {kind}(...)"
+            )
+        for site in self.sites:
+            if not isinstance(site, Site):
+                raise InvalidInput(
+                    f"{self._at('sites')}site {site!r} is a {type(site).__name__}; name it with what it gives, such as "
+                    f"Site({site!r}, 'vector'), or 'image' or 'token'"
+                )
+
+    def _at(self, argument: str) -> str:
+        """The line of an argument as a message begins with it."""
+        return f"{self.place.argument(argument)}: " if self.place is not None else ""
+
     def steps(self, batch_size: int) -> int:
         """Optimiser steps in an epoch of this batch size; raises InvalidInput where there are too few samples."""
         possible = len(self.train) // batch_size if batch_size > 0 else 0
@@ -119,6 +144,10 @@ class Task:
                 f"{batch_size}; lower the batch size"
             )
         return steps
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of all its samples, which a run records."""
+        return fingerprint([self.train, self.probe, self.test])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scalar that training lowers: the mean of the samples' losses."""
@@ -132,9 +161,15 @@ class Task:
         if not self.train.targets.is_floating_point():
             return (replace(ACCURACY, per_sample=self.per_sample_accuracy),)
         loss = Metric("loss", lower_is_better=True, per_sample=self.per_sample_loss)
-        if self.per_sample_accuracy is share_correct:
+        if self.own_accuracy is None:
             return (loss,)
-        return (loss, Metric("score", lower_is_better=False, per_sample=self.per_sample_accuracy))
+        return (loss, Metric("score", lower_is_better=False, per_sample=self.own_accuracy))
+
+    @property
+    def own_accuracy(self) -> PerSample | None:
+        """What gives a sample's accuracy where no metric says it; None where there are no classes to be right on."""
+        unsaid = self.per_sample_accuracy is share_correct and self.train.targets.is_floating_point()
+        return None if self.metrics or unsaid else self.per_sample_accuracy
 
     def to(self, device: torch.device) -> Task:
         """The same task with its samples on `device`."""
@@ -199,8 +234,8 @@ def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
     functions = dict.fromkeys(
         (task.per_sample_loss, *(each.per_sample for each in metrics if each.per_sample is not None))
     )
-    if not task.metrics:
-        functions[task.per_sample_accuracy] = None
+    if task.own_accuracy is not None:
+        functions[task.own_accuracy] = None
     per_sample: dict[PerSample, list[Tensor]] = {function: [] for function in functions}
     whole = any(metric.per_set is not None for metric in metrics)
     kept: list[Tensor] = []
@@ -218,7 +253,7 @@ def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
     means[task.per_sample_loss] = loss.mean, loss.stderr
     outputs = torch.cat(kept) if whole else torch.empty(0)
     figures = tuple(_figure(metric, means, outputs, samples.targets) for metric in metrics)
-    accuracy = _share(metrics, figures, means) if task.metrics else means[task.per_sample_accuracy][0]
+    accuracy = _share(metrics, figures, means) if task.own_accuracy is None else means[task.own_accuracy][0]
     return Evaluation(loss, accuracy, figures)
 
 
