@@ -63,7 +63,7 @@ def test_it_says_what_the_history_says(small, runs, grown):
 
     assert f"grew from 214 parameters to {params} and was right on {100 * accuracy:.2f}%" in text
     assert f"{100 * (accuracy - control):.2f} points better than its control run" in text
-    assert f"control {100 * control:.2f}%" in text
+    assert f"control {100 * control:.2f} %" in text
     for (reason,) in small.execute(
         "select reason from decisions where run_id = ? and chosen <> 'nothing'", [runs["digits heuristic"]]
     ).fetchall():
