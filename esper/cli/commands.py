@@ -403,6 +403,33 @@ def state(
     state_command(data_dir, run, at, load, trust=trust, as_json=as_json)
 
 
+@app.command(epilog="Example: esper load last --out net.safetensors")
+def load(
+    run: Run,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="The file to write: .safetensors (weights), .py (code), .pt2 (torch.export) or .onnx."
+        ),
+    ],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="A step (120), the end of an epoch (epoch:7), or best; the end without it."),
+    ] = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run's network as a file that needs no Esper: its weights, its code, or a program to run.
+
+    Beside weights a file of the same name that ends with .json says what they are and what grew where.
+    """
+    from esper.cli.load import load_command  # noqa: PLC0415
+
+    load_command(data_dir, run, at, out, trust=trust, as_json=as_json)
+
+
 @app.command(epilog="Example: esper diff k3f9 last")
 def diff(
     a: Annotated[str, typer.Argument(help="A run.", metavar="A")],
@@ -477,6 +504,10 @@ def export(
     with_objects: Annotated[
         bool, typer.Option("--with-objects", help="Also what a replay needs: checkpoints, digests, long observations.")
     ] = False,
+    with_network: Annotated[
+        bool, typer.Option("--with-network", help="Also the run's network: weights, what they are, and its code.")
+    ] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """A run's whole history as one folder without keys, that anybody can ask with plain DuckDB and verify.
@@ -485,7 +516,9 @@ def export(
     """
     from esper.cli.archive import export_command  # noqa: PLC0415
 
-    export_command(data_dir, run, to, with_objects=with_objects, as_json=as_json)
+    export_command(
+        data_dir, run, to, with_objects=with_objects, with_network=with_network, trust=trust, as_json=as_json
+    )
 
 
 @app.command(epilog="Example: esper verify esper-export-k3f9x2qa")

@@ -14,7 +14,7 @@ from esper.cli.awaited import await_run, clients_of
 from esper.cli.history import find_run, history_of
 from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, one_line, say_hanging, say_json, styled
 from esper.errors import InvalidInput
-from esper.karn.table import with_names
+from esper.karn.table import CATALOGUE, with_names
 from esper.kasmina.gates import SIGNS, rule_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name, body_of
@@ -158,7 +158,9 @@ def _seed_transitioned(body: Any) -> str:
 
 
 def _seed_absorbed(body: Any) -> str:
-    wider = f"{body.site} has {body.units} units instead of {body.units_before}"
+    blueprint = CATALOGUE.get(body.blueprint_id)
+    units = "features of heads" if blueprint is not None and blueprint.sections > 1 else "units"
+    wider = f"{body.site} has {body.units} {units} instead of {body.units_before}"
     return (
         f"{body.seed_id} is part of the host: {wider}, {body.parameters:,} parameters more; {body.opened} opens there"
     )

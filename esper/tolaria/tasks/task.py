@@ -53,12 +53,16 @@ def perceptron_sites(layers: int) -> tuple[Site, ...]:
     )
 
 
-def transformer_sites(blocks: int) -> tuple[Site, ...]:
-    """The sites of a TransformerLite: before and after each block, and the GELU layer of each can become wider."""
+def transformer_sites(blocks: int, head_size: int) -> tuple[Site, ...]:
+    """The sites of a TransformerLite: before and after each block, the GELU layer and the attention of each.
+
+    The layer can become wider, and the attention, whose heads have `head_size` features, can have more of them.
+    """
     return (
         Site("embedding", "token"),
         *(Site(f"blocks.{block}", "token") for block in range(blocks)),
         *(Site(f"blocks.{block}.up", "token", consumer=f"blocks.{block}.down") for block in range(blocks)),
+        *(Site(f"blocks.{b}.qkv", "token", consumer=f"blocks.{b}.out", head_size=head_size) for b in range(blocks)),
     )
 
 
