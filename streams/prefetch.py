@@ -16,11 +16,10 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
-from contracts.topics import BLUEPRINTS, KERNELS, PARTITIONS
+from contracts.topics import BLUEPRINTS, KERNELS
 from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, body_name, new_event
@@ -116,9 +115,7 @@ class Prefetch:
         consumer = LogConsumer(bootstrap_servers=self._writer.brokers, urgent=True, auto_offset_reset="earliest")
         try:
             await consumer.start()
-            places = [
-                TopicPartition(topic.name, number) for topic in (KERNELS, BLUEPRINTS) for number in range(PARTITIONS)
-            ]
+            places = await consumer.places(KERNELS, BLUEPRINTS)
             consumer.assign(places)
             await consumer.seek_to_end(*places)
             for place in places:

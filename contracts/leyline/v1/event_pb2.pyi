@@ -162,7 +162,7 @@ class SiteDescription(_message.Message):
     def __init__(self, site: _Optional[str] = ..., seed_id: _Optional[str] = ..., shape_kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., depth: _Optional[int] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., options: _Optional[_Iterable[_Union[BlueprintOption, _Mapping]]] = ..., width: _Optional[_Union[WidthPlace, _Mapping]] = ...) -> None: ...
 
 class WidthPlace(_message.Message):
-    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit", "incoming", "bias", "outgoing", "group", "positions", "between", "running")
+    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit", "incoming", "bias", "outgoing", "group", "positions", "between", "running", "sections")
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     NORMS_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class WidthPlace(_message.Message):
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     BETWEEN_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SECTIONS_FIELD_NUMBER: _ClassVar[int]
     consumer: str
     norms: _containers.RepeatedScalarFieldContainer[str]
     units: int
@@ -187,7 +188,8 @@ class WidthPlace(_message.Message):
     positions: _containers.RepeatedScalarFieldContainer[int]
     between: _containers.RepeatedScalarFieldContainer[str]
     running: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ..., incoming: _Optional[_Iterable[int]] = ..., bias: _Optional[bool] = ..., outgoing: _Optional[_Iterable[int]] = ..., group: _Optional[int] = ..., positions: _Optional[_Iterable[int]] = ..., between: _Optional[_Iterable[str]] = ..., running: _Optional[_Iterable[bool]] = ...) -> None: ...
+    sections: int
+    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ..., incoming: _Optional[_Iterable[int]] = ..., bias: _Optional[bool] = ..., outgoing: _Optional[_Iterable[int]] = ..., group: _Optional[int] = ..., positions: _Optional[_Iterable[int]] = ..., between: _Optional[_Iterable[str]] = ..., running: _Optional[_Iterable[bool]] = ..., sections: _Optional[int] = ...) -> None: ...
 
 class BlueprintOption(_message.Message):
     __slots__ = ("blueprint_id", "parameters", "flops_per_sample", "risk", "residual", "tier", "stage", "hazard_band", "handling_class", "outcomes")
@@ -346,16 +348,18 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ...) -> None: ...
 
 class MetricValue(_message.Message):
-    __slots__ = ("name", "unit", "lower_is_better", "value")
+    __slots__ = ("name", "unit", "lower_is_better", "value", "stderr")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
     name: str
     unit: str
     lower_is_better: bool
     value: float
-    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ...) -> None: ...
+    stderr: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine", "metrics", "script")
@@ -519,7 +523,7 @@ class RunResumed(_message.Message):
     def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
 
 class RunFinished(_message.Message):
-    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops", "metrics")
+    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops", "metrics", "unproven", "test_accuracy_without", "test_loss_without", "metrics_without")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -534,6 +538,10 @@ class RunFinished(_message.Message):
     SIDE_PASS_FLOPS_FIELD_NUMBER: _ClassVar[int]
     PROBE_FLOPS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    UNPROVEN_FIELD_NUMBER: _ClassVar[int]
+    TEST_ACCURACY_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    TEST_LOSS_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_WITHOUT_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     test_accuracy: float
@@ -548,7 +556,11 @@ class RunFinished(_message.Message):
     side_pass_flops: float
     probe_flops: float
     metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
+    unproven: _containers.RepeatedScalarFieldContainer[str]
+    test_accuracy_without: float
+    test_loss_without: float
+    metrics_without: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
     __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics")
