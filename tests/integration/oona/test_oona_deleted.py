@@ -9,7 +9,7 @@ import time
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from contracts.topics import BLUEPRINTS, RUNS
+from contracts.topics import BLUEPRINTS, PARTITIONS, RUNS
 from esper.cli.tail import LogTail
 from esper.leyline.signing import KeyRing
 from esper.urza.cache import KernelCache
@@ -27,7 +27,7 @@ RING = KeyRing((b"1" * 32,))
 def of_tail(address, _metrics, _objects):
     tail = LogTail(address, RING, ["a run"])
     tail._following.cancel()
-    yield tail._thread, tail._consumer, TopicPartition(RUNS.name, partition_of(b"a run"))
+    yield tail._thread, tail._consumer, TopicPartition(RUNS.name, partition_of(b"a run", PARTITIONS))
     tail.close()
 
 
