@@ -126,7 +126,7 @@ def _kinds(hint: Any) -> Iterator[Any]:
     """The plain types that a hint lets through."""
     origin = get_origin(hint)
     if origin is Literal:
-        yield str
+        yield type(get_args(hint)[0])
     elif origin is tuple:
         yield tuple
     elif get_args(hint):
@@ -162,7 +162,7 @@ def _allowed(hint: Any, limits: str = "") -> Iterator[str]:
     """What a hint lets through, in words."""
     words = {int: "a whole number", float: "a number", bool: "true, false", NoneType: "none", str: "a text"}
     if get_origin(hint) is Literal:
-        yield ", ".join(get_args(hint))
+        yield ", ".join(str(each) for each in get_args(hint))
     elif get_origin(hint) is tuple:
         yield f"some of {', '.join(_allowed(get_args(hint)[0]))}"
     elif hasattr(hint, "__metadata__"):
