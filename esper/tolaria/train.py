@@ -29,6 +29,7 @@ def train(config: RunConfig, task: Task, world: World, *, run_id: str) -> RunRes
         assert isinstance(work, TaskWork)
         with Session(run) as session:
             for _ in session.epochs():
+                run.host.train()
                 for indices in session.batches(work.order()):
                     closure = work.closure(run.host, indices)
                     session.step(closure, work.parts(run.host, indices, config.microbatches))
