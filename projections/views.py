@@ -30,6 +30,7 @@ VIEWS: Final = (
     "transitions",
     "gates",
     "seeds",
+    "growth",
     "reports",
     "checkpoints",
     "telemetry",

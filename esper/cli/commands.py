@@ -146,6 +146,14 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
             help="Choose as if no seed of the data folder had grown before; approvals count all the same.",
         ),
     ] = False,
+    in_process: Annotated[
+        bool,
+        typer.Option(
+            "--in-process",
+            help="Train in this process, alone, with the terminal free: for breakpoint(), print() and a debugger in "
+            "your own model.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a task with growth, and the same without beside it. Needs nothing running, no network and no GPU.
@@ -169,6 +177,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         control=control,
         static=static,
         ignore_history=ignore_history,
+        in_process=in_process,
         as_json=as_json,
     )
     return run_command(request)
@@ -255,6 +264,32 @@ def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
     runs_command(data_dir, as_json=as_json)
 
 
+@app.command(epilog="Example: esper sites train.py --epochs 3", context_settings={"ignore_unknown_options": True})
+def sites(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A training script, or a task: path/to/file.py:function, or a built-in one.", metavar="FILE"
+        ),
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="What the script is called with.", metavar="[ARGUMENTS]...")
+    ] = None,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also layers that cannot be sites, each with the reason.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Where a model could grow, and what: its layers with their shapes, after one forward pass of its first batch.
+
+    A script is run as `python FILE` does, up to the first batch that its model gets. Nothing is trained or written.
+    """
+    from esper.cli.sites import sites_command  # noqa: PLC0415
+
+    sites_command(file, arguments or [], everything=everything, as_json=as_json)
+
+
 @app.command(epilog="Example: esper events last --type seed_transitioned --follow")
 def events(
     run: Run,
@@ -263,13 +298,22 @@ def events(
     types: Annotated[
         list[str] | None, typer.Option("--type", help="Only events of this type; may be given several times.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with new events until the run has finished.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Go on with new events until the run has finished; a run that begins now is waited for."
+        ),
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Also what the library says of kernels, which only --type and --json show else."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The events of a run in their order; with --json one object a line. Needs nothing running."""
     from esper.cli.events import events_command  # noqa: PLC0415
 
-    events_command(data_dir, run, types or [], follow=follow, as_json=as_json)
+    events_command(data_dir, run, types or [], follow=follow, everything=everything, as_json=as_json)
 
 
 @app.command(epilog="Example: esper why last s1")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
+from contracts.topics import BLUEPRINTS, KERNELS
+from esper.cli.awaited import await_run, clients_of
 from esper.cli.history import find_run, history_of
 from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, one_line, say_hanging, say_json, styled
 from esper.errors import InvalidInput
@@ -19,6 +20,7 @@ from esper.kasmina.gates import SIGNS, rule_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.leyline.ids import text
+from esper.leyline.names import meant
 from projections.columns import BODIES
 from projections.run_queries import EventReader
 
@@ -110,7 +112,8 @@ def _run_resumed(body: Any) -> str:
 def _run_finished(body: Any) -> str:
     why = f" ({body.reason})" if body.reason else ""
     accuracy = "" if math.isnan(body.test_accuracy) else f"test accuracy {body.test_accuracy:.4f}, "
-    return f"{body.status}{why}: {accuracy}{body.params_final:,} parameters"
+    unproven = f"; {' and '.join(body.unproven)} not proven" if body.unproven else ""
+    return f"{body.status}{why}: {accuracy}{body.params_final:,} parameters{unproven}"
 
 
 def _epoch_completed(body: Any) -> str:
@@ -268,14 +271,17 @@ _TYPE_STYLES: Final = {
 }
 
 
-def types_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The event types that a person named, all of them for none; raises InvalidInput for one that does not exist."""
+CHATTER: Final = frozenset((*KERNELS.bodies, *BLUEPRINTS.bodies))
+"""What the library says of kernels: dozens of events before a run's first step, and none that it depends on."""
+
+
+def types_of(names: Sequence[str], left_out: Collection[str] = ()) -> tuple[str, ...]:
+    """The event types that a person named, for none all but `left_out`; raises InvalidInput for one that is none."""
     for name in names:
         if name not in BODIES:
-            near = get_close_matches(name, BODIES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the types are {', '.join(BODIES)}"
+            hint = meant(name, BODIES, f"the types are {', '.join(BODIES)}")
             raise InvalidInput(f"there is no event type {name!r}; {hint}")
-    return tuple(names) or tuple(BODIES)
+    return tuple(names) or tuple(name for name in BODIES if name not in left_out)
 
 
 def event_json(event: Event) -> dict[str, Any]:
@@ -312,12 +318,17 @@ def _single(field: Any, value: Any) -> Any:
     return value
 
 
-def events_command(data_dir: Path, word: str, types: list[str], *, follow: bool, as_json: bool) -> None:
-    """A run's events in their order, and with `follow` those that come, until the run has finished."""
-    wanted = types_of(types)
+def events_command(
+    data_dir: Path, word: str, types: list[str], *, follow: bool, everything: bool, as_json: bool
+) -> None:
+    """A run's events in their order, and with `follow` those that come, until the run has finished.
+
+    A person sees those of the library of kernels only with `everything`, a program always.
+    """
+    wanted = types_of(types, () if everything or as_json else CHATTER)
+    run_id = await_run(data_dir, word, lambda: clients_of(data_dir)) if follow else word
     with history_of(data_dir) as history:
-        run_id = find_run(history, word)
-        reading = EventReader(history, run_id, wanted)
+        reading = EventReader(history, find_run(history, run_id), wanted)
         for event in _events(reading, follow=follow):
             _say_event(event, as_json=as_json)
 

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.output import complain, meter, say, say_json, table
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import body_of
-from esper.leyline.names import checked
+from esper.leyline.names import checked, meant
 from esper.weatherlight.alive import lives
 from projections.manifest import Place, covered
 from projections.run_queries import all_runs, claims_of
@@ -172,8 +171,7 @@ def _meant(word: str, run_ids: Sequence[str]) -> str:
         return matches[0]
     if matches:
         raise InvalidInput(f"{word!r} begins {len(matches)} runs ({', '.join(matches[:5])}); type more of it")
-    near = get_close_matches(word, [*run_ids, "last"], n=1)
-    hint = f"did you mean {near[0]}?" if near else "`esper runs` lists them"
+    hint = meant(word, [*run_ids, "last"], "`esper runs` lists them")
     raise InvalidInput(f"there is no run {word!r} in this data folder; {hint}")
 
 
@@ -219,6 +217,9 @@ SILENT_AFTER: Final = timedelta(minutes=10)
 """Longer than most epochs take: of a running run that has completed none for so long it is said when it was heard."""
 
 
+TROUBLED: Final = ("failed", "stopped", "interrupted")
+LONGEST_REASON: Final = 160
+"""Characters of a reason that stand in the list; `esper runs --json` has it whole."""
 _RUN_HEADERS: Final = (
     *("run", "task", "policy", "status", "epochs", "accuracy", "control", "static", "params", "kept", "began"),
 )
@@ -244,6 +245,8 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     for run in found:
         claim = claims.get(run["run_id"])
         run["trainer_lives"] = None if claim is None else lives(body_of(claim).machine.process)
+        if run["trainer_lives"] is False:
+            run["status"] = "died"  # it says nothing any more, so the history has it running for ever
     if as_json:
         say_json(found)
         return
@@ -268,7 +271,7 @@ def _run_row(run: dict[str, Any], control_accuracy: float | None, static_accurac
     germinated = run["seeds_germinated"]
     return (
         run["run_id"],
-        run["task"],
+        _task(run),
         run["policy"],
         _status(run, datetime.now(UTC)),
         f"{run['epochs_done']}/{run['epochs_planned']}",
@@ -286,17 +289,30 @@ def _began(at: datetime, now: datetime) -> str:
     return f"{at:%d %b %H:%M}" if at.year == now.year else f"{at:%d %b %Y}"
 
 
-def _status(run: dict[str, Any], now: datetime) -> str:
-    """How a run is; one whose trainer was killed says nothing any more, so whether that lives is looked up.
+def _task(run: dict[str, Any]) -> str:
+    """What a run is trained on, with the file of a person's own; of a fork also what it left, where, and why."""
+    task = str(run["task"])
+    if run["task_file"]:
+        task += f" ({run['task_file']})"
+    if run["parent_run_id"]:
+        task += f", fork of {run['parent_run_id']} at step {run['fork_step']}: {run['fork_change'] or 'nothing'}"
+    return task
 
-    On the machine where it runs, or ran. Of another machine's run it can only be said when it was heard last.
+
+def _status(run: dict[str, Any], now: datetime) -> str:
+    """How a run is, and why where it failed; of one that died or whose process is elsewhere when it was last heard.
+
+    Whether its trainer lives can be looked up on the machine where it runs, or ran. Of another machine's run it can
+    only be said when it was heard last.
     """
     ago = now - run["last_at"].replace(tzinfo=UTC)
-    if run["status"] != "running" or run["trainer_lives"]:
-        return str(run["status"])
-    if run["trainer_lives"] is False:
+    if run["status"] == "died":
         return f"died, last heard {_ago(ago)} ago"
-    return f"last heard {_ago(ago)} ago" if ago > SILENT_AFTER else "running"
+    if run["status"] == "running":
+        silent = not run["trainer_lives"] and ago > SILENT_AFTER
+        return f"last heard {_ago(ago)} ago" if silent else "running"
+    why = str(run["reason"] or "") if run["status"] in TROUBLED else ""
+    return f"{run['status']}: {why[:LONGEST_REASON]}" if why else str(run["status"])
 
 
 def _ago(since: timedelta) -> str:

@@ -45,6 +45,9 @@ class SeedView:
     stage: str = "DORMANT"
     alpha: float = 0.0
     blueprint_id: str = ""
+    opened_by: str = ""
+    """The seed in whose place the slot opened, once that was part of the host's layers; empty for one of the start."""
+    opened_epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -198,8 +201,8 @@ class RunView:
         current.blueprint_id = body.blueprint_id or current.blueprint_id
         current.parameters = body.parameters or current.parameters
 
-    def _on_seed_absorbed(self, _event: Event, body: Any) -> None:
-        self.seeds[body.opened] = SeedView(body.opened, body.site)
+    def _on_seed_absorbed(self, event: Event, body: Any) -> None:
+        self.seeds[body.opened] = SeedView(body.opened, body.site, opened_by=body.seed_id, opened_epoch=event.epoch)
 
     def _on_kernel_attached(self, _event: Event, body: Any) -> None:
         for life in reversed(self.lives):

@@ -53,6 +53,9 @@ class Screen(Protocol):
     def note(self, text: str) -> None:
         """What goes on beside the runs, such as processes starting."""
 
+    def printed(self, name: str, line: str) -> None:
+        """A person's own code printed a line in the run of this name."""
+
     def refresh(self) -> None:
         """Called ten times a second or so."""
 
@@ -98,6 +101,10 @@ class Lines:
             self._last_note = text
             self._write(text)
 
+    def printed(self, name: str, line: str) -> None:
+        """Print it behind the run's name, as all that happens there."""
+        self._write(f"{name:<8} | {line}")
+
     def refresh(self) -> None:
         """Lines are out as soon as they are known."""
 
@@ -137,6 +144,12 @@ class Panel:
     def note(self, text: str) -> None:
         """Shown in the last line."""
         self._note = text
+
+    def printed(self, name: str, line: str) -> None:
+        """Above the panel, where it stays."""
+        from rich.text import Text  # noqa: PLC0415
+
+        self._live.console.print(Text(visible(f"{name} | {line}")))
 
     def refresh(self) -> None:
         """Redraw, at most eight times a second."""

@@ -13,6 +13,7 @@ from typing import Any
 from esper.cli.output import BOLD, DIM, GREEN, RED, one_line, styled, table
 from esper.cli.run_view import Life, RunView
 from esper.karn.table import with_names
+from esper.metric import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,9 @@ class Summary:
                 "fossilized": finished.fossilized,
                 "culled": finished.culled,
             },
+            "unproven": list(finished.unproven),
+            "val_accuracy_without": _optional(finished, "test_accuracy_without"),
+            "test_loss_without": _optional(finished, "test_loss_without"),
             "events": self.grown.events,
             "hook_ms": {"p50": round(self.hook_ms["p50"], 3), "p99": round(self.hook_ms["p99"], 3)},
             **{name: None if each is None else round(each, 3) for name, each in asdict(self.cost).items()},
@@ -153,6 +157,18 @@ class Summary:
             + f": {budget} a net that has the grown structure from its first step is {which} ({losses})"
         )
 
+    def _unproven(self) -> Iterator[str]:
+        """What the run ended with and had not decided on, and the network without it."""
+        end = self.grown.finished
+        if not end.unproven:
+            return
+        seeds = one_line(" and ".join(end.unproven))
+        were = "is in the network and has" if len(end.unproven) == 1 else "are in the network and have"
+        measured = [Figure(each.name, each.unit, each.lower_is_better, each.value) for each in end.metrics_without]
+        figures = ", ".join([*(one_line(each.phrase) for each in measured), f"loss {end.test_loss_without:.4f}"])
+        without = f"; without, on the test set: {figures}" if end.HasField("test_loss_without") else ""
+        yield f"{seeds} {were} not proven anything, because the run ended before{without}"
+
     def _lines(self) -> Iterator[str]:
         grown = self.grown
         yield ""
@@ -162,6 +178,7 @@ class Summary:
         headers = ("", *(name for name, view in self._views().items() if view is not None))
         yield table(headers, self._figures(), right=(1, 2, 3))
         yield from self._verdict()
+        yield from self._unproven()
         if self.control is not None and self._control_end is None:
             over = self.control.finished is not None and self.control.finished.status == "failed"
             way = "" if over else f"; `esper resume {grown.run_id}` goes on with it"
@@ -207,7 +224,8 @@ class Summary:
         grew = {life.seed_id for life in self.grown.lives}
         for seed in self.grown.seeds.values():
             if seed.seed_id not in grew:
-                yield one_line(f"  {seed.seed_id} at {seed.site} never germinated")
+                since = f", which {seed.opened_by} opened in epoch {seed.opened_epoch}," if seed.opened_by else ""
+                yield one_line(f"  {seed.seed_id} at {seed.site}{since} never germinated")
 
     def _next(self) -> Iterator[str]:
         run_id = self.grown.run_id
@@ -221,6 +239,10 @@ class Summary:
 def _completed(view: RunView | None) -> Any:
     end = view.finished if view is not None else None
     return end if end is not None and end.status == "completed" else None
+
+
+def _optional(message: Any, name: str) -> float | None:
+    return float(getattr(message, name)) if message.HasField(name) else None
 
 
 def describe_life(life: Life) -> str:

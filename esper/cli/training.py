@@ -15,7 +15,7 @@ from esper.cli.run_view import RunView
 from esper.cli.screen import Screen, make_screen
 from esper.cli.summary import Cost, Summary
 from esper.cli.tail import LogTail
-from esper.cli.trainers import Trainer, Trainers
+from esper.cli.trainers import PREPARE_S, Trainer, Trainers
 from esper.errors import EsperError, InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import KeyRing
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from projections.history import History
 
 TICK_S: Final = 0.05
-PREPARE_S: Final = 120.0
-"""Loading a person's own data may take a while; the default task is prepared in three seconds."""
 REPORTS_S: Final = 3.0
 FULL_S: Final = 5.0
 """How long the disk may be full before a run ends over it: somebody may make room."""
@@ -228,7 +226,10 @@ class RunCommand:
             self._instructor.see(event, self._lease.brokers)
 
     def _take_news(self, screen: Screen) -> None:
-        """What the supervisor says; where it is gone, another one is started and the run goes on."""
+        """What a person's code prints and the supervisor says; where that is gone, another one is started."""
+        for trainer in self._trainers.trainers:
+            for line in trainer.printed():
+                screen.printed(trainer.name, line)
         try:
             changed = self._lease.poll()
         except client.SupervisorGone:

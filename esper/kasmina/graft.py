@@ -35,12 +35,12 @@ class Pass:
     """What the host's forward is being run for; the hooks read it.
 
     `learner`: the seed whose side pass this is. `trial`: a seed that is mixed in at its target alpha to be measured.
-    `without`: a seed that is left out. `traceless`: seeds that are mixed in leave no trace in themselves either.
+    `without`: seeds that are left out. `traceless`: seeds that are mixed in leave no trace in themselves either.
     """
 
     learner: Slot | None = None
     trial: Slot | None = None
-    without: Slot | None = None
+    without: tuple[Slot, ...] = ()
     traceless: bool = False
 
 
@@ -91,8 +91,9 @@ class Grafts:
     @property
     def measured(self) -> str:
         """The pass that is on: one without a seed, with one tried, or nothing for the network as it stands."""
-        named = {"without": self._pass.without, "trial": self._pass.trial}
-        return " ".join(f"{name} {slot.seed_id}" for name, slot in named.items() if slot is not None)
+        trial = () if self._pass.trial is None else (self._pass.trial,)
+        named = {"without": self._pass.without, "trial": trial}
+        return " ".join(f"{name} {slot.seed_id}" for name, slots in named.items() for slot in slots)
 
     @contextmanager
     def passing(self, slot: Slot | None = None, **what: Any) -> Iterator[None]:
@@ -121,7 +122,7 @@ class Grafts:
 
     def _forward(self, slot: Slot, site: nn.Module, h: Tensor) -> Tensor | None:
         """The mixed activation, or None where the host's passes through unchanged."""
-        if self._pass.without is slot:
+        if self._left_out(slot):
             return None
         seed = slot.occupant()
         learning = self._pass.learner is slot
@@ -143,6 +144,9 @@ class Grafts:
         except BlendUnavailable as error:
             self._failed(slot, seed, "seed_blend_error", error)
             return None
+
+    def _left_out(self, slot: Slot) -> bool:
+        return bool(self._pass.without) and any(each is slot for each in self._pass.without)
 
     def _mix(self, slot: Slot, seed: Seed, seed_input: Tensor, h: Tensor, s: Tensor) -> Tensor:
         kind = slot.description.shape_kind
@@ -175,7 +179,7 @@ class Grafts:
 
     def _weights(self, slot: Slot) -> Weights | None:
         """The tensors of a width seed for the pass that runs now; None where the pass is without it."""
-        if self._pass.without is slot:
+        if self._left_out(slot):
             return None
         tried = self._pass.learner is slot or self._pass.trial is slot
         alpha = self.settings.side_pass_alpha if tried else slot.alpha

@@ -18,6 +18,7 @@ hook at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -347,6 +348,18 @@ class Kasmina:
     def modules(self) -> dict[str, nn.Module]:
         """The attached modules, by seed id."""
         return {slot.seed_id: slot.seed.module for slot in self._slots.values() if slot.seed is not None}
+
+    def unproven(self) -> list[str]:
+        """The ids of the seeds that are mixed in and have not proven themselves."""
+        return [slot.seed_id for slot in self._unproven()]
+
+    def without_unproven(self) -> AbstractContextManager[None]:
+        """Within, the host's passes leave those seeds out."""
+        return self._grafts.passing(without=self._unproven())
+
+    def _unproven(self) -> tuple[Slot, ...]:
+        unproven = lifecycle.MIXED - {lifecycle.FOSSILIZED}
+        return tuple(slot for slot in self._slots.values() if slot.stage in unproven and slot.seed is not None)
 
     def summary(self) -> dict[str, int]:
         """How many lives were germinated, fossilized and culled."""

@@ -202,7 +202,7 @@ class Probing:
 
     def without(self, slot: Slot) -> Loss:
         """With the slot's seed at alpha 0."""
-        with self._grafts.passing(without=slot):
+        with self._grafts.passing(without=(slot,)):
             return self._probe()
 
     def trial(self, slot: Slot) -> Loss:

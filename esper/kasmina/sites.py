@@ -22,6 +22,7 @@ from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX, BlendMode
 from esper.errors import InvalidInput
 from esper.kasmina.settings import Axis
 from esper.kasmina.width_places import TRIED_ON, Prober
+from esper.leyline.names import meant
 
 ShapeKind = Literal["vector", "image", "token"]
 
@@ -81,13 +82,14 @@ def evaluating(host: nn.Module) -> Iterator[None]:
 
 
 def find_module(host: nn.Module, name: str) -> nn.Module:
-    """The host's submodule called `name`; raises InvalidInput that lists those which exist."""
+    """The host's submodule called `name`; raises InvalidInput with those which come near, or exist."""
     modules: dict[str, nn.Module] = dict(host.named_modules())
     if name not in modules:
         known = [other for other in modules if other]
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         listed = ", ".join(known[:20]) or "no submodules"
-        raise InvalidInput(f"there is no site {name!r} in {type(host).__name__}; it has {listed}{more}")
+        hint = meant(name, known, f"it has {listed}{more}", most=3)
+        raise InvalidInput(f"there is no site {name!r} in {type(host).__name__}; {hint}")
     return modules[name]
 
 

@@ -20,7 +20,10 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
         "config_json",
         "machine",
     ),
-    "run_finished": ("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),
+    "run_finished": (
+        *("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),
+        *("unproven", "test_accuracy_without", "test_loss_without", "metrics_without"),  # older ends do not say them
+    ),
     "epoch_completed": (
         *("evidence", "duration_s", "hook_ms_before", "flops", "flops_training", "flops_measuring"),
         *("lifecycle", "rate_policy", "decay_from_epoch"),  # of the configuration, and older packets do not say them

@@ -118,8 +118,10 @@ class RunResult:
 
     `val_accuracy`, `test_loss` and `metrics` are of the test set, which nothing else looks at; `metrics` has a name,
     unit, direction and value each, the main one first. `control_val_accuracy` is filled in by `esper run`, where a
-    control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
-    ever grew, and as `rewound` the blueprint whose proof failed there. `flops` holds training, side_pass, probe and
+    control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that ever grew, and as `rewound`
+    the blueprint whose proof failed there. `unproven` are the seeds that were mixed in at the end and had not proven
+    themselves; the figures `_without` are of the network without them, None or empty where there are none. `flops`
+    holds training, side_pass, probe and
     evidence.
     """
 
@@ -141,6 +143,10 @@ class RunResult:
     fates: dict[str, dict[str, Any]] = field(default_factory=dict)
     control_val_accuracy: float | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    val_accuracy_without: float | None = None
+    test_loss_without: float | None = None
+    metrics_without: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -149,9 +155,12 @@ class RunResult:
 
 def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
     """Evaluate on the test set, publish RunFinished, wait until the log has it, and return the result."""
-    test = run.work.test(run.host)
+    test, without = run.work.test(run.host), None
+    if unproven := run.kasmina.unproven():
+        with run.kasmina.without_unproven():
+            without = run.work.test(run.host)
     seeds = run.kasmina.summary()
-    _publish_end(run, status, reason, wall_s, test)
+    _publish_end(run, status, reason, wall_s, test=test, without=without)
     return RunResult(
         run_id=run.recorder.run_id,
         status=status,
@@ -170,6 +179,10 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
         flops=dict(run.flops.spent),
         fates=_fates(run),
         metrics=[figure.to_dict() for figure in test.figures],
+        unproven=unproven,
+        val_accuracy_without=None if without is None else without.accuracy,
+        test_loss_without=None if without is None else without.loss.mean,
+        metrics_without=[] if without is None else [figure.to_dict() for figure in without.figures],
     )
 
 
@@ -214,8 +227,19 @@ def abandon(run: Run, error: Exception, wall_s: float) -> None:
         _publish_end(run, "failed", reason, wall_s)
 
 
-def _publish_end(run: Run, status: str, reason: str, wall_s: float, test: Evaluation | None = None) -> None:
-    """Publish the run's last fact, and wait until the log has it; without a test its figures are no numbers."""
+def _publish_end(
+    run: Run,
+    status: str,
+    reason: str,
+    wall_s: float,
+    *,
+    test: Evaluation | None = None,
+    without: Evaluation | None = None,
+) -> None:
+    """Publish the run's last fact, and wait until the log has it; without a test its figures are no numbers.
+
+    `without` is the test without the seeds in doubt.
+    """
     seeds = run.kasmina.summary()
     run.recorder.publish(
         RunFinished(
@@ -224,6 +248,10 @@ def _publish_end(run: Run, status: str, reason: str, wall_s: float, test: Evalua
             test_accuracy=math.nan if test is None else test.accuracy,
             test_loss=math.nan if test is None else test.loss.mean,
             metrics=() if test is None else told(test.figures),
+            unproven=run.kasmina.unproven(),
+            test_accuracy_without=None if without is None else without.accuracy,
+            test_loss_without=None if without is None else without.loss.mean,
+            metrics_without=() if without is None else told(without.figures),
             params_final=run.params,
             flops=run.flops.total,
             side_pass_flops=run.flops.spent["side_pass"],

@@ -46,7 +46,7 @@ class Work(Protocol):
         """A closure that gives the mean loss of a few of the probe's samples, to be differentiated."""
 
     def test(self, host: nn.Module) -> Evaluation:
-        """The host's figures on what nothing else looks at; called once, at the run's end."""
+        """The host's figures on what nothing else looks at; at the run's end, and once more without seeds in doubt."""
 
     def samples(self, batch: Any) -> int:
         """How many samples a batch has, as far as can be told."""

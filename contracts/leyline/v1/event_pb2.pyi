@@ -519,7 +519,7 @@ class RunResumed(_message.Message):
     def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
 
 class RunFinished(_message.Message):
-    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops", "metrics")
+    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops", "metrics", "unproven", "test_accuracy_without", "test_loss_without", "metrics_without")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -534,6 +534,10 @@ class RunFinished(_message.Message):
     SIDE_PASS_FLOPS_FIELD_NUMBER: _ClassVar[int]
     PROBE_FLOPS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    UNPROVEN_FIELD_NUMBER: _ClassVar[int]
+    TEST_ACCURACY_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    TEST_LOSS_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_WITHOUT_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     test_accuracy: float
@@ -548,7 +552,11 @@ class RunFinished(_message.Message):
     side_pass_flops: float
     probe_flops: float
     metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
+    unproven: _containers.RepeatedScalarFieldContainer[str]
+    test_accuracy_without: float
+    test_loss_without: float
+    metrics_without: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
     __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics")

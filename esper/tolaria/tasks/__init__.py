@@ -18,9 +18,11 @@ from typing import Final
 from esper.errors import EsperError, InvalidInput
 from esper.kasmina.sites import Site
 from esper.leyline import names
+from esper.leyline.names import meant
 from esper.leyline.objects import ObjectStore
 from esper.metric import Metric
 from esper.tolaria.data import Samples
+from esper.tolaria.own_code import raised_at, told
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.cifar10 import cifar10
 from esper.tolaria.tasks.digits import digits, digits_wide
@@ -130,15 +132,19 @@ def user_task(reference: str) -> Task:
         spec.loader.exec_module(module)
         make = vars(module).get(function)
         made = make() if callable(make) else None
-    except EsperError:
-        raise
+    except EsperError as error:
+        place = raised_at(error)
+        if place is None or str(error).startswith(f"{place.file}:"):
+            raise
+        raise InvalidInput(f"{place}: {error}") from error
     except (Exception, SystemExit) as error:  # a person's code may raise anything, and each is an error of that code
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InvalidInput(f"task {reference}: {path} failed with {what}") from error
+        raise InvalidInput(f"task {reference} failed with {told(error)}") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
     if not callable(make):
-        raise InvalidInput(f"task {reference}: {path} defines no function {function}")
+        known = [each for each, value in vars(module).items() if callable(value)]
+        hint = meant(function, known, "give path/to/file.py:function")
+        raise InvalidInput(f"task {reference}: {path} defines no function {function}; {hint}")
     if not isinstance(made, Task):
         raise InvalidInput(f"task {reference}: {function}() returned {type(made).__name__}; return an esper Task")
     return replace(made, source=f"file:{digest}", source_code=code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
@@ -17,6 +17,7 @@ from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.metric import PERCENT, Figure, Metric, check_metrics
 from esper.tolaria.data import Samples, split
+from esper.tolaria.own_code import Place, caller
 
 CHUNK: Final = 512
 """Samples that are evaluated at a time: bounds the memory, whatever the set."""
@@ -94,8 +95,13 @@ class Task:
     source_code: bytes = b""
     sized_host: Callable[[int], nn.Module] | None = None
     metrics: Sequence[Metric] = ()
+    place: Place | None = field(default=None, compare=False, repr=False)
+    """The line of a person's file that made it, for messages; None where no code but Esper's did."""
 
     def __post_init__(self) -> None:
+        if self.place is None:
+            object.__setattr__(self, "place", caller())
+        self._check_kinds()
         check_metrics(self.metrics, f"task {self.name}")
         for metric in self.metrics:
             if not metric.computed:
@@ -108,6 +114,25 @@ class Task:
                 f"task {self.name}: epochs {self.epochs} and learning rate {self.learning_rate} must be positive"
             )
         self.steps(self.batch_size)
+
+    def _check_kinds(self) -> None:
+        """Raise InvalidInput for a field that is another kind of thing than it must be."""
+        if isinstance(self.make_host, nn.Module):
+            kind = type(self.make_host).__name__
+            raise InvalidInput(
+                f"{self._at('make_host')}make_host is a {kind} already, and each run makes its own from its seed; "
+                f"give what makes one, such as make_host=lambda: {kind}(...)"
+            )
+        for site in self.sites:
+            if not isinstance(site, Site):
+                raise InvalidInput(
+                    f"{self._at('sites')}site {site!r} is a {type(site).__name__}; name it with what it gives, such as "
+                    f"Site({site!r}, 'vector'), or 'image' or 'token'"
+                )
+
+    def _at(self, argument: str) -> str:
+        """The line of an argument as a message begins with it."""
+        return f"{self.place.argument(argument)}: " if self.place is not None else ""
 
     def steps(self, batch_size: int) -> int:
         """Optimiser steps in an epoch of this batch size; raises InvalidInput where there are too few samples."""

@@ -163,6 +163,27 @@ def test_summary_says_what_became_of_each_seed(story):
     assert "\x1b" not in text
 
 
+def test_summary_tells_a_slot_that_opened_and_a_seed_in_doubt(story, tell):
+    opened = tell(e.SeedAbsorbed(seed_id="s1", site="layer1", opened="s3"), epoch=2)
+    end = tell(
+        e.RunFinished(
+            status="completed",
+            unproven=["s2"],
+            test_accuracy=0.5,
+            test_loss_without=2.0,
+            metrics_without=[e.MetricValue(name="mae", unit="mm", lower_is_better=True, value=0.25)],
+        ),
+        epoch=2,
+    )
+    text = _summary([*story[:-1], opened, end], None).text()
+
+    assert "s3 at layer1, which s1 opened in epoch 2, never germinated" in text
+    assert (
+        "s2 is in the network and has not proven anything, because the run ended before; "
+        "without, on the test set: mae 0.2500 mm, loss 2.0000"
+    ) in text
+
+
 def test_summary_of_a_run_whose_control_failed_shows_one_column(story):
     text = _summary(story, RunView.of("c", story[:-1])).text()
     assert "points" not in text

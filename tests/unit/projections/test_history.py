@@ -45,6 +45,7 @@ PROMISED = {
     "transitions": {"run_id", "seed_id", "from_stage", "to_stage", "reason", "step", "surviving"},
     "gates": {"run_id", "seed_id", "gate", "passed", "measurements", "surviving"},
     "seeds": {"run_id", "seed_id", "site", "stage", "blueprint_id", "life", "since_epoch"},
+    "growth": {"run_id", "change", "seed_id", "site", "blueprint_id", "units", "opened_slot", "epoch", "surviving"},
     "reports": {"run_id", "seed_id", "blueprint_id", "outcome", "metrics"},
     "checkpoints": {"run_id", "ref", "step", "kept", "reason", "surviving"},
     "telemetry": {"run_id", "step", "seed_id", "name", "value", "unit"},
