@@ -255,7 +255,8 @@ class ArchiveLoop:
         if not final and time.monotonic() - self._committed_at < COMMIT_S:
             return
         self._committed_at = time.monotonic()
-        ends = {TopicPartition(*place): end for place, end in self._archive.manifest.next_offsets.items()}
+        held = self._archive.manifest.next_offsets.items()
+        ends = {TopicPartition(*place): end for place, end in held if place[1] != LOCAL}
         changed = {place: end for place, end in ends.items() if self._committed.get(place) != end}
         if not changed:
             return
