@@ -113,7 +113,7 @@ class Grafts:
         module = self.host.get_submodule(slot.description.site)
         hook: Callable[..., Any] = lambda site, _inputs, output: self._mixed(slot, site, output)  # noqa: E731 - wrapped
         # What it does depends on the pass and the stage, which a compiled graph would not ask.
-        return module.register_forward_hook(torch.compiler.disable(hook) if self.compiled else hook)
+        return module.register_forward_hook(torch.compiler.disable(hook) if self.compiled else hook)  # type: ignore[no-untyped-call]
 
     def _mixed(self, slot: Slot, site: nn.Module, output: Any) -> Any:
         """The site's output with the seed mixed in; None where it passes through unchanged."""

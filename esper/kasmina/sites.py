@@ -197,7 +197,7 @@ def _record(host: nn.Module, names: Sequence[str], forward: Callable[[], object]
 
 
 def activation_of(output: Any) -> Any:
-    """What a seed grows behind of a submodule's output: the first element of a tuple or list, else the output itself."""
+    """What a seed grows behind of a submodule's output: the first element of a tuple or list, else the output."""
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 

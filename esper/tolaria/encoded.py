@@ -21,7 +21,7 @@ _KIND: Final = "$kind"
 _MAPPINGS: Final[dict[str, Any]] = {"Counter": Counter, "OrderedDict": OrderedDict, "defaultdict": dict}
 
 
-def encode(value: Any, path: str) -> Any:
+def encode(value: Any, path: str) -> Any:  # noqa: PLR0911 - a type, a line
     """`value` as a tree that a state can hold; raises InvalidInput, with its `path`, for what cannot be one."""
     if value is None or isinstance(value, (bool, int, str, Tensor)):
         return value
@@ -50,7 +50,7 @@ def encode(value: Any, path: str) -> Any:
     )
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any) -> Any:  # noqa: PLR0911 - as above
     """What `encode` was given; its tensors are copies, those of the tree stay its own."""
     if isinstance(value, Tensor):
         return value.clone()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from esper.tolaria.epoch import Trained, finish_epoch, sample_step
 from esper.tolaria.gradients import Part, backward, clip
 from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
-from esper.tolaria.run import Run, TargetStepReached, stop_at_target_step
+from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
 from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
 from esper.tolaria.swaps import swap_kernels
 
@@ -66,9 +66,14 @@ class Session:
         self._samples = run.batch_size
         self._last = False
         self.stepped = False
+        self._late = False
+        """Whether the first fact waits until the first batch was tried."""
+        self._at_start: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
-        """Bring the run to where it begins."""
+        """Bring the run to where it begins, unless that waits for the first batch."""
+        if self._late:
+            return self
         try:
             begin(self.run)
         except BaseException as error:
@@ -100,13 +105,31 @@ class Session:
             raise interrupt(self.run, fault, self._monotonic() - self._began) from error
         abandon(self.run, error, self._monotonic() - self._began)
 
+    def begin_late(self, closure: Closure | None) -> None:  # noqa: ARG002 - for whoever tries it first
+        """Bring the run to its first fact now that there is a batch; its state is that from before the epoch began."""
+        now = place_of_script(self.run)
+        assert self._at_start is not None
+        set_place_of_script(self.run, self._at_start)
+        self._late = False
+        try:
+            begin(self.run)
+        except BaseException as error:
+            self._tell(error)
+            raise
+        finally:
+            set_place_of_script(self.run, now)
+            self.run.told = {}
+
     # ---------------------------------------------------------------------------------------------- epochs and batches
 
     def epochs(self) -> Iterator[int]:
         """The number of each epoch, from 0 on; the same one again where a rollback went back to its beginning."""
         run = self.run
         while self._ending is None and run.recorder.epoch < run.epochs:
-            stop_at_target_step(run)
+            if self._late:
+                self._at_start = place_of_script(run)
+            else:
+                stop_at_target_step(run)
             self._begin_epoch()
             yield run.recorder.epoch
             self.end_epoch()
@@ -119,8 +142,9 @@ class Session:
         What is accumulated at the end of the loader is a step of its own.
         """
         run = self.run
-        run.mid_epoch = True
-        swap_kernels(run, lambda: run.work.forward(run.host))
+        run.mid_epoch = not self._late
+        if not self._late:
+            swap_kernels(run, lambda: run.work.forward(run.host))
         self._epoch_began = self._monotonic()
         self._batches = len(loader) if isinstance(loader, Sized) and run.accumulate > 1 else 0
         for number, batch in enumerate(loader, start=1):
@@ -171,6 +195,9 @@ class Session:
         pass of a seed in TRAINING, which leaves no trace. With `parts` their gradients are aggregated instead. Where
         gradients are accumulated, the step is taken with the last of so many batches; `stepped` says whether it was.
         """
+        if self._late:
+            self.begin_late(closure)
+            self.before_batch()
         run, samples = self.run, self._samples
         if not self._accumulated:
             run.optimizer.zero_grad()
@@ -220,8 +247,9 @@ class Session:
         """Take in what came from outside since the last step; False where the epoch goes no further."""
         run = self.run
         self.stepped = False
-        if self._accumulated:
-            return True  # between two batches of one step nothing changes
+        if self._accumulated or self._late:
+            return True  # between two batches of one step nothing changes, and before the first nothing can come
+        run.mid_epoch = True
         if (ending := run.world.ending()) is not None:
             self._ending = ending
             return False
@@ -233,6 +261,9 @@ class Session:
 
     def after_backward(self, loss: Tensor) -> None:
         """Note what a backward pass has left: the batch's mean `loss` and the gradients of the seeds."""
+        if self._late:
+            self.begin_late(None)
+            self.before_batch()
         found = loss.detach() if not self.run.guarded and loss.device.type != "cpu" else float(loss)
         self._loss = found if not self._accumulated else self._loss + found
         self._accumulated += 1
@@ -268,7 +299,7 @@ class Session:
         return (self.run.recorder.step + 1) % self.run.config.telemetry_every_steps == 0
 
     def _unscale(self, scaler: torch.amp.GradScaler) -> None:
-        """Make the gradients those of the loss; those of lone seeds are, and must not make the host leave a step out."""
+        """Make the gradients those of the loss; those of lone seeds are, and may not make the host leave a step out."""
         alone = [(each, each.grad) for parameters, _ in self.run.learners.alone for each in parameters]
         for parameter, _ in alone:
             parameter.grad = None

@@ -80,8 +80,8 @@ def backward(
 ) -> tuple[Tensor, int]:
     """Set `.grad` of the parameters to the gradient of the mean loss; returns that loss (scalar) and the conflicts.
 
-    `closure` gives the mean loss of the batch, and it is `scaled` of it that is differentiated. With `parts`, its microbatches, their gradients are averaged by their
-    shares instead, or combined by `combine_pcgrad`.
+    `closure` gives the mean loss of the batch, and it is `scaled` of it that is differentiated. With `parts`, its
+    microbatches, their gradients are averaged by their shares instead, or combined by `combine_pcgrad`.
     """
     if not parts:
         loss = closure()
@@ -152,7 +152,7 @@ class Learners:
 
 
 def clip(learners: Learners, limit: float | None) -> float:
-    """Scale the gradients of each loss down to a norm of `limit`, where there is one; returns the joint norm before, NaN included.
+    """Scale the gradients of each loss down to a norm of `limit`, if any; returns the joint norm before, NaN included.
 
     Gradients of a lone seed are weighted first; where they are no numbers that seed alone skips the step.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -121,10 +122,12 @@ class Run:
     """Batches whose gradients are one step's."""
     brought: dict[str, Stateful] = field(default_factory=dict)
     """What a script brought that has a state of its own: scheduler, scaler, loader."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """The states of what was brought as of before the first step, while the run begins."""
     own_streams: bool = False
     """Whether Python's and numpy's random streams are the run's too, as a script may draw from them."""
     guarded: bool = True
-    """Whether steps are judged before they are taken; without growth a script's are not, and nothing is read of them."""
+    """Whether steps are judged before they are taken; without growth a script's are not, nor looked at."""
     compiled: bool = False
     """Whether the script's host is compiled: extra passes are eager, and another structure compiles it anew."""
 
@@ -357,11 +360,31 @@ def capture(run: Run) -> FlatState:
             "random": run.random.state(),
         }
         | (
-            {"brought": {name: encode(each.state_dict(), name) for name, each in run.brought.items()}}
+            {
+                "brought": {
+                    name: encode(run.told.get(name) or each.state_dict(), name) for name, each in run.brought.items()
+                }
+            }
             if run.brought
             else {}
         )
     )
+
+
+def place_of_script(run: Run) -> dict[str, Any]:
+    """Where the random streams are and what a script brought: what its loop moves before a run's first step."""
+    brought = {name: copy.deepcopy(each.state_dict()) for name, each in run.brought.items()}
+    return {"random": run.random.state(), "own": own_streams(), "brought": brought}
+
+
+def set_place_of_script(run: Run, place: dict[str, Any]) -> None:
+    """Put the random streams where `place_of_script` found them; what a script brought tells its state of then once.
+
+    A loader that is being read cannot be put back and forth.
+    """
+    run.random.load_state(place["random"])
+    set_own_streams(place["own"])
+    run.told = place["brought"]
 
 
 class TargetStepReached(Exception):

@@ -1,324 +1,146 @@
-"""The work of a person's own script: their model, probe and loop; and a run made of what they bring.
+"""A person's own script: what is recorded of it when its run begins, and the folder in which it can be run again.
 
-Nothing of the script's is drawn from or changed: extra passes run on borrowed tensors and on random streams of their
-own, the optimiser holds seeds for the length of a step only, and the modes of the modules are the person's.
+The script and what it imported from its own folder are objects, so that `esper replay`, `resume` and `fork` run what
+was run then and not what the file has become.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Final
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
 
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
-
-from contracts.leyline.v1.event_pb2 import Metric as MetricMessage
-from contracts.leyline.v1.event_pb2 import RunStarted, Script
+from contracts.leyline.v1.event_pb2 import Script
 from esper.errors import InvalidInput
-from esper.karn.catalogue import offer
-from esper.kasmina.gates import Loss
-from esper.kasmina.passes import Closure
-from esper.kasmina.sites import Site, Stream, describe_sites, device_of, drawing_from, evaluating
-from esper.metric import Figure, Metric, check_metrics
-from esper.tolaria.config import RunConfig
-from esper.tolaria.data import RandomStreams
-from esper.tolaria.encoded import own_streams, set_own_streams
-from esper.tolaria.own_optimizer import OWN, FollowedRates, OwnOptimizer
-from esper.tolaria.run import Run, Stateful, assembled, clearance_of, find_pool, make_kasmina
-from esper.tolaria.tasks.task import Evaluation
-from esper.tolaria.world import World
+from esper.leyline import names
+from esper.leyline.folders import Folder
+from esper.leyline.objects import ObjectStore
 
-Probe = Callable[[nn.Module], Any]
-"""Takes the model; gives the loss of each of N samples, (N,), or these and a dictionary of metrics by name."""
-
-UNKNOWN_STEPS: Final = 100
-"""Steps of an epoch before there was one, where nobody has said how many there are; a first epoch shows it."""
 SOURCE: Final = "script"
-EVIDENCE: Final = "evidence of a script is of its last batch"
+"""The `task_source` of a run that a person's own script trained."""
+MOST_SOURCES: Final = 500
+MOST_BYTES: Final = 4 * 2**20
+"""Of one source, and of the difference to the commit: what is larger is not kept."""
+MOST_READ: Final = 64 * 2**20
+"""No recorded source is larger: a script is text."""
+GIT_S: Final = 5.0
+VARIABLES: Final = ("CUBLAS_", "CUDA_", "KMP_", "MKL_", "NCCL_", "OMP_", "PYTHONHASHSEED", "TORCH_", "ATEN_")
+"""Beginnings of the names of variables that may change what is computed; nothing else of the environment is kept."""
 
 
-class _Enough(BaseException):
-    """The model has been run once."""
+def this_script(objects: ObjectStore) -> Script:
+    """The script that runs in this process, its sources kept in `objects`.
 
-
-@dataclass(slots=True)
-class ScriptWork:
-    """What a script brings, as the engine sees it.
-
-    `model` is what the person calls, `probe` and `test` are called with it. `recorded` are the facts of the script's
-    file. `evidence_samples` and `probe_samples` are known once a batch and a probe were seen.
+    A session without a file (a notebook, `python -c`) has arguments, folder and environment alone.
     """
+    script = Script(arguments=sys.argv[1:], folder=str(Path.cwd()), environment=_environment())
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    if path is None or not Path(path).is_file():
+        return script
+    script.path = str(path)
+    home = Path(path).resolve().parent
+    for name, file in _sources(Path(path).resolve(), home):
+        script.sources[name] = objects.put(file.read_bytes(), compress=True)
+    script.commit = _git(home, "rev-parse", "HEAD").decode(errors="replace").strip()
+    if script.commit:
+        # A person's settings may name programs that show differences: none is started.
+        difference = _git(home, "diff", "--no-ext-diff", "--no-textconv", "--binary", "HEAD")
+        if 0 < len(difference) <= MOST_BYTES:
+            script.diff = objects.put(difference, compress=True)
+    return script
 
-    name: str
-    model: nn.Module
-    probe_function: Probe
-    metrics: Sequence[Metric] = ()
-    compiled: bool = False
-    recorded: Script | None = None
-    steps_per_epoch: int = 0
-    probe_samples: int = 1
-    evidence_samples: int = 1
-    train_samples: int = 0
-    _last: Closure | None = field(default=None, init=False)
-    _tested: Evaluation | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        check_metrics(self.metrics, f"run {self.name}")
+def _environment() -> Mapping[str, str]:
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)}
 
-    def eagerly(self) -> AbstractContextManager[Any]:
-        """Within, a compiled model runs its own code: hooks and borrowed tensors are not what it was compiled for."""
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
-    def aside(self, closure: Closure) -> Closure:
-        """The closure, run eagerly."""
+def _sources(script: Path, home: Path) -> Iterator[tuple[str, Path]]:
+    """The script, and every module of its own folder that is loaded by now, by their path from there."""
+    yield _key(script), script
+    count = 1
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or not file.endswith(".py"):
+            continue
+        path = Path(file).resolve()
+        if path == script or not path.is_relative_to(home) or "site-packages" in path.parts or not path.is_file():
+            continue
+        parts = path.relative_to(home).parts
+        if path.stat().st_size <= MOST_BYTES and count < MOST_SOURCES and all(map(names.is_name, parts)):
+            count += 1
+            yield "/".join(parts), path
 
-        def eager() -> Tensor:
-            with self.eagerly():
-                return closure()
 
-        return eager if self.compiled else closure
+def _key(script: Path) -> str:
+    """The name that a script is kept under: its own, where that can be a file's name anywhere."""
+    return script.name if names.is_name(script.name) else "script.py"
 
-    def stepped(self, closure: Closure) -> None:
-        """Keep the closure: evidence is of its batch."""
-        self._last = closure
 
-    def samples(self, batch: Any) -> int:
-        """The length of the first tensor in the batch, whatever it is nested in; 1 for a batch without one."""
-        count = next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 1)
-        self.evidence_samples = max(count, 1)
-        return self.evidence_samples
+def _git(folder: Path, *arguments: str) -> bytes:
+    """What git says about the folder; nothing where there is no git, no repository, or no answer in time."""
+    command = ("git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments)
+    try:
+        answer = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=GIT_S,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return answer.stdout if answer.returncode == 0 else b""
 
-    def forward(self, host: nn.Module) -> object:
-        """Run the model once, as the probe does first."""
 
-        def stop(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-            raise _Enough
+def changed(script: Script) -> list[str]:
+    """The recorded sources that are no longer what they were where they lay; empty where all are there unchanged."""
+    home = Path(script.folder, script.path).resolve().parent
+    return [
+        name
+        for name, reference in sorted(script.sources.items())
+        if not (file := home.joinpath(*_parts(name))).is_file() or f"sha256:{_digest(file)}" != reference
+    ]
 
-        handle = host.register_forward_hook(stop)
-        try:
-            with self.eagerly():
-                return self.probe_function(self.model)
-        except _Enough:
-            return None
-        finally:
-            handle.remove()
 
-    def probe(self, host: nn.Module) -> Evaluation:
-        """What the person's probe gives, in evaluation mode and without gradient; its random numbers are its own."""
-        found = self._figures(self.probe_function, host)
-        self.probe_samples = found.loss.per_sample.numel()
-        return found
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
-    def evidence(self, host: nn.Module) -> Closure:  # noqa: ARG002 - the closure runs it
-        """The last batch's loss."""
-        if self._last is None:
-            raise InvalidInput(f"run {self.name}: there was no batch yet, and {EVIDENCE}")
-        return self.aside(self._last)
 
-    def report(self, host: nn.Module, test: Probe) -> Evaluation:
-        """The figures of the test, which are kept for the run's end."""
-        self._tested = self._figures(test, host)
-        return self._tested
+def _parts(name: str) -> tuple[str, ...]:
+    """A recorded path below the script's folder, part by part; raises InvalidInput for one that leads out of it."""
+    return tuple(names.checked(part, "a recorded source") for part in name.split("/"))
 
-    def test(self, host: nn.Module) -> Evaluation:
-        """What `report` gave; where the person reported nothing, no number."""
-        if self._tested is None:
-            return Evaluation(Loss.of(torch.tensor([float("nan")])), float("nan"))
-        return self._tested
 
-    def _figures(self, function: Probe, host: nn.Module) -> Evaluation:
-        with torch.no_grad(), self.eagerly(), evaluating(host), drawing_from(Stream(0, device_of(host)), keep=False):
-            with _streams_kept():
-                found = function(self.model)
-        losses, others = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
-        if not isinstance(losses, Tensor) or losses.dim() != 1 or not len(losses):
-            raise InvalidInput(
-                f"{_named(function)} gave {_shown(losses)}; it must give one loss for each sample, a tensor of shape (N,), "
-                "such as that of a loss with reduction='none', or (losses, {'mae': ...})"
-            )
-        if not isinstance(others, Mapping):
-            raise InvalidInput(f"{_named(function)} gave {_shown(others)} beside the losses; it must be a dictionary")
-        loss = Loss.of(losses.detach().float().cpu())
-        values = {str(name): _value(name, value) for name, value in others.items()}
-        figures = tuple(self._metric(name).of(value) for name, value in values.items())
-        return Evaluation(loss, _accuracy(figures), figures)
+def lay_out(script: Script, objects: ObjectStore, folder: Path) -> Path:
+    """Write the recorded sources below `folder`, which is empty; the path of the script there.
 
-    def _metric(self, name: str) -> Metric:
-        for metric in self.metrics:
-            if metric.name == name:
-                return metric
-        known = ", ".join(metric.name for metric in self.metrics) or "none"
+    Raises InvalidInput for a run that recorded no script, a source that is missing, and a name that leads elsewhere;
+    CorruptState for a source that is no longer what was recorded.
+    """
+    if not script.path:
         raise InvalidInput(
-            f"the probe gave a metric {name!r}, and the run's metrics are {known}: declare it, such as "
-            f"metrics=[esper.Metric({name!r}, lower_is_better=True)]"
+            "this run was trained in a session without a file (a notebook, `python -c`), so there is no script to run "
+            "again: put the code into a file and start it with python"
         )
-
-    def source_code(self) -> Sequence[bytes]:
-        """Nothing: the script's sources are objects already."""
-        return ()
-
-    def started(self, host: nn.Module) -> RunStarted:  # noqa: ARG002 - a script's samples are not known to cost anything
-        """Name, script, and metrics."""
-        return RunStarted(
-            task=self.name,
-            task_source=SOURCE,
-            train_samples=self.train_samples,
-            probe_samples=self.probe_samples,
-            script=self.recorded,
-            metrics=[
-                MetricMessage(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better)
-                for each in self.metrics
-            ],
-        )
+    name = _key(Path(script.path))
+    if name not in script.sources:
+        raise InvalidInput(f"the record of this run lacks its script {names.shown(script.path)}")
+    with Folder.open(folder) as root:
+        for relative, reference in sorted(script.sources.items()):
+            _write(root, _parts(relative), objects.get(reference, MOST_READ))
+    return folder / name
 
 
-@contextmanager
-def _streams_kept() -> Iterator[None]:
-    """Python's and numpy's random streams are afterwards where they were."""
-    before = own_streams()
-    try:
-        yield
-    finally:
-        set_own_streams(before)
-
-
-def _named(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", type(function).__name__)
-
-
-def _shown(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _value(name: object, value: Any) -> float:
-    try:
-        return float(value.double().mean() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidInput(f"metric {name!r} is {_shown(value)}; it must be a number or a tensor") from None
-
-
-def _accuracy(figures: Sequence[Figure]) -> float:
-    """The metric called accuracy as a share of 0 to 1; not a number where there is none."""
-    found = next((each for each in figures if each.name == "accuracy"), None)
-    return float("nan") if found is None else found.value / (100.0 if found.unit == "%" else 1.0)
-
-
-def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
-    """The module behind a compiled or otherwise wrapped model, and whether a compiler looks at it or at a part of it.
-
-    Raises InvalidInput for a model whose graph must be whole, and for one that TorchScript has compiled.
-    """
-    compiled = any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules())  # noqa: SLF001 - there is no public way to ask
-    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-        context = getattr(model, "dynamo_ctx", None)
-        if getattr(context, "fullgraph", False) or getattr(context, "nopython", False):
-            raise InvalidInput(
-                "the model is compiled with fullgraph=True, and the hook of a seed cannot be part of its graph: compile it "
-                "without"
-            )
-        model = inner
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InvalidInput(
-                f"{name or 'the model'} is compiled by TorchScript, which ignores the hooks of seeds: give the module "
-                "itself, or compile it with torch.compile"
-            )
-    return model, compiled
-
-
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """What a script brings to its run; `clip_norm` None clips nothing, `accumulate` counts the batches of a step."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    sites: Sequence[Site]
-    probe: Probe
-    metrics: Sequence[Metric] = ()
-    scheduler: Stateful | None = None
-    scaler: torch.amp.GradScaler | None = None
-    loader: Any = None
-    accumulate: int = 1
-    script: Script | None = None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch as far as the loader says it; 0 where it does not."""
-        try:
-            return -(-len(self.loader) // self.accumulate) if self.loader is not None else 0
-        except TypeError:
-            return 0
-
-    def stateful(self) -> dict[str, Stateful]:
-        """What has a state of its own beside model and optimiser."""
-        found = {"scheduler": self.scheduler, "scaler": self.scaler, "loader": self.loader}
-        return {name: each for name, each in found.items() if each is not None and hasattr(each, "load_state_dict")}
-
-
-def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id: str) -> Run:
-    """The run of a script at step 0, with nothing published yet.
-
-    `config` has the script's epochs. Draws nothing from a random stream of the script's. Raises InvalidInput for a site
-    that does not fit, for a probe that does not give one loss for each sample, and as `make_run` does for a pool.
-    """
-    host, compiled = plain_model(brought.model)
-    pool, clearance = find_pool(config), clearance_of(config)
-    axes = ("depth",) if compiled else config.axes
-    sites = [site for site in brought.sites if site.axis in axes]
-    dossier = config.dossier.of(pool, {site.shape_kind for site in sites})
-    device = device_of(host)
-    rate = float(brought.optimizer.param_groups[0]["lr"])
-    config = replace(config, pool=pool, axes=axes, dossier=dossier, device=str(device), optimizer=OWN, rate_policy=OWN)
-    config = config.resolved(epochs=1, batch_size=1, learning_rate=max(rate, 1e-12))
-    steps = brought.steps_per_epoch
-    work = ScriptWork(
-        name=config.task,
-        model=brought.model,
-        probe_function=brought.probe,
-        metrics=brought.metrics,
-        compiled=compiled,
-        recorded=brought.script,
-        steps_per_epoch=steps,
-    )
-    options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
-    with ExitStack() as stack:
-        stack.enter_context(_streams_kept())
-        described = describe_sites(host, sites, partial(work.forward, host), options) if sites else []
-    if described and not any(site.options for site in described):
-        raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of {config.task}; name another")
-    random = RandomStreams(config.seed, device)
-    work.probe(host)
-    kasmina = make_kasmina(
-        config, host, described, world, options, steps_per_epoch=steps or UNKNOWN_STEPS, seed=random.seeds["seeds"]
-    )
-    if compiled:
-        kasmina.expect_compiler()
-    optimizer = OwnOptimizer(
-        brought.optimizer,
-        places=lambda seed_id: list(host.get_submodule(kasmina.sites()[seed_id].site).parameters()),
-        monotonic=world.outside.clock.monotonic,
-    )
-    run = assembled(
-        config,
-        work,
-        world,
-        host,
-        kasmina,
-        run_id=run_id,
-        random=random,
-        device=device,
-        steps_per_epoch=steps or UNKNOWN_STEPS,
-        optimizer=optimizer,
-        rates=FollowedRates(
-            optimizer,
-            new_parameter_rate=config.new_parameter_rate,
-            warmup_steps=lambda: round(config.new_parameter_warmup_epochs * run.steps_per_epoch),
-        ),
-    )
-    run.scaler, run.accumulate, run.brought = brought.scaler, brought.accumulate, brought.stateful()
-    run.own_streams, run.compiled, run.guarded = True, compiled, config.policy != "none"
-    return run
+def _write(folder: Folder, parts: tuple[str, ...], content: bytes) -> None:
+    if len(parts) == 1:
+        folder.write(parts[0], content, sync=False)
+        return
+    with folder.inside(parts[0], make=True) as inside:
+        _write(inside, parts[1:], content)

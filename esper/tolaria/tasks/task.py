@@ -16,7 +16,7 @@ from esper.errors import InvalidInput
 from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.metric import PERCENT, Figure, Metric, check_metrics
-from esper.tolaria.data import Samples, split
+from esper.tolaria.data import Samples, fingerprint, split
 from esper.tolaria.own_code import Place, caller
 
 CHUNK: Final = 512
@@ -144,6 +144,10 @@ class Task:
                 f"{batch_size}; lower the batch size"
             )
         return steps
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of all its samples, which a run records."""
+        return fingerprint([self.train, self.probe, self.test])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scalar that training lowers: the mean of the samples' losses."""
