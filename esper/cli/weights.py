@@ -28,6 +28,7 @@ from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
 from esper.tolaria.state import FlatState
 from esper.tolaria.train import Trainable, trained_in
+from streams.objects import object_store
 
 
 def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) -> None:
@@ -35,7 +36,7 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
 
     From the nearest checkpoint that is kept, the rest is trained again from the record, with every digest compared.
     """
-    objects = ObjectStore(data_dir / "objects")
+    objects = object_store(data_dir)
     task = trained_in(recorded.root, objects)
     flat = trained_again(recorded, mark, task, objects)
     metadata = {
@@ -45,7 +46,7 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
         "timeline": str(mark.run_status.timeline),
         "seeds": json.dumps([_described(seed) for seed in mark.model.seeds.values()]),
     }
-    _write(target, safetensors.torch.save(weights(flat), metadata=metadata))
+    write_whole(target, safetensors.torch.save(weights(flat), metadata=metadata))
 
 
 def trained_again(recorded: Recorded, mark: Mark, task: Trainable, objects: ObjectStore) -> FlatState:
@@ -95,15 +96,15 @@ def _described(seed: SeedState) -> dict[str, Any]:
     }
 
 
-def check_writable(target: Path) -> None:
+def check_writable(target: Path, option: str = "--load") -> None:
     """Raises InvalidInput where the file cannot be: before a long replay and not after it."""
     if target.is_dir():
-        raise InvalidInput(f"{target} is a folder; name a file with --load")
+        raise InvalidInput(f"{target} is a folder; name a file with {option}")
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise InvalidInput(f"{target} cannot be written: {target.parent} is no folder that takes it; name another file")
 
 
-def _write(target: Path, content: bytes) -> None:
+def write_whole(target: Path, content: bytes, option: str = "--load") -> None:
     """There whole or not at all."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -112,4 +113,4 @@ def _write(target: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise InvalidInput(f"{target} cannot be written: {error.strerror}; name another file with --load") from None
+        raise InvalidInput(f"{target} cannot be written: {error.strerror}; name another file with {option}") from None

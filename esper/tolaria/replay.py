@@ -48,6 +48,11 @@ def latest_checkpoint(recorded: Recorded, objects: ObjectStore, *, step: int, se
     return None
 
 
+def is_kept(fact: Event, objects: ObjectStore) -> bool:
+    """Whether the checkpoint of a CheckpointSaved is there."""
+    return _readable(objects, fact.checkpoint_saved.ref)
+
+
 def _readable(objects: ObjectStore, ref: str) -> bool:
     """Whether both objects of a checkpoint are there."""
     try:

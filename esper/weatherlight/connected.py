@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from typing import Final
 
-from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.outside import Clock, Outside
 from esper.urza.cache import KernelCache
@@ -19,6 +18,7 @@ from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
+from streams.objects import object_store
 from streams.prefetch import Prefetch
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
@@ -42,13 +42,13 @@ def connected(
     """
     know_own(brokers, settings)
     ring = load_key_ring(settings, brokers)
-    metrics, objects = Metrics(), ObjectStore(settings.objects)
+    metrics, objects = Metrics(), object_store(settings.data)
     gone = archived_claims(settings.data / "archive", run_id)
     log = stack.enter_context(KafkaLog(brokers, ring, run_id=run_id, metrics=metrics, archived=archived, gone=gone))
     health = stack.enter_context(HealthServer("trainer", metrics, checks={"log": log.writer.trouble}))
     stack.enter_context(scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port))
     # The trainer's own memory of kernels; those of a small run's sites take about one megabyte together.
-    kernels = KernelCache(ObjectStore(settings.objects), time.monotonic, limit_bytes=KERNEL_BYTES)
+    kernels = KernelCache(object_store(settings.data), time.monotonic, limit_bytes=KERNEL_BYTES)
     library = stack.enter_context(closing(Prefetch(log.writer, ring, kernels, run_id=run_id, metrics=metrics)))
     verifier = CommandVerifier(ring)
     return Outside(log, REAL_CLOCK, objects, verifier, library, stop, this_process()), log, verifier

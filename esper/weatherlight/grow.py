@@ -51,6 +51,7 @@ from esper.weatherlight.alive import this_process
 from esper.weatherlight.connected import REAL_CLOCK, connected
 from streams.keys import load_key_ring
 from streams.local_log import LocalLog
+from streams.objects import object_store
 from streams.settings import Settings
 
 AUTO: Final = "auto"
@@ -135,7 +136,7 @@ class Growth(Session):
         self._late_log, self._late_library = LateLog(), LateLibrary()
         self._how = log
         self._lease: Any = None
-        objects = ObjectStore(settings.objects)
+        objects = object_store(settings.data)
         world: World
         if appointment is not None:
             world, run_id, config = appointment.world, appointment.run_id, appointment.config

@@ -26,7 +26,6 @@ from typing import Any, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.names import checked
-from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.own_code import told
@@ -35,6 +34,7 @@ from esper.weatherlight.beginning import Plan, check_new, read_recorded
 from esper.weatherlight.connected import connected
 from esper.weatherlight.forkserver import preloaded
 from esper.weatherlight.said import Messages, without_a_terminal
+from streams.objects import object_store
 from streams.settings import Settings
 
 
@@ -133,7 +133,7 @@ def _train(
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
-    objects = ObjectStore(settings.objects)
+    objects = object_store(settings.data)
     find_device(config.device)
     find_pool(config)
     if config.compiled_kernels:

@@ -232,6 +232,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, change, 
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by torch's compiler
 def test_a_compiled_host_grows_as_the_plain_one_does(tmp_path) -> None:
     """With a compiler that changes no arithmetic both come to the same weights."""
     found = []
