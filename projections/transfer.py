@@ -111,6 +111,13 @@ class Folder:
         with contextlib.suppress(FileExistsError):
             self.system.mkdir(path, create_parents=False)
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file. Raises OSError where that cannot be said."""
+        with _as_os_error(self, name):
+            if self.local is not None:
+                return (self.local / _checked(name, self.address)).is_file()
+            return bool(self.system.exists(f"{self.root}/{_checked(name, self.address)}"))
+
     def sizes(self, folder: str) -> dict[str, int]:
         """The files in a folder inside this one and their sizes; none where it does not exist."""
         with _as_os_error(self, folder):

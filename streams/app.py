@@ -8,6 +8,7 @@ What is patched in faust-streaming 0.15.3 and aiokafka 0.14.0, and which upstrea
   mends the mark and not the acknowledgements, which are dropped before the commit; ours keeps both.
 - `LoopConsumer`: no issue known. Faust gives its consumer a thread and an event loop of its own, so that agents which
   block do not hold up its heartbeats. Ours never block for long, and each record then crossed between two loops twice.
+- `credentials_to_aiokafka_auth` is replaced, so that Faust's clients are let in as all others are, by `streams.access`.
 - `aiokafka.AIOKafkaConsumer` is replaced because Faust sets its `fetch_max_wait_ms` to 1,500 and offers no setting (no
   issue known). `streams.consumer` says why that matters.
 """
@@ -25,13 +26,12 @@ from typing import Any
 
 import aiokafka
 import faust
-from faust.auth import SASLCredentials
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from contracts.topics import PARTITIONS, Topic
-from streams.access import login
+from contracts.topics import Topic
+from streams.access import credentials, prefix_of
 from streams.consumer import LogConsumer
 from streams.records import LOG_APPEND_TIME, Record, signed_of
 
@@ -167,7 +167,13 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         await self._default_stop_exit_stacks()
 
 
-def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent: bool = False) -> faust.App:
+class App(faust.App):
+    """Faust's, which knows what stands before the names of our topics and groups on its log."""
+
+    prefix = ""
+
+
+def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent: bool = False) -> App:
     """An app that is to be started in the running loop. `name` is its consumer group.
 
     `urgent` says that somebody waits for what its agents do.
@@ -177,17 +183,19 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
     # Faust looks the classes up at its start and offers no other way to set them.
     aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent)
     driver.Transport.Consumer = CommitKeeper
+    way_in = credentials(brokers)
+    driver.credentials_to_aiokafka_auth = lambda *_: {"security_protocol": "PLAINTEXT", **way_in}
     member = membership(name, data_dir, embedded=embedded)
     # Faust formats the path with its configuration, so braces in it must be doubled.
     folder = str(data_dir / "run" / f"{name}.faust").replace("{", "{{").replace("}", "}}")
-    return faust.App(
-        name,
+    prefix = prefix_of(brokers)
+    app = App(
+        prefix + name,
         broker=[f"kafka://{address.strip()}" for address in brokers.split(",")],
         store="memory://",
         datadir=folder,
         loop=asyncio.get_running_loop(),
         web_enabled=False,
-        topic_partitions=PARTITIONS,
         topic_replication_factor=1,
         topic_disable_leader=True,
         topic_allow_declare=False,
@@ -199,37 +207,32 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
         consumer_auto_offset_reset="earliest",
         producer_linger=0.0,
         processing_guarantee="at_least_once",
-        broker_credentials=_credentials(brokers),
     )
+    app.prefix = prefix
+    return app
 
 
-def _credentials(brokers: str) -> SASLCredentials | None:
-    found = login(brokers)
-    return None if found is None else SASLCredentials(username=found[0], password=found[1])
-
-
-def add_agent(app: faust.App, name: str, topics: Sequence[Topic], take: Take) -> None:
+def add_agent(app: App, name: str, topics: Sequence[Topic], take: Take) -> None:
     """Have `take` called with every record of `topics`, one after the other; declared before the app starts."""
     channel = app.topic(
-        *(topic.name for topic in topics),
+        *(app.prefix + topic.name for topic in topics),
         key_type=bytes,
         value_type=bytes,
         key_serializer="raw",
         value_serializer="raw",
-        partitions=PARTITIONS,
     )
 
     async def agent(stream: Any) -> None:
         async for event in stream.events():
-            await take(_record_of(event.message))
+            await take(_record_of(event.message, app.prefix))
 
     app.agent(channel, name=name)(agent)
 
 
-def _record_of(message: Any) -> Record:
+def _record_of(message: Any, prefix: str) -> Record:
     """A record as Faust gives it. Its timestamps are seconds."""
     return Record(
-        message.topic,
+        message.topic.removeprefix(prefix),
         message.partition,
         message.offset,
         round(message.timestamp * 1000),

@@ -16,11 +16,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
-from contracts.topics import BLUEPRINTS, KERNELS, PARTITIONS
+from contracts.topics import BLUEPRINTS, KERNELS
 from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, body_name, new_event
@@ -115,7 +114,7 @@ class Prefetch:
     async def _connect(self, consumer: LogConsumer) -> None:
         """From here on no answer is missed: positions are known before anything is asked."""
         await consumer.start()
-        places = [TopicPartition(topic.name, number) for topic in (KERNELS, BLUEPRINTS) for number in range(PARTITIONS)]
+        places = await consumer.places(KERNELS, BLUEPRINTS)
         consumer.assign(places)
         for place in places:
             await consumer.position(place)

@@ -44,6 +44,7 @@ Archive = Annotated[
     ),
 ]
 DATA_DIR: Final = Path("esper-data")
+MOST_SEEDS: Final = 1000
 app = typer.Typer()
 
 
@@ -80,6 +81,28 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     ] = "digits",
     epochs: Annotated[int | None, typer.Option("--epochs", help="How many; the task's own number by default.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random in the run.")] = 0,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="FIRST..LAST",
+            help="The same run for each random seed, such as 0..4 or 0,3,7, and one table with \u00b1 over them.",
+        ),
+    ] = "",
+    lr: Annotated[float | None, typer.Option("--lr", help="The learning rate; the task's own by default.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Samples in a step; the task's own number by default.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Of torch; 1 by default.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of the run, such as seeds.blend_epochs=2, as often as wanted; `--set help` lists "
+            "them.",
+        ),
+    ] = None,
     policy: Annotated[
         Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
     ] = "heuristic",
@@ -179,8 +202,28 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         ignore_history=ignore_history,
         in_process=in_process,
         as_json=as_json,
+        seeds=_seeds(seeds),
+        settings=(*_given(learning_rate=lr, batch_size=batch_size, threads=threads), *(settings or ())),
     )
     return run_command(request)
+
+
+def _given(**options: float | None) -> list[str]:
+    """Options that are given, as `--set` has them."""
+    return [f"{name}={value}" for name, value in options.items() if value is not None]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """The random seeds that `0..4` or `0,3,7` means."""
+    first, dots, last = text.partition("..")
+    words = [first, last] if dots else [word for word in text.split(",") if word.strip()]
+    if not all(word.strip().isdecimal() for word in words):
+        raise InvalidInput(f"--seeds {text!r} is no FIRST..LAST, such as 0..4, and no list, such as 0,3,7")
+    numbers = [int(word) for word in words]
+    seeds = tuple(range(numbers[0], numbers[1] + 1)) if dots else tuple(dict.fromkeys(numbers))
+    if dots and not 1 < len(seeds) <= MOST_SEEDS:
+        raise InvalidInput(f"--seeds {text!r} are {len(seeds)} random seeds; give 2 to {MOST_SEEDS}")
+    return seeds
 
 
 def _ids(text: str) -> tuple[str, ...]:

@@ -244,7 +244,12 @@ def _address(data_dir: Path) -> tuple[Verdict, str]:
             socket.create_connection((host, int(port)), CONNECT_S).close()
         except OSError as error:
             return "bad", f"{address.strip()} does not answer ({error}); start the broker or correct ESPER_BROKERS"
-    return "ok", f"{brokers} answers"
+    if not outside:
+        return "ok", f"{brokers} answers"
+    from streams.consumer import enter  # noqa: PLC0415
+
+    enter(brokers)
+    return "ok", f"{brokers} answers and lets us in ({Settings.load().security_protocol})"
 
 
 def _key() -> tuple[Verdict, str]:

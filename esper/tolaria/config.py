@@ -89,7 +89,7 @@ class RunConfig:
 
     optimizer: OptimizerKind = "adamw"
     weight_decay: NonNegativeFloat = 0.01
-    momentum: float = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """For sgd alone."""
 
     rate_policy: RatePolicy = "cosine"

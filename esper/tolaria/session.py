@@ -188,7 +188,13 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
 def told(figures: Sequence[Figure]) -> list[MetricValue]:
     """Values of metrics as events hold them."""
     return [
-        MetricValue(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better, value=each.value)
+        MetricValue(
+            name=each.name,
+            unit=each.unit,
+            lower_is_better=each.lower_is_better,
+            value=each.value,
+            stderr=each.stderr,
+        )
         for each in figures
     ]
 

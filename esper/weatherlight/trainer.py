@@ -26,7 +26,6 @@ from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.names import checked
-from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
@@ -43,6 +42,7 @@ from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
+from streams.objects import object_store
 from streams.prefetch import Prefetch
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
@@ -145,7 +145,7 @@ def _train(
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
-    objects = ObjectStore(settings.objects)
+    objects = object_store(settings.data)
     find_device(config.device)
     find_pool(config)
     if config.compiled_kernels:
@@ -196,7 +196,7 @@ def _train(
 
 def _kernel_cache(settings: Settings) -> KernelCache:
     """The trainer's own memory of kernels; those of a small run's sites take about one megabyte together."""
-    return KernelCache(ObjectStore(settings.objects), time.monotonic, limit_bytes=KERNEL_BYTES)
+    return KernelCache(object_store(settings.data), time.monotonic, limit_bytes=KERNEL_BYTES)
 
 
 if __name__ == "__main__":

@@ -348,16 +348,18 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ...) -> None: ...
 
 class MetricValue(_message.Message):
-    __slots__ = ("name", "unit", "lower_is_better", "value")
+    __slots__ = ("name", "unit", "lower_is_better", "value", "stderr")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
     name: str
     unit: str
     lower_is_better: bool
     value: float
-    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ...) -> None: ...
+    stderr: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine", "metrics", "script")
