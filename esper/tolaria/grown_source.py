@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import _pytree as pytree
 
 from esper.errors import InvalidInput
 from esper.karn.table import find
@@ -40,12 +41,17 @@ def source_of(network: nn.Module, inputs: Any, title: str, words: Sequence[str] 
     """Python source of a module like `network`, which is in evaluation mode, for inputs as `inputs`.
 
     Its last line is `network = ...`, without weights yet: the state dictionary of `network` fits it. `inputs` are what
-    the network takes in one call: a tensor, or a tuple of several, samples along their first axis, two at least.
+    the network takes in one call: a tensor, a dict of some, or a tuple of several such, samples first, two at least.
     `title` and `words` are what the file says first. Raises InvalidInput where `torch.export` cannot follow it.
     """
     arguments = arguments_of(network, inputs)
-    writer = _Writer(network, _traced(network, arguments))
-    made = writer.expression("")
+    writer = _Writer(network, _traced(network, arguments), arguments)
+    try:
+        made = writer.expression("")
+    except InvalidInput:
+        raise
+    except Exception as error:  # noqa: BLE001 - of what was traced of a person's model, anything
+        raise _unwritten(network, f"{type(error).__name__}: {error}") from None
     told = "\n".join([title, *([""] if words else []), *words]).replace('"', "'").replace("\\", "/")
     imports = [_IMPORTS[name] for name in sorted(writer.needs)]
     head = "\n".join(
@@ -56,21 +62,24 @@ def source_of(network: nn.Module, inputs: Any, title: str, words: Sequence[str] 
     return source
 
 
-def arguments_of(network: nn.Module, inputs: Any) -> tuple[Tensor, ...]:
-    """The arguments of one call; raises InvalidInput where they are no tensors."""
+def arguments_of(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
+    """The arguments of one call: a tuple is several; raises InvalidInput where they are not made of tensors."""
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not arguments or not all(isinstance(each, Tensor) for each in arguments):
-        raise InvalidInput(f"to trace {type(network).__name__} its inputs must be a tensor, or a tuple of tensors")
+    leaves = pytree.tree_leaves(arguments)
+    if not leaves or not all(isinstance(each, Tensor) for each in leaves):
+        raise InvalidInput(
+            f"to trace {type(network).__name__} its inputs must be a tensor, or a tuple or dict of tensors"
+        )
     return arguments
 
 
-def batches(network: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
+def batches(network: nn.Module, arguments: tuple[Any, ...]) -> Any:
     """As `torch.export` wants to be told that there may be any number of samples, unless the network says otherwise."""
-    dynamic = tuple({0: torch.export.Dim.AUTO} if each.dim() else None for each in arguments)
+    dynamic = pytree.tree_map(lambda each: {0: torch.export.Dim.AUTO} if each.dim() else None, arguments)
     return (dynamic,) if isinstance(network, Grown) else dynamic  # its `forward` takes whatever its site takes
 
 
-def _traced(network: nn.Module, arguments: tuple[Tensor, ...]) -> nn.Module:
+def _traced(network: nn.Module, arguments: tuple[Any, ...]) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -89,6 +98,7 @@ class _Writer:
 
     network: nn.Module
     traced: nn.Module
+    arguments: tuple[Any, ...]
     classes: list[str] = field(default_factory=list)
     needs: set[str] = field(default_factory=set)
     _names: dict[str, str] = field(default_factory=dict)
@@ -182,8 +192,23 @@ class _Writer:
         while (better := _ITEM.sub(self._item(path), code)) != code:
             code = better
         if not path:
+            code = self._unpacked(code)
             code = re.sub(r"return \((\w+),\)$", r"return \1", code)
         return "\n" + "\n".join(f"    {line}".rstrip() for line in code.split("\n")) + "\n"
+
+    def _unpacked(self, code: str) -> str:
+        """The network's own forward with the arguments that it had, where a dict or list is one of them."""
+        if all(isinstance(each, Tensor) for each in self.arguments):
+            return code
+        head, _, body = code.partition("\n")
+        names = re.findall(r"\w+", head.partition("(self, ")[2])
+        count = len(self.arguments)
+        signature = [f"inputs_{number}" for number in range(count)] if count > 1 else ["inputs"]
+        lines = []
+        for name, (keys, _) in zip(names, pytree.tree_flatten_with_path(self.arguments)[0], strict=True):
+            number = int(pytree.keystr(keys[:1])[1:-1])
+            lines.append(f"    {name} = {signature[number]}{pytree.keystr(keys[1:])}")
+        return _LINE.join([f"def forward(self, {', '.join(signature)}):", *lines, body])
 
     def _item(self, path: str) -> Any:
         """`getattr(self.blocks, "0")` as `self.blocks[0]`, where the owner is a list of modules."""
@@ -288,23 +313,24 @@ def _camel(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
-def _check(source: str, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+def _check(source: str, network: nn.Module, arguments: tuple[Any, ...]) -> None:
     """Run the source and compare what it computes; raises InvalidInput where it is not what the network computes."""
     scope: dict[str, Any] = {}
-    name = type(network).__name__
     try:
-        exec(compile(source, f"<source of {name}>", "exec"), scope)  # noqa: S102 - made here, of what torch traced
+        exec(compile(source, f"<source of {type(network).__name__}>", "exec"), scope)  # noqa: S102 - made here
         made = scope["network"]
         made.load_state_dict(network.state_dict())
         with torch.no_grad():
-            found = torch.utils._pytree.tree_leaves(made.eval()(*arguments))  # noqa: SLF001
-            wanted = torch.utils._pytree.tree_leaves(network(*arguments))  # noqa: SLF001
+            found = pytree.tree_leaves(made.eval()(*arguments))
+            wanted = pytree.tree_leaves(network(*arguments))
     except Exception as error:  # noqa: BLE001 - of code that was put together, anything
-        raise InvalidInput(
-            f"{name} cannot be written as source: {type(error).__name__}: {error}".splitlines()[0]
-        ) from None
+        raise _unwritten(network, f"{type(error).__name__}: {error}") from None
     if len(found) != len(wanted) or not all(_alike(*pair) for pair in zip(found, wanted, strict=True)):
-        raise InvalidInput(f"{name} cannot be written as source: what was written computes something else")
+        raise _unwritten(network, "what was written computes something else")
+
+
+def _unwritten(network: nn.Module, why: str) -> InvalidInput:
+    return InvalidInput(f"{type(network).__name__} cannot be written as source: {why}".splitlines()[0])
 
 
 def _alike(one: Any, other: Any) -> bool:
