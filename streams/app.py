@@ -18,11 +18,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiokafka
 import faust
@@ -34,6 +35,9 @@ from contracts.topics import Topic
 from streams.access import credentials, prefix_of
 from streams.consumer import LogConsumer
 from streams.records import LOG_APPEND_TIME, Record, signed_of
+
+RECENT_S: Final = 600.0
+"""Where somebody waits for what agents do, nobody does any more for what came so long ago."""
 
 Take = Callable[[Record], Awaitable[None]]
 """Handles one record to its end; when it returns, the record's offset may be committed."""
@@ -65,14 +69,27 @@ class FaustConsumer(LogConsumer):
     After a rebalance Faust throws away what it had fetched and goes back to the committed offsets. For a partition
     without one, or with offset 0, aiokafka goes nowhere: the records are lost (seen after a broker crash within the
     first commit interval). Going back to the beginning is what `auto_offset_reset="earliest"` means there.
+
+    With `recent_s` it goes back so far only: to what came in so many seconds. A log forgets the offsets of a group that
+    was away for long (Kafka after a week), and of old records nobody waits for an answer any more.
     """
 
+    def __init__(self, *topics: str, recent_s: float | None = None, **settings: Any) -> None:
+        super().__init__(*topics, **settings)
+        self._recent_s = recent_s
+
     async def seek_to_committed(self, *partitions: Any) -> dict[Any, int | None]:
-        """As aiokafka's, but a partition of which nothing is committed begins at its beginning."""
+        """As aiokafka's, but a partition of which nothing is committed begins where it should."""
         committed: dict[Any, int | None] = await super().seek_to_committed(*partitions)
         new = [partition for partition, offset in committed.items() if not offset]
-        if new:
+        if new and self._recent_s is None:
             await self.seek_to_beginning(*new)
+        elif new:
+            ends = await self.end_offsets(new)  # first: what comes from now on lies behind them
+            since_ms = int(1e3 * (time.time() - (self._recent_s or 0.0)))
+            found = await self.offsets_for_times(dict.fromkeys(new, since_ms))
+            for place in new:
+                self.seek(place, found[place].offset if found.get(place) else ends[place])
         return committed
 
 
@@ -181,7 +198,7 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
     At least once, no web server, no tables, no topics of its own.
     """
     # Faust looks the classes up at its start and offers no other way to set them.
-    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent)
+    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent, recent_s=RECENT_S if urgent else None)
     driver.Transport.Consumer = CommitKeeper
     way_in = credentials(brokers)
     driver.credentials_to_aiokafka_auth = lambda *_: {"security_protocol": "PLAINTEXT", **way_in}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -32,6 +34,9 @@ RETRY_S: Final = 1.0
 ARCHIVE_S: Final = 10.0
 """How long what the log has lost is waited for: the archiver may be starting, or behind."""
 LOOK_S: Final = 0.1
+CATCH_UP_S: Final = 10.0
+"""How long a process begins for its projections' sake. On a log that others wrote to for long a new data folder has all
+of it to fold: the library has no kernel meanwhile that others stored, which costs a run time and changes nothing."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +82,19 @@ class ProjectionFeed:
         self._lent.append(reader)
         return reader
 
-    async def catch_up(self) -> None:
-        """Fold all that is on the log now. Raises LogUnavailable where it does not answer."""
+    async def catch_up(self, within_s: float = math.inf) -> None:
+        """Fold all that is on the log now, or what can be in some seconds; `keep` comes to the rest.
+
+        Raises LogUnavailable where it does not answer.
+        """
+        deadline = time.monotonic() + within_s
         try:
             consumer = await self._connected()
             ends = await consumer.end_offsets(list(consumer.assignment()))
-            while any([await consumer.position(place) < end for place, end in ends.items()]):
+            while to_go := sum([max(0, end - await consumer.position(place)) for place, end in ends.items()]):
+                if time.monotonic() >= deadline:
+                    logger.warning("the projections have %d records of the log to go, and go on beside the rest", to_go)
+                    break
                 await self._step(consumer)
         except (KafkaError, OSError) as error:
             raise unavailable(self._brokers, "give the projections their events", error) from None

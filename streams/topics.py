@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -17,8 +18,13 @@ from streams.not_let_in import no_log
 from streams.settings import Settings as EsperSettings
 
 MAX_REPLICAS: Final = 3
+COPIES_S: Final = 5.0
 APPEND_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 """The log says when a record came. What a producer says of that is believed of history alone (`docs/security.md`)."""
+TWO: Final = 2
+TWO_IN_SYNC: Final = {"min.insync.replicas": f"{TWO}"}
+"""Of topics with three copies: a record is acknowledged when two brokers have it, so it does not die with one, and any
+one of them may be away. With two away nothing is acknowledged, and producers wait as for a log that is away."""
 _OWN_SETTING: Final = 1
 """What DescribeConfigs calls a setting made for this very topic; everything else is a default."""
 Settings = dict[str, dict[str, tuple[Any, bool]]]
@@ -74,7 +80,11 @@ async def _create(admin: AIOKafkaAdminClient, prefix: str, partitions: int, topi
                 prefix + topic.name,
                 num_partitions=partitions,
                 replication_factor=replicas,
-                topic_configs={"cleanup.policy": "delete", "retention.ms": str(topic.retention_ms), **APPEND_TIME},
+                topic_configs={
+                    "cleanup.policy": "delete",
+                    "retention.ms": str(topic.retention_ms),
+                    **(APPEND_TIME | (TWO_IN_SYNC if replicas == MAX_REPLICAS else {})),
+                },
             )
             for topic in topics
         ]
@@ -137,3 +147,38 @@ async def _settings(admin: AIOKafkaAdminClient, names: Iterable[str]) -> Setting
                 )
             found[name] = {entry[0]: (entry[1], entry[3] == _OWN_SETTING) for entry in entries}
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Of the topics on a log of so many `brokers`: how many copies of each, and how many acknowledge a record."""
+
+    brokers: int
+    topics: dict[str, tuple[int, int]]
+
+    @property
+    def frail(self) -> list[str]:
+        """Topics whose acknowledged records may die with one broker, although there are brokers for more copies."""
+        return [name for name, kept in self.topics.items() if self.brokers > 1 and min(kept) < TWO]
+
+
+async def copies_of(brokers: str) -> Copies:
+    """How the log keeps our topics, as far as they exist. Raises LogUnavailable where it does not say in `COPIES_S`."""
+    timeout_ms = int(COPIES_S * 800)  # as above
+    prefix = prefix_of(brokers)
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers, request_timeout_ms=timeout_ms, **credentials(brokers))
+    try:
+        async with asyncio.timeout(COPIES_S):
+            await admin.start()
+            existing = set(await admin.list_topics())
+            names = [prefix + topic.name for topic in TOPICS if prefix + topic.name in existing]
+            described = await admin.describe_topics(names) if names else []
+            settings = await _settings(admin, names) if names else {}
+            count = len((await admin.describe_cluster())["brokers"])
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise no_log(brokers, error) from None
+    finally:
+        await admin.close()
+    kept = {each["topic"]: min(len(one["replicas"]) for one in each["partitions"]) for each in described}
+    in_sync = {name: int(settings[name].get("min.insync.replicas", ("1", False))[0]) for name in kept}
+    return Copies(count, {name: (copies, in_sync[name]) for name, copies in kept.items()})

@@ -274,7 +274,8 @@ class LogWriter:
     def _not_acknowledged(self, timeout_s: float) -> LogUnavailable:
         return LogUnavailable(
             f"the log at {self.brokers} left {self._backlog.kept} events unacknowledged for {timeout_s:g} s: "
-            "is the broker up and its disk not full? (`esper doctor` looks closer)"
+            "are its brokers up, enough of them for the copies that must be in sync, and their disks not full? "
+            "(`esper doctor` looks closer)"
         )
 
     # Everything below runs on the background loop.

@@ -22,7 +22,7 @@ from streams.metrics import Metrics
 from streams.objects import object_store
 from streams.process import AgentContext
 from streams.producer import Publisher
-from streams.projection_feed import ProjectionFeed
+from streams.projection_feed import CATCH_UP_S, ProjectionFeed
 from streams.reader import Intake, past
 from streams.records import Record
 
@@ -122,7 +122,7 @@ async def setup(context: AgentContext) -> LibraryReader:
         archive=context.settings.data / "archive",
     )
     feed.lend(count)
-    await feed.catch_up()
+    await feed.catch_up(CATCH_UP_S)
     nonces = Nonces()
     async for event in past(context.brokers, context.ring, KERNELS):
         nonces.restore(event)
