@@ -9,9 +9,12 @@ the same up to rounding.
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -79,17 +82,28 @@ def batches(network: nn.Module, arguments: tuple[Any, ...]) -> Any:
     return (dynamic,) if isinstance(network, Grown) else dynamic  # its `forward` takes whatever its site takes
 
 
-def _traced(network: nn.Module, arguments: tuple[Any, ...]) -> nn.Module:
+@contextmanager
+def following(network: nn.Module, maker: str) -> Iterator[None]:
+    """Without torch's own chatter, such as that torchvision is not installed, and with its failures in one line."""
+    before, chatter = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(chatter), redirect_stderr(chatter):
             warnings.simplefilter("ignore")
-            program = torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments))
-            return torch.export.unflatten(program)
+            yield
     except Exception as error:  # noqa: BLE001 - of a person's model, anything
         why = (str(error).strip() or "for a reason that it does not give").splitlines()[0]
         raise InvalidInput(
-            f"torch.export cannot follow {type(network).__name__}, so it has no source: {type(error).__name__}: {why}"
+            f"{maker} cannot follow {type(network).__name__}: {type(error).__name__}: {why}; its weights can be written"
         ) from None
+    finally:
+        logging.disable(before)
+
+
+def _traced(network: nn.Module, arguments: tuple[Any, ...]) -> nn.Module:
+    with following(network, "torch.export"):
+        program = torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments))
+        return torch.export.unflatten(program)
 
 
 @dataclass(slots=True)
@@ -192,15 +206,15 @@ class _Writer:
         while (better := _ITEM.sub(self._item(path), code)) != code:
             code = better
         if not path:
-            code = self._unpacked(code)
+            code = self._unpacked(code, _guards(graph))
             code = re.sub(r"return \((\w+),\)$", r"return \1", code)
         return "\n" + "\n".join(f"    {line}".rstrip() for line in code.split("\n")) + "\n"
 
-    def _unpacked(self, code: str) -> str:
-        """The network's own forward with the arguments that it had, where a dict or list is one of them."""
-        if all(isinstance(each, Tensor) for each in self.arguments):
-            return code
+    def _unpacked(self, code: str, guards: Sequence[str]) -> str:
+        """The network's own forward, with the arguments that it had where a dict or list is one of them."""
         head, _, body = code.partition("\n")
+        if all(isinstance(each, Tensor) for each in self.arguments):
+            return _LINE.join([head, *guards, body])
         names = re.findall(r"\w+", head.partition("(self, ")[2])
         count = len(self.arguments)
         signature = [f"inputs_{number}" for number in range(count)] if count > 1 else ["inputs"]
@@ -208,7 +222,7 @@ class _Writer:
         for name, (keys, _) in zip(names, pytree.tree_flatten_with_path(self.arguments)[0], strict=True):
             number = int(pytree.keystr(keys[:1])[1:-1])
             lines.append(f"    {name} = {signature[number]}{pytree.keystr(keys[1:])}")
-        return _LINE.join([f"def forward(self, {', '.join(signature)}):", *lines, body])
+        return _LINE.join([f"def forward(self, {', '.join(signature)}):", *lines, *guards, body])
 
     def _item(self, path: str) -> Any:
         """`getattr(self.blocks, "0")` as `self.blocks[0]`, where the owner is a list of modules."""
@@ -243,6 +257,22 @@ def _output(graph: torch.fx.Graph) -> Any:
     """What the module gave; the whole network's is a tuple of one where it gave one."""
     output = graph.output_node().args[0]
     return output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
+
+
+def _guards(graph: torch.fx.Graph) -> list[str]:
+    """What refuses inputs of other sizes than those that were traced: some operations would compute nonsense."""
+    lines = []
+    for node in graph.nodes:
+        traced = node.meta.get("val") if node.op == "placeholder" else None
+        if not isinstance(traced, Tensor):
+            continue
+        free = bool(traced.dim()) and not isinstance(traced.shape[0], int)
+        fixed = tuple(traced.shape[1:] if free else traced.shape)
+        if fixed and all(isinstance(size, int) for size in fixed):
+            shape, wanted = f"{node.name}.shape{'[1:]' if free else ''}", ("N", *fixed) if free else fixed
+            said = f"({', '.join(map(str, wanted))}{',' if len(wanted) == 1 else ''})"
+            lines += [f"    if {shape} != {fixed}:", f'        raise ValueError("{node.name} must have shape {said}")']
+    return lines
 
 
 def _renamed(graph: torch.fx.Graph, *, keep_inputs: bool) -> torch.fx.Graph:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -20,7 +17,7 @@ from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import InvalidInput
 from esper.karn.table import find
 from esper.kasmina import lifecycle
-from esper.tolaria.grown_source import arguments_of, batches, source_of
+from esper.tolaria.grown_source import arguments_of, batches, following, source_of
 from esper.tolaria.state import FlatState, unflatten
 
 FORMAT: Final = 1
@@ -112,7 +109,7 @@ def program(network: nn.Module, inputs: Any) -> bytes:
     Raises InvalidInput where `torch.export` cannot follow the network.
     """
     file, arguments = io.BytesIO(), arguments_of(network, inputs)
-    with _making(network, "torch.export"):
+    with following(network, "torch.export"):
         torch.export.save(torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments)), file)
     return file.getvalue()
 
@@ -129,32 +126,13 @@ def onnx(network: nn.Module, inputs: Any) -> bytes:
         raise InvalidInput(f"ONNX needs {error.name}: pip install 'esper-lite[onnx]'") from None
     arguments = arguments_of(network, inputs)
     shapes = batches(network, arguments)
-    with _making(network, "torch.onnx"):
+    with following(network, "torch.onnx"):
         made = torch.onnx.export(
             network, arguments, dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False, optimize=True
         )
         assert made is not None
         content: bytes = made.model_proto.SerializeToString()
     return content
-
-
-@contextmanager
-def _making(network: nn.Module, maker: str) -> Iterator[None]:
-    """Without torch's own chatter, such as that torchvision is not installed, and with its failures in one line."""
-    chatter = logging.getLogger("torch.onnx._internal.exporter._registration")
-    before = chatter.level
-    chatter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except Exception as error:  # noqa: BLE001 - of a person's model, anything
-        why = (str(error).strip() or "for a reason that it does not give").splitlines()[0]
-        raise InvalidInput(
-            f"{maker} cannot follow {type(network).__name__}: {type(error).__name__}: {why}; its weights can be written"
-        ) from None
-    finally:
-        chatter.setLevel(before)
 
 
 def some(inputs: Any) -> Any:
