@@ -17,13 +17,16 @@ from esper.tolaria.data import own_random_stream
 from esper.tolaria.tasks.task import Task
 
 
-def budget_of(config: RunConfig, task: Task, host: nn.Module, device: torch.device) -> int:
-    """Parameters that all seeds together may have: a multiple of the host's, and no more than the data allow."""
+def budget_of(config: RunConfig, host: nn.Module, targets_fix: int | None) -> int:
+    """Parameters that all seeds together may have: a multiple of the host's, and no more than the data allow.
+
+    `targets_fix` is how many numbers the training targets fix; None where that is not known, or nobody asks.
+    """
     own = sum(each.numel() for each in host.parameters())
     room = round(config.growth_budget_factor * own)
-    if not config.growth_data_share or config.policy == "none":
+    if not config.growth_data_share or targets_fix is None:
         return room
-    return min(room, max(0, int(config.growth_data_share * numbers_fixed(host, task, device)) - own))
+    return min(room, max(0, int(config.growth_data_share * targets_fix) - own))
 
 
 def numbers_fixed(host: nn.Module, task: Task, device: torch.device) -> int:
