@@ -171,6 +171,7 @@ class KafkaLog:
         self._archived = archived
         self._gone = gone
         self._next = self._log_begins = self._runs_end = self._partition = 0
+        self._unknown = ""
         self._caught_up = threading.Event()
         if archived is None:
             self._caught_up.set()
@@ -212,11 +213,14 @@ class KafkaLog:
     def claim(self, event: Event, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Publish a run's start or RunResumed and wait until the run is this process's.
 
-        Raises Superseded where another process was first, and publishes nothing where that is known already.
+        Raises Superseded where another process was first, and publishes nothing where that is known already; and
+        LogUnavailable where it cannot be known, because neither the log nor the archive has the claims any more.
         """
         self._claims.make(event)
         self._caught_up.wait(CATCH_UP_S)  # so that nothing is published where the run has been another's for long
         self._claims.check()
+        if self._unknown:
+            raise LogUnavailable(f"who has started run {self.run_id} before is not known: {self._unknown}")
         self.writer.publish(event)
         self.writer.flush(timeout_s)
         self._claims.await_own(timeout_s)
@@ -309,7 +313,7 @@ class KafkaLog:
     async def _follow_runs(self) -> None:
         """The run's own topic, behind what the log had deleted of it already: a claim waits for that."""
         if self._log_begins > self._next:
-            await self._look_back(self._log_begins)
+            self._unknown = await self._look_back(self._log_begins)
             self._next = self._log_begins
         self._look_at(self._next)
         await self._follow(self._runs, self._fact)
@@ -331,15 +335,19 @@ class KafkaLog:
                 if not self._caught_up.is_set():
                     self._look_at(self._next)
 
-    async def _look_back(self, offset: int) -> None:
-        """The log has nothing between what was read and this offset: lost, given to nobody, or deleted since."""
+    async def _look_back(self, offset: int) -> str:
+        """The log has nothing between what was read and this offset: lost, given to nobody, or deleted since.
+
+        Returns why it is not known who claimed the run there; empty where it is.
+        """
         try:
             found = await asyncio.to_thread(lambda: list(self._gone(self._partition, self._next, offset)))
         except (EsperError, OSError) as error:
             logger.warning("who claimed the run meanwhile is not known: %s", error)
-        else:
-            for record in found:
-                self._fact(record)
+            return str(error)
+        for record in found:
+            self._fact(record)
+        return ""
 
     def _look_at(self, offset: int) -> None:
         """Claims before this offset are known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -15,6 +15,7 @@ from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approvals, evolve_approvals
 from esper.karn.dossier import Dossier, Outcomes, Sheet
 from esper.record import Recorded
+from esper.record.accept import CLAIMS
 from projections import open_history
 from projections.manifest import Place, covered
 from projections.records import StoredRecord
@@ -75,8 +76,8 @@ def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
 def archived_claims(archive: Path, run_id: str) -> Callable[[int, int, int], list[Record]]:
     """What finds the claims to a run that the log has no more: in the archive, in a partition between two offsets.
 
-    An archive of which an older manifest came back is behind until it has taken over its own files again: it is waited
-    for, and LogUnavailable raised where it does not come so far.
+    An archive of which an older manifest came back is behind, or lacks files, until it has taken over its own again: it
+    is waited for, and LogUnavailable raised where it does not come so far.
     """
 
     def find(partition: int, first: int, end: int) -> list[Record]:
@@ -84,7 +85,7 @@ def archived_claims(archive: Path, run_id: str) -> Callable[[int, int, int], lis
 
         if not archive.is_dir():
             return []
-        for history in _covering(archive, {(RUNS.name, partition): end}, CLAIMED_S):
+        for history in _covering(archive, {(RUNS.name, partition): end}, CLAIMED_S, CLAIMS):
             stored = claims_between(history, run_id, first, end)
         return [_as_read(each) for each in stored]
 
@@ -103,32 +104,46 @@ def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int
     """
     from projections.lineage import facts, requests  # noqa: PLC0415 - only who goes on with a run needs DuckDB
 
-    for history in _covering(archive, ends, ARCHIVED_S):
+    for history in _covering(archive, ends, ARCHIVED_S, {"run_resumed"}):
         found = list(facts(history, run_id))
     for history in _covering(archive, ends, ARCHIVED_S):
         asked = list(requests(history, run_id))
     return Recorded.of(run_id, found, asked)
 
 
-def _covering(archive: Path, ends: Mapping[Place, int], timeout_s: float) -> Iterator[History]:
+def _covering(
+    archive: Path, ends: Mapping[Place, int], timeout_s: float, needed: Collection[str] = ()
+) -> Iterator[History]:
     """The archive's history once it has all before `ends`, to be read; and again where it had not while it was read.
 
-    An older copy of the manifest may come between, and what was read by that lacks others' claims. Raises
-    LogUnavailable where the archive does not come so far in time.
+    An older copy of the manifest may come between, and what was read by that lacks others' claims. Of the tables that
+    are `needed` no file of these partitions may be damaged or missing. Raises LogUnavailable where the archive does not
+    come so far in time.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline, lacks = time.monotonic() + timeout_s, ""
     while True:
         if not _behind(covered(archive), ends):
             with open_history(archive) as history:
                 yield history
-                if not _behind(history.manifest.next_offsets, ends):
+                lacks = _lacking(history, ends, needed)
+                if not lacks and not _behind(history.manifest.next_offsets, ends):
                     return
         if time.monotonic() > deadline:
             raise LogUnavailable(
-                f"the archive {archive} lacks the end of the log still, after {timeout_s:.0f} s "
+                lacks
+                or f"the archive {archive} lacks the end of the log still, after {timeout_s:.0f} s "
                 f"({_behind(covered(archive), ends):,} records): try again while `esper up` archives the rest"
             )
         time.sleep(POLL_S)
+
+
+def _lacking(history: History, ends: Mapping[Place, int], needed: Collection[str]) -> str:
+    """Which file of these tables and partitions is damaged or missing; empty where none is."""
+    bad = {damage.name: damage for damage in history.damage}
+    for entry in history.manifest.files:
+        if entry.name in bad and entry.table in needed and not ends.keys().isdisjoint(entry.offsets):
+            return str(bad[entry.name])
+    return ""
 
 
 def _behind(have: Mapping[Place, int], ends: Mapping[Place, int]) -> int:

@@ -97,9 +97,9 @@ def test_the_claims_that_the_log_deleted_are_waited_for_while_an_older_manifest_
         archive.append(records[:1])
         older = (tmp_path / manifest.NAME).read_bytes()
         archive.append(records[1:])
-    newer = (tmp_path / manifest.NAME).read_bytes()
+    newer = (tmp_path / manifest.NAME).rename(tmp_path / "newer")
     (tmp_path / manifest.NAME).write_bytes(older)
-    back = threading.Timer(0.2, (tmp_path / manifest.NAME).write_bytes, [newer])
+    back = threading.Timer(0.2, newer.replace, [tmp_path / manifest.NAME])
     back.start()
     found = archived_claims(tmp_path, "k3f9x2qa")(records[0].partition, 1, records[-1].offset + 1)
     back.join()
@@ -115,3 +115,23 @@ def test_an_archive_that_does_not_come_so_far_does_not_say_that_nobody_has_the_r
 
     with pytest.raises(LogUnavailable, match=r"lacks the end of the log still, after 0 s \(7 records\)"):
         archived_claims(tmp_path, "k3f9x2qa")(records[0].partition, 0, len(records) + 7)
+
+
+@pytest.mark.parametrize("table", ["run_started", "run_resumed"])
+def test_a_damaged_file_of_claims_does_not_say_that_nobody_has_the_run(tmp_path, monkeypatch, table):
+    """An older manifest lists files that were merged since; a start went by what was left."""
+    monkeypatch.setattr(beginning, "CLAIMED_S", 0.1)
+    monkeypatch.setattr(beginning, "ARCHIVED_S", 0.1)
+    trainers = Trainers("run")
+    trainers.complete_epoch(0)
+    trainers.resume(0, 0)
+    records = LogOfRecords().place(trainers.events)
+    with Archive(tmp_path) as archive:
+        archive.append(records)
+    next((tmp_path / "files").glob(f"{table}-*")).unlink()
+    place = (records[0].topic, records[0].partition)
+
+    with pytest.raises(LogUnavailable, match=f"{table}-.*`esper archive repair"):
+        archived_claims(tmp_path, "run")(records[0].partition, 0, len(records))
+    with pytest.raises((LogUnavailable, InvalidInput)):
+        beginning.read_recorded(tmp_path, "run", {place: len(records)})
