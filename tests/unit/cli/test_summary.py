@@ -118,6 +118,15 @@ def test_a_worse_error_than_the_controls_is_no_gain():
     assert "(-0.1000 mm worse)" in told.text()
 
 
+def test_a_gain_over_the_control_run_that_may_be_chance_is_said_to_be():
+    """Two standard errors of the difference are 2.83 of one."""
+    told = Summary(
+        measured("k3f9", 0.48), measured("c", 0.5), 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 0.9, 2.0, 3.0), "d"
+    )
+
+    assert "(+0.0200 mm, within noise)" in told.text()
+
+
 def test_without_a_standard_error_growth_is_judged_by_the_loss():
     grown, static = measured("k3f9", 0.4, None), measured("k3f9-static", 0.5, None)
     for view, loss in ((grown, 0.3), (static, 0.1)):
