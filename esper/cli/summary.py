@@ -179,7 +179,8 @@ class Summary:
                     f"FLOPs where the control run took {control.flops:.3g}"
                 )
             return
-        budget = f"at equal FLOPs ({grown.flops:.3g} and {static.flops:.3g})"
+        steps = static.flops - static.probe_flops  # whoever trains a static net needs no probes
+        budget = f"at equal FLOPs ({grown.flops:.3g} and {steps:.3g})"
         assert self.judged is not None
         one, other = self.judged
         lower = f", {one.direction}" if one.lower_is_better else ""
