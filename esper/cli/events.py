@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
+from contracts.topics import BLUEPRINTS, KERNELS
+from esper.cli.awaited import await_run, clients_of
 from esper.cli.history import find_run, history_of
 from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, one_line, say_hanging, say_json, styled
 from esper.errors import InvalidInput
-from esper.karn.table import with_names
+from esper.karn.table import CATALOGUE, with_names
 from esper.kasmina.gates import SIGNS, rule_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.leyline.ids import text
+from esper.leyline.names import meant
+from esper.metric import figures_of_probe, figures_of_test
 from projections.columns import BODIES
 from projections.run_queries import EventReader
 
@@ -109,8 +111,9 @@ def _run_resumed(body: Any) -> str:
 
 def _run_finished(body: Any) -> str:
     why = f" ({body.reason})" if body.reason else ""
-    accuracy = "" if math.isnan(body.test_accuracy) else f"test accuracy {body.test_accuracy:.4f}, "
-    return f"{body.status}{why}: {accuracy}{body.params_final:,} parameters"
+    tested = "".join(f"test {each.phrase}, " for each in figures_of_test(body) if each.known)
+    unproven = f"; {' and '.join(body.unproven)} not proven" if body.unproven else ""
+    return f"{body.status}{why}: {tested}{body.params_final:,} parameters{unproven}"
 
 
 def _epoch_completed(body: Any) -> str:
@@ -118,14 +121,27 @@ def _epoch_completed(body: Any) -> str:
     live = ", ".join(
         f"{s.seed_id} {stage(s.stage)}" for s in body.seeds if s.stage != leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT
     )
-    return (
-        f"loss {state.training_loss:.4f}, probe loss {state.validation_loss:.4f}, "
-        f"probe accuracy {state.validation_accuracy:.4f}" + (f"; {live}" if live else "")
-    )
+    told = [f"loss {state.training_loss:.4f}", f"probe loss {state.validation_loss:.4f}"]
+    told += [f"probe {each.phrase}" for each in figures_of_probe(body) if each.name != "loss"]
+    return ", ".join(told) + (f"; {live}" if live else "")
 
 
 def _decision_made(body: Any) -> str:
     return f"{chosen(body)}: {body.reason}" if body.reason else chosen(body)
+
+
+def _decision_timed_out(body: Any) -> str:
+    return f"none came within {body.waited_ms / 1e3:.1f} s, and the run went on; one that comes later is rejected"
+
+
+def _breaker_changed(body: Any) -> str:
+    failures = f" after {body.failures} failures" if body.failures else ""
+    moved = f"{body.breaker} {breaker_state(body.from_state)} -> {breaker_state(body.to_state)}{failures}"
+    return moved + (f": {body.reason}" if body.reason else "")
+
+
+def _conservative_mode_changed(body: Any) -> str:
+    return ("entered" if body.entered else "left") + (f": {body.reason}" if body.reason else "")
 
 
 def _adaptation_command(body: Any) -> str:
@@ -156,7 +172,9 @@ def _seed_transitioned(body: Any) -> str:
 
 
 def _seed_absorbed(body: Any) -> str:
-    wider = f"{body.site} has {body.units} units instead of {body.units_before}"
+    blueprint = CATALOGUE.get(body.blueprint_id)
+    units = "features of heads" if blueprint is not None and blueprint.sections > 1 else "units"
+    wider = f"{body.site} has {body.units} {units} instead of {body.units_before}"
     return (
         f"{body.seed_id} is part of the host: {wider}, {body.parameters:,} parameters more; {body.opened} opens there"
     )
@@ -237,6 +255,9 @@ _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "run_finished": _run_finished,
     "epoch_completed": _epoch_completed,
     "decision_made": _decision_made,
+    "decision_timed_out": _decision_timed_out,
+    "breaker_changed": _breaker_changed,
+    "conservative_mode_changed": _conservative_mode_changed,
     "adaptation_command": _adaptation_command,
     "command_applied": _command_applied,
     "command_rejected": _command_rejected,
@@ -268,14 +289,17 @@ _TYPE_STYLES: Final = {
 }
 
 
-def types_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The event types that a person named, all of them for none; raises InvalidInput for one that does not exist."""
+CHATTER: Final = frozenset((*KERNELS.bodies, *BLUEPRINTS.bodies))
+"""What the library says of kernels: dozens of events before a run's first step, and none that it depends on."""
+
+
+def types_of(names: Sequence[str], left_out: Collection[str] = ()) -> tuple[str, ...]:
+    """The event types that a person named, for none all but `left_out`; raises InvalidInput for one that is none."""
     for name in names:
         if name not in BODIES:
-            near = get_close_matches(name, BODIES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the types are {', '.join(BODIES)}"
+            hint = meant(name, BODIES, f"the types are {', '.join(BODIES)}")
             raise InvalidInput(f"there is no event type {name!r}; {hint}")
-    return tuple(names) or tuple(BODIES)
+    return tuple(names) or tuple(name for name in BODIES if name not in left_out)
 
 
 def event_json(event: Event) -> dict[str, Any]:
@@ -312,12 +336,17 @@ def _single(field: Any, value: Any) -> Any:
     return value
 
 
-def events_command(data_dir: Path, word: str, types: list[str], *, follow: bool, as_json: bool) -> None:
-    """A run's events in their order, and with `follow` those that come, until the run has finished."""
-    wanted = types_of(types)
+def events_command(
+    data_dir: Path, word: str, types: list[str], *, follow: bool, everything: bool, as_json: bool
+) -> None:
+    """A run's events in their order, and with `follow` those that come, until the run has finished.
+
+    A person sees those of the library of kernels only with `everything`, a program always.
+    """
+    wanted = types_of(types, () if everything or as_json else CHATTER)
+    run_id = await_run(data_dir, word, lambda: clients_of(data_dir)) if follow else word
     with history_of(data_dir) as history:
-        run_id = find_run(history, word)
-        reading = EventReader(history, run_id, wanted)
+        reading = EventReader(history, find_run(history, run_id), wanted)
         for event in _events(reading, follow=follow):
             _say_event(event, as_json=as_json)
 

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.output import complain, meter, say, say_json, table
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import body_of
-from esper.leyline.names import checked
+from esper.leyline.names import checked, meant
+from esper.metric import Figure, figure_of_row
 from esper.weatherlight.alive import lives
 from projections.manifest import Place, covered
 from projections.run_queries import all_runs, claims_of
@@ -29,6 +29,7 @@ LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 
 
 FULL_BYTES: Final = 2**20
+SAY_S: Final = 3.0
 UNABLE_S: Final = 1.0
 """So long an archiver has to say that it cannot write before nobody waits for it any more."""
 
@@ -69,33 +70,64 @@ def check_room(data_dir: Path, folder: str = "") -> None:
         )
 
 
+class ArchiveBehind(LogUnavailable):
+    """The archive has come on, and not in time: it lacks `to_go` records of the log still."""
+
+    def __init__(self, message: str, to_go: int) -> None:
+        super().__init__(message)
+        self.to_go = to_go
+
+
+class Waiting:
+    """Says every few seconds how much the archive lacks, to whoever waits for it; nothing of a short wait."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said_at = time.monotonic()
+
+    def tell(self, to_go: int) -> None:
+        """The archive lacks so many records."""
+        if time.monotonic() - self._said_at >= SAY_S:
+            self._said_at = time.monotonic()
+            self._say(f"the archive takes in what lies on the log: {to_go:,} records to go")
+
+
 def wait_for_archive(
     data_dir: Path,
     ends: Mapping[Place, int],
     timeout_s: float,
-    meanwhile: Callable[[], None],
+    meanwhile: Callable[[int], None],
     unable: Callable[[], str] = lambda: "",
+    *,
+    moving_s: float | None = None,
 ) -> None:
-    """Return once the archive covers `ends`, the offsets after the last records; `meanwhile` is called all along.
+    """Return once the archive covers `ends`, the offsets after the last records.
 
-    Raises LogUnavailable where that does not come to be within `timeout_s`, where the disk is full, or where `unable`
-    says for a while why the archive cannot be written.
+    `meanwhile` is called all along with how many records it lacks. An archive that comes on has `moving_s`: a log that
+    others wrote to for long is archived by every data folder anew. Raises LogUnavailable where it does not come on for
+    `timeout_s`, ArchiveBehind where it comes on and is too slow; LogUnavailable where the disk is full, or where
+    `unable` says for a while why the archive cannot be written.
     """
     archive = data_dir / "archive"
-    deadline = time.monotonic() + timeout_s
-    able_at = time.monotonic()
+    began = moved_at = able_at = time.monotonic()
+    first = before = -1
     while True:
         have = covered(archive)
-        missing = sorted({topic for (topic, partition), end in ends.items() if have.get((topic, partition), 0) < end})
-        if not missing:
+        behind = {place: end - have.get(place, 0) for place, end in ends.items() if have.get(place, 0) < end}
+        if not behind:
             return
+        to_go, now = sum(behind.values()), time.monotonic()
+        first = to_go if first < 0 else first
+        if to_go != before:
+            before, moved_at = to_go, now
         check_room(data_dir)
-        if time.monotonic() > deadline:
-            raise LogUnavailable(
-                f"the archive lacks the end of {', '.join(missing)} still; the log has it and the next run archives it "
-                f"(see {data_dir / 'run' / 'archiver.log'})"
-            )
-        meanwhile()
+        if now > min(moved_at + timeout_s, began + (timeout_s if moving_s is None else moving_s)):
+            lacking = f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in behind}))} still"
+            rest = f"the log has it and the next run archives it (see {data_dir / 'run' / 'archiver.log'})"
+            if to_go < first:
+                raise ArchiveBehind(f"{lacking}, {to_go:,} records; {rest}, or `esper up`, without end", to_go)
+            raise LogUnavailable(f"{lacking}; {rest}")
+        meanwhile(to_go)
         why = unable()
         if not why:
             able_at = time.monotonic()
@@ -172,8 +204,7 @@ def _meant(word: str, run_ids: Sequence[str]) -> str:
         return matches[0]
     if matches:
         raise InvalidInput(f"{word!r} begins {len(matches)} runs ({', '.join(matches[:5])}); type more of it")
-    near = get_close_matches(word, [*run_ids, "last"], n=1)
-    hint = f"did you mean {near[0]}?" if near else "`esper runs` lists them"
+    hint = meant(word, [*run_ids, "last"], "`esper runs` lists them")
     raise InvalidInput(f"there is no run {word!r} in this data folder; {hint}")
 
 
@@ -219,8 +250,11 @@ SILENT_AFTER: Final = timedelta(minutes=10)
 """Longer than most epochs take: of a running run that has completed none for so long it is said when it was heard."""
 
 
+TROUBLED: Final = ("failed", "stopped", "interrupted")
+LONGEST_REASON: Final = 160
+"""Characters of a reason that stand in the list; `esper runs --json` has it whole."""
 _RUN_HEADERS: Final = (
-    *("run", "task", "policy", "status", "epochs", "accuracy", "control", "static", "params", "kept", "began"),
+    *("run", "task", "policy", "status", "epochs", "metric", "test", "control", "static", "params", "kept", "began"),
 )
 
 
@@ -244,6 +278,8 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     for run in found:
         claim = claims.get(run["run_id"])
         run["trainer_lives"] = None if claim is None else lives(body_of(claim).machine.process)
+        if run["trainer_lives"] is False:
+            run["status"] = "died"  # it says nothing any more, so the history has it running for ever
     if as_json:
         say_json(found)
         return
@@ -251,7 +287,7 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
         say("nothing was run in this data folder yet; start with `esper run`")
         return
     beside = {
-        (run[role], role): run["test_accuracy"]
+        (run[role], role): figure_of_row(run)
         for run in found
         for role in ("control_of", "static_of")
         if run[role] and run["status"] == "completed"
@@ -261,20 +297,20 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     rows = [
         _run_row(run, *(beside.get((run["run_id"], role)) for role in ("control_of", "static_of"))) for run in shown
     ]
-    say(table(_RUN_HEADERS, rows, right=(4, 5, 6, 7, 8)))
+    say(table(_RUN_HEADERS, rows, right=(4, 6, 7, 8, 9)))
 
 
-def _run_row(run: dict[str, Any], control_accuracy: float | None, static_accuracy: float | None) -> tuple[Any, ...]:
-    germinated = run["seeds_germinated"]
+def _run_row(run: dict[str, Any], control: Figure | None, static: Figure | None) -> tuple[Any, ...]:
+    germinated, told = run["seeds_germinated"], figure_of_row(run) or figure_of_row(run, "probe")
+    beside = [None if told is None or each is None or not each.is_like(told) else each for each in (control, static)]
     return (
         run["run_id"],
-        run["task"],
+        _task(run),
         run["policy"],
         _status(run, datetime.now(UTC)),
         f"{run['epochs_done']}/{run['epochs_planned']}",
-        _accuracy(run["test_accuracy"]),
-        _accuracy(control_accuracy),
-        _accuracy(static_accuracy),
+        "-" if told is None else told.label,
+        *("-" if each is None else each.bare for each in (figure_of_row(run), *beside)),
         f"{run['params_final'] or run['params_host']:,}",
         "-" if germinated is None else f"{run['seeds_fossilized']}/{germinated}",
         _began(run["started_at"], datetime.now(UTC)),
@@ -286,17 +322,30 @@ def _began(at: datetime, now: datetime) -> str:
     return f"{at:%d %b %H:%M}" if at.year == now.year else f"{at:%d %b %Y}"
 
 
-def _status(run: dict[str, Any], now: datetime) -> str:
-    """How a run is; one whose trainer was killed says nothing any more, so whether that lives is looked up.
+def _task(run: dict[str, Any]) -> str:
+    """What a run is trained on, with the file of a person's own; of a fork also what it left, where, and why."""
+    task = str(run["task"])
+    if run["task_file"]:
+        task += f" ({run['task_file']})"
+    if run["parent_run_id"]:
+        task += f", fork of {run['parent_run_id']} at step {run['fork_step']}: {run['fork_change'] or 'nothing'}"
+    return task
 
-    On the machine where it runs, or ran. Of another machine's run it can only be said when it was heard last.
+
+def _status(run: dict[str, Any], now: datetime) -> str:
+    """How a run is, and why where it failed; of one that died or whose process is elsewhere when it was last heard.
+
+    Whether its trainer lives can be looked up on the machine where it runs, or ran. Of another machine's run it can
+    only be said when it was heard last.
     """
     ago = now - run["last_at"].replace(tzinfo=UTC)
-    if run["status"] != "running" or run["trainer_lives"]:
-        return str(run["status"])
-    if run["trainer_lives"] is False:
+    if run["status"] == "died":
         return f"died, last heard {_ago(ago)} ago"
-    return f"last heard {_ago(ago)} ago" if ago > SILENT_AFTER else "running"
+    if run["status"] == "running":
+        silent = not run["trainer_lives"] and ago > SILENT_AFTER
+        return f"last heard {_ago(ago)} ago" if silent else "running"
+    why = str(run["reason"] or "") if run["status"] in TROUBLED else ""
+    return f"{run['status']}: {why[:LONGEST_REASON]}" if why else str(run["status"])
 
 
 def _ago(since: timedelta) -> str:
@@ -306,7 +355,3 @@ def _ago(since: timedelta) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
-
-
-def _accuracy(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

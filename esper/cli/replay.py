@@ -13,10 +13,10 @@ from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, GREEN, RED, complain, say, say_json, styled
 from esper.cli.trust import check_code
 from esper.errors import InvalidInput
-from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Clock
+from streams.objects import object_store
 
 if TYPE_CHECKING:
     from esper.tolaria.replay import Replayed
@@ -44,7 +44,7 @@ def replay_command(
     if from_step > reached or (to_step is not None and not from_step <= to_step <= reached):
         asked = f"--from {from_step}" if to_step is None else f"--from {from_step} --to {to_step}"
         raise InvalidInput(f"run {recorded.run_id} has the steps 0 to {reached}; {asked} is no part of it")
-    objects = ObjectStore(data_dir / "objects")
+    objects = object_store(data_dir)
     if not as_json:
         say(styled("preparing the run's task", DIM))
     import torch  # noqa: PLC0415 - takes two seconds
@@ -52,13 +52,13 @@ def replay_command(
     from esper.tolaria.machine import differences, unrecorded  # noqa: PLC0415
     from esper.tolaria.replay import replay_run  # noqa: PLC0415
     from esper.tolaria.run import find_device  # noqa: PLC0415
-    from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
+    from esper.tolaria.train import trained_in  # noqa: PLC0415
 
     config = RunConfig.from_json(recorded.root.config_json)
     find_device(config.device)
-    task = recorded_task(config.task, recorded.root.task_source, objects)
+    task = trained_in(recorded.root, objects)
     torch.set_num_threads(config.threads)
-    different = list(differences(recorded.facts, task))
+    different = list(differences(recorded.facts, task.fingerprint()))
     for difference in different:
         complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
     with _shown(recorded, to_step, quiet=as_json) as watch:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from contracts.leyline.v1.leyline_pb2 import (
@@ -20,8 +22,8 @@ from contracts.leyline.v1.leyline_pb2 import (
 )
 from esper.cli import RUN_FAILED
 from esper.cli.history import check_writable
-from esper.cli.output import complain, say, say_json
-from esper.cli.trainers import Trainers
+from esper.cli.output import complain, say, say_json, visible
+from esper.cli.trainers import PREPARE_S, Trainers
 from esper.errors import InvalidInput
 from esper.karn.approval import Clearance
 from esper.karn.dossier import Dossier
@@ -29,12 +31,17 @@ from esper.karn.table import find_by_name, with_names
 from esper.kasmina.settings import Lifecycle, SeedSettings
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
+from esper.leyline.names import meant
 from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RatePolicy, RunConfig
+from esper.tolaria.own_code import check_function
 from esper.weatherlight import client
 from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from esper.cli.summary import Summary
 
 TASKS: Final = (
     "digits",
@@ -81,8 +88,16 @@ class RunRequest:
     as_json: bool
     static: bool | None = None
     """None: wherever a control run stands beside a built-in task."""
+    seeds: tuple[int, ...] = ()
+    """Random seeds, one run after the other; none of them is the run of `seed` alone."""
+    settings: tuple[str, ...] = ()
+    """Each `NAME=VALUE`, over what the options say."""
+    dossier: Dossier | None = None
+    """What the history knows about blueprints; None is what it knows when the run begins."""
     verb: str = "run"
     """The command that was given."""
+    in_process: bool = False
+    """Train in the command's own process, and nothing beside it."""
 
     @property
     def compares(self) -> bool:
@@ -95,8 +110,9 @@ class RunRequest:
     def configs(self, dossier: Dossier | None = None) -> tuple[RunConfig, RunConfig | None]:
         """The grown run's and its control's configuration; without growth a run is its own control.
 
-        `dossier` is by default what the data folder's history knows about blueprints. Raises InvalidInput.
+        `dossier` is by default the request's, or what the data folder's history knows. Raises InvalidInput.
         """
+        dossier = dossier or self.dossier
         if dossier is None:
             from esper.weatherlight.beginning import dossier_of  # noqa: PLC0415 - imports DuckDB
 
@@ -116,21 +132,55 @@ class RunRequest:
         )
         if self.rate_policy is not None:
             grown = replace(grown, rate_policy=self.rate_policy)
-        wanted = self.control and self.policy != "none"
+        if self.settings:
+            from esper.cli.set_option import with_settings  # noqa: PLC0415 - most runs have none
+
+            grown = with_settings(grown, self.settings)
+        wanted = self.control and self.policy != "none" and not self.in_process
         return grown, replace(grown, policy="none") if wanted else None
 
 
 def run_command(request: RunRequest) -> int:
     """Do the run and print its summary; the exit code. Raises InvalidInput and LogUnavailable in one line each."""
+    if request.settings == ("help",):
+        from esper.cli.set_option import show_settings  # noqa: PLC0415
+
+        show_settings(as_json=request.as_json)
+        return 0
+    if request.seeds:
+        from esper.cli.seeds import seeds_command  # noqa: PLC0415 - most commands train one run
+
+        return seeds_command(request)
+    if request.in_process:
+        return _in_this_process(request)
+    summary = trained(request)
+    if summary is None:
+        return RUN_FAILED
+    # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
+    say_json(summary.to_json()) if request.as_json else say(summary.text())
+    return 0
+
+
+def _in_this_process(request: RunRequest) -> int:
+    settings = Settings.load(data=request.data_dir)
+    check_names(request)
+    check_writable(request.data_dir)
+    load_key_ring(settings)
+    from esper.cli.in_process import run_in_process  # noqa: PLC0415 - imports torch in time
+
+    return run_in_process(request, settings)
+
+
+def trained(request: RunRequest) -> Summary | None:
+    """The summary of the run, once its processes have ended; None where it failed, which is said. Raises as above."""
     since = time.monotonic()
     settings = Settings.load(data=request.data_dir)
     check_names(request)
     check_writable(request.data_dir)
     ring = load_key_ring(settings)
-    with (
-        Trainers(request.data_dir) as trainers,
-        client.launched(request.data_dir, settings.brokers) as starter,
-    ):
+    with Trainers(request.data_dir) as trainers, contextlib.ExitStack() as starting:
+        own = names_own_code(request.task)
+        starter = None if own else starting.enter_context(client.launched(request.data_dir, settings.brokers))
         from esper.cli.history import control_of, new_run_id  # noqa: PLC0415 - beside the start of the processes
         from esper.cli.static import StaticArm  # noqa: PLC0415
         from esper.cli.training import RunCommand  # noqa: PLC0415
@@ -142,6 +192,8 @@ def run_command(request: RunRequest) -> int:
         if control is not None:
             configs[control_of(run_id)] = replace(control, control_of=run_id)
         trainers.start(names, configs, dict.fromkeys(configs, Plan(fresh=True)))
+        if own:
+            _prepare_alone(trainers)
         name = f"esper run {run_id}"
         with client.join(request.data_dir, client=name, brokers=settings.brokers, starter=starter) as lease:
             instructor = Instructor(run_id, ids_of(request.drill), ring)
@@ -150,19 +202,32 @@ def run_command(request: RunRequest) -> int:
             failure = command.train()
             if failure:
                 complain(failure + command.kept)
-                return RUN_FAILED
+                return None
             summary = command.summary(since)  # while the processes end
-    # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
-    summary = replace(summary, cost=command.cost(since))
-    say_json(summary.to_json()) if request.as_json else say(summary.text())
-    return 0
+    return replace(summary, cost=command.cost(since))
+
+
+def _prepare_alone(trainers: Trainers) -> None:
+    """Wait until a person's own task is loaded and tried: no log is started for one that does not fit.
+
+    Raises InvalidInput for that; what its code printed stands above.
+    """
+    try:
+        trainers.wait_prepared(PREPARE_S)
+    except InvalidInput:
+        for trainer in trainers.trainers:
+            for line in trainer.printed():
+                sys.stderr.write(visible(f"{trainer.name:<8} | {line}\n"))
+        raise
 
 
 def check_names(request: RunRequest) -> None:
     """Raise InvalidInput for what can be found wrong without torch and the history: names, missing files."""
     if request.static and request.policy == "none":
         raise InvalidInput("--static trains what grew, and with --policy none nothing grows; leave one of them out")
-    _check_task(request.task)
+    if request.in_process and (request.static or request.drill):
+        raise InvalidInput("--in-process trains one run alone; leave --static and --drill out")
+    check_task(request.task)
     if _DEVICE.fullmatch(request.device) is None:
         raise InvalidInput(f"device {request.device!r} is unknown; choose cpu, cuda or cuda:N")
     grown, _ = request.configs(Dossier())
@@ -170,20 +235,26 @@ def check_names(request: RunRequest) -> None:
         check_pool(request.configs()[0])
 
 
-def _check_task(task: str) -> None:
-    """Find out at once what can be found out without loading the task: a file that is missing."""
+def names_own_code(task: str) -> bool:
+    """Whether a task is a person's own: path/to/file.py:function."""
+    return ".py:" in task and not task.startswith("cifar10:")
+
+
+def check_task(task: str) -> None:
+    """Raise InvalidInput for what is wrong and can be seen without loading a task: a file or function is missing."""
     path, colon, function = task.rpartition(":")
     if task.startswith("cifar10:"):
         return
     if not colon:
         if task.partition("@")[0] not in TASKS:
-            known = ", ".join(TASKS)
-            raise InvalidInput(f"task {task!r} is unknown; choose {known}, cifar10:FOLDER or path/to/file.py:function")
+            known = f"choose {', '.join(TASKS)}, cifar10:FOLDER or path/to/file.py:function"
+            raise InvalidInput(f"task {task!r} is unknown; {meant(task.partition('@')[0], TASKS, known)}")
         return
     if not path.endswith(".py") or not function.isidentifier():
         raise InvalidInput(f"task {task!r} is no path/to/file.py:function; see `esper run --help`")
     if not Path(path).is_file():
         raise InvalidInput(f"task file {path} does not exist")
+    check_function(Path(path), function)
 
 
 POOLS: Final = ("default", "safe")

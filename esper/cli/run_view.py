@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import BY_BODY, RUNS
 from esper.cli.events import headline, stage
 from esper.leyline.envelope import Event, body_name, body_of
+from esper.metric import Figure, figures_of_probe
 from esper.record.accept import Fact, Tally, Verdict
 from esper.tamiyo.reports import report_id
 
@@ -45,6 +47,9 @@ class SeedView:
     stage: str = "DORMANT"
     alpha: float = 0.0
     blueprint_id: str = ""
+    opened_by: str = ""
+    """The seed in whose place the slot opened, once that was part of the host's layers; empty for one of the start."""
+    opened_epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -82,7 +87,8 @@ class RunView:
     probe_loss: float = float("nan")
     probe_stderr: float = float("nan")
     checkpoint: str = ""
-    accuracy: float = float("nan")
+    figures: list[Figure] = field(default_factory=list)
+    """The metrics on the probe set, the main one first."""
     parameters: int = 0
     seeds: dict[str, SeedView] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
@@ -112,6 +118,20 @@ class RunView:
         for event in events:
             view.apply(event)
         return view
+
+    def filled(self, followed: RunView | None) -> tuple[RunView, int]:
+        """This view, of what is archived, and how many of the events that `followed` had from the log it lacks.
+
+        Where it lacks any, it is `followed` that shows how the run is: a fact that is missing ends what counts.
+        """
+        lacks = followed.beyond(self._seen) if followed is not None else 0
+        if followed is None or not lacks:
+            return self, 0
+        return replace(followed, events=self.events + lacks), lacks
+
+    def beyond(self, seen: AbstractSet[bytes]) -> int:
+        """How many events it has that are not among `seen`, ids of events."""
+        return len(self._seen - seen)
 
     @property
     def decisions(self) -> list[tuple[int, str]]:
@@ -153,7 +173,7 @@ class RunView:
         """What the facts after `sequence` showed is shown no more."""
         self._void |= {packet for packet, place in self._packets.items() if place > sequence}
         begun, *later = self._shown
-        self.epoch, self.loss, self.probe_loss, self.accuracy = 0, math.nan, math.nan, math.nan
+        self.epoch, self.loss, self.probe_loss, self.figures = 0, math.nan, math.nan, []
         self._shown, self.lives = [], []
         for event in (begun, *(each for each in later if each.sequence <= sequence)):
             self._show(event)
@@ -176,7 +196,7 @@ class RunView:
         self.loss = body.state.training_loss
         self.probe_loss = body.state.validation_loss
         self.probe_stderr = body.probe_loss_stderr
-        self.accuracy = body.state.validation_accuracy
+        self.figures = figures_of_probe(body)
         self.parameters = body.params or self.parameters
         self._reports_due.update(report_id(window, event.run_id) for window in body.windows if window.closed)
         for seed in body.seeds:
@@ -198,8 +218,8 @@ class RunView:
         current.blueprint_id = body.blueprint_id or current.blueprint_id
         current.parameters = body.parameters or current.parameters
 
-    def _on_seed_absorbed(self, _event: Event, body: Any) -> None:
-        self.seeds[body.opened] = SeedView(body.opened, body.site)
+    def _on_seed_absorbed(self, event: Event, body: Any) -> None:
+        self.seeds[body.opened] = SeedView(body.opened, body.site, opened_by=body.seed_id, opened_epoch=event.epoch)
 
     def _on_kernel_attached(self, _event: Event, body: Any) -> None:
         for life in reversed(self.lives):

@@ -53,6 +53,9 @@ class Screen(Protocol):
     def note(self, text: str) -> None:
         """What goes on beside the runs, such as processes starting."""
 
+    def printed(self, name: str, line: str) -> None:
+        """A person's own code printed a line in the run of this name."""
+
     def refresh(self) -> None:
         """Called ten times a second or so."""
 
@@ -98,6 +101,10 @@ class Lines:
             self._last_note = text
             self._write(text)
 
+    def printed(self, name: str, line: str) -> None:
+        """Print it behind the run's name, as all that happens there."""
+        self._write(f"{name:<8} | {line}")
+
     def refresh(self) -> None:
         """Lines are out as soon as they are known."""
 
@@ -137,6 +144,12 @@ class Panel:
     def note(self, text: str) -> None:
         """Shown in the last line."""
         self._note = text
+
+    def printed(self, name: str, line: str) -> None:
+        """Above the panel, where it stays."""
+        from rich.text import Text  # noqa: PLC0415
+
+        self._live.console.print(Text(visible(f"{name} | {line}")))
 
     def refresh(self) -> None:
         """Redraw, at most eight times a second."""
@@ -179,8 +192,8 @@ class Panel:
             name = name_of(view, number)
             bar = ProgressBar(total=max(view.epochs_total, 1), completed=view.epoch)
             known = not math.isnan(view.loss)
-            right = f"right {view.accuracy:.1%}" + (f" of {view.started.probe_samples}" if view.started else "")
-            figures = (f"loss {view.loss:.3f}", f"probe {view.probe_loss:.3f}", right)
+            of = f" on {view.started.probe_samples}" if view.started else ""
+            figures = (f"loss {view.loss:.3f}", f"probe {view.probe_loss:.3f}", _measured(view) + of)
             size = f"{view.parameters:,} params" if view.parameters else ""
             grid.add_row(
                 name, f"{view.epoch}/{view.epochs_total or '?'}", bar, *(figures if known else ("",) * 3), size
@@ -235,6 +248,11 @@ class Panel:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._live.__exit__(kind, error, traceback)
+
+
+def _measured(view: RunView) -> str:
+    """The main metric on the probe set."""
+    return one_line(view.figures[0].phrase) if view.figures else ""
 
 
 def _longest_word(texts: Iterable[str]) -> int:

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -27,6 +28,7 @@ LOG_NAME: Final = "trainers.log"
 LIBRARIES: Final = (
     "torch",
     "torch._dynamo",  # torch imports it anyway, at the first step of any optimiser
+    "esper.tolaria.dry_run",
     "esper.tolaria.session",
     "esper.tolaria.resume",
     "esper.tolaria.tasks",
@@ -34,6 +36,10 @@ LIBRARIES: Final = (
     "esper.weatherlight.trainer",
 )
 """What the trainers of a command share: their fork server imports it."""
+PREPARE_S: Final = 120.0
+"""Loading a person's own data may take a while; the default task is prepared in three seconds."""
+PRINTED_KEPT: Final = 1_000
+"""Lines that a person's code prints and that wait to be shown."""
 STOP_S: Final = 1.5
 """From SIGTERM, on which a trainer records that it was interrupted, to SIGKILL."""
 
@@ -63,6 +69,7 @@ class Trainer:
         self.prepared = threading.Event()
         """Set once it is ready to begin, and also when it ended before that."""
         self._log = log
+        self._printed: deque[str] = deque(maxlen=PRINTED_KEPT)
         self._control = -1
         self._messages = -1
         self._reading = threading.Thread(target=self._read, name=f"{name}-messages", daemon=True)
@@ -99,32 +106,44 @@ class Trainer:
         if not _has_text(self._log):
             self._log.unlink(missing_ok=True)
 
+    def printed(self) -> Iterator[str]:
+        """The lines that its code has printed since the last call; of very many the last ones."""
+        while self._printed:
+            yield self._printed.popleft()
+
     def _read(self) -> None:
         """Take in its messages until it has ended; what it came to it says before. Runs on a thread of its own."""
         said: dict[str, Any] = {}
         with os.fdopen(self._messages) as messages:
             for line in messages:
-                said.update(json.loads(line))
+                message = json.loads(line)
+                if "printed" in message:
+                    self._printed.append(message["printed"])
+                    continue
+                said.update(message)
                 if "result" in said or "error" in said:
-                    self.outcome = self._outcome(said)
+                    self.outcome = outcome_of(self.name, said, self._log)
                 if "prepared" in said:
                     self.prepared.set()
         if self.outcome is None:
-            self.outcome = self._outcome(said)
+            self.outcome = outcome_of(self.name, said, self._log)
         self.prepared.set()
 
-    def _outcome(self, said: Mapping[str, Any]) -> Outcome:
-        if "result" in said:
-            result = said["result"]
-            failed = result["status"] == "failed"
-            error = f"the {self.name} run failed: {result['reason']}" if failed else ""
-            return Outcome(result, error, steps=said["steps"], torch_import_s=said["torch_import_s"])
-        if "error" in said:
-            return Outcome(None, said["error"], bool(said["wrong_input"]))
-        code = said.get("exit", -signal.SIGKILL)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        see = f"; see {self._log}" if _has_text(self._log) else ""
-        return Outcome(None, f"the trainer of the {self.name} run {how}{see}")
+
+def outcome_of(name: str, said: Mapping[str, Any], log: Path | None = None) -> Outcome:
+    """How a run called `name` ended, by all that its trainer said; `log` is where that wrote a traceback."""
+    has_log = log is not None and _has_text(log)
+    if "result" in said:
+        result = said["result"]
+        failed = result["status"] == "failed"
+        error = f"the {name} run failed: {result['reason']}" if failed else ""
+        return Outcome(result, error, steps=said["steps"], torch_import_s=said["torch_import_s"])
+    if "error" in said:
+        see = f"; the traceback is in {log}" if said.get("traceback") and has_log else ""
+        return Outcome(None, said["error"] + see, bool(said["wrong_input"]))
+    code = said.get("exit", -signal.SIGKILL)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return Outcome(None, f"the trainer of the {name} run {how}" + (f"; see {log}" if has_log else ""))
 
 
 class Trainers:

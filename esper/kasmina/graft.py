@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,20 @@ from esper.kasmina.sites import drawing_from
 from esper.kasmina.telemetry import Outbox
 from esper.kasmina.width import Weights, Widening
 
+_Result = TypeVar("_Result")
+
 
 @dataclass(slots=True)
 class Pass:
     """What the host's forward is being run for; the hooks read it.
 
     `learner`: the seed whose side pass this is. `trial`: a seed that is mixed in at its target alpha to be measured.
-    `without`: a seed that is left out. `traceless`: seeds that are mixed in leave no trace in themselves either.
+    `without`: seeds that are left out. `traceless`: seeds that are mixed in leave no trace in themselves either.
     """
 
     learner: Slot | None = None
     trial: Slot | None = None
-    without: Slot | None = None
+    without: tuple[Slot, ...] = ()
     traceless: bool = False
 
 
@@ -87,8 +89,9 @@ class Grafts:
     @property
     def measured(self) -> str:
         """The pass that is on: one without a seed, with one tried, or nothing for the network as it stands."""
-        named = {"without": self._pass.without, "trial": self._pass.trial}
-        return " ".join(f"{name} {slot.seed_id}" for name, slot in named.items() if slot is not None)
+        trial = () if self._pass.trial is None else (self._pass.trial,)
+        named = {"without": self._pass.without, "trial": trial}
+        return " ".join(f"{name} {slot.seed_id}" for name, slots in named.items() for slot in slots)
 
     @contextmanager
     def passing(self, slot: Slot | None = None, **what: Any) -> Iterator[None]:
@@ -110,7 +113,7 @@ class Grafts:
 
     def _forward(self, slot: Slot, site: nn.Module, h: Tensor) -> Tensor | None:
         """The mixed activation, or None where the host's passes through unchanged."""
-        if self._pass.without is slot:
+        if self._left_out(slot):
             return None
         seed = slot.occupant()
         learning = self._pass.learner is slot
@@ -132,6 +135,9 @@ class Grafts:
         except BlendUnavailable as error:
             self._failed(slot, seed, "seed_blend_error", error)
             return None
+
+    def _left_out(self, slot: Slot) -> bool:
+        return bool(self._pass.without) and any(each is slot for each in self._pass.without)
 
     def _mix(self, slot: Slot, seed: Seed, seed_input: Tensor, h: Tensor, s: Tensor) -> Tensor:
         kind = slot.description.shape_kind
@@ -164,7 +170,7 @@ class Grafts:
 
     def _weights(self, slot: Slot) -> Weights | None:
         """The tensors of a width seed for the pass that runs now; None where the pass is without it."""
-        if self._pass.without is slot:
+        if self._left_out(slot):
             return None
         tried = self._pass.learner is slot or self._pass.trial is slot
         alpha = self.settings.side_pass_alpha if tried else slot.alpha
@@ -229,6 +235,24 @@ def borrowed(module: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
     tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
     return tensors
+
+
+class _Holder(nn.Module):
+    """A module whose forward calls a function that runs the host: what `functional_call` can lend tensors to."""
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__()
+        self.host = host
+
+    def forward(self, function: Callable[[], _Result]) -> _Result:
+        return function()
+
+
+def on_borrowed(host: nn.Module, function: Callable[[], _Result]) -> _Result:
+    """What `function` gives, which runs the host by whatever name it has it, while the host's tensors are borrowed."""
+    lent = {f"host.{name}": tensor for name, tensor in borrowed(host).items()}
+    found: _Result = functional_call(_Holder(host), lent, (function,))
+    return found
 
 
 def _output_ratio(seed: Seed, h: Tensor, s: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """`Kasmina`, the one class that the trainer calls: seeds that grow at the sites of a host.
 
     kasmina = Kasmina(host, describe_sites(...), SeedSettings(), build, steps_per_epoch=16, seed=1, monotonic=clock)
-    each step:   kasmina.side_pass(inputs, targets, loss_fn)   gradients of the one seed in TRAINING whose turn it is
-                 loss_fn(host(inputs), targets).backward()
+    each step:   closure = lambda: loss_fn(host(inputs), targets)
+                 kasmina.side_pass(closure)           gradients of the one seed in TRAINING whose turn it is
+                 closure().backward()
                  kasmina.after_backward()
                  optimizer.step()
                  facts = kasmina.advance_step()
@@ -17,6 +18,7 @@ hook at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -40,7 +42,7 @@ from esper.kasmina.grown import build_in
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.kernels import SWAPPABLE, Compiled, Kernels, NoKernels, back_to_eager, swap
 from esper.kasmina.moves import Build, Moves
-from esper.kasmina.passes import LossFunction, Probing, SidePassResult, gather_evidence, run_side_pass
+from esper.kasmina.passes import Closure, Probing, SidePassResult, gather_evidence, run_side_pass
 from esper.kasmina.progress import Progress
 from esper.kasmina.seed import STATE_VERSION, KasminaState, Seed, Slot, dump_slot, load_slot
 from esper.kasmina.settings import SeedSettings
@@ -201,11 +203,11 @@ class Kasmina:
 
     # ------------------------------------------------------------------------------------------------ while training
 
-    def side_pass(self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction) -> SidePassResult | None:
+    def side_pass(self, closure: Closure) -> SidePassResult | None:
         """Set `.grad` of the one seed in TRAINING whose turn it is, and touch nothing else; None where no seed trains.
 
-        `inputs` and `targets` are the batch of this step, `loss_fn(outputs, targets)` its mean loss. The gradients of
-        the other seeds in TRAINING become None, so that an optimiser leaves them alone until their turn.
+        `closure` runs the host on the batch of this step and gives its mean loss. The gradients of the other seeds in
+        TRAINING become None, so that an optimiser leaves them alone until their turn.
         """
         training = [slot for slot in self._slots.values() if slot.stage == lifecycle.TRAINING]
         if not training or self.settings.training_rule != "side_pass":
@@ -215,7 +217,7 @@ class Kasmina:
         for other in training:
             for parameter in other.occupant().module.parameters():
                 parameter.grad = None
-        return run_side_pass(slot, self._grafts, (inputs, targets), loss_fn)
+        return run_side_pass(slot, self._grafts, closure)
 
     def after_backward(self) -> None:
         """Note the gradient norms of the seeds that learnt from the host's backward pass; call before clipping."""
@@ -276,17 +278,17 @@ class Kasmina:
         }
         return {name: seed for name, seed in found.items() if seed and seed.compiled is None and not seed.trouble}
 
-    def swap(self, seed_id: str, kernel: Compiled | None, inputs: Tensor) -> list[Message]:
+    def swap(self, seed_id: str, kernel: Compiled | None, forward: Callable[[], object]) -> list[Message]:
         """Let the compiled form of a seed serve from the next step on, compared with the eager one on a real batch.
 
-        No fact says that nothing has changed: where the forms do not agree, or where a seed that was restored has its
-        compiled form again. None for a `kernel` that cannot be had any more.
+        `forward` runs the host on that batch. No fact says that nothing has changed: where the forms do not agree, or
+        where a seed that was restored has its compiled form again. None for a `kernel` that cannot be had any more.
         """
         slot = self._slots[seed_id]
         restored = slot.occupant().compiled_ref
         if kernel is None:
             return [back_to_eager(slot)] if restored else []
-        fact = swap(slot, self._grafts, kernel, inputs)
+        fact = swap(slot, self._grafts, kernel, forward)
         unchanged = fact is not None and restored == fact.artifact_ref and fact.to_form == "compiled"
         return [] if fact is None or unchanged else [fact]
 
@@ -307,10 +309,10 @@ class Kasmina:
             for slot in self._slots.values()
         ]
 
-    def evidence(
-        self, inputs: Tensor, targets: Tensor, loss_fn: LossFunction, *, candidates: bool = False
-    ) -> list[SiteEvidence]:
+    def evidence(self, closure: Closure, *, candidates: bool = False) -> list[SiteEvidence]:
         """What one probe batch says about each site, in site order; leaves no trace.
+
+        `closure` runs the host on that batch and gives its mean loss.
 
         With `candidates` also what a fresh seed would learn first behind each site that is free. Places whose seed was
         absorbed are left out: the slot that opened there stands for them.
@@ -318,7 +320,7 @@ class Kasmina:
         slots = [slot for slot in self._slots.values() if not slot.absorbed]
         sites = [slot.description for slot in slots]
         free = [slot.seed_id for slot in slots if candidates and self._is_free(slot)]
-        return gather_evidence(sites, self._grafts, (inputs, targets), loss_fn, free=free) if sites else []
+        return gather_evidence(sites, self._grafts, closure, free=free) if sites else []
 
     def _is_free(self, slot: Slot) -> bool:
         return slot.stage == lifecycle.DORMANT and not self._structure.obstacle(slot, self.settings)
@@ -330,6 +332,18 @@ class Kasmina:
     def modules(self) -> dict[str, nn.Module]:
         """The attached modules, by seed id."""
         return {slot.seed_id: slot.seed.module for slot in self._slots.values() if slot.seed is not None}
+
+    def unproven(self) -> list[str]:
+        """The ids of the seeds that are mixed in and have not proven themselves."""
+        return [slot.seed_id for slot in self._unproven()]
+
+    def without_unproven(self) -> AbstractContextManager[None]:
+        """Within, the host's passes leave those seeds out."""
+        return self._grafts.passing(without=self._unproven())
+
+    def _unproven(self) -> tuple[Slot, ...]:
+        unproven = lifecycle.MIXED - {lifecycle.FOSSILIZED}
+        return tuple(slot for slot in self._slots.values() if slot.stage in unproven and slot.seed is not None)
 
     def summary(self) -> dict[str, int]:
         """How many lives were germinated, fossilized and culled."""

@@ -12,20 +12,19 @@ measured or evaluated runs the module.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from contracts.leyline.v1.event_pb2 import KernelSwapped, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_WARNING
 from esper.errors import EsperError
 from esper.kasmina import lifecycle
-from esper.kasmina.graft import Grafts, borrowed
+from esper.kasmina.graft import Grafts, on_borrowed
 from esper.kasmina.seed import Form, Slot
 from esper.kasmina.sites import Stream, device_of, drawing_from, evaluating
 
@@ -111,15 +110,15 @@ class FormsDisagree(EsperError):
     """The two forms do not compute the same."""
 
 
-def swap(slot: Slot, grafts: Grafts, kernel: Compiled, inputs: Tensor) -> KernelSwapped | None:
+def swap(slot: Slot, grafts: Grafts, kernel: Compiled, forward: Callable[[], object]) -> KernelSwapped | None:
     """Let the compiled form serve from the next step on; None, with the reason told, where it cannot.
 
-    `inputs` is a real batch of the host.
+    `forward` runs the host on a real batch.
     """
     seed = slot.occupant()
     before = seed.form
     try:
-        h = activation(slot, grafts, inputs)
+        h = activation(slot, grafts, forward)
         with torch.random.fork_rng(devices=[]), _briefly_training(seed.module):
             form = kernel.form_of(seed.module, h)
             size = largest_difference(seed.module, form, h)
@@ -141,8 +140,8 @@ def back_to_eager(slot: Slot) -> KernelSwapped:
     return fact
 
 
-def activation(slot: Slot, grafts: Grafts, inputs: Tensor) -> Tensor:
-    """What the host gives at the slot's site for a batch, without a trace: (B, ...), a leaf that takes a gradient."""
+def activation(slot: Slot, grafts: Grafts, forward: Callable[[], object]) -> Tensor:
+    """What the host gives at the slot's site in `forward`, without a trace: (B, ...), a leaf that takes a gradient."""
     found: list[Tensor] = []
     site = grafts.host.get_submodule(slot.description.site)
     handle = site.register_forward_hook(lambda _site, _inputs, h: found.append(h.detach().clone()), prepend=True)
@@ -153,7 +152,7 @@ def activation(slot: Slot, grafts: Grafts, inputs: Tensor) -> Tensor:
             drawing_from(Stream(0, device_of(grafts.host))),
             torch.no_grad(),
         ):
-            functional_call(grafts.host, borrowed(grafts.host), (inputs,))
+            on_borrowed(grafts.host, forward)
     finally:
         handle.remove()
     return found[0].requires_grad_()

@@ -18,18 +18,17 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from contracts.leyline.v1.event_pb2 import SiteDescription, SiteEvidence
 from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_WARNING
 from esper.kasmina.candidates import own_channels, residual_descent, wider, wider_descent
 from esper.kasmina.gates import Loss
-from esper.kasmina.graft import Grafts, borrowed
+from esper.kasmina.graft import Grafts, on_borrowed
 from esper.kasmina.seed import Slot
 from esper.kasmina.sites import Stream, channel_axis, device_of, drawing_from, evaluating
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""Mean loss of a batch from (outputs, targets); a tensor without axes."""
+Closure = Callable[[], Tensor]
+"""Runs the host on a batch and gives its mean loss, a tensor without axes; called again, it does the same again."""
 DEAD_VARIANCE: Final = 1e-8
 """A channel whose activation varies less over the probe batch counts as dead."""
 
@@ -44,23 +43,16 @@ class SidePassResult:
     learnt: bool
 
 
-def run_side_pass(
-    slot: Slot,
-    grafts: Grafts,
-    batch: tuple[Tensor, Tensor],
-    loss_fn: LossFunction,
-) -> SidePassResult:
-    """Set `.grad` of the parameters of the slot's seed, which is in TRAINING, from one pass over `batch`.
+def run_side_pass(slot: Slot, grafts: Grafts, closure: Closure) -> SidePassResult:
+    """Set `.grad` of the parameters of the slot's seed, which is in TRAINING, from one pass over a batch.
 
     The seed's own buffers and stream move on; nothing else does. A pass that fails leaves its gradients None.
     """
-    host = grafts.host
     seed = slot.occupant()
     parameters = [parameter for parameter in seed.module.parameters() if parameter.requires_grad]
     failures = seed.forward_errors + slot.violations
-    inputs, targets = batch
     with drawing_from(seed.stream), grafts.passing(slot, learner=slot), torch.enable_grad():
-        loss = loss_fn(functional_call(host, borrowed(host), (inputs.detach(),)), targets)
+        loss = on_borrowed(grafts.host, closure)
     seed.side_loss = float(loss.detach())
     for parameter in parameters:
         parameter.grad = None
@@ -84,17 +76,15 @@ def run_side_pass(
 def gather_evidence(
     sites: Sequence[SiteDescription],
     grafts: Grafts,
-    batch: tuple[Tensor, Tensor],
-    loss_fn: LossFunction,
+    closure: Closure,
     *,
     free: Collection[str] = (),
 ) -> list[SiteEvidence]:
-    """The evidence of every site, in the order of `sites`; live seeds count as part of the host.
+    """The evidence of every site, in the order of `sites`, on the batch of `closure`; live seeds are part of the host.
 
     A candidate is tried at the sites of the seed ids in `free`: theirs have a `candidate_descent`.
     """
     host = grafts.host
-    inputs, targets = batch
     activations: dict[str, Tensor] = {}
     tried = [site for site in sites if site.seed_id in free and site.HasField("width")]
     widened = {seed_id for site in tried for seed_id in (site.seed_id, *site.width.between)}
@@ -116,7 +106,7 @@ def gather_evidence(
         stack.enter_context(drawing_from(Stream(0, device_of(host))))
         outgoing = stack.enter_context(wider(host, tried))
         stack.enter_context(torch.enable_grad())
-        loss = loss_fn(functional_call(host, borrowed(host), (inputs.detach(),)), targets)
+        loss = on_borrowed(host, closure)
         found = [activations[site.seed_id] for site in sites]
         gradients = torch.autograd.grad(loss, [*found, *outgoing.values()], allow_unused=True)
     of_candidates = dict(zip(outgoing, gradients[len(found) :], strict=True))
@@ -138,6 +128,8 @@ def _evidence(site: SiteDescription, activation: Tensor, gradient: Tensor) -> Si
     samples = activation.shape[0]
     of_samples = gradient.flatten(1).double() * samples  # the gradient of each sample's own loss
     channels_NC = activation.movedim(channel_axis(site.shape_kind), -1).flatten(0, -2).double()  # noqa: N806 - axes
+    if site.width.sections > 1:  # of attention the values: its heads hand on nothing else
+        channels_NC = channels_NC.chunk(site.width.sections, dim=1)[-1]  # noqa: N806 - axes
     return SiteEvidence(
         seed_id=site.seed_id,
         gradient_norm=float(torch.linalg.vector_norm(of_samples, dim=1).mean()),
@@ -183,7 +175,7 @@ class Probing:
 
     def without(self, slot: Slot) -> Loss:
         """With the slot's seed at alpha 0."""
-        with self._grafts.passing(without=slot):
+        with self._grafts.passing(without=(slot,)):
             return self._probe()
 
     def trial(self, slot: Slot) -> Loss:

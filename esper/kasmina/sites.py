@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import torch
@@ -20,7 +21,8 @@ from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX, BlendMode
 from esper.errors import InvalidInput
 from esper.kasmina.settings import Axis
-from esper.kasmina.width_places import Prober
+from esper.kasmina.width_places import TRIED_ON, Prober
+from esper.leyline.names import meant
 
 ShapeKind = Literal["vector", "image", "token"]
 
@@ -42,17 +44,22 @@ class Site:
 
     With a `consumer` it is a place where the host itself can become wider: the submodule is a linear layer or
     convolution, the consumer the one that takes its units in (`esper.kasmina.width_places`).
+
+    With a `head_size` besides it is attention that can have more heads of so many features: the producer is one linear
+    layer whose rows are all queries, then all keys, then all values, head by head; the consumer is the output
+    projection; and the module that runs both must take the number of heads from what the producer gives.
     """
 
     module: str
     shape_kind: ShapeKind
     blend_mode: BlendMode = BLEND_MODE_CONVEX
     consumer: str = ""
+    head_size: int = 0
 
     @property
     def axis(self) -> Axis:
         """Along which axis the host grows here."""
-        return "width" if self.consumer else "depth"
+        return "depth" if not self.consumer else "heads" if self.head_size else "width"
 
 
 def channel_axis(shape_kind: str) -> int:
@@ -80,28 +87,29 @@ def evaluating(host: nn.Module) -> Iterator[None]:
 
 
 def find_module(host: nn.Module, name: str) -> nn.Module:
-    """The host's submodule called `name`; raises InvalidInput that lists those which exist."""
+    """The host's submodule called `name`; raises InvalidInput with those which come near, or exist."""
     modules: dict[str, nn.Module] = dict(host.named_modules())
     if name not in modules:
         known = [other for other in modules if other]
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         listed = ", ".join(known[:20]) or "no submodules"
-        raise InvalidInput(f"there is no site {name!r} in {type(host).__name__}; it has {listed}{more}")
+        hint = meant(name, known, f"it has {listed}{more}", most=3)
+        raise InvalidInput(f"there is no site {name!r} in {type(host).__name__}; {hint}")
     return modules[name]
 
 
 def describe_sites(
     host: nn.Module,
     sites: Sequence[Site],
-    sample_inputs: Tensor,
+    sample: Tensor | Callable[[], object],
     options: Callable[[SiteDescription], list[BlueprintOption]],
 ) -> list[SiteDescription]:
     """What each site is, with seed ids s1, s2, …; `options` says what could grow there.
 
-    In the order given, those with a consumer after all others. Runs the host once on `sample_inputs`, and a few times
-    more for each place that can become wider. Raises InvalidInput for a site that does not exist, is named twice, does
-    not run exactly once per forward pass, or does not give one tensor of the shape kind that it claims, and for a place
-    that cannot become wider, with what stands in the way.
+    In the order given, those with a consumer after all others. Runs the host once on `sample`, a batch of its inputs or
+    a function that runs it on one, and a few times more for each place that can become wider. Raises InvalidInput for a
+    site that does not exist, is named twice, does not run exactly once per forward pass, or does not give one tensor of
+    the shape kind that it claims, and for a place that cannot become wider, with what stands in the way.
     """
     modules = [site for site in sites if not site.consumer]
     wide = [site for site in sites if site.consumer]
@@ -109,16 +117,21 @@ def describe_sites(
         for name in group:
             if group.count(name) > 1:
                 raise InvalidInput(f"site {name!r} is named {group.count(name)} times; name each site once")
-    descriptions = _describe_modules(host, modules, sample_inputs)
-    descriptions += _describe_wide(host, wide, sample_inputs, descriptions)
+    descriptions = _describe_modules(host, modules, runner(host, sample))
+    descriptions += _describe_wide(host, wide, runner(host, sample, most=TRIED_ON), descriptions)
     for description in descriptions:
         description.options.extend(options(description))
     return descriptions
 
 
-def _describe_modules(host: nn.Module, sites: Sequence[Site], sample_inputs: Tensor) -> list[SiteDescription]:
+def runner(host: nn.Module, sample: Tensor | Callable[[], object], most: int | None = None) -> Callable[[], object]:
+    """A function that runs the host on the sample, of a batch on `most` of its first samples."""
+    return partial(host, sample[:most]) if isinstance(sample, Tensor) else sample
+
+
+def _describe_modules(host: nn.Module, sites: Sequence[Site], forward: Callable[[], object]) -> list[SiteDescription]:
     names = [site.module for site in sites]
-    outputs = _record(host, names, sample_inputs)
+    outputs = _record(host, names, forward)
     order = [name for name, _ in outputs]
     found = dict(outputs)
     descriptions = []
@@ -141,14 +154,14 @@ def _describe_modules(host: nn.Module, sites: Sequence[Site], sample_inputs: Ten
 
 
 def _describe_wide(
-    host: nn.Module, sites: Sequence[Site], sample_inputs: Tensor, others: Sequence[SiteDescription]
+    host: nn.Module, sites: Sequence[Site], forward: Callable[[], object], others: Sequence[SiteDescription]
 ) -> list[SiteDescription]:
     if not sites:
         return []
-    prober = Prober(host, sample_inputs, lambda: without_a_trace(host), {each.site: each.seed_id for each in others})
+    prober = Prober(host, forward, lambda: without_a_trace(host), {each.site: each.seed_id for each in others})
     descriptions = []
     for number, site in enumerate(sites, start=len(others) + 1):
-        kind, shape, place = prober.describe(site.module, site.consumer)
+        kind, shape, place = prober.describe(site.module, site.consumer, site.head_size)
         if kind != site.shape_kind:
             raise InvalidInput(f"width site {site.module!r} gives a {kind} activation, and is named {site.shape_kind}")
         descriptions.append(
@@ -172,7 +185,7 @@ def without_a_trace(host: nn.Module) -> Iterator[None]:
         yield
 
 
-def _record(host: nn.Module, names: Sequence[str], sample_inputs: Tensor) -> list[tuple[str, Any]]:
+def _record(host: nn.Module, names: Sequence[str], forward: Callable[[], object]) -> list[tuple[str, Any]]:
     """Every run of a named submodule in one forward pass, in order, with its output."""
     seen: list[tuple[str, Any]] = []
 
@@ -184,7 +197,7 @@ def _record(host: nn.Module, names: Sequence[str], sample_inputs: Tensor) -> lis
             handle = find_module(host, name).register_forward_hook(recorder(name))
             stack.callback(handle.remove)
         stack.enter_context(without_a_trace(host))
-        host(sample_inputs)
+        forward()
     return seen
 
 

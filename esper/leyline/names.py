@@ -9,6 +9,8 @@ which follows no links.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
 from esper.errors import InvalidInput
@@ -52,3 +54,9 @@ def shown(value: object) -> str:
     """A string from outside as an error shows it: quoted, without control characters, and not longer than a line."""
     text = ascii(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
+
+
+def meant(word: str, known: Iterable[str], otherwise: str, *, most: int = 1) -> str:
+    """What to say of a word that nothing is called by: "did you mean …?" with what comes near, or else `otherwise`."""
+    near = get_close_matches(word, list(known), n=most)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

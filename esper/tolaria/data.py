@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from esper.errors import InvalidInput
+from esper.tolaria.own_code import caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class Samples:
     targets: Tensor
 
     def __post_init__(self) -> None:
+        for name, value in (("inputs", self.inputs), ("targets", self.targets)):
+            if not isinstance(value, Tensor):
+                raise InvalidInput(_no_tensor(name, value))
         if len(self.inputs) != len(self.targets) or not len(self.inputs):
             raise InvalidInput(
                 f"{len(self.inputs)} inputs and {len(self.targets)} targets are no set of samples; "
@@ -42,6 +46,15 @@ class Samples:
     def take(self, indices: Tensor) -> Samples:
         """The samples at `indices`, in their order."""
         return Samples(self.inputs[indices], self.targets[indices])
+
+
+def _no_tensor(name: str, value: Any) -> str:
+    """What to say of samples that are no tensor, with the line of a person's own that gave them."""
+    at = f"{place.argument(name)}: " if (place := caller()) is not None else ""
+    dtype = getattr(value, "dtype", None)
+    kind = f"{type(value).__module__}.{type(value).__name__}" + (f" of {dtype}" if dtype is not None else "")
+    cast = ".float()" if str(dtype).startswith("float") else ".long()" if str(dtype).startswith(("int", "uint")) else ""
+    return f"{at}{name} is a {kind} and must be a tensor; give torch.as_tensor({name}){cast}"
 
 
 def split(samples: Samples, sizes: tuple[int, ...], seed: int) -> list[Samples]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -20,7 +21,10 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
         "config_json",
         "machine",
     ),
-    "run_finished": ("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),
+    "run_finished": (
+        *("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),
+        *("unproven", "test_accuracy_without", "test_loss_without", "metrics_without"),  # older ends do not say them
+    ),
     "epoch_completed": (
         *("evidence", "duration_s", "hook_ms_before", "flops", "flops_training", "flops_measuring"),
         *("lifecycle", "rate_policy", "decay_from_epoch"),  # of the configuration, and older packets do not say them
@@ -37,6 +41,9 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Fields that another machine or moment makes different, by the fact's body: not compared. A digest's root is compared
 before this, where the tensors are at hand."""
+
+_MEASURED_BY: Final = frozenset({"run_started", "epoch_completed", "run_finished"})
+"""Facts that say a run's metrics."""
 
 _OF_PACKET: Final = ("packet_id", "timestamp_ns", "hardware_context", "training_metrics")
 
@@ -108,6 +115,8 @@ def tampered(event: Event, fact: Event) -> str:
         if getattr(event, name) != getattr(fact, name):
             return f"{body_name(fact)} has {name} {getattr(fact, name)} on record and {getattr(event, name)} now"
     ours, recorded = (essence(each) for each in (event, fact))
+    if body_name(fact) in _MEASURED_BY and not recorded.metrics:
+        _as_without_metrics(ours, recorded)
     if ours.SerializeToString(deterministic=True) == recorded.SerializeToString(deterministic=True):
         return ""
     fields = [
@@ -116,6 +125,18 @@ def tampered(event: Event, fact: Event) -> str:
         if str(getattr(ours, field.name)) != str(getattr(recorded, field.name))
     ]
     return f"{body_name(fact)} has another {', '.join(fields)} than on record"
+
+
+def _as_without_metrics(ours: Any, recorded: Any) -> None:
+    """Leave out what an older record does not say: metrics, and that accuracy is unknown where there are no classes."""
+    ours.ClearField("metrics")
+    fields = ours.DESCRIPTOR.fields_by_name
+    pairs = [(ours, recorded, "test_accuracy")] if "test_accuracy" in fields else []
+    pairs += [(ours.state, recorded.state, "validation_accuracy")] if "state" in fields else []
+    for body, other, name in pairs:
+        if math.isnan(getattr(body, name)):
+            body.ClearField(name)
+            other.ClearField(name)
 
 
 def essence(event: Event) -> Any:
@@ -133,6 +154,7 @@ def essence(event: Event) -> Any:
     if name == "run_finished" and body.status != "completed":  # what ended by an error was not tested
         body.ClearField("test_accuracy")
         body.ClearField("test_loss")
+        body.ClearField("metrics")
     return body
 
 

@@ -9,7 +9,13 @@ from typing import Final
 
 import torch
 
-from contracts.leyline.v1.event_pb2 import DecisionTimedOut, EpochCompleted, SeedObservation, SiteEvidence, StepSampled
+from contracts.leyline.v1.event_pb2 import (
+    DecisionTimedOut,
+    EpochCompleted,
+    SeedObservation,
+    SiteEvidence,
+    StepSampled,
+)
 from contracts.leyline.v1.leyline_pb2 import (
     SEED_LIFECYCLE_STAGE_DORMANT,
     TELEMETRY_LEVEL_INFO,
@@ -29,8 +35,8 @@ from esper.tolaria.measuring import tries_candidates
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run, capture, publish_digest
-from esper.tolaria.session import begin_fork
-from esper.tolaria.tasks.task import Evaluation, evaluate
+from esper.tolaria.session import begin_fork, told
+from esper.tolaria.tasks.task import Evaluation
 
 LOSS_HISTORY: Final = 64
 _GIB: Final = 1024**3
@@ -67,8 +73,8 @@ def _probe_and_gates(run: Run, *, last: bool) -> Evaluation:
     seen: list[Evaluation] = []
 
     def probe() -> Loss:
-        with run.flops.counted("probe", f"probe {run.kasmina.measured}", len(run.probe)):
-            seen.append(evaluate(run.host, run.task, run.probe))
+        with run.flops.counted("probe", f"probe {run.kasmina.measured}", run.work.probe_samples):
+            seen.append(run.work.probe(run.host))
         return seen[-1].loss
 
     take_effect(run, run.kasmina.end_epoch(probe, last=last))
@@ -84,11 +90,9 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
     """Evidence on every site from one probe batch; none for the policy that decides nothing."""
     if run.config.policy == "none":
         return []
-    count = run.evidence_samples
-    chosen = run.task.probe.take(torch.randperm(len(run.task.probe), generator=run.random.probe)[:count])
-    with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", count):
-        candidates = tries_candidates(run.config)
-        return run.kasmina.evidence(chosen.inputs, chosen.targets, run.task.loss, candidates=candidates)
+    closure = run.work.evidence(run.host)
+    with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", run.work.evidence_samples):
+        return run.kasmina.evidence(closure, candidates=tries_candidates(run.config))
 
 
 def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:
@@ -190,7 +194,7 @@ def epoch_packet(
         training_loss=trained.loss,
         source_subsystem="tolaria",
         training_run_id=recorder.run_id,
-        experiment_name=run.task.name,
+        experiment_name=run.work.name,
     )
     return EpochCompleted(
         state=state,
@@ -221,6 +225,7 @@ def epoch_packet(
         ),
         flops_training=run.flops.spent["training"],
         flops_measuring=run.flops.measuring,
+        metrics=told(evaluation.figures),
     )
 
 

@@ -7,7 +7,7 @@ clipped alone, so that nothing about it can change what the host learns (ruling 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,10 @@ from contracts.leyline.v1.leyline_pb2 import (
     SeedLifecycleStage,
 )
 from esper.errors import ContractViolation
+from esper.kasmina.passes import Closure
+
+Part = tuple[float, Closure]
+"""A microbatch: its share of the batch's samples, and the closure that gives its mean loss."""
 
 Gradients = list[Tensor | None]
 """One gradient per parameter, None where the loss does not reach it."""
@@ -66,34 +70,32 @@ def stage_weight(stage: SeedLifecycleStage, progress: float) -> float:
 
 
 def backward(
-    forward: Callable[[Tensor, Tensor], Tensor],
-    inputs: Tensor,
-    targets: Tensor,
+    closure: Closure,
+    parts: Sequence[Part],
     parameters: Sequence[nn.Parameter],
     *,
-    microbatches: int,
     pcgrad: bool,
     generator: torch.Generator,
 ) -> tuple[Tensor, int]:
     """Set `.grad` of the parameters to the gradient of the mean loss; returns that loss (scalar) and the conflicts.
 
-    `forward` gives the mean loss of a batch. With several microbatches their gradients are averaged, or combined by
-    `combine_pcgrad`; an uneven last microbatch counts by its size.
+    `closure` gives the mean loss of the batch. With `parts`, its microbatches, their gradients are averaged by their
+    shares instead, or combined by `combine_pcgrad`.
     """
-    if microbatches == 1:
-        loss = forward(inputs, targets)
+    if not parts:
+        loss = closure()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), 0
-    total = torch.zeros((), device=inputs.device)
+    total: Tensor | float = 0.0
     sources: list[Gradients] = []
-    for part_inputs, part_targets in zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True):
-        share = len(part_inputs) / len(inputs)
-        loss = share * forward(part_inputs, part_targets)
+    for share, of_part in parts:
+        loss = share * of_part()
         total = total + loss.detach()
         sources.append(list(torch.autograd.grad(loss, parameters, allow_unused=True)))
     combined, conflicts = combine_pcgrad(sources, generator) if pcgrad else (combine_sum(sources), 0)
     for parameter, gradient in zip(parameters, combined, strict=True):
         parameter.grad = gradient
+    assert isinstance(total, Tensor)
     return total, conflicts
 
 

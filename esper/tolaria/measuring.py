@@ -84,7 +84,7 @@ def costs_of(host: nn.Module, kasmina: Kasmina, task: Task, *, candidates: bool)
     with Counter() as forward:
         evaluate(host, task, few)
     with Counter() as evidence:
-        kasmina.evidence(few.inputs, few.targets, task.loss, candidates=candidates)
+        kasmina.evidence(lambda: task.loss(host(few.inputs), few.targets), candidates=candidates)
     return Costs(training, forward.get_total_flops() / _COST_SAMPLES, evidence.get_total_flops() / _COST_SAMPLES)
 
 

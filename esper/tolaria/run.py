@@ -22,7 +22,7 @@ from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import RandomStreams, Samples
+from esper.tolaria.data import RandomStreams
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
@@ -35,6 +35,7 @@ from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCach
 from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
+from esper.tolaria.work import TaskWork, Work
 from esper.tolaria.world import Recorder, World
 
 _PROGRESS: Final = "progress"
@@ -53,7 +54,7 @@ class Run:
     """The parts of a run. A rollback restores what `capture` and `with_progress` name, and nothing else."""
 
     config: RunConfig
-    task: Task
+    work: Work
     world: World
     outside: Outside
     clock: Clock
@@ -78,9 +79,6 @@ class Run:
     params_host: int
     """Parameters of the host as the run began with it, which a budget is a multiple of; `params` counts all now."""
     learners: Learners
-    probe: Samples
-    """What the run measures of the task's probe set: all, or a part that was chosen once."""
-    evidence_samples: int
     checkpoints: list[Checkpoint] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
     """The states from before seeds that have yet to prove themselves, the oldest first."""
@@ -177,10 +175,11 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     if budget is not None:
         costs = costs_of(host, kasmina, task, candidates=False)
         config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
+    measured = chosen(task.probe, measuring.probe, random.seeds["probe"])
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return Run(
         config=config,
-        task=task,
+        work=TaskWork(task, random, config.batch_size, measured, measuring.evidence),
         world=world,
         outside=outside,
         clock=clock,
@@ -221,8 +220,6 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
         learners=Learners(list(host.parameters()), []),
-        probe=chosen(task.probe, measuring.probe, random.seeds["probe"]),
-        evidence_samples=measuring.evidence,
     )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, cast
 
 import numpy as np
 
-from contracts.leyline.v1.event_pb2 import RunFinished, RunStarted
+from contracts.leyline.v1.event_pb2 import MetricValue, RunFinished, RunStarted
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
     COMMAND_TYPE_SEED,
@@ -24,10 +25,9 @@ from esper.errors import Interrupted, InvalidInput, LogUnavailable
 from esper.kasmina.lifecycle import name as stage_name
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
+from esper.metric import Figure
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import fingerprint
-from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
@@ -35,7 +35,7 @@ from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
-from esper.tolaria.tasks.task import Task, evaluate
+from esper.tolaria.tasks.task import Evaluation
 from esper.tolaria.world import NewFork, RecordedFork, StartingPoint
 
 
@@ -77,39 +77,32 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
 
 def publish_start(run: Run) -> None:
     """Publish RunStarted, the digest of step 0 and its checkpoint, and wait until the log has them."""
-    task, config = run.task, run.config
+    config = run.config
     machine = this_machine(str(run.device), run.outside.process)
-    if task.source_code:
-        run.world.put(task.source_code)
-    run.recorder.publish(
+    for content in run.work.source_code():
+        run.world.put(content)
+    body = run.work.started(run.host)
+    body.MergeFrom(
         RunStarted(
-            task=task.name,
             config_json=config.to_json(),
             esper_version=machine.esper_version,
             library_versions=machine.library_versions,
             cpu_capability=machine.cpu_capability,
             threads=machine.threads,
             seeds=run.random.seeds,
-            data_fingerprint=fingerprint([task.train, task.probe, task.test]),
-            task_source=task.source,
             weights_digest=digest(flatten(run.host.state_dict())).root,
             device=str(run.device),
             params_host=run.params_host,
-            flops_per_sample=host_flops_per_sample(
-                run.host, task.loss, task.train.inputs[: run.batch_size], task.train.targets[: run.batch_size]
-            ),
             epochs=run.epochs,
             steps_per_epoch=run.steps_per_epoch,
             policy=config.policy,
             sites=run.sites,
             control_of=config.control_of,
             lifecycle=config.seeds.lifecycle,
-            train_samples=len(task.train),
-            probe_samples=len(run.probe),
-            test_samples=len(task.test),
             machine=machine,
         )
     )
+    run.recorder.publish(body)
     flat = capture(run)
     save_checkpoint(run, keep(run, flat, publish_digest(run, flat, "start")), "epoch")
     run.world.flush()
@@ -122,9 +115,12 @@ def publish_start(run: Run) -> None:
 class RunResult:
     """The result of a run: the object that `esper run --json` prints.
 
-    `val_accuracy` and `test_loss` are of the test set, which nothing else looks at. `control_val_accuracy` is filled in
-    by `esper run`, where a control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that
-    ever grew, and as `rewound` the blueprint whose proof failed there. `flops` holds training, side_pass, probe and
+    `val_accuracy`, `test_loss` and `metrics` are of the test set, which nothing else looks at; `metrics` has a name,
+    unit, direction and value each, the main one first. `control_val_accuracy` is filled in by `esper run`, where a
+    control ran beside it. `fates` has the last stage, blueprint and alpha of each slot that ever grew, and as `rewound`
+    the blueprint whose proof failed there. `unproven` are the seeds that were mixed in at the end and had not proven
+    themselves; the figures `_without` are of the network without them, None or empty where there are none. `flops`
+    holds training, side_pass, probe and
     evidence.
     """
 
@@ -145,6 +141,11 @@ class RunResult:
     flops: dict[str, float]
     fates: dict[str, dict[str, Any]] = field(default_factory=dict)
     control_val_accuracy: float | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    val_accuracy_without: float | None = None
+    test_loss_without: float | None = None
+    metrics_without: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -153,14 +154,17 @@ class RunResult:
 
 def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
     """Evaluate on the test set, publish RunFinished, wait until the log has it, and return the result."""
-    test = evaluate(run.host, run.task, run.task.test)
+    test, without = run.work.test(run.host), None
+    if unproven := run.kasmina.unproven():
+        with run.kasmina.without_unproven():
+            without = run.work.test(run.host)
     seeds = run.kasmina.summary()
-    _publish_end(run, status, reason, wall_s, test_accuracy=test.accuracy, test_loss=test.loss.mean)
+    _publish_end(run, status, reason, wall_s, test=test, without=without)
     return RunResult(
         run_id=run.recorder.run_id,
         status=status,
         reason=reason,
-        task=run.task.name,
+        task=run.work.name,
         seed=run.config.seed,
         epochs=run.recorder.epoch,
         val_accuracy=test.accuracy,
@@ -173,7 +177,26 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
         wall_s=wall_s,
         flops=dict(run.flops.spent),
         fates=_fates(run),
+        metrics=[figure.to_dict() for figure in test.figures],
+        unproven=unproven,
+        val_accuracy_without=None if without is None else without.accuracy,
+        test_loss_without=None if without is None else without.loss.mean,
+        metrics_without=[] if without is None else [figure.to_dict() for figure in without.figures],
     )
+
+
+def told(figures: Sequence[Figure]) -> list[MetricValue]:
+    """Values of metrics as events hold them."""
+    return [
+        MetricValue(
+            name=each.name,
+            unit=each.unit,
+            lower_is_better=each.lower_is_better,
+            value=each.value,
+            stderr=each.stderr,
+        )
+        for each in figures
+    ]
 
 
 def _fates(run: Run) -> dict[str, dict[str, Any]]:
@@ -193,7 +216,7 @@ def interrupt(run: Run, fault: str, wall_s: float) -> Interrupted:
     """
     if run.world.published:
         with contextlib.suppress(LogUnavailable, OSError):
-            _publish_end(run, "interrupted", fault, wall_s, test_accuracy=math.nan, test_loss=math.nan)
+            _publish_end(run, "interrupted", fault, wall_s)
     return Interrupted(f"run {run.recorder.run_id} was interrupted at step {run.recorder.step}: {fault}")
 
 
@@ -206,18 +229,34 @@ def abandon(run: Run, error: Exception, wall_s: float) -> None:
         return
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     with contextlib.suppress(LogUnavailable):  # `error` is what a person has to know
-        _publish_end(run, "failed", reason, wall_s, test_accuracy=math.nan, test_loss=math.nan)
+        _publish_end(run, "failed", reason, wall_s)
 
 
-def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accuracy: float, test_loss: float) -> None:
-    """Publish the run's last fact, and wait until the log has it."""
+def _publish_end(
+    run: Run,
+    status: str,
+    reason: str,
+    wall_s: float,
+    *,
+    test: Evaluation | None = None,
+    without: Evaluation | None = None,
+) -> None:
+    """Publish the run's last fact, and wait until the log has it; without a test its figures are no numbers.
+
+    `without` is the test without the seeds in doubt.
+    """
     seeds = run.kasmina.summary()
     run.recorder.publish(
         RunFinished(
             status=status,
             reason=reason,
-            test_accuracy=test_accuracy,
-            test_loss=test_loss,
+            test_accuracy=math.nan if test is None else test.accuracy,
+            test_loss=math.nan if test is None else test.loss.mean,
+            metrics=() if test is None else told(test.figures),
+            unproven=run.kasmina.unproven(),
+            test_accuracy_without=None if without is None else without.accuracy,
+            test_loss_without=None if without is None else without.loss.mean,
+            metrics_without=() if without is None else told(without.figures),
             params_final=run.params,
             flops=run.flops.total,
             side_pass_flops=run.flops.spent["side_pass"],
@@ -232,9 +271,12 @@ def _publish_end(run: Run, status: str, reason: str, wall_s: float, *, test_accu
     run.world.flush()
 
 
-def check_data(recorded: RunStarted, task: Task) -> None:
-    """Raise InvalidInput where the task's samples are not those that the run was trained on."""
-    if fingerprint([task.train, task.probe, task.test]) != recorded.data_fingerprint:
+def check_data(recorded: RunStarted, fingerprint: str) -> None:
+    """Raise InvalidInput where samples with this fingerprint are not those that the run was trained on.
+
+    A script reads its samples itself: it has no fingerprint beforehand, and nothing is compared.
+    """
+    if fingerprint and fingerprint != recorded.data_fingerprint:
         raise InvalidInput(f"the samples of task {recorded.task} are not those that the run was trained on")
 
 

@@ -6,6 +6,7 @@ The library is asked at the start of an epoch. Loading a compiled form takes abo
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +42,16 @@ class CompiledKernel:
         return restore(self.kernel.cache, module, h, self.kernel.manifest["pipeline"], self.folder)
 
 
-def swap_kernels(run: Run, inputs: Tensor) -> None:
+def swap_kernels(run: Run, forward: Callable[[], object]) -> None:
     """Replace eager forms with compiled ones where the library has one that was measured as faster; wait for the log.
 
-    A restored seed gets its compiled form back first: its state says that it serves.
+    A restored seed gets its compiled form back first: its state says that it serves. `forward` runs the host once.
     """
     for seed_id, seed in run.kasmina.swappable().items():
         if seed.compiled_ref:
-            _swap(run, seed_id, _again(run, seed), inputs)
+            _swap(run, seed_id, _again(run, seed), forward)
     for fact in run.world.swaps():
-        if not swap_as_recorded(run, fact.kernel_swapped, inputs):
+        if not swap_as_recorded(run, fact.kernel_swapped, forward):
             what = f"the kernel of {fact.kernel_swapped.seed_id} cannot be swapped as on record"
             raise Diverged(Divergence(Place.of(fact), what))
     library = run.world.library()
@@ -59,19 +60,19 @@ def swap_kernels(run: Run, inputs: Tensor) -> None:
     for seed_id, seed in run.kasmina.swappable().items():
         kernel = _offered(run, library, seed_id, seed)
         if kernel is not None and (seed_id, kernel.artifact_ref) not in run.swaps_tried:
-            _swap(run, seed_id, kernel, inputs)
+            _swap(run, seed_id, kernel, forward)
             if seed.compiled is None:
                 run.swaps_tried.add((seed_id, kernel.artifact_ref))
 
 
-def swap_as_recorded(run: Run, fact: KernelSwapped, inputs: Tensor) -> bool:
+def swap_as_recorded(run: Run, fact: KernelSwapped, forward: Callable[[], object]) -> bool:
     """Do what `swap_kernels` did when `fact` was recorded, with the object store alone; whether anything changed."""
     if fact.to_form != COMPILED:
-        return _swap(run, fact.seed_id, None, inputs)
+        return _swap(run, fact.seed_id, None, forward)
     kernel = named(run.objects, fact.artifact_ref, fact.blueprint_id)
     if isinstance(kernel, Refusal):
         raise CorruptState(f"the compiled kernel of {fact.seed_id} is gone: {kernel.detail}")
-    return _swap(run, fact.seed_id, CompiledKernel(kernel, compiled_folder()), inputs)
+    return _swap(run, fact.seed_id, CompiledKernel(kernel, compiled_folder()), forward)
 
 
 def compiled_folder() -> Path:
@@ -81,9 +82,9 @@ def compiled_folder() -> Path:
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir())
 
 
-def _swap(run: Run, seed_id: str, kernel: CompiledKernel | None, inputs: Tensor) -> bool:
+def _swap(run: Run, seed_id: str, kernel: CompiledKernel | None, forward: Callable[[], object]) -> bool:
     """Swap the kernel of one seed; whether another form is used now. If so, the log has that."""
-    facts = run.kasmina.swap(seed_id, kernel, inputs)
+    facts = run.kasmina.swap(seed_id, kernel, forward)
     publish(run, facts)
     drain(run)
     if facts:

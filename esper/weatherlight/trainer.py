@@ -12,36 +12,37 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
 import sys
-import sysconfig
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.names import checked
-from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
+from esper.tolaria.own_code import told
+from esper.tolaria.script import SOURCE
 from esper.urza.cache import KernelCache
 from esper.weatherlight.alive import this_process
 from esper.weatherlight.beginning import Plan, archived_claims, check_new, read_recorded
 from esper.weatherlight.forkserver import preloaded
+from esper.weatherlight.said import Messages, without_a_terminal
 from streams.access import know_own
 from streams.entry import scraped
 from streams.health import HealthServer
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
+from streams.objects import object_store
 from streams.prefetch import Prefetch
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
@@ -55,6 +56,11 @@ class StopFlag:
     def __init__(self) -> None:
         self.steps: tuple[float, float] | None = None
         self._stop = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was set, which is not asking before a step."""
+        return self._stop
 
     def set(self) -> None:
         """Stop before the next step."""
@@ -81,46 +87,79 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stop = StopFlag()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-    try:
+    tell, control = Messages(messages), sys.stdin
+    if messages is not sys.stdout:
+        without_a_terminal(tell)
+
+    def brokers() -> str:
+        tell({"prepared": True})
+        return control.readline().strip()
+
+    def train() -> dict[str, Any]:
         config, plan = RunConfig.from_request(options.config), Plan.from_json(options.plan)
-        result = _train(options.data_dir, checked(options.run_id, "the run id"), config, messages, plan, stop=stop)
+        return _train(options.data_dir, checked(options.run_id, "the run id"), config, brokers, plan, stop=stop)
+
+    code, message = _carried_out(train, stop)
+    tell(message)
+    return code
+
+
+def train_here(
+    data_dir: Path, run_id: str, config: RunConfig, brokers: Callable[[], str], stop: StopFlag
+) -> dict[str, Any]:
+    """Train a new run in this process; the last message that its own process would have sent.
+
+    `brokers` is called once everything is prepared, and gives the log's address. The terminal stays the caller's.
+    """
+    _, message = _carried_out(lambda: _train(data_dir, run_id, config, brokers, Plan(fresh=True), stop=stop), stop)
+    return message
+
+
+def _carried_out(train: Callable[[], dict[str, Any]], stop: StopFlag) -> tuple[int, dict[str, Any]]:
+    """The exit code, and the message of what a run came to."""
+    try:
+        result = train()
     except InvalidInput as error:
-        _say(messages, {"error": str(error), "wrong_input": True})
-        return 2
+        if error.__cause__ is not None:  # what a person's own code raised
+            traceback.print_exception(error.__cause__)
+        return 2, {"error": str(error), "wrong_input": True, "traceback": error.__cause__ is not None}
     except EsperError as error:
-        _say(messages, {"error": str(error), "wrong_input": False})
-        return 1
+        return 1, {"error": str(error), "wrong_input": False}
     except Exception as error:  # noqa: BLE001 - of a person's model, anything; its log has the traceback
         with contextlib.suppress(OSError):  # its log may lie on the full disk that ended it
             traceback.print_exc()
-        _say(messages, {"error": _told(error), "wrong_input": False})
-        return 1
+        return 1, {"error": told(error), "wrong_input": False, "traceback": True}
     torch_import_s = sum(preloaded.get(module, 0.0) for module in ("torch", "torch._dynamo"))
-    _say(messages, {"result": result, "steps": stop.steps, "torch_import_s": torch_import_s})
-    return 0
+    return 0, {"result": result, "steps": stop.steps, "torch_import_s": torch_import_s}
 
 
 def _train(
-    data_dir: Path, run_id: str, config: RunConfig, messages: TextIO, plan: Plan, *, stop: StopFlag
+    data_dir: Path, run_id: str, config: RunConfig, brokers_of: Callable[[], str], plan: Plan, *, stop: StopFlag
 ) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
-    from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415 - torch is loaded by now
+    from esper.tolaria.dry_run import try_task  # noqa: PLC0415 - torch is loaded by now
+    from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415
     from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
-    from esper.tolaria.train import train  # noqa: PLC0415
+    from esper.tolaria.train import Trainable, train, trained_in  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
-    objects = ObjectStore(settings.objects)
+    objects = object_store(settings.data)
     find_device(config.device)
     find_pool(config)
     if config.compiled_kernels:
         compiled = tempfile.TemporaryDirectory(prefix="compiled-", dir=settings.run_folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled.name
     new = plan.begin == "start"
-    task = load_task(config.task) if new else recorded_task(config.task, plan.source, objects)
-    _say(messages, {"prepared": True})
-    brokers = sys.stdin.readline().strip()
+    task: Trainable | None = None  # a script makes its own model and data, once the run's record is there
+    if new:
+        task = load_task(config.task)
+        if task.source.startswith("file:"):
+            try_task(task, find_device(config.device), config.batch_size)
+    elif plan.source != SOURCE:
+        task = recorded_task(config.task, plan.source, objects)
+    brokers = brokers_of()
     if not brokers:
         raise InvalidInput("nobody waits for this run any more")
     know_own(brokers, settings)
@@ -145,33 +184,19 @@ def _train(
         verifier = CommandVerifier(ring)
         outside = Outside(log, clock, objects, verifier, library, stop, this_process())
         if plan.begin == "start":
+            assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         if plan.begin == "resume":
-            return resume_run(read_recorded(archive, run_id, log.ends), task, outside, log, verifier).to_dict()
+            recorded = read_recorded(archive, run_id, log.ends)
+            return resume_run(recorded, task or trained_in(recorded.root, objects), outside, log, verifier).to_dict()
         parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
-        return fork_run(parent, run_id, task, outside, step=plan.step, change=change).to_dict()
+        trained = task or trained_in(parent.root, objects)
+        return fork_run(parent, run_id, trained, outside, step=plan.step, change=change).to_dict()
 
 
 def _kernel_cache(settings: Settings) -> KernelCache:
     """The trainer's own memory of kernels; those of a small run's sites take about one megabyte together."""
-    return KernelCache(ObjectStore(settings.objects), time.monotonic, limit_bytes=KERNEL_BYTES)
-
-
-def _told(error: Exception) -> str:
-    """What was raised and where, in one line: the deepest line of a person's own code, or else the deepest at all."""
-    root = Path(__file__).parents[2]
-    ours = [str(root / room) for room in ("esper", "streams", "projections", "contracts")]
-    libraries = [sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "<"]
-    frames = list(traceback.extract_tb(error.__traceback__))
-    own = [frame for frame in frames if not frame.filename.startswith((*ours, *libraries))]
-    place = (own or frames)[-1]
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"{what} ({place.filename}, line {place.lineno}, in {place.name})"
-
-
-def _say(messages: TextIO, message: dict[str, Any]) -> None:
-    messages.write(json.dumps(message) + "\n")
-    messages.flush()
+    return KernelCache(object_store(settings.data), time.monotonic, limit_bytes=KERNEL_BYTES)
 
 
 if __name__ == "__main__":

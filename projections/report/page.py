@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.leyline_pb2 import SeedLifecycleGate
 from esper.karn.table import with_names
 from esper.kasmina.gates import SIGNS, rule_of
+from esper.metric import PERCENT, difference_text, figure_of_row, in_unit, number
+from esper.spread import spread
 from projections.pictures import of_run, svg
 from projections.report.report_query import Report, Row, report_query
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from projections.history import History
 
 NARROW, WIDE = 390, 1040
+MANY: Final = 2
+"""Runs of different random seeds from which on their spread is told."""
 NONE: Final = "\N{EN DASH}"
 """What stands where there is nothing."""
 
@@ -49,6 +53,7 @@ def page(history: History, run_id: str) -> str:
         start=told.start,
         styles=Markup(css + svg.style()),  # noqa: S704  ours
         verdict=verdict(told),
+        over_seeds=over_seeds(told),
         tiles=_tiles(told),
         pictures=drawn,
         seeds=told.seeds,
@@ -69,7 +74,7 @@ def page(history: History, run_id: str) -> str:
 def _pictures(history: History, told: Report) -> dict[str, svg.Picture]:
     runs, run_id = told.runs, str(told.run["run_id"])
     return {
-        "accuracy": of_run.accuracy(history, runs),
+        "metric": of_run.metric(history, runs),
         "loss": of_run.loss(history, runs),
         "parameters": of_run.parameters(history, runs),
         "flops": of_run.flops(history, runs),
@@ -86,15 +91,46 @@ def verdict(told: Report) -> str:
     size = f"stayed at {figure(host)} parameters"
     if final != host:
         size = f"{'grew' if final > host else 'shrank'} from {figure(host)} parameters to {figure(final)}"
-    if run["test_accuracy"] is None:
+    tested = figure_of_row(run)
+    if tested is None:
         return f"It {size} and has not been tested: it is {run['status']} after {run['epochs_done']} epochs."
-    right = f"It {size} and was right on {share(run['test_accuracy'])} of the test set"
-    if control is None or control["test_accuracy"] is None:
+    lower = f", {tested.direction}" if tested.lower_is_better else ""
+    right = f"It {size} and came to {tested.name} {tested.text} on the test set{lower}"
+    if (tested.name, tested.unit) == ("accuracy", PERCENT):
+        right = f"It {size} and was right on {tested.bare}% of the test set"
+    other = None if control is None else figure_of_row(control)
+    if other is None or not other.is_like(tested):
         return f"{right}."
-    points = 100 * (run["test_accuracy"] - control["test_accuracy"])
-    beside = f"{abs(points):.2f} points {'above' if points >= 0 else 'below'}"
+    gain = tested.gain_over(other.value)
+    beside = f"{difference_text(abs(gain), tested.unit)} {'better' if gain >= 0 else 'worse'} than"
     beside += " its control run, which had the same data and epochs and did not grow"
     return f"{right}, {beside}.{_against_static(told)}"
+
+
+def over_seeds(told: Report) -> str:
+    """What the runs of other random seeds say, too; empty where there is no other."""
+    main = figure_of_row(told.run)
+    like = [row for row in told.alike if main and (row["metric"], row["metric_unit"]) == (main.name, main.unit)]
+    if main is None or len(like) < MANY:
+        return ""
+    said = [f"Over {len(like)} random seeds with these settings: {main.name} {_over(like, 'test_metric', main.unit)}"]
+    for column, against in (("gain_over_control", "control runs"), ("gain_over_static", "static nets at equal FLOPs")):
+        gain = spread([row[column] for row in like if row[column] is not None])
+        if gain is not None and gain.half is not None:
+            word = "within noise" if gain.holds_zero else "better" if gain.mean > 0 else "worse"
+            said.append(f"{_over(like, column, main.unit)} against the {against} ({word})")
+    lower = f" ({main.direction}; a gain above 0 is better)" if main.lower_is_better else ""
+    return f"{'; '.join(said)}{lower}. \N{PLUS-MINUS SIGN} is half the 95 % interval of the mean."
+
+
+def _over(rows: Sequence[Row], column: str, unit: str) -> str:
+    """A column's mean with half its interval; of a gain with its sign."""
+    told = spread([row[column] for row in rows if row[column] is not None])
+    assert told is not None
+    gain = column.startswith("gain")
+    mean = ("+" if gain and told.mean >= 0 else "") + number(told.mean, unit)
+    half = "" if told.half is None else f" \N{PLUS-MINUS SIGN} {number(told.half, unit)}"
+    return in_unit(mean + half, "points" if gain and unit == PERCENT else unit)
 
 
 def _against_static(told: Report) -> str:
@@ -104,17 +140,22 @@ def _against_static(told: Report) -> str:
         return ""
     loss = f"{figure(run['test_loss'])} against {figure(static['test_loss'])}"
     spent = f"{figure(run['flops'])} and {figure(static['flops'])} FLOPs"
-    return f" At equal cost ({spent}) a net with that structure from its first step compares by test loss as {loss}."
+    main, other = figure_of_row(run), figure_of_row(static)
+    by_main = ""
+    if main is not None and other is not None and main.is_like(other) and main.name != "loss":
+        by_main = f"test {main.name} as {main.text} against {other.text} and by "
+    net = "a net with that structure from its first step"
+    return f" At equal cost ({spent}) {net} compares by {by_main}test loss as {loss}."
 
 
 def _tiles(told: Report) -> list[dict[str, str]]:
     run, control = told.run, told.control
-    forms = {"test_accuracy": share, "test_loss": figure, "params_final": figure, "flops": figure, "wall_s": seconds}
+    forms = {"test_loss": figure, "params_final": figure, "flops": figure, "wall_s": seconds}
     beside = {name: f"control {form(control[name])}" if control is not None else "" for name, form in forms.items()}
     kept = "-" if run["seeds_germinated"] is None else f"{run['seeds_fossilized']} of {run['seeds_germinated']}"
     culled = "" if run["seeds_culled"] is None else f"{run['seeds_culled']} culled"
     named = (
-        ("Test accuracy", share(run["test_accuracy"]), beside["test_accuracy"]),
+        _measured(told),
         ("Test loss", figure(run["test_loss"]), beside["test_loss"]),
         ("Parameters", figure(run["params_final"]), beside["params_final"] or f"{figure(run['params_host'])} at first"),
         ("FLOPs spent", figure(run["flops"]), beside["flops"]),
@@ -122,6 +163,17 @@ def _tiles(told: Report) -> list[dict[str, str]]:
         ("Time", seconds(run["wall_s"]), ", ".join(filter(None, (_processes(run), beside["wall_s"])))),
     )
     return [{"name": name, "value": value, "note": note} for name, value, note in named]
+
+
+def _measured(told: Report) -> tuple[str, str, str]:
+    """The tile of the main metric: its name with the direction, the value on the test set, and the control's."""
+    tested = figure_of_row(told.run)
+    other = None if told.control is None else figure_of_row(told.control)
+    beside = f"control {other.text}" if other is not None else ""
+    if tested is None:
+        return "Test " + str(told.run["metric"]), NONE, beside
+    lower = f" ({tested.direction})" if tested.lower_is_better else ""
+    return f"Test {tested.name}{lower}", tested.text, beside
 
 
 def _processes(run: Row) -> str:
@@ -180,23 +232,18 @@ def _machines(told: Report) -> list[tuple[str, str]]:
     """What each of a run's processes computed with, where that is known; its bits may depend on it."""
     start, processes = told.start, told.run["processes"] or []
     found = []
-    for number, process in enumerate(processes, 1):
+    for place, process in enumerate(processes, 1):
         machine = process["machine"] or {}
-        first = start if number == 1 else {}
+        first = start if place == 1 else {}
         parts = [machine.get(name) or first.get(name) for name in ("device", "processor", "cpu_capability")]
         threads = machine.get("threads") or first.get("threads")
         parts += [
             f"{threads} threads" if threads else "",
             f"torch build {machine['torch_build']}" if machine.get("torch_build") else "",
         ]
-        name = "processor" if len(processes) == 1 else f"process {number}, from step {process['from_step']}"
+        name = "processor" if len(processes) == 1 else f"process {place}, from step {process['from_step']}"
         found.append((name, ", ".join(filter(None, parts)) or "not recorded"))
     return found
-
-
-def share(value: float | None) -> str:
-    """A share as people read it: 97.32%."""
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.2f}%"
 
 
 def figure(value: float | None) -> str:

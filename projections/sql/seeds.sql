@@ -1,5 +1,12 @@
 -- One row per seed slot of every run, as it stands now on the surviving timeline: its stage, and what put it there.
-WITH change AS (
+WITH slot AS (
+    SELECT run_id, seed_id, site, NULL::VARCHAR AS opened_by, NULL::UINTEGER AS opened_epoch FROM seed_slots
+    UNION ALL BY NAME
+    -- Where a seed became part of the host's own layers, another slot opened in its place.
+    SELECT run_id, opened AS seed_id, site, seed_id AS opened_by, epoch AS opened_epoch
+    FROM log.seed_absorbed AS fact
+    WHERE log_verdict = 1 AND survives(fact.run_id, fact.log_offset, fact.sequence)
+), change AS (
     SELECT run_id, seed_id, log_offset, sequence, to_stage AS stage, blueprint_id, life, alpha, parameters, reason,
         epoch AS since_epoch, global_step AS since_step, moment(recorded_at_ns) AS since, sequence AS moved_at
     FROM log.seed_transitioned
@@ -30,6 +37,8 @@ SELECT
     last.since_epoch,
     last.since_step,
     last.since,
-    last.moved_at AS sequence
-FROM seed_slots AS slot
+    last.moved_at AS sequence,
+    slot.opened_by,
+    slot.opened_epoch
+FROM slot
 LEFT JOIN last ON last.run_id = slot.run_id AND last.seed_id = slot.seed_id;

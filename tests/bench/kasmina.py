@@ -119,10 +119,10 @@ def measured() -> Iterator[Row]:
 
     yield seed("host's forward and backward", fastest_us(train))
     kasmina = fixture.kasmina("full")
-    yield seed("side pass", fastest_us(lambda: kasmina.side_pass(inputs, targets, loss_fn)))
+    yield seed("side pass", fastest_us(lambda: kasmina.side_pass(lambda: loss_fn(host(inputs), targets))))
     output, own = module(activation), list(module.parameters())
     yield seed("isolation check of one forward", fastest_us(lambda: foreign_leaves(output, own)), 100.0)
-    yield seed("site evidence", fastest_us(lambda: kasmina.evidence(inputs, targets, loss_fn)))
+    yield seed("site evidence", fastest_us(lambda: kasmina.evidence(lambda: loss_fn(host(inputs), targets))))
     yield seed("observations", fastest_us(kasmina.observations), 500.0)
     yield seed("advance_step", fastest_us(kasmina.advance_step))
     culls = []

@@ -40,7 +40,7 @@ class Breaks(nn.Linear):
 
     def forward(self, inputs):
         Breaks.calls += 1
-        if Breaks.calls > 12:
+        if Breaks.calls > 20:
             raise RuntimeError("out of ideas")
         return super().forward(inputs)
 
@@ -81,7 +81,7 @@ def _refused(esper, *arguments: str) -> str:
 
 
 def test_unknown_task(up):
-    assert "task 'digit' is unknown; choose digits" in _refused(up, "run", "--task", "digit")
+    assert "task 'digit' is unknown; did you mean digits?" in _refused(up, "run", "--task", "digit")
 
 
 def test_missing_data(up, tmp_path):
@@ -97,7 +97,7 @@ def test_site_that_does_not_exist(up, user_task):
 
 def test_what_a_model_raises_is_said_with_its_place_and_kept(up, user_task):
     said = up("run", "--no-control", "--task", f"{user_task}:breaks", code=1).stderr.splitlines()[-1]
-    assert f"RuntimeError: out of ideas ({user_task}, line 28, in forward); what was recorded is kept" in said
+    assert f"RuntimeError: out of ideas ({user_task}:28, in forward); the traceback is in " in said
     (run,) = [run for run in up.json("runs") if run["task"] == "mine"]
     assert (run["status"], run["test_accuracy"]) == ("failed", None)
     assert run["reason"] == "RuntimeError: out of ideas"
@@ -105,7 +105,8 @@ def test_what_a_model_raises_is_said_with_its_place_and_kept(up, user_task):
 
 def test_a_run_that_never_began_leaves_nothing_to_read(up, user_task):
     before = {path.name for path in (up.data_dir / "run").iterdir()}
-    said = up("run", "--no-control", "--task", f"{user_task}:breaks_at_once", code=1).stderr.splitlines()[-1]
+    said = _refused(up, "run", "--no-control", "--task", f"{user_task}:breaks_at_once")
+    assert said.startswith(f"esper: {user_task}:12: the loss fails with RuntimeError: mat1")
     assert "mat1 and mat2 shapes cannot be multiplied" in said
     assert "esper events" not in said
     up("run", "--no-control", "--task", f"{user_task}:missing_site", code=2)

@@ -19,6 +19,8 @@ PURE = (
     "esper.record",
     "esper.errors",
     "esper.installation",
+    "esper.metric",
+    "esper.spread",
     "esper.karn.blueprint",
     "esper.karn.table",
     "esper.kasmina.gates",
@@ -32,6 +34,8 @@ KARN = tuple(
 )
 TORCH_FREE = (
     "esper.leyline",
+    "esper.metric",
+    "esper.spread",
     "esper.record",
     "esper.tamiyo",
     "esper.kasmina.gates",

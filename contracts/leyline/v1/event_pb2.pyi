@@ -162,7 +162,7 @@ class SiteDescription(_message.Message):
     def __init__(self, site: _Optional[str] = ..., seed_id: _Optional[str] = ..., shape_kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., depth: _Optional[int] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., options: _Optional[_Iterable[_Union[BlueprintOption, _Mapping]]] = ..., width: _Optional[_Union[WidthPlace, _Mapping]] = ...) -> None: ...
 
 class WidthPlace(_message.Message):
-    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit", "incoming", "bias", "outgoing", "group", "positions", "between", "running")
+    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit", "incoming", "bias", "outgoing", "group", "positions", "between", "running", "sections")
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     NORMS_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class WidthPlace(_message.Message):
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     BETWEEN_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SECTIONS_FIELD_NUMBER: _ClassVar[int]
     consumer: str
     norms: _containers.RepeatedScalarFieldContainer[str]
     units: int
@@ -187,7 +188,8 @@ class WidthPlace(_message.Message):
     positions: _containers.RepeatedScalarFieldContainer[int]
     between: _containers.RepeatedScalarFieldContainer[str]
     running: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ..., incoming: _Optional[_Iterable[int]] = ..., bias: _Optional[bool] = ..., outgoing: _Optional[_Iterable[int]] = ..., group: _Optional[int] = ..., positions: _Optional[_Iterable[int]] = ..., between: _Optional[_Iterable[str]] = ..., running: _Optional[_Iterable[bool]] = ...) -> None: ...
+    sections: int
+    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ..., incoming: _Optional[_Iterable[int]] = ..., bias: _Optional[bool] = ..., outgoing: _Optional[_Iterable[int]] = ..., group: _Optional[int] = ..., positions: _Optional[_Iterable[int]] = ..., between: _Optional[_Iterable[str]] = ..., running: _Optional[_Iterable[bool]] = ..., sections: _Optional[int] = ...) -> None: ...
 
 class BlueprintOption(_message.Message):
     __slots__ = ("blueprint_id", "parameters", "flops_per_sample", "risk", "residual", "tier", "stage", "hazard_band", "handling_class", "outcomes")
@@ -335,8 +337,32 @@ class Measurement(_message.Message):
     limit: float
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ...) -> None: ...
 
+class Metric(_message.Message):
+    __slots__ = ("name", "unit", "lower_is_better")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    lower_is_better: bool
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ...) -> None: ...
+
+class MetricValue(_message.Message):
+    __slots__ = ("name", "unit", "lower_is_better", "value", "stderr")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    unit: str
+    lower_is_better: bool
+    value: float
+    stderr: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ...) -> None: ...
+
 class RunStarted(_message.Message):
-    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine")
+    __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine", "metrics", "script")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -378,6 +404,8 @@ class RunStarted(_message.Message):
     INHERITED_FIELD_NUMBER: _ClassVar[int]
     FORK_CHANGE_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    SCRIPT_FIELD_NUMBER: _ClassVar[int]
     task: str
     config_json: str
     esper_version: str
@@ -405,7 +433,41 @@ class RunStarted(_message.Message):
     inherited: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     fork_change: str
     machine: Machine
-    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    script: Script
+    def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., script: _Optional[_Union[Script, _Mapping]] = ...) -> None: ...
+
+class Script(_message.Message):
+    __slots__ = ("path", "arguments", "folder", "sources", "commit", "diff", "environment")
+    class SourcesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    FOLDER_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    DIFF_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    arguments: _containers.RepeatedScalarFieldContainer[str]
+    folder: str
+    sources: _containers.ScalarMap[str, str]
+    commit: str
+    diff: str
+    environment: _containers.ScalarMap[str, str]
+    def __init__(self, path: _Optional[str] = ..., arguments: _Optional[_Iterable[str]] = ..., folder: _Optional[str] = ..., sources: _Optional[_Mapping[str, str]] = ..., commit: _Optional[str] = ..., diff: _Optional[str] = ..., environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Machine(_message.Message):
     __slots__ = ("esper_version", "library_versions", "torch_build", "processor", "cpu_capability", "threads", "device", "process")
@@ -461,7 +523,7 @@ class RunResumed(_message.Message):
     def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
 
 class RunFinished(_message.Message):
-    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops")
+    __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops", "metrics", "unproven", "test_accuracy_without", "test_loss_without", "metrics_without")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
@@ -475,6 +537,11 @@ class RunFinished(_message.Message):
     WALL_S_FIELD_NUMBER: _ClassVar[int]
     SIDE_PASS_FLOPS_FIELD_NUMBER: _ClassVar[int]
     PROBE_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    UNPROVEN_FIELD_NUMBER: _ClassVar[int]
+    TEST_ACCURACY_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    TEST_LOSS_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    METRICS_WITHOUT_FIELD_NUMBER: _ClassVar[int]
     status: str
     reason: str
     test_accuracy: float
@@ -488,10 +555,15 @@ class RunFinished(_message.Message):
     wall_s: float
     side_pass_flops: float
     probe_flops: float
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    unproven: _containers.RepeatedScalarFieldContainer[str]
+    test_accuracy_without: float
+    test_loss_without: float
+    metrics_without: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -515,6 +587,7 @@ class EpochCompleted(_message.Message):
     DECAY_FROM_EPOCH_FIELD_NUMBER: _ClassVar[int]
     FLOPS_TRAINING_FIELD_NUMBER: _ClassVar[int]
     FLOPS_MEASURING_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     state: _leyline_pb2.SystemStatePacket
     seeds: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     evidence: _containers.RepeatedCompositeFieldContainer[SiteEvidence]
@@ -538,7 +611,8 @@ class EpochCompleted(_message.Message):
     decay_from_epoch: int
     flops_training: float
     flops_measuring: float
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class DecisionTimedOut(_message.Message):
     __slots__ = ("packet_id", "waited_ms")

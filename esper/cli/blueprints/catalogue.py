@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +13,7 @@ from esper.cli.output import DIM, say, say_json, styled, table
 from esper.errors import InvalidInput
 from esper.karn.blueprint import ALL_KINDS, Blueprint, Setting, ShapeKind, SiteShape
 from esper.karn.table import CATALOGUE
+from esper.leyline.names import meant
 from projections import blueprint_queries, open_history
 
 if TYPE_CHECKING:
@@ -157,8 +157,7 @@ def choose(wanted: Wanted) -> list[Blueprint]:
     """The blueprints that answer every question, in order of ids; raises InvalidInput for a tag that none has."""
     tags = {tag for each in CATALOGUE.values() for tag in each.tags}
     if wanted.tag is not None and wanted.tag.casefold() not in tags:
-        near = get_close_matches(wanted.tag.casefold(), tags, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the tags are {', '.join(sorted(tags))}"
+        hint = meant(wanted.tag.casefold(), tags, f"the tags are {', '.join(sorted(tags))}")
         raise InvalidInput(f"no blueprint has the tag {wanted.tag!r}; {hint}")
     return [
         each

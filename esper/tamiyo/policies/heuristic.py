@@ -17,6 +17,7 @@ from typing import Final
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted, SiteDescription
 from esper.kasmina.lifecycle import ALIVE
+from esper.metric import PERCENT, figures_of_probe
 from esper.tamiyo.actions import Action
 from esper.tamiyo.policies import merit
 from esper.tamiyo.policies.merit import Merit, merits, why
@@ -70,9 +71,17 @@ def _why_germinate(state: EpochCompleted, site: SiteDescription, action: Action,
     else:
         what = f"{action.blueprint_id} fits its {site.shape_kind} shape"
     return (
-        f"right on {state.state.validation_accuracy:.1%} of the probe set with {left} epochs left; "
+        f"{_how_good(state)} with {left} epochs left; "
         f"{there.words} and {what} {why(worth, site.shape_kind, action.size)}"
     )
+
+
+def _how_good(state: EpochCompleted) -> str:
+    """What the probe came to, by the metric that the run is about."""
+    main = figures_of_probe(state)[0]
+    if main.name == "accuracy" and main.unit == PERCENT:
+        return f"right on {state.state.validation_accuracy:.1%} of the probe set"
+    return f"{main.phrase} on the probe set"
 
 
 _AS_VERSION_2: Final = asdict(SETTINGS) | asdict(merit.SETTINGS)

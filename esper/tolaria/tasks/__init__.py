@@ -1,6 +1,7 @@
 """The tasks by name: the built-in ones, and a person's own as `path/to/file.py:function`.
 
-The function takes nothing and returns a Task; `from esper.tolaria.tasks import Samples, Site, Task` is all it needs.
+The function takes nothing and returns a Task; `from esper.tolaria.tasks import Metric, Samples, Site, Task` is all that
+it needs.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import Final
 from esper.errors import EsperError, InvalidInput
 from esper.kasmina.sites import Site
 from esper.leyline import names
+from esper.leyline.names import meant
 from esper.leyline.objects import ObjectStore
+from esper.metric import Metric
 from esper.tolaria.data import Samples
+from esper.tolaria.own_code import raised_at, told
 from esper.tolaria.tasks.chars import chars
 from esper.tolaria.tasks.cifar10 import cifar10
 from esper.tolaria.tasks.digits import digits, digits_wide
 from esper.tolaria.tasks.doc import doc
 from esper.tolaria.tasks.spirals import spirals
 from esper.tolaria.tasks.tabular import tab, tabn
-from esper.tolaria.tasks.task import Task
+from esper.tolaria.tasks.task import ACCURACY, NATS, Task
 
 BUILTIN: Final[dict[str, Callable[[], Task]]] = {
     "digits": digits,
@@ -128,18 +132,22 @@ def user_task(reference: str) -> Task:
         spec.loader.exec_module(module)
         make = vars(module).get(function)
         made = make() if callable(make) else None
-    except EsperError:
-        raise
+    except EsperError as error:
+        place = raised_at(error)
+        if place is None or str(error).startswith(f"{place.file}:"):
+            raise
+        raise InvalidInput(f"{place}: {error}") from error
     except (Exception, SystemExit) as error:  # a person's code may raise anything, and each is an error of that code
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InvalidInput(f"task {reference}: {path} failed with {what}") from error
+        raise InvalidInput(f"task {reference} failed with {told(error)}") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
     if not callable(make):
-        raise InvalidInput(f"task {reference}: {path} defines no function {function}")
+        known = [each for each, value in vars(module).items() if callable(value)]
+        hint = meant(function, known, "give path/to/file.py:function")
+        raise InvalidInput(f"task {reference}: {path} defines no function {function}; {hint}")
     if not isinstance(made, Task):
         raise InvalidInput(f"task {reference}: {function}() returned {type(made).__name__}; return an esper Task")
     return replace(made, source=f"file:{digest}", source_code=code)
 
 
-__all__ = ["BUILTIN", "Samples", "Site", "Task", "load_task", "recorded_task"]
+__all__ = ["ACCURACY", "BUILTIN", "NATS", "Metric", "Samples", "Site", "Task", "load_task", "recorded_task"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from esper.errors import InvalidInput
 from esper.tolaria.data import Samples
 from esper.tolaria.hosts import TransformerLite, transformer_hidden
-from esper.tolaria.tasks.task import Task, transformer_sites
+from esper.tolaria.tasks.task import ACCURACY, NATS, Task, transformer_sites
 
 CONTEXT: Final = 64
 VOCABULARY: Final = 97
@@ -40,7 +40,7 @@ def chars(width: int, blocks: int) -> Task:
     return Task(
         name="chars",
         make_host=lambda: TransformerLite(VOCABULARY, CONTEXT, width, blocks, heads=HEADS, hidden=2 * width),
-        sites=transformer_sites(blocks),
+        sites=transformer_sites(blocks, width // HEADS),
         train=train,
         probe=probe,
         test=test,
@@ -51,6 +51,7 @@ def chars(width: int, blocks: int) -> Task:
         steps_per_epoch=50,
         source="builtin:chars",
         sized_host=sized_host,
+        metrics=(NATS, ACCURACY),
     )
 
 

@@ -14,7 +14,7 @@ from esper.errors import InvalidInput
 from esper.tolaria.data import Samples
 from esper.tolaria.hosts import TransformerLite, transformer_hidden
 from esper.tolaria.tasks.chars import VOCABULARY, encode
-from esper.tolaria.tasks.task import Task, transformer_sites
+from esper.tolaria.tasks.task import ACCURACY, NATS, Task, transformer_sites
 
 CONTEXT: Final = 48
 HEADS: Final = 3
@@ -34,7 +34,7 @@ def doc(width: int, blocks: int) -> Task:
     return Task(
         name="doc",
         make_host=lambda: TransformerLite(VOCABULARY, CONTEXT, width, blocks, heads=HEADS, hidden=2 * width),
-        sites=transformer_sites(blocks),
+        sites=transformer_sites(blocks, width // HEADS),
         train=train,
         probe=probe,
         test=test,
@@ -44,6 +44,7 @@ def doc(width: int, blocks: int) -> Task:
         steps_per_epoch=20,
         source="builtin:doc",
         sized_host=sized_host,
+        metrics=(NATS, ACCURACY),
     )
 
 

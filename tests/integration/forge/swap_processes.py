@@ -13,7 +13,6 @@ from typing import TextIO
 import torch
 from torch import nn
 
-import esper.tolaria.train as loop
 from contracts.leyline.v1.event_pb2 import KernelSwapped
 from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
 from esper.karn.catalogue import find
@@ -24,10 +23,12 @@ from esper.tezzeret.compiled import pack
 from esper.tezzeret.jobs import job_id_of
 from esper.tezzeret.pipelines import FAST
 from esper.tezzeret.results import Order
+from esper.tolaria import engine
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Outside
 from esper.tolaria.swaps import swap_as_recorded
 from esper.tolaria.tasks import Samples, Site, Task
+from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import named
 
@@ -63,16 +64,16 @@ def trainer(arguments: Sequence[str], messages: TextIO) -> int:
         def take(self, wanted):
             return named(objects, ref, wanted.blueprint_id) if mode != "recorded" else None
 
-    def by_record(run, inputs):
+    def by_record(run, forward):
         if run.recorder.step == int(record[0]):
-            swap_as_recorded(run, KernelSwapped.FromString(bytes.fromhex(record[1])), inputs)
+            swap_as_recorded(run, KernelSwapped.FromString(bytes.fromhex(record[1])), forward)
 
     if mode == "recorded":
-        loop.swap_kernels = by_record
+        engine.swap_kernels = by_record
     log = MemoryLog(objects=objects)
     log.send(signed(seed_command("run", SEED_OPERATION_GERMINATE, "s1", "BP009")))
     config = RunConfig(task="tiny", policy="none", compiled_kernels=mode != "eager")
-    loop.train(config, _task(), LiveWorld(Outside(log, REAL_CLOCK, objects, library=Library())), run_id="run")
+    train(config, _task(), LiveWorld(Outside(log, REAL_CLOCK, objects, library=Library())), run_id="run")
     facts = [event for event in log.events if event.WhichOneof("body") == "kernel_swapped"]
     said = [event.kernel_swapped for event in facts]
     told = {

@@ -47,7 +47,7 @@ def test_a_gate_shows_the_direction_of_each_limit(tell):
 
 def test_view_ends_where_the_run_ended(story):
     view = RunView.of("k3f9x2qa", story)
-    assert (view.epoch, view.epochs_total, view.accuracy) == (2, 2, pytest.approx(0.8))
+    assert (view.epoch, view.epochs_total, [each.text for each in view.figures]) == (2, 2, ["80.00 %"])
     assert (view.seeds["s1"].stage, view.seeds["s2"].stage) == ("EMBARGOED", "DORMANT")
     assert [line for _, line in view.decisions] == [
         "germinate s1 residual_block (BP009): the loss stalls",
@@ -125,6 +125,12 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "task": "digits",
         "seed": 3,
         "epochs": 2,
+        "metric": {"name": "accuracy", "unit": "%", "direction": "higher is better"},
+        "test_metric": 75.0,
+        "probe_metric": pytest.approx(80.0),
+        "control_test_metric": 75.0,
+        "static_test_metric": None,
+        "metrics": [{"name": "accuracy", "unit": "%", "direction": "higher is better", "value": 75.0, "stderr": None}],
         "val_accuracy": 0.75,
         "control_val_accuracy": 0.75,
         "params_host": 100,
@@ -139,6 +145,8 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "growth": None,
         "seeds": {"germinated": 1, "fossilized": 0, "culled": 1},
         "events": 13,
+        "records_lost": 0,
+        "records_to_archive": 0,
         "hook_ms": {"p50": 3.123, "p99": 9.877},
         "first_step_s": 2.346,
         "prompt_s": 0.5,
@@ -156,11 +164,32 @@ def test_summary_says_what_became_of_each_seed(story):
         in text
     )
     assert "s2 at layer2 never germinated" in text
-    assert "test accuracy (+0.00 points)" in text
+    assert "test accuracy (%) (+0.00 points)" in text
     assert "p50 3.1 ms, p99 9.9 ms" in text
     assert "growth did not pay: nothing became part of the network for good, and that took" in text
     assert "esper why k3f9x2qa s1" in text
     assert "\x1b" not in text
+
+
+def test_summary_tells_a_slot_that_opened_and_a_seed_in_doubt(story, tell):
+    opened = tell(e.SeedAbsorbed(seed_id="s1", site="layer1", opened="s3"), epoch=2)
+    end = tell(
+        e.RunFinished(
+            status="completed",
+            unproven=["s2"],
+            test_accuracy=0.5,
+            test_loss_without=2.0,
+            metrics_without=[e.MetricValue(name="mae", unit="mm", lower_is_better=True, value=0.25)],
+        ),
+        epoch=2,
+    )
+    text = _summary([*story[:-1], opened, end], None).text()
+
+    assert "s3 at layer1, which s1 opened in epoch 2, never germinated" in text
+    assert (
+        "s2 is in the network and has not proven anything, because the run ended before; "
+        "without, on the test set: mae 0.2500 mm, loss 2.0000"
+    ) in text
 
 
 def test_summary_of_a_run_whose_control_failed_shows_one_column(story):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from contracts.leyline.v1 import event_pb2
+from contracts.leyline.v1.event_pb2 import MetricValue
 from esper.cli.run_view import RunView
+from esper.cli.screen import Lines
 from esper.cli.summary import Cost, Summary
+from esper.cli.training import gone_since
+from esper.metric import Figure
 from projections import open_history
 from projections.archive_writer import Archive
+from projections.manifest import Gap
 from projections.run_queries import EventReader
 from projections.testing import LogOfRecords, Trainers
 from tests.unit.void_stretch import void_stretch
@@ -62,6 +69,62 @@ def test_growth_is_judged_against_the_static_net_of_as_many_flops(status, loss, 
     assert (told["growth"], told["static_run_id"]) == (growth, "k3f9-static")
     assert told["static_test_loss"] == (loss if growth else None)
     assert told["static_flops"] == (1.9e6 if growth else None)
+
+
+def measured(run_id: str, mae: float, stderr: float | None = 0.01) -> RunView:
+    view = ended(run_id, "completed", float("nan"))
+    told = MetricValue(name="mae", unit="mm", lower_is_better=True, value=mae, stderr=stderr)
+    view.finished.metrics.append(told)
+    view.figures = [Figure("mae", "mm", True, mae)]
+    return view
+
+
+@pytest.mark.parametrize(
+    ("static", "growth", "said"),
+    [
+        (0.5, "paid", "is worse (test mae 0.4000 mm grown, 0.5000 mm static, lower is better)"),
+        (0.3, "did not pay", "is better (test mae 0.4000 mm grown, 0.3000 mm static, lower is better)"),
+        (0.42, "within noise", "0.4200 mm static, lower is better; within 0.0283 mm is noise)"),
+    ],
+)
+def test_a_regression_is_told_in_its_unit_and_a_lower_error_is_a_gain(static, growth, said):
+    summary = Summary(
+        measured("k3f9", 0.4),
+        measured("k3f9-control", 0.52),
+        0,
+        {"p50": 1.0, "p99": 2.0},
+        Cost(1.0, 0.5, 0.9, 2.0, 3.0),
+        "esper-data",
+        static=measured("k3f9-static", static),
+    )
+    text, told = summary.text(), summary.to_json()
+
+    assert said in text
+    assert "test mae (mm, lower is better) (+0.1200 mm better)" in text
+    assert "accuracy" not in text
+    assert "%" not in text
+    assert told["metric"] == {"name": "mae", "unit": "mm", "direction": "lower is better"}
+    assert (told["test_metric"], told["control_test_metric"], told["static_test_metric"]) == (0.4, 0.52, static)
+    assert told["growth"] == growth
+    assert math.isnan(told["val_accuracy"])  # which JSON writes as null
+
+
+def test_a_worse_error_than_the_controls_is_no_gain():
+    told = Summary(
+        measured("k3f9", 0.6), measured("c", 0.5), 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 0.9, 2.0, 3.0), "d"
+    )
+
+    assert "(-0.1000 mm worse)" in told.text()
+
+
+def test_without_a_standard_error_growth_is_judged_by_the_loss():
+    grown, static = measured("k3f9", 0.4, None), measured("k3f9-static", 0.5, None)
+    for view, loss in ((grown, 0.3), (static, 0.1)):
+        view.finished.test_loss, view.probe_stderr = loss, 0.01
+    told = Summary(grown, None, 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 0.9, 2.0, 3.0), "d", static=static)
+
+    assert told.growth == "did not pay"
+    assert "test loss 0.3000 grown, 0.1000 static" in told.text()
 
 
 def test_a_seed_whose_germination_was_rolled_back_is_not_told_of():
@@ -131,3 +194,59 @@ def test_a_clock_that_is_behind_does_not_change_which_facts_count(tmp_path):
 
     assert [(life.seed_id, life.life, life.from_epoch) for life in view.lives] == [("s1", 1, 1)]
     assert view.finished is not None
+
+
+def test_a_run_of_which_the_log_deleted_facts_is_told_as_it_went(tmp_path):
+    """The archive's facts end at the gap: it showed a seed as germinated that was culled, and said that it had all."""
+    run = Trainers("run")
+    run.complete_epoch(0)
+    run.move(0, 0, 0)
+    run.complete_epoch(0)
+    run.move(0, 0, 1)
+    run.finish(0)
+    records = LogOfRecords().place(run.events)
+    with Archive(tmp_path) as archive:
+        archive.append([*records[:3], *records[-1:]])
+        gaps = archive.manifest.gaps
+    with open_history(tmp_path) as history:
+        archived = RunView.of("run", EventReader(history, "run").new())
+    place = (records[0].topic, records[0].partition)
+
+    view, lacks = archived.filled(RunView.of("run", run.events))
+    lost = gone_since({place: 0}, gaps)
+    text = Summary(
+        view, None, 0, {"p50": 1.0, "p99": 2.0}, Cost(2.0, 0.5, 1.8, 9.0, 3.0), "esper-data", lost=lost
+    ).text()
+
+    assert (archived.lives[0].stage, archived.finished) == ("GERMINATED", None)
+    assert view.lives[0].stage != "GERMINATED"
+    assert view.finished is not None
+    assert (view.events, lacks, lost) == (len(run.events), len(run.events) - 4, len(run.events) - 4)
+    assert "all in the archive" not in text
+    assert f"{lost} records of their partitions are lost" in text
+    assert archived.filled(None) == (archived, 0)
+
+
+def test_only_what_was_lost_since_the_run_began_is_counted():
+    gaps = [Gap("t", 0, 2, 5), Gap("t", 0, 8, 12), Gap("t", 0, 20, 21), Gap("t", 1, 0, 99), Gap("other", 0, 0, 99)]
+
+    assert gone_since({("t", 0): 10}, gaps) == 3
+    assert gone_since({}, gaps) == 0
+
+
+def test_an_archive_that_has_others_history_to_read_first_is_said_to(tmp_path):
+    cost = Cost(1.0, 0.5, 0.9, 2.0, 3.0)
+    summary = Summary(ended("k3f9", "completed", 0.75), None, 0, {"p50": 1.0, "p99": 2.0}, cost, "d", to_go=12_345)
+
+    assert "the archive of d comes to them after 12,345 records" in " ".join(summary.text().split())
+    assert (summary.to_json()["records_to_archive"], summary.to_json()["records_lost"]) == (12_345, 0)
+
+
+def test_what_is_told_of_a_deadline_that_passed_is_a_sentence(capsys):
+    run = Trainers("run")
+    run.complete_epoch(0)
+    late = run.publish(run._trainer(0), event_pb2.DecisionTimedOut(packet_id=bytes(16), waited_ms=2_006))
+    Lines([RunView("run", "grown")], quiet=False).show(RunView("run"), late)
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "grown      decision: none came within 2.0 s, and the run went on; one that comes later is rejected"

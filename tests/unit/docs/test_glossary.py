@@ -26,7 +26,7 @@ ENUMS = {
     "CIRCUIT_BREAKER_STATE_": leyline.CircuitBreakerState,
     "FIELD_REPORT_OUTCOME_": leyline.FieldReportOutcome,
 }
-RUN_STATUSES = ("running", "completed", "interrupted", "failed")
+RUN_STATUSES = ("running", "completed", "interrupted", "failed", "died")
 
 
 def terms(page: str) -> set[str]:

@@ -21,7 +21,7 @@ cross_entropy = nn.functional.cross_entropy
 def test_figures_are_those_of_the_definition(lab):
     """Gradients sample by sample, computed one forward at a time without any hook."""
     lab.epoch()
-    first, _ = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)
+    first, _ = lab.kasmina.evidence(lambda: cross_entropy(lab.host(lab.probe_inputs), lab.probe_targets))
     host = lab.host.eval()
     norms, activations, squares = [], [], 0.0
     for x, y in zip(lab.probe_inputs, lab.probe_targets, strict=True):
@@ -60,11 +60,11 @@ def test_a_candidates_descent_is_the_squared_gradient_of_the_zero_weights_of_a_b
     handle = host.get_submodule(module).register_forward_hook(block)
     (gradient,) = torch.autograd.grad(cross_entropy(host(x), y), outgoing)
     handle.remove()
-    evidence = kasmina.evidence(x, y, cross_entropy, candidates=True)[0]
+    evidence = kasmina.evidence(lambda: cross_entropy(host(x), y), candidates=True)[0]
     expected = channels / tried * float(gradient.square().sum())
     assert evidence.candidate_descent == pytest.approx(expected, rel=1e-4)
     assert evidence.candidate_descent > 0
-    assert evidence == kasmina.evidence(x, y, cross_entropy, candidates=True)[0]
+    assert evidence == kasmina.evidence(lambda: cross_entropy(host(x), y), candidates=True)[0]
 
 
 @pytest.mark.parametrize("units", [6, 12])
@@ -81,8 +81,8 @@ def test_a_wider_layers_candidate_is_that_of_a_network_that_is_really_wider(unit
     sites = describe_sites(host, wide, x, lambda _: [])
     kasmina = Kasmina(host, sites, SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
     before, random_state = {k: v.clone() for k, v in host.state_dict().items()}, torch.get_rng_state()
-    plain = kasmina.evidence(x, y, cross_entropy)
-    depth, first, second = kasmina.evidence(x, y, cross_entropy, candidates=True)
+    plain = kasmina.evidence(lambda: cross_entropy(host(x), y))
+    depth, first, second = kasmina.evidence(lambda: cross_entropy(host(x), y), candidates=True)
 
     assert all(torch.equal(tensor, before[name]) for name, tensor in host.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -111,8 +111,8 @@ def test_a_candidate_can_be_tried_at_every_place_that_can_become_wider_and_chang
     def loss_fn(outputs, _targets):
         return outputs.square().mean()
 
-    (plain,) = kasmina.evidence(x, x, loss_fn)
-    (tried,) = kasmina.evidence(x, x, loss_fn, candidates=True)
+    (plain,) = kasmina.evidence(lambda: loss_fn(host(x), x))
+    (tried,) = kasmina.evidence(lambda: loss_fn(host(x), x), candidates=True)
 
     assert tried.candidate_descent > 0
     for figure in ("gradient_norm", "activation_norm", "activation_rank", "descent", "dead_fraction"):
@@ -122,8 +122,10 @@ def test_a_candidate_can_be_tried_at_every_place_that_can_become_wider_and_chang
 def test_only_a_free_place_has_a_candidate(make_lab):
     lab = make_lab(SeedSettings(lifecycle="direct"))
     lab.germinate("residual")
-    taken, free = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy, candidates=True)
-    plain, _ = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)
+    taken, free = lab.kasmina.evidence(
+        lambda: cross_entropy(lab.host(lab.probe_inputs), lab.probe_targets), candidates=True
+    )
+    plain, _ = lab.kasmina.evidence(lambda: cross_entropy(lab.host(lab.probe_inputs), lab.probe_targets))
     assert not taken.HasField("candidate_descent")
     assert free.HasField("candidate_descent")
     assert plain == taken
@@ -142,7 +144,7 @@ def test_evidence_leaves_no_trace(make_lab, stage):
     seeds = lab.kasmina.state_dict()
     random_state = torch.get_rng_state()
     flags = [module.training for module in lab.host.modules()]
-    lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy, candidates=True)
+    lab.kasmina.evidence(lambda: cross_entropy(lab.host(lab.probe_inputs), lab.probe_targets), candidates=True)
     assert all(torch.equal(tensor, host[name]) for name, tensor in lab.host.state_dict().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(lab.host.parameters(), gradients, strict=True))
     after = lab.kasmina.state_dict()
@@ -155,9 +157,9 @@ def test_evidence_leaves_no_trace(make_lab, stage):
 
 def test_evidence_sees_the_seed_that_is_mixed_in(make_lab):
     lab = make_lab(SeedSettings(lifecycle="direct"))
-    before = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)[0]
+    before = lab.kasmina.evidence(lambda: cross_entropy(lab.host(lab.probe_inputs), lab.probe_targets))[0]
     lab.germinate("negation")
-    after = lab.kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy)[0]
+    after = lab.kasmina.evidence(lambda: cross_entropy(lab.host(lab.probe_inputs), lab.probe_targets))[0]
     assert after.activation_norm == pytest.approx(5 * before.activation_norm, rel=1e-4)
 
 
@@ -170,7 +172,7 @@ def test_dead_channels_and_image_and_token_axes():
     for module, kind in (("0", "image"), ("2", "token")):
         sites = describe_sites(host, [Site(module, kind)], x, lambda _: [])
         kasmina = Kasmina(host, sites, SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
-        evidence = kasmina.evidence(x, y, cross_entropy)[0]
+        evidence = kasmina.evidence(lambda: cross_entropy(host(x), y))[0]
         assert evidence.gradient_norm > 0
         assert evidence.dead_fraction == (0.5 if kind == "image" else 0.0)
 
@@ -181,7 +183,7 @@ def _never(*_):
 
 def test_a_host_without_sites_has_no_evidence(lab):
     kasmina = Kasmina(lab.host, [], SeedSettings(), _never, steps_per_epoch=1, seed=0, monotonic=float)
-    assert kasmina.evidence(lab.probe_inputs, lab.probe_targets, cross_entropy) == []
+    assert kasmina.evidence(lambda: cross_entropy(lab.host(lab.probe_inputs), lab.probe_targets)) == []
     assert kasmina.observations() == []
 
 

@@ -48,7 +48,7 @@ def test_a_form_that_agrees_serves_from_the_next_step_on_and_changes_nothing(mix
     before = {name: tensor.clone() for name, tensor in mixed.kasmina.modules()["s1"].state_dict().items()}
     stream = torch.get_rng_state()
 
-    (fact,) = mixed.kasmina.swap("s1", form, mixed.inputs[:16])
+    (fact,) = mixed.kasmina.swap("s1", form, lambda: mixed.host(mixed.inputs[:16]))
 
     assert (fact.from_form, fact.to_form, fact.artifact_ref) == ("eager", "compiled", form.artifact_ref)
     assert 0.0 <= fact.max_difference <= TOLERANCE
@@ -61,7 +61,7 @@ def test_a_form_that_agrees_serves_from_the_next_step_on_and_changes_nothing(mix
 
 @pytest.mark.requirement("R-TOL-35")
 def test_a_form_that_disagrees_is_refused_and_told_of(mixed):
-    assert mixed.kasmina.swap("s1", Form(error=1e-3), mixed.inputs[:16]) == []
+    assert mixed.kasmina.swap("s1", Form(error=1e-3), lambda: mixed.host(mixed.inputs[:16])) == []
 
     (packet,) = mixed.kasmina.drain_telemetry()
     (event,) = [event for event in packet.events if event.event_id == "kernel_swap_refused"]
@@ -71,7 +71,9 @@ def test_a_form_that_disagrees_is_refused_and_told_of(mixed):
 
 @pytest.mark.requirement("R-TOL-35")
 def test_a_form_that_cannot_be_loaded_is_refused_and_told_of(mixed):
-    assert mixed.kasmina.swap("s1", Form(failure=EsperError("no toolchain")), mixed.inputs[:16]) == []
+    assert (
+        mixed.kasmina.swap("s1", Form(failure=EsperError("no toolchain")), lambda: mixed.host(mixed.inputs[:16])) == []
+    )
     assert mixed.told() == ["kernel_swap_refused"]
 
 
@@ -90,25 +92,25 @@ def test_only_seeds_that_learn_from_the_hosts_own_pass_are_swapped(make_lab):
 
 
 def test_a_restored_seed_needs_its_form_again_and_nothing_is_told_where_it_gets_it(mixed):
-    mixed.kasmina.swap("s1", Form(), mixed.inputs[:16])
+    mixed.kasmina.swap("s1", Form(), lambda: mixed.host(mixed.inputs[:16]))
     saved = mixed.kasmina.state_dict()
     assert mixed.kasmina.swappable() == {}
     other = mixed.new_kasmina()
     other.load_state_dict(saved)
     assert list(other.swappable()) == ["s1"]
 
-    assert other.swap("s1", Form(), mixed.inputs[:16]) == []
+    assert other.swap("s1", Form(), lambda: other._grafts.host(mixed.inputs[:16])) == []
 
     assert other.swappable() == {}
     assert other.state_dict()["scalars"] == saved["scalars"]
 
 
 def test_a_restored_seed_whose_form_is_gone_is_eager_again_as_a_fact(mixed):
-    mixed.kasmina.swap("s1", Form(), mixed.inputs[:16])
+    mixed.kasmina.swap("s1", Form(), lambda: mixed.host(mixed.inputs[:16]))
     other = mixed.new_kasmina()
     other.load_state_dict(mixed.kasmina.state_dict())
 
-    (fact,) = other.swap("s1", None, mixed.inputs[:16])
+    (fact,) = other.swap("s1", None, lambda: other._grafts.host(mixed.inputs[:16]))
 
     assert (fact.from_form, fact.to_form, fact.artifact_ref) == ("compiled", "eager", Form.artifact_ref)
     assert "compiled" not in str(other.state_dict()["scalars"])
@@ -116,7 +118,7 @@ def test_a_restored_seed_whose_form_is_gone_is_eager_again_as_a_fact(mixed):
 
 def test_going_back_before_a_swap_brings_the_eager_form_back(mixed):
     before = mixed.kasmina.state_dict()
-    mixed.kasmina.swap("s1", form := Form(), mixed.inputs[:16])
+    mixed.kasmina.swap("s1", form := Form(), lambda: mixed.host(mixed.inputs[:16]))
     mixed.kasmina.load_state_dict(before)
     calls = form.calls
     mixed.epoch()

@@ -51,7 +51,7 @@ def test_a_seed_is_mixed_in_after_its_first_step_and_learns_there(swift) -> None
     assert lab.observe().alpha == 1.0
     assert list(lab.held) == ["s1"]  # nothing is frozen
     assert not torch.equal(lab.probe().per_sample, before)  # of the host's own step; the seed gives nothing yet
-    assert lab.kasmina.side_pass(lab.inputs[:4], lab.targets[:4], nn.functional.cross_entropy) is None
+    assert lab.kasmina.side_pass(lambda: nn.functional.cross_entropy(lab.host(lab.inputs[:4]), lab.targets[:4])) is None
 
 
 def test_it_fossilizes_by_itself_and_no_command_makes_it(swift) -> None:

@@ -80,6 +80,23 @@ def test_its_views_show_what_they_showed(history, told):
     assert shown == told["views"]
 
 
+def test_its_runs_were_measured_by_their_accuracy(history):
+    """Nothing declares a metric there."""
+    ends = history.execute(
+        "select name, unit, direction, value, main from metrics where measured_on = 'test' and surviving order by 4"
+    )
+
+    assert ends.fetchall() == [("accuracy", "%", "higher is better", value, True) for value in (88.0, 91.0)]
+    assert (
+        history.execute("select metric, metric_unit, test_metric = 100 * test_accuracy from runs").fetchall()
+        == [("accuracy", "%", True)] * 2
+    )
+    assert (
+        history.execute("select count(*) from metrics where measured_on = 'probe'").fetchone()
+        == history.execute("select count(*) from epochs where probe_metric = 100 * probe_accuracy::double").fetchone()
+    )
+
+
 def test_every_fact_gets_the_verdict_that_the_archiver_gives_today(old, tmp_path):
     """Superseded and repeated facts are among them."""
     with open_history(old) as history:
@@ -115,10 +132,16 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
 
 
 _COLUMNS = dict.fromkeys(("decisions", "commands", "reports"), "* exclude (surviving)")  # which they did not have then
+_COLUMNS["epochs"] = "* exclude (metric, probe_metric)"
+_COLUMNS["seeds"] = "* exclude (opened_by, opened_epoch)"
+_COLUMNS |= dict.fromkeys(("fold_state_at(25)", "fold_state_at(9999)"), "* exclude (metrics)")
 _COLUMNS["runs"] = (
-    "* exclude (processes, static_of) replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
+    "* exclude (processes, static_of, metric, metric_unit, metric_direction, probe_metric, test_metric, task_file, "
+    "random_seed, optimizer, learning_rate, rate_policy, weight_decay, batch_size, fork_step, fork_change, "
+    "seeds_unproven, test_accuracy_without, test_loss_without) "
+    "replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
 )
-"""Which had the last process's time, no processes, and no static runs."""
+"""Which had the last process's time, no processes, no static runs, no seeds in doubt, and no metric but accuracy."""
 
 
 def verdicts(history: History) -> list[tuple]:

@@ -8,7 +8,7 @@ from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.kasmina import lifecycle
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.settings import SeedSettings
-from esper.tolaria import train as loop
+from esper.tolaria import engine as loop
 from esper.tolaria.guard import ISOLATION
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
 from esper.errors import ContractViolation
+from esper.kasmina.passes import Closure
 from esper.tolaria.gradients import Learners, backward, clip, combine_pcgrad, combine_sum, project, stage_weight
 
 STAGES = {name: number for name, number in leyline.SeedLifecycleStage.items() if number}
@@ -93,18 +94,17 @@ def test_microbatches_give_the_gradient_of_the_whole_batch() -> None:
     inputs, targets = torch.randn(10, 3), torch.randn(10, 2)
     parameters = [*layer.parameters(), *spare.parameters()]
 
-    def forward(some: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return (layer(some) - wanted).square().mean()
+    def of(some: torch.Tensor, wanted: torch.Tensor) -> Closure:
+        return lambda: (layer(some) - wanted).square().mean()
 
     def gradients(microbatches: int, *, pcgrad: bool = False) -> tuple[list[torch.Tensor | None], float]:
         for parameter in parameters:
             parameter.grad = None
+        pairs = zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True)
         loss, _ = backward(
-            forward,
-            inputs,
-            targets,
+            of(inputs, targets),
+            [] if microbatches == 1 else [(len(each) / len(inputs), of(each, wanted)) for each, wanted in pairs],
             parameters,
-            microbatches=microbatches,
             pcgrad=pcgrad,
             generator=torch.Generator().manual_seed(0),
         )

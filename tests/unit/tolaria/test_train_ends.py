@@ -22,6 +22,23 @@ def test_asked_to_stop_it_ends_as_interrupted_with_its_last_epoch_kept(bench, ti
     assert bench.log.bodies("checkpoint_saved")[-1].ref in bench.objects
 
 
+def test_a_run_that_ends_before_a_seed_has_proven_itself_tells_the_network_without_it(bench, tiny_task) -> None:
+    result = bench.run(tiny_task(epochs=4), bench.growing(after=2))
+    (end,) = bench.log.bodies("run_finished")
+
+    assert (result.unproven, list(end.unproven)) == (["s1"], ["s1"])
+    assert result.fates["s1"]["stage"] in ("BLENDING", "SHADOWING", "PROBATIONARY")
+    assert end.test_loss_without == result.test_loss_without != result.test_loss
+
+
+def test_without_a_seed_in_doubt_there_is_nothing_to_tell(bench, tiny_task) -> None:
+    result = bench.run(tiny_task(epochs=1))
+    (end,) = bench.log.bodies("run_finished")
+
+    assert (result.unproven, result.test_loss_without) == ([], None)
+    assert not end.HasField("test_loss_without")
+
+
 def test_a_log_that_takes_nothing_ends_the_run_with_the_state_kept(bench, tiny_task) -> None:
     calls = iter(range(100))
 
