@@ -129,7 +129,7 @@ def _run(words: Sequence[str], environment: Mapping[str, str]) -> int:
     subprocess.Popen = Within  # type: ignore[misc]
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")  # that it was imported already
     sys.argv = list(words)
-    with _headers(environment) if words[0] == COMPILES else contextlib.nullcontext():
+    with headers(Path(tempfile.gettempdir(), "headers")) if words[0] == COMPILES else contextlib.nullcontext():
         try:
             runpy.run_module(words[0], run_name="__main__", alter_sys=True)
         except SystemExit as end:
@@ -138,18 +138,17 @@ def _run(words: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 @contextlib.contextmanager
-def _headers(environment: Mapping[str, str]) -> Iterator[None]:
+def headers(own: Path) -> Iterator[None]:
     """Within, torch finds its headers as an earlier kernel's compiler left them: 8 of 16 processor seconds a kernel.
 
-    Each kernel has them in a folder of its own, by hard links. What a compiler was killed over never gets out of it.
+    Each kernel has them in a folder of its `own`, by hard links. What a compiler was killed over never gets out of it.
     """
-    own = Path(tempfile.gettempdir()) / "headers"
     codecache: Any = import_module("torch._inductor.codecache")
     codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(own), str(own / "locks")
-    kept = Path(environment.get(HEADERS) or own)
+    kept = Path(os.environ.get(HEADERS) or own)
     _link(kept, own)
     yield
-    if any(Path(environment["TORCHINDUCTOR_CACHE_DIR"]).glob("*/*.so")):  # it came through
+    if any(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).glob("*/*.so")):  # it came through
         _link(own, kept)
 
 
