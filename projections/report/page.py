@@ -74,6 +74,8 @@ def _pictures(history: History, told: Report) -> dict[str, svg.Picture]:
         "parameters": of_run.parameters(history, runs),
         "flops": of_run.flops(history, runs),
         "alphas": of_run.alphas(history, run_id),
+        "network_wide": of_run.network(history, run_id, WIDE),
+        "network_narrow": of_run.network(history, run_id, NARROW),
         "seeds_wide": of_run.seeds(history, run_id, WIDE),
         "seeds_narrow": of_run.seeds(history, run_id, NARROW),
     }
@@ -250,6 +252,9 @@ def command(row: Row) -> str:
 
 def outcome(report: Mapping[str, Any]) -> str:
     """A field report in a few words."""
+    told, epochs = str(report["outcome"]).lower(), report["observation_window_epochs"]
+    if not epochs:
+        return f"{told}: the run ended before an epoch had passed"
     delta = report["metrics"].get("loss_delta_total")
     change = "" if delta is None or not math.isfinite(delta) else f", probe loss {delta:+.4f}"
-    return f"{report['outcome'].lower()}{change} in {report['observation_window_epochs']} epochs"
+    return f"{told}{change} in {epochs} epoch{'' if epochs == 1 else 's'}"
