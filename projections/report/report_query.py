@@ -80,7 +80,11 @@ class Report:
         task = str(config.get("task") or self.run["task"])
         words = ["esper", "run", "--task", task, "--epochs", str(self.run["epochs_planned"])]
         words += ["--seed", str(config.get("seed", 0)), "--policy", str(self.run["policy"])]
-        words += [] if self.run["lifecycle"] in ("full", "careful") else ["--lifecycle", str(self.run["lifecycle"])]
+        words += (
+            []
+            if (self.run["lifecycle"] or "full") in ("full", "careful")
+            else ["--lifecycle", str(self.run["lifecycle"])]
+        )
         rate_policy = str(config.get("rate_policy") or "cosine")
         words += [] if rate_policy == "cosine" else ["--rate-policy", rate_policy]
         words += [] if self.run["device"] == "cpu" else ["--device", str(self.run["device"])]
