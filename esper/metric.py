@@ -7,7 +7,7 @@ Free of torch: the functions are a person's own, and only what measures calls th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from contracts.leyline.v1.event_pb2 import EpochCompleted, RunFinished
 
 PERCENT: Final = "%"
+LOWER_IS_BETTER: Final = "lower is better"
 LONGEST_NAME: Final = 40
 
 
@@ -62,19 +63,20 @@ class Metric:
         """Whether it brings the function that computes it."""
         return self.per_sample is not None or self.per_set is not None
 
-    def of(self, value: float) -> Figure:
-        """A value of it, which is in its unit."""
-        return Figure(self.name, self.unit, self.lower_is_better, value)
+    def of(self, value: float, stderr: float | None = None) -> Figure:
+        """A value of it, in its unit, with its standard error where that is known."""
+        return Figure(self.name, self.unit, self.lower_is_better, value, stderr)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A metric's value on a set of samples, in its unit."""
+    """A metric's value on a set of samples, in its unit; `stderr` is the standard error of one that is a mean."""
 
     name: str
     unit: str
     lower_is_better: bool
     value: float
+    stderr: float | None = None
 
     @property
     def known(self) -> bool:
@@ -99,9 +101,19 @@ class Figure:
     @property
     def label(self) -> str:
         """What stands beside it in a table: `accuracy (%)`, `mae (mm, lower is better)`."""
-        parts = [self.unit, self.direction if self.lower_is_better else ""]
-        told = ", ".join(filter(None, parts))
-        return f"{self.name} ({told})" if told else self.name
+        return self._labelled(self.name)
+
+    def label_on(self, samples: str) -> str:
+        """What stands above it: `Accuracy on the test set (%)`."""
+        return self._labelled(f"{self.name[:1].upper()}{self.name[1:]} on the {samples}")
+
+    def _labelled(self, text: str) -> str:
+        told = ", ".join(filter(None, (self.unit, self.direction if self.lower_is_better else "")))
+        return f"{text} ({told})" if told else text
+
+    def is_like(self, other: Figure) -> bool:
+        """Whether both are of the same metric."""
+        return (self.name, self.unit) == (other.name, other.unit)
 
     @property
     def phrase(self) -> str:
@@ -118,12 +130,16 @@ class Figure:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"name": self.name, "unit": self.unit, "direction": self.direction, "value": self.value}
+        return {**self.metric_dict(), "value": self.value, "stderr": self.stderr}
+
+    def metric_dict(self) -> dict[str, str]:
+        """What it is a value of, for JSON."""
+        return {"name": self.name, "unit": self.unit, "direction": self.direction}
 
 
 def direction(*, lower_is_better: bool) -> str:
     """The words for a metric's direction."""
-    return "lower is better" if lower_is_better else "higher is better"
+    return LOWER_IS_BETTER if lower_is_better else "higher is better"
 
 
 def number(value: float, unit: str = "") -> str:
@@ -142,10 +158,14 @@ def in_unit(text: str, unit: str) -> str:
     return f"{text} {unit}" if unit else text
 
 
+def difference_text(size: float, unit: str) -> str:
+    """How far two values are apart; those in per cent are some points apart."""
+    return in_unit(number(size, unit), "points" if unit == PERCENT else unit)
+
+
 def signed_gain(gain: float, unit: str) -> str:
-    """A gain with its sign; one of per cent is in points."""
-    sign = "+" if gain >= 0 else "-"
-    return in_unit(sign + number(abs(gain), unit), "points" if unit == PERCENT else unit)
+    """A gain with its sign."""
+    return ("+" if gain >= 0 else "-") + difference_text(abs(gain), unit)
 
 
 def check_metrics(metrics: Sequence[Metric], owner: str) -> None:
@@ -156,7 +176,7 @@ def check_metrics(metrics: Sequence[Metric], owner: str) -> None:
         raise InvalidInput(f"{owner}: two metrics are called {twice}; give each a name of its own")
 
 
-# -------------------------------------------------------------------------------------------------- of recorded events
+# --------------------------------------------------------------------------------------------- of what is recorded
 
 
 def accuracy_of(share: float) -> Figure:
@@ -176,5 +196,29 @@ def figures_of_test(end: RunFinished) -> list[Figure]:
     return _told(end.metrics) or [accuracy_of(end.test_accuracy)]
 
 
+def figure_of_row(row: Mapping[str, Any], on: str = "test") -> Figure | None:
+    """The main metric of a row of the view `runs` on a set, `test` or `probe`; None where that was not measured."""
+    value = row[f"{on}_metric"]
+    lower = row["metric_direction"] == LOWER_IS_BETTER
+    return None if value is None else Figure(row["metric"], row["metric_unit"], lower, value)
+
+
+def figures_of_rows(values: Sequence[Mapping[str, Any]] | None, accuracy: float | None) -> list[Figure]:
+    """What a column `metrics` holds, or the accuracy, a share of 0 to 1, where a record has none of them."""
+    if values:
+        names = ("name", "unit", "lower_is_better", "value", "stderr")
+        return [Figure(*(each[name] for name in names)) for each in values]
+    return [] if accuracy is None else [accuracy_of(accuracy)]
+
+
 def _told(values: Any) -> list[Figure]:
-    return [Figure(each.name, each.unit, each.lower_is_better, each.value) for each in values]
+    return [
+        Figure(
+            each.name,
+            each.unit,
+            each.lower_is_better,
+            each.value,
+            each.stderr if each.HasField("stderr") else None,
+        )
+        for each in values
+    ]

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -40,6 +40,7 @@ FORMAT: Final = 1
 
 
 ARCHIVE, OBJECTS, VIEWS, CONTENTS, SUMS = "archive", "objects", "views.sql", EXPORTED, "SHA256SUMS"
+NETWORK: Final = "network"
 
 DIGESTS: Final = """
 SELECT run_id, count(*) AS events, count(*) FILTER (sequence > 0) AS facts, max(sequence) AS last_sequence,
@@ -84,8 +85,16 @@ def family(history: History, run_id: str) -> tuple[str, ...]:
     return (run_id, *sorted(set(found) - {run_id}))
 
 
-def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | None = None) -> Exported:
+def export(
+    history: History,
+    run_ids: Sequence[str],
+    to: Path,
+    objects: Path | None = None,
+    network: Mapping[str, bytes] | None = None,
+) -> Exported:
     """Write the events of `run_ids` to the new folder `to`, with the objects that they name where a store is given.
+
+    The files of `network` come along in a folder of that name.
 
     Raises InvalidInput where `to` exists or cannot be made, CorruptState where a part of the history is damaged: it
     would be missing.
@@ -105,6 +114,9 @@ def export(history: History, run_ids: Sequence[str], to: Path, objects: Path | N
             _write_archive(writing, run_ids, made / ARCHIVE)
         found, missing = _copy_objects(history, run_ids, objects, made / OBJECTS) if objects else (0, 0)
         events = _describe(made, found)
+        for name, content in (network or {}).items():
+            (made / NETWORK).mkdir(exist_ok=True)
+            (made / NETWORK / name).write_bytes(content)
         digest = _write_sums(made)
         made.rename(to)
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from contracts.topics import RUNS
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
+from esper.metric import figures_of_rows
 from esper.record import Mark, ModelState, Rate, RunState, SeedState
 from esper.record.model_state import Saved
 from esper.record.run_status import RunStatus
@@ -179,6 +180,7 @@ def _model(then: dict[str, Any], seeds: list[dict[str, Any]]) -> ModelState:
         probe_accuracy=then["probe_accuracy"],
         windows={window["command_id"]: window["seed_id"] for window in then["windows"]},
         checkpoint=None if saved is None else Saved(**saved),
+        metrics=tuple(figures_of_rows(then["metrics"], then["probe_accuracy"])),
     )
 
 

@@ -18,6 +18,7 @@ from contracts.topics import RUNS
 from esper.kasmina.lifecycle import ATTACHED
 from esper.leyline.envelope import LATEST_NS
 from esper.record.accept import Verdict
+from esper.spread import T_975
 from projections.columns import BODIES, TABLES, duckdb_columns, quoted
 from projections.verdicts import VERDICT_COLUMNS
 
@@ -207,17 +208,6 @@ _ENUMS: Final[dict[str, tuple[Any, str]]] = {
 }
 
 
-_T_975: Final = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-
-
-"""Student's t at 97.5 % for 1 to 30 degrees of freedom; above, 30 stands for all, which makes an interval 4 % too wide
-at most."""
-
-
 def words() -> list[str]:
     """SQL that defines one macro per enum (a number without a name stays a number) and a table of the lifecycle.
 
@@ -238,7 +228,7 @@ def words() -> list[str]:
         "CREATE MACRO uuid_text(b) AS CASE WHEN octet_length(b) = 16 THEN hex(b)::UUID::VARCHAR ELSE hex_text(b) END",
         "CREATE MACRO number_of(x) AS CASE WHEN NOT isnan(x) THEN x END",
         f"CREATE MACRO moment(ns) AS make_timestamp_ns(CASE WHEN ns BETWEEN 0 AND {LATEST_NS} THEN ns::BIGINT END)",
-        f"CREATE MACRO student_t(n) AS CASE WHEN n > 1 THEN {list(_T_975)}[least(n - 1, {len(_T_975)})] END",
+        f"CREATE MACRO student_t(n) AS CASE WHEN n > 1 THEN {list(T_975)}[least(n - 1, {len(T_975)})] END",
         *(_macro(name, enum, prefix) for name, (enum, prefix) in _ENUMS.items()),
         f"CREATE MACRO stage_number(name) AS CASE name {stages} END",
         f"CREATE MACRO problem_name(verdict) AS CASE verdict {problems} END",

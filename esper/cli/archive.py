@@ -244,14 +244,20 @@ MARK: Final = b'<meta name="generator" content="esper report">'
 HEAD_BYTES: Final = 1_000
 
 
-def export_command(data_dir: Path, word: str, to: Path | None, *, with_objects: bool, as_json: bool) -> None:
+def export_command(
+    data_dir: Path, word: str, to: Path | None, *, with_objects: bool, with_network: bool, trust: bool, as_json: bool
+) -> None:
     """Export a run and its family; raises InvalidInput where the folder exists or the run does not."""
     from projections.export import OBJECTS, export, family  # noqa: PLC0415 - only needed here
 
     with history_of(data_dir) as history:
         run_id = find_run(history, word)
         folder = to if to is not None else Path(f"esper-export-{run_id}")
-        done = export(history, family(history, run_id), folder, data_dir / OBJECTS if with_objects else None)
+        if folder.exists():
+            raise InvalidInput(f"{folder} exists, and an export overwrites nothing; name another folder with --to")
+        network = _network(data_dir, run_id, trust=trust) if with_network else {}
+        objects = data_dir / OBJECTS if with_objects else None
+        done = export(history, family(history, run_id), folder, objects, network)
     if as_json:
         say_json(asdict(done))
         return
@@ -259,12 +265,20 @@ def export_command(data_dir: Path, word: str, to: Path | None, *, with_objects: 
     say(f"  {done.events:,} events, {done.bytes / 1e6:.1f} MB, no keys")
     if with_objects:
         say(f"  {done.objects:,} objects; {done.missing:,} more that events name were deleted before, as old ones are")
+    if network:
+        say(f"  its network: {', '.join(sorted(network))}")
     say(f"  digest {done.digest}")
     say("\ntry next")
     named = quote(done.folder)
     say(f"  esper verify {named}")
     say(f'  esper sql --data-dir {named} "from runs"')
     say(f"  cd {named} && duckdb -init views.sql     (needs no Esper)")
+
+
+def _network(data_dir: Path, run_id: str, *, trust: bool) -> dict[str, bytes]:
+    from esper.cli.load import carried  # noqa: PLC0415 - torch, and only --with-network needs it
+
+    return carried(data_dir, run_id, trust=trust)
 
 
 def verify_export_command(folder: Path, *, as_json: bool) -> int:

@@ -44,6 +44,7 @@ Archive = Annotated[
     ),
 ]
 DATA_DIR: Final = Path("esper-data")
+MOST_SEEDS: Final = 1000
 app = typer.Typer()
 
 
@@ -80,6 +81,28 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
     ] = "digits",
     epochs: Annotated[int | None, typer.Option("--epochs", help="How many; the task's own number by default.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is random in the run.")] = 0,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="FIRST..LAST",
+            help="The same run for each random seed, such as 0..4 or 0,3,7, and one table with \u00b1 over them.",
+        ),
+    ] = "",
+    lr: Annotated[float | None, typer.Option("--lr", help="The learning rate; the task's own by default.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Samples in a step; the task's own number by default.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Of torch; 1 by default.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of the run, such as seeds.blend_epochs=2, as often as wanted; `--set help` lists "
+            "them.",
+        ),
+    ] = None,
     policy: Annotated[
         Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
     ] = "heuristic",
@@ -179,8 +202,28 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         ignore_history=ignore_history,
         in_process=in_process,
         as_json=as_json,
+        seeds=_seeds(seeds),
+        settings=(*_given(learning_rate=lr, batch_size=batch_size, threads=threads), *(settings or ())),
     )
     return run_command(request)
+
+
+def _given(**options: float | None) -> list[str]:
+    """Options that are given, as `--set` has them."""
+    return [f"{name}={value}" for name, value in options.items() if value is not None]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """The random seeds that `0..4` or `0,3,7` means."""
+    first, dots, last = text.partition("..")
+    words = [first, last] if dots else [word for word in text.split(",") if word.strip()]
+    if not all(word.strip().isdecimal() for word in words):
+        raise InvalidInput(f"--seeds {text!r} is no FIRST..LAST, such as 0..4, and no list, such as 0,3,7")
+    numbers = [int(word) for word in words]
+    seeds = tuple(range(numbers[0], numbers[1] + 1)) if dots else tuple(dict.fromkeys(numbers))
+    if dots and not 1 < len(seeds) <= MOST_SEEDS:
+        raise InvalidInput(f"--seeds {text!r} are {len(seeds)} random seeds; give 2 to {MOST_SEEDS}")
+    return seeds
 
 
 def _ids(text: str) -> tuple[str, ...]:
@@ -360,6 +403,33 @@ def state(
     state_command(data_dir, run, at, load, trust=trust, as_json=as_json)
 
 
+@app.command(epilog="Example: esper load last --out net.safetensors")
+def load(
+    run: Run,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="The file to write: .safetensors (weights), .py (code), .pt2 (torch.export) or .onnx."
+        ),
+    ],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="A step (120), the end of an epoch (epoch:7), or best; the end without it."),
+    ] = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run's network as a file that needs no Esper: its weights, its code, or a program to run.
+
+    Beside weights a file of the same name that ends with .json says what they are and what grew where.
+    """
+    from esper.cli.load import load_command  # noqa: PLC0415
+
+    load_command(data_dir, run, at, out, trust=trust, as_json=as_json)
+
+
 @app.command(epilog="Example: esper diff k3f9 last")
 def diff(
     a: Annotated[str, typer.Argument(help="A run.", metavar="A")],
@@ -434,6 +504,10 @@ def export(
     with_objects: Annotated[
         bool, typer.Option("--with-objects", help="Also what a replay needs: checkpoints, digests, long observations.")
     ] = False,
+    with_network: Annotated[
+        bool, typer.Option("--with-network", help="Also the run's network: weights, what they are, and its code.")
+    ] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """A run's whole history as one folder without keys, that anybody can ask with plain DuckDB and verify.
@@ -442,7 +516,9 @@ def export(
     """
     from esper.cli.archive import export_command  # noqa: PLC0415
 
-    export_command(data_dir, run, to, with_objects=with_objects, as_json=as_json)
+    export_command(
+        data_dir, run, to, with_objects=with_objects, with_network=with_network, trust=trust, as_json=as_json
+    )
 
 
 @app.command(epilog="Example: esper verify esper-export-k3f9x2qa")

@@ -16,6 +16,7 @@ from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.json_text import configuration
 from esper.leyline.objects import ObjectStore
+from esper.metric import figures_of_test
 from esper.record import RunState, accepted_facts
 from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
 from esper.tolaria.config import filled
@@ -33,14 +34,15 @@ _OF_THE_RUN: Final = ("control_of", "parent_run_id", "parent_sequence", "inherit
 SHOWN_FIELDS: Final = 8
 SHOWN_PARTS: Final = 4
 _NAMES: Final = {
-    "test_accuracy": "test accuracy",
     "test_loss": "test loss",
-    "probe_accuracy": "probe accuracy",
     "probe_loss": "probe loss",
     "params": "parameters",
     "seeds_fossilized": "seeds kept",
     "flops": "FLOPs",
 }
+
+_OLD: Final = frozenset({"test_accuracy", "probe_accuracy"})
+"""Keys of before there were metrics, which JSON keeps for one version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ def compare(a: Side, b: Side, objects: ObjectStore) -> dict[str, Any]:
         "parted": None if parted is None else _parting(a, b, parted),
         "first_state_that_differs": state,
         "end": {name: _pair(left, right) for name, (left, right) in _ends(a, b)},
+        "metrics": _metrics(a, b),
         "seeds": _seeds(a.state, b.state),
     }
 
@@ -201,6 +204,22 @@ def _end(side: Side) -> dict[str, Any]:
         "seeds_fossilized": sum(stage(seed.stage) == "FOSSILIZED" for seed in model.seeds.values()),
         "flops": None if finished is None else finished.flops,
     }
+
+
+def _metrics(a: Side, b: Side) -> dict[str, Any]:
+    """Each metric that either was measured by, on the probe and the test set, by what it is called."""
+    both = [dict(_measured(side)) for side in (a, b)]
+    names = [*both[0], *(name for name in both[1] if name not in both[0])]
+    return {name: _pair(both[0].get(name), both[1].get(name)) for name in names}
+
+
+def _measured(side: Side) -> Iterator[tuple[str, float]]:
+    finished = side.finished
+    for on, figures in (
+        ("test", [] if finished is None else figures_of_test(finished)),
+        ("probe", side.state.model.metrics),
+    ):
+        yield from ((f"{on} {each.label}", each.value) for each in figures)
 
 
 def _pair(a: Any, b: Any) -> dict[str, Any]:
@@ -313,9 +332,10 @@ def _show_parting(compared: Mapping[str, Any]) -> None:
 
 def _show_end(compared: Mapping[str, Any]) -> None:
     say("\nin the end:")
+    shown = {name: pair for name, pair in compared["end"].items() if name not in _OLD} | compared["metrics"]
     rows = [
-        (_NAMES.get(name, name), pair["a"], pair["b"], _signed(pair["difference"]))
-        for name, pair in compared["end"].items()
+        (one_line(_NAMES.get(name, name)), pair["a"], pair["b"], _signed(pair["difference"]))
+        for name, pair in shown.items()
     ]
     say(table(("", "A", "B", "B - A"), rows, right=(1, 2, 3)))
     if compared["seeds"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,12 +14,13 @@ from esper.cli.awaited import await_run, clients_of
 from esper.cli.history import find_run, history_of
 from esper.cli.output import CYAN, DIM, GREEN, RED, YELLOW, one_line, say_hanging, say_json, styled
 from esper.errors import InvalidInput
-from esper.karn.table import with_names
+from esper.karn.table import CATALOGUE, with_names
 from esper.kasmina.gates import SIGNS, rule_of
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.leyline.ids import text
 from esper.leyline.names import meant
+from esper.metric import figures_of_probe, figures_of_test
 from projections.columns import BODIES
 from projections.run_queries import EventReader
 
@@ -111,9 +111,9 @@ def _run_resumed(body: Any) -> str:
 
 def _run_finished(body: Any) -> str:
     why = f" ({body.reason})" if body.reason else ""
-    accuracy = "" if math.isnan(body.test_accuracy) else f"test accuracy {body.test_accuracy:.4f}, "
+    tested = "".join(f"test {each.phrase}, " for each in figures_of_test(body) if each.known)
     unproven = f"; {' and '.join(body.unproven)} not proven" if body.unproven else ""
-    return f"{body.status}{why}: {accuracy}{body.params_final:,} parameters{unproven}"
+    return f"{body.status}{why}: {tested}{body.params_final:,} parameters{unproven}"
 
 
 def _epoch_completed(body: Any) -> str:
@@ -121,10 +121,9 @@ def _epoch_completed(body: Any) -> str:
     live = ", ".join(
         f"{s.seed_id} {stage(s.stage)}" for s in body.seeds if s.stage != leyline_pb2.SEED_LIFECYCLE_STAGE_DORMANT
     )
-    return (
-        f"loss {state.training_loss:.4f}, probe loss {state.validation_loss:.4f}, "
-        f"probe accuracy {state.validation_accuracy:.4f}" + (f"; {live}" if live else "")
-    )
+    told = [f"loss {state.training_loss:.4f}", f"probe loss {state.validation_loss:.4f}"]
+    told += [f"probe {each.phrase}" for each in figures_of_probe(body) if each.name != "loss"]
+    return ", ".join(told) + (f"; {live}" if live else "")
 
 
 def _decision_made(body: Any) -> str:
@@ -159,7 +158,9 @@ def _seed_transitioned(body: Any) -> str:
 
 
 def _seed_absorbed(body: Any) -> str:
-    wider = f"{body.site} has {body.units} units instead of {body.units_before}"
+    blueprint = CATALOGUE.get(body.blueprint_id)
+    units = "features of heads" if blueprint is not None and blueprint.sections > 1 else "units"
+    wider = f"{body.site} has {body.units} {units} instead of {body.units_before}"
     return (
         f"{body.seed_id} is part of the host: {wider}, {body.parameters:,} parameters more; {body.opened} opens there"
     )

@@ -17,6 +17,7 @@ from esper.cli.output import complain, meter, say, say_json, table
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import body_of
 from esper.leyline.names import checked, meant
+from esper.metric import Figure, figure_of_row
 from esper.weatherlight.alive import lives
 from projections.manifest import Place, covered
 from projections.run_queries import all_runs, claims_of
@@ -221,7 +222,7 @@ TROUBLED: Final = ("failed", "stopped", "interrupted")
 LONGEST_REASON: Final = 160
 """Characters of a reason that stand in the list; `esper runs --json` has it whole."""
 _RUN_HEADERS: Final = (
-    *("run", "task", "policy", "status", "epochs", "accuracy", "control", "static", "params", "kept", "began"),
+    *("run", "task", "policy", "status", "epochs", "metric", "test", "control", "static", "params", "kept", "began"),
 )
 
 
@@ -254,7 +255,7 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
         say("nothing was run in this data folder yet; start with `esper run`")
         return
     beside = {
-        (run[role], role): run["test_accuracy"]
+        (run[role], role): figure_of_row(run)
         for run in found
         for role in ("control_of", "static_of")
         if run[role] and run["status"] == "completed"
@@ -264,20 +265,20 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     rows = [
         _run_row(run, *(beside.get((run["run_id"], role)) for role in ("control_of", "static_of"))) for run in shown
     ]
-    say(table(_RUN_HEADERS, rows, right=(4, 5, 6, 7, 8)))
+    say(table(_RUN_HEADERS, rows, right=(4, 6, 7, 8, 9)))
 
 
-def _run_row(run: dict[str, Any], control_accuracy: float | None, static_accuracy: float | None) -> tuple[Any, ...]:
-    germinated = run["seeds_germinated"]
+def _run_row(run: dict[str, Any], control: Figure | None, static: Figure | None) -> tuple[Any, ...]:
+    germinated, told = run["seeds_germinated"], figure_of_row(run) or figure_of_row(run, "probe")
+    beside = [None if told is None or each is None or not each.is_like(told) else each for each in (control, static)]
     return (
         run["run_id"],
         _task(run),
         run["policy"],
         _status(run, datetime.now(UTC)),
         f"{run['epochs_done']}/{run['epochs_planned']}",
-        _accuracy(run["test_accuracy"]),
-        _accuracy(control_accuracy),
-        _accuracy(static_accuracy),
+        "-" if told is None else told.label,
+        *("-" if each is None else each.bare for each in (figure_of_row(run), *beside)),
         f"{run['params_final'] or run['params_host']:,}",
         "-" if germinated is None else f"{run['seeds_fossilized']}/{germinated}",
         _began(run["started_at"], datetime.now(UTC)),
@@ -322,7 +323,3 @@ def _ago(since: timedelta) -> str:
         if seconds >= 2 * length:
             return f"{seconds // length} {unit}"
     return f"{seconds} s"
-
-
-def _accuracy(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

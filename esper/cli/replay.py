@@ -52,13 +52,13 @@ def replay_command(
     from esper.tolaria.machine import differences, unrecorded  # noqa: PLC0415
     from esper.tolaria.replay import replay_run  # noqa: PLC0415
     from esper.tolaria.run import find_device  # noqa: PLC0415
-    from esper.tolaria.tasks import recorded_task  # noqa: PLC0415
+    from esper.tolaria.train import trained_in  # noqa: PLC0415
 
     config = RunConfig.from_json(recorded.root.config_json)
     find_device(config.device)
-    task = recorded_task(config.task, recorded.root.task_source, objects)
+    task = trained_in(recorded.root, objects)
     torch.set_num_threads(config.threads)
-    different = list(differences(recorded.facts, task))
+    different = list(differences(recorded.facts, task.fingerprint()))
     for difference in different:
         complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
     with _shown(recorded, to_step, quiet=as_json) as watch:

@@ -20,7 +20,7 @@ from esper.cli.history import (
     static_of,
     wait_for_archive,
 )
-from esper.cli.output import BOLD, DIM, complain, say, say_json, styled, table
+from esper.cli.output import BOLD, DIM, complain, one_line, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunRequest
 from esper.cli.run_view import RunView
@@ -29,6 +29,7 @@ from esper.cli.training import RunCommand
 from esper.cli.trust import check_code
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event, body_name, body_of
+from esper.metric import figures_of_test
 from esper.record import Recorded
 from esper.record.accept import CLAIMS
 from esper.tolaria.config import RunConfig
@@ -231,6 +232,8 @@ class Outcome:
             "change": self._started.fork_change,
             "parts_at_step": self.parts_at,
             "same_as_parent": self.parts_at is None,
+            "test_metric": figures_of_test(after)[0].to_dict(),
+            "parent_test_metric": figures_of_test(before)[0].to_dict() if before else None,
             "val_accuracy": after.test_accuracy,
             "parent_val_accuracy": before.test_accuracy if before else None,
             "params_final": after.params_final,
@@ -250,10 +253,10 @@ class Outcome:
         same = self.parts_at is None
         yield "ends bit for bit as its parent" if same else f"differs from its parent from step {self.parts_at} on"
         yield ""
-        ends = [end for end in (before, after) if end is not None]
+        ends, main = [end for end in (before, after) if end is not None], figures_of_test(after)[0]
         headers = ("", *(("parent",) if before else ()), "fork")
         rows = [
-            ("test accuracy", *(f"{end.test_accuracy:.4f}" for end in ends)),
+            (f"test {one_line(main.label)}", *(figures_of_test(end)[0].bare for end in ends)),
             ("test loss", *(f"{end.test_loss:.4f}" for end in ends)),
             ("parameters", *(f"{end.params_final:,}" for end in ends)),
             ("fossilized", *(f"{end.fossilized} of {end.germinated}" for end in ends)),

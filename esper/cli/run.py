@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from contracts.leyline.v1.leyline_pb2 import (
@@ -39,6 +39,9 @@ from esper.weatherlight import client
 from esper.weatherlight.beginning import Plan
 from streams.keys import load_key_ring
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from esper.cli.summary import Summary
 
 TASKS: Final = (
     "digits",
@@ -85,6 +88,10 @@ class RunRequest:
     as_json: bool
     static: bool | None = None
     """None: wherever a control run stands beside a built-in task."""
+    seeds: tuple[int, ...] = ()
+    """Random seeds, one run after the other; none of them is the run of `seed` alone."""
+    settings: tuple[str, ...] = ()
+    """Each `NAME=VALUE`, over what the options say."""
     verb: str = "run"
     """The command that was given."""
     in_process: bool = False
@@ -122,21 +129,52 @@ class RunRequest:
         )
         if self.rate_policy is not None:
             grown = replace(grown, rate_policy=self.rate_policy)
+        if self.settings:
+            from esper.cli.set_option import with_settings  # noqa: PLC0415 - most runs have none
+
+            grown = with_settings(grown, self.settings)
         wanted = self.control and self.policy != "none" and not self.in_process
         return grown, replace(grown, policy="none") if wanted else None
 
 
 def run_command(request: RunRequest) -> int:
     """Do the run and print its summary; the exit code. Raises InvalidInput and LogUnavailable in one line each."""
+    if request.settings == ("help",):
+        from esper.cli.set_option import show_settings  # noqa: PLC0415
+
+        show_settings(as_json=request.as_json)
+        return 0
+    if request.seeds:
+        from esper.cli.seeds import seeds_command  # noqa: PLC0415 - most commands train one run
+
+        return seeds_command(request)
+    if request.in_process:
+        return _in_this_process(request)
+    summary = trained(request)
+    if summary is None:
+        return RUN_FAILED
+    # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
+    say_json(summary.to_json()) if request.as_json else say(summary.text())
+    return 0
+
+
+def _in_this_process(request: RunRequest) -> int:
+    settings = Settings.load(data=request.data_dir)
+    check_names(request)
+    check_writable(request.data_dir)
+    load_key_ring(settings)
+    from esper.cli.in_process import run_in_process  # noqa: PLC0415 - imports torch in time
+
+    return run_in_process(request, settings)
+
+
+def trained(request: RunRequest) -> Summary | None:
+    """The summary of the run, once its processes have ended; None where it failed, which is said. Raises as above."""
     since = time.monotonic()
     settings = Settings.load(data=request.data_dir)
     check_names(request)
     check_writable(request.data_dir)
     ring = load_key_ring(settings)
-    if request.in_process:
-        from esper.cli.in_process import run_in_process  # noqa: PLC0415 - imports torch in time
-
-        return run_in_process(request, settings)
     with Trainers(request.data_dir) as trainers, contextlib.ExitStack() as starting:
         own = names_own_code(request.task)
         starter = None if own else starting.enter_context(client.launched(request.data_dir, settings.brokers))
@@ -161,12 +199,9 @@ def run_command(request: RunRequest) -> int:
             failure = command.train()
             if failure:
                 complain(failure + command.kept)
-                return RUN_FAILED
+                return None
             summary = command.summary(since)  # while the processes end
-    # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
-    summary = replace(summary, cost=command.cost(since))
-    say_json(summary.to_json()) if request.as_json else say(summary.text())
-    return 0
+    return replace(summary, cost=command.cost(since))
 
 
 def _prepare_alone(trainers: Trainers) -> None:

@@ -12,6 +12,7 @@ from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import BY_BODY, RUNS
 from esper.cli.events import headline, stage
 from esper.leyline.envelope import Event, body_name, body_of
+from esper.metric import Figure, figures_of_probe
 from esper.record.accept import Fact, Tally, Verdict
 from esper.tamiyo.reports import report_id
 
@@ -85,7 +86,8 @@ class RunView:
     probe_loss: float = float("nan")
     probe_stderr: float = float("nan")
     checkpoint: str = ""
-    accuracy: float = float("nan")
+    figures: list[Figure] = field(default_factory=list)
+    """The metrics on the probe set, the main one first."""
     parameters: int = 0
     seeds: dict[str, SeedView] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
@@ -156,7 +158,7 @@ class RunView:
         """What the facts after `sequence` showed is shown no more."""
         self._void |= {packet for packet, place in self._packets.items() if place > sequence}
         begun, *later = self._shown
-        self.epoch, self.loss, self.probe_loss, self.accuracy = 0, math.nan, math.nan, math.nan
+        self.epoch, self.loss, self.probe_loss, self.figures = 0, math.nan, math.nan, []
         self._shown, self.lives = [], []
         for event in (begun, *(each for each in later if each.sequence <= sequence)):
             self._show(event)
@@ -179,7 +181,7 @@ class RunView:
         self.loss = body.state.training_loss
         self.probe_loss = body.state.validation_loss
         self.probe_stderr = body.probe_loss_stderr
-        self.accuracy = body.state.validation_accuracy
+        self.figures = figures_of_probe(body)
         self.parameters = body.params or self.parameters
         self._reports_due.update(report_id(window, event.run_id) for window in body.windows if window.closed)
         for seed in body.seeds:

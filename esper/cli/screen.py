@@ -192,8 +192,8 @@ class Panel:
             name = name_of(view, number)
             bar = ProgressBar(total=max(view.epochs_total, 1), completed=view.epoch)
             known = not math.isnan(view.loss)
-            right = f"right {view.accuracy:.1%}" + (f" of {view.started.probe_samples}" if view.started else "")
-            figures = (f"loss {view.loss:.3f}", f"probe {view.probe_loss:.3f}", right)
+            of = f" on {view.started.probe_samples}" if view.started else ""
+            figures = (f"loss {view.loss:.3f}", f"probe {view.probe_loss:.3f}", _measured(view) + of)
             size = f"{view.parameters:,} params" if view.parameters else ""
             grid.add_row(
                 name, f"{view.epoch}/{view.epochs_total or '?'}", bar, *(figures if known else ("",) * 3), size
@@ -248,6 +248,11 @@ class Panel:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._live.__exit__(kind, error, traceback)
+
+
+def _measured(view: RunView) -> str:
+    """The main metric on the probe set."""
+    return one_line(view.figures[0].phrase) if view.figures else ""
 
 
 def _longest_word(texts: Iterable[str]) -> int:

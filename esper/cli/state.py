@@ -180,6 +180,7 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
         "params": model.params,
         "probe_loss": model.probe_loss,
         "probe_accuracy": model.probe_accuracy,
+        "metrics": [each.to_dict() for each in model.metrics],
         "learning_rates": dict(rates),
         "seeds": [_seed_json(seed, model) for seed in model.seeds.values()],
         "policy": state.policy,
@@ -252,7 +253,9 @@ def _lines(
 ) -> Iterable[tuple[str, str]]:
     model, status, saved = mark.model, mark.run_status, mark.model.checkpoint
     probe = (
-        "" if model.probe_loss is None else f", probe loss {model.probe_loss:.4f}, accuracy {model.probe_accuracy:.4f}"
+        ""
+        if model.probe_loss is None
+        else "".join([f", probe loss {model.probe_loss:.4f}", *(f", {each.phrase}" for each in model.metrics)])
     )
     yield "network", f"{model.params:,} parameters{probe}"
     yield "learning rates", ", ".join(f"{group} {rate:.4g}" for group, rate in rates.items()) or "-"

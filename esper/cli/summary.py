@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from shlex import quote
 from typing import Any
 
 from esper.cli.output import BOLD, DIM, GREEN, RED, one_line, styled, table
 from esper.cli.run_view import Life, RunView
 from esper.karn.table import with_names
-from esper.metric import Figure
+from esper.metric import Figure, difference_text, figures_of_test
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,24 @@ class Summary:
     static: RunView | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The one object of `esper run --json`. Accuracies are on the test set, from 0 to 1."""
+        """The one object of `esper run --json`. `test_metric` and its like are the main metric's, in its unit.
+
+        The keys with `accuracy`, from 0 to 1, are those of before there were metrics, and go with the next version.
+        """
         started, finished = self.grown.started, self.grown.finished
         static = self._static_end
+        main = self.main
         return {
             "run_id": self.grown.run_id,
             "task": started.task,
             "seed": self.seed,
             "epochs": self.grown.epoch,
+            "metric": main.metric_dict(),
+            "test_metric": main.value,
+            "probe_metric": self.grown.figures[0].value if self.grown.figures else None,
+            "control_test_metric": _value_of(main, self._control_end),
+            "static_test_metric": _value_of(main, static),
+            "metrics": [each.to_dict() for each in figures_of_test(finished)],
             "val_accuracy": finished.test_accuracy,
             "control_val_accuracy": self._control_end.test_accuracy if self._control_end is not None else None,
             "params_host": started.params_host,
@@ -110,20 +120,42 @@ class Summary:
         return _completed(self.static)
 
     @property
-    def noise(self) -> float:
-        """How far apart two losses may be by chance: two standard errors of their difference, as of the probe set."""
+    def main(self) -> Figure:
+        """The main metric on the test set."""
+        return figures_of_test(self.grown.finished)[0]
+
+    @property
+    def judged(self) -> tuple[Figure, Figure] | None:
+        """What growth is judged by, of the grown run and of the static one; None where there is none.
+
+        The main metric where its standard error is known, else the test loss with that of the probe set.
+        """
+        end = self._static_end
+        if end is None:
+            return None
+        static = _same(self.main, end)
+        if static is not None and self.main.stderr is not None and static.stderr is not None:
+            return self.main, static
         assert self.static is not None
-        return 2.0 * math.hypot(self.grown.probe_stderr, self.static.probe_stderr)
+        loss = Figure("loss", "", True, self.grown.finished.test_loss, self.grown.probe_stderr)
+        return loss, replace(loss, value=end.test_loss, stderr=self.static.probe_stderr)
+
+    @property
+    def noise(self) -> float:
+        """How far apart the two may be by chance: two standard errors of their difference."""
+        assert self.judged is not None
+        return 2.0 * math.hypot(*(each.stderr or 0.0 for each in self.judged))
 
     @property
     def growth(self) -> str | None:
-        """Whether the grown net's test loss is below that of the static one, at equal FLOPs; None where none is there.
+        """Whether the grown net is better than the static one, at equal FLOPs; None where none is there.
 
         `paid`, `did not pay`, or `within noise`.
         """
-        if self._static_end is None:
+        if self.judged is None:
             return None
-        gain = self._static_end.test_loss - self.grown.finished.test_loss
+        grown, static = self.judged
+        gain = grown.gain_over(static.value)
         if abs(gain) <= self.noise:
             return "within noise"
         return "paid" if gain > 0 else "did not pay"
@@ -143,18 +175,21 @@ class Summary:
                 )
             return
         budget = f"at equal FLOPs ({grown.flops:.3g} and {static.flops:.3g})"
-        losses = f"test loss {grown.test_loss:.4f} grown, {static.test_loss:.4f} static"
+        assert self.judged is not None
+        one, other = self.judged
+        lower = f", {one.direction}" if one.lower_is_better else ""
+        both = f"test {one.phrase} grown, {other.text} static{lower}"
         if self.growth == "within noise":
             yield (
                 f"growth made no difference beyond noise: {budget} a net that has the grown structure from its first "
-                f"step is as good ({losses}; within {self.noise:.4f} is noise)"
+                f"step is as good ({both}; within {difference_text(self.noise, one.unit)} is noise)"
             )
             return
         colour, verb = (GREEN, "paid") if self.growth == "paid" else (RED, "did not pay")
         which = "worse" if self.growth == "paid" else "better"
         yield (
             styled(f"growth {verb}", colour)
-            + f": {budget} a net that has the grown structure from its first step is {which} ({losses})"
+            + f": {budget} a net that has the grown structure from its first step is {which} ({both})"
         )
 
     def _unproven(self) -> Iterator[str]:
@@ -203,20 +238,31 @@ class Summary:
     def _figures(self) -> Iterator[tuple[str, ...]]:
         views = [view for view in self._views().values() if view is not None]
         ends = [view.finished for view in views]
-        accuracies = [f"{end.test_accuracy:.4f}" for end in ends]
-        yield ("test accuracy" + self._gain(), *accuracies)
-        yield ("test loss", *(f"{end.test_loss:.4f}" for end in ends))
+        yield from self._measured(ends)
         yield ("parameters", *(f"{view.parameters:,}" for view in views))
         yield ("FLOPs", *(f"{end.flops:.3g}" for end in ends))
         yield ("of them side passes", *(f"{end.side_pass_flops:.3g}" for end in ends))
         yield ("of them probes and evidence", *(f"{end.probe_flops:.3g}" for end in ends))
 
+    def _measured(self, ends: Sequence[Any]) -> Iterator[tuple[str, ...]]:
+        """A row for each metric on the test set, and one for the loss."""
+        figures = figures_of_test(ends[0])
+        for place, each in enumerate(figures):
+            gain = self._gain() if place == 0 else ""
+            told = [_same(each, end) for end in ends]
+            yield (f"test {one_line(each.label)}{gain}", *("-" if one is None else one.bare for one in told))
+        if all(each.name != "loss" for each in figures):
+            yield ("test loss", *(f"{end.test_loss:.4f}" for end in ends))
+
     def _gain(self) -> str:
-        """How many points growth won, coloured by its sign."""
-        if self._control_end is None:
+        """What growth won over the control run by the main metric, coloured by its sign: above 0 is better."""
+        control = None if self._control_end is None else _same(self.main, self._control_end)
+        if control is None or not (control.known and self.main.known):
             return ""
-        points = 100.0 * (self.grown.finished.test_accuracy - self._control_end.test_accuracy)
-        return f" ({styled(f'{points:+.2f} points', GREEN if points >= 0 else RED)})"
+        gain, told = self.main.gain_over(control.value), self.main.gain_text(control.value)
+        better = f"{told} better" if self.main.lower_is_better and gain > 0 else told
+        worse = f"{told} worse" if self.main.lower_is_better and gain < 0 else better
+        return f" ({styled(one_line(worse), GREEN if gain >= 0 else RED)})"
 
     def _seeds(self) -> Iterator[str]:
         for life in self.grown.lives:
@@ -239,6 +285,16 @@ class Summary:
 def _completed(view: RunView | None) -> Any:
     end = view.finished if view is not None else None
     return end if end is not None and end.status == "completed" else None
+
+
+def _same(figure: Figure, end: Any) -> Figure | None:
+    """The value of the same metric at the end of another run; None where that was not measured by it."""
+    return next((each for each in figures_of_test(end) if each.is_like(figure)), None)
+
+
+def _value_of(figure: Figure, end: Any) -> float | None:
+    same = None if end is None else _same(figure, end)
+    return None if same is None else same.value
 
 
 def _optional(message: Any, name: str) -> float | None:

@@ -1,8 +1,8 @@
 """Whose code a record would run: a person's own goes on, a stranger's is named, shown and asked for before any import.
 
-A record brings code where the run's task was a file of its trainer's owner, or where a compiled kernel was swapped in
-(torch unpickles its cache and loads its library). It is this installation's own where one of its present keys signed
-every event that names it; whoever has only a retired key, or none, is a stranger.
+A record brings code where the run's task or script was a file of its trainer's owner, or where a compiled kernel was
+swapped in (torch unpickles its cache and loads its library). It is this installation's own where one of its present
+keys signed every event that names it; whoever has only a retired key, or none, is a stranger.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ def _named(event: Event, signed: Signed) -> Iterator[Code]:
     if event.HasField("run_started") and event.run_started.task_source.startswith(FILE):
         sha256 = digest(event.run_started.task_source.removeprefix(FILE), "the recorded task")
         yield Code(f"the Python file of task {_task(event)}", sha256, signer)
+    elif event.HasField("run_started") and event.run_started.HasField("script"):
+        for name, reference in event.run_started.script.sources.items():
+            sha256 = digest(reference.removeprefix("sha256:"), "a recorded source")
+            yield Code(f"{name} of the script that trained it", sha256, signer)
     elif event.HasField("kernel_swapped") and event.kernel_swapped.artifact_ref:
         swapped = event.kernel_swapped
         sha256 = digest(swapped.artifact_ref.removeprefix("sha256:"), "the recorded kernel")

@@ -27,7 +27,7 @@ from esper.tolaria.outside import Clock
 from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
 from esper.tolaria.state import FlatState
-from esper.tolaria.tasks import Task, recorded_task
+from esper.tolaria.train import Trainable, trained_in
 
 
 def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) -> None:
@@ -36,8 +36,7 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
     From the nearest checkpoint that is kept, the rest is trained again from the record, with every digest compared.
     """
     objects = ObjectStore(data_dir / "objects")
-    config = RunConfig.from_json(recorded.root.config_json)
-    task = recorded_task(config.task, recorded.root.task_source, objects)
+    task = trained_in(recorded.root, objects)
     flat = trained_again(recorded, mark, task, objects)
     metadata = {
         "run_id": recorded.run_id,
@@ -46,10 +45,10 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
         "timeline": str(mark.run_status.timeline),
         "seeds": json.dumps([_described(seed) for seed in mark.model.seeds.values()]),
     }
-    _write(target, safetensors.torch.save(weights(flat), metadata=metadata))
+    write_whole(target, safetensors.torch.save(weights(flat), metadata=metadata))
 
 
-def trained_again(recorded: Recorded, mark: Mark, task: Task, objects: ObjectStore) -> FlatState:
+def trained_again(recorded: Recorded, mark: Mark, task: Trainable, objects: ObjectStore) -> FlatState:
     """The state at `mark`: from the nearest checkpoint that is kept, the rest by training on from the record.
 
     Says where this machine differs from the run's. Raises InvalidInput for a device that is not here, and as
@@ -58,7 +57,7 @@ def trained_again(recorded: Recorded, mark: Mark, task: Task, objects: ObjectSto
     config = RunConfig.from_json(recorded.root.config_json)
     find_device(config.device)
     torch.set_num_threads(config.threads)
-    for difference in differences(recorded.facts, task):
+    for difference in differences(recorded.facts, task.fingerprint()):
         complain(f"this is not where run {recorded.run_id} was trained: {difference}; its bits may differ")
     clock = Clock(time.monotonic, time.time_ns)
     with _shown(recorded.run_id, mark.model.step) as watch:
@@ -96,15 +95,15 @@ def _described(seed: SeedState) -> dict[str, Any]:
     }
 
 
-def check_writable(target: Path) -> None:
+def check_writable(target: Path, option: str = "--load") -> None:
     """Raises InvalidInput where the file cannot be: before a long replay and not after it."""
     if target.is_dir():
-        raise InvalidInput(f"{target} is a folder; name a file with --load")
+        raise InvalidInput(f"{target} is a folder; name a file with {option}")
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise InvalidInput(f"{target} cannot be written: {target.parent} is no folder that takes it; name another file")
 
 
-def _write(target: Path, content: bytes) -> None:
+def write_whole(target: Path, content: bytes, option: str = "--load") -> None:
     """There whole or not at all."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -113,4 +112,4 @@ def _write(target: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise InvalidInput(f"{target} cannot be written: {error.strerror}; name another file with --load") from None
+        raise InvalidInput(f"{target} cannot be written: {error.strerror}; name another file with {option}") from None

@@ -39,7 +39,9 @@ class WidthShape:
 
     `incoming` is the shape of the weights that lead into one unit: (features,), or (channels, *kernel). `outgoing` is
     the shape of the consumer's weights behind one unit: (outputs, inputs of the unit, *kernel). New units come in
-    multiples of `group`; `running` has an entry for each norm between, whether it keeps running statistics.
+    multiples of `group`; `running` has an entry for each norm between, whether it keeps running statistics. The
+    producer has `sections` rows for each unit, first all of the first section: 3 where the units are the features of
+    attention heads (queries, keys, values) and `group` is the size of a head, else 1.
     """
 
     units: int
@@ -50,6 +52,7 @@ class WidthShape:
     running: tuple[bool, ...] = ()
     parameters_per_unit: int = 0
     flops_per_unit: int = 0
+    sections: int = 1
 
     def new_units(self, factor: float) -> int:
         """How many units a layer gets that becomes wider by `factor` of what it has: whole groups, one at least."""
@@ -90,7 +93,7 @@ class Blueprint:
     """What the catalogue's table says of a template. `kinds` are the site shapes that it serves.
 
     `tags` say what family it is of: what people search by. One that makes the host wider serves no activation, so its
-    `kinds` are empty: it serves the places that a task names with a consumer.
+    `kinds` are empty: it serves the places that a task names with a consumer and that have as many `sections`.
     """
 
     blueprint_id: str
@@ -103,6 +106,7 @@ class Blueprint:
     settings: tuple[Setting, ...] = ()
     tier: Tier = "safe"
     tags: tuple[str, ...] = ()
+    sections: int = 1
 
     @property
     def full_name(self) -> str:
@@ -113,6 +117,18 @@ class Blueprint:
     def widens(self) -> bool:
         """Whether it makes a layer of the host wider, rather than putting a module behind it."""
         return self.family == "width"
+
+    def serves(self, place: SiteShape | WidthShape) -> bool:
+        """Whether it can grow there."""
+        if isinstance(place, WidthShape):
+            return self.widens and self.sections == place.sections
+        return place.kind in self.kinds
+
+    @property
+    def served(self) -> str:
+        """What it serves, in words."""
+        wider = "attention that can have more heads" if self.sections > 1 else "places where the host can become wider"
+        return wider if self.widens else ", ".join(self.kinds)
 
     @property
     def approval_required(self) -> bool:

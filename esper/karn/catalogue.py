@@ -35,7 +35,7 @@ SAFE_POOL: Final = tuple(blueprint_id for blueprint_id, blueprint in CATALOGUE.i
 DEFAULT_POOL: Final = (
     *("BP001", "BP002", "BP003", "BP005", "BP008", "BP009", "BP011", "BP012", "BP013", "BP014"),
     *("BP015", "BP016", "BP018", "BP020", "BP021", "BP022", "BP023"),
-    *("BP051", "BP060", "BP062"),
+    *("BP051", "BP052", "BP060", "BP062"),
 )
 """What a site offers by default: one or two of each family that has shown what it does, cheap ones first.
 
@@ -80,7 +80,7 @@ def options(
             residual=cost.residual,
         )
         for blueprint in wanted
-        if (blueprint.widens if isinstance(shape, WidthShape) else shape.kind in blueprint.kinds)
+        if blueprint.serves(shape)
         for cost in [measure(blueprint.blueprint_id, shape)]
     ]
 
@@ -132,6 +132,7 @@ def width_shape(site: SiteDescription) -> WidthShape:
         running=tuple(place.running),
         parameters_per_unit=place.parameters_per_unit,
         flops_per_unit=place.flops_per_unit,
+        sections=max(1, place.sections),
     )
 
 
@@ -156,7 +157,7 @@ def measure(blueprint_id: str, site: SiteShape | WidthShape) -> Cost:
     settings = blueprint.resolve({})
     module = draft(blueprint, site, settings)
     if isinstance(site, WidthShape):
-        units = len(module.get_parameter("producer_weight"))
+        units = len(module.get_parameter("producer_weight")) // site.sections
         return Cost(sum(each.numel() for each in module.parameters()), units * site.flops_per_unit, residual=False)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.empty((_COST_BATCH, *site.shape), device="meta"))
@@ -169,13 +170,11 @@ def draft(blueprint: Blueprint, site: SiteShape | WidthShape, settings: Settings
 
     Raises InvalidInput for a site shape that the template does not serve.
     """
-    if isinstance(site, WidthShape) != blueprint.widens:
-        serves = "places where the host can become wider" if blueprint.widens else ", ".join(blueprint.kinds)
-        raise InvalidInput(f"{blueprint.blueprint_id} {blueprint.name} serves {serves} alone")
-    if isinstance(site, SiteShape) and site.kind not in blueprint.kinds:
+    if not blueprint.serves(site):
+        if isinstance(site, WidthShape) or blueprint.widens:
+            raise InvalidInput(f"{blueprint.blueprint_id} {blueprint.name} serves {blueprint.served} alone")
         raise InvalidInput(
-            f"{blueprint.blueprint_id} {blueprint.name} does not serve a {site.kind} site; "
-            f"it serves {', '.join(blueprint.kinds)}"
+            f"{blueprint.blueprint_id} {blueprint.name} does not serve a {site.kind} site; it serves {blueprint.served}"
         )
     family = importlib.import_module(f"esper.karn.templates.{blueprint.family}")
     make: Make[Any] = getattr(family, blueprint.name)

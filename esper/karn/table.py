@@ -44,8 +44,10 @@ def _row(  # noqa: PLR0917 - a row of the table is read by its columns
     description: str,
     *settings: Setting,
     kinds: tuple[ShapeKind, ...] = ALL_KINDS,
+    sections: int = 1,
 ) -> Blueprint:
-    return Blueprint(blueprint_id, name, family, stage, risk, description, kinds, settings, tier, tuple(tags.split()))
+    words = tuple(tags.split())
+    return Blueprint(blueprint_id, name, family, stage, risk, description, kinds, settings, tier, words, sections)
 
 
 _safe = partial(_row, "safe")
@@ -162,6 +164,9 @@ _ROWS: Final = (
     _safe("BP051", "wider_layer", "width", 1, 0.2, "width",
         "new units beside a layer's own, with outgoing weights of zero",
         _real("factor", 0.25, 2.0, default=1.0), kinds=()),
+    _safe("BP052", "attention_heads", "width", 1, 0.2, "width attention",
+        "new heads beside an attention's own, with output columns of zero",
+        _real("factor", 0.25, 2.0, default=1.0), kinds=(), sections=3),
     # ... and cheaper forms of the residual block
     _safe("BP060", "residual_conv_1d", "lean", 1, 0.3, "residual conv",
         "h + W2 gelu(W1 h), W1 along the longer axis", _whole("kernel", 3, 7, default=3), kinds=("image",)),

@@ -21,6 +21,7 @@ from contracts.leyline.v1.event_pb2 import BlueprintOption, SeedAbsorbed, SiteDe
 from esper.errors import CorruptState
 from esper.kasmina.seed import Slot
 from esper.kasmina.settings import SeedSettings
+from esper.kasmina.width import joined
 from esper.kasmina.width_places import fill_place
 
 Options = Callable[[SiteDescription], list[BlueprintOption]]
@@ -29,15 +30,17 @@ Options = Callable[[SiteDescription], list[BlueprintOption]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A parameter that became larger: `added` entries more along `axis`, at the end.
+    """A parameter that became larger: `added` entries more along `axis`, at the end, or so many `sections` of them.
 
-    They are those of `joined`, a parameter of a seed that is gone now; zeros where that is None.
+    Each section of them is behind a section of what was there. They are those of `joined`, a parameter of a seed that
+    is gone now; zeros where that is None.
     """
 
     parameter: nn.Parameter
     axis: int
     added: int
     joined: nn.Parameter | None = None
+    sections: int = 1
 
 
 class Structure:
@@ -78,7 +81,7 @@ class Structure:
         """
         seed, site = slot.occupant(), _copy(slot.description)
         own = dict(seed.module.named_parameters()) | dict(seed.module.named_buffers())
-        units = len(own["producer_weight"])
+        units = len(own["producer_weight"]) // _sections(site)
         slot.detach()
         before = sum(parameter.numel() for parameter in self._host.parameters())
         parts = [*self._widen_layers(site, own), *self._widen_neighbours(slot, site, units)]
@@ -101,10 +104,11 @@ class Structure:
 
     def _widen_layers(self, site: SiteDescription, own: Mapping[str, Tensor]) -> Iterator[Part]:
         producer, consumer = self._layers(self._root_of(site))
-        units = len(own["producer_weight"])
-        yield _joined(producer.get_parameter("weight"), 0, own["producer_weight"])
+        sections = _sections(site)
+        units = len(own["producer_weight"]) // sections
+        yield _joined(producer.get_parameter("weight"), 0, own["producer_weight"], sections)
         if site.width.bias:
-            yield _joined(producer.get_parameter("bias"), 0, own["producer_bias"])
+            yield _joined(producer.get_parameter("bias"), 0, own["producer_bias"], sections)
         for number, name in enumerate(site.width.norms):
             norm = self._host.get_submodule(name)
             yield _joined(norm.get_parameter("weight"), 0, own[f"norm_{number}_weight"])
@@ -125,7 +129,8 @@ class Structure:
                 weight = other.seed.module.get_parameter("producer_weight")
                 yield _padded(weight, 1, units * site.width.outgoing[1])
             if other.description.width.consumer == site.site:
-                yield _padded(other.seed.module.get_parameter("consumer_weight"), 0, units)
+                sections = _sections(site)
+                yield _padded(other.seed.module.get_parameter("consumer_weight"), 0, sections * units, sections)
 
     def _open(self, seed_id: str) -> str:
         """A new slot at the place of a seed that was absorbed."""
@@ -144,7 +149,7 @@ class Structure:
             axis = 1 if site.shape_kind == "token" else 0
             if site.HasField("width"):
                 fill_place(self._host, site.site, site.width)
-                site.shape[axis] = site.width.units
+                site.shape[axis] = _sections(site) * site.width.units
             else:
                 site.shape[axis] = self._features(seed_id, site.shape[axis])
             if slot.absorbed:
@@ -194,7 +199,7 @@ class Structure:
         producer, consumer = self._layers(root)
         units = place.units + more
         for parameter in producer.parameters(recurse=False):
-            _resize(parameter, 0, units)
+            _resize(parameter, 0, _sections(self._first[root]) * units)
         for name in place.norms:
             norm = self._host.get_submodule(name)
             for tensor in (*norm.parameters(recurse=False), *norm.buffers(recurse=False)):
@@ -233,26 +238,30 @@ def _copy(site: SiteDescription) -> SiteDescription:
     return copy
 
 
-def _joined(parameter: nn.Parameter, axis: int, own: Tensor) -> Part:
+def _sections(site: SiteDescription) -> int:
+    return max(1, site.width.sections)
+
+
+def _joined(parameter: nn.Parameter, axis: int, own: Tensor, sections: int = 1) -> Part:
     assert isinstance(own, nn.Parameter)
-    _set(parameter, torch.cat([parameter.data, own.data], axis))
-    return Part(parameter, axis, own.shape[axis], own)
+    _set(parameter, joined([parameter.data, own.data], axis, sections))
+    return Part(parameter, axis, own.shape[axis], own, sections)
 
 
-def _padded(parameter: nn.Parameter, axis: int, added: int) -> Part:
-    _resize(parameter, axis, parameter.shape[axis] + added)
-    return Part(parameter, axis, added)
+def _padded(parameter: nn.Parameter, axis: int, added: int, sections: int = 1) -> Part:
+    _resize(parameter, axis, parameter.shape[axis] + added, sections)
+    return Part(parameter, axis, added, sections=sections)
 
 
-def _resize(tensor: Tensor, axis: int, size: int) -> None:
-    """Cut off what is beyond `size` along the axis, or put zeros there."""
+def _resize(tensor: Tensor, axis: int, size: int, sections: int = 1) -> None:
+    """Cut off what is beyond `size` along the axis, or put zeros there, into each section its share of them."""
     now = tensor.data
     if size < now.shape[axis]:
         _set(tensor, now.narrow(axis, 0, size).clone())
     elif size > now.shape[axis]:
         shape = [*now.shape]
         shape[axis] = size - now.shape[axis]
-        _set(tensor, torch.cat([now, now.new_zeros(shape)], axis))
+        _set(tensor, joined([now, now.new_zeros(shape)], axis, sections))
 
 
 def _set(tensor: Tensor, data: Tensor) -> None:

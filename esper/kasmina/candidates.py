@@ -77,14 +77,16 @@ def wider_descent(site: SiteDescription, gradient: Tensor) -> float:
 
 
 def own_channels(site: SiteDescription, figures: Tensor) -> Tensor:
-    """What a site's activation, or its gradient, (batch, …) is without the candidates' units, which come last."""
+    """What a site's activation or gradient, (batch, …), is without the candidates' units, the last of each section."""
     axis = channel_axis(site.shape_kind)
-    channels = site.shape[axis - 1]
-    return figures.narrow(axis, 0, channels) if figures.shape[axis] > channels else figures
+    channels, sections = site.shape[axis - 1], max(1, site.width.sections)
+    if figures.shape[axis] <= channels:
+        return figures
+    return torch.cat([each.narrow(axis, 0, channels // sections) for each in figures.chunk(sections, axis)], axis)
 
 
 def _tried(site: SiteDescription) -> int:
-    """Units of a candidate, whole groups of them where a norm between asks for that."""
+    """Units of a candidate, whole groups of them where a norm between asks for that, or whole heads."""
     group = max(1, site.width.group)
     return group * max(1, min(site.width.units, TRIED) // group)
 
@@ -93,9 +95,10 @@ def _fresh(site: SiteDescription, like: Tensor) -> Weights:
     """The weights of a candidate where a host can become wider, as `Widening` takes them."""
     place, units = site.width, _tried(site)
     outputs, each, *kernel = place.outgoing
-    incoming, biases = drawn(site.seed_id, units, math.prod(place.incoming))
+    rows = units * max(1, place.sections)
+    incoming, biases = drawn(site.seed_id, rows, math.prod(place.incoming))
     weights = {
-        "producer_weight": incoming.reshape(units, *place.incoming),
+        "producer_weight": incoming.reshape(rows, *place.incoming),
         "consumer_weight": torch.zeros(outputs, units * each, *kernel),
     }
     if place.bias:

@@ -128,6 +128,8 @@ def _evidence(site: SiteDescription, activation: Tensor, gradient: Tensor) -> Si
     samples = activation.shape[0]
     of_samples = gradient.flatten(1).double() * samples  # the gradient of each sample's own loss
     channels_NC = activation.movedim(channel_axis(site.shape_kind), -1).flatten(0, -2).double()  # noqa: N806 - axes
+    if site.width.sections > 1:  # of attention the values: its heads hand on nothing else
+        channels_NC = channels_NC.chunk(site.width.sections, dim=1)[-1]  # noqa: N806 - axes
     return SiteEvidence(
         seed_id=site.seed_id,
         gradient_norm=float(torch.linalg.vector_norm(of_samples, dim=1).mean()),

@@ -300,7 +300,8 @@ def _look_over(slot: Slot, foreign: int) -> DryRun:
     """
     module, place = slot.occupant().module, slot.description.width
     into, out_of = module.get_parameter("producer_weight"), module.get_parameter("consumer_weight")
-    wanted = (place.outgoing[0], len(into) * place.outgoing[1], *place.outgoing[2:])
+    units = len(into) // max(1, place.sections)
+    wanted = (place.outgoing[0], units * place.outgoing[1], *place.outgoing[2:])
     return DryRun(
         shape_matches=tuple(into.shape[1:]) == tuple(place.incoming) and tuple(out_of.shape) == wanted,
         finite=all(bool(torch.isfinite(each).all()) for each in (*module.parameters(), *module.buffers())),

@@ -15,8 +15,8 @@ TrainingRule = Literal["side_pass", "straight_through"]
 Lifecycle = Literal["careful", "swift", "direct", "full"]
 """The profiles of a seed's life; `full` is what runs before 2026-12 call `careful`."""
 DEFAULT_LIFECYCLE: Final[Lifecycle] = "careful"
-Axis = Literal["depth", "width"]
-"""Along which a host grows: a module behind one of its own, or more units in a layer."""
+Axis = Literal["depth", "width", "heads"]
+"""Along which a host grows: a module behind one of its own, more units in a layer, more heads in its attention."""
 Share = Annotated[float, Field(gt=0, le=1)]
 Limit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -44,17 +44,22 @@ class Site:
 
     With a `consumer` it is a place where the host itself can become wider: the submodule is a linear layer or
     convolution, the consumer the one that takes its units in (`esper.kasmina.width_places`).
+
+    With a `head_size` besides it is attention that can have more heads of so many features: the producer is one linear
+    layer whose rows are all queries, then all keys, then all values, head by head; the consumer is the output
+    projection; and the module that runs both must take the number of heads from what the producer gives.
     """
 
     module: str
     shape_kind: ShapeKind
     blend_mode: BlendMode = BLEND_MODE_CONVEX
     consumer: str = ""
+    head_size: int = 0
 
     @property
     def axis(self) -> Axis:
         """Along which axis the host grows here."""
-        return "width" if self.consumer else "depth"
+        return "depth" if not self.consumer else "heads" if self.head_size else "width"
 
 
 def channel_axis(shape_kind: str) -> int:
@@ -156,7 +161,7 @@ def _describe_wide(
     prober = Prober(host, forward, lambda: without_a_trace(host), {each.site: each.seed_id for each in others})
     descriptions = []
     for number, site in enumerate(sites, start=len(others) + 1):
-        kind, shape, place = prober.describe(site.module, site.consumer)
+        kind, shape, place = prober.describe(site.module, site.consumer, site.head_size)
         if kind != site.shape_kind:
             raise InvalidInput(f"width site {site.module!r} gives a {kind} activation, and is named {site.shape_kind}")
         descriptions.append(

@@ -2,7 +2,8 @@
 
 While a width seed is mixed in, producer, norms and consumer of its place run with the seed's weights behind the host's:
 
-    producer:  y = [W; P] x + [b; p]             W (units, incoming), P (n, incoming)
+    producer:  y = [W; P] x + [b; p]             W (units, incoming), P (n, incoming); of attention W and P are queries,
+                                                 keys and values, and each of these three has its own new rows behind it
     norms:     each unit with figures of its own
     consumer:  z = [C, alpha * Q] act(y) + c     C (outputs, inputs), Q (outputs, n x inputs of a unit)
 
@@ -37,6 +38,14 @@ Watch = Callable[[Tensor, Tensor, Tensor], None]
 """Called with the input and output of a wide consumer and the new outgoing weights, after its forward pass."""
 
 
+def joined(tensors: Sequence[Tensor], axis: int = 0, sections: int = 1) -> Tensor:
+    """The tensors behind each other along the axis; or, of so many sections of each, first, second…."""
+    if sections == 1:
+        return torch.cat([*tensors], axis)
+    parts = zip(*(each.chunk(sections, axis) for each in tensors), strict=True)
+    return torch.cat([each for section in parts for each in section], axis)
+
+
 class Widening:
     """One seed's hold on the layers of its place; `remove` lets them go."""
 
@@ -44,6 +53,7 @@ class Widening:
         place = site.width
         producer, consumer = _layer(host, site.site), _layer(host, place.consumer)
         producer.as_producer.append(source)
+        producer.sections = max(1, place.sections)
         consumer.as_consumer.append(source)
         self._held: list[tuple[_WideLayer, list[Source]]] = [
             (producer, producer.as_producer),
@@ -87,6 +97,7 @@ class _WideLayer:
         self.as_producer: list[Source] = []
         self.as_consumer: list[Source] = []
         self.watches: list[Watch] = []
+        self.sections = 1
 
     def release(self) -> None:
         """Take this forward off the module where no seed needs it."""
@@ -101,8 +112,10 @@ class _WideLayer:
         if columns:
             weight = torch.cat([weight, *columns], 1)
         if rows:
-            weight = torch.cat([weight, *(_with_columns(each["producer_weight"], weight) for each in rows)])
-            bias = None if bias is None else torch.cat([bias, *(each["producer_bias"] for each in rows)])
+            new = [_with_columns(each["producer_weight"], weight) for each in rows]
+            weight = joined([weight, *new], sections=self.sections)
+            if bias is not None:
+                bias = joined([bias, *(each["producer_bias"] for each in rows)], sections=self.sections)
         outputs: Tensor = (
             functional.linear(inputs, weight, bias)
             if isinstance(module, nn.Linear)

@@ -8,6 +8,11 @@ it was, the place works; if not, the first module that gives something else is w
 Committed combinations, each with a test: Linear to Linear, Conv to Conv, Conv to flatten to Linear, and the GELU layer
 of a Transformer block, through tanh, relu and gelu (modules or functions), dropout, max, average and adaptive pooling,
 BatchNorm1d, BatchNorm2d and GroupNorm.
+
+Attention can have more heads where one linear layer gives queries, keys and values, in this order, and the module that
+runs it takes the number of heads from what the layer gives: the units are the features of heads, new ones come in whole
+heads, and the trial is the same. Committed is the attention of `esper.tolaria.hosts.TransformerBlock`. What cannot is
+refused by name: nn.MultiheadAttention, whose heads share out its width, and a module that counts its heads itself.
 """
 
 from __future__ import annotations
@@ -72,8 +77,11 @@ class Prober:
         self._modules: dict[str, nn.Module] = dict(host.named_modules())
         self._plain = self._run()
 
-    def describe(self, producer: str, consumer: str) -> tuple[str, tuple[int, ...], WidthPlace]:
-        """Kind and shape of what the producer gives, and the place; raises InvalidInput for what stands in the way."""
+    def describe(self, producer: str, consumer: str, head_size: int = 0) -> tuple[str, tuple[int, ...], WidthPlace]:
+        """Kind and shape of what the producer gives, and the place; raises InvalidInput for what stands in the way.
+
+        With a `head_size` the producer gives queries, keys and values of heads with so many features.
+        """
         self._where = f"width site {producer!r} with consumer {consumer!r}"
         for name, role in ((producer, "producer"), (consumer, "consumer")):
             self._check_layer(name, role)
@@ -81,21 +89,22 @@ class Prober:
         order = [run.name for run in self._plain.runs]
         if order.index(consumer) < order.index(producer):
             raise self._refusal(f"{consumer} runs before {producer}; name the layer that takes its units in")
+        sections = self._sections(producer, head_size)
         norms = self._norms_between(producer, consumer)
         layer = _layer_kind(self._modules[producer])
         kind = None if layer is None else _KINDS.get((layer, source.output.dim()))
         if kind is None:
             raise self._refusal(f"{producer} gives a tensor of shape {tuple(source.output.shape)}, batch first")
-        wide, added = self._try_wider(producer, consumer, norms)
+        place = WidthPlace(consumer=consumer, norms=norms, group=head_size or self._group(norms), sections=sections)
+        wide, added = self._try_wider(producer, place)
         each = self._check_wide(producer, consumer, wide, added)
         shape = tuple(source.output.shape[1:])
-        place = WidthPlace(consumer=consumer, norms=norms, group=self._group(norms))
         place.between.extend(self._widened(wide))
         place.running.extend(getattr(self._modules[name], "track_running_stats", False) for name in norms)
         place.outgoing.append(0)
         place.outgoing.append(each)
-        units, samples = len(self._weight(producer)), len(source.output)
-        place.positions.append(source.output.numel() // (units * samples))
+        rows, samples = len(self._weight(producer)), len(source.output)
+        place.positions.append(source.output.numel() // (rows * samples))
         place.positions.append(target.output.numel() // (len(self._weight(consumer)) * samples))
         fill_place(self._host, producer, place)
         return kind, shape if len(shape) != 2 or kind == "token" else (*shape, 1), place
@@ -112,9 +121,13 @@ class Prober:
             raise self._refusal(f"there is no submodule {name!r} in {type(self._host).__name__}")
         kind = _layer_kind(module)
         if kind is None or "weight" not in module._parameters:  # noqa: SLF001 - a parametrised weight is none
-            raise self._refusal(
-                f"{name} is a {type(module).__name__}; a {role} is a plain nn.Linear, nn.Conv1d or nn.Conv2d"
-            )
+            told = f"{name} is a {type(module).__name__}; a {role} is a plain nn.Linear, nn.Conv1d or nn.Conv2d"
+            if isinstance(module, nn.MultiheadAttention):
+                told = (
+                    f"{name} is an nn.MultiheadAttention, whose heads share out its embedding, so more of that size "
+                    "have no room; heads grow in attention with a linear layer of its own for queries, keys and values"
+                )
+            raise self._refusal(told)
         if getattr(module, "groups", 1) != 1:
             raise self._refusal(f"{name} has {module.groups} groups; a {role} has one")
         self._check_own(name)
@@ -130,6 +143,18 @@ class Prober:
         ]
         if others:
             raise self._refusal(f"{name} shares its weights with {others[0]}")
+
+    def _sections(self, producer: str, head_size: int) -> int:
+        """What the place says: three where the units are features of heads, and nothing for any other."""
+        if not head_size:
+            return 0
+        rows = len(self._weight(producer))
+        if head_size < 0 or not isinstance(self._modules[producer], nn.Linear) or rows % (3 * head_size):
+            raise self._refusal(
+                f"{producer} is a {type(self._modules[producer]).__name__} of {rows} units, and queries, keys and "
+                f"values of heads with {head_size} features are a linear layer of a multiple of {3 * head_size}"
+            )
+        return 3
 
     def _only_run(self, name: str) -> _ModuleRun:
         runs = self._plain.of(name)
@@ -166,13 +191,12 @@ class Prober:
 
     # -------------------------------------------------------------------------------------------------------- the trial
 
-    def _try_wider(self, producer: str, consumer: str, norms: Sequence[str]) -> tuple[_Trace, int]:
+    def _try_wider(self, producer: str, place: WidthPlace) -> tuple[_Trace, int]:
         """The host with more units whose outgoing weights are zero, and how many they are."""
-        group = self._group(norms)
-        units = len(self._weight(producer))
-        added = group * (units // group + 1)  # so that no reshape fits by chance
-        weights = self._trial_weights(self._weight(producer), norms, added)
-        place = WidthPlace(consumer=consumer, norms=norms)
+        consumer, sections = place.consumer, max(1, place.sections)
+        units = len(self._weight(producer)) // sections
+        added = place.group * (units // place.group + 1)  # so that no reshape fits by chance
+        weights = self._trial_weights(self._weight(producer), place.norms, added, sections)
 
         def source() -> Weights:
             return weights
@@ -190,13 +214,14 @@ class Prober:
             handle.remove()
             widening.remove()
 
-    def _trial_weights(self, like: Tensor, norms: Sequence[str], added: int) -> dict[str, Tensor]:
+    def _trial_weights(self, like: Tensor, norms: Sequence[str], added: int, sections: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(0)
 
         def drawn(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(device=like.device, dtype=like.dtype)
 
-        weights = {"producer_weight": drawn(added, *like.shape[1:]), "producer_bias": drawn(added)}
+        rows = sections * added
+        weights = {"producer_weight": drawn(rows, *like.shape[1:]), "producer_bias": drawn(rows)}
         for number, name in enumerate(norms):
             weights[f"norm_{number}_weight"] = like.new_ones(added)
             weights[f"norm_{number}_bias"] = drawn(added)
@@ -291,13 +316,15 @@ def fill_place(host: nn.Module, producer: str, place: WidthPlace) -> None:
     source, target = host.get_submodule(producer), host.get_submodule(place.consumer)
     assert isinstance(source, LAYERS) and isinstance(target, LAYERS)  # noqa: PT018
     each = place.outgoing[1]
-    place.units = source.weight.shape[0]
+    sections = max(1, place.sections)
+    place.units = source.weight.shape[0] // sections
     place.incoming[:] = source.weight.shape[1:]
     place.bias = source.bias is not None
     place.outgoing[:] = [target.weight.shape[0], each, *target.weight.shape[2:]]
-    into, out_of = math.prod(place.incoming), math.prod(place.outgoing)
-    place.parameters_per_unit = into + place.bias + 2 * len(place.norms) + out_of
-    place.flops_per_unit = 2 * (into * place.positions[0] + out_of * place.positions[1])
+    into, out_of = sections * math.prod(place.incoming), math.prod(place.outgoing)
+    place.parameters_per_unit = into + sections * place.bias + 2 * len(place.norms) + out_of
+    products = 2 * place.positions[0] ** 2 if sections > 1 else 0  # of queries and keys, of their shares and values
+    place.flops_per_unit = 2 * (into * place.positions[0] + out_of * place.positions[1] + products)
 
 
 def _layer_kind(module: nn.Module) -> type[nn.Module] | None:

@@ -14,6 +14,7 @@ from esper.errors import InvalidInput
 _RULES = {
     "greater_than": "it must be above {gt:g}",
     "greater_than_equal": "it must be {ge:g} at least",
+    "less_than": "it must be below {lt:g}",
     "less_than_equal": "it must be {le:g} at most",
     "finite_number": "it must be a finite number",
 }

@@ -19,6 +19,7 @@ from contracts.leyline.v1.event_pb2 import SeedObservation
 from contracts.topics import BY_BODY, RUNS
 from esper.kasmina.lifecycle import ATTACHED
 from esper.leyline.envelope import Event
+from esper.metric import figures_of_probe
 from esper.record.accept import CLAIMS, Fact, Judgement, Verdict, judge
 from esper.record.model_state import ModelState, Rate, Saved, SeedState
 from esper.record.run_status import Ledger, Mark, Problem, RunState, RunStatus, mark_of
@@ -197,6 +198,7 @@ def _epoch(model: ModelState, event: Event) -> ModelState:
         params=body.params,
         probe_loss=body.state.validation_loss,
         probe_accuracy=body.state.validation_accuracy,
+        metrics=tuple(figures_of_probe(body)),
         windows={window.command_id: window.seed_id for window in body.windows if not window.closed},
     )
 

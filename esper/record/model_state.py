@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from esper.kasmina.lifecycle import DORMANT, Stage
+from esper.metric import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class ModelState:
     probe_accuracy: float | None = None
     windows: Mapping[bytes, str] = field(default_factory=dict)  # open observation windows: command id -> seed id
     checkpoint: Saved | None = None  # the last one of this timeline, kept or not
+    metrics: tuple[Figure, ...] = ()  # on the probe set, the main one first
 
     def at(self, step: int, epoch: int) -> ModelState:
         """The same at another place of the run's clock; written out as `SeedState.reported` is."""
@@ -92,4 +94,5 @@ class ModelState:
             self.probe_accuracy,
             self.windows,
             self.checkpoint,
+            self.metrics,
         )

@@ -78,7 +78,7 @@ class RunConfig:
     """What may grow: blueprint ids, and the pools `default` and `safe`; recorded as ids. Beyond the safe tier a
     blueprint needs an approval in the dossier, and a stressor a drill besides."""
 
-    axes: tuple[Axis, ...] = ("depth", "width")
+    axes: tuple[Axis, ...] = ("depth", "width", "heads")
     """Which of the task's sites are offered: those where a module can grow, those where the host itself can widen."""
 
     drill: bool = False
@@ -89,7 +89,7 @@ class RunConfig:
 
     optimizer: OptimizerKind = "adamw"
     weight_decay: NonNegativeFloat = 0.01
-    momentum: float = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """For sgd alone."""
 
     rate_policy: RatePolicy = "cosine"

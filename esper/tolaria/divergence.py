@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -114,8 +115,8 @@ def tampered(event: Event, fact: Event) -> str:
         if getattr(event, name) != getattr(fact, name):
             return f"{body_name(fact)} has {name} {getattr(fact, name)} on record and {getattr(event, name)} now"
     ours, recorded = (essence(each) for each in (event, fact))
-    if body_name(fact) in _MEASURED_BY and not recorded.metrics:  # an older record does not say them
-        ours.ClearField("metrics")
+    if body_name(fact) in _MEASURED_BY and not recorded.metrics:
+        _as_without_metrics(ours, recorded)
     if ours.SerializeToString(deterministic=True) == recorded.SerializeToString(deterministic=True):
         return ""
     fields = [
@@ -124,6 +125,18 @@ def tampered(event: Event, fact: Event) -> str:
         if str(getattr(ours, field.name)) != str(getattr(recorded, field.name))
     ]
     return f"{body_name(fact)} has another {', '.join(fields)} than on record"
+
+
+def _as_without_metrics(ours: Any, recorded: Any) -> None:
+    """Leave out what an older record does not say: metrics, and that accuracy is unknown where there are no classes."""
+    ours.ClearField("metrics")
+    fields = ours.DESCRIPTOR.fields_by_name
+    pairs = [(ours, recorded, "test_accuracy")] if "test_accuracy" in fields else []
+    pairs += [(ours.state, recorded.state, "validation_accuracy")] if "state" in fields else []
+    for body, other, name in pairs:
+        if math.isnan(getattr(body, name)):
+            body.ClearField(name)
+            other.ClearField(name)
 
 
 def essence(event: Event) -> Any:

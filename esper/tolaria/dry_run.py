@@ -88,7 +88,10 @@ def try_task(task: Task, device: torch.device, batch_size: int | None = None) ->
             where=where,
             loss_name="per_sample_loss",
         )
-        figures = {"per_sample_loss": task.per_sample_loss, "per_sample_accuracy": task.per_sample_accuracy}
+        figures = {"per_sample_loss": task.per_sample_loss} | (
+            {} if task.own_accuracy is None else {"per_sample_accuracy": task.own_accuracy}
+        )
+        figures |= {f"metric {each.name}": each.per_sample for each in task.metrics if each.per_sample is not None}
         dry_run(
             host,
             {"inputs": probe.inputs, "targets": probe.targets},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -52,6 +52,7 @@ def network_of(
     kasmina = Kasmina(host, sites, config.seeds, build, steps_per_epoch=1, seed=0, monotonic=lambda: 0.0)
     try:
         kasmina.become(tree["kasmina"])
+        _check_fits(host, tree["host"])
         host.load_state_dict(tree["host"])
         kasmina.load_state_dict(tree["kasmina"])
     except RuntimeError as error:
@@ -66,6 +67,19 @@ def network_of(
             f"({', '.join(behind)}) as attributes of the modules that they belong to"
         )
     return network.eval()
+
+
+def _check_fits(host: nn.Module, wanted: Mapping[str, Tensor]) -> None:
+    """Raise CorruptState for the first tensor that host and run do not both have, in one shape."""
+    have = host.state_dict()
+    of_both = (*have, *(name for name in wanted if name not in have))  # in the order of the model
+    for name in of_both:
+        there, here = (f"shape {tuple(each[name].shape)}" if name in each else "none" for each in (wanted, have))
+        if there != here:
+            raise CorruptState(
+                f"the state of the run does not fit {type(host).__name__}: {name} has {there} in the run and {here} in "
+                "the model; make it with the sizes that it had"
+            )
 
 
 @torch.no_grad()

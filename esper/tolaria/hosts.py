@@ -158,7 +158,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_size = width // heads
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -168,11 +168,12 @@ class TransformerBlock(nn.Module):
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:  # noqa: N803 (axes: batch, token, feature)
         """The block's activation, the input plus what attention and the GELU layer add."""
-        batch, length, width = tokens_BTD.shape
-        qkv = self.qkv(self.norm1(tokens_BTD)).view(batch, length, 3, self.heads, width // self.heads)
+        batch, length, _ = tokens_BTD.shape
+        # As many heads as the layer gives: it may have grown some.
+        qkv = self.qkv(self.norm1(tokens_BTD)).view(batch, length, 3, -1, self.head_size)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        tokens_BTD = tokens_BTD + self.out(mixed.transpose(1, 2).reshape(batch, length, width))  # noqa: N806
+        tokens_BTD = tokens_BTD + self.out(mixed.transpose(1, 2).reshape(batch, length, -1))  # noqa: N806
         refined: Tensor = tokens_BTD + self.down(functional.gelu(self.up(self.norm2(tokens_BTD))))
         return refined
 

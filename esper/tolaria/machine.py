@@ -21,8 +21,6 @@ from contracts.leyline.v1.event_pb2 import Machine, RunStarted, TrainerProcess
 from esper.leyline.envelope import Event, body_of
 from esper.record.accept import CLAIMS
 from esper.record.recorded import NO_ROOM
-from esper.tolaria.data import fingerprint
-from esper.tolaria.tasks.task import Task
 
 _OF_THE_MACHINE: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE}
@@ -82,14 +80,15 @@ def machine_of(claim: Event) -> Machine | None:
     )
 
 
-def differences(facts: Sequence[Event], task: Task) -> list[str]:
+def differences(facts: Sequence[Event], fingerprint: str) -> list[str]:
     """How this process and its data differ from those that trained a run with these facts, in one line each.
 
+    `fingerprint` is of the data; empty where it is not known, and then nothing is said of it.
     A difference in any of these may change every bit. Of an incarnation that went on with the run the line says from
     which step on; what an older record does not say is left out.
     """
     begun = facts[0].run_started
-    found = list(_differing({"data": begun.data_fingerprint[:16]}, {"data": _data(task)[:16]}))
+    found = list(_differing({"data": begun.data_fingerprint[:16]}, {"data": fingerprint[:16]} if fingerprint else {}))
     ours, before = _values(this_machine("")), [""]
     for claim in (fact for fact in facts if fact.WhichOneof("body") in CLAIMS):
         machine = machine_of(claim)
@@ -109,10 +108,6 @@ def unrecorded(facts: Sequence[Event]) -> str:
         return ""
     ours = this_machine("")
     return f"processor and torch build are not on record; here they are {ours.processor} and {ours.torch_build}"
-
-
-def _data(task: Task) -> str:
-    return fingerprint([task.train, task.probe, task.test])
 
 
 def _values(machine: Machine) -> dict[str, str]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import OptimizerChanged
 from esper.kasmina.absorb import Part
+from esper.kasmina.width import joined
 
 HOST: Final = "host"
 
@@ -132,7 +133,7 @@ class GroupedOptimizer:
                 own = self.torch.state.get(part.joined, {}) if part.joined is not None else {}
                 group = next(each for each in self.groups if any(held is part.parameter for held in each["params"]))
                 for name, added in _moments(part, state, own, group).items():
-                    state[name] = torch.cat([state[name], added], part.axis)
+                    state[name] = joined([state[name], added], part.axis, part.sections)
             if part.joined is not None:
                 changes[HOST] = changes.get(HOST, 0) + part.joined.numel()
         return [

@@ -22,8 +22,7 @@ from esper.tolaria.outside import Answer, Clock, Outside
 from esper.tolaria.recorded_world import Record, RecordedWorld
 from esper.tolaria.run import TargetStepReached
 from esper.tolaria.state import Checkpoint, FlatState, Position, Snapshot, load_checkpoint, tensors_of_checkpoint
-from esper.tolaria.tasks.task import Task
-from esper.tolaria.train import train
+from esper.tolaria.train import Trainable, train
 from esper.tolaria.world import LiveWorld, StartingPoint
 
 # ----------------------------------------------------------------------------------------- from a record to its world
@@ -47,6 +46,11 @@ def latest_checkpoint(recorded: Recorded, objects: ObjectStore, *, step: int, se
         if begins and saved.step <= step and fact.sequence <= sequence and _readable(objects, saved.ref):
             return fact
     return None
+
+
+def is_kept(fact: Event, objects: ObjectStore) -> bool:
+    """Whether the checkpoint of a CheckpointSaved is there."""
+    return _readable(objects, fact.checkpoint_saved.ref)
 
 
 def _readable(objects: ObjectStore, ref: str) -> bool:
@@ -188,7 +192,7 @@ class Replayed:
 
 def replay_run(
     recorded: Recorded,
-    task: Task,
+    task: Trainable,
     *,
     objects: ObjectStore,
     clock: Clock,
@@ -259,7 +263,7 @@ def _check_decision(signed: Signed, packet: Event, objects: ObjectStore, progres
 
 def state_at(
     recorded: Recorded,
-    task: Task,
+    task: Trainable,
     *,
     objects: ObjectStore,
     clock: Clock,

@@ -24,15 +24,14 @@ from esper.tolaria.machine import differences, this_machine
 from esper.tolaria.outside import ClaimableLog, Clock, Outside
 from esper.tolaria.replay import first_checkpoint, latest_checkpoint, recorded_world
 from esper.tolaria.session import RunResult, check_data
-from esper.tolaria.tasks.task import Task
-from esper.tolaria.train import train
+from esper.tolaria.train import Trainable, train
 from esper.tolaria.world import PRODUCER, LiveWorld
 
 _EVER: Final = 2**62
 
 
 def resume_run(
-    recorded: Recorded, task: Task, outside: Outside, log: ClaimableLog, verifier: CommandVerifier
+    recorded: Recorded, task: Trainable, outside: Outside, log: ClaimableLog, verifier: CommandVerifier
 ) -> RunResult:
     """Follow the run's record from the last checkpoint on, claim the run where that ends, and be live.
 
@@ -46,10 +45,10 @@ def resume_run(
     """
     upto = recorded.last_accepted()
     torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)
-    check_data(recorded.root, task)
+    check_data(recorded.root, task.fingerprint())
     start = latest_checkpoint(recorded, outside.objects, step=_EVER, sequence=upto)
     _catch_up(log, verifier, recorded, upto, outside.clock)
-    reason, superseded = "; ".join(["resumed", *differences(recorded.facts, task)]), False
+    reason, superseded = "; ".join(["resumed", *differences(recorded.facts, task.fingerprint())]), False
     incarnation = recorded.state.incarnation + 1
     while True:
         claim = _claim(recorded, upto, incarnation, start, outside, reason=reason, superseded=superseded)
@@ -141,9 +140,11 @@ def _parsed(signed: Signed) -> tuple[Event, Signed]:
     return Event.FromString(signed.payload), signed
 
 
-def fork_run(parent: Recorded, run_id: str, task: Task, outside: Outside, *, step: int, change: Change) -> RunResult:
+def fork_run(
+    parent: Recorded, run_id: str, task: Trainable, outside: Outside, *, step: int, change: Change
+) -> RunResult:
     """Follow `parent` up to `step` and go on from there as the new run `run_id`, with that one `change`."""
-    check_data(parent.root, task)
+    check_data(parent.root, task.fingerprint())
     upto, place = place_of(parent, step, change)
     start = latest_checkpoint(parent, outside.objects, step=step, sequence=upto)
     begun = parent.begun(0 if start is None else start.sequence)

@@ -28,7 +28,6 @@ from esper.leyline.envelope import Event, new_event
 from esper.metric import Figure
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import fingerprint
 from esper.tolaria.fork_change import Change, ForkPlace
 from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
@@ -36,7 +35,7 @@ from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
 from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
-from esper.tolaria.tasks.task import Evaluation, Task
+from esper.tolaria.tasks.task import Evaluation
 from esper.tolaria.world import NewFork, RecordedFork, StartingPoint
 
 
@@ -189,7 +188,13 @@ def finish(run: Run, status: str, reason: str, wall_s: float) -> RunResult:
 def told(figures: Sequence[Figure]) -> list[MetricValue]:
     """Values of metrics as events hold them."""
     return [
-        MetricValue(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better, value=each.value)
+        MetricValue(
+            name=each.name,
+            unit=each.unit,
+            lower_is_better=each.lower_is_better,
+            value=each.value,
+            stderr=each.stderr,
+        )
         for each in figures
     ]
 
@@ -266,9 +271,12 @@ def _publish_end(
     run.world.flush()
 
 
-def check_data(recorded: RunStarted, task: Task) -> None:
-    """Raise InvalidInput where the task's samples are not those that the run was trained on."""
-    if fingerprint([task.train, task.probe, task.test]) != recorded.data_fingerprint:
+def check_data(recorded: RunStarted, fingerprint: str) -> None:
+    """Raise InvalidInput where samples with this fingerprint are not those that the run was trained on.
+
+    A script reads its samples itself: it has no fingerprint beforehand, and nothing is compared.
+    """
+    if fingerprint and fingerprint != recorded.data_fingerprint:
         raise InvalidInput(f"the samples of task {recorded.task} are not those that the run was trained on")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import Metric, RunStarted
 from esper.kasmina.passes import Closure
-from esper.tolaria.data import RandomStreams, Samples, epoch_order, fingerprint
+from esper.tolaria.data import RandomStreams, Samples, epoch_order
 from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.gradients import Part
 from esper.tolaria.tasks.task import Evaluation, Task, evaluate
@@ -133,7 +133,7 @@ class TaskWork:
         inputs, targets = task.train.inputs[: self.batch_size], task.train.targets[: self.batch_size]
         return RunStarted(
             task=task.name,
-            data_fingerprint=fingerprint([task.train, task.probe, task.test]),
+            data_fingerprint=task.fingerprint(),
             task_source=task.source,
             flops_per_sample=host_flops_per_sample(host, task.loss, inputs, targets),
             train_samples=len(task.train),

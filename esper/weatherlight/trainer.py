@@ -32,6 +32,7 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.own_code import told
+from esper.tolaria.script import SOURCE
 from esper.urza.cache import KernelCache
 from esper.weatherlight.alive import this_process
 from esper.weatherlight.beginning import Plan, archived_claims, check_new, read_recorded
@@ -140,7 +141,7 @@ def _train(
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415
     from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
-    from esper.tolaria.train import train  # noqa: PLC0415
+    from esper.tolaria.train import Trainable, train, trained_in  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
@@ -151,9 +152,13 @@ def _train(
         compiled = tempfile.TemporaryDirectory(prefix="compiled-", dir=settings.run_folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled.name
     new = plan.begin == "start"
-    task = load_task(config.task) if new else recorded_task(config.task, plan.source, objects)
-    if new and task.source.startswith("file:"):
-        try_task(task, find_device(config.device), config.batch_size)
+    task: Trainable | None = None  # a script makes its own model and data, once the run's record is there
+    if new:
+        task = load_task(config.task)
+        if task.source.startswith("file:"):
+            try_task(task, find_device(config.device), config.batch_size)
+    elif plan.source != SOURCE:
+        task = recorded_task(config.task, plan.source, objects)
     brokers = brokers_of()
     if not brokers:
         raise InvalidInput("nobody waits for this run any more")
@@ -179,11 +184,14 @@ def _train(
         verifier = CommandVerifier(ring)
         outside = Outside(log, clock, objects, verifier, library, stop, this_process())
         if plan.begin == "start":
+            assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         if plan.begin == "resume":
-            return resume_run(read_recorded(archive, run_id, log.ends), task, outside, log, verifier).to_dict()
+            recorded = read_recorded(archive, run_id, log.ends)
+            return resume_run(recorded, task or trained_in(recorded.root, objects), outside, log, verifier).to_dict()
         parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
-        return fork_run(parent, run_id, task, outside, step=plan.step, change=change).to_dict()
+        trained = task or trained_in(parent.root, objects)
+        return fork_run(parent, run_id, trained, outside, step=plan.step, change=change).to_dict()
 
 
 def _kernel_cache(settings: Settings) -> KernelCache:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from esper.karn.table import with_names
+from esper.metric import LOWER_IS_BETTER, Figure
 from projections.history import History
 from projections.pictures.charts import Lane, Mark, Series, Stay, lines, swimlane
 from projections.pictures.network import Growth, Place
@@ -20,14 +21,22 @@ _MOMENTS: Final = {"GERMINATED": "{seed} {blueprint}", "FOSSILIZED": "{seed} kep
 """The moves that a curve is marked with."""
 
 
-def percent(value: float) -> str:
-    """A share as people read it."""
-    return f"{100 * value:.3g}%"
+def metric(history: History, runs: Mapping[str, str], width: float = 390, name: str | None = None) -> Picture:
+    """A metric on the probe set, epoch by epoch; `runs` are names and run ids, the first one is marked.
 
-
-def accuracy(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
-    """How many of the probe set were right, epoch by epoch; `runs` are names and run ids, the first one is marked."""
-    return _curves(history, runs, "probe_accuracy", "Right on the probe set", width, form=percent)
+    `name` is the metric's; None is the main one of the first run. A run that was not measured by it has no curve.
+    """
+    first = next(iter(runs.values()))
+    found = history.execute(
+        "select name, unit, direction from metrics where run_id = ? and (name = ? or ? is null and main) "
+        "order by epoch desc limit 1",
+        [first, name, name],
+    ).fetchone()
+    called, unit, direction = found or (name or "accuracy", "", "")
+    label = Figure(called, unit, direction == LOWER_IS_BETTER, 0.0).label_on("probe set")
+    what, which = "select epoch, value from metrics", {"name": called, "measured_on": "probe"}
+    series = [Series(each, _told(history, run_id, what, "epoch", **which)) for each, run_id in runs.items()]
+    return lines(series, title=label, marks=_marks(history, first), width=width)
 
 
 def loss(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:

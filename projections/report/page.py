@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from contracts.leyline.v1.leyline_pb2 import SeedLifecycleGate
 from esper.karn.table import with_names
 from esper.kasmina.gates import SIGNS, rule_of
+from esper.metric import PERCENT, difference_text, figure_of_row
 from projections.pictures import of_run, svg
 from projections.report.report_query import Report, Row, report_query
 
@@ -69,7 +70,7 @@ def page(history: History, run_id: str) -> str:
 def _pictures(history: History, told: Report) -> dict[str, svg.Picture]:
     runs, run_id = told.runs, str(told.run["run_id"])
     return {
-        "accuracy": of_run.accuracy(history, runs),
+        "metric": of_run.metric(history, runs),
         "loss": of_run.loss(history, runs),
         "parameters": of_run.parameters(history, runs),
         "flops": of_run.flops(history, runs),
@@ -88,13 +89,18 @@ def verdict(told: Report) -> str:
     size = f"stayed at {figure(host)} parameters"
     if final != host:
         size = f"{'grew' if final > host else 'shrank'} from {figure(host)} parameters to {figure(final)}"
-    if run["test_accuracy"] is None:
+    tested = figure_of_row(run)
+    if tested is None:
         return f"It {size} and has not been tested: it is {run['status']} after {run['epochs_done']} epochs."
-    right = f"It {size} and was right on {share(run['test_accuracy'])} of the test set"
-    if control is None or control["test_accuracy"] is None:
+    lower = f", {tested.direction}" if tested.lower_is_better else ""
+    right = f"It {size} and came to {tested.name} {tested.text} on the test set{lower}"
+    if (tested.name, tested.unit) == ("accuracy", PERCENT):
+        right = f"It {size} and was right on {tested.bare}% of the test set"
+    other = None if control is None else figure_of_row(control)
+    if other is None or not other.is_like(tested):
         return f"{right}."
-    points = 100 * (run["test_accuracy"] - control["test_accuracy"])
-    beside = f"{abs(points):.2f} points {'above' if points >= 0 else 'below'}"
+    gain = tested.gain_over(other.value)
+    beside = f"{difference_text(abs(gain), tested.unit)} {'better' if gain >= 0 else 'worse'} than"
     beside += " its control run, which had the same data and epochs and did not grow"
     return f"{right}, {beside}.{_against_static(told)}"
 
@@ -111,12 +117,12 @@ def _against_static(told: Report) -> str:
 
 def _tiles(told: Report) -> list[dict[str, str]]:
     run, control = told.run, told.control
-    forms = {"test_accuracy": share, "test_loss": figure, "params_final": figure, "flops": figure, "wall_s": seconds}
+    forms = {"test_loss": figure, "params_final": figure, "flops": figure, "wall_s": seconds}
     beside = {name: f"control {form(control[name])}" if control is not None else "" for name, form in forms.items()}
     kept = "-" if run["seeds_germinated"] is None else f"{run['seeds_fossilized']} of {run['seeds_germinated']}"
     culled = "" if run["seeds_culled"] is None else f"{run['seeds_culled']} culled"
     named = (
-        ("Test accuracy", share(run["test_accuracy"]), beside["test_accuracy"]),
+        _measured(told),
         ("Test loss", figure(run["test_loss"]), beside["test_loss"]),
         ("Parameters", figure(run["params_final"]), beside["params_final"] or f"{figure(run['params_host'])} at first"),
         ("FLOPs spent", figure(run["flops"]), beside["flops"]),
@@ -124,6 +130,17 @@ def _tiles(told: Report) -> list[dict[str, str]]:
         ("Time", seconds(run["wall_s"]), ", ".join(filter(None, (_processes(run), beside["wall_s"])))),
     )
     return [{"name": name, "value": value, "note": note} for name, value, note in named]
+
+
+def _measured(told: Report) -> tuple[str, str, str]:
+    """The tile of the main metric: its name with the direction, the value on the test set, and the control's."""
+    tested = figure_of_row(told.run)
+    other = None if told.control is None else figure_of_row(told.control)
+    beside = f"control {other.text}" if other is not None else ""
+    if tested is None:
+        return "Test " + str(told.run["metric"]), NONE, beside
+    lower = f" ({tested.direction})" if tested.lower_is_better else ""
+    return f"Test {tested.name}{lower}", tested.text, beside
 
 
 def _processes(run: Row) -> str:
@@ -194,11 +211,6 @@ def _machines(told: Report) -> list[tuple[str, str]]:
         name = "processor" if len(processes) == 1 else f"process {number}, from step {process['from_step']}"
         found.append((name, ", ".join(filter(None, parts)) or "not recorded"))
     return found
-
-
-def share(value: float | None) -> str:
-    """A share as people read it: 97.32%."""
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.2f}%"
 
 
 def figure(value: float | None) -> str:

@@ -24,7 +24,7 @@ WITH mark AS (
     SELECT fact.run_id, arg_max(packet.event_id, fact.sequence) AS packet_id, arg_max(packet.params, fact.sequence) AS params,
         arg_max(packet.state.validation_loss, fact.sequence) AS probe_loss,
         arg_max(packet.state.validation_accuracy, fact.sequence) AS probe_accuracy,
-        arg_max(packet.windows, fact.sequence) AS windows
+        arg_max(packet.windows, fact.sequence) AS windows, arg_max(packet.metrics, fact.sequence) AS metrics
     FROM counted AS fact
     JOIN log.epoch_completed AS packet ON packet.run_id = fact.run_id AND packet.log_offset = fact.log_offset
     WHERE on_path
@@ -95,7 +95,7 @@ WITH mark AS (
 SELECT
     mark.run_id, mark.sequence, begun.timeline, mark.step, mark.epoch, ended.status, ended.reason,
     coalesce(seen.params, started.params_host) AS params,
-    seen.probe_loss, seen.probe_accuracy, seen.packet_id,
+    seen.probe_loss, seen.probe_accuracy, seen.metrics, seen.packet_id,
     coalesce(rates.learning_rates, MAP {}) AS learning_rates,
     list_filter(coalesce(seen.windows, []), lambda seen_window: NOT seen_window.closed) AS windows,
     coalesce(broken.breakers, MAP {}) AS breakers,

@@ -10,7 +10,7 @@ WITH said AS (
     FROM log.run_finished
 ), value AS (
     SELECT *, unnest(CASE WHEN len(metrics) > 0 THEN metrics ELSE
-        [{'name': 'accuracy', 'unit': '%', 'lower_is_better': false, 'value': 100 * accuracy}]
+        [{'name': 'accuracy', 'unit': '%', 'lower_is_better': false, 'value': 100 * accuracy, 'stderr': NULL::DOUBLE}]
     END) AS metric, unnest(range(greatest(len(metrics), 1))) AS place
     FROM said
     WHERE log_verdict <> 2 AND (len(metrics) > 0 OR NOT isnan(accuracy))
@@ -19,11 +19,13 @@ SELECT
     value.run_id,
     value.epoch,
     value.global_step AS step,
+    value.sequence,
     value.measured_on,
     value.metric.name AS name,
     value.metric.unit AS unit,
     CASE WHEN value.metric.lower_is_better THEN 'lower is better' ELSE 'higher is better' END AS direction,
     number_of(value.metric.value) AS value,
+    value.metric.stderr AS stderr,
     value.place = 0 AS main,
     value.log_verdict = 1 AND survives(value.run_id, value.log_offset, value.sequence) AS surviving,
     moment(value.recorded_at_ns) AS recorded_at,

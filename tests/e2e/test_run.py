@@ -17,6 +17,12 @@ FIELDS = {
     "task",
     "seed",
     "epochs",
+    "metric",
+    "metrics",
+    "test_metric",
+    "probe_metric",
+    "control_test_metric",
+    "static_test_metric",
     "val_accuracy",
     "control_val_accuracy",
     "params_host",
@@ -218,5 +224,5 @@ def test_what_grew_is_trained_from_its_first_step_for_as_many_flops(esper):
     assert (static["test_accuracy"], static["flops"]) == (told["static_val_accuracy"], told["static_flops"])
     assert static["params_host"] == static["params_final"] == grown["params_final"] > grown["params_host"]
     (line,) = [line for line in esper("runs").stdout.splitlines() if grown["run_id"] in line]
-    assert f"{static['test_accuracy']:.4f}" in line
+    assert f"{static['test_metric']:.2f}" in line
     assert esper.json("replay", static["run_id"])["diverged"] is False

@@ -20,6 +20,7 @@ PURE = (
     "esper.errors",
     "esper.installation",
     "esper.metric",
+    "esper.spread",
     "esper.karn.blueprint",
     "esper.karn.table",
     "esper.kasmina.gates",
@@ -34,6 +35,7 @@ KARN = tuple(
 TORCH_FREE = (
     "esper.leyline",
     "esper.metric",
+    "esper.spread",
     "esper.record",
     "esper.tamiyo",
     "esper.kasmina.gates",

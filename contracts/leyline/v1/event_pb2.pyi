@@ -162,7 +162,7 @@ class SiteDescription(_message.Message):
     def __init__(self, site: _Optional[str] = ..., seed_id: _Optional[str] = ..., shape_kind: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., depth: _Optional[int] = ..., blend_mode: _Optional[_Union[_leyline_pb2.BlendMode, str]] = ..., options: _Optional[_Iterable[_Union[BlueprintOption, _Mapping]]] = ..., width: _Optional[_Union[WidthPlace, _Mapping]] = ...) -> None: ...
 
 class WidthPlace(_message.Message):
-    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit", "incoming", "bias", "outgoing", "group", "positions", "between", "running")
+    __slots__ = ("consumer", "norms", "units", "parameters_per_unit", "flops_per_unit", "incoming", "bias", "outgoing", "group", "positions", "between", "running", "sections")
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     NORMS_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class WidthPlace(_message.Message):
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     BETWEEN_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SECTIONS_FIELD_NUMBER: _ClassVar[int]
     consumer: str
     norms: _containers.RepeatedScalarFieldContainer[str]
     units: int
@@ -187,7 +188,8 @@ class WidthPlace(_message.Message):
     positions: _containers.RepeatedScalarFieldContainer[int]
     between: _containers.RepeatedScalarFieldContainer[str]
     running: _containers.RepeatedScalarFieldContainer[bool]
-    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ..., incoming: _Optional[_Iterable[int]] = ..., bias: _Optional[bool] = ..., outgoing: _Optional[_Iterable[int]] = ..., group: _Optional[int] = ..., positions: _Optional[_Iterable[int]] = ..., between: _Optional[_Iterable[str]] = ..., running: _Optional[_Iterable[bool]] = ...) -> None: ...
+    sections: int
+    def __init__(self, consumer: _Optional[str] = ..., norms: _Optional[_Iterable[str]] = ..., units: _Optional[int] = ..., parameters_per_unit: _Optional[int] = ..., flops_per_unit: _Optional[int] = ..., incoming: _Optional[_Iterable[int]] = ..., bias: _Optional[bool] = ..., outgoing: _Optional[_Iterable[int]] = ..., group: _Optional[int] = ..., positions: _Optional[_Iterable[int]] = ..., between: _Optional[_Iterable[str]] = ..., running: _Optional[_Iterable[bool]] = ..., sections: _Optional[int] = ...) -> None: ...
 
 class BlueprintOption(_message.Message):
     __slots__ = ("blueprint_id", "parameters", "flops_per_sample", "risk", "residual", "tier", "stage", "hazard_band", "handling_class", "outcomes")
@@ -346,16 +348,18 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ...) -> None: ...
 
 class MetricValue(_message.Message):
-    __slots__ = ("name", "unit", "lower_is_better", "value")
+    __slots__ = ("name", "unit", "lower_is_better", "value", "stderr")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
     name: str
     unit: str
     lower_is_better: bool
     value: float
-    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ...) -> None: ...
+    stderr: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., lower_is_better: _Optional[bool] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ...) -> None: ...
 
 class RunStarted(_message.Message):
     __slots__ = ("task", "config_json", "esper_version", "library_versions", "cpu_capability", "threads", "seeds", "data_fingerprint", "task_source", "weights_digest", "device", "params_host", "flops_per_sample", "epochs", "steps_per_epoch", "policy", "sites", "control_of", "parent_run_id", "parent_sequence", "lifecycle", "train_samples", "probe_samples", "test_samples", "inherited", "fork_change", "machine", "metrics", "script")

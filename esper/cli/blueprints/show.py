@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,6 +40,8 @@ USUAL_PLACE: Final = WidthShape(
     units=16, incoming=(16,), outgoing=(16, 1), bias=True, parameters_per_unit=33, flops_per_unit=64
 )
 """A place where a host can become wider: between two layers of 16 units."""
+USUAL_HEADS: Final = replace(USUAL_PLACE, group=4, sections=3, parameters_per_unit=67, flops_per_unit=132)
+"""Attention of four heads over 16 features, of one token: what its products cost depends on how many there are."""
 ARTIFACT_HEADERS: Final = (
     *("version", "site", "settings", "serves", "eager", "compiled", "p50", "p95", "compiling", "attached", "state"),
 )
@@ -50,7 +52,7 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
     blueprint = find_by_name(word)
     asked = parse_shape(shape) if shape is not None else None
     if asked is not None and asked.kind not in blueprint.kinds:
-        raise InvalidInput(f"{blueprint.full_name} does not serve a {asked.kind} site; it serves {_served(blueprint)}")
+        raise InvalidInput(f"{blueprint.full_name} does not serve a {asked.kind} site; it serves {blueprint.served}")
     name = blueprint.blueprint_id
     with known_of(data_dir) as history:
         approval = blueprint_queries.approvals(history).get(name)
@@ -66,14 +68,10 @@ def show_command(data_dir: Path, word: str, shape: str | None, *, as_json: bool)
     _say_outcomes(outcomes)
 
 
-def _served(blueprint: Blueprint) -> str:
-    return ", ".join(blueprint.kinds) or "places where the host can become wider"
-
-
 def _site(blueprint: Blueprint, rows: Sequence[Row]) -> SiteShape | WidthShape:
     """Where it is or was at home in this folder, else a usual site of the first kind that it serves."""
     if blueprint.widens:
-        return USUAL_PLACE
+        return USUAL_HEADS if blueprint.sections > 1 else USUAL_PLACE
     for row in rows:
         if row["shape_kind"] in blueprint.kinds:
             return SiteShape(row["shape_kind"], tuple(row["shape"]))
@@ -113,7 +111,7 @@ def _say_facts(blueprint: Blueprint, approval: Row | None) -> None:
     say(styled(f"{blueprint.full_name}: {blueprint.description}", BOLD))
     say()
     say(f"tier        {blueprint.tier.replace('_', '-')}, stage {blueprint.stage}, {' '.join(blueprint.tags)}")
-    say(f"serves      {_served(blueprint)}")
+    say(f"serves      {blueprint.served}")
     say(f"parameters  {', '.join(setting_text(setting) for setting in blueprint.settings) or 'none'}")
     band, handling = sheet["hazard_band"].lower(), sheet["handling_class"].lower()
     advice = f": {sheet['asks_for']}" if sheet["asks_for"] else ""

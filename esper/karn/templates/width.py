@@ -18,7 +18,7 @@ from esper.karn.layers import OwnStart, SeedModule
 class WiderLayer(OwnStart, SeedModule):
     """The weights of new units: into them, of the norms behind them, and out of them into the consumer.
 
-    With n new units: `producer_weight` (n, *incoming), `producer_bias` (n,) where the producer has one,
+    With n new units and s sections: `producer_weight` (s x n, *incoming), `producer_bias` (s x n,) where there is one,
     `norm_<i>_weight` and `norm_<i>_bias` (n,) for each norm between, with `norm_<i>_mean` and `norm_<i>_var` as buffers
     where it keeps running statistics, `consumer_weight` (outputs, n x inputs of a unit, *kernel).
     """
@@ -28,9 +28,9 @@ class WiderLayer(OwnStart, SeedModule):
     def __init__(self, place: WidthShape, units: int) -> None:
         super().__init__()
         outputs, each, *kernel = place.outgoing
-        self.producer_weight = nn.Parameter(torch.empty(units, *place.incoming))
+        self.producer_weight = nn.Parameter(torch.empty(place.sections * units, *place.incoming))
         if place.bias:
-            self.producer_bias = nn.Parameter(torch.empty(units))
+            self.producer_bias = nn.Parameter(torch.empty(place.sections * units))
         for number, running in enumerate(place.running):
             self.register_parameter(f"norm_{number}_weight", nn.Parameter(torch.empty(units)))
             self.register_parameter(f"norm_{number}_bias", nn.Parameter(torch.empty(units)))
@@ -57,5 +57,16 @@ def wider_layer(place: WidthShape, settings: Settings) -> SeedModule:
     they have learnt something. Shapes: x (..., incoming) or (B, channels, *places); y as the consumer gives it.
     Source: Chen et al., "Net2Net", 2016, and Evci et al., "GradMax", 2022, for zero outgoing weights; copies of units
     and picked incoming weights were measured to be no better (docs/log.md).
+    """
+    return WiderLayer(place, place.new_units(settings["factor"]))
+
+
+def attention_heads(place: WidthShape, settings: Settings) -> SeedModule:
+    """BP052: y = O [heads(x); heads'(x)] with O' = 0, heads' as large as those that are there.
+
+    `factor` times as many heads as the attention has now, one at least. Queries, keys and values of a new head (rows of
+    the producer) begin as PyTorch's own layers do, its columns of the output projection at zero: the network computes
+    what it did until the head has learnt what to add. Shapes: x (B, T, incoming); y (B, T, outputs).
+    Source: Chen et al., "bert2BERT", 2022, which adds heads too; zero output columns as in BP051.
     """
     return WiderLayer(place, place.new_units(settings["factor"]))

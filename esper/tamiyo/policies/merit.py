@@ -67,7 +67,8 @@ class Merit:
 
 def merits(site: SiteDescription) -> dict[str, Merit]:
     """The merit of every option of a site, by blueprint id."""
-    kind = "width" if site.HasField("width") else _form(site)
+    wider = "heads" if site.width.sections > 1 else "width"
+    kind = wider if site.HasField("width") else _form(site)
     found = {option.blueprint_id: merit_of(option, kind) for option in site.options}
     places: dict[float, int] = {}
     ordered = dict[str, Merit]()

@@ -40,7 +40,7 @@ def chars(width: int, blocks: int) -> Task:
     return Task(
         name="chars",
         make_host=lambda: TransformerLite(VOCABULARY, CONTEXT, width, blocks, heads=HEADS, hidden=2 * width),
-        sites=transformer_sites(blocks),
+        sites=transformer_sites(blocks, width // HEADS),
         train=train,
         probe=probe,
         test=test,

@@ -34,7 +34,7 @@ def doc(width: int, blocks: int) -> Task:
     return Task(
         name="doc",
         make_host=lambda: TransformerLite(VOCABULARY, CONTEXT, width, blocks, heads=HEADS, hidden=2 * width),
-        sites=transformer_sites(blocks),
+        sites=transformer_sites(blocks, width // HEADS),
         train=train,
         probe=probe,
         test=test,

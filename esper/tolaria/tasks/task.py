@@ -16,7 +16,7 @@ from esper.errors import InvalidInput
 from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.metric import PERCENT, Figure, Metric, check_metrics
-from esper.tolaria.data import Samples, split
+from esper.tolaria.data import Samples, fingerprint, split
 from esper.tolaria.own_code import Place, caller
 
 CHUNK: Final = 512
@@ -53,12 +53,16 @@ def perceptron_sites(layers: int) -> tuple[Site, ...]:
     )
 
 
-def transformer_sites(blocks: int) -> tuple[Site, ...]:
-    """The sites of a TransformerLite: before and after each block, and the GELU layer of each can become wider."""
+def transformer_sites(blocks: int, head_size: int) -> tuple[Site, ...]:
+    """The sites of a TransformerLite: before and after each block, the GELU layer and the attention of each.
+
+    The layer can become wider, and the attention, whose heads have `head_size` features, can have more of them.
+    """
     return (
         Site("embedding", "token"),
         *(Site(f"blocks.{block}", "token") for block in range(blocks)),
         *(Site(f"blocks.{block}.up", "token", consumer=f"blocks.{block}.down") for block in range(blocks)),
+        *(Site(f"blocks.{b}.qkv", "token", consumer=f"blocks.{b}.out", head_size=head_size) for b in range(blocks)),
     )
 
 
@@ -145,6 +149,10 @@ class Task:
             )
         return steps
 
+    def fingerprint(self) -> str:
+        """The SHA-256 of all its samples, which a run records."""
+        return fingerprint([self.train, self.probe, self.test])
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scalar that training lowers: the mean of the samples' losses."""
         return self.per_sample_loss(outputs, targets).mean()
@@ -157,9 +165,15 @@ class Task:
         if not self.train.targets.is_floating_point():
             return (replace(ACCURACY, per_sample=self.per_sample_accuracy),)
         loss = Metric("loss", lower_is_better=True, per_sample=self.per_sample_loss)
-        if self.per_sample_accuracy is share_correct:
+        if self.own_accuracy is None:
             return (loss,)
-        return (loss, Metric("score", lower_is_better=False, per_sample=self.per_sample_accuracy))
+        return (loss, Metric("score", lower_is_better=False, per_sample=self.own_accuracy))
+
+    @property
+    def own_accuracy(self) -> PerSample | None:
+        """What gives a sample's accuracy where no metric says it; None where there are no classes to be right on."""
+        unsaid = self.per_sample_accuracy is share_correct and self.train.targets.is_floating_point()
+        return None if self.metrics or unsaid else self.per_sample_accuracy
 
     def to(self, device: torch.device) -> Task:
         """The same task with its samples on `device`."""
@@ -224,8 +238,8 @@ def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
     functions = dict.fromkeys(
         (task.per_sample_loss, *(each.per_sample for each in metrics if each.per_sample is not None))
     )
-    if not task.metrics:
-        functions[task.per_sample_accuracy] = None
+    if task.own_accuracy is not None:
+        functions[task.own_accuracy] = None
     per_sample: dict[PerSample, list[Tensor]] = {function: [] for function in functions}
     whole = any(metric.per_set is not None for metric in metrics)
     kept: list[Tensor] = []
@@ -240,15 +254,15 @@ def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
                 kept.append(outputs)
     loss = Loss.of(torch.cat(per_sample[task.per_sample_loss]))
     means = {function: _mean(task, function, values, len(samples)) for function, values in per_sample.items()}
-    means[task.per_sample_loss] = loss.mean
+    means[task.per_sample_loss] = loss.mean, loss.stderr
     outputs = torch.cat(kept) if whole else torch.empty(0)
-    figures = tuple(metric.of(metric.scale * _value(metric, means, outputs, samples.targets)) for metric in metrics)
-    accuracy = _share(metrics, figures, means) if task.metrics else means[task.per_sample_accuracy]
+    figures = tuple(_figure(metric, means, outputs, samples.targets) for metric in metrics)
+    accuracy = _share(metrics, figures, means) if task.own_accuracy is None else means[task.own_accuracy][0]
     return Evaluation(loss, accuracy, figures)
 
 
-def _mean(task: Task, function: PerSample, values: list[Tensor], count: int) -> float:
-    """The mean of what a function gave for `count` samples; that of a metric has to be one figure for each."""
+def _mean(task: Task, function: PerSample, values: list[Tensor], count: int) -> tuple[float, float]:
+    """Mean and standard error of what a function gave for `count` samples; a metric's has to be one figure for each."""
     metric = next((each for each in task.metrics if each.per_sample is function), None)
     if metric is not None and function is not task.per_sample_loss:
         got = [tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__ for each in values]
@@ -257,26 +271,30 @@ def _mean(task: Task, function: PerSample, values: list[Tensor], count: int) -> 
                 f"task {task.name}: per_sample of metric {metric.name} returned {got[0]}; it must be a tensor with one "
                 "figure for each sample, shape (N,)"
             )
-    return float(torch.cat(values).double().mean())
+    found = torch.cat(values).double()
+    stderr = float(found.std()) / math.sqrt(found.numel()) if found.numel() > 1 else 0.0
+    return float(found.mean()), stderr
 
 
-def _value(metric: Metric, means: Mapping[PerSample, float], outputs: Tensor, targets: Tensor) -> float:
+def _figure(metric: Metric, means: Mapping[PerSample, tuple[float, float]], outputs: Tensor, targets: Tensor) -> Figure:
     if metric.per_sample is not None:
-        return means[metric.per_sample]
+        return metric.of(*(metric.scale * each for each in means[metric.per_sample]))
     assert metric.per_set is not None
     found = metric.per_set(outputs, targets)
     try:
-        return float(found)
+        return metric.of(metric.scale * float(found))
     except (TypeError, ValueError, RuntimeError):
         raise InvalidInput(
             f"metric {metric.name}: per_set returned {type(found).__name__}; it must be one number"
         ) from None
 
 
-def _share(metrics: Sequence[Metric], figures: Sequence[Figure], means: Mapping[PerSample, float]) -> float:
+def _share(
+    metrics: Sequence[Metric], figures: Sequence[Figure], means: Mapping[PerSample, tuple[float, float]]
+) -> float:
     """The metric called accuracy as a share of 0 to 1; not a number where there is none."""
     for metric, figure in zip(metrics, figures, strict=True):
         if metric.name == ACCURACY.name and metric.unit in ("", PERCENT):
             full = 100.0 if metric.unit == PERCENT else 1.0
-            return means[metric.per_sample] if metric.per_sample and metric.scale == full else figure.value / full
+            return means[metric.per_sample][0] if metric.per_sample and metric.scale == full else figure.value / full
     return math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ from torch.export import export
 
 import esper
 from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
+from esper.cli.archive import export_command
 from esper.cli.history import history_of
+from esper.cli.load import load_command
 from esper.cli.replay import recorded_run
 from esper.errors import CorruptState, InvalidInput
 from esper.kasmina.grown import Grown
@@ -41,16 +44,20 @@ from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
 from esper.weatherlight.alive import this_process
 from projections.archive_writer import Archive
+from projections.export import verify_export
 from projections.testing import LogOfRecords
 
 DIRECT = SeedSettings(lifecycle="direct")
 QUICK = SeedSettings(lifecycle="careful", training_epochs=1, blend_epochs=3)
 RUNS: dict[str, dict[str, Any]] = {
     "spirals": {"epochs": 3, "grow": {"s1": "BP008", "s2": "BP009"}, "seeds": QUICK},
-    "chars": {"epochs": 1, "grow": {"s2": "BP023"}, "seeds": DIRECT},
-    "spirals-wide": {"epochs": 1, "grow": {}, "seeds": DIRECT},
+    "chars": {"epochs": 1, "grow": {"s2": "BP023", "s4": "BP052"}, "seeds": DIRECT},
+    "spirals-wide": {"epochs": 3, "grow": {}, "seeds": DIRECT, "keep": 3},
     "digits": {"epochs": 2, "grow": {"s1": "BP009", "s3": "BP011"}, "seeds": DIRECT},
 }
+
+
+MISFIT = "BlocklessResNet: stem.weight has shape (4, 1, 3, 3) in the run and shape (5, 1, 3, 3) in the model"
 
 
 @dataclass
@@ -80,7 +87,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
                 command = seed_command(name, SEED_OPERATION_GERMINATE, seed_id, blueprint_id)
                 log.publish(command)
                 log.send(signed(command))
-            config = RunConfig(task=name, epochs=told["epochs"], policy="none", seeds=told["seeds"], keep_checkpoints=1)
+            config = RunConfig(
+                task=name,
+                epochs=told["epochs"],
+                policy="none",
+                seeds=told["seeds"],
+                keep_checkpoints=told.get("keep", 1),
+            )
             world = LiveWorld(Outside(log, REAL_CLOCK, objects, CommandVerifier(KEYS)))
             results[name] = train(config, load_task(name), world, run_id=name)
             archive.append(records.place(log.events))
@@ -152,12 +165,125 @@ def test_a_model_of_ones_own_takes_the_weights_and_no_task_is_loaded(ran: Ran, m
     assert ran.load("digits", model=model) is model
     monkeypatch.undo()
     assert figures(model, "digits")[0] == ran.results["digits"].val_accuracy
-    with pytest.raises(CorruptState, match=r"the state of the run does not fit BlocklessResNet: .*size mismatch"):
+    with pytest.raises(CorruptState, match=re.escape(MISFIT)):
         ran.load("digits", model=BlocklessResNet(1, 5, 10))
     with pytest.raises(InvalidInput, match=r"there is no site 'blocks.0' in Linear"):
         ran.load("digits", model=nn.Linear(3, 3))
-    with pytest.raises(InvalidInput, match="keeps no checkpoint of that place; without `model` it is trained up to"):
+    with pytest.raises(
+        InvalidInput, match=r"no checkpoint of that place \(epochs that are kept: 2\); without `model` it"
+    ):
         ran.load("digits", epoch=1, model=load_task("digits").make_host())
+
+
+def test_the_best_epoch_is_the_best_by_the_main_metric_of_those_that_are_kept(ran: Ran) -> None:
+    recorded, _ = ran.recorded("spirals-wide")
+    ends = [fact for fact in recorded.facts if fact.HasField("epoch_completed")]
+    states = {fact.epoch: fact.epoch_completed.state for fact in ends}
+    first = max(states, key=lambda epoch: (states[epoch].validation_accuracy, -states[epoch].validation_loss))
+    best, wanted = ran.load("spirals-wide", epoch="best"), ran.load("spirals-wide", epoch=first)
+
+    assert len(states) == 3
+    assert torch.equal(best.get_parameter("head.weight"), wanted.get_parameter("head.weight"))
+    network = ran.load("digits", epoch="best")  # keeps the second epoch alone
+    assert torch.equal(network.get_parameter("head.weight"), ran.load("digits").get_parameter("head.weight"))
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+@pytest.mark.parametrize("name", ["spirals", "chars", "digits"])
+def test_its_source_needs_torch_alone_and_computes_the_same(ran: Ran, name: str, tmp_path: Path) -> None:
+    source, network = esper.grown_source(name, data_dir=ran.folder), ran.load(name)
+    inputs = load_task(name).test.inputs[:3]
+    torch.save((network.state_dict(), inputs, network(inputs)), tmp_path / "expected.pt")
+    (tmp_path / "net.py").write_text(source + CHECK)
+
+    assert "esper" not in source.replace("`esper load`", "")
+    assert subprocess.run([sys.executable, "-S", "net.py"], cwd=tmp_path, env=ALONE, check=False).returncode == 0
+    said = {
+        "spirals": "skip_connection (BP008)",
+        "chars": "32 units of blocks.0.qkv",
+        "digits": "class ResidualBlockAtS1",
+    }
+    assert said[name] in source
+
+
+CHECK = """
+weights, inputs, expected = torch.load("expected.pt")
+network.load_state_dict(weights)
+assert torch.equal(network.eval()(inputs), expected)
+import sys
+assert not any(name.split(".")[0] in ("esper", "contracts") for name in sys.modules)
+"""
+ALONE = {"PYTHONPATH": str(Path(torch.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_model_of_ones_own_needs_inputs_for_its_source(ran: Ran) -> None:
+    made = load_task("digits").make_host
+    with pytest.raises(InvalidInput, match="the source needs inputs: a batch of two samples or more"):
+        esper.grown_source("digits", data_dir=ran.folder, model=made())
+
+    given = esper.grown_source("digits", data_dir=ran.folder, model=made(), inputs=torch.rand(5, 1, 8, 8))
+    assert given == esper.grown_source("digits", data_dir=ran.folder)
+
+
+def written(ran: Ran, out: Path, run: str = "digits", at: str | None = None) -> None:
+    load_command(ran.folder, run, at, out, trust=False, as_json=False)
+
+
+def test_on_the_command_line_the_name_of_the_file_says_what_it_holds(ran: Ran, tmp_path: Path, capsys) -> None:
+    network, inputs = ran.load("digits"), load_task("digits").test.inputs[:5]
+    for form in (".safetensors", ".py", ".pt2"):
+        written(ran, tmp_path / f"net{form}", at="best")
+
+    assert "s1: residual_block (BP009), behind blocks.0, FOSSILIZED" in capsys.readouterr().out
+    weights = safetensors.torch.load_file(tmp_path / "net.safetensors")
+    told = json.loads((tmp_path / "net.json").read_text())
+    assert {name: each["shape"] for name, each in told["tensors"].items()} == {
+        k: [*v.shape] for k, v in weights.items()
+    }
+    first = told["grew"][0]
+    assert (first["seed"], first["at"], first["name"]) == ("s1", "blocks.0", "residual_block")
+    assert (told["run"], told["epoch"], told["task"]) == ("digits", 2, "digits")
+    names: dict[str, Any] = {}
+    exec((tmp_path / "net.py").read_text(), names)
+    names["network"].load_state_dict(weights)
+    assert torch.equal(names["network"].eval()(inputs), network(inputs))
+    assert torch.equal(torch.export.load(tmp_path / "net.pt2").module()(inputs), network(inputs))
+
+
+@pytest.mark.parametrize("name", ["chars", "digits"])
+def test_as_onnx_it_computes_the_same_within_1e_5(ran: Ran, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("onnxscript", reason="the extra esper-lite[onnx] is not installed")
+    onnx = pytest.importorskip("onnx", reason="the extra esper-lite[onnx] is not installed")
+    reference = pytest.importorskip("onnx.reference")
+    written(ran, tmp_path / "net.onnx", name)
+    inputs = load_task(name).test.inputs[:3]
+
+    program = reference.ReferenceEvaluator(onnx.load(tmp_path / "net.onnx"))
+    (found,) = program.run(None, {program.input_names[0]: inputs.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), ran.load(name)(inputs).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("out", "at", "said"),
+    [("net.bin", None, "must end with .safetensors, .py, .pt2, .onnx"), ("net.py", "late", "'late' is neither a step")],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_loaded(ran: Ran, tmp_path: Path, out, at, said) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        written(ran, tmp_path / out, at=at)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_export_takes_the_network_along(ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = tmp_path / "for-ada"
+    export_command(ran.folder, "digits", to, with_objects=False, with_network=True, trust=False, as_json=False)
+
+    assert "its network: network.json, network.py, network.safetensors" in capsys.readouterr().out
+    assert verify_export(to).problems == ()
+    names: dict[str, Any] = {}
+    exec((to / "network" / "network.py").read_text(), names)
+    names["network"].load_state_dict(safetensors.torch.load_file(to / "network" / "network.safetensors"))
+    (to / "network" / "network.json").write_text("{}")
+    assert verify_export(to).problems == ("network/network.json was changed",)
 
 
 @pytest.fixture
@@ -179,9 +305,10 @@ def test_a_checkpoint_that_is_gone_is_named_with_the_way_round(alone: Ran) -> No
     [
         ({"run": "none"}, "there is no run 'none' in this data folder"),
         ({"run": "digits", "epoch": 9}, "run digits has no epoch 9: its facts reach epoch 2"),
+        ({"run": "digits", "epoch": "worst"}, "epoch='worst' is none: give a number, or 'best'"),
         ({"run": "digits", "epoch": 1, "at": 3}, "epoch=1 and at=3 are two places; give one of them"),
     ],
-    ids=["unknown run", "unknown epoch", "two places"],
+    ids=["unknown run", "unknown epoch", "no epoch", "two places"],
 )
 def test_what_cannot_be_loaded_is_said_in_one_line(ran: Ran, asked: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidInput) as raised:
@@ -215,6 +342,21 @@ def test_a_run_that_goes_on_and_one_that_died_at_once(tmp_path: Path, *, lives: 
         esper.load("last", data_dir=tmp_path)
 
 
+def test_a_run_of_a_script_asks_for_the_model_that_the_script_makes(tmp_path: Path) -> None:
+    objects, log = ObjectStore(tmp_path / "objects"), MemoryLog()
+    config, outside = RunConfig(task="spirals", policy="none", epochs=1), Outside(log, REAL_CLOCK, objects)
+    train(config, load_task("spirals"), LiveWorld(outside), run_id="spirals")
+    log.events[0].run_started.script.path = "train.py"
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place(log.events))
+
+    with pytest.raises(InvalidInput, match=r"a script of your own.*esper.load\('spirals', model=\.\.\.\)"):
+        esper.load(data_dir=tmp_path)
+    model = load_task("spirals").make_host()
+    assert esper.load(data_dir=tmp_path, model=model) is model
+    assert figures(model, "spirals")[1] == next(each for each in reversed(log.events)).run_finished.test_loss
+
+
 def test_a_host_that_reaches_past_its_modules_is_refused(ran: Ran) -> None:
     """Its forward pass goes round the attribute, so a seed in that place would never be asked."""
 
@@ -239,7 +381,7 @@ def test_a_host_that_reaches_past_its_modules_is_refused(ran: Ran) -> None:
 
 def test_the_example_of_the_page_works(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[3] / "docs" / "network.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    example, said = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.setenv("ESPER_DATA", str(ran.folder))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -249,6 +391,7 @@ def test_the_example_of_the_page_works(ran: Ran, tmp_path: Path, monkeypatch: py
     assert safetensors.torch.load_file("digits.safetensors").keys() == names["network"].state_dict().keys()
     exported = torch.export.load("digits.pt2").module()
     assert torch.equal(exported(names["images"]), names["network"](names["images"]))
+    assert said in esper.grown_source()
 
 
 def test_importing_esper_imports_no_torch() -> None:

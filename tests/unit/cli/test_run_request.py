@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from contracts.topics import BLUEPRINTS
 from esper.cli.app import dispatch
+from esper.cli.commands import _seeds
 from esper.cli.run import TASKS, RunRequest
+from esper.errors import InvalidInput
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
 from esper.leyline.envelope import new_event
@@ -88,6 +91,91 @@ def test_the_rate_policy_is_the_control_runs_too_and_one_default_holds_for_every
     assert (grown.rate_policy, control.rate_policy) == ("wsd", "wsd")
 
 
+@pytest.mark.parametrize(
+    ("pairs", "found"),
+    [
+        (("seeds.blend_epochs=2",), ("seeds", "blend_epochs", 2)),
+        (("seeds.lifecycle=swift",), ("seeds", "blend_epochs", 0)),
+        (("seeds.lifecycle=swift", "seeds.blend_epochs=1"), ("seeds", "blend_epochs", 1)),
+        (("seeds.freeze_fossils=yes",), ("seeds", "freeze_fossils", True)),
+        (("weight_decay = 1e-3",), ("", "weight_decay", 1e-3)),
+        (("learning_rate=1",), ("", "learning_rate", 1.0)),
+        (("microbatches=2", "pcgrad=on"), ("", "pcgrad", True)),
+        (("measuring_share=none",), ("", "measuring_share", None)),
+        (("axes=width",), ("", "axes", ("width",))),
+        (("optimizer=sgd",), ("", "optimizer", "sgd")),
+    ],
+)
+def test_set_reaches_any_setting_in_its_type_in_the_control_run_too(request_, pairs, found) -> None:
+    part, name, value = found
+    for config in replace(request_, settings=pairs).configs():
+        assert config is not None
+        assert getattr(config.seeds if part else config, name) == value
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("blend_epochs=2", "did you mean seeds.blend_epochs?"),
+        ("optimiser=sgd", "did you mean optimizer?"),
+        ("zzz=1", "`esper run --set help` lists them"),
+        ("weight_decay", "is no NAME=VALUE"),
+        ("weight_decay=abc", "weight_decay is 'abc'; it must be a number"),
+        ("weight_decay=-1", "weight_decay is -1.0; it must be 0 at least"),
+        ("clip_norm=inf", "clip_norm is inf; it must be a finite number"),
+        ("momentum=1", "momentum is 1.0; it must be below 1"),
+        ("microbatches=1.5", "microbatches is '1.5'; it must be a whole number"),
+        ("epochs=some", "epochs is 'some'; it must be a whole number or none"),
+        ("optimizer=adam", "optimizer is 'adam', which is unknown; choose adamw, sgd"),
+        ("pcgrad=maybe", "it must be true or false"),
+        ("seeds.harm_share=-1", "seed setting harm_share is -1.0; it must be 0 at least"),
+        ("seed=3", "seed has an option of its own: --seed 3"),
+        ("structure=x", "structure is not for --set"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_in_one_line(request_, pair, says) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        replace(request_, settings=(pair,)).configs()
+
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_setting_is_listed_with_its_default_and_what_it_may_be(capsys) -> None:
+    assert dispatch(["run", "--set", "help", "--json"]) == 0
+    listed = {each["setting"]: each for each in json.loads(capsys.readouterr().out)}
+
+    assert listed["seeds.blend_epochs"] == {
+        "setting": "seeds.blend_epochs",
+        "default": 3,
+        "allowed": "a whole number from 0",
+    }
+    assert listed["measuring_share"]["allowed"] == "a number from 0 and up to 1 or none"
+    assert listed["optimizer"]["allowed"] == "adamw, sgd"
+    assert {each.name for each in fields(RunConfig)} - {name.split(".")[0] for name in listed} == {
+        *("task", "seed", "policy", "device", "pool", "drill"),
+        *("control_of", "static_of", "structure", "dossier"),
+    }
+
+
+def test_a_setting_that_is_given_twice_is_refused(request_) -> None:
+    with pytest.raises(InvalidInput, match="gives weight_decay twice"):
+        replace(request_, settings=("weight_decay=0", "weight_decay=1")).configs()
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("", ()), ("0..4", (0, 1, 2, 3, 4)), ("3,1,3", (3, 1)), ("7", (7,)), (" 2 .. 3 ", (2, 3))]
+)
+def test_random_seeds_are_a_range_or_a_list(text, seeds) -> None:
+    assert _seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["4..0", "0..", "a,b", "-1..2", "0..100000", "1;2"])
+def test_what_is_no_range_of_random_seeds_is_told(text) -> None:
+    with pytest.raises(InvalidInput, match="--seeds"):
+        _seeds(text)
+
+
 def test_a_drill_adds_its_stressors_to_the_pool(request_) -> None:
     grown, _ = replace(request_, drill=("BP043", "BP045")).configs()
 
@@ -124,6 +212,7 @@ def test_the_names_of_tasks_are_known_without_torch():
         (("--device", "gpu"), "device 'gpu' is unknown"),
         (("--pool", "BP999"), "there is no blueprint 'BP999'"),
         (("--epochs", "0"), "epochs is 0"),
+        (("--set", "seeds.blend_epoch=2"), "there is no setting 'seeds.blend_epoch'; did you mean seeds.blend_epochs?"),
     ],
 )
 def test_a_mistyped_name_is_told_within_a_second_without_torch_and_before_anything_starts(tmp_path, arguments, says):

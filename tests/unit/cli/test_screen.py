@@ -22,14 +22,14 @@ def test_lines_tell_epochs_decisions_to_act_and_transitions(story, capsys):
     _play(screen, view, story)
     assert capsys.readouterr().out.splitlines() == [
         "starting",
-        "grown    epoch 1/2  loss 0.5000, probe loss 0.6000, probe accuracy 0.7000",
+        "grown    epoch 1/2  loss 0.5000, probe loss 0.6000, probe accuracy 70.00 %",
         "grown      decision: germinate s1 residual_block (BP009): the loss stalls",
         "grown      seed: s1 DORMANT -> GERMINATED, residual_block (BP009)",
         "grown      gate: s1 G1 gradient health failed: no gradient [norm 0 (limit 0.01)]",
         "grown      seed: s1 GERMINATED -> CULLED, residual_block (BP009): G1 failed",
         "grown      seed: s1 CULLED -> EMBARGOED",
-        "grown    epoch 2/2  loss 0.4000, probe loss 0.5000, probe accuracy 0.8000; s1 EMBARGOED",
-        "grown      run: completed: test accuracy 0.7500, 100 parameters",
+        "grown    epoch 2/2  loss 0.4000, probe loss 0.5000, probe accuracy 80.00 %; s1 EMBARGOED",
+        "grown      run: completed: test accuracy 75.00 %, 100 parameters",
     ]
 
 

@@ -47,7 +47,7 @@ def test_a_gate_shows_the_direction_of_each_limit(tell):
 
 def test_view_ends_where_the_run_ended(story):
     view = RunView.of("k3f9x2qa", story)
-    assert (view.epoch, view.epochs_total, view.accuracy) == (2, 2, pytest.approx(0.8))
+    assert (view.epoch, view.epochs_total, [each.text for each in view.figures]) == (2, 2, ["80.00 %"])
     assert (view.seeds["s1"].stage, view.seeds["s2"].stage) == ("EMBARGOED", "DORMANT")
     assert [line for _, line in view.decisions] == [
         "germinate s1 residual_block (BP009): the loss stalls",
@@ -125,6 +125,12 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "task": "digits",
         "seed": 3,
         "epochs": 2,
+        "metric": {"name": "accuracy", "unit": "%", "direction": "higher is better"},
+        "test_metric": 75.0,
+        "probe_metric": pytest.approx(80.0),
+        "control_test_metric": 75.0,
+        "static_test_metric": None,
+        "metrics": [{"name": "accuracy", "unit": "%", "direction": "higher is better", "value": 75.0, "stderr": None}],
         "val_accuracy": 0.75,
         "control_val_accuracy": 0.75,
         "params_host": 100,
@@ -156,7 +162,7 @@ def test_summary_says_what_became_of_each_seed(story):
         in text
     )
     assert "s2 at layer2 never germinated" in text
-    assert "test accuracy (+0.00 points)" in text
+    assert "test accuracy (%) (+0.00 points)" in text
     assert "p50 3.1 ms, p99 9.9 ms" in text
     assert "growth did not pay: nothing became part of the network for good, and that took" in text
     assert "esper why k3f9x2qa s1" in text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from contracts.leyline.v1.event_pb2 import MetricValue
 from esper.cli.run_view import RunView
 from esper.cli.summary import Cost, Summary
+from esper.metric import Figure
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.run_queries import EventReader
@@ -62,6 +65,62 @@ def test_growth_is_judged_against_the_static_net_of_as_many_flops(status, loss, 
     assert (told["growth"], told["static_run_id"]) == (growth, "k3f9-static")
     assert told["static_test_loss"] == (loss if growth else None)
     assert told["static_flops"] == (1.9e6 if growth else None)
+
+
+def measured(run_id: str, mae: float, stderr: float | None = 0.01) -> RunView:
+    view = ended(run_id, "completed", float("nan"))
+    told = MetricValue(name="mae", unit="mm", lower_is_better=True, value=mae, stderr=stderr)
+    view.finished.metrics.append(told)
+    view.figures = [Figure("mae", "mm", True, mae)]
+    return view
+
+
+@pytest.mark.parametrize(
+    ("static", "growth", "said"),
+    [
+        (0.5, "paid", "is worse (test mae 0.4000 mm grown, 0.5000 mm static, lower is better)"),
+        (0.3, "did not pay", "is better (test mae 0.4000 mm grown, 0.3000 mm static, lower is better)"),
+        (0.42, "within noise", "0.4200 mm static, lower is better; within 0.0283 mm is noise)"),
+    ],
+)
+def test_a_regression_is_told_in_its_unit_and_a_lower_error_is_a_gain(static, growth, said):
+    summary = Summary(
+        measured("k3f9", 0.4),
+        measured("k3f9-control", 0.52),
+        0,
+        {"p50": 1.0, "p99": 2.0},
+        Cost(1.0, 0.5, 0.9, 2.0, 3.0),
+        "esper-data",
+        static=measured("k3f9-static", static),
+    )
+    text, told = summary.text(), summary.to_json()
+
+    assert said in text
+    assert "test mae (mm, lower is better) (+0.1200 mm better)" in text
+    assert "accuracy" not in text
+    assert "%" not in text
+    assert told["metric"] == {"name": "mae", "unit": "mm", "direction": "lower is better"}
+    assert (told["test_metric"], told["control_test_metric"], told["static_test_metric"]) == (0.4, 0.52, static)
+    assert told["growth"] == growth
+    assert math.isnan(told["val_accuracy"])  # which JSON writes as null
+
+
+def test_a_worse_error_than_the_controls_is_no_gain():
+    told = Summary(
+        measured("k3f9", 0.6), measured("c", 0.5), 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 0.9, 2.0, 3.0), "d"
+    )
+
+    assert "(-0.1000 mm worse)" in told.text()
+
+
+def test_without_a_standard_error_growth_is_judged_by_the_loss():
+    grown, static = measured("k3f9", 0.4, None), measured("k3f9-static", 0.5, None)
+    for view, loss in ((grown, 0.3), (static, 0.1)):
+        view.finished.test_loss, view.probe_stderr = loss, 0.01
+    told = Summary(grown, None, 0, {"p50": 1.0, "p99": 2.0}, Cost(1.0, 0.5, 0.9, 2.0, 3.0), "d", static=static)
+
+    assert told.growth == "did not pay"
+    assert "test loss 0.3000 grown, 0.1000 static" in told.text()
 
 
 def test_a_seed_whose_germination_was_rolled_back_is_not_told_of():

@@ -32,6 +32,7 @@ COMMANDS = (
     ["resume", RUN],
     ["fork", RUN, "--at", "0", "--do", "nothing"],
     ["state", RUN, "--load", "w.safetensors"],
+    ["load", RUN, "--out", "net.py"],
 )
 
 

@@ -67,6 +67,7 @@ TABLE = {
     "BP049": ("race_condition", 6, 0.9, {"window_ns": (10, 1000)}),
     "BP050": ("adversarial_noise", 6, 0.9, {"epsilon": (0.1, 1.0)}),
     "BP051": ("wider_layer", 1, 0.2, {"factor": (0.25, 2.0)}),
+    "BP052": ("attention_heads", 1, 0.2, {"factor": (0.25, 2.0)}),
     "BP060": ("residual_conv_1d", 1, 0.3, {"kernel": (3, 7)}),
     "BP061": ("residual_depthwise", 1, 0.3, {"kernel": (3, 7)}),
     "BP062": ("residual_slim", 1, 0.3, {"expansion": (0.5, 4.0)}),

@@ -20,6 +20,10 @@ PLACES = {
     "linear": WidthShape(units=6, incoming=(4,), outgoing=(3, 1), bias=True, running=(True,)),
     "conv": WidthShape(units=6, incoming=(2, 3, 3), outgoing=(5, 4), bias=False, group=3, running=(False,)),
 }
+HEADS = {
+    "attention": WidthShape(units=6, incoming=(4,), outgoing=(5, 1), bias=True, group=3, sections=3),
+    "no bias": WidthShape(units=4, incoming=(6,), outgoing=(6, 1), bias=False, group=2, sections=3),
+}
 FROZEN = {
     "BP001": "581c3db6c010",
     "BP002": "ea17f64075c4",
@@ -72,6 +76,7 @@ FROZEN = {
     "BP049": "e2f61c382af1",
     "BP050": "9c509b553d27",
     "BP051": "3bb4edf8f6ef",
+    "BP052": "ef6c9bf9d99c",
     "BP060": "deb82a583386",
     "BP061": "242ec76e7a4d",
     "BP062": "a8230c5777c5",
@@ -84,7 +89,8 @@ EVENTS = "sha256:13bd92d981d96efc9050fbbd9689e5a27eb211c8b25a472db5ea5f65d1602f7
 def modules_digest(blueprint: Blueprint) -> str:
     """Of the names, shapes and types of all tensors, in order, at every kind of site and at the settings' ends."""
     digest = hashlib.sha256()
-    places = PLACES if blueprint.widens else {kind: SiteShape(kind, SHAPES[kind]) for kind in blueprint.kinds}
+    wider = HEADS if blueprint.sections > 1 else PLACES
+    places = wider if blueprint.widens else {kind: SiteShape(kind, SHAPES[kind]) for kind in blueprint.kinds}
     for kind, place in places.items():
         for which in ("minimum", "default", "maximum"):
             settings = {setting.name: getattr(setting, which) for setting in blueprint.settings}

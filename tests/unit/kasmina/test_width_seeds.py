@@ -47,12 +47,14 @@ class Garden:
     sites = (Site("2", "vector"), Site("0", "vector", consumer="4"), Site("4", "vector", consumer="6"))
     steps, batch = 3, 12
 
-    def __init__(self, host: nn.Module | None = None, sites: tuple[Site, ...] | None = None, **settings) -> None:
+    def __init__(
+        self, host: nn.Module | None = None, sites: tuple[Site, ...] | None = None, pool=POOL, **settings
+    ) -> None:
         self.host = mlp() if host is None else host
         data = torch.Generator().manual_seed(4)
         self.inputs = torch.randn(self.steps * self.batch, 3, generator=data)
         self.targets = (self.inputs.prod(dim=1) > 0).long()
-        options = partial(catalogue.options, pool=POOL)
+        options = partial(catalogue.options, pool=pool)
         described = describe_sites(self.host, sites or self.sites, self.inputs[:8], options)
         self.kasmina = Kasmina(
             self.host,

@@ -133,11 +133,14 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
 
 _COLUMNS = dict.fromkeys(("decisions", "commands", "reports"), "* exclude (surviving)")  # which they did not have then
 _COLUMNS["epochs"] = "* exclude (metric, probe_metric)"
+_COLUMNS["seeds"] = "* exclude (opened_by, opened_epoch)"
+_COLUMNS |= dict.fromkeys(("fold_state_at(25)", "fold_state_at(9999)"), "* exclude (metrics)")
 _COLUMNS["runs"] = (
-    "* exclude (processes, static_of, metric, metric_unit, metric_direction, probe_metric, test_metric) "
+    "* exclude (processes, static_of, metric, metric_unit, metric_direction, probe_metric, test_metric, task_file, "
+    "fork_step, fork_change, seeds_unproven, test_accuracy_without, test_loss_without) "
     "replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
 )
-"""Which had the last process's time, no processes, no static runs, and no metric but accuracy."""
+"""Which had the last process's time, no processes, no static runs, no seeds in doubt, and no metric but accuracy."""
 
 
 def verdicts(history: History) -> list[tuple]:

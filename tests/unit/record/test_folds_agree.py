@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from esper.metric import figures_of_rows
 from esper.record import RunState, SeedState, mark_at_step, packets, replay, stages_by_epoch
 from esper.record.run_status import marks
 from projections import open_history
@@ -109,12 +110,13 @@ def runs_in_sql(history: History, step: int) -> dict[str, tuple[object, ...]]:
         """
         SELECT run_id, sequence, timeline, step, epoch, status, reason, params, probe_loss, probe_accuracy,
             packet_id, learning_rates, list_transform(windows, lambda each: [each.command_id, each.seed_id::BLOB]),
-            breakers, conservative, checkpoints, checkpoint, last_command_id, last_decision_id
+            breakers, conservative, checkpoints, checkpoint, last_command_id, last_decision_id, metrics
         FROM fold_state_at(?)
         """,
         [step],
     ).fetchall()
-    return {run: tuple(figures) for run, *figures in rows}
+    accuracy = 8
+    return {run: (*told, figures_of_rows(metrics, told[accuracy])) for run, *told, metrics in rows}
 
 
 def runs_in_python(states: dict[str, RunState], step: int) -> dict[str, tuple[object, ...]]:
@@ -139,6 +141,7 @@ def runs_in_python(states: dict[str, RunState], step: int) -> dict[str, tuple[ob
             asdict(mark.model.checkpoint) if mark.model.checkpoint else None,
             mark.run_status.last_command_id or None,
             mark.run_status.last_decision_id or None,
+            [*mark.model.metrics],
         )
         for run, (state, mark) in marked.items()
     }

@@ -34,7 +34,7 @@ def test_every_claim_says_what_its_process_computes_with(resumed):
         assert (machine.processor, machine.torch_build, machine.cpu_capability) != ("", "", "")
         assert machine.library_versions["torch"] == first.run_started.library_versions["torch"]
         assert machine.threads == first.run_started.threads
-    assert differences(resumed.recorded().facts, resumed.tiny()) == []
+    assert differences(resumed.recorded().facts, resumed.tiny().fingerprint()) == []
     assert unrecorded(resumed.recorded().facts) == ""
 
 
@@ -44,7 +44,7 @@ def test_a_stretch_of_another_processor_is_named_with_its_beginning(resumed):
     here = this_machine("")
 
     assert step > 0
-    assert differences(facts, resumed.tiny()) == [
+    assert differences(facts, resumed.tiny().fingerprint()) == [
         f"from step {step} on processor Z80 then, {here.processor} now",
         f"from step {step} on CPU capability DEFAULT then, {here.cpu_capability} now",
     ]
@@ -59,9 +59,11 @@ def test_what_an_older_record_does_not_say_is_no_difference_and_can_be_asked_for
     older = resumed.recorded(events).facts
     here = this_machine("")
 
-    assert differences(older, resumed.tiny()) == []
+    assert differences(older, resumed.tiny().fingerprint()) == []
     assert unrecorded(older) == (
         f"processor and torch build are not on record; here they are {here.processor} and {here.torch_build}"
     )
     older[0].run_started.cpu_capability = "DEFAULT"
-    assert differences(older, resumed.tiny()) == [f"CPU capability DEFAULT then, {here.cpu_capability} now"]
+    assert differences(older, resumed.tiny().fingerprint()) == [
+        f"CPU capability DEFAULT then, {here.cpu_capability} now"
+    ]

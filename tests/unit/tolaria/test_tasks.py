@@ -75,7 +75,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert np.array_equal(samples.targets.numpy(), reference.target)
 
 
-@pytest.mark.parametrize(("name", "units"), [("tab", [8, 8]), ("doc", [48]), ("doc-wide", [96, 96])])
+@pytest.mark.parametrize(("name", "units"), [("tab", [8, 8]), ("doc", [48, 24]), ("doc-wide", [96, 96, 48, 48])])
 def test_layers_that_can_become_wider_are_found(name: str, units: list[int]) -> None:
     task = load_task(name)
     described = describe_sites(task.make_host(), task.sites, task.train.inputs[:4], lambda _site: [])

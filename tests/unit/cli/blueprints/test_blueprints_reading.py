@@ -6,7 +6,7 @@ import pytest
 
 from esper.cli.app import dispatch
 from esper.cli.blueprints.catalogue import USUAL
-from esper.cli.blueprints.show import USUAL_PLACE, draw
+from esper.cli.blueprints.show import USUAL_HEADS, USUAL_PLACE, draw
 from esper.karn.blueprint import SiteShape
 from esper.karn.catalogue import CATALOGUE, measure
 from esper.tezzeret.jobs import request
@@ -107,8 +107,10 @@ CATALOGUE_PARAMETERS = measure("BP009", SiteShape("image", (4, 8, 8))).parameter
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_blueprint_can_be_drawn_on_every_shape_that_it_serves(name):
     """The tree's weights are all of the module's, whatever part holds them."""
-    places = draw(name, USUAL_PLACE) if CATALOGUE[name].widens else None
-    assert places is None or places.root.parameters == places.parameters == 528
+    if CATALOGUE[name].widens:
+        place, parameters = (USUAL_HEADS, 1072) if CATALOGUE[name].sections > 1 else (USUAL_PLACE, 528)
+        drawing = draw(name, place)
+        assert drawing.root.parameters == drawing.parameters == parameters
     for kind in CATALOGUE[name].kinds:
         drawing = draw(name, SiteShape(kind, USUAL[kind]))
 

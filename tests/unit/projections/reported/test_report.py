@@ -20,7 +20,7 @@ from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.pictures import of_run
 from projections.report import page
-from projections.report.page import figure, outcome, seconds, share
+from projections.report.page import figure, outcome, seconds
 from projections.testing import LogOfRecords, Trainers
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -62,8 +62,8 @@ def test_it_says_what_the_history_says(small, runs, grown):
     ).fetchone()
 
     assert f"grew from 214 parameters to {params} and was right on {100 * accuracy:.2f}%" in text
-    assert f"{100 * (accuracy - control):.2f} points above its control run" in text
-    assert f"control {100 * control:.2f}%" in text
+    assert f"{100 * (accuracy - control):.2f} points better than its control run" in text
+    assert f"control {100 * control:.2f} %" in text
     for (reason,) in small.execute(
         "select reason from decisions where run_id = ? and chosen <> 'nothing'", [runs["digits heuristic"]]
     ).fetchall():
@@ -252,8 +252,7 @@ def test_figures_as_people_read_them(value, said):
     assert figure(value) == said
 
 
-def test_shares_and_durations_as_people_read_them():
-    assert (share(0.97319), share(None)) == ("97.32%", DASH)
+def test_durations_as_people_read_them():
     assert (seconds(27.57), seconds(125.2), seconds(None)) == ("27.6 s", "2 min 5 s", DASH)
 
 

@@ -97,7 +97,7 @@ def test_ticks_are_not_closer_than_they_may_be():
 
 def test_every_picture_of_every_run_is_well_formed(small, runs):
     for run_id in runs.values():
-        for draw in (of_run.accuracy, of_run.loss, of_run.parameters, of_run.flops):
+        for draw in (of_run.metric, of_run.loss, of_run.parameters, of_run.flops):
             drawn(draw(small, {"run": run_id}))
         drawn(of_run.seeds(small, run_id))
         drawn(of_run.alphas(small, run_id))

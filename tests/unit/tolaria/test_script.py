@@ -9,14 +9,14 @@ import pytest
 from contracts.leyline.v1.event_pb2 import Script
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
-from esper.weatherlight.script import changed, lay_out
+from esper.tolaria.script import changed, lay_out
 
 RECORD = """
 import sys
 from pathlib import Path
 import neighbour, below.deep
 from esper.leyline.objects import ObjectStore
-from esper.weatherlight.script import this_script
+from esper.tolaria.script import this_script
 Path(sys.argv[2]).write_bytes(this_script(ObjectStore(Path(sys.argv[1]))).SerializeToString())
 """
 
