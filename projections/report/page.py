@@ -98,11 +98,21 @@ def verdict(told: Report) -> str:
         right = f"It {size} and was right on {tested.bare}% of the test set"
     other = None if control is None else figure_of_row(control)
     if other is None or not other.is_like(tested):
-        return f"{right}."
+        return f"{right}.{_in_doubt(run)}"
     gain = tested.gain_over(other.value)
     beside = f"{difference_text(abs(gain), tested.unit)} {'better' if gain >= 0 else 'worse'} than"
     beside += " its control run, which had the same data and epochs and did not grow"
-    return f"{right}, {beside}.{_against_static(told)}"
+    return f"{right}, {beside}.{_against_static(told)}{_in_doubt(run)}"
+
+
+def _in_doubt(run: Row) -> str:
+    """What the run ended with and had not decided on, and the network without it; empty where there is nothing."""
+    count = run["seeds_unproven"]
+    if not count or run["test_loss_without"] is None:
+        return ""
+    seeds, them = ("A seed", "it") if count == 1 else (f"{count} seeds", "them")
+    losses = f"{figure(run['test_loss_without'])} instead of {figure(run['test_loss'])}"
+    return f" {seeds} had not proven anything when it ended: without {them} the test loss is {losses}."
 
 
 def _against_static(told: Report) -> str:
