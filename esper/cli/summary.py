@@ -49,7 +49,8 @@ class Cost:
 class Summary:
     """The runs as the archive has them. `hook_ms` has p50 and p99; a run that there was not is None.
 
-    `flops` are those of the grown run by purpose, as its trainer counted them.
+    `flops` are those of the grown run by purpose, as its trainer counted them. `lost` records of their
+    partitions the log deleted before they were archived; `to_go` are those that lie before their end still.
     """
 
     grown: RunView
@@ -60,6 +61,8 @@ class Summary:
     data_dir: str
     flops: Mapping[str, float] = field(default_factory=dict)
     static: RunView | None = None
+    lost: int = 0
+    to_go: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `esper run --json`. `test_metric` and its like are the main metric's, in its unit.
@@ -101,6 +104,8 @@ class Summary:
             "val_accuracy_without": _optional(finished, "test_accuracy_without"),
             "test_loss_without": _optional(finished, "test_loss_without"),
             "events": self.grown.events,
+            "records_lost": self.lost,
+            "records_to_archive": self.to_go,
             "hook_ms": {"p50": round(self.hook_ms["p50"], 3), "p99": round(self.hook_ms["p99"], 3)},
             **{name: None if each is None else round(each, 3) for name, each in asdict(self.cost).items()},
         }
@@ -174,7 +179,8 @@ class Summary:
                     f"FLOPs where the control run took {control.flops:.3g}"
                 )
             return
-        budget = f"at equal FLOPs ({grown.flops:.3g} and {static.flops:.3g})"
+        steps = static.flops - static.probe_flops  # whoever trains a static net needs no probes
+        budget = f"at equal FLOPs ({grown.flops:.3g} and {steps:.3g})"
         assert self.judged is not None
         one, other = self.judged
         lower = f", {one.direction}" if one.lower_is_better else ""
@@ -224,11 +230,25 @@ class Summary:
         yield ""
         others = {"control": self.control, "static": self.static}
         also = "".join(f" and {view.events:,} of the {name} run" for name, view in others.items() if view is not None)
-        yield f"events written   {grown.events:,}{also}, all in the archive of {self.data_dir}"
+        yield f"events written   {grown.events:,}{also}{self._kept()}"
         yield f"epoch hook       p50 {self.hook_ms['p50']:.1f} ms, p99 {self.hook_ms['p99']:.1f} ms"
         yield ""
         yield styled("try next", DIM)
         yield from (f"  {command}" for command in self._next())
+
+    def _kept(self) -> str:
+        """Where the events are, and which are not."""
+        if self.lost:
+            return (
+                f"; {self.lost:,} records of their partitions are lost: the log deleted them before they were in the "
+                f"archive of {self.data_dir}, and `esper archive status` names the offsets"
+            )
+        if self.to_go:
+            return (
+                f"; the archive of {self.data_dir} comes to them after {self.to_go:,} records that lie on the log "
+                "before, with the next run or `esper up`"
+            )
+        return f", all in the archive of {self.data_dir}"
 
     def _views(self) -> dict[str, RunView | None]:
         """The runs of the table; one that did not complete is left out."""
@@ -259,10 +279,13 @@ class Summary:
         control = None if self._control_end is None else _same(self.main, self._control_end)
         if control is None or not (control.known and self.main.known):
             return ""
-        gain, told = self.main.gain_over(control.value), self.main.gain_text(control.value)
-        better = f"{told} better" if self.main.lower_is_better and gain > 0 else told
-        worse = f"{told} worse" if self.main.lower_is_better and gain < 0 else better
-        return f" ({styled(one_line(worse), GREEN if gain >= 0 else RED)})"
+        gain, told = self.main.gain_over(control.value), one_line(self.main.gain_text(control.value))
+        known = self.main.stderr is not None and control.stderr is not None
+        if known and abs(gain) <= 2.0 * math.hypot(self.main.stderr or 0.0, control.stderr or 0.0):
+            return f" ({told}, within noise)"
+        if self.main.lower_is_better:
+            told += " better" if gain > 0 else " worse" if gain < 0 else ""
+        return f" ({styled(told, GREEN if gain >= 0 else RED)})"
 
     def _seeds(self) -> Iterator[str]:
         for life in self.grown.lives:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch.distributed
 from torch.utils.data import get_worker_info
 
-from contracts.topics import BY_BODY, PARTITIONS
+from contracts.topics import BY_BODY, LOCAL
 from esper.errors import InvalidInput
 from projections.manifest import Place
 
@@ -68,24 +68,24 @@ class Shard:
     number: int
     count: int
 
-    def cursors(self, bodies: Iterable[str]) -> list[PartitionCursor]:
+    def cursors(self, bodies: Iterable[str], partitions: Iterable[int]) -> list[PartitionCursor]:
         """The cursors that are this reader's: a partition of every topic belongs to one reader, so a run does too."""
-        mine = [partition for partition in range(PARTITIONS) if partition % self.count == self.number]
+        mine = [partition for partition in partitions if partition % self.count == self.number]
         return [PartitionCursor(body, partition) for body in sorted(bodies) for partition in mine]
 
 
-def shard_of(rank: int, ranks: int) -> Shard:
+def shard_of(rank: int, ranks: int, partitions: int) -> Shard:
     """This reader's shard, given the rank of its process; says so where there are more readers than partitions."""
     worker = get_worker_info()
     workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
     shard = Shard(rank * workers + number, ranks * workers)
-    if shard.number >= PARTITIONS:
+    if shard.number >= partitions:
         _log.warning(
             "reader %d of %d gets no events: a topic has %d partitions, so take at most %d readers (ranks x workers)",
             shard.number,
             shard.count,
-            PARTITIONS,
-            PARTITIONS,
+            partitions,
+            partitions,
         )
     return shard
 
@@ -117,13 +117,16 @@ def restore(cursors: Iterable[PartitionCursor], shard: Shard, state: Mapping[str
             f"the feed's state is of reader {state['shard'] + 1} of {state['shards']} and this is reader "
             f"{shard.number + 1} of {shard.count}: go on with as many ranks and workers as before"
         )
-    names = {cursor.name for cursor in cursors}
+    new = {cursor.name for cursor in cursors if cursor.partition == LOCAL} - set(state["lanes"])
+    names = {cursor.name for cursor in cursors} - new
     if names != set(state["lanes"]):
         raise InvalidInput(
             f"the feed's state is of other event types ({', '.join(sorted(state['lanes'])) or 'none'}): "
             "give the feed the schemas that it had, or start without the state"
         )
     for cursor in cursors:
+        if cursor.name in new:  # a run without a log was archived since: all of it is to come
+            continue
         kept = state["lanes"][cursor.name]
         cursor.start, cursor.next, cursor.end = kept["start"], kept["next"], kept["end"]
         cursor.read = cursor.next
