@@ -124,7 +124,7 @@ def test_it_is_accessible(grown):
 
     assert [each["lang"] for each in read.all("html")] == ["en"]
     assert len(ids) == len(set(ids))
-    assert len(read.all("svg")) == 7
+    assert len(read.all("svg")) == 9
     for svg in read.all("svg"):
         assert svg["role"] == "img"
         assert set(svg["aria-labelledby"].split()) <= set(ids)
