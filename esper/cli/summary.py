@@ -241,8 +241,8 @@ class Summary:
         """Where the events are, and which are not."""
         if self.lost:
             return (
-                f"; {self.lost:,} of them are not in the archive of {self.data_dir}: the log deleted them before it came "
-                "for them, or a file is damaged, and `esper archive status` says which"
+                f"; {self.lost:,} of them are not in the archive of {self.data_dir}: the log deleted them before it "
+                "came for them, or a file is damaged, and `esper archive status` says which"
             )
         if self.to_go:
             return (
