@@ -36,7 +36,7 @@ def _allowed(hint: Any, limits: str = "") -> Iterator[str]:
     """What a hint lets through, in words."""
     words = {int: "a whole number", float: "a number", bool: "true, false", NoneType: "none", str: "a text"}
     if get_origin(hint) is Literal:
-        yield ", ".join(get_args(hint))
+        yield ", ".join(str(each) for each in get_args(hint))
     elif get_origin(hint) is tuple:
         yield f"some of {', '.join(_allowed(get_args(hint)[0]))}"
     elif hasattr(hint, "__metadata__"):

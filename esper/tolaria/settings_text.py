@@ -56,8 +56,9 @@ def with_settings(config: RunConfig, pairs: Sequence[str]) -> RunConfig:
         else:
             own[name] = value
     if of_seeds:
-        if "lifecycle" in of_seeds and "blend_epochs" not in of_seeds:
-            of_seeds["blend_epochs"] = None  # the profile decides
+        if "lifecycle" in of_seeds:  # the profile decides what is not said
+            of_seeds.setdefault("blend_epochs", None)
+            own = {"growth_budget_factor": None, "growth_data_share": None} | own
         own["seeds"] = replace(config.seeds, **of_seeds)
     return replace(config, **own) if own else config
 
@@ -128,7 +129,7 @@ def _kinds(hint: Any) -> Iterator[Any]:
     """The plain types that a hint lets through."""
     origin = get_origin(hint)
     if origin is Literal:
-        yield str
+        yield type(get_args(hint)[0])
     elif origin is tuple:
         yield tuple
     elif get_args(hint):
