@@ -7,6 +7,7 @@ in aiokafka 0.14.0 (no issues known): that, and `Token`.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from typing import Any, Final
@@ -26,6 +27,7 @@ from esper.errors import EsperError, LogUnavailable
 from streams.settings import Settings
 
 RECENT_S: Final = 60.0
+CLOSING_S: Final = 0.2
 _CLOSED: Final = "Connection at "
 """Stands in aiokafka's message where a broker hung up; no field says so."""
 _CERTIFICATE: Final = {  # what OpenSSL says of the certificate that the log showed: X509_V_ERR_…
@@ -47,11 +49,13 @@ _LAST: Final[dict[str, tuple[float, Exception]]] = {}
 
 async def create_conn(host: str, port: int, **settings: Any) -> Any:
     """aiokafka's, and what it raises is kept."""
-    address = f"{host}:{port}"
+    address, made = f"{host}:{port}", conn.AIOKafkaConnection(host, port, **settings)
     try:
-        made = await conn.create_conn(host, port, **settings)
+        await made.connect()
     except (OSError, KafkaError, TimeoutError) as error:
         _LAST[address] = (time.monotonic(), error)
+        if isinstance(error, KafkaError):  # it was connected, and is closed; with TLS that takes a moment
+            await asyncio.wait([made._closed_fut], timeout=CLOSING_S)  # noqa: SLF001 - no other way to know
         raise
     except EsperError as error:  # a token provider may say why it has no token
         _LAST[address] = (time.monotonic(), error)

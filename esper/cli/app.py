@@ -14,7 +14,7 @@ from esper.cli import WRONG_INPUT
 from esper.cli.command_groups import archive_app, blueprints_app, projections_app
 from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
-from esper.cli.output import complain
+from esper.cli.output import complain, complain_of
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -68,7 +68,7 @@ def dispatch(arguments: Sequence[str]) -> int:
         complain(f"{error.format_message().replace('Value error, ', '')} (see `{_help_command(error)}`)")
         return WRONG_INPUT
     except EsperError as error:
-        complain(str(error))
+        complain_of(error)
         return WRONG_INPUT
     return result if isinstance(result, int) else 0
 

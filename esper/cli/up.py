@@ -239,20 +239,24 @@ def _address(data_dir: Path) -> tuple[Verdict, str]:
     brokers = outside or (status.brokers if status is not None else "")
     if not brokers:
         return "ok", "embedded broker on a free port of 127.0.0.1 when needed (ESPER_BROKERS is not set)"
-    for address in brokers.split(","):
-        host, _, port = address.strip().rpartition(":")
+    addresses, silent = [address.strip() for address in brokers.split(",")], []
+    for address in addresses:
+        host, _, port = address.rpartition(":")
         if not port.isdigit():
-            return "bad", f"{address.strip()} is no HOST:PORT; correct ESPER_BROKERS"
+            return "bad", f"{address} is no HOST:PORT; correct ESPER_BROKERS"
         try:
             socket.create_connection((host, int(port)), CONNECT_S).close()
         except OSError as error:
-            return "bad", f"{address.strip()} does not answer ({error}); start the broker or correct ESPER_BROKERS"
+            silent.append(f"{address} does not answer ({error})")
+    if len(silent) == len(addresses):
+        return "bad", f"{silent[0]}; start the broker or correct ESPER_BROKERS"
     if not outside:
         return "ok", f"{brokers} answers"
     from streams.consumer import enter  # noqa: PLC0415
 
     enter(brokers)
-    return "ok", f"{brokers} answers and lets us in ({Settings.load().security_protocol})"
+    way = f"lets us in ({Settings.load().security_protocol})"
+    return ("note", f"{silent[0]}; another {way}") if silent else ("ok", f"{brokers} answers and {way}")
 
 
 def _copies() -> tuple[Verdict, str]:

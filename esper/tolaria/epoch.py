@@ -49,8 +49,12 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     evaluation = _probe_and_gates(run, last=last)
     if run.kasmina.disproved:
         _look_at_breakers(run)
+    while run.kasmina.disproved:
         if rewind(run, run.kasmina.disproved):
             return
+        if run.config.seeds.rules == 1:
+            break
+        evaluation = _probe_and_gates(run, last=last, again=True)
     run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
     if last:
         run.windows.end_all("run_ended")
@@ -68,8 +72,11 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     run.world.flush()
 
 
-def _probe_and_gates(run: Run, *, last: bool) -> Evaluation:
-    """Let Kasmina judge its seeds on the probe set; returns the evaluation of the network as it stands afterwards."""
+def _probe_and_gates(run: Run, *, last: bool, again: bool = False) -> Evaluation:
+    """Let Kasmina judge its seeds on the probe set; returns the evaluation of the network as it stands afterwards.
+
+    `again` is after a proof that failed and undid nothing: the epoch's other proofs are judged still.
+    """
     seen: list[Evaluation] = []
 
     def probe() -> Loss:
@@ -77,18 +84,23 @@ def _probe_and_gates(run: Run, *, last: bool) -> Evaluation:
             seen.append(run.work.probe(run.host))
         return seen[-1].loss
 
-    take_effect(run, run.kasmina.end_epoch(probe, last=last))
+    judge = run.kasmina.prove_others if again else run.kasmina.end_epoch
+    take_effect(run, judge(probe, last=last))
     drain(run)
     # Kasmina also probes with single seeds switched off; its own probe_loss is of the network as it stands.
     evaluation = next(each for each in seen if each.loss is run.kasmina.probe_loss)
+    if again:
+        run.probe_losses[-1] = evaluation.loss.mean
+        return evaluation
     run.probe_losses.append(evaluation.loss.mean)
     run.epochs_since_structural_change += 1
     return evaluation
 
 
 def _gather_evidence(run: Run) -> list[SiteEvidence]:
-    """Evidence on every site from one probe batch; none for the policy that decides nothing."""
-    if run.config.policy == "none":
+    """Evidence on every site from one probe batch; none for the policy that decides nothing, or where nothing fits."""
+    no_room = run.params - run.params_host >= run.params_budget
+    if run.config.policy == "none" or (no_room and run.config.seeds.rules > 1):
         return []
     closure = run.work.evidence(run.host)
     with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", run.work.evidence_samples):
@@ -161,11 +173,12 @@ def _look_at_breakers(run: Run) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The figures of an epoch's steps: mean training loss, last gradient norm, duration."""
+    """The figures of an epoch's steps: mean training loss, last gradient norm, duration, samples."""
 
     loss: float
     gradient_norm: float
     duration_s: float
+    samples: int
 
 
 def epoch_packet(
@@ -186,7 +199,7 @@ def epoch_packet(
         hardware_context=hardware(run.device),
         training_metrics={
             "gradient_norm": trained.gradient_norm,
-            "samples_per_s": run.batch_size * run.steps_per_epoch / max(trained.duration_s, 1e-9),
+            "samples_per_s": trained.samples / max(trained.duration_s, 1e-9),
         },
         seed_states=[_seed_state(run, seed) for seed in observations if seed.stage != SEED_LIFECYCLE_STAGE_DORMANT],
         packet_id=ids.text(packet_id),
@@ -205,7 +218,7 @@ def epoch_packet(
         epochs_total=run.epochs,
         params=run.params,
         params_host=run.params_host,
-        params_budget=round(run.config.growth_budget_factor * run.params_host),
+        params_budget=run.params_budget,
         policy=run.config.policy,
         policy_seed=run.random.seeds["policy"],
         sites=run.sites,
@@ -250,7 +263,7 @@ def hardware(device: torch.device) -> HardwareContext:
 
 
 def _seed_state(run: Run, seed: SeedObservation) -> SeedState:
-    groups = {group["name"]: group["lr"] for group in run.optimizer.groups}
+    groups = {name: float(group["lr"]) for name, group in zip(run.optimizer.names, run.optimizer.groups, strict=True)}
     depths = {site.seed_id: site.depth for site in run.sites}
     return SeedState(
         seed_id=seed.seed_id,

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource
 
 from contracts.leyline.v1.event_pb2 import StateDigested
 from contracts.topics import RUNS
+from esper.cli.up import kept_by
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
@@ -27,7 +29,7 @@ from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.reader import tail
 from streams.records import partition_of
-from streams.topics import ensure_topics
+from streams.topics import copies_of, ensure_topics
 from streams.writer import LogWriter
 from tests.e2e.test_relive import EPOCHS, House, digests
 from tests.kafka import MISSING, NODES, RIGHTS, USER, Kafka, token
@@ -162,11 +164,58 @@ def test_the_conformance_tests_hold_on_kafka(kafka):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert int(done.stdout.split(" passed")[0].split()[-1]) > 30
+    assert int(done.stdout.split(" passed")[0].split()[-1]) > 25  # those of kcat need kcat
 
 
-def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esper, forks):
-    house = House(esper, forks)
+def test_two_of_three_copies_acknowledge_and_topics_of_which_one_does_are_named(kafka, entered):
+    asyncio.run(ensure_topics(kafka.brokers))
+    kept = asyncio.run(copies_of(kafka.brokers))
+    weak = ConfigEntry(
+        "min.insync.replicas",
+        "1",
+        incremental_operation=AlterConfigOpType.SET,
+        source=ConfigSource.DYNAMIC_TOPIC_CONFIG,
+    )
+    resource = ConfigResource(ConfigResource.Type.TOPIC, entered + RUNS.name, incremental_configs=[weak])
+    admin = kafka.admin()
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(20)
+
+    assert set(kept.topics.values()) == {(3, 2)}
+    assert kept_by(kept)[0] == "ok"
+    verdict, said = kept_by(asyncio.run(copies_of(kafka.brokers)))
+    assert verdict == "note"
+    assert f"one broker of {entered}{RUNS.name}: run `kafka-configs" in said
+
+
+@pytest.mark.soak
+def test_with_two_of_three_away_it_is_waited_as_for_a_log_that_is_away(kafka, entered):
+    asyncio.run(ensure_topics(kafka.brokers))
+    event = {"run_id": "r", "producer": "trainer", "recorded_at_ns": 1}
+    with LogWriter(kafka.brokers, RING, producer="trainer", metrics=Metrics()) as writer:
+        kafka.kill(3)
+        writer.publish(new_event(StateDigested(occasion="epoch"), event_id=b"1" * 16, **event))
+        writer.flush(60.0)  # with one away it goes on
+        kafka.kill(2)
+        writer.publish(new_event(StateDigested(occasion="epoch"), event_id=b"2" * 16, **event))
+        with pytest.raises(LogUnavailable, match="enough of them for the copies that must be in sync"):
+            writer.flush(5.0)
+        kafka.start()
+        writer.flush(60.0)
+
+    assert sum(ends_of(kafka.brokers).values()) == 2
+
+
+@pytest.fixture
+def house(kafka, entered, esper, forks):
+    """`esper up` on the cluster; a broker that a test killed is there again afterwards."""
+    made = House(esper, forks)
+    yield made
+    made.close()
+    kafka.start()
+
+
+def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esper, house):
     assert house.train("calm").last_word()["result"]["status"] == "completed"
     lived = digests(house.whole("calm"))
     trainer = house.train("stirred")
@@ -179,17 +228,19 @@ def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esp
 
     assert digests(facts) == lived
     assert [fact.sequence for fact in facts] == list(range(1, len(facts) + 1))
-    same = esper.json("fork", "stirred", "--at", "300", "--do", "nothing")
+    same = esper.json("fork", "stirred", "--at", str(12 * EPOCHS - 60), "--do", "nothing")
     assert (same["same_as_parent"], same["parts_at_step"]) == (True, None)
     assert esper.json("replay", "stirred")["diverged"] is False
-    entrance = {"check": "log address", "verdict": "ok", "found": f"{kafka.brokers} answers and lets us in (SASL_SSL)"}
-    assert entrance in esper.json("doctor")
-    assert fed(esper.data_dir) == esper.json("sql", "select count(*) as n from epochs")[0]["n"] >= 3 * EPOCHS
-    assert PASSWORD not in house.esper.logs()
+    (entrance,) = [each for each in esper.json("doctor") if each["check"] == "log address"]
+    assert entrance["verdict"] == "note"
+    assert "another lets us in (SASL_SSL)" in entrance["found"]
+    count = "select count(distinct event_id) as n from log.epoch_completed"
+    given = fed(esper.data_dir)
+    assert given > 2 * EPOCHS
+    esper.wait_until(lambda: esper.json("sql", count)[0]["n"] == given)
+    assert PASSWORD not in esper.logs()
     assert not [path for path in esper.data_dir.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
     assert not [each for each in esper.processes() if PASSWORD in " ".join(each.cmdline())]
-    house.close()
-    kafka.start()
 
 
 @pytest.mark.soak
@@ -217,10 +268,9 @@ def test_who_is_above_the_quota_is_held_back_and_loses_nothing(kafka, entered):
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
-def test_brokers_that_die_at_random_cost_no_fact(kafka, entered, esper, forks):
+def test_brokers_that_die_at_random_cost_no_fact(kafka, house):
     """Ten runs, in each of which two brokers are killed, one after the other, and come back."""
     chance = random.Random(random.random())
-    house = House(esper, forks)
     assert house.train("calm").last_word()["result"]["status"] == "completed"
     lived = digests(house.whole("calm"))
     for number in range(10):
@@ -236,7 +286,6 @@ def test_brokers_that_die_at_random_cost_no_fact(kafka, entered, esper, forks):
 
         assert digests(facts) == lived
         assert [fact.sequence for fact in facts] == list(range(1, len(facts) + 1))
-    house.close()
 
 
 def fed(data_dir: Path) -> int:
