@@ -35,6 +35,7 @@ from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
 from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
+from esper.tolaria.shared_world import average
 from esper.tolaria.swaps import swap_kernels
 
 _Batch = TypeVar("_Batch")
@@ -224,6 +225,8 @@ class Session:
             )
         else:
             run.recorder.epoch += 1
+            if run.shared:
+                run.be_alike()
             if run.own_streams and run.steps_per_epoch != self._steps:
                 run.set_steps_per_epoch(self._steps)
             duration_s = self._monotonic() - self._epoch_began
@@ -327,6 +330,8 @@ class Session:
         if self._accumulated > 1:
             self._loss = self._loss / self._accumulated
         self._accumulated = 0
+        if run.shared:
+            average(each for learning in run.kasmina.trainable().values() for each in learning)
         if run.scaler is not None:
             self._unscale(run.scaler)
         if run.guarded or run.config.clip_norm is not None or self._sampled:
