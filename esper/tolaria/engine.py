@@ -160,7 +160,7 @@ class Session:
         if not self._late:
             swap_kernels(run, lambda: run.work.forward(run.host))
         self._epoch_began = self._monotonic()
-        self._batches = len(loader) if isinstance(loader, Sized) and run.accumulate > 1 else 0
+        self._batches = _count(loader) if run.accumulate > 1 else 0
         for number, batch in enumerate(loader, start=1):
             if not self.before_batch():
                 return
@@ -377,6 +377,14 @@ class Session:
             sample_step(run, float(self._loss), self._norm, self._monotonic() - self._step_began)
             if self._told:
                 self._tell_figures()
+
+
+def _count(loader: Iterable[object]) -> int:
+    """The loader's batches; 0 where it cannot say, as one over a dataset that is only iterated."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else 0
+    except TypeError:
+        return 0
 
 
 def result_of(session: Session) -> RunResult:
