@@ -36,7 +36,7 @@ from esper.metric import Metric
 from esper.tolaria import appointed
 from esper.tolaria.appointed import Appointment, RunOver
 from esper.tolaria.config import RunConfig
-from esper.tolaria.dry_run import dry_run
+from esper.tolaria.dry_run import dry_run, explained
 from esper.tolaria.engine import Session
 from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
 from esper.tolaria.own_code import Place, caller
@@ -143,7 +143,9 @@ class Growth(Session):
         else:
             library = self._late_library if log is not None else None
             world = LiveWorld(self._outside(objects, REAL_CLOCK, library))
-        super().__init__(make_script_run(config, brought, world, run_id=run_id))
+        with explained(brought.model, brought.probe, "probe", where):
+            run = make_script_run(config, brought, world, run_id=run_id)
+        super().__init__(run)
         self._objects = objects
         self._late = appointment is None
 
