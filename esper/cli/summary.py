@@ -179,7 +179,8 @@ class Summary:
                     f"FLOPs where the control run took {control.flops:.3g}"
                 )
             return
-        budget = f"at equal FLOPs ({grown.flops:.3g} and {static.flops:.3g})"
+        steps = static.flops - static.probe_flops  # whoever trains a static net needs no probes
+        budget = f"at equal FLOPs ({grown.flops:.3g} and {steps:.3g})"
         assert self.judged is not None
         one, other = self.judged
         lower = f", {one.direction}" if one.lower_is_better else ""
@@ -278,10 +279,13 @@ class Summary:
         control = None if self._control_end is None else _same(self.main, self._control_end)
         if control is None or not (control.known and self.main.known):
             return ""
-        gain, told = self.main.gain_over(control.value), self.main.gain_text(control.value)
-        better = f"{told} better" if self.main.lower_is_better and gain > 0 else told
-        worse = f"{told} worse" if self.main.lower_is_better and gain < 0 else better
-        return f" ({styled(one_line(worse), GREEN if gain >= 0 else RED)})"
+        gain, told = self.main.gain_over(control.value), one_line(self.main.gain_text(control.value))
+        known = self.main.stderr is not None and control.stderr is not None
+        if known and abs(gain) <= 2.0 * math.hypot(self.main.stderr or 0.0, control.stderr or 0.0):
+            return f" ({told}, within noise)"
+        if self.main.lower_is_better:
+            told += " better" if gain > 0 else " worse" if gain < 0 else ""
+        return f" ({styled(told, GREEN if gain >= 0 else RED)})"
 
     def _seeds(self) -> Iterator[str]:
         for life in self.grown.lives:

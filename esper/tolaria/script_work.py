@@ -45,6 +45,8 @@ UNKNOWN_STEPS: Final = 100
 EVIDENCE: Final = "evidence of a script is of its last batch"
 
 
+LOSS: Final = Metric("loss", lower_is_better=True)
+"""What a run is measured by whose script names nothing else."""
 _UNKNOWN: Final = Loss.of(torch.tensor([float("nan")]))
 
 
@@ -76,6 +78,7 @@ class ScriptWork:
 
     def __post_init__(self) -> None:
         check_metrics(self.metrics, f"run {self.name}")
+        self.metrics = tuple(self.metrics) or (LOSS,)
 
     def eagerly(self) -> AbstractContextManager[Any]:
         """Within, a compiled model runs its own code: hooks and borrowed tensors are not what it was compiled for."""
@@ -96,8 +99,7 @@ class ScriptWork:
 
     def samples(self, batch: Any) -> int:
         """The length of the first tensor in the batch, whatever it is nested in; 1 for a batch without one."""
-        count = next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 1)
-        self.evidence_samples = max(count, 1)
+        self.evidence_samples = max(_length(batch), 1)
         return self.evidence_samples
 
     def forward(self, host: nn.Module) -> object:
@@ -147,7 +149,8 @@ class ScriptWork:
             found = function(self.model)
         losses, others = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
         if alone and isinstance(found, Mapping):
-            figures = tuple(self._metric(str(name)).of(_value(name, value)) for name, value in found.items())
+            values = {str(name): _value(name, value) for name, value in found.items()}
+            figures = tuple(self._metric(name).of(value) for name, value in values.items())
             return Evaluation(_UNKNOWN, _accuracy(figures), figures)
         if not isinstance(losses, Tensor) or losses.dim() != 1 or not len(losses):
             raise InvalidInput(
@@ -157,15 +160,18 @@ class ScriptWork:
         if not isinstance(others, Mapping):
             raise InvalidInput(f"{_named(function)} gave {_shown(others)} beside the losses; it must be a dictionary")
         loss = Loss.of(losses.detach().float().cpu())
-        figures = tuple(self._metric(str(name)).of(_value(name, value)) for name, value in others.items())
+        values = {str(name): _value(name, value) for name, value in others.items()} | {LOSS.name: loss.mean}
+        for name in values:
+            self._metric(name)
+        figures = tuple(each.of(values[each.name]) for each in self.metrics if each.name in values)
         return Evaluation(loss, _accuracy(figures), figures)
 
     def _metric(self, name: str) -> Metric:
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        if name == ACCURACY.name:
-            return ACCURACY
+        if name in (LOSS.name, ACCURACY.name):
+            return LOSS if name == LOSS.name else ACCURACY
         known = ", ".join(metric.name for metric in self.metrics) or "none"
         raise InvalidInput(
             f"the probe gave a metric {name!r}, and the run's metrics are {known}: declare it, such as "
@@ -189,6 +195,19 @@ class ScriptWork:
                 for each in self.metrics
             ],
         )
+
+
+def _length(batch: Any) -> int:
+    """The length of the first tensor with axes in a batch; 0 where there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 0
+    if isinstance(batch, (list, tuple, Mapping)):
+        for each in batch.values() if isinstance(batch, Mapping) else batch:
+            if found := _length(each):
+                return found
+        return 0
+    # What else holds tensors (a data class, a library's own kind of batch) torch may know how to open.
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 
 @contextmanager

@@ -36,8 +36,12 @@ def metric(history: History, runs: Mapping[str, str], width: float = 390, name: 
 
 
 def loss(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
-    """The mean loss on the probe set, epoch by epoch."""
-    return _curves(history, runs, "probe_loss", "Loss on the probe set (nats)", width)
+    """The mean loss on the probe set, epoch by epoch; in nats where classes or text are learnt."""
+    (nats,) = history.execute(
+        "select coalesce(bool_or(unit = 'nats' or name = 'accuracy'), false) from metrics where run_id = ?",
+        [next(iter(runs.values()))],
+    ).fetchone()
+    return _curves(history, runs, "probe_loss", f"Loss on the probe set{' (nats)' if nats else ''}", width)
 
 
 def parameters(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:

@@ -80,7 +80,7 @@ class Report:
         words += ["--seed", str(config.get("seed", 0)), "--policy", str(self.run["policy"])]
         words += [] if self.run["lifecycle"] in ("full", "careful") else ["--lifecycle", str(self.run["lifecycle"])]
         words += [] if self.run["device"] == "cpu" else ["--device", str(self.run["device"])]
-        return shlex.join(words + ([] if self.control else ["--no-control"]))
+        return shlex.join([*words, *_settings_of(config), *([] if self.control else ["--no-control"])])
 
 
 def report_query(history: History, run_id: str) -> Report:
@@ -121,6 +121,13 @@ def _alike(history: History, run: Row) -> list[Row]:
     found = {row["random_seed"]: row for row in others if _settings(row) == mine and row["run_id"] != run["run_id"]}
     found |= {row["random_seed"]: row for row in others if row["run_id"] == run["run_id"]}
     return list(found.values())
+
+
+def _settings_of(config: Mapping[str, Any]) -> list[str]:
+    """The options for what was asked for beyond the defaults."""
+    from esper.tolaria.settings_text import beyond_defaults  # noqa: PLC0415 - pydantic, which only a report needs
+
+    return [word for pair in beyond_defaults(config) for word in ("--set", pair)]
 
 
 def _settings(run: Row) -> dict[str, Any]:

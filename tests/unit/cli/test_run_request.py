@@ -19,8 +19,10 @@ from esper.cli.run import TASKS, RunRequest
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
+from esper.kasmina.settings import SeedSettings
 from esper.leyline.envelope import new_event
 from esper.tolaria.config import RunConfig
+from esper.tolaria.settings_text import beyond_defaults, with_settings
 from projections.archive_writer import Archive
 from projections.records import StoredRecord
 
@@ -156,6 +158,32 @@ def test_every_setting_is_listed_with_its_default_and_what_it_may_be(capsys) -> 
         *("task", "seed", "policy", "device", "pool", "drill"),
         *("control_of", "static_of", "structure", "dossier"),
     }
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        (),
+        ("weight_decay=0.5", "seeds.blend_epochs=2"),
+        ("measuring_share=none", "axes=width", "pcgrad=true", "microbatches=2"),
+        ("seeds.lifecycle=swift", "seeds.proof_epochs=5"),
+        ("learning_rate=0.01", "batch_size=25", "decision_timeout_s=none"),
+    ],
+)
+def test_a_recorded_run_says_how_it_is_asked_for_again(request_, pairs) -> None:
+    config, _ = replace(request_, settings=pairs).configs()
+    told = beyond_defaults(json.loads(config.to_json()))
+
+    assert set(told) == {pair for pair in pairs if "lifecycle" not in pair}
+    assert with_settings(replace(config, seeds=SeedSettings(lifecycle=config.seeds.lifecycle)), told) == config
+
+
+def test_of_an_older_record_it_says_what_was_so_then() -> None:
+    assert beyond_defaults({"seeds": {"lifecycle": "full"}, "learning_rate": 0.02}) == [
+        "learning_rate=0.02",
+        "axes=depth",
+        "measuring_share=none",
+    ]
 
 
 def test_a_setting_that_is_given_twice_is_refused(request_) -> None:

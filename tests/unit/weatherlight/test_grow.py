@@ -258,3 +258,37 @@ def test_plain_state_goes_there_and_back() -> None:
     assert decode(encode(state, "scheduler")) == state
     with pytest.raises(InvalidInput, match=r"scheduler\['f'\] is a function"):
         encode({"f": probe}, "scheduler")
+
+
+def test_a_loop_that_is_left_early_ends_its_epoch_and_a_persons_own_figures_keep_their_step(tmp_path) -> None:
+    script = Script("adam")
+    with esper.grow(script.model, script.optimizer, probe=probe, epochs=9, log=None, data_dir=tmp_path) as run:
+        for epoch in run.epochs():
+            for batch in run.batches(batches()):
+                run.step(lambda batch=batch: script.loss(batch))
+                run.log({"lr": 0.5, "epoch": epoch})
+                if run.run.recorder.step == 11:
+                    break
+            if epoch == 1:
+                break
+    with open_history(tmp_path / "archive") as history:
+        saved = history.execute("SELECT max(step) FROM log.checkpoint_saved", []).fetchall()
+        packets = "SELECT count(*) FROM log.telemetry_packet WHERE source_subsystem = 'script'"
+        told = history.execute(packets, []).fetchall()
+
+    assert (run.result.status, run.result.epochs) == ("completed", 2)
+    assert saved == [(11,)]
+    assert told[0][0] >= 2
+
+
+def test_an_interrupt_is_told_and_can_be_resumed(tmp_path) -> None:
+    script = Script("adam")
+
+    def interrupt(_run, number: int) -> None:
+        if number == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        script.grown(tmp_path, interrupt)
+    with open_history(tmp_path / "archive") as history:
+        assert history.execute("SELECT status FROM log.run_finished", []).fetchall() == [("interrupted",)]
