@@ -49,8 +49,9 @@ class Cost:
 class Summary:
     """The runs as the archive has them. `hook_ms` has p50 and p99; a run that there was not is None.
 
-    `flops` are those of the grown run by purpose, as its trainer counted them. `lost` records of their
-    partitions the log deleted before they were archived; `to_go` are those that lie before their end still.
+    `flops` are those of the grown run by purpose, as its trainer counted them. `lost` of their events
+    are not in the archive, and at `gone` offsets the log gave it nothing: telemetry may have been there, or nothing
+    ever. `to_go` records lie before their end still.
     """
 
     grown: RunView
@@ -62,6 +63,7 @@ class Summary:
     flops: Mapping[str, float] = field(default_factory=dict)
     static: RunView | None = None
     lost: int = 0
+    gone: int = 0
     to_go: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -240,13 +242,18 @@ class Summary:
         """Where the events are, and which are not."""
         if self.lost:
             return (
-                f"; {self.lost:,} records of their partitions are lost: the log deleted them before they were in the "
-                f"archive of {self.data_dir}, and `esper archive status` names the offsets"
+                f"; {self.lost:,} of them are not in the archive of {self.data_dir}: the log deleted them before it "
+                "came for them, or a file is damaged, and `esper archive status` says which"
             )
         if self.to_go:
             return (
                 f"; the archive of {self.data_dir} comes to them after {self.to_go:,} records that lie on the log "
                 "before, with the next run or `esper up`"
+            )
+        if self.gone:
+            return (
+                f", in the archive of {self.data_dir} but for what the log did not give it at {self.gone:,} offsets: "
+                "`esper archive status` names them"
             )
         return f", all in the archive of {self.data_dir}"
 

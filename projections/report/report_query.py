@@ -71,14 +71,24 @@ class Report:
 
     @property
     def command(self) -> str:
-        """The command line that begins such a run again."""
+        """The command line that begins such a run again: of a script that script's, of an own task with its file."""
         config = self.config
+        script = self.start.get("script") or {}
+        if script.get("path"):
+            return shlex.join(["python", script["path"], *(script.get("arguments") or ())])
         if self.parent:
             at, change = str(self.start["global_step"]), str(self.start["fork_change"] or "nothing")
             return shlex.join(["esper", "fork", self.parent, "--at", at, "--do", change])
-        words = ["esper", "run", "--task", str(self.run["task"]), "--epochs", str(self.run["epochs_planned"])]
+        task = str(config.get("task") or self.run["task"])
+        words = ["esper", "run", "--task", task, "--epochs", str(self.run["epochs_planned"])]
         words += ["--seed", str(config.get("seed", 0)), "--policy", str(self.run["policy"])]
-        words += [] if self.run["lifecycle"] in ("full", "careful") else ["--lifecycle", str(self.run["lifecycle"])]
+        words += (
+            []
+            if (self.run["lifecycle"] or "full") in ("full", "careful")
+            else ["--lifecycle", str(self.run["lifecycle"])]
+        )
+        rate_policy = str(config.get("rate_policy") or "cosine")
+        words += [] if rate_policy == "cosine" else ["--rate-policy", rate_policy]
         words += [] if self.run["device"] == "cpu" else ["--device", str(self.run["device"])]
         return shlex.join([*words, *_settings_of(config), *([] if self.control else ["--no-control"])])
 
