@@ -35,6 +35,7 @@ from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
 from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
+from esper.tolaria.shared_world import average
 from esper.tolaria.swaps import swap_kernels
 
 _Batch = TypeVar("_Batch")
@@ -159,7 +160,7 @@ class Session:
         if not self._late:
             swap_kernels(run, lambda: run.work.forward(run.host))
         self._epoch_began = self._monotonic()
-        self._batches = len(loader) if isinstance(loader, Sized) and run.accumulate > 1 else 0
+        self._batches = _count(loader) if run.accumulate > 1 else 0
         for number, batch in enumerate(loader, start=1):
             if not self.before_batch():
                 return
@@ -224,6 +225,8 @@ class Session:
             )
         else:
             run.recorder.epoch += 1
+            if run.shared:
+                run.be_alike()
             if run.own_streams and run.steps_per_epoch != self._steps:
                 run.set_steps_per_epoch(self._steps)
             duration_s = self._monotonic() - self._epoch_began
@@ -327,6 +330,8 @@ class Session:
         if self._accumulated > 1:
             self._loss = self._loss / self._accumulated
         self._accumulated = 0
+        if run.shared:
+            average(each for learning in run.kasmina.trainable().values() for each in learning)
         if run.scaler is not None:
             self._unscale(run.scaler)
         if run.guarded or run.config.clip_norm is not None or self._sampled:
@@ -372,6 +377,14 @@ class Session:
             sample_step(run, float(self._loss), self._norm, self._monotonic() - self._step_began)
             if self._told:
                 self._tell_figures()
+
+
+def _count(loader: Iterable[object]) -> int:
+    """The loader's batches; 0 where it cannot say, as one over a dataset that is only iterated."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else 0
+    except TypeError:
+        return 0
 
 
 def result_of(session: Session) -> RunResult:

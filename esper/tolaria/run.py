@@ -37,6 +37,7 @@ from esper.tolaria.measuring import chosen, costs_of, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.own_optimizer import FollowedRates
+from esper.tolaria.shared_world import alike
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
@@ -125,6 +126,8 @@ class Run:
     """Batches whose gradients are one step's."""
     brought: dict[str, Stateful] = field(default_factory=dict)
     """What a script brought that has a state of its own: scheduler, scaler, loader."""
+    shared: bool = False
+    """Whether other processes train replicas of the host, by DDP."""
     told: dict[str, Any] = field(default_factory=dict)
     """The states of what was brought as of before the first step, while the run begins."""
     own_streams: bool = False
@@ -145,6 +148,10 @@ class Run:
             else:
                 joint += learning
         self.learners = Learners(joint, alone)
+
+    def be_alike(self) -> None:
+        """Give the replicas of other processes the buffers of rank 0's."""
+        alike([self.host, *self.kasmina.modules().values()])
 
     def structure_changed(self) -> None:
         """The network is another one: what passes cost is measured again, and a compiled host is compiled again."""
@@ -360,6 +367,8 @@ def find_device(name: str) -> torch.device:
 
 def capture(run: Run) -> FlatState:
     """A copy of everything that decides what the run computes next: what a digest covers."""
+    if run.shared:
+        run.be_alike()
     return flatten(
         {
             "host": run.host.state_dict(),

@@ -7,13 +7,14 @@ own, the optimiser holds seeds for the length of a step only, and the modes of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from contracts.leyline.v1.event_pb2 import Metric as MetricMessage
@@ -67,6 +68,7 @@ class ScriptWork:
     probe_function: Probe
     metrics: Sequence[Metric] = ()
     compiled: bool = False
+    replica: DistributedDataParallel | None = None
     recorded: Script | None = None
     steps_per_epoch: int = 0
     probe_samples: int = 1
@@ -80,18 +82,27 @@ class ScriptWork:
         check_metrics(self.metrics, f"run {self.name}")
         self.metrics = tuple(self.metrics) or (LOSS,)
 
-    def eagerly(self) -> AbstractContextManager[Any]:
-        """Within, a compiled model runs its own code: hooks and borrowed tensors are not what it was compiled for."""
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Within, passes are no steps: a compiled model runs its own code, DDP waits for no gradients.
+
+        Hooks and borrowed tensors are not what it was compiled for.
+        """
+        with ExitStack() as stack:
+            if self.compiled:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if self.replica is not None:
+                stack.enter_context(self.replica.no_sync())
+            yield
 
     def aside(self, closure: Closure) -> Closure:
-        """The closure, run eagerly."""
+        """The closure in a pass that is no step."""
 
         def eager() -> Tensor:
             with self.eagerly():
                 return closure()
 
-        return eager if self.compiled else closure
+        return eager if self.compiled or self.replica is not None else closure
 
     def stepped(self, closure: Closure) -> None:
         """Keep the closure: evidence is of its batch."""
@@ -247,13 +258,23 @@ def _accuracy(figures: Sequence[Figure]) -> float:
     return float("nan") if found is None else found.value / (100.0 if found.unit == "%" else 1.0)
 
 
+def replica_of(model: nn.Module) -> DistributedDataParallel | None:
+    """The replica that a model is, or that is the first in it; None where it is trained by one process."""
+    return next((each for each in model.modules() if isinstance(each, DistributedDataParallel)), None)
+
+
 def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
     """The module behind a compiled or otherwise wrapped model, and whether a compiler looks at it or at a part of it.
 
     Raises InvalidInput for a model whose graph must be whole, and for one that TorchScript has compiled.
     """
     compiled = any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules())  # noqa: SLF001 - there is no public way to ask
-    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+    if type(model).__name__ == "FullyShardedDataParallel" or type(model).__name__.startswith("FSDP"):
+        raise InvalidInput(
+            "the model is sharded by FSDP, whose parameters no seed can follow: use DistributedDataParallel, or no "
+            "sharding"
+        )
+    while isinstance(inner := _wrapped(model), nn.Module):
         context = getattr(model, "dynamo_ctx", None)
         if getattr(context, "fullgraph", False) or getattr(context, "nopython", False):
             raise InvalidInput(
@@ -268,6 +289,11 @@ def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
                 "itself, or compile it with torch.compile"
             )
     return model, compiled
+
+
+def _wrapped(model: nn.Module) -> Any:
+    """The module that a compiled model or a replica wraps."""
+    return model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +343,9 @@ def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id
     """
     host, compiled = plain_model(brought.model)
     pool, clearance = find_pool(config), clearance_of(config)
-    axes = ("depth",) if compiled else config.axes
+    replica = replica_of(brought.model)
+    # Wider layers are other parameters than a compiled graph, or DDP's buckets, were made for.
+    axes = ("depth",) if compiled or replica is not None else config.axes
     device = device_of(host)
     rate = float(brought.optimizer.param_groups[0]["lr"])
     config = replace(config, pool=pool, axes=axes, device=str(device), optimizer=OWN, rate_policy=OWN)
@@ -329,6 +357,7 @@ def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id
         probe_function=brought.probe,
         metrics=brought.metrics,
         compiled=compiled,
+        replica=replica,
         recorded=brought.script,
         steps_per_epoch=steps,
     )
@@ -367,5 +396,6 @@ def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id
         ),
     )
     run.scaler, run.accumulate, run.brought = brought.scaler, brought.accumulate, brought.stateful()
+    run.shared = replica is not None
     run.own_streams, run.compiled, run.guarded = True, compiled, config.policy != "none"
     return run
