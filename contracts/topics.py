@@ -9,7 +9,11 @@ DAY_MS: Final = 24 * 60 * 60 * 1000
 FOR_EVER: Final = -1
 
 PARTITIONS: Final = 4
-"""One number for every topic: a run is on the same partition of each, and Faust needs its topics to agree."""
+"""How many a topic gets where nothing else is set, one number for every topic: a run is on the same partition of each,
+and Faust needs its topics to agree. How many a log's topics have, that log says."""
+
+LOCAL: Final = 1_000_000
+"""The partition, in an archive, of what never lay on a log: the histories of runs that decide in their own process."""
 
 ARCHIVER_GROUP: Final = "esper-archiver"
 """Consumer group of the archive. The embedded log deletes nothing that this group has not committed."""

@@ -1,7 +1,7 @@
 """Esper: neural networks that grow while they train, on an immutable log of everything that happened.
 
-`esper.load(run)` gives the network of a recorded run and `esper.grown_source(run)` its code; `esper.Metric` says what a
-task is measured by.
+`esper.grow(model, optimizer, ...)` trains and grows a network in a person's own loop. `esper.load(run)` gives the
+network of a recorded run and `esper.grown_source(run)` its code; `esper.Metric` says what a network is measured by.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from esper.cli.load import grown_source, load
     from esper.metric import Metric
+    from esper.weatherlight.grow import grow
 
 __version__ = "0.1.0"
-__all__ = ["Metric", "grown_source", "load"]
+__all__ = ["Metric", "grow", "grown_source", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """What a script asks for is imported then: `import esper` costs nothing, and no torch."""
+    if name == "grow":
+        from esper.weatherlight.grow import grow  # noqa: PLC0415 - as above
+
+        return grow
     if name == "Metric":
         from esper.metric import Metric  # noqa: PLC0415 - as above
 

@@ -323,9 +323,17 @@ class Archive:
             return dict(self.manifest.next_offsets)
         return {place: end for place, (_, end) in unlisted.bounds(self.folder).items()}
 
-    def follows(self, cluster_id: str) -> None:
-        """Note whose log is archived here from now on; it is kept with the next change."""
-        self.manifest = replace(self.manifest, cluster_id=cluster_id)
+    def follows(self, cluster_id: str, partitions: int) -> None:
+        """Note whose log is archived here from now on, of topics with so many partitions; kept with the next change."""
+        before = self.manifest.partitions
+        if before and before != partitions:
+            _log.warning(
+                "the log's topics have %d partitions and had %d: a run that goes on does so on another one; let runs "
+                "end before partitions are added",
+                partitions,
+                before,
+            )
+        self.manifest = replace(self.manifest, cluster_id=cluster_id, partitions=partitions)
 
     def last_records(self) -> dict[Place, tuple[int, bytes | None]]:
         """The offset and the bytes of the last archived record of each topic partition, where a file can be read."""

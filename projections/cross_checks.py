@@ -66,7 +66,7 @@ def set_aside_findings(archive: Path, manifest: Manifest, beside: Beside) -> Ite
     found = unlisted.paths(archive) + ([] if beside.written else unlisted.among(archive, manifest))
     for each in unlisted.looked_at(archive, manifest, found):
         if each.records is None:
-            what = "nothing lists it and it cannot be read; delete it yourself once `verify` finds nothing else"
+            what = "nothing lists it and it cannot be read; move it away once `verify` finds nothing else"
             yield Finding("stray", str(each.path), what)
         elif each.missing:
             what = (

@@ -27,6 +27,7 @@ from esper.record.accept import Verdict
 from projections import manifest, verdicts, views
 from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, pattern, quoted, shape_of
 from projections.manifest import FILES, FileEntry, Manifest
+from projections.parquet_pages import Chunk, unpacked_bytes
 from projections.verdicts import VERDICTS, with_verdicts
 from projections.verify import Damage, damaged
 
@@ -43,8 +44,9 @@ UNPACKED_RATIO: Final = 100
 """Events unpack to less than ten times their files (measured over nine runs); what claims more than this is left out"""
 UNPACKED_BYTES: Final = 16 * 2**20
 """unless it is as small as this."""
-FOOTER_BYTES: Final = 16 * 2**20
-"""Of a Parquet file, which a reader takes whole into memory before it knows anything: ours have some ten kilobytes."""
+FOOTER_BYTES: Final = 512 * 2**10
+"""Of a Parquet file, which a reader takes whole into memory before it knows anything: ours have some ten kilobytes, and
+DuckDB takes 420 bytes for every one that says nothing but that something follows."""
 _OF_THE_QUERY: Final = (
     duckdb.ParserException,
     duckdb.SyntaxException,
@@ -200,23 +202,37 @@ class History:
             return {entries[0].name: f"is no Parquet file ({str(error).splitlines()[0]})"}
         found = {}
         for entry in entries:
-            rows, size = footers[entry.name]
-            if rows != entry.rows:
-                found[entry.name] = f"holds {rows} rows, and the manifest says {entry.rows}"
-            elif size > max(UNPACKED_BYTES, UNPACKED_RATIO * entry.size):
-                found[entry.name] = f"unpacks from {entry.size} to {size} bytes, which no file of events does"
+            if problem := self._of_the_pages(entry, *footers[entry.name]):
+                found[entry.name] = problem
         return found
 
-    def _footers(self, entries: Sequence[FileEntry]) -> dict[str, tuple[int, int]]:
-        """How many rows files have, by their names, and how many bytes they unpack to."""
+    def _of_the_pages(self, entry: FileEntry, rows: int, chunks: Sequence[Chunk]) -> str | None:
+        """What is wrong with how many rows a file has, or with what it unpacks to, which the pages themselves say."""
+        if rows != entry.rows:
+            return f"holds {rows} rows, and the manifest says {entry.rows}"
+        try:
+            size = unpacked_bytes(self.archive / FILES / entry.name, chunks)
+        except (OSError, ValueError) as error:
+            return f"cannot be unpacked ({error})"
+        if size > max(UNPACKED_BYTES, UNPACKED_RATIO * entry.size):
+            return f"unpacks from {entry.size} to {size} bytes, which no file of events does"
+        return None
+
+    def _footers(self, entries: Sequence[FileEntry]) -> dict[str, tuple[int, list[Chunk]]]:
+        """How many rows files have, by their names, and where the chunks of their columns lie."""
         if not entries:
             return {}
         cursor = self._connection.cursor()
         paths = [pattern(self.archive / FILES / entry.name) for entry in entries]
         rows = cursor.execute("SELECT file_name, num_rows FROM parquet_file_metadata($1)", [paths]).fetchall()
-        unpacked = "SELECT file_name, sum(total_uncompressed_size)::BIGINT FROM parquet_metadata($1) GROUP BY ALL"
-        sizes = dict(cursor.execute(unpacked, [paths]).fetchall())
-        return {Path(path).name: (count, sizes.get(path, 0)) for path, count in rows}
+        found: dict[str, tuple[int, list[Chunk]]] = {Path(path).name: (count, []) for path, count in rows}
+        query = (
+            "SELECT file_name, num_values, total_compressed_size, data_page_offset, dictionary_page_offset "
+            "FROM parquet_metadata($1)"
+        )
+        for path, *chunk in cursor.execute(query, [paths]).fetchall():
+            found[Path(path).name][1].append(Chunk(*chunk))
+        return found
 
     def leave_out(self, damage: list[Damage]) -> None:
         """Read the manifest's files but for these, and say so once."""

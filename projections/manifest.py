@@ -35,6 +35,7 @@ UNWRITABLE: Final = "the archive cannot be written"
 """What the archiver's last words begin with where the disk refuses."""
 FORMAT: Final = 1
 MOST_FILES: Final = 15_000
+MOST_PARTITIONS: Final = 2_000
 """More are not read: merging keeps an archive of a hundred million events at a few hundred."""
 MOST_BYTES: Final = 8 * 2**20
 """So much of a manifest is read; parsed it takes up to 25 times as much memory."""
@@ -78,7 +79,8 @@ class Manifest:
     `archive_id` is drawn once and tells an archive and its copies from others; those of earlier versions have none.
     `migrations` are the names of what was done to the files since they were first written. `undecided` and `unstarted`
     are runs, as `verdicts.Verdicts` has them. `cluster_id` is that of the log which is archived, where it says one;
-    `unreadable` says of which gaps it is known that the log was damaged.
+    `partitions` how many each of its topics has, 0 where that was not noted; `unreadable` says of which gaps it is
+    known that the log was damaged.
     """
 
     generation: int = 0
@@ -91,6 +93,7 @@ class Manifest:
     undecided: tuple[str, ...] = ()
     unstarted: tuple[str, ...] = ()
     cluster_id: str = ""
+    partitions: int = 0
     unreadable: tuple[Unreadable, ...] = ()
 
     def of(self, table: str) -> list[FileEntry]:
@@ -293,6 +296,13 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _partitions(value: Any) -> int:
+    """How many partitions a topic has: every reader makes something for each."""
+    if _number(value) > MOST_PARTITIONS:
+        raise ValueError(f"{value} partitions; a topic has {MOST_PARTITIONS} at most")
+    return int(value)
+
+
 def _run(value: Any) -> str:
     """A run's id, which may be any text that a log gave, and becomes no path."""
     if not isinstance(value, str):
@@ -305,6 +315,7 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "format": FORMAT,
         "archive_id": manifest.archive_id,
         "cluster_id": manifest.cluster_id,
+        "partitions": manifest.partitions,
         "migrations": list(manifest.migrations),
         "undecided": list(manifest.undecided),
         "unstarted": list(manifest.unstarted),
@@ -335,6 +346,7 @@ def _from_json(value: Mapping[str, Any]) -> Manifest:
         gaps=tuple(Gap(_name(topic, "topic"), *map(_number, numbers)) for topic, *numbers in value["gaps"]),
         archive_id=str(value.get("archive_id", "")),
         cluster_id=str(value.get("cluster_id", "")),
+        partitions=_partitions(value.get("partitions", 0)),
         migrations=tuple(_name(name, "migration") for name in value.get("migrations", ())),
         undecided=tuple(map(_run, value.get("undecided", ()))),
         unstarted=tuple(map(_run, value.get("unstarted", ()))),

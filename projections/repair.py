@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -47,19 +47,25 @@ def from_copy(archive: Path, entry: FileEntry, copy: Folder) -> Path | None:
 
     Raises InvalidInput where the copy has no such file, or a damaged one too.
     """
+    digest, pieces = hashlib.sha256(), copy.pieces(f"{FILES}/{entry.name}")
+    with HeldFolder.open(archive) as held, held.inside(FILES) as folder, folder.writing(entry.name) as file:
+        while piece := _next(copy, entry, pieces):
+            digest.update(piece)
+            file.write(piece)
+        if digest.hexdigest() != entry.sha256:
+            raise InvalidInput(f"{entry.name} in {copy.address} is damaged too: take another copy, or ask the log")
+        return _set_aside(archive, entry.name)
+
+
+def _next(copy: Folder, entry: FileEntry, pieces: Iterator[bytes]) -> bytes:
+    """The next piece of the copy's file, none at its end."""
     try:
-        content = copy.read(f"{FILES}/{entry.name}")
+        return next(pieces, b"")
     except OSError as error:
         raise InvalidInput(
             f"{copy.address} has no {entry.name} ({error}): a copy that was made before or after the merge of its "
             "files holds them under other names; take another copy, or leave out --from to ask the log"
         ) from None
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise InvalidInput(f"{entry.name} in {copy.address} is damaged too: take another copy, or ask the log")
-    aside = _set_aside(archive, entry.name)
-    with HeldFolder.open(archive) as held, held.inside(FILES) as folder:
-        folder.write(entry.name, content)
-    return aside
 
 
 def missing(archive: Path, listed: Manifest, entry: FileEntry) -> dict[Place, tuple[int, int, set[int]]]:

@@ -1,8 +1,9 @@
 """Seals: the file beside a projection's says, signed, that it was made here and with a key of ours.
 
 While a projection is open its file changes, so its seal names only which file it is: inode and birth, since file
-systems give an inode's number again at once. When it is closed the seal names its size and times too, so that a file
-that was exchanged or written over meanwhile does not pass, whatever its inode. One that was killed keeps the first.
+systems give an inode's number again at once, and a word that is drawn at every opening and stands in the file, since
+`cp` writes into the file that is there. When it is closed the seal names its size and times too, so that a file that
+was exchanged or written over meanwhile does not pass, whatever its inode. One that was killed keeps the first.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ _STATX_BYTES: Final = 256
 _BTIME_AT: Final = 80
 
 
-def holds(path: Path, ring: KeyRing) -> bool:
-    """Whether the file is the one that was sealed with a key of `ring`, closed or killed; never a copy."""
-    return _signed(path, ring, _closed(path), _open(path))
+def holds_closed(path: Path, ring: KeyRing) -> bool:
+    """Whether the file is the one that was sealed with a key of `ring` when it was closed; never a copy."""
+    return _signed(path, ring, _closed(path))
 
 
-def holds_open(path: Path, ring: KeyRing) -> bool:
-    """Whether the seal of a file that is open is in force: it is not after `break_seal`."""
-    return _signed(path, ring, _open(path))
+def holds_open(path: Path, ring: KeyRing, word: str) -> bool:
+    """Whether the seal of a file that is open, or was when it was killed, is in force: it is not after `break_seal`."""
+    return bool(word) and _signed(path, ring, _open(path, word))
 
 
-def write_open(path: Path, ring: KeyRing) -> None:
-    """Seal a file that is open from now on. Raises OSError where that cannot be written."""
-    _write(path, ring, _open(path))
+def write_open(path: Path, ring: KeyRing, word: str) -> None:
+    """Seal a file that is open from now on, and has `word` in it. Raises OSError where that cannot be written."""
+    _write(path, ring, _open(path, word))
 
 
 def write_closed(path: Path, ring: KeyRing) -> None:
@@ -73,22 +74,26 @@ def _write(path: Path, ring: KeyRing, text: bytes) -> None:
         folder.write(f"{path.name}{SEAL}", f"{signed.key_id} {(signed.signature or b'').hex()}".encode())
 
 
-def _signed(path: Path, ring: KeyRing, *texts: bytes) -> bool:
+def _signed(path: Path, ring: KeyRing, text: bytes) -> bool:
     try:
         with Folder.open(path.parent) as folder:
             key_id, _, signature = folder.read(f"{path.name}{SEAL}").decode("ascii").partition(" ")
         said = bytes.fromhex(signature)
     except (FileNotFoundError, ValueError, CorruptState):
         return False
-    return any(ring.verify(Signed(text, key_id, said), time.time_ns()) is None for text in texts)
+    return ring.verify(Signed(text, key_id, said), time.time_ns()) is None
 
 
 def _closed(path: Path) -> bytes:
     found = path.lstat()
-    return _open(path) + f", {found.st_size} bytes, {found.st_mtime_ns}, {found.st_ctime_ns}".encode()
+    return _file(path) + f", {found.st_size} bytes, {found.st_mtime_ns}, {found.st_ctime_ns}".encode()
 
 
-def _open(path: Path) -> bytes:
+def _open(path: Path, word: str) -> bytes:
+    return _file(path) + f", open, {word}".encode()
+
+
+def _file(path: Path) -> bytes:
     return f"esper projection {path.name} in file {path.lstat().st_ino} born {_born(path)}".encode()
 
 

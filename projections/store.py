@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ _SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
 }
 _UNFIT: Final = (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.TypeMismatchException)
 """What DuckDB raises for a value that a column cannot hold."""
+_SEAL: Final = "seal"
+"""The name of a sequence that counts nothing: its comment is the word of the seal. No table has to be told of so."""
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +95,11 @@ class Store:
 
     def close(self) -> None:
         """Give the file back."""
-        ours = self.path is not None and self._ring is not None and seals.holds_open(self.path, self._ring)
+        ours = (
+            self.path is not None
+            and self._ring is not None
+            and seals.holds_open(self.path, self._ring, _word(self._connection))
+        )
         self._connection.close()
         del (
             self._connection
@@ -294,9 +301,10 @@ def _open(path: Path | None, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(":memory:", config=_SETTINGS)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        known = ring is None or not path.exists() or seals.holds(path, ring)
+        known = ring is None or not path.exists() or seals.holds_closed(path, ring)
         connection = connected(path)  # also where it is of no use: nobody may have it open
-        if known or (ring is not None and seals.holds(path, ring)):  # again, where another process was just closing it
+        # Again, where another process was just closing it.
+        if known or (ring is not None and (seals.holds_closed(path, ring) or _was_killed(connection, path, ring))):
             return _sealed(connection, path, ring)
         connection.close()
         _log.warning("%s was not made here with a key of ours and is made anew from the log and the archive", path)
@@ -307,8 +315,23 @@ def _open(path: Path | None, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
     return _sealed(connected(path), path, ring)
 
 
+def _was_killed(connection: duckdb.DuckDBPyConnection, path: Path, ring: KeyRing) -> bool:
+    """Whether it is the file that was open here when its process was killed."""
+    return seals.holds_open(path, ring, _word(connection))
+
+
 def _sealed(connection: duckdb.DuckDBPyConnection, path: Path, ring: KeyRing | None) -> duckdb.DuckDBPyConnection:
-    """The connection, and beside the file that it was made with a key of `ring`."""
+    """The connection, and beside the file that it was made with a key of `ring`; the file has the seal's word in it."""
     if ring is not None:
-        seals.write_open(path, ring)
+        word = secrets.token_hex(16)
+        connection.execute(f"CREATE OR REPLACE SEQUENCE {_SEAL}; COMMENT ON SEQUENCE {_SEAL} IS '{word}'")
+        connection.execute("CHECKPOINT")  # into the file itself, and not what lies beside it
+        seals.write_open(path, ring, word)
     return connection
+
+
+def _word(connection: duckdb.DuckDBPyConnection) -> str:
+    """The word that was drawn when the file was opened last; empty where there is none."""
+    query = "SELECT any_value(comment) FROM duckdb_sequences() WHERE sequence_name = ?"
+    (found,) = connection.execute(query, [_SEAL]).fetchone() or (None,)
+    return found or ""

@@ -11,12 +11,13 @@ import contextlib
 import errno
 import hashlib
 import os
-import threading
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import fsspec
 import platformdirs
@@ -30,6 +31,9 @@ from projections.verify import Damage, damaged
 
 MOST_BYTES: Final = 512 * 2**20
 """Of a file, whatever a manifest says of it: the largest that merging makes have some hundred megabytes."""
+
+PIECE_BYTES: Final = 8 * 2**20
+"""Of a file on its way that are in memory at once; a store of objects takes no parts below five megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +68,78 @@ class Folder:
 
     def read(self, name: str, most: int = MOST_BYTES) -> bytes:
         """A file's bytes; FileNotFoundError, or another OSError where it cannot be read or has more than `most`."""
+        return b"".join(self.pieces(name, most))
+
+    def pieces(self, name: str, most: int = MOST_BYTES) -> Iterator[bytes]:
+        """The same, at most `PIECE_BYTES` at a time."""
+        taken = 0
         with _as_os_error(self, name):
+            for piece in self._pieces(name, most):
+                taken += len(piece)
+                if taken > most:
+                    raise OSError(errno.EFBIG, f"it has more than the {most} bytes that may be read of it")
+                yield piece
+
+    def _pieces(self, name: str, most: int) -> Iterator[bytes]:
+        with contextlib.ExitStack() as stack:
             if self.local is not None:
-                with self._holding(name) as (folder, last), folder.open_file(last) as file:
-                    content: bytes = file.read(most + 1)
-            else:
-                content = self.system.cat_file(f"{self.root}/{_checked(name, self.address)}", end=most + 1)
-            if len(content) > most:
-                raise OSError(errno.EFBIG, f"it has more than the {most} bytes that may be read of it")
-            return content
+                folder, last = stack.enter_context(self._holding(name))
+                file: Any = stack.enter_context(folder.open_file(last))
+            elif _STREAMED.isdisjoint(_protocols(self.system)):
+                yield from self._ranges(f"{self.root}/{_checked(name, self.address)}", most)
+                return
+            else:  # a size, whichever, spares the question for it
+                path = f"{self.root}/{_checked(name, self.address)}"
+                file = stack.enter_context(self.system.open(path, "rb", block_size=0, size=1))
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+    def _ranges(self, path: str, most: int) -> Iterator[bytes]:
+        """A file by its ranges; none begins at its end, for which stores have an error."""
+        at = 0
+        while at <= most:
+            end = at + PIECE_BYTES if at + PIECE_BYTES < most else most + 1
+            try:
+                piece: bytes = self.system.cat_file(path, start=at, end=end)
+            except Exception:
+                if at and self.system.size(path) == at:  # shorter than it ought to be
+                    return
+                raise
+            yield piece
+            if len(piece) < end - at:
+                return
+            at = end
 
     def write(self, name: str, content: bytes) -> None:
         """Make or replace a file in one step. Raises OSError where that is not possible."""
+        with self.writing(name) as file:
+            file.write(content)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """The same for what comes piece by piece; after an error everything is as it was."""
         with _as_os_error(self, name):
             if self.local is not None:
-                with self._holding(name, make=True) as (folder, last):
-                    folder.write(last, content)
+                with self._holding(name, make=True) as (folder, last), folder.writing(last) as file:
+                    yield file
                 return
             path = f"{self.root}/{_checked(name, self.address)}"
-            try:  # a store of objects shows one when it is complete
-                self.system.pipe_file(path, content)
-            except FileNotFoundError:
-                self._make_folder(path.rpartition("/")[0])
-                self.system.pipe_file(path, content)
+            with tempfile.SpooledTemporaryFile(PIECE_BYTES) as spooled:
+                yield spooled
+                try:  # a store of objects shows one when it is complete
+                    self._put(path, spooled)
+                except FileNotFoundError:
+                    self._make_folder(path.rpartition("/")[0])
+                    self._put(path, spooled)
+
+    def _put(self, path: str, file: IO[bytes]) -> None:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size <= PIECE_BYTES:
+            self.system.pipe_file(path, file.read())
+            return
+        with self.system.open(path, "wb", block_size=PIECE_BYTES) as there:
+            shutil.copyfileobj(file, there, PIECE_BYTES)
 
     @contextlib.contextmanager
     def _holding(self, name: str, *, make: bool = False) -> Iterator[tuple[folders.Folder, str]]:
@@ -110,6 +163,13 @@ class Folder:
             raise FileNotFoundError(f"{self.address}: there is no bucket '{path}'; make it first")
         with contextlib.suppress(FileExistsError):
             self.system.mkdir(path, create_parents=False)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file. Raises OSError where that cannot be said."""
+        with _as_os_error(self, name):
+            if self.local is not None:
+                return (self.local / _checked(name, self.address)).is_file()
+            return bool(self.system.exists(f"{self.root}/{_checked(name, self.address)}"))
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The files in a folder inside this one and their sizes; none where it does not exist."""
@@ -141,6 +201,10 @@ class Folder:
                 self.system.rm_file(f"{self.root}/{_checked(name, self.address)}")
 
 
+_STREAMED: Final = frozenset({"http", "https"})
+"""Of these a server need not know ranges, and gives the whole file where it does not: it is read as it comes."""
+
+
 def _checked(name: str, address: str) -> str:
     for part in name.split("/"):
         checked(part, "the file", address)
@@ -170,33 +234,6 @@ KEEP_REPLACED_S: Final = 600.0
 
 AT_ONCE: Final = 4
 """Files on their way at once: a store answers late and takes several."""
-
-ON_THEIR_WAY_BYTES: Final = 128 * 2**20
-"""Together, unless one is larger, which then is alone."""
-
-
-class Room:
-    """Of the memory that files on their way may take together: `most` bytes, or one file that is larger alone."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._taken = most, 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def of(self, size: int) -> Iterator[None]:
-        """Wait until there is room for so many bytes, and keep it meanwhile."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._most)
-            self._taken += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= size
-                self._changed.notify_all()
-
-
-_ROOM: Final = Room(ON_THEIR_WAY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,36 +331,53 @@ def damaged_at(source: Folder, entries: Sequence[FileEntry], progress: Callable[
     return found
 
 
-def _sound(source: Folder, entry: FileEntry) -> tuple[bytes, str | None]:
-    """A file's bytes, or what is wrong with them.
+class _Unsound(EsperError):
+    """A file's bytes are not those that were written."""
+
+
+def _take(source: Folder, entry: FileEntry, write: Callable[[bytes], object]) -> None:
+    """Hand on a file's bytes, piece by piece, and raise _Unsound with what is wrong with them in the end.
 
     Raises OSError where a store does not answer: that says nothing of its files, and each would be waited for in vain.
     """
+    digest = hashlib.sha256()
+    pieces = source.pieces(f"{FILES}/{entry.name}", min(entry.size, MOST_BYTES))
+    while piece := _next(source, pieces):
+        digest.update(piece)
+        write(piece)
+    if digest.hexdigest() != entry.sha256:
+        raise _Unsound("its bytes do not match their checksum")
+
+
+def _next(source: Folder, pieces: Iterator[bytes]) -> bytes:
+    """The next piece, none at the end; apart from what becomes of it, whose errors are not the source's."""
     try:
-        content = source.read(f"{FILES}/{entry.name}", min(entry.size, MOST_BYTES))
+        return next(pieces, b"")
     except CorruptState as error:
-        return b"", str(error)
+        raise _Unsound(str(error)) from error
     except OSError as error:
         larger = error.errno == errno.EFBIG
         if source.local is None and not larger and not isinstance(error, FileNotFoundError | PermissionError):
             raise
-        return b"", f"cannot be read ({error.strerror or error})"
-    sound = hashlib.sha256(content).hexdigest() == entry.sha256
-    return content, None if sound else "its bytes do not match their checksum"
+        raise _Unsound(f"cannot be read ({error.strerror or error})") from error
 
 
 def _copy(source: Folder, target: Folder, entry: FileEntry) -> str | None:
     """Copy one file, or what is wrong with it."""
-    with _ROOM.of(min(entry.size, MOST_BYTES)):
-        content, problem = _sound(source, entry)
-        if problem is None:
-            target.write(f"{FILES}/{entry.name}", content)
-        return problem
+    try:
+        with target.writing(f"{FILES}/{entry.name}") as file:
+            _take(source, entry, file.write)
+    except _Unsound as error:
+        return str(error)
+    return None
 
 
 def _problem(source: Folder, entry: FileEntry) -> str | None:
-    with _ROOM.of(min(entry.size, MOST_BYTES)):
-        return _sound(source, entry)[1]
+    try:
+        _take(source, entry, len)
+    except _Unsound as error:
+        return str(error)
+    return None
 
 
 def _retired(

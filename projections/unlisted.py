@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from contracts.topics import RUNS
 from esper.leyline.folders import Folder
+from esper.record.accept import Verdict
 from projections.columns import ROW_GROUP, quoted
 from projections.manifest import FILES, SET_ASIDE, UNFINISHED, FileEntry, Manifest, Place
 from projections.records import StoredRecord
@@ -162,7 +164,22 @@ def filled_up(archive: Path, manifest: Manifest) -> Manifest:
         "%d rows that %d missing or damaged files had were found in others", sum(e.rows for e in found), len(gone)
     )
     kept = [entry for entry in manifest.files if entry.name not in bad or entry in left]
-    return replace(manifest, files=(*kept, *found))
+    runs = {*manifest.undecided, *_undecided(archive, found)}
+    return replace(manifest, files=(*kept, *found), undecided=tuple(sorted(runs)))
+
+
+def _undecided(archive: Path, entries: Sequence[FileEntry]) -> set[str]:
+    """The runs of facts that were left to readers to judge: the manifest that said so is not there any more."""
+    import pyarrow.parquet as pq  # noqa: PLC0415  readers need no Arrow, and importing it costs 0.1 s
+
+    runs: set[str] = set()
+    for entry in entries:
+        file = pq.ParquetFile(archive / FILES / entry.name)
+        if "log_verdict" in file.schema_arrow.names and entry.table in RUNS.bodies:
+            rows = file.read(columns=["run_id", "log_verdict"]).to_pydict()
+            verdicts = zip(rows["run_id"], rows["log_verdict"], strict=True)
+            runs |= {run for run, verdict in verdicts if verdict == Verdict.UNDECIDED}
+    return runs
 
 
 def _kinds(sources: Sequence[Path]) -> list[Kind]:

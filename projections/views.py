@@ -26,6 +26,7 @@ VIEWS: Final = (
     "runs",
     "epochs",
     "metrics",
+    "gains",
     "decisions",
     "commands",
     "transitions",

@@ -1,8 +1,8 @@
 """What a client of the log says to be let in: the one place that knows, for every address, the secret that opens it.
 
 The embedded log of a data folder has a secret there (`streams.broker.secret`). A process that learns where such a log
-listens says so with `know`; from then on each of its clients gets the `credentials`. Another log, at `ESPER_BROKERS`,
-is told no secret of ours.
+listens says so with `know`; from then on each of its clients gets the `credentials`. The log at `ESPER_BROKERS` is
+entered as the settings say (`streams.security`), and is told no secret of ours.
 """
 
 from __future__ import annotations
@@ -48,25 +48,34 @@ def learn(folders: Mapping[str, Path]) -> None:
     _FOLDERS.update(folders)
 
 
-def login(brokers: str) -> tuple[str, str] | None:
-    """User and password for the log at `brokers`; None where it asks for none of ours."""
-    folder = _FOLDERS.get(brokers)
-    secret = known_secret(folder) if folder is not None else None
-    return None if secret is None else (USER, secret)
-
-
 def credentials(brokers: str) -> dict[str, Any]:
-    """The settings of an aiokafka client with which the log at `brokers` lets it in."""
-    found = login(brokers)
-    if found is None:
+    """The settings of an aiokafka client with which the log at `brokers` lets it in.
+
+    An address that is neither an embedded log's nor, where that is set, `ESPER_BROKERS`, is told nothing. Raises
+    InvalidInput where the settings name files that cannot be used.
+    """
+    folder = _FOLDERS.get(brokers)
+    if folder is None:
+        settings = Settings.load()
+        if settings.security_protocol == "PLAINTEXT" or settings.brokers not in (None, brokers):
+            return {}
+        from streams.security import client_settings  # noqa: PLC0415 - brings a Kafka client, and not all need one
+
+        return client_settings(settings)
+    secret = known_secret(folder)
+    if secret is None:
         return {}
-    user, secret = found
     return {
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": "PLAIN",
-        "sasl_plain_username": user,
+        "sasl_plain_username": USER,
         "sasl_plain_password": secret,
     }
+
+
+def prefix_of(brokers: str) -> str:
+    """What stands before the names of our topics and groups on the log at `brokers`; nothing on an embedded one."""
+    return "" if brokers in _FOLDERS else Settings.load().topic_prefix
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:

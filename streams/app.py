@@ -8,6 +8,7 @@ What is patched in faust-streaming 0.15.3 and aiokafka 0.14.0, and which upstrea
   mends the mark and not the acknowledgements, which are dropped before the commit; ours keeps both.
 - `LoopConsumer`: no issue known. Faust gives its consumer a thread and an event loop of its own, so that agents which
   block do not hold up its heartbeats. Ours never block for long, and each record then crossed between two loops twice.
+- `credentials_to_aiokafka_auth` is replaced, so that Faust's clients are let in as all others are, by `streams.access`.
 - `aiokafka.AIOKafkaConsumer` is replaced because Faust sets its `fetch_max_wait_ms` to 1,500 and offers no setting (no
   issue known). `streams.consumer` says why that matters.
 """
@@ -17,23 +18,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiokafka
 import faust
-from faust.auth import SASLCredentials
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from mode.utils.futures import maybe_async
 
-from contracts.topics import PARTITIONS, Topic
-from streams.access import login
+from contracts.topics import Topic
+from streams.access import credentials, prefix_of
 from streams.consumer import LogConsumer
 from streams.records import LOG_APPEND_TIME, Record, signed_of
+
+RECENT_S: Final = 600.0
+"""Where somebody waits for what agents do, nobody does any more for what came so long ago."""
 
 Take = Callable[[Record], Awaitable[None]]
 """Handles one record to its end; when it returns, the record's offset may be committed."""
@@ -65,14 +69,27 @@ class FaustConsumer(LogConsumer):
     After a rebalance Faust throws away what it had fetched and goes back to the committed offsets. For a partition
     without one, or with offset 0, aiokafka goes nowhere: the records are lost (seen after a broker crash within the
     first commit interval). Going back to the beginning is what `auto_offset_reset="earliest"` means there.
+
+    With `recent_s` it goes back so far only: to what came in so many seconds. A log forgets the offsets of a group that
+    was away for long (Kafka after a week), and of old records nobody waits for an answer any more.
     """
 
+    def __init__(self, *topics: str, recent_s: float | None = None, **settings: Any) -> None:
+        super().__init__(*topics, **settings)
+        self._recent_s = recent_s
+
     async def seek_to_committed(self, *partitions: Any) -> dict[Any, int | None]:
-        """As aiokafka's, but a partition of which nothing is committed begins at its beginning."""
+        """As aiokafka's, but a partition of which nothing is committed begins where it should."""
         committed: dict[Any, int | None] = await super().seek_to_committed(*partitions)
         new = [partition for partition, offset in committed.items() if not offset]
-        if new:
+        if new and self._recent_s is None:
             await self.seek_to_beginning(*new)
+        elif new:
+            ends = await self.end_offsets(new)  # first: what comes from now on lies behind them
+            since_ms = int(1e3 * (time.time() - (self._recent_s or 0.0)))
+            found = await self.offsets_for_times(dict.fromkeys(new, since_ms))
+            for place in new:
+                self.seek(place, found[place].offset if found.get(place) else ends[place])
         return committed
 
 
@@ -167,7 +184,13 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         await self._default_stop_exit_stacks()
 
 
-def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent: bool = False) -> faust.App:
+class App(faust.App):
+    """Faust's, which knows what stands before the names of our topics and groups on its log."""
+
+    prefix = ""
+
+
+def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent: bool = False) -> App:
     """An app that is to be started in the running loop. `name` is its consumer group.
 
     `urgent` says that somebody waits for what its agents do.
@@ -175,19 +198,21 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
     At least once, no web server, no tables, no topics of its own.
     """
     # Faust looks the classes up at its start and offers no other way to set them.
-    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent)
+    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent, recent_s=RECENT_S if urgent else None)
     driver.Transport.Consumer = CommitKeeper
+    way_in = credentials(brokers)
+    driver.credentials_to_aiokafka_auth = lambda *_: {"security_protocol": "PLAINTEXT", **way_in}
     member = membership(name, data_dir, embedded=embedded)
     # Faust formats the path with its configuration, so braces in it must be doubled.
     folder = str(data_dir / "run" / f"{name}.faust").replace("{", "{{").replace("}", "}}")
-    return faust.App(
-        name,
+    prefix = prefix_of(brokers)
+    app = App(
+        prefix + name,
         broker=[f"kafka://{address.strip()}" for address in brokers.split(",")],
         store="memory://",
         datadir=folder,
         loop=asyncio.get_running_loop(),
         web_enabled=False,
-        topic_partitions=PARTITIONS,
         topic_replication_factor=1,
         topic_disable_leader=True,
         topic_allow_declare=False,
@@ -199,37 +224,32 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
         consumer_auto_offset_reset="earliest",
         producer_linger=0.0,
         processing_guarantee="at_least_once",
-        broker_credentials=_credentials(brokers),
     )
+    app.prefix = prefix
+    return app
 
 
-def _credentials(brokers: str) -> SASLCredentials | None:
-    found = login(brokers)
-    return None if found is None else SASLCredentials(username=found[0], password=found[1])
-
-
-def add_agent(app: faust.App, name: str, topics: Sequence[Topic], take: Take) -> None:
+def add_agent(app: App, name: str, topics: Sequence[Topic], take: Take) -> None:
     """Have `take` called with every record of `topics`, one after the other; declared before the app starts."""
     channel = app.topic(
-        *(topic.name for topic in topics),
+        *(app.prefix + topic.name for topic in topics),
         key_type=bytes,
         value_type=bytes,
         key_serializer="raw",
         value_serializer="raw",
-        partitions=PARTITIONS,
     )
 
     async def agent(stream: Any) -> None:
         async for event in stream.events():
-            await take(_record_of(event.message))
+            await take(_record_of(event.message, app.prefix))
 
     app.agent(channel, name=name)(agent)
 
 
-def _record_of(message: Any) -> Record:
+def _record_of(message: Any, prefix: str) -> Record:
     """A record as Faust gives it. Its timestamps are seconds."""
     return Record(
-        message.topic,
+        message.topic.removeprefix(prefix),
         message.partition,
         message.offset,
         round(message.timestamp * 1000),

@@ -14,12 +14,14 @@ from typing import Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import ARCHIVER_GROUP, PARTITIONS, TOPICS
-from esper.errors import InvalidInput, LogUnavailable
+from contracts.topics import ARCHIVER_GROUP, TOPICS
+from esper.errors import InvalidInput
 from projections.archive_writer import Archive
 from projections.manifest import Place
 from projections.records import Batch
+from streams.access import prefix_of
 from streams.consumer import LogConsumer
+from streams.not_let_in import no_log
 
 COMPARE_S: Final = 5.0
 """How long a start waits for the records that it compares with the archive's."""
@@ -38,7 +40,7 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     """
     consumer = LogConsumer(
         bootstrap_servers=brokers,
-        group_id=ARCHIVER_GROUP,
+        group_id=prefix_of(brokers) + ARCHIVER_GROUP,
         batches=True,
         auto_offset_reset="earliest",  # what the log deleted before it was archived is noted as a gap
         max_partition_fetch_bytes=2 * 2**20,
@@ -46,21 +48,21 @@ async def connect(brokers: str, archive: Archive, cluster_id: str = "") -> LogCo
     )
     try:
         await consumer.start()
-        places = [TopicPartition(topic.name, partition) for topic in TOPICS for partition in range(PARTITIONS)]
+        places = await consumer.places(*TOPICS)
         ends = {(place.topic, place.partition): end for place, end in (await consumer.end_offsets(places)).items()}
         begins = {(at.topic, at.partition): first for at, first in (await consumer.beginning_offsets(places)).items()}
         _refuse_shorter(brokers, archive, ends)
         await _refuse_another(brokers, archive, begins, cluster_id)
     except (KafkaError, OSError) as error:
         await consumer.stop()
-        raise LogUnavailable(f"no log answers at {brokers}: {error!r}; start one or correct ESPER_BROKERS") from None
+        raise no_log(brokers, error) from None
     except BaseException:
         await consumer.stop()
         raise
     taken = archive.take_over(begins)
     if taken:
         logger.warning("%d records that had left the log were archived again from files that were set aside", taken)
-    archive.follows(cluster_id)
+    archive.follows(cluster_id, 1 + max(place.partition for place in places))
     gone = archive.note_gone(begins)
     if gone:
         logger.error("%d offsets had left the log before they were archived: see `esper archive status`", gone)

@@ -22,6 +22,7 @@ from typing import Final, TextIO, TypeVar
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
+from contracts.topics import LOCAL
 from esper.errors import LogUnavailable
 from esper.installation import python_module
 from projections.archive_writer import Archive, Flushed
@@ -255,7 +256,8 @@ class ArchiveLoop:
         if not final and time.monotonic() - self._committed_at < COMMIT_S:
             return
         self._committed_at = time.monotonic()
-        ends = {TopicPartition(*place): end for place, end in self._archive.manifest.next_offsets.items()}
+        held = self._archive.manifest.next_offsets.items()
+        ends = {TopicPartition(*place): end for place, end in held if place[1] != LOCAL}
         changed = {place: end for place, end in ends.items() if self._committed.get(place) != end}
         if not changed:
             return

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 from projections.manifest import Place
 from projections.records import Batch, Unreadable
 from streams.consumer import LogConsumer
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 
 
 def read_in_batches() -> None:

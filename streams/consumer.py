@@ -1,25 +1,30 @@
 """Reading the log: aiokafka's consumer, urgent or gathering, with fetches that wait long and hold up no busy partition.
 
-`docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons. `ends_of` asks where the log ends.
+`docs/decisions/0011-fetches-wait-and-the-decision-goes-first.md` has the reasons. `ends_of` asks where the log ends,
+`enter` whether it lets us in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from contracts.topics import COMMANDS, PARTITIONS, RUNS, Topic
-from esper.errors import LogUnavailable
+from contracts.topics import COMMANDS, RUNS, Topic
 from projections.manifest import Place
 from projections.records import Unreadable
-from streams.access import credentials
+from streams.access import credentials, prefix_of
 from streams.fetching import Reading, SoundFetcher, name_it
+from streams.not_let_in import no_log
+from streams.records import partition_of
 
 LONG_WAIT_MS: Final = 1_000
 """How long a fetch waits at the broker for records: an idle client costs a request a second."""
@@ -33,6 +38,11 @@ GATHERING_BYTES: Final = 2
 embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first
 (`broker.handlers.records`)."""
 TIMEOUT_S: Final = 10.0
+ENTER_S: Final = 4.0
+MADE_S: Final = 5.0
+"""How long a topic may take to be known everywhere after somebody made it."""
+
+T = TypeVar("T")
 
 
 class PatientFetcher(SoundFetcher):
@@ -59,7 +69,8 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     """aiokafka's consumer that never commits by itself. `urgent` is for whoever somebody waits for.
 
     It steps over what of the log cannot be read, and tells `unreadable`. With `batches` it gives `Batch`es and
-    `Unreadable`s instead of records. All other settings are aiokafka's own.
+    `Unreadable`s instead of records. All other settings are aiokafka's own. Topics have the names of
+    `contracts/topics.py` here, whatever stands before them on the log.
     """
 
     def __init__(
@@ -78,18 +89,93 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         }
         # aiokafka looks the class up in its module when a consumer starts, and offers no other way to set it.
         aiokafka_consumer.Fetcher = _fetcher
-        super().__init__(*topics, **{**credentials(str(settings.get("bootstrap_servers"))), **settings, **ours})
-        self._client.reading = Reading(batches, unreadable)  # the one thing of ours that the fetcher gets
+        brokers = settings.get("bootstrap_servers")  # a list is Faust's, which has asked for the way in itself
+        way_in = credentials(brokers) if isinstance(brokers, str) else {}
+        super().__init__(*topics, **{**settings, **ours, **way_in})
+        self._prefix = prefix_of(brokers) if isinstance(brokers, str) else ""
+        # The one thing of ours that the fetcher gets.
+        self._client.reading = Reading(batches, unreadable, self._prefix)
+
+    async def places(self, *topics: Topic) -> list[TopicPartition]:
+        """Every partition of some topics, as many as the log says that there are.
+
+        Raises UnknownTopicOrPartitionError where one is not there, and none comes within `MADE_S`.
+        """
+        deadline = time.monotonic() + MADE_S
+        cluster, there = self._client.cluster, {topic.name: self._prefix + topic.name for topic in topics}
+        # Made known first: aiokafka waits 0.2 s before it asks again about one that it has not heard of.
+        await asyncio.gather(*map(self._client.add_topic, set(there.values()) - cluster.topics()))
+        while lacking := [name for name in there.values() if not cluster.partitions_for_topic(name)]:
+            if time.monotonic() > deadline:
+                raise UnknownTopicOrPartitionError(f"there is no topic {', '.join(lacking)}")
+            await asyncio.sleep(LOOK_AGAIN_MS / 10_000)
+            await self._client.force_metadata_update()
+        return [
+            TopicPartition(name, number)
+            for name, full in there.items()
+            for number in sorted(cluster.partitions_for_topic(full))
+        ]
+
+    async def places_of(self, key: bytes, *topics: Topic) -> list[TopicPartition]:
+        """The partition of a key in each of some topics."""
+        places = await self.places(*topics)
+        counts = Counter(place.topic for place in places)
+        return [place for place in places if place.partition == partition_of(key, counts[place.topic])]
 
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where partitions end now: offsets of the next records.
+        """Where partitions end now: offsets of the next records."""
+        return self._ours(await super().end_offsets(self._there(*partitions)))
 
-        Its topics are made known first: aiokafka waits 0.2 s before it asks again about one that it has not heard of.
-        """
-        new = {place.topic for place in partitions} - self._client.cluster.topics()
-        await asyncio.gather(*map(self._client.add_topic, new))
-        ends: dict[TopicPartition, int] = await super().end_offsets(partitions)
-        return ends
+    async def beginning_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions begin now: offsets of the first records."""
+        return self._ours(await super().beginning_offsets(self._there(*partitions)))
+
+    def assign(self, partitions: Collection[TopicPartition]) -> None:
+        """Read these partitions, without a group's say."""
+        super().assign(self._there(*partitions))
+
+    def assignment(self) -> set[TopicPartition]:
+        """What is read."""
+        return {self._client.reading.ours(place) for place in super().assignment()}
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Go on at an offset."""
+        super().seek(*self._there(partition), offset)
+
+    async def seek_to_end(self, *partitions: TopicPartition) -> None:
+        """Go on where partitions end."""
+        await super().seek_to_end(*self._there(*partitions))
+
+    async def position(self, partition: TopicPartition) -> int:
+        """The offset of the record that comes next."""
+        return int(await super().position(*self._there(partition)))
+
+    def highwater(self, partition: TopicPartition) -> int | None:
+        """Where a partition ended when it was fetched last."""
+        end: int | None = super().highwater(*self._there(partition))
+        return end
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Fetch no more of these."""
+        super().pause(*self._there(*partitions))
+
+    async def commit(self, offsets: dict[TopicPartition, Any] | None = None) -> None:
+        """Have the log keep how far the group is."""
+        there = offsets and {place: at for each, at in offsets.items() for place in self._there(each)}
+        await super().commit(there)
+
+    async def getmany(self, *partitions: TopicPartition, **limits: Any) -> dict[TopicPartition, list[Any]]:
+        """Records or batches by their partitions, as they came."""
+        return self._ours(await super().getmany(*self._there(*partitions), **limits))
+
+    def _there(self, *places: TopicPartition) -> list[TopicPartition]:
+        """Places as the log calls them."""
+        prefix = self._prefix
+        return [place._replace(topic=prefix + place.topic) for place in places] if prefix else list(places)
+
+    def _ours(self, found: dict[TopicPartition, T]) -> dict[TopicPartition, T]:
+        ours = self._client.reading.ours
+        return {ours(place): each for place, each in found.items()} if self._prefix else found
 
     def gather(self) -> None:
         """Be urgent no longer: from the fetch after next on, records may gather. Call it once started."""
@@ -101,7 +187,23 @@ def ends_of(brokers: str, topics: tuple[Topic, ...] = (RUNS, COMMANDS)) -> dict[
     try:
         return asyncio.run(asyncio.wait_for(_ends(brokers, topics), TIMEOUT_S))
     except (KafkaError, OSError, TimeoutError) as error:
-        raise LogUnavailable(f"no log answers at {brokers}: {str(error) or type(error).__name__}") from None
+        raise no_log(brokers, error) from None
+
+
+def enter(brokers: str) -> None:
+    """Be let in and leave again; raises LogUnavailable where no broker answers, or one does not let us in."""
+    try:
+        asyncio.run(_enter(brokers))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise no_log(brokers, error) from None
+
+
+async def _enter(brokers: str) -> None:
+    client = AIOKafkaClient(bootstrap_servers=brokers, request_timeout_ms=int(ENTER_S * 1000), **credentials(brokers))
+    try:
+        await client.bootstrap()
+    finally:
+        await client.close()
 
 
 async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:
@@ -109,8 +211,7 @@ async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:
     consumer = LogConsumer(bootstrap_servers=brokers, request_timeout_ms=int(TIMEOUT_S * 800))
     try:
         await consumer.start()  # a broker that is silent ends it in the middle, and what was begun is closed too
-        places = [TopicPartition(topic.name, number) for topic in topics for number in range(PARTITIONS)]
-        ends = await consumer.end_offsets(places)
+        ends = await consumer.end_offsets(await consumer.places(*topics))
     finally:
         await consumer.stop()
     return {(place.topic, place.partition): offset for place, offset in ends.items()}

@@ -47,12 +47,20 @@ def name_it(unreadable: Unreadable) -> None:
 
 @dataclass(slots=True)
 class Reading:
-    """How a consumer reads: whether it gives batches instead of records, and who is told what cannot be read."""
+    """How a consumer reads: whether it gives batches instead of records, and who is told what cannot be read.
+
+    `prefix` stands before our topics' names on this log; what was read bears the names without.
+    """
 
     batches: bool = False
     unreadable: Callable[[Unreadable], None] = name_it
+    prefix: str = ""
     opened: int = 0
     corrupt: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
+
+    def ours(self, place: TopicPartition) -> TopicPartition:
+        """A place on the log, as it is called here."""
+        return place._replace(topic=place.topic.removeprefix(self.prefix)) if self.prefix else place
 
     def given_up(self, place: TopicPartition, offset: int) -> bool:
         """Whether the broker has said often enough that what is at `offset` is corrupt."""
@@ -200,20 +208,21 @@ class SoundFetcher(fetcher.Fetcher):  # type: ignore[misc]
     def _found(self, state: Any, place: TopicPartition, code: int, end: int, content: bytes) -> bool:
         """Whether there is something for the consumer now."""
         offset = state.position
+        ours = self.reading.ours(place)
         found: Iterable[Whole | Unreadable]
         if not code:
             state.highwater, state.timestamp = end, int(1_000 * time.time())
-            found = parts(content or b"", place, offset, end)
+            found = parts(content or b"", ours, offset, end)
         else:
             kind = for_code(code)
             if kind is not CorruptRecordException or not self.reading.given_up(place, offset):
                 return self._failed(state, place, kind)
-            found = [Unreadable(place.topic, place.partition, offset, offset + 1, "the broker says that it is corrupt")]
+            found = [Unreadable(ours.topic, ours.partition, offset, offset + 1, "the broker says that it is corrupt")]
         if code or content:
             self._records[place] = fetcher.FetchResult(
                 place,
                 assignment=self._subscriptions.subscription.assignment,
-                partition_records=Fetched(place, found, offset, self.reading),
+                partition_records=Fetched(ours, found, offset, self.reading),
                 backoff=self._prefetch_backoff,
             )
         return bool(code or content)

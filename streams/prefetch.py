@@ -13,14 +13,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1.leyline_pb2 import KernelPrefetchRequest
-from contracts.topics import BLUEPRINTS, KERNELS, PARTITIONS
+from contracts.topics import BLUEPRINTS, KERNELS
 from esper.errors import ContractViolation, LogUnavailable
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import Event, body_name, new_event
@@ -100,25 +99,32 @@ class Prefetch:
     async def _keep(self) -> None:
         """Ask and listen until cancelled. What goes wrong here costs kernels and never the run."""
         while True:
-            consumer = LogConsumer(bootstrap_servers=self._writer.brokers, urgent=True, auto_offset_reset="latest")
             try:
-                await self._connect(consumer)
-                await asyncio.gather(self._ask(), self._listen(consumer))
+                async with self._connected() as consumer:
+                    await asyncio.gather(self._ask(), self._listen(consumer))
             except (KafkaError, OSError) as error:
                 logger.warning("no kernels are prefetched while the log is away: %s", error)
                 await asyncio.sleep(RETRY_S)
-            finally:
-                with contextlib.suppress(TimeoutError, KafkaError):
-                    async with asyncio.timeout(STOP_S):
-                        await consumer.stop()
 
-    async def _connect(self, consumer: LogConsumer) -> None:
-        """From here on no answer is missed: positions are known before anything is asked."""
-        await consumer.start()
-        places = [TopicPartition(topic.name, number) for topic in (KERNELS, BLUEPRINTS) for number in range(PARTITIONS)]
-        consumer.assign(places)
-        for place in places:
-            await consumer.position(place)
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[LogConsumer]:
+        """A consumer at the log's end: no answer is missed, because positions are known before anything is asked.
+
+        Where the log has deleted what it was at, it goes on with what is left, and not at the end again.
+        """
+        consumer = LogConsumer(bootstrap_servers=self._writer.brokers, urgent=True, auto_offset_reset="earliest")
+        try:
+            await consumer.start()
+            places = await consumer.places(KERNELS, BLUEPRINTS)
+            consumer.assign(places)
+            await consumer.seek_to_end(*places)
+            for place in places:
+                await consumer.position(place)
+            yield consumer
+        finally:
+            with contextlib.suppress(TimeoutError, KafkaError):
+                async with asyncio.timeout(STOP_S):
+                    await consumer.stop()
 
     async def _ask(self) -> None:
         while True:

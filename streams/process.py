@@ -12,10 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
 
-import faust
-
 from esper.leyline.signing import KeyRing
-from streams.app import make_app
+from streams.app import App, make_app
 from streams.entry import Place, announce, clients_may_warn, end_in, log_to_stderr, parser_of, place_of
 from streams.health import HealthServer, LogCheck
 from streams.metrics import Metrics
@@ -32,7 +30,7 @@ SWITCH_S: Final = 0.0005
 class AgentContext:
     """What a process gives its agents."""
 
-    app: faust.App
+    app: App
     settings: Settings
     brokers: str
     ring: KeyRing
@@ -96,7 +94,7 @@ def _settle() -> None:
     sys.setswitchinterval(SWITCH_S)
 
 
-async def _until_assigned(app: faust.App, stop: asyncio.Event) -> None:
+async def _until_assigned(app: App, stop: asyncio.Event) -> None:
     """Wait until the group has given this process its partitions (or there is nothing to wait for)."""
     deadline = time.monotonic() + READY_S
     while _unassigned(app) and not stop.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110 - no event says so

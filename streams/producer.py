@@ -10,47 +10,57 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from contracts.topics import EMERGENCY
-from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
-from streams.access import credentials
+from streams.access import credentials, prefix_of
 from streams.metrics import Metrics
+from streams.not_let_in import unavailable
 from streams.records import Outgoing, headers_of, outgoing, partition_of
 
 BATCH_BYTES: Final = 64 * 1024
 
 
-def unavailable(brokers: str, doing: str, error: BaseException) -> LogUnavailable:
-    """The error for a log that does not answer or refuses, in one line."""
-    said = str(error) or type(error).__name__
-    return LogUnavailable(f"the log at {brokers} did not {doing}: {said} (`esper doctor` looks closer)")
-
-
-def make_producer(brokers: str, *, request_timeout_s: float) -> AIOKafkaProducer:
+class LogProducer(AIOKafkaProducer):  # type: ignore[misc]
     """A producer in the running loop: every replica acknowledges, no duplicates, no waiting for company."""
-    return AIOKafkaProducer(
-        bootstrap_servers=brokers,
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=0,
-        max_batch_size=BATCH_BYTES,
-        request_timeout_ms=int(request_timeout_s * 1000),
-        **credentials(brokers),
-    )
+
+    def __init__(self, brokers: str, *, request_timeout_s: float) -> None:
+        super().__init__(
+            bootstrap_servers=brokers,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES,
+            request_timeout_ms=int(request_timeout_s * 1000),
+            **credentials(brokers),
+        )
+        self._prefix = prefix_of(brokers)
+        self._topics: dict[str, tuple[str, int]] = {}
+
+    async def topic(self, name: str) -> tuple[str, int]:
+        """What one of our topics is called on this log, and how many partitions it has.
+
+        Asked once: where somebody adds partitions, a run stays on its own for as long as this process lives.
+        """
+        found = self._topics.get(name)
+        if found is None:
+            there = self._prefix + name
+            found = self._topics[name] = (there, len(await self.partitions_for(there)))
+        return found
 
 
-async def send(producer: AIOKafkaProducer, ring: KeyRing, record: Outgoing) -> asyncio.Future[Any]:
+async def send(producer: LogProducer, ring: KeyRing, record: Outgoing) -> asyncio.Future[Any]:
     """Sign and hand over one record; the returned future is done when the log acknowledged it."""
+    topic, partitions = await producer.topic(record.topic)
     return await producer.send(  # type: ignore[no-any-return]
-        record.topic,
+        topic,
         record.payload,
         key=record.key,
-        partition=partition_of(record.key),
+        partition=partition_of(record.key, partitions),
         headers=headers_of(ring.sign(record.payload)),
     )
 
 
-async def close_producer(producer: AIOKafkaProducer, timeout_s: float) -> None:
+async def close_producer(producer: LogProducer, timeout_s: float) -> None:
     """Send what waits and disconnect, but give up on a log that does not take it within `timeout_s`."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -70,11 +80,11 @@ class Publisher:
         self._ring = ring
         self._metrics = metrics
         self._request_timeout_s = request_timeout_s
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: LogProducer | None = None
 
     async def start(self) -> None:
         """Connect; raises LogUnavailable where no broker answers."""
-        producer = make_producer(self.brokers, request_timeout_s=self._request_timeout_s)
+        producer = LogProducer(self.brokers, request_timeout_s=self._request_timeout_s)
         try:
             await producer.start()
         except (KafkaError, OSError) as error:
@@ -112,7 +122,7 @@ class Publisher:
         """Learn where the partitions are, so that the first event needs no metadata request."""
         assert self._producer is not None
         for topic in topics:
-            await self._producer.partitions_for(topic)
+            await self._producer.topic(topic)
 
     async def answers(self, timeout_s: float = 1.0) -> bool:
         """Whether the log answers a metadata request in time."""

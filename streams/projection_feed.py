@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -17,14 +19,13 @@ from typing import Any, Final, Protocol, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import PARTITIONS
 from esper.errors import CorruptState
 from projections.manifest import Place, covered
 from projections.registry import follow_what_the_log_lost
 from projections.store import Store
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 
 POLL_MS: Final = 1_000
 """How long an idle look at the log lasts; a record or a cancellation ends it."""
@@ -33,6 +34,9 @@ RETRY_S: Final = 1.0
 ARCHIVE_S: Final = 10.0
 """How long what the log has lost is waited for: the archiver may be starting, or behind."""
 LOOK_S: Final = 0.1
+CATCH_UP_S: Final = 10.0
+"""How long a process begins for its projections' sake. On a log that others wrote to for long a new data folder has all
+of it to fold: the library has no kernel meanwhile that others stored, which costs a run time and changes nothing."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,18 +74,27 @@ class ProjectionFeed:
         self._lent: list[Closable] = []
         self._consumer: LogConsumer | None = None
         self._next: dict[TopicPartition, int] = {}
+        self._known: list[TopicPartition] = []
+        """Every partition of the topics that the projections are of, as the log has them."""
 
     def lend(self, reader: Reader) -> Reader:
         """`reader`, a view of one of the stores; closed when `keep` ends."""
         self._lent.append(reader)
         return reader
 
-    async def catch_up(self) -> None:
-        """Fold all that is on the log now. Raises LogUnavailable where it does not answer."""
+    async def catch_up(self, within_s: float = math.inf) -> None:
+        """Fold all that is on the log now, or what can be in some seconds; `keep` comes to the rest.
+
+        Raises LogUnavailable where it does not answer.
+        """
+        deadline = time.monotonic() + within_s
         try:
             consumer = await self._connected()
             ends = await consumer.end_offsets(list(consumer.assignment()))
-            while any([await consumer.position(place) < end for place, end in ends.items()]):
+            while to_go := sum([max(0, end - await consumer.position(place)) for place, end in ends.items()]):
+                if time.monotonic() >= deadline:
+                    logger.warning("the projections have %d records of the log to go, and go on beside the rest", to_go)
+                    break
                 await self._step(consumer)
         except (KafkaError, OSError) as error:
             raise unavailable(self._brokers, "give the projections their events", error) from None
@@ -113,7 +126,7 @@ class ProjectionFeed:
             await asyncio.get_running_loop().run_in_executor(self._owner, self._take, records)
         for store in self._stores:
             self._metrics.set(
-                "esper_projection_lag_records", _behind(store, consumer), projection=store.projection.name
+                "esper_projection_lag_records", self._behind(store, consumer), projection=store.projection.name
             )
 
     def _take(self, records: list[Any]) -> None:
@@ -138,12 +151,13 @@ class ProjectionFeed:
 
     async def _seek(self, consumer: LogConsumer) -> None:
         """Go to where the first projection ends. One that is ahead of the log is of another log: it begins anew."""
-        places = sorted({place for store in self._stores for place in _places(store)})
+        topics = {topic.name: topic for store in self._stores for topic in store.projection.sources}
+        places = self._known = sorted(await consumer.places(*topics.values()))
         consumer.assign(places)
         ends = await consumer.end_offsets(places)
         begins = await consumer.beginning_offsets(places)
         for store in self._stores:
-            if any(_position(store, place) > ends[place] for place in _places(store)):
+            if any(_position(store, place) > ends[place] for place in self._places(store)):
                 logger.warning(
                     "the log ends before projection %s does, so it is another log: it is made anew",
                     store.projection.name,
@@ -151,7 +165,7 @@ class ProjectionFeed:
                 await asyncio.get_running_loop().run_in_executor(self._owner, store.clear)
         await self._follow_archive(begins)
         for place in places:
-            first = min(_position(store, place) for store in self._stores if place in _places(store))
+            first = min(_position(store, place) for store in self._stores if place in self._places(store))
             self._next[place] = max(begins[place], first)
             consumer.seek(place, self._next[place])
 
@@ -162,7 +176,7 @@ class ProjectionFeed:
         lacking = {
             (place.topic, place.partition): begin
             for place, begin in begins.items()
-            if any(place in _places(store) and _position(store, place) < begin for store in self._stores)
+            if any(place in self._places(store) and _position(store, place) < begin for store in self._stores)
         }
         waited_s = 0.0
         while not _holds(self._archive, lacking):
@@ -189,14 +203,19 @@ class ProjectionFeed:
                         taken.folded,
                     )
 
+    def _behind(self, store: Store, consumer: LogConsumer) -> int:
+        """How many records the log has beyond the store, as far as the last fetch told."""
+        ends = ((place, consumer.highwater(place)) for place in self._places(store))
+        return sum(max(0, end - _position(store, place)) for place, end in ends if end is not None)
+
+    def _places(self, store: Store) -> list[TopicPartition]:
+        topics = {topic.name for topic in store.projection.sources}
+        return [place for place in self._known if place.topic in topics]
+
     async def _disconnect(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.stop()
-
-
-def _places(store: Store) -> list[TopicPartition]:
-    return [TopicPartition(topic.name, number) for topic in store.projection.sources for number in range(PARTITIONS)]
 
 
 def _holds(archive: Path, begins: Mapping[Place, int]) -> bool:
@@ -210,9 +229,3 @@ def _holds(archive: Path, begins: Mapping[Place, int]) -> bool:
 
 def _position(store: Store, place: TopicPartition) -> int:
     return store.next_offsets.get((place.topic, place.partition), 0)
-
-
-def _behind(store: Store, consumer: LogConsumer) -> int:
-    """How many records the log has beyond the store, as far as the last fetch told."""
-    ends = ((place, consumer.highwater(place)) for place in _places(store))
-    return sum(max(0, end - _position(store, place)) for place, end in ends if end is not None)

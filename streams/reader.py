@@ -19,15 +19,16 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from contracts.topics import COMMANDS, DEADLETTER, EMERGENCY, PARTITIONS, REPORTS, RUNS, TELEMETRY, Topic
+from contracts.topics import COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY, Topic
 from esper.errors import LogUnavailable
 from esper.leyline import ids
 from esper.leyline.envelope import MAX_EVENT_BYTES, Event, new_event
 from esper.leyline.signing import KeyRing
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
-from streams.producer import Publisher, unavailable
-from streams.records import LOG_APPEND_TIME, Record, Refused, partition_of, signed_of, verified, verified_history
+from streams.not_let_in import unavailable
+from streams.producer import Publisher
+from streams.records import LOG_APPEND_TIME, Record, Refused, signed_of, verified, verified_history
 from streams.refusals import Refusals
 
 CAUSE_CHARACTERS: Final = 2_000
@@ -253,7 +254,7 @@ async def tail(
         await consumer.stop()
         raise unavailable(brokers, "answer", error) from None
     try:
-        partitions = [TopicPartition(topic.name, partition_of(run_id.encode())) for topic in topics]
+        partitions = await consumer.places_of(run_id.encode(), *topics)
         consumer.assign(partitions)
         ends = {} if follow else await consumer.end_offsets(partitions)
         while follow or await _behind(consumer, ends):
@@ -267,6 +268,8 @@ async def tail(
                             on_refused(record, event)
                     elif event.run_id == run_id:
                         yield event
+    except KafkaError as error:  # such as a right that is missing
+        raise unavailable(brokers, "give its records", error) from None
     finally:
         await consumer.stop()
 
@@ -283,7 +286,7 @@ async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Even
         await consumer.stop()
         raise unavailable(brokers, "answer", error) from None
     try:
-        partitions = [TopicPartition(topic.name, number) for number in range(PARTITIONS)]
+        partitions = await consumer.places(topic)
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         while await _behind(consumer, ends):
@@ -292,6 +295,8 @@ async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Even
                     event = verified_history(record_of(message), ring)
                     if not isinstance(event, Refused):
                         yield event
+    except KafkaError as error:  # such as a right that is missing
+        raise unavailable(brokers, "give its records", error) from None
     finally:
         await consumer.stop()
 

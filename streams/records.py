@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from contracts.topics import PARTITIONS
 from esper.errors import ContractViolation
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
@@ -140,12 +139,12 @@ _FAR_FUTURE_NS: Final = 2**63
 
 
 @lru_cache(maxsize=4096)
-def partition_of(key: bytes) -> int:
-    """The partition of a key: what aiokafka's, Java's and librdkafka's `murmur2` partitioners agree on.
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key in a topic of so many: what aiokafka's, Java's and librdkafka's partitioners agree on.
 
-    Remembered, because aiokafka's is plain Python and costs 15 µs a record.
+    Remembered, because aiokafka's `murmur2` is plain Python and costs 15 µs a record.
     """
     # Late, so that reading a record needs no Kafka client.
     from aiokafka.partitioner import murmur2  # noqa: PLC0415
 
-    return int((murmur2(key) & 0x7FFFFFFF) % PARTITIONS)
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)

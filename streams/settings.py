@@ -1,17 +1,23 @@
-"""What a person or a deployment may set, from the environment: `ESPER_DATA`, `ESPER_BROKERS` and the signing keys."""
+"""What a person or a deployment may set, from the environment: the data folder, the log and its ways in, the keys."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from contracts.topics import PARTITIONS
 from esper.errors import InvalidInput
 from esper.leyline import names
 
+MAX_PARTITIONS: Final = 200
+"""Of one topic: nine topics of them are what the embedded log takes, and more than any cluster of Esper's needs."""
+MAX_PREFIX: Final = 200
+"""Characters; a topic's name has at most 249."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -22,7 +28,14 @@ class Settings(BaseModel):
     text of 32 bytes or more. `key` signs, `key_previous` is still accepted during a rotation, and `keys_retired`
     (`HEX@UNIX_SECONDS`, comma-separated) verify only what was recorded before they were retired.
 
-    Read by hand: pydantic-settings costs every process that starts a tenth of a second, for five variables.
+    What begins with `security_`, `sasl_` and `ssl_` is named as Kafka's clients name it and says how the log at
+    `brokers` is entered (`docs/kafka.md`); the embedded log asks for none of it. `sasl_token_provider` is
+    `MODULE:FUNCTION`, which gives a token for OAUTHBEARER. `topic_prefix` stands before the names of topics and groups
+    there, and `partitions` is how many a topic gets when it is made; afterwards the log says how many it has.
+    `objects_url` is where checkpoints, kernels and policies are kept for all machines; the data folder then has copies
+    of what it used, of `objects_cache_gb` together.
+
+    Read by hand: pydantic-settings costs every process that starts a tenth of a second, for these few variables.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,6 +45,20 @@ class Settings(BaseModel):
     key: SecretStr | None = None
     key_previous: SecretStr | None = None
     keys_retired: SecretStr | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    sasl_token_provider: str | None = None
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_key_password: SecretStr | None = None
+    objects_url: str | None = Field(default=None, min_length=1)
+    objects_cache_gb: float = Field(default=20.0, gt=0)
+    topic_prefix: str = ""
+    partitions: int = Field(default=PARTITIONS, ge=1, le=MAX_PARTITIONS)
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -46,7 +73,8 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             told = str(first["msg"]).removeprefix("Value error, ")
-            raise InvalidInput(f"ESPER_{str(first['loc'][0]).upper()}: {told}") from None
+            at = f"ESPER_{str(first['loc'][0]).upper()}: " if first["loc"] else ""
+            raise InvalidInput(f"{at}{told}") from None
 
     @field_validator("data")
     @classmethod
@@ -61,6 +89,41 @@ class Settings(BaseModel):
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ValueError(f"{names.shown(address.strip())} is no HOST:PORT with a port of 1 to 65535")
         return value
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if not re.fullmatch(rf"[A-Za-z0-9._-]{{0,{MAX_PREFIX}}}", value):
+            allowed = f"letters, digits, '.', '_' and '-', at most {MAX_PREFIX}"
+            raise ValueError(f"{names.shown(value)} cannot begin a topic's name: {allowed}")
+        return value
+
+    @model_validator(mode="after")
+    def _ways_in(self) -> Self:
+        """What cannot be meant is said before anything is sent: a password on its way in the clear, or none at all."""
+        sasl, tls = self.security_protocol.startswith("SASL"), self.security_protocol.endswith("SSL")
+        told = [name for name in self.model_fields_set if getattr(self, name) is not None]
+        for group, wanted, need in (("sasl_", sasl, "SASL_SSL"), ("ssl_", tls, "SSL or SASL_SSL")):
+            if not wanted and (unused := sorted(name for name in told if name.startswith(group))):
+                variable, protocol = f"ESPER_{unused[0].upper()}", self.security_protocol
+                raise ValueError(f"{variable} is set and ESPER_SECURITY_PROTOCOL is {protocol}: set it to {need}")
+        if not sasl:
+            return self
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if self.sasl_token_provider is None:
+                raise ValueError("OAUTHBEARER needs ESPER_SASL_TOKEN_PROVIDER=MODULE:FUNCTION, which gives a token")
+        elif self.sasl_username is None or (self.sasl_password is None) == (self.sasl_password_file is None):
+            raise ValueError(
+                f"{self.security_protocol} needs ESPER_SASL_USERNAME, and either ESPER_SASL_PASSWORD or "
+                "ESPER_SASL_PASSWORD_FILE"
+            )
+        return self
+
+    @classmethod
+    def secrets(cls) -> frozenset[str]:
+        """The variables that hold a secret, which a process that runs code of others must not have."""
+        held = {name for name, field in cls.model_fields.items() if "SecretStr" in str(field.annotation)}
+        return frozenset(f"ESPER_{name.upper()}" for name in held)
 
     @property
     def objects(self) -> Path:

@@ -36,9 +36,9 @@ from projections.manifest import Place
 from streams.claims import Claims
 from streams.consumer import LogConsumer
 from streams.metrics import Metrics
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 from streams.reader import record_of, violation
-from streams.records import Record, Refused, outgoing, partition_of, verified
+from streams.records import Record, Refused, outgoing, verified
 from streams.refusals import Refusals
 from streams.writer import UNAVAILABLE_AFTER_S, LogWriter
 
@@ -282,9 +282,10 @@ class KafkaLog:
         consumer = LogConsumer(bootstrap_servers=brokers, urgent=urgent, auto_offset_reset="earliest")
         try:
             await consumer.start()
-            place = TopicPartition(topic.name, partition_of(self._key))
+            (place,) = await consumer.places_of(self._key, topic)
             begin = self.ends[place.topic, place.partition] = (await consumer.end_offsets([place]))[place]
             if topic is RUNS:
+                self._runs_end = begin
                 begin = await self._begin(consumer, place, begin)
             consumer.assign([place])
             consumer.seek(place, begin)  # at once: an assignment without a position would begin a reset
@@ -337,7 +338,7 @@ class KafkaLog:
 
     def _look_at(self, offset: int) -> None:
         """Claims before this offset are known."""
-        if offset >= self.ends[RUNS.name, partition_of(self._key)]:
+        if offset >= self._runs_end:
             self._caught_up.set()
 
     def _fact(self, record: Record) -> None:

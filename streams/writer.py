@@ -21,7 +21,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import event_pb2
@@ -32,7 +31,8 @@ from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing
 from streams.background import LoopThread
 from streams.metrics import Metrics
-from streams.producer import close_producer, make_producer, send, unavailable
+from streams.not_let_in import unavailable
+from streams.producer import LogProducer, close_producer, send
 from streams.records import Outgoing, outgoing
 
 KEPT_LIMIT: Final = 10_000
@@ -274,14 +274,15 @@ class LogWriter:
     def _not_acknowledged(self, timeout_s: float) -> LogUnavailable:
         return LogUnavailable(
             f"the log at {self.brokers} left {self._backlog.kept} events unacknowledged for {timeout_s:g} s: "
-            "is the broker up and its disk not full? (`esper doctor` looks closer)"
+            "are its brokers up, enough of them for the copies that must be in sync, and their disks not full? "
+            "(`esper doctor` looks closer)"
         )
 
     # Everything below runs on the background loop.
 
-    async def _start(self) -> AIOKafkaProducer:
+    async def _start(self) -> LogProducer:
         self._wake = asyncio.Event()
-        producer = make_producer(self.brokers, request_timeout_s=EXPIRE_S)
+        producer = LogProducer(self.brokers, request_timeout_s=EXPIRE_S)
         try:
             await producer.start()
         except BaseException:
@@ -302,7 +303,7 @@ class LogWriter:
             task.cancel()
         await close_producer(self._producer, timeout_s)
 
-    async def _pump(self, producer: AIOKafkaProducer, *, kept: bool) -> None:
+    async def _pump(self, producer: LogProducer, *, kept: bool) -> None:
         """Send one lane's entries in their order, for ever. Two pumps, so that telemetry never stands before a fact."""
         sent = 0
         while True:
@@ -342,7 +343,7 @@ class LogWriter:
         if entry.lane is Lane.EMERGENCY:
             self.metrics.count("esper_oona_emergency_published_total")
 
-    async def _watch(self, producer: AIOKafkaProducer) -> None:
+    async def _watch(self, producer: LogProducer) -> None:
         """Keep the gauges, report what was shed, and ask the log for a sign of life while nothing is written."""
         while True:
             self.metrics.set("esper_oona_queue_depth", self.depth, writer=self._name)

@@ -21,6 +21,7 @@ from esper.record import RunState, accepted_facts
 from esper.record.content import HOUSEKEEPING, Difference, differences, first_difference, tensor_digests
 from esper.tolaria.config import filled
 from projections.run_queries import decisions_of, run_ids
+from streams.objects import object_store
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -65,7 +66,7 @@ def diff_command(data_dir: Path, word_a: str, word_b: str, *, as_json: bool) -> 
     with history_of(data_dir) as history:
         known = run_ids(history)
         a, b = (side_of(history, resolve(word, known)) for word in (word_a, word_b))
-    compared = compare(a, b, ObjectStore(data_dir / "objects"))
+    compared = compare(a, b, object_store(data_dir))
     if as_json:
         say_json(compared)
     else:

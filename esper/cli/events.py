@@ -130,6 +130,20 @@ def _decision_made(body: Any) -> str:
     return f"{chosen(body)}: {body.reason}" if body.reason else chosen(body)
 
 
+def _decision_timed_out(body: Any) -> str:
+    return f"none came within {body.waited_ms / 1e3:.1f} s, and the run went on; one that comes later is rejected"
+
+
+def _breaker_changed(body: Any) -> str:
+    failures = f" after {body.failures} failures" if body.failures else ""
+    moved = f"{body.breaker} {breaker_state(body.from_state)} -> {breaker_state(body.to_state)}{failures}"
+    return moved + (f": {body.reason}" if body.reason else "")
+
+
+def _conservative_mode_changed(body: Any) -> str:
+    return ("entered" if body.entered else "left") + (f": {body.reason}" if body.reason else "")
+
+
 def _adaptation_command(body: Any) -> str:
     if body.WhichOneof("payload") == "seed_operation":
         what = f"{_operation(body.seed_operation.operation)} {body.target_seed_id} {body.seed_operation.blueprint_id}"
@@ -241,6 +255,9 @@ _HEADLINES: Final[dict[str, Callable[[Any], str]]] = {
     "run_finished": _run_finished,
     "epoch_completed": _epoch_completed,
     "decision_made": _decision_made,
+    "decision_timed_out": _decision_timed_out,
+    "breaker_changed": _breaker_changed,
+    "conservative_mode_changed": _conservative_mode_changed,
     "adaptation_command": _adaptation_command,
     "command_applied": _command_applied,
     "command_rejected": _command_rejected,

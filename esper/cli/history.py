@@ -29,6 +29,7 @@ LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 
 
 FULL_BYTES: Final = 2**20
+SAY_S: Final = 3.0
 UNABLE_S: Final = 1.0
 """So long an archiver has to say that it cannot write before nobody waits for it any more."""
 
@@ -69,33 +70,64 @@ def check_room(data_dir: Path, folder: str = "") -> None:
         )
 
 
+class ArchiveBehind(LogUnavailable):
+    """The archive has come on, and not in time: it lacks `to_go` records of the log still."""
+
+    def __init__(self, message: str, to_go: int) -> None:
+        super().__init__(message)
+        self.to_go = to_go
+
+
+class Waiting:
+    """Says every few seconds how much the archive lacks, to whoever waits for it; nothing of a short wait."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said_at = time.monotonic()
+
+    def tell(self, to_go: int) -> None:
+        """The archive lacks so many records."""
+        if time.monotonic() - self._said_at >= SAY_S:
+            self._said_at = time.monotonic()
+            self._say(f"the archive takes in what lies on the log: {to_go:,} records to go")
+
+
 def wait_for_archive(
     data_dir: Path,
     ends: Mapping[Place, int],
     timeout_s: float,
-    meanwhile: Callable[[], None],
+    meanwhile: Callable[[int], None],
     unable: Callable[[], str] = lambda: "",
+    *,
+    moving_s: float | None = None,
 ) -> None:
-    """Return once the archive covers `ends`, the offsets after the last records; `meanwhile` is called all along.
+    """Return once the archive covers `ends`, the offsets after the last records.
 
-    Raises LogUnavailable where that does not come to be within `timeout_s`, where the disk is full, or where `unable`
-    says for a while why the archive cannot be written.
+    `meanwhile` is called all along with how many records it lacks. An archive that comes on has `moving_s`: a log that
+    others wrote to for long is archived by every data folder anew. Raises LogUnavailable where it does not come on for
+    `timeout_s`, ArchiveBehind where it comes on and is too slow; LogUnavailable where the disk is full, or where
+    `unable` says for a while why the archive cannot be written.
     """
     archive = data_dir / "archive"
-    deadline = time.monotonic() + timeout_s
-    able_at = time.monotonic()
+    began = moved_at = able_at = time.monotonic()
+    first = before = -1
     while True:
         have = covered(archive)
-        missing = sorted({topic for (topic, partition), end in ends.items() if have.get((topic, partition), 0) < end})
-        if not missing:
+        behind = {place: end - have.get(place, 0) for place, end in ends.items() if have.get(place, 0) < end}
+        if not behind:
             return
+        to_go, now = sum(behind.values()), time.monotonic()
+        first = to_go if first < 0 else first
+        if to_go != before:
+            before, moved_at = to_go, now
         check_room(data_dir)
-        if time.monotonic() > deadline:
-            raise LogUnavailable(
-                f"the archive lacks the end of {', '.join(missing)} still; the log has it and the next run archives it "
-                f"(see {data_dir / 'run' / 'archiver.log'})"
-            )
-        meanwhile()
+        if now > min(moved_at + timeout_s, began + (timeout_s if moving_s is None else moving_s)):
+            lacking = f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in behind}))} still"
+            rest = f"the log has it and the next run archives it (see {data_dir / 'run' / 'archiver.log'})"
+            if to_go < first:
+                raise ArchiveBehind(f"{lacking}, {to_go:,} records; {rest}, or `esper up`, without end", to_go)
+            raise LogUnavailable(f"{lacking}; {rest}")
+        meanwhile(to_go)
         why = unable()
         if not why:
             able_at = time.monotonic()

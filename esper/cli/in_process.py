@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from esper.cli import INTERRUPTED, RUN_FAILED
-from esper.cli.history import history_of, new_run_id, wait_for_archive
+from esper.cli.history import Waiting, history_of, new_run_id, wait_for_archive
 from esper.cli.output import complain, say, say_json
 from esper.cli.run_view import RunView
 from esper.cli.summary import Cost, Summary
@@ -89,10 +89,10 @@ def stopping() -> Iterator[StopFlag]:
 
 def _settle(data_dir: Path, run_id: str, brokers: str) -> None:
     """Until the archive has all that lies on the log, the last report included."""
-    deadline = time.monotonic() + REPORTS_S
+    deadline, waiting = time.monotonic() + REPORTS_S, Waiting(complain)
     with contextlib.suppress(LogUnavailable):  # what the archive lacks is on the log for the next archiver
         while True:
-            wait_for_archive(data_dir, ends_of(brokers), ARCHIVE_S, lambda: None)
+            wait_for_archive(data_dir, ends_of(brokers), ARCHIVE_S, waiting.tell)
             with history_of(data_dir) as history:
                 complete = RunView.of(run_id, EventReader(history, run_id).new()).complete
             if complete or time.monotonic() > deadline:

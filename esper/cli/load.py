@@ -24,6 +24,7 @@ from esper.record.run_status import marks
 from esper.tolaria.config import RunConfig
 from esper.weatherlight.alive import lives
 from projections.run_queries import claims_of
+from streams.objects import object_store
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -199,14 +200,14 @@ def loaded_of(
                 f"esper.load({run_id!r}, model=...), which takes the model as the script makes it"
             )
         if isinstance(epoch, str):
-            epoch = _best(recorded, ObjectStore(folder / "objects"))
+            epoch = _best(recorded, object_store(folder))
         place = Place("epoch", epoch) if epoch is not None else Place("step", at) if at is not None else None
         _, mark, _ = folded(history, run_id, place)
         if place is None:
             _check_over(history, run_id, mark)
         if model is None:
             check_code(history, run_id, folder, "load", trust=trust, way=way)
-    return _loaded(recorded, mark, place, ObjectStore(folder / "objects"), model)
+    return _loaded(recorded, mark, place, object_store(folder), model)
 
 
 def _kept_epochs(recorded: Recorded, objects: ObjectStore) -> dict[int, Event]:

@@ -13,10 +13,10 @@ from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, GREEN, RED, complain, say, say_json, styled
 from esper.cli.trust import check_code
 from esper.errors import InvalidInput
-from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Clock
+from streams.objects import object_store
 
 if TYPE_CHECKING:
     from esper.tolaria.replay import Replayed
@@ -44,7 +44,7 @@ def replay_command(
     if from_step > reached or (to_step is not None and not from_step <= to_step <= reached):
         asked = f"--from {from_step}" if to_step is None else f"--from {from_step} --to {to_step}"
         raise InvalidInput(f"run {recorded.run_id} has the steps 0 to {reached}; {asked} is no part of it")
-    objects = ObjectStore(data_dir / "objects")
+    objects = object_store(data_dir)
     if not as_json:
         say(styled("preparing the run's task", DIM))
     import torch  # noqa: PLC0415 - takes two seconds

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from esper.cli import RUN_FAILED
 from esper.cli.history import (
+    Waiting,
     control_of,
     find_run,
     grown_run,
@@ -43,6 +44,8 @@ from streams.keys import load_key_ring
 from streams.settings import Settings
 
 ARCHIVE_S: Final = 30.0
+MOVING_S: Final = 600.0
+"""How long a new data folder may take in what all others wrote: the run that is gone on with may be anywhere in it."""
 
 
 def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> int:
@@ -107,7 +110,8 @@ def joined(data_dir: Path, settings: Settings, name: str) -> Iterator[client.Lea
     """A lease on the folder's processes, once they are ready and the archive has all that lies on the log by then."""
     with client.join(data_dir, client=name, brokers=settings.brokers) as lease:
         lease.wait_ready()
-        wait_for_archive(data_dir, ends_of(lease.brokers), ARCHIVE_S, lambda: None, lease.unwritable)
+        tell, ends = Waiting(complain).tell, ends_of(lease.brokers)
+        wait_for_archive(data_dir, ends, ARCHIVE_S, tell, lease.unwritable, moving_s=MOVING_S)
         yield lease
 
 

@@ -92,6 +92,8 @@ class RunRequest:
     """Random seeds, one run after the other; none of them is the run of `seed` alone."""
     settings: tuple[str, ...] = ()
     """Each `NAME=VALUE`, over what the options say."""
+    dossier: Dossier | None = None
+    """What the history knows about blueprints; None is what it knows when the run begins."""
     verb: str = "run"
     """The command that was given."""
     in_process: bool = False
@@ -108,8 +110,9 @@ class RunRequest:
     def configs(self, dossier: Dossier | None = None) -> tuple[RunConfig, RunConfig | None]:
         """The grown run's and its control's configuration; without growth a run is its own control.
 
-        `dossier` is by default what the data folder's history knows about blueprints. Raises InvalidInput.
+        `dossier` is by default the request's, or what the data folder's history knows. Raises InvalidInput.
         """
+        dossier = dossier or self.dossier
         if dossier is None:
             from esper.weatherlight.beginning import dossier_of  # noqa: PLC0415 - imports DuckDB
 

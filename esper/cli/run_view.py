@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from contracts.leyline.v1 import leyline_pb2
@@ -117,6 +118,20 @@ class RunView:
         for event in events:
             view.apply(event)
         return view
+
+    def filled(self, followed: RunView | None) -> tuple[RunView, int]:
+        """This view, of what is archived, and how many of the events that `followed` had from the log it lacks.
+
+        Where it lacks any, it is `followed` that shows how the run is: a fact that is missing ends what counts.
+        """
+        lacks = followed.beyond(self._seen) if followed is not None else 0
+        if followed is None or not lacks:
+            return self, 0
+        return replace(followed, events=self.events + lacks), lacks
+
+    def beyond(self, seen: AbstractSet[bytes]) -> int:
+        """How many events it has that are not among `seen`, ids of events."""
+        return len(self._seen - seen)
 
     @property
     def decisions(self) -> list[tuple[int, str]]:

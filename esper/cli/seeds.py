@@ -10,6 +10,7 @@ from esper.cli import RUN_FAILED
 from esper.cli.output import BOLD, GREEN, RED, one_line, say, say_json, styled, table
 from esper.cli.run import RunRequest, check_names, trained
 from esper.cli.summary import Summary
+from esper.errors import InvalidInput
 from esper.metric import Figure, difference_text, figures_of_test, number
 from esper.spread import Spread, spread
 from esper.weatherlight import client
@@ -21,9 +22,14 @@ ARMS: Final = ("grown", "control", "static")
 def seeds_command(request: RunRequest) -> int:
     """Train them and print one table, or with --json one object; RUN_FAILED where a run of them failed.
 
-    The log and its workers stay up between the runs. Raises as `run_command` does.
+    The log and its workers stay up between the runs, and none knows what came of the ones before: they are the same run
+    but for the random seed. Raises as `run_command` does.
     """
     check_names(request)
+    if request.in_process:
+        raise InvalidInput("--seeds trains run after run, and --in-process is for one; leave one of them out")
+    grown, _ = request.configs()
+    request = replace(request, dossier=grown.dossier)
     settings = Settings.load(data=request.data_dir)
     summaries: list[Summary] = []
     with client.launched(request.data_dir, settings.brokers) as starter:

@@ -14,10 +14,10 @@ from esper.cli.output import complain
 from esper.cli.run_view import RunView
 from esper.cli.trainers import Trainer, Trainers
 from esper.errors import EsperError
-from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
 from esper.tolaria.structure import structure_at
 from esper.weatherlight.beginning import Plan
+from streams.objects import object_store
 
 
 class StaticArm:
@@ -29,7 +29,7 @@ class StaticArm:
         self.trainer: Trainer | None = None
         self._grown_id = run_id
         self._grown = grown
-        self._objects = ObjectStore(data_dir / "objects")
+        self._objects = object_store(data_dir)
 
     def start(self, grown: RunView, trainers: Trainers) -> bool:
         """Have it prepared, now that the grown run is over; False where there is nothing that it could show.

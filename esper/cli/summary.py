@@ -49,7 +49,8 @@ class Cost:
 class Summary:
     """The runs as the archive has them. `hook_ms` has p50 and p99; a run that there was not is None.
 
-    `flops` are those of the grown run by purpose, as its trainer counted them.
+    `flops` are those of the grown run by purpose, as its trainer counted them. `lost` records of their
+    partitions the log deleted before they were archived; `to_go` are those that lie before their end still.
     """
 
     grown: RunView
@@ -60,6 +61,8 @@ class Summary:
     data_dir: str
     flops: Mapping[str, float] = field(default_factory=dict)
     static: RunView | None = None
+    lost: int = 0
+    to_go: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `esper run --json`. `test_metric` and its like are the main metric's, in its unit.
@@ -101,6 +104,8 @@ class Summary:
             "val_accuracy_without": _optional(finished, "test_accuracy_without"),
             "test_loss_without": _optional(finished, "test_loss_without"),
             "events": self.grown.events,
+            "records_lost": self.lost,
+            "records_to_archive": self.to_go,
             "hook_ms": {"p50": round(self.hook_ms["p50"], 3), "p99": round(self.hook_ms["p99"], 3)},
             **{name: None if each is None else round(each, 3) for name, each in asdict(self.cost).items()},
         }
@@ -224,11 +229,25 @@ class Summary:
         yield ""
         others = {"control": self.control, "static": self.static}
         also = "".join(f" and {view.events:,} of the {name} run" for name, view in others.items() if view is not None)
-        yield f"events written   {grown.events:,}{also}, all in the archive of {self.data_dir}"
+        yield f"events written   {grown.events:,}{also}{self._kept()}"
         yield f"epoch hook       p50 {self.hook_ms['p50']:.1f} ms, p99 {self.hook_ms['p99']:.1f} ms"
         yield ""
         yield styled("try next", DIM)
         yield from (f"  {command}" for command in self._next())
+
+    def _kept(self) -> str:
+        """Where the events are, and which are not."""
+        if self.lost:
+            return (
+                f"; {self.lost:,} records of their partitions are lost: the log deleted them before they were in the "
+                f"archive of {self.data_dir}, and `esper archive status` names the offsets"
+            )
+        if self.to_go:
+            return (
+                f"; the archive of {self.data_dir} comes to them after {self.to_go:,} records that lie on the log "
+                "before, with the next run or `esper up`"
+            )
+        return f", all in the archive of {self.data_dir}"
 
     def _views(self) -> dict[str, RunView | None]:
         """The runs of the table; one that did not complete is left out."""

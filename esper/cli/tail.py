@@ -13,15 +13,16 @@ from typing import Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import COMMANDS, EMERGENCY, REPORTS, RUNS, TELEMETRY
+from contracts.topics import COMMANDS, EMERGENCY, REPORTS, RUNS, TELEMETRY, Topic
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
 from projections.manifest import Place
 from streams.background import LoopThread
 from streams.consumer import LogConsumer
+from streams.not_let_in import no_log
 from streams.reader import record_of
-from streams.records import Refused, partition_of, verified
+from streams.records import Refused, verified
 
 CONNECT_S: Final = 15.0
 CLOSE_S: Final = 0.5
@@ -41,7 +42,6 @@ class LogTail:
         self._brokers = brokers
         self._ring = ring
         self._run_ids = frozenset(run_ids)
-        self._partitions = sorted({partition_of(run_id.encode()) for run_id in self._run_ids})
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._since_ns = time.time_ns()
         self._thread = LoopThread("log-tail")
@@ -49,7 +49,7 @@ class LogTail:
             self._consumer = self._thread.run(self._connect(), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
             self._thread.stop()
-            raise LogUnavailable(f"no log answers at {brokers}: {str(error) or type(error).__name__}") from None
+            raise no_log(brokers, error) from None
         self._following = self._thread.spawn(self._follow())
 
     def take(self, timeout_s: float) -> Event | None:
@@ -80,7 +80,8 @@ class LogTail:
         consumer = LogConsumer(bootstrap_servers=self._brokers, auto_offset_reset="earliest")
         try:
             await consumer.start()
-            places = [TopicPartition(topic.name, number) for topic in FOLLOWED for number in self._partitions]
+            places = await self._places(consumer, FOLLOWED)
+            self._written = await self._places(consumer, WRITTEN)
             consumer.assign(places)
             await consumer.seek_to_end(*places)
             for place in places:
@@ -89,6 +90,10 @@ class LogTail:
             await consumer.stop()
             raise
         return consumer
+
+    async def _places(self, consumer: LogConsumer, topics: tuple[Topic, ...]) -> list[TopicPartition]:
+        keys = [run_id.encode() for run_id in sorted(self._run_ids)]
+        return sorted({place for key in keys for place in await consumer.places_of(key, *topics)})
 
     async def _follow(self) -> None:
         while True:
@@ -102,10 +107,9 @@ class LogTail:
                 self._events.put(event)
 
     async def _ends(self) -> dict[Place, int]:
-        places = [TopicPartition(topic.name, number) for topic in WRITTEN for number in self._partitions]
         while True:
             try:
-                ends = await self._consumer.end_offsets(places)
+                ends = await self._consumer.end_offsets(self._written)
             except (KafkaError, OSError):
                 await asyncio.sleep(0.1)  # the broker is being started again
             else:

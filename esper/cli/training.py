@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from esper.cli.history import check_room, control_of, grown_run, history_of, static_of, wait_for_archive
+from esper.cli.history import (
+    ArchiveBehind,
+    Waiting,
+    check_room,
+    control_of,
+    grown_run,
+    history_of,
+    static_of,
+    wait_for_archive,
+)
 from esper.cli.output import complain
 from esper.cli.run import Instructor
 from esper.cli.run_view import RunView
@@ -20,6 +29,7 @@ from esper.errors import EsperError, InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import KeyRing
 from esper.weatherlight import client
+from projections.manifest import Gap, Place
 from projections.run_queries import EventReader
 
 if TYPE_CHECKING:
@@ -32,6 +42,8 @@ REPORTS_S: Final = 3.0
 FULL_S: Final = 5.0
 """How long the disk may be full before a run ends over it: somebody may make room."""
 ARCHIVE_S: Final = 30.0
+BEGINS_S: Final = 2.0
+"""How long a log may take to say where it ends as a run begins; only what it loses of the run is told by that."""
 INTERRUPTED_ARCHIVE_S: Final = 0.5
 
 
@@ -74,6 +86,8 @@ class RunCommand:
         self._open = contextlib.ExitStack()
         self._history: History | None = None
         self._over: set[str] = set()
+        self._to_go = 0
+        self._begins: Mapping[Place, int] = {}
         self._static_by: float | None = None
 
     def train(self) -> str:
@@ -83,6 +97,8 @@ class RunCommand:
             tail = self._prepare(screen)
             try:
                 self._trainers.begin(self._lease.brokers)
+                with contextlib.suppress(LogUnavailable):  # it is waited for afterwards as ever
+                    self._begins = tail.ends(BEGINS_S)
                 self._follow(tail, screen)
                 self._settle(tail, screen)
             except BaseException:
@@ -196,6 +212,8 @@ class RunCommand:
             screen.refresh()
         try:
             self._wait_for_archive(ARCHIVE_S, tail, screen)
+        except ArchiveBehind as error:  # it has everybody's history to read, as on a new data folder; the run is over
+            self._to_go = error.to_go
         except LogUnavailable as error:
             failed = trainers[0].outcome is not None and trainers[0].outcome.error
             if not failed:
@@ -205,7 +223,10 @@ class RunCommand:
     def _wait_for_archive(self, timeout_s: float, tail: LogTail, screen: Screen) -> None:
         screen.note("waiting for the archive to hold everything")
 
-        def meanwhile() -> None:
+        waiting = Waiting(screen.note)
+
+        def meanwhile(to_go: int) -> None:
+            waiting.tell(to_go)
             self._take_news(screen)
             screen.refresh()
 
@@ -275,12 +296,16 @@ class RunCommand:
     def summary(self, since: float) -> Summary:
         """All runs as the archive tells them, now that it holds everything; the processes end meanwhile.
 
-        `since` is when the command began, on the clock `time.monotonic`.
+        A run of which it lacks something is told as the log had it. `since` is when the command began, on the clock
+        `time.monotonic`.
         """
         self._lease.let_go()
         with self._open:
             history = self._history or self._open.enter_context(history_of(self._request.data_dir))
-            views = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
+            archived = [RunView.of(run_id, EventReader(history, run_id).new()) for run_id in self._told]
+            gone = gone_since(self._begins, history.manifest.gaps)
+        followed = {view.run_id: view for view in self._views}
+        views, lacks = zip(*(view.filled(followed.get(view.run_id)) for view in archived), strict=True)
         grown, by_id = views[0], {view.run_id: view for view in views}
         return Summary(
             grown=grown,
@@ -291,8 +316,19 @@ class RunCommand:
             cost=self.cost(since),
             data_dir=str(self._request.data_dir),
             flops=self._flops,
+            lost=gone or (0 if self._to_go else sum(lacks)),
+            to_go=self._to_go,
         )
 
     def cost(self, since: float) -> Cost:
         """What the command took until now."""
         return Cost.until_now(since, self._steps, self._torch_import_s)
+
+
+def gone_since(begins: Mapping[Place, int], gaps: Iterable[Gap]) -> int:
+    """How many records behind `begins` had left the log before they were archived."""
+    return sum(
+        max(0, gap.next - max(gap.first, begins[gap.topic, gap.partition]))
+        for gap in gaps
+        if (gap.topic, gap.partition) in begins
+    )

@@ -21,6 +21,7 @@ from esper.leyline.json_text import configuration
 from esper.leyline.names import digest
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing, Signed, key_id
+from streams.objects import object_store
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -50,7 +51,7 @@ def check_code(history: History, run_id: str, data_dir: Path, verb: str, *, trus
     found = foreign_code(history, run_id, own_keys())
     if not found or trust:
         return bool(found)
-    store = ObjectStore(data_dir / "objects")
+    store = object_store(data_dir)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInput(
             f"run {run_id} was not recorded with your key{_own()}, and to {verb} it runs code that came with it: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import os
 import platform
@@ -19,13 +20,14 @@ from typing import Final, Literal
 from esper.cli import RUN_FAILED
 from esper.cli.history import check_writable
 from esper.cli.output import GREEN, RED, YELLOW, say, say_json, styled, table
-from esper.errors import EsperError, InvalidInput
+from esper.errors import EsperError, InvalidInput, LogUnavailable
 from esper.leyline.signing import key_id
 from esper.weatherlight import client
 from esper.weatherlight.endpoint import Status
 from streams.broker.secret import NAME as SECRET
 from streams.broker.secret import USER
 from streams.settings import Settings
+from streams.topics import TWO, TWO_IN_SYNC, Copies
 
 POLL_S: Final = 60.0
 _STYLES: Final = {"ready": GREEN, "starting": YELLOW, "waiting": RED, "stopped": RED}
@@ -148,6 +150,7 @@ def examine(data_dir: Path) -> Iterator[Finding]:
         ("archive", lambda: _archive(data_dir)),
         ("processes", lambda: _processes(data_dir)),
         ("log address", lambda: _address(data_dir)),
+        ("log copies", _copies),
         ("signing key", _key),
         ("other users", lambda: _other_users(data_dir)),
     )
@@ -236,15 +239,55 @@ def _address(data_dir: Path) -> tuple[Verdict, str]:
     brokers = outside or (status.brokers if status is not None else "")
     if not brokers:
         return "ok", "embedded broker on a free port of 127.0.0.1 when needed (ESPER_BROKERS is not set)"
-    for address in brokers.split(","):
-        host, _, port = address.strip().rpartition(":")
+    addresses, silent = [address.strip() for address in brokers.split(",")], []
+    for address in addresses:
+        host, _, port = address.rpartition(":")
         if not port.isdigit():
-            return "bad", f"{address.strip()} is no HOST:PORT; correct ESPER_BROKERS"
+            return "bad", f"{address} is no HOST:PORT; correct ESPER_BROKERS"
         try:
             socket.create_connection((host, int(port)), CONNECT_S).close()
         except OSError as error:
-            return "bad", f"{address.strip()} does not answer ({error}); start the broker or correct ESPER_BROKERS"
-    return "ok", f"{brokers} answers"
+            silent.append(f"{address} does not answer ({error})")
+    if len(silent) == len(addresses):
+        return "bad", f"{silent[0]}; start the broker or correct ESPER_BROKERS"
+    if not outside:
+        return "ok", f"{brokers} answers"
+    from streams.consumer import enter  # noqa: PLC0415
+
+    enter(brokers)
+    way = f"lets us in ({Settings.load().security_protocol})"
+    return ("note", f"{silent[0]}; another {way}") if silent else ("ok", f"{brokers} answers and {way}")
+
+
+def _copies() -> tuple[Verdict, str]:
+    """Whether what an outside log has acknowledged outlives one of its brokers."""
+    outside = os.environ.get("ESPER_BROKERS")
+    if not outside:
+        return "ok", "one, on the disk of the data folder (ESPER_BROKERS is not set)"
+    from streams.topics import copies_of  # noqa: PLC0415
+
+    try:
+        return kept_by(asyncio.run(copies_of(outside)))
+    except LogUnavailable as error:
+        return "note", str(error)
+
+
+def kept_by(log: Copies) -> tuple[Verdict, str]:
+    """The verdict on how an outside log keeps our topics, and what to do about it."""
+    if not log.topics:
+        return "ok", f"no topics yet; the first run makes them ({log.brokers} brokers)"
+    if not log.frail:
+        copies, in_sync = min(log.topics.values())
+        few = "" if log.brokers > 1 else ": the log has one broker, and keeps what its disk keeps"
+        return "ok", f"{copies} of every topic, and {in_sync} acknowledge{few}"
+    single = [name for name in log.frail if log.topics[name][0] < TWO]
+    setting = ",".join(f"{name}={value}" for name, value in TWO_IN_SYNC.items())
+    advice = (
+        f"give {', '.join(single)} more copies with kafka-reassign-partitions"
+        if single
+        else f"run `kafka-configs --alter --entity-type topics --entity-name TOPIC --add-config {setting}` for each"
+    )
+    return "note", f"what is acknowledged may die with one broker of {', '.join(log.frail)}: {advice}"
 
 
 def _key() -> tuple[Verdict, str]:

@@ -23,7 +23,7 @@ from esper.kasmina.blending import mix
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.seed import Seed, Slot
 from esper.kasmina.settings import SeedSettings
-from esper.kasmina.sites import drawing_from
+from esper.kasmina.sites import activation_of, drawing_from, with_activation
 from esper.kasmina.telemetry import Outbox
 from esper.kasmina.width import Weights, Widening
 
@@ -72,6 +72,8 @@ class Grafts:
         self.isolation = isolation
         self.outbox = outbox
         self.monotonic = monotonic
+        self.compiled = False
+        """Whether a compiler looks at the host's code, which must leave the hooks of seeds out."""
         self._pass = Pass()
 
     def sync(self, slot: Slot) -> None:
@@ -109,7 +111,14 @@ class Grafts:
         if slot.widens:
             return Widening(self.host, slot.description, partial(self._weights, slot), partial(self._watch, slot))
         module = self.host.get_submodule(slot.description.site)
-        return module.register_forward_hook(lambda site, _inputs, h: self._forward(slot, site, h))
+        hook: Callable[..., Any] = lambda site, _inputs, output: self._mixed(slot, site, output)  # noqa: E731 - wrapped
+        # What it does depends on the pass and the stage, which a compiled graph would not ask.
+        return module.register_forward_hook(torch.compiler.disable(hook) if self.compiled else hook)  # type: ignore[no-untyped-call]
+
+    def _mixed(self, slot: Slot, site: nn.Module, output: Any) -> Any:
+        """The site's output with the seed mixed in; None where it passes through unchanged."""
+        mixed = self._forward(slot, site, activation_of(output))
+        return None if mixed is None else with_activation(output, mixed)
 
     def _forward(self, slot: Slot, site: nn.Module, h: Tensor) -> Tensor | None:
         """The mixed activation, or None where the host's passes through unchanged."""

@@ -12,6 +12,7 @@ from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX
 from esper.kasmina import lifecycle
 from esper.kasmina.blending import mix
 from esper.kasmina.seed import Seed, Slot
+from esper.kasmina.sites import activation_of, with_activation
 
 
 class Grown(nn.Module):
@@ -42,11 +43,12 @@ class Grown(nn.Module):
         """Whether the seed is part of the network for good: FOSSILIZED, which no gate undoes."""
         return self.stage == lifecycle.name(lifecycle.FOSSILIZED)
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """The mixed activation; shape as the site's."""
-        h: Tensor = self.site(*inputs, **named)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The mixed activation, of the site's shape; of a site that gives a tuple it is the first element."""
+        output = self.site(*inputs, **named)
+        h: Tensor = activation_of(output)
         s: Tensor = self.seed(h)
-        return s if self.alone else mix(self.blend, h, s, self.strength, self.shape_kind)
+        return with_activation(output, s if self.alone else mix(self.blend, h, s, self.strength, self.shape_kind))
 
     def extra_repr(self) -> str:
         """Which seed this is, as `esper why` names it."""

@@ -37,16 +37,16 @@ from esper.kasmina import commands, gates, lifecycle
 from esper.kasmina.absorb import Options, Part, Structure
 from esper.kasmina.commands import CommandRefused, Request
 from esper.kasmina.gates import Loss, MeasuredVerdicts, Verdicts
-from esper.kasmina.graft import Grafts
+from esper.kasmina.graft import Grafts, on_borrowed
 from esper.kasmina.grown import build_in
 from esper.kasmina.isolation import Isolation
 from esper.kasmina.kernels import SWAPPABLE, Compiled, Kernels, NoKernels, back_to_eager, swap
 from esper.kasmina.moves import Build, Moves
-from esper.kasmina.passes import Closure, Probing, SidePassResult, gather_evidence, run_side_pass
+from esper.kasmina.passes import WHOLE, Closure, Probing, Share, SidePassResult, gather_evidence, run_side_pass
 from esper.kasmina.progress import Progress
 from esper.kasmina.seed import STATE_VERSION, KasminaState, Seed, Slot, dump_slot, load_slot
 from esper.kasmina.settings import SeedSettings
-from esper.kasmina.sites import find_module
+from esper.kasmina.sites import Stream, device_of, drawing_from, find_module
 from esper.kasmina.telemetry import Outbox, learning, lives, observe, step_of
 
 _DIRECT: Final = (
@@ -203,21 +203,29 @@ class Kasmina:
 
     # ------------------------------------------------------------------------------------------------ while training
 
-    def side_pass(self, closure: Closure) -> SidePassResult | None:
+    def side_pass(self, closure: Closure, share: Share = WHOLE) -> SidePassResult | None:
         """Set `.grad` of the one seed in TRAINING whose turn it is, and touch nothing else; None where no seed trains.
 
         `closure` runs the host on the batch of this step and gives its mean loss. The gradients of the other seeds in
-        TRAINING become None, so that an optimiser leaves them alone until their turn.
+        TRAINING become None, so that an optimiser leaves them alone until their turn. Batches whose gradients are one
+        step's each have a `share` of it.
         """
         training = [slot for slot in self._slots.values() if slot.stage == lifecycle.TRAINING]
         if not training or self.settings.training_rule != "side_pass":
             return None
+        if share.there:
+            return run_side_pass(training[(self._turn - 1) % len(training)], self._grafts, closure, share)
         slot = training[self._turn % len(training)]
         self._turn += 1
         for other in training:
             for parameter in other.occupant().module.parameters():
                 parameter.grad = None
-        return run_side_pass(slot, self._grafts, closure)
+        return run_side_pass(slot, self._grafts, closure, share)
+
+    def quietly(self, closure: Closure) -> Tensor:
+        """What the closure gives in a pass that leaves no trace, in the modes and with the seeds of a training step."""
+        with self._grafts.passing(traceless=True), drawing_from(Stream(0, device_of(self._grafts.host))):
+            return on_borrowed(self._grafts.host, closure)
 
     def after_backward(self) -> None:
         """Note the gradient norms of the seeds that learnt from the host's backward pass; call before clipping."""
@@ -291,6 +299,14 @@ class Kasmina:
         fact = swap(slot, self._grafts, kernel, forward)
         unchanged = fact is not None and restored == fact.artifact_ref and fact.to_form == "compiled"
         return [] if fact is None or unchanged else [fact]
+
+    def expect_compiler(self) -> None:
+        """The host is compiled: the hooks of seeds are no part of its graphs."""
+        self._grafts.compiled = True
+
+    def set_steps_per_epoch(self, steps: int) -> None:
+        """A ramp that begins from now on is as long as its epochs of so many steps are."""
+        self._progress.set_steps_per_epoch(steps)
 
     def sites(self) -> dict[str, SiteDescription]:
         """The sites by seed id."""

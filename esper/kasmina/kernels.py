@@ -26,7 +26,7 @@ from esper.errors import EsperError
 from esper.kasmina import lifecycle
 from esper.kasmina.graft import Grafts, on_borrowed
 from esper.kasmina.seed import Form, Slot
-from esper.kasmina.sites import Stream, device_of, drawing_from, evaluating
+from esper.kasmina.sites import Stream, activation_of, device_of, drawing_from, evaluating
 
 BATCH: Final = "batch"
 """What a guard writes for the batch axis."""
@@ -144,7 +144,9 @@ def activation(slot: Slot, grafts: Grafts, forward: Callable[[], object]) -> Ten
     """What the host gives at the slot's site in `forward`, without a trace: (B, ...), a leaf that takes a gradient."""
     found: list[Tensor] = []
     site = grafts.host.get_submodule(slot.description.site)
-    handle = site.register_forward_hook(lambda _site, _inputs, h: found.append(h.detach().clone()), prepend=True)
+    handle = site.register_forward_hook(
+        lambda _site, _inputs, output: found.append(activation_of(output).detach().clone()), prepend=True
+    )
     try:
         with (
             evaluating(grafts.host),

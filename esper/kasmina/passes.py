@@ -25,7 +25,15 @@ from esper.kasmina.candidates import own_channels, residual_descent, wider, wide
 from esper.kasmina.gates import Loss
 from esper.kasmina.graft import Grafts, on_borrowed
 from esper.kasmina.seed import Slot
-from esper.kasmina.sites import Stream, channel_axis, device_of, drawing_from, evaluating
+from esper.kasmina.sites import (
+    Stream,
+    activation_of,
+    channel_axis,
+    device_of,
+    drawing_from,
+    evaluating,
+    with_activation,
+)
 
 Closure = Callable[[], Tensor]
 """Runs the host on a batch and gives its mean loss, a tensor without axes; called again, it does the same again."""
@@ -43,7 +51,22 @@ class SidePassResult:
     learnt: bool
 
 
-def run_side_pass(slot: Slot, grafts: Grafts, closure: Closure) -> SidePassResult:
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a batch's gradient is of a step's: its `weight`, whether it is added to what is `there`, and a loss `scale`.
+
+    Half precision needs a loss that is larger than it is; the gradient that is kept is of the loss itself.
+    """
+
+    weight: float = 1.0
+    there: bool = False
+    scale: float = 1.0
+
+
+WHOLE: Final = Share()
+
+
+def run_side_pass(slot: Slot, grafts: Grafts, closure: Closure, share: Share = WHOLE) -> SidePassResult:
     """Set `.grad` of the parameters of the slot's seed, which is in TRAINING, from one pass over a batch.
 
     The seed's own buffers and stream move on; nothing else does. A pass that fails leaves its gradients None.
@@ -54,7 +77,7 @@ def run_side_pass(slot: Slot, grafts: Grafts, closure: Closure) -> SidePassResul
     with drawing_from(seed.stream), grafts.passing(slot, learner=slot), torch.enable_grad():
         loss = on_borrowed(grafts.host, closure)
     seed.side_loss = float(loss.detach())
-    for parameter in parameters:
+    for parameter in parameters if not share.there else ():
         parameter.grad = None
     if seed.forward_errors + slot.violations > failures:
         return SidePassResult(slot.seed_id, seed.side_loss, 0.0, learnt=False)
@@ -65,10 +88,15 @@ def run_side_pass(slot: Slot, grafts: Grafts, closure: Closure) -> SidePassResul
     seed.training_steps += 1
     if not parameters or not loss.requires_grad:
         return SidePassResult(slot.seed_id, seed.side_loss, 0.0, learnt=True)
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    if share == WHOLE:
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    else:
+        scaled = torch.autograd.grad(loss * (share.weight * share.scale), parameters, allow_unused=True)
+        gradients = tuple(None if each is None else each / share.scale for each in scaled)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    present = [gradient for gradient in gradients if gradient is not None]
+        before = parameter.grad if share.there else None
+        parameter.grad = gradient if before is None or gradient is None else before + gradient
+    present = [parameter.grad for parameter in parameters if parameter.grad is not None]
     seed.gradient_norm = float(nn.utils.get_total_norm(present))
     return SidePassResult(slot.seed_id, seed.side_loss, seed.gradient_norm, learnt=True)
 
@@ -89,11 +117,12 @@ def gather_evidence(
     tried = [site for site in sites if site.seed_id in free and site.HasField("width")]
     widened = {seed_id for site in tried for seed_id in (site.seed_id, *site.width.between)}
 
-    def capture(seed_id: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        def hook(_site: nn.Module, _inputs: Any, h: Tensor) -> Tensor:
+    def capture(seed_id: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(_site: nn.Module, _inputs: Any, output: Any) -> Any:
+            h = activation_of(output)
             kept = h if h.requires_grad else h.detach().requires_grad_()
             activations[seed_id] = kept
-            return kept.clone()  # whatever follows may work in place, which a leaf does not allow
+            return with_activation(output, kept.clone())  # what follows may work in place, which a leaf does not allow
 
         return hook
 

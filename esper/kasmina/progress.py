@@ -47,7 +47,11 @@ class Progress:
         self._moves = moves
         self._slots = slots
         self._verdicts = verdicts
-        self._ramp_steps = self._settings.blend_epochs * steps_per_epoch
+        self.set_steps_per_epoch(steps_per_epoch)
+
+    def set_steps_per_epoch(self, steps: int) -> None:
+        """Ramps are as many steps long as their epochs have."""
+        self._ramp_steps = self._settings.blend_epochs * steps
 
     def step(self, slot: Slot) -> list[Message]:
         """One optimiser step has passed."""

@@ -190,7 +190,7 @@ def _record(host: nn.Module, names: Sequence[str], forward: Callable[[], object]
     seen: list[tuple[str, Any]] = []
 
     def recorder(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _module, _inputs, output: seen.append((name, output))
+        return lambda _module, _inputs, output: seen.append((name, activation_of(output)))
 
     with ExitStack() as stack:
         for name in names:
@@ -199,6 +199,19 @@ def _record(host: nn.Module, names: Sequence[str], forward: Callable[[], object]
         stack.enter_context(without_a_trace(host))
         forward()
     return seen
+
+
+def activation_of(output: Any) -> Any:
+    """What a seed grows behind of a submodule's output: the first element of a tuple or list, else the output."""
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def with_activation(output: Any, activation: Tensor) -> Any:
+    """The submodule's output with another activation in it."""
+    if not isinstance(output, (tuple, list)):
+        return activation
+    rest = [activation, *output[1:]]
+    return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
 
 
 def _checked_shape(site: Site, output: Any) -> tuple[int, ...]:

@@ -86,11 +86,17 @@ class Folder:
         A link of that name is replaced and not followed. Any number of processes may do so at once: the last one wins.
         Who writes many files leaves the folder's own `sync` for the last.
         """
+        with self.writing(name, sync=sync) as file:
+            file.write(content)
+
+    @contextlib.contextmanager
+    def writing(self, name: str, *, sync: bool = True) -> Iterator[BinaryIO]:
+        """The same for what comes piece by piece; after an error everything is as it was."""
         checked(name, "the file", self.path)
         temporary = f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
             with os.fdopen(os.open(temporary, _MAKE, 0o666, dir_fd=self._descriptor), "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)

@@ -21,7 +21,8 @@ UNPACKED_RATIO: Final = 100
 UNPACKED_BYTES: Final = 64 * 2**20
 """What packs better than that is read up to so much."""
 _LEVEL: Final = 3
-_PACKED: Final = ".zst"
+PACKED: Final = ".zst"
+"""How the name of a compressed object's file ends."""
 _FRAME_HEADER_BYTES: Final = 18  # the longest that a Zstandard frame can have
 
 
@@ -38,25 +39,27 @@ class ObjectStore:
         read, and replaced where it is damaged.
         """
         digest = hashlib.sha256(content).hexdigest()
-        reference = f"sha256:{digest}"
+        self._store(digest, content, compress=compress)
+        return f"sha256:{digest}"
+
+    def _store(self, digest: str, content: bytes, *, compress: bool) -> None:
         name = self._find(digest)
         if name is None or not self._holds(digest, name, content):
             with Folder.open(self.root, make=True) as root:
                 new = not (self.root / digest[:2]).exists()
                 with root.inside(digest[:2], make=True) as folder:
                     if name is None:
-                        name = digest[2:] + _PACKED * compress
-                    packed = name.endswith(_PACKED)
+                        name = digest[2:] + PACKED * compress
+                    packed = name.endswith(PACKED)
                     folder.write(name, zstandard.ZstdCompressor(level=_LEVEL).compress(content) if packed else content)
                 if new:
                     root.sync()
-        return reference
 
     def _holds(self, digest: str, name: str, content: bytes) -> bool:
         """Whether the file of an object has these very bytes."""
         try:
             stored = self._read(digest, name)
-            return (_inflated(stored, digest) if name.endswith(_PACKED) else stored) == content
+            return (_inflated(stored, digest) if name.endswith(PACKED) else stored) == content
         except (OSError, EsperError):
             return False
 
@@ -72,18 +75,28 @@ class ObjectStore:
             content = self._read(digest, name)
         except FileNotFoundError:
             raise InvalidInput(f"object {reference} is not in {self.root}") from None
-        if name.endswith(_PACKED):
+        if name.endswith(PACKED):
             content = _inflated(content, reference)
         if hashlib.sha256(content).hexdigest() != digest:
             raise CorruptState(f"object {reference} in {self.root} does not match its digest")
         return content
+
+    def keep(self, reference: str, stored: bytes, *, packed: bool) -> None:
+        """Store what another store has in its file of an object; raises CorruptState where that is not the object."""
+        digest = self._digest(reference)
+        if packed:
+            _checked(_inflated_size(stored, reference), len(stored), reference)
+        content = _inflated(stored, reference) if packed else stored
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise CorruptState(f"object {reference} does not match its digest")
+        self._store(digest, content, compress=packed)
 
     def size(self, reference: str) -> int:
         """How many bytes `get` would return, without reading them; raises InvalidInput where they are missing."""
         digest, name = self._found(reference)
         with self._folder(digest) as folder, folder.open_file(name) as file:
             stored = os.fstat(file.fileno()).st_size
-            if not name.endswith(_PACKED):
+            if not name.endswith(PACKED):
                 return stored
             return _checked(_inflated_size(file.read(_FRAME_HEADER_BYTES), reference), stored, reference)
 
@@ -106,7 +119,7 @@ class ObjectStore:
             for first in root.folders():
                 with root.inside(first) as folder:
                     for name in folder.files():
-                        reference = f"sha256:{first}{name.removesuffix(_PACKED)}"
+                        reference = f"sha256:{first}{name.removesuffix(PACKED)}"
                         if len(reference) == len("sha256:") + 64:
                             yield reference
 
@@ -124,7 +137,7 @@ class ObjectStore:
     def _find(self, digest: str) -> str | None:
         """The name of the file of an object, plain or compressed."""
         folder = self.root / digest[:2]
-        return next((name for name in (digest[2:], digest[2:] + _PACKED) if (folder / name).exists()), None)
+        return next((name for name in (digest[2:], digest[2:] + PACKED) if (folder / name).exists()), None)
 
     @contextlib.contextmanager
     def _folder(self, digest: str) -> Iterator[Folder]:

@@ -255,7 +255,7 @@ def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = Non
     _follow_with_optimizer(run, chain)
     run.regroup()
     if transitions:
-        run.flops.structure_changed()
+        run.structure_changed()
         publish_digest(run, capture(run), "transition")
     run.world.flush()
 

@@ -20,8 +20,9 @@ from esper.leyline.json_text import parsed
 from esper.tolaria.structure import Piece
 
 Policy = Literal["heuristic", "random", "none"]
-RatePolicy = Literal["constant", "cosine", "warmup", "wsd"]
-OptimizerKind = Literal["adamw", "sgd"]
+RatePolicy = Literal["constant", "cosine", "warmup", "wsd", "own"]
+OptimizerKind = Literal["adamw", "sgd", "own"]
+"""`own`: the script of a run brings its optimiser and its schedule; no task can have it."""
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier", "structure"})
@@ -112,8 +113,9 @@ class RunConfig:
     seed_rate_factor: PositiveFloat = 1.0
     """The rate of seeds, as a multiple of the host's."""
 
-    clip_norm: PositiveFloat = 10.0
-    """Largest gradient norm of each loss: the host with its live seeds, and each seed's own side pass (R-TOL-11)."""
+    clip_norm: PositiveFloat | None = 10.0
+    """Largest gradient norm of each loss: the host with its live seeds, and each seed's own side pass (R-TOL-11). None
+    clips nothing."""
 
     microbatches: PositiveInt = 1
     pcgrad: bool = False

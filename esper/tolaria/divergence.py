@@ -20,6 +20,7 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
         "device",
         "config_json",
         "machine",
+        "script",
     ),
     "run_finished": (
         *("wall_s", "telemetry_shed", "flops", "side_pass_flops", "probe_flops"),

@@ -15,21 +15,23 @@ the decision; and the end of the run. Everything else is enqueued (ruling 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from esper.errors import InvalidInput, LogUnavailable, Superseded
-from esper.kasmina.passes import Closure
+from esper.kasmina.passes import Closure, Share
 from esper.tolaria.commands import apply_arrived, drain, set_rates, take_effect
 from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
 from esper.tolaria.gradients import Part, backward, clip
 from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
-from esper.tolaria.run import Run, TargetStepReached, stop_at_target_step
+from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
 from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
 from esper.tolaria.swaps import swap_kernels
 
@@ -57,11 +59,21 @@ class Session:
         self._began = self._epoch_began = self._step_began = self._monotonic()
         self._ending: tuple[str, str] | None = None
         self._trouble = ""
-        self._loss = self._loss_sum = self._norm = 0.0
-        self._steps = 0
+        self._loss: Tensor | float = 0.0
+        self._loss_sum: Tensor | float = 0.0
+        self._norm = 0.0
+        self._steps = self._trained = self._accumulated = self._batches = 0
+        self._samples = run.batch_size
+        self._last = False
+        self.stepped = False
+        self._late = False
+        """Whether the first fact waits until the first batch was tried."""
+        self._at_start: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
-        """Bring the run to where it begins."""
+        """Bring the run to where it begins, unless that waits for the first batch."""
+        if self._late:
+            return self
         try:
             begin(self.run)
         except BaseException as error:
@@ -93,13 +105,31 @@ class Session:
             raise interrupt(self.run, fault, self._monotonic() - self._began) from error
         abandon(self.run, error, self._monotonic() - self._began)
 
+    def begin_late(self, closure: Closure | None) -> None:  # noqa: ARG002 - for whoever tries it first
+        """Bring the run to its first fact now that there is a batch; its state is that from before the epoch began."""
+        now = place_of_script(self.run)
+        assert self._at_start is not None
+        set_place_of_script(self.run, self._at_start)
+        self._late = False
+        try:
+            begin(self.run)
+        except BaseException as error:
+            self._tell(error)
+            raise
+        finally:
+            set_place_of_script(self.run, now)
+            self.run.told = {}
+
     # ---------------------------------------------------------------------------------------------- epochs and batches
 
     def epochs(self) -> Iterator[int]:
         """The number of each epoch, from 0 on; the same one again where a rollback went back to its beginning."""
         run = self.run
         while self._ending is None and run.recorder.epoch < run.epochs:
-            stop_at_target_step(run)
+            if self._late:
+                self._at_start = place_of_script(run)
+            else:
+                stop_at_target_step(run)
             self._begin_epoch()
             yield run.recorder.epoch
             self.end_epoch()
@@ -107,21 +137,30 @@ class Session:
             stop_at_target_step(run)
 
     def batches(self, loader: Iterable[_Batch]) -> Iterator[_Batch]:
-        """The loader's batches, as far as the epoch goes on; to be iterated once in an epoch."""
+        """The loader's batches, as far as the epoch goes on; to be iterated once in an epoch.
+
+        What is accumulated at the end of the loader is a step of its own.
+        """
         run = self.run
-        run.mid_epoch = True
-        swap_kernels(run, lambda: run.work.forward(run.host))
+        run.mid_epoch = not self._late
+        if not self._late:
+            swap_kernels(run, lambda: run.work.forward(run.host))
         self._epoch_began = self._monotonic()
-        for batch in loader:
+        self._batches = len(loader) if isinstance(loader, Sized) and run.accumulate > 1 else 0
+        for number, batch in enumerate(loader, start=1):
             if not self.before_batch():
                 return
+            self._last = number == self._batches
+            self._samples = run.work.samples(batch)
             yield batch
             if self._trouble:
                 return
+        if self._accumulated:
+            self._take_step()
 
     def _begin_epoch(self) -> None:
-        self.run.host.train()
-        self._loss_sum, self._norm, self._trouble, self._steps = 0.0, 0.0, "", 0
+        self._loss_sum, self._norm, self._trouble, self._steps, self._trained = 0.0, 0.0, "", 0, 0
+        self._accumulated, self._last = 0, False
 
     def end_epoch(self) -> None:
         """Do what follows the last step of an epoch, or the one that could not be taken, before the next begins."""
@@ -135,10 +174,17 @@ class Session:
                 recover(run, self._trouble)
             except Halt as halt:
                 self._ending = ("failed", str(halt))
+        elif not self._steps:
+            raise InvalidInput(
+                f"epoch {run.recorder.epoch + 1} had no step: the loader gave no batch; a generator is spent after one "
+                "epoch, so make a new one in each"
+            )
         else:
             run.recorder.epoch += 1
+            if run.own_streams and run.steps_per_epoch != self._steps:
+                run.set_steps_per_epoch(self._steps)
             duration_s = self._monotonic() - self._epoch_began
-            finish_epoch(run, Trained(self._loss_sum / max(self._steps, 1), self._norm, duration_s))
+            finish_epoch(run, Trained(float(self._loss_sum) / self._steps, self._norm, duration_s, self._trained))
 
     # --------------------------------------------------------------------------------------------------------- a step
 
@@ -146,27 +192,64 @@ class Session:
         """Take one optimiser step on a batch; returns the closure's loss, without gradient.
 
         `closure` runs the host on the batch and gives its mean loss, a tensor without axes. It is called again for the
-        pass of a seed in TRAINING, which leaves no trace. With `parts` their gradients are aggregated instead.
+        pass of a seed in TRAINING, which leaves no trace. With `parts` their gradients are aggregated instead. Where
+        gradients are accumulated, the step is taken with the last of so many batches; `stepped` says whether it was.
         """
-        run = self.run
-        run.optimizer.zero_grad()
+        if self._late:
+            self.begin_late(closure)
+            self.before_batch()
+        run, samples = self.run, self._samples
+        if not self._accumulated:
+            run.optimizer.zero_grad()
+        kind = f"training {run.kasmina.measured}"
+        if run.compiled and not run.flops.knows(
+            kind
+        ):  # backward is two passes more, and a counter sees no compiled code
+            run.flops.measure(kind, samples, lambda: run.kasmina.quietly(run.work.aside(closure)), times=3.0)
+        share = Share(1.0 / run.accumulate, self._accumulated > 0, run.scaler.get_scale() if run.scaler else 1.0)
         # A seed in TRAINING learns from a pass of its own; nothing of the host notices (ruling 7).
-        with run.flops.counted("side_pass", "side_pass", run.batch_size):
-            run.kasmina.side_pass(closure)
-        with run.flops.counted("training", f"training {run.kasmina.measured}", run.batch_size):
+        with run.flops.counted("side_pass", "side_pass", samples):
+            run.kasmina.side_pass(run.work.aside(closure), share)
+        with run.flops.counted("training", kind, samples):
             loss, conflicts = backward(
-                closure, parts, run.learners.joint, pcgrad=run.config.pcgrad, generator=run.random.aggregation
+                closure,
+                parts,
+                run.learners.joint,
+                pcgrad=run.config.pcgrad,
+                generator=run.random.aggregation,
+                scaled=self._scaled if run.scaler is not None or run.accumulate > 1 else None,
             )
+        run.gradient_conflicts += conflicts
+        run.work.stepped(closure)
         self.after_backward(loss)
-        if self.before_step():
-            run.optimizer.step()
-            run.gradient_conflicts += conflicts
-            self.after_step()
+        if self._accumulated == run.accumulate or self._last:
+            self._take_step()
         return loss
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        """What is differentiated: a batch's share of the step's loss, as the scaler would have it."""
+        scaler, count = self.run.scaler, self.run.accumulate
+        part = loss / count if count > 1 else loss
+        return part if scaler is None else scaler.scale(part)
+
+    def _take_step(self) -> None:
+        run = self.run
+        if not self.before_step():
+            return
+        if run.scaler is None:
+            run.optimizer.step()
+        else:
+            run.scaler.step(run.optimizer.torch)
+            run.scaler.update()
+        self.after_step()
 
     def before_batch(self) -> bool:
         """Take in what came from outside since the last step; False where the epoch goes no further."""
         run = self.run
+        self.stepped = False
+        if self._accumulated or self._late:
+            return True  # between two batches of one step nothing changes, and before the first nothing can come
+        run.mid_epoch = True
         if (ending := run.world.ending()) is not None:
             self._ending = ending
             return False
@@ -177,8 +260,13 @@ class Session:
         return run.rollback_asked is None
 
     def after_backward(self, loss: Tensor) -> None:
-        """Note what the backward pass has left: the batch's mean `loss` and the gradients of the seeds."""
-        self._loss = float(loss)
+        """Note what a backward pass has left: the batch's mean `loss` and the gradients of the seeds."""
+        if self._late:
+            self.begin_late(None)
+            self.before_batch()
+        found = loss.detach() if not self.run.guarded and loss.device.type != "cpu" else float(loss)
+        self._loss = found if not self._accumulated else self._loss + found
+        self._accumulated += 1
         self.run.kasmina.after_backward()
 
     def before_step(self) -> bool:
@@ -187,23 +275,52 @@ class Session:
         Judged before it is taken: a step that must not be taken never reaches the weights.
         """
         run = self.run
-        self._norm = clip(run.learners, run.config.clip_norm)
-        self._trouble = run.world.trouble(run.guard.trouble(self._loss, self._norm))
+        if self._accumulated > 1:
+            self._loss = self._loss / self._accumulated
+        self._accumulated = 0
+        if run.scaler is not None:
+            self._unscale(run.scaler)
+        if run.guarded or run.config.clip_norm is not None or self._sampled:
+            self._norm = clip(run.learners, run.config.clip_norm)
+        if run.guarded:
+            # A scaler leaves a step out whose gradients are no numbers, and lowers its scale: nothing has failed.
+            skipped = run.scaler is not None and not math.isfinite(self._norm)
+            self._trouble = run.world.trouble("" if skipped else run.guard.trouble(float(self._loss), self._norm))
         if self._trouble:
+            if run.scaler is not None:
+                run.scaler.update()
             return False
         set_rates(run)
         return True
 
+    @property
+    def _sampled(self) -> bool:
+        """Whether telemetry will tell of the coming step."""
+        return (self.run.recorder.step + 1) % self.run.config.telemetry_every_steps == 0
+
+    def _unscale(self, scaler: torch.amp.GradScaler) -> None:
+        """Make the gradients those of the loss; those of lone seeds are, and may not make the host leave a step out."""
+        alone = [(each, each.grad) for parameters, _ in self.run.learners.alone for each in parameters]
+        for parameter, _ in alone:
+            parameter.grad = None
+        with self.run.optimizer.joined():
+            scaler.unscale_(self.run.optimizer.torch)
+        for parameter, gradient in alone:
+            parameter.grad = gradient
+
     def after_step(self) -> None:
         """The optimiser has taken the step: seeds move on, and whatever changed is in the log before the next one."""
         run = self.run
+        run.rates.end_step()
         run.recorder.step += 1
+        self.stepped = True
         self._steps += 1
-        self._loss_sum += self._loss
+        self._trained += self._samples * run.accumulate
+        self._loss_sum = self._loss_sum + self._loss
         take_effect(run, run.kasmina.advance_step())
         drain(run)
         if run.recorder.step % run.config.telemetry_every_steps == 0:
-            sample_step(run, self._loss, self._norm, self._monotonic() - self._step_began)
+            sample_step(run, float(self._loss), self._norm, self._monotonic() - self._step_began)
 
 
 def result_of(session: Session) -> RunResult:

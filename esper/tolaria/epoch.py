@@ -161,11 +161,12 @@ def _look_at_breakers(run: Run) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The figures of an epoch's steps: mean training loss, last gradient norm, duration."""
+    """The figures of an epoch's steps: mean training loss, last gradient norm, duration, samples."""
 
     loss: float
     gradient_norm: float
     duration_s: float
+    samples: int
 
 
 def epoch_packet(
@@ -186,7 +187,7 @@ def epoch_packet(
         hardware_context=hardware(run.device),
         training_metrics={
             "gradient_norm": trained.gradient_norm,
-            "samples_per_s": run.batch_size * run.steps_per_epoch / max(trained.duration_s, 1e-9),
+            "samples_per_s": trained.samples / max(trained.duration_s, 1e-9),
         },
         seed_states=[_seed_state(run, seed) for seed in observations if seed.stage != SEED_LIFECYCLE_STAGE_DORMANT],
         packet_id=ids.text(packet_id),
@@ -250,7 +251,7 @@ def hardware(device: torch.device) -> HardwareContext:
 
 
 def _seed_state(run: Run, seed: SeedObservation) -> SeedState:
-    groups = {group["name"]: group["lr"] for group in run.optimizer.groups}
+    groups = {name: float(group["lr"]) for name, group in zip(run.optimizer.names, run.optimizer.groups, strict=True)}
     depths = {site.seed_id: site.depth for site in run.sites}
     return SeedState(
         seed_id=seed.seed_id,

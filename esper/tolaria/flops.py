@@ -75,6 +75,16 @@ class FlopMeter:
         self.spent[purpose] += known * samples
         return _NOTHING
 
+    def knows(self, kind: str) -> bool:
+        """Whether a kind of pass has been measured."""
+        return kind in self._per_sample
+
+    def measure(self, kind: str, samples: int, block: Callable[[], object], *, times: float) -> None:
+        """Let a kind of pass cost `times` what `block` does, which handles `samples` samples."""
+        with Counter() as counter:
+            block()
+        self._per_sample[kind] = times * counter.get_total_flops() / samples
+
     @contextmanager
     def _measured(self, purpose: Purpose, kind: str, samples: int) -> Iterator[None]:
         with Counter() as counter:

@@ -7,7 +7,7 @@ clipped alone, so that nothing about it can change what the host learns (ruling 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,15 +76,16 @@ def backward(
     *,
     pcgrad: bool,
     generator: torch.Generator,
+    scaled: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, int]:
     """Set `.grad` of the parameters to the gradient of the mean loss; returns that loss (scalar) and the conflicts.
 
-    `closure` gives the mean loss of the batch. With `parts`, its microbatches, their gradients are averaged by their
-    shares instead, or combined by `combine_pcgrad`.
+    `closure` gives the mean loss of the batch, and it is `scaled` of it that is differentiated. With `parts`, its
+    microbatches, their gradients are averaged by their shares instead, or combined by `combine_pcgrad`.
     """
     if not parts:
         loss = closure()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if scaled is None else scaled(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), 0
     total: Tensor | float = 0.0
     sources: list[Gradients] = []
@@ -150,8 +151,8 @@ class Learners:
     alone: list[tuple[list[nn.Parameter], float]]
 
 
-def clip(learners: Learners, limit: float) -> float:
-    """Scale the gradients of each loss down to a norm of `limit`; returns the joint norm before, NaN included.
+def clip(learners: Learners, limit: float | None) -> float:
+    """Scale the gradients of each loss down to a norm of `limit`, if any; returns the joint norm before, NaN included.
 
     Gradients of a lone seed are weighted first; where they are no numbers that seed alone skips the step.
     """
@@ -165,12 +166,12 @@ def clip(learners: Learners, limit: float) -> float:
     return _clip(learners.joint, limit)
 
 
-def _clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
+def _clip(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
     """As torch's `clip_grad_norm_`, to the bit, but without multiplying gradients that are short enough by one."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     total = nn.utils.get_total_norm(gradients)
     norm = float(total)
     # Torch's factor is limit / (norm + 1e-6) in float32; near the limit, and for NaN, it is left to say what it is.
-    if not norm + 1e-6 < 0.999 * limit:
+    if limit is not None and not norm + 1e-6 < 0.999 * limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, total)
     return norm

@@ -33,10 +33,10 @@ class Guard:
     one part of the network wants to go, and the others would stand still. What is not clipped is no explosion.
     """
 
-    def __init__(self, factor: float, *, gradient_factor: float, clip_norm: float) -> None:
+    def __init__(self, factor: float, *, gradient_factor: float, clip_norm: float | None) -> None:
         self._factor = factor
         self._gradient_factor = gradient_factor
-        self._clip_norm = clip_norm
+        self._clip_norm = clip_norm or 0.0
         self._first: float | None = None
         self._expected = 0.0
         self._norm = 0.0

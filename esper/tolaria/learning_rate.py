@@ -163,6 +163,9 @@ class LearningRates:
             self.history.append((step, name, rate))
         return undone
 
+    def end_step(self) -> None:
+        """Nothing: a rate stays what was written until the next step."""
+
     def state(self) -> dict[str, Any]:
         """Everything that decides the rates from now on."""
         return {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -14,6 +15,10 @@ from esper.kasmina.absorb import Part
 from esper.kasmina.width import joined
 
 HOST: Final = "host"
+_BETAS: Final = {"exp_avg": 0, "exp_avg_sq": 1}
+"""The moments that Adam counts the steps of, and which of its betas they decay by."""
+_SQUARES: Final = ("_sq", "square_avg", "sum")
+"""Ends of the names of second moments."""
 
 
 class GroupedOptimizer:
@@ -53,6 +58,11 @@ class GroupedOptimizer:
     def names(self) -> list[str]:
         """The groups' names, host first."""
         return [group["name"] for group in self.groups]
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Within, torch's optimiser holds the groups of all seeds, as it always does here."""
+        yield
 
     def zero_grad(self) -> None:
         """Leave no parameter with a gradient; torch's own does this at the price of a dozen calls more."""
@@ -128,9 +138,9 @@ class GroupedOptimizer:
         """
         changes: dict[str, int] = {}
         for part in parts:
-            state = self.torch.state.get(part.parameter)
+            state = self._state_of(part.parameter)
             if state:
-                own = self.torch.state.get(part.joined, {}) if part.joined is not None else {}
+                own = self._state_of(part.joined) if part.joined is not None else {}
                 group = next(each for each in self.groups if any(held is part.parameter for held in each["params"]))
                 for name, added in _moments(part, state, own, group).items():
                     state[name] = joined([state[name], added], part.axis, part.sections)
@@ -140,6 +150,11 @@ class GroupedOptimizer:
             OptimizerChanged(change="absorbed", optimizer=self.kind, group=name, parameters=count)
             for name, count in changes.items()
         ]
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Any]:
+        """The state of one parameter, empty where it has none."""
+        found: dict[str, Any] = self.torch.state.get(parameter, {})
+        return found
 
     def set_hyperparameter(self, group: str, name: str, value: float) -> Message:
         """Change one setting of one group, not its learning rate: that has its own controller."""
@@ -194,16 +209,16 @@ def _moments(
 ) -> dict[str, Tensor]:
     """What the state of a parameter has more along the part's axis, by name."""
     found: dict[str, Tensor] = {}
-    for name, beta in (("exp_avg", 0), ("exp_avg_sq", 1), ("momentum_buffer", None)):
-        kept = state.get(name)
-        if kept is None:
-            continue
+    for name, kept in state.items():
+        if not isinstance(kept, Tensor) or kept.dim() != part.parameter.dim():
+            continue  # a count of steps, or a momentum that has not begun
+        beta = _BETAS.get(name)
         shape = [*kept.shape]
         shape[part.axis] = part.added
         if own.get(name) is None:
             fresh = kept.new_zeros(shape)
-            found[name] = fresh + kept.mean() if name == "exp_avg_sq" else fresh
-        elif beta is None:
+            found[name] = fresh + kept.mean() if name.endswith(_SQUARES) else fresh
+        elif beta is None or "betas" not in group:
             found[name] = own[name]
         else:
             decay = group["betas"][beta]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from esper.karn import catalogue
 from esper.karn.approval import Clearance
 from esper.karn.catalogue import offer
 from esper.karn.table import find
+from esper.kasmina.absorb import Options
 from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
@@ -23,6 +26,7 @@ from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import RandomStreams
+from esper.tolaria.encoded import decode, encode, own_streams, set_own_streams
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners, stage_weight
 from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
@@ -31,6 +35,7 @@ from esper.tolaria.learning_rate import LearningRates, warmup_steps
 from esper.tolaria.measuring import chosen, costs_of, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
+from esper.tolaria.own_optimizer import FollowedRates
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
@@ -39,6 +44,18 @@ from esper.tolaria.work import TaskWork, Work
 from esper.tolaria.world import Recorder, World
 
 _PROGRESS: Final = "progress"
+
+Rates = LearningRates | FollowedRates
+
+
+class Stateful(Protocol):
+    """A scheduler, a scaler or a loader whose state is part of its run's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Go on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,7 @@ class Run:
     host: nn.Module
     kasmina: Kasmina
     optimizer: GroupedOptimizer
-    rates: LearningRates
+    rates: Rates
     rate_breaker: TrainerBreaker
     random: RandomStreams
     guard: Guard
@@ -99,6 +116,20 @@ class Run:
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
     """A rollback command that was accepted; the training loop carries it out before the next step."""
+    scaler: torch.amp.GradScaler | None = None
+    """What scales a script's loss in half precision."""
+    accumulate: int = 1
+    """Batches whose gradients are one step's."""
+    brought: dict[str, Stateful] = field(default_factory=dict)
+    """What a script brought that has a state of its own: scheduler, scaler, loader."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """The states of what was brought as of before the first step, while the run begins."""
+    own_streams: bool = False
+    """Whether Python's and numpy's random streams are the run's too, as a script may draw from them."""
+    guarded: bool = True
+    """Whether steps are judged before they are taken; without growth a script's are not, nor looked at."""
+    compiled: bool = False
+    """Whether the script's host is compiled: extra passes are eager, and another structure compiles it anew."""
 
     def regroup(self) -> None:
         """Sort the parameters that learn now by the loss that they learn from; to be called when the seeds changed."""
@@ -111,6 +142,17 @@ class Run:
             else:
                 joint += learning
         self.learners = Learners(joint, alone)
+
+    def structure_changed(self) -> None:
+        """The network is another one: what passes cost is measured again, and a compiled host is compiled again."""
+        self.flops.structure_changed()
+        if self.compiled:
+            torch.compiler.reset()
+
+    def set_steps_per_epoch(self, steps: int) -> None:
+        """An epoch has so many optimiser steps, as far as is known: ramps and warm-ups are measured by it."""
+        self.steps_per_epoch = steps
+        self.kasmina.set_steps_per_epoch(steps)
 
     @property
     def sites(self) -> list[SiteDescription]:
@@ -154,20 +196,9 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     sites = describe_sites(host, [] if config.structure else offered, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
-    outside, clock = world.outside, world.outside.clock
-    found = outside.library if computes_in_32_bits(host) else None
-    library = NoKernels() if found is None else LibraryKernels(found)
-    kasmina = Kasmina(
-        host,
-        sites,
-        config.seeds,
-        partial(catalogue.build, clearance=clearance),
-        steps_per_epoch=steps_per_epoch,
-        seed=random.seeds["seeds"],
-        monotonic=clock.monotonic,
-        kernels=WorldKernels(world, library),
-        verdicts=world,
-        options=options,
+    clock = world.outside.clock
+    kasmina = make_kasmina(
+        config, host, sites, world, options, steps_per_epoch=steps_per_epoch, seed=random.seeds["seeds"]
     )
     random.begin_training()
     trained = config.batch_size * steps_per_epoch
@@ -177,20 +208,16 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
     measured = chosen(task.probe, measuring.probe, random.seeds["probe"])
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
-    return Run(
-        config=config,
-        work=TaskWork(task, random, config.batch_size, measured, measuring.evidence),
-        world=world,
-        outside=outside,
-        clock=clock,
-        objects=outside.objects,
-        recorder=Recorder(world, run_id),
+    return assembled(
+        config,
+        TaskWork(task, random, config.batch_size, measured, measuring.evidence),
+        world,
+        host,
+        kasmina,
+        run_id=run_id,
+        random=random,
         device=device,
-        batch_size=config.batch_size,
         steps_per_epoch=steps_per_epoch,
-        epochs=config.epochs,
-        host=host,
-        kasmina=kasmina,
         optimizer=GroupedOptimizer(
             config.optimizer,
             list(host.parameters()),
@@ -210,6 +237,69 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
         ),
+    )
+
+
+def make_kasmina(
+    config: RunConfig,
+    host: nn.Module,
+    sites: Sequence[SiteDescription],
+    world: World,
+    options: Options,
+    *,
+    steps_per_epoch: int,
+    seed: int,
+) -> Kasmina:
+    """The seeds of a run's host, whose kernels and verdicts are the world's."""
+    found = world.outside.library if computes_in_32_bits(host) else None
+    library = NoKernels() if found is None else LibraryKernels(found)
+    return Kasmina(
+        host,
+        sites,
+        config.seeds,
+        partial(catalogue.build, clearance=clearance_of(config)),
+        steps_per_epoch=steps_per_epoch,
+        seed=seed,
+        monotonic=world.outside.clock.monotonic,
+        kernels=WorldKernels(world, library),
+        verdicts=world,
+        options=options,
+    )
+
+
+def assembled(
+    config: RunConfig,
+    work: Work,
+    world: World,
+    host: nn.Module,
+    kasmina: Kasmina,
+    *,
+    run_id: str,
+    random: RandomStreams,
+    device: torch.device,
+    steps_per_epoch: int,
+    optimizer: GroupedOptimizer,
+    rates: Rates,
+) -> Run:
+    """A run of these parts and of those that follow from its configuration, which is complete."""
+    assert config.epochs is not None and config.batch_size is not None  # noqa: PT018
+    clock = world.outside.clock
+    return Run(
+        config=config,
+        work=work,
+        world=world,
+        outside=world.outside,
+        clock=clock,
+        objects=world.outside.objects,
+        recorder=Recorder(world, run_id),
+        device=device,
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.epochs,
+        host=host,
+        kasmina=kasmina,
+        optimizer=optimizer,
+        rates=rates,
         rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
@@ -269,7 +359,32 @@ def capture(run: Run) -> FlatState:
             "kasmina": run.kasmina.state_dict(),
             "random": run.random.state(),
         }
+        | (
+            {
+                "brought": {
+                    name: encode(run.told.get(name) or each.state_dict(), name) for name, each in run.brought.items()
+                }
+            }
+            if run.brought
+            else {}
+        )
     )
+
+
+def place_of_script(run: Run) -> dict[str, Any]:
+    """Where the random streams are and what a script brought: what its loop moves before a run's first step."""
+    brought = {name: copy.deepcopy(each.state_dict()) for name, each in run.brought.items()}
+    return {"random": run.random.state(), "own": own_streams(), "brought": brought}
+
+
+def set_place_of_script(run: Run, place: dict[str, Any]) -> None:
+    """Put the random streams where `place_of_script` found them; what a script brought tells its state of then once.
+
+    A loader that is being read cannot be put back and forth.
+    """
+    run.random.load_state(place["random"])
+    set_own_streams(place["own"])
+    run.told = place["brought"]
 
 
 class TargetStepReached(Exception):
@@ -300,7 +415,17 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
             seed: {name: value.hex() for name, value in asdict(chain).items()} for seed, chain in run.chains.items()
         },
     }
-    return FlatState(flat.tensors, {**flat.scalars, _PROGRESS: progress})
+    if not run.own_streams:
+        return FlatState(flat.tensors, {**flat.scalars, _PROGRESS: progress})
+    # Not digested: a script that does not draw from them does not seed them either.
+    streams = flatten({"own_streams": own_streams()})
+    return FlatState(
+        flat.tensors | streams.tensors,
+        {
+            **flat.scalars,
+            _PROGRESS: progress | {"own_streams": streams.scalars, "steps_per_epoch": run.steps_per_epoch},
+        },
+    )
 
 
 def spent_by(flat: FlatState) -> dict[str, float]:
@@ -325,7 +450,8 @@ def publish_digest(run: Run, flat: FlatState, occasion: str) -> Digest:
 def verify(flat: FlatState, root: bytes, step: int) -> None:
     """Raise CorruptState where a stored state is not the one that was digested."""
     scalars = {name: value for name, value in flat.scalars.items() if name != _PROGRESS}
-    if digest(FlatState(flat.tensors, scalars)).root != root:
+    tensors = {name: tensor for name, tensor in flat.tensors.items() if not name.startswith("own_streams/")}
+    if digest(FlatState(tensors, scalars)).root != root:
         raise CorruptState(f"the state kept for step {step} does not match its digest")
 
 
@@ -339,8 +465,12 @@ def restore(run: Run, flat: FlatState) -> None:
     run.optimizer.sync(run.kasmina.trainable(), run.kasmina.modules())
     run.rates.load_state(tree["learning_rate"])
     run.random.load_state(tree["random"])
+    for name, each in run.brought.items():
+        each.load_state_dict(decode(tree["brought"][name]))
+    if run.own_streams:
+        set_own_streams(tree[_PROGRESS]["own_streams"]["own_streams"])
     run.regroup()
-    run.flops.structure_changed()
+    run.structure_changed()
     _load_progress(run, tree[_PROGRESS])
 
 
@@ -350,6 +480,8 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.probe_losses = list(progress["probe_losses"])
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
     run.paused_until = progress.get("paused_until", 0)
+    if steps := progress.get("steps_per_epoch"):
+        run.set_steps_per_epoch(steps)
     run.pins = [Pin.of(pin) for pin in progress.get("pins", [])]
     run.chains = {
         seed: Chain(**{name: bytes.fromhex(value) for name, value in chain.items()})

@@ -49,6 +49,7 @@ def train(config: RunConfig, task: Trainable, world: World, *, run_id: str) -> R
         assert isinstance(work, TaskWork)
         with Session(run) as session:
             for _ in session.epochs():
+                run.host.train()
                 for indices in session.batches(work.order()):
                     closure = work.closure(run.host, indices)
                     session.step(closure, work.parts(run.host, indices, config.microbatches))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,15 @@ class Work(Protocol):
 
     def test(self, host: nn.Module) -> Evaluation:
         """The host's figures on what nothing else looks at; at the run's end, and once more without seeds in doubt."""
+
+    def samples(self, batch: Any) -> int:
+        """How many samples a batch has, as far as can be told."""
+
+    def aside(self, closure: Closure) -> Closure:
+        """The closure for a pass that is no step of the host's."""
+
+    def stepped(self, closure: Closure) -> None:
+        """A step was computed from this closure."""
 
     def source_code(self) -> Sequence[bytes]:
         """What the run's first fact refers to by its digest, to be kept as objects."""
@@ -122,6 +131,17 @@ class TaskWork:
     def test(self, host: nn.Module) -> Evaluation:
         """On the test set."""
         return evaluate(host, self.task, self.task.test)
+
+    def samples(self, batch: Any) -> int:  # noqa: ARG002 - every batch has as many
+        """A whole batch."""
+        return self.batch_size
+
+    def aside(self, closure: Closure) -> Closure:
+        """As it is."""
+        return closure
+
+    def stepped(self, closure: Closure) -> None:
+        """Nothing to note."""
 
     def source_code(self) -> Sequence[bytes]:
         """The file of a person's own task."""

@@ -95,12 +95,26 @@ def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int
     from projections.lineage import facts, requests  # noqa: PLC0415 - only who goes on with a run needs DuckDB
 
     deadline = time.monotonic() + ARCHIVED_S
-    while any(covered(archive).get(place, 0) < end for place, end in ends.items()):
+    while True:
+        if not _behind(covered(archive), ends):
+            with open_history(archive) as history:
+                found = list(facts(history, run_id))
+                there = not _behind(history.manifest.next_offsets, ends)
+                asked = list(requests(history, run_id))
+                # An older copy of the manifest may have come between: what was read by that lacks others' claims.
+                if there and not _behind(history.manifest.next_offsets, ends):
+                    return Recorded.of(run_id, found, asked)
         if time.monotonic() > deadline:
-            raise LogUnavailable(f"the archive {archive} lacks the end of the log still, after {ARCHIVED_S:.0f} s")
+            raise LogUnavailable(
+                f"the archive {archive} lacks the end of the log still, after {ARCHIVED_S:.0f} s "
+                f"({_behind(covered(archive), ends):,} records): try again while `esper up` archives the rest"
+            )
         time.sleep(POLL_S)
-    with open_history(archive) as history:
-        return Recorded.of(run_id, facts(history, run_id), requests(history, run_id))
+
+
+def _behind(have: Mapping[Place, int], ends: Mapping[Place, int]) -> int:
+    """How many records before `ends` are not archived."""
+    return sum(max(0, end - have.get(place, 0)) for place, end in ends.items())
 
 
 def dossier_of(data_dir: Path, *, outcomes: bool = True) -> Dossier:

@@ -21,6 +21,7 @@ from esper.weatherlight.endpoint import Status
 from esper.weatherlight.forkserver import child_environment
 from projections.manifest import refuse_exports
 from streams.access import know
+from streams.settings import Settings
 
 JOIN_S: Final = 40.0
 READY_S: Final = 60.0
@@ -49,6 +50,7 @@ class Request:
             "op": "lease",
             "client": self.client,
             "brokers": self.brokers,
+            "prefix": "" if self.brokers is None else Settings.load().topic_prefix,
             "port": self.port,
             "broker_only": self.broker_only,
             "anonymous": self.anonymous,

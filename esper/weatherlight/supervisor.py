@@ -162,6 +162,13 @@ class Supervisor:
                 f"{asked or 'the embedded broker'}; take another --data-dir, or stop what uses it first"
             )
 
+        ours, theirs = Settings.load().topic_prefix if asked else "", message.get("prefix", "")
+        if theirs != ours:
+            raise InvalidInput(
+                f"data folder {self.data_dir} is in use with {ours!r} before the names of topics, not with {theirs!r} "
+                "(ESPER_TOPIC_PREFIX); take another --data-dir, or stop what uses it first"
+            )
+
         anonymous = bool(message.get("anonymous"))
         if self._listener is None:
             self._anonymous = anonymous and asked is None

@@ -20,34 +20,22 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.names import checked
-from esper.leyline.objects import ObjectStore
-from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
-from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.own_code import told
 from esper.tolaria.script import SOURCE
-from esper.urza.cache import KernelCache
-from esper.weatherlight.alive import this_process
-from esper.weatherlight.beginning import Plan, archived_claims, check_new, read_recorded
+from esper.weatherlight.beginning import Plan, check_new, read_recorded
+from esper.weatherlight.connected import connected
 from esper.weatherlight.forkserver import preloaded
 from esper.weatherlight.said import Messages, without_a_terminal
-from streams.access import know_own
-from streams.entry import scraped
-from streams.health import HealthServer
-from streams.keys import load_key_ring
-from streams.metrics import Metrics
-from streams.prefetch import Prefetch
+from streams.objects import object_store
 from streams.settings import Settings
-from streams.trainer_log import KafkaLog
-
-KERNEL_BYTES: Final = 64 * 2**20
 
 
 class StopFlag:
@@ -145,7 +133,7 @@ def _train(
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
-    objects = ObjectStore(settings.objects)
+    objects = object_store(settings.data)
     find_device(config.device)
     find_pool(config)
     if config.compiled_kernels:
@@ -162,27 +150,10 @@ def _train(
     brokers = brokers_of()
     if not brokers:
         raise InvalidInput("nobody waits for this run any more")
-    know_own(brokers, settings)
-    ring = load_key_ring(settings, brokers)
     archive = settings.data / "archive"
     archived = check_new(archive, run_id) if plan.begin == "start" and not plan.fresh else None
-    metrics = Metrics()
-    clock = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
-    with (
-        KafkaLog(
-            brokers,
-            ring,
-            run_id=run_id,
-            metrics=metrics,
-            archived=archived,
-            gone=archived_claims(archive, run_id),
-        ) as log,
-        HealthServer("trainer", metrics, checks={"log": log.writer.trouble}) as health,
-        scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port),
-        closing(Prefetch(log.writer, ring, _kernel_cache(settings), run_id=run_id, metrics=metrics)) as library,
-    ):
-        verifier = CommandVerifier(ring)
-        outside = Outside(log, clock, objects, verifier, library, stop, this_process())
+    with ExitStack() as stack:
+        outside, log, verifier = connected(stack, settings, brokers, run_id, archived=archived, stop=stop)
         if plan.begin == "start":
             assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
@@ -192,11 +163,6 @@ def _train(
         parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
         trained = task or trained_in(parent.root, objects)
         return fork_run(parent, run_id, trained, outside, step=plan.step, change=change).to_dict()
-
-
-def _kernel_cache(settings: Settings) -> KernelCache:
-    """The trainer's own memory of kernels; those of a small run's sites take about one megabyte together."""
-    return KernelCache(ObjectStore(settings.objects), time.monotonic, limit_bytes=KERNEL_BYTES)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.leyline.v1.leyline_pb2 import SeedLifecycleGate
 from esper.karn.table import with_names
 from esper.kasmina.gates import SIGNS, rule_of
-from esper.metric import PERCENT, difference_text, figure_of_row
+from esper.metric import PERCENT, difference_text, figure_of_row, in_unit, number
+from esper.spread import spread
 from projections.pictures import of_run, svg
 from projections.report.report_query import Report, Row, report_query
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from projections.history import History
 
 NARROW, WIDE = 390, 1040
+MANY: Final = 2
+"""Runs of different random seeds from which on their spread is told."""
 NONE: Final = "\N{EN DASH}"
 """What stands where there is nothing."""
 
@@ -50,6 +53,7 @@ def page(history: History, run_id: str) -> str:
         start=told.start,
         styles=Markup(css + svg.style()),  # noqa: S704  ours
         verdict=verdict(told),
+        over_seeds=over_seeds(told),
         tiles=_tiles(told),
         pictures=drawn,
         seeds=told.seeds,
@@ -103,6 +107,32 @@ def verdict(told: Report) -> str:
     return f"{right}, {beside}.{_against_static(told)}"
 
 
+def over_seeds(told: Report) -> str:
+    """What the runs of other random seeds say, too; empty where there is no other."""
+    main = figure_of_row(told.run)
+    like = [row for row in told.alike if main and (row["metric"], row["metric_unit"]) == (main.name, main.unit)]
+    if main is None or len(like) < MANY:
+        return ""
+    said = [f"Over {len(like)} random seeds with these settings: {main.name} {_over(like, 'test_metric', main.unit)}"]
+    for column, against in (("gain_over_control", "control runs"), ("gain_over_static", "static nets at equal FLOPs")):
+        gain = spread([row[column] for row in like if row[column] is not None])
+        if gain is not None and gain.half is not None:
+            word = "within noise" if gain.holds_zero else "better" if gain.mean > 0 else "worse"
+            said.append(f"{_over(like, column, main.unit)} against the {against} ({word})")
+    lower = f" ({main.direction}; a gain above 0 is better)" if main.lower_is_better else ""
+    return f"{'; '.join(said)}{lower}. \N{PLUS-MINUS SIGN} is half the 95 % interval of the mean."
+
+
+def _over(rows: Sequence[Row], column: str, unit: str) -> str:
+    """A column's mean with half its interval; of a gain with its sign."""
+    told = spread([row[column] for row in rows if row[column] is not None])
+    assert told is not None
+    gain = column.startswith("gain")
+    mean = ("+" if gain and told.mean >= 0 else "") + number(told.mean, unit)
+    half = "" if told.half is None else f" \N{PLUS-MINUS SIGN} {number(told.half, unit)}"
+    return in_unit(mean + half, "points" if gain and unit == PERCENT else unit)
+
+
 def _against_static(told: Report) -> str:
     """What the static run says of growth; empty where there is none that completed."""
     run, static = told.run, told.static
@@ -110,7 +140,12 @@ def _against_static(told: Report) -> str:
         return ""
     loss = f"{figure(run['test_loss'])} against {figure(static['test_loss'])}"
     spent = f"{figure(run['flops'])} and {figure(static['flops'])} FLOPs"
-    return f" At equal cost ({spent}) a net with that structure from its first step compares by test loss as {loss}."
+    main, other = figure_of_row(run), figure_of_row(static)
+    by_main = ""
+    if main is not None and other is not None and main.is_like(other) and main.name != "loss":
+        by_main = f"test {main.name} as {main.text} against {other.text} and by "
+    net = "a net with that structure from its first step"
+    return f" At equal cost ({spent}) {net} compares by {by_main}test loss as {loss}."
 
 
 def _tiles(told: Report) -> list[dict[str, str]]:
@@ -197,16 +232,16 @@ def _machines(told: Report) -> list[tuple[str, str]]:
     """What each of a run's processes computed with, where that is known; its bits may depend on it."""
     start, processes = told.start, told.run["processes"] or []
     found = []
-    for number, process in enumerate(processes, 1):
+    for place, process in enumerate(processes, 1):
         machine = process["machine"] or {}
-        first = start if number == 1 else {}
+        first = start if place == 1 else {}
         parts = [machine.get(name) or first.get(name) for name in ("device", "processor", "cpu_capability")]
         threads = machine.get("threads") or first.get("threads")
         parts += [
             f"{threads} threads" if threads else "",
             f"torch build {machine['torch_build']}" if machine.get("torch_build") else "",
         ]
-        name = "processor" if len(processes) == 1 else f"process {number}, from step {process['from_step']}"
+        name = "processor" if len(processes) == 1 else f"process {place}, from step {process['from_step']}"
         found.append((name, ", ".join(filter(None, parts)) or "not recorded"))
     return found
 

@@ -52,6 +52,8 @@ class Report:
     alerts: Sequence[Row]
     events: Sequence[Row]
     parent: str | None
+    alike: Sequence[Row]
+    """Rows of `gains`: the completed runs with these settings, this one included, one for each random seed."""
 
     @property
     def runs(self) -> dict[str, str]:
@@ -106,7 +108,24 @@ def report_query(history: History, run_id: str) -> Report:
         alerts=rows(history, _ALERTS, mine),
         events=rows(history, _EVENTS, chains),
         parent=runs[0]["parent_run_id"],
+        alike=_alike(history, runs[0]),
     )
+
+
+def _alike(history: History, run: Row) -> list[Row]:
+    """The rows of `gains` of runs that were asked for as this one was, but for the random seed; the latest of each."""
+    if run["status"] != "completed" or run["control_of"] or run["static_of"] or run["parent_run_id"]:
+        return []
+    others = rows(history, _SAME_TASK, {name: run[name] for name in ("task", "policy", "lifecycle", "epochs_planned")})
+    mine = _settings(run)
+    found = {row["random_seed"]: row for row in others if _settings(row) == mine and row["run_id"] != run["run_id"]}
+    found |= {row["random_seed"]: row for row in others if row["run_id"] == run["run_id"]}
+    return list(found.values())
+
+
+def _settings(run: Row) -> dict[str, Any]:
+    """The configuration without what differs from seed to seed: the history that a run knew is no setting of it."""
+    return {name: value for name, value in configuration(run["config_json"]).items() if name not in {"seed", "dossier"}}
 
 
 def rows(history: History, query: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -143,6 +162,13 @@ SELECT decision.log_offset, decision.epoch, decision.chosen, decision.reason, de
 FROM decisions AS decision
 LEFT JOIN (FROM commands WHERE run_id = $run AND surviving) AS command ON command.causation_id = decision.event_id
 WHERE decision.run_id = $run AND decision.surviving
+"""
+_SAME_TASK = """
+SELECT gains.*, runs.config_json
+FROM gains JOIN runs ON runs.run_id = gains.run_id
+WHERE runs.task = $task AND runs.policy = $policy AND runs.lifecycle = $lifecycle
+    AND runs.epochs_planned = $epochs_planned AND runs.parent_run_id IS NULL
+ORDER BY gains.started_at
 """
 _IDLE = """
 SELECT log_offset, epoch, reason FROM decisions WHERE run_id = $run AND surviving AND chosen = 'nothing'

@@ -20,6 +20,7 @@ from esper.leyline.objects import ObjectStore
 from esper.tamiyo.answer import answer
 from streams.app import add_agent
 from streams.metrics import Metrics
+from streams.objects import object_store
 from streams.process import AgentContext
 from streams.producer import Publisher
 from streams.reader import Intake
@@ -81,7 +82,7 @@ class Decider:
 
 async def setup(context: AgentContext) -> None:
     """Tamiyo's agent on `esper.runs`, warmed up."""
-    decider = Decider(context.publisher, ObjectStore(context.settings.objects), context.metrics)
+    decider = Decider(context.publisher, object_store(context.settings.data), context.metrics)
     intake = Intake("tamiyo", context.ring, context.publisher, context.metrics, decider.handle)
     add_agent(context.app, "tamiyo", [RUNS], intake.take)
     await decider.warm_up()

@@ -10,7 +10,6 @@ from typing import Final
 
 from contracts.topics import KERNELS
 from esper.leyline.envelope import Event
-from esper.leyline.objects import ObjectStore
 from esper.tezzeret import events as tezzeret
 from esper.urza import prefetch
 from esper.urza.cache import KernelCache
@@ -20,9 +19,10 @@ from projections.library import URZA, Library, LibraryReader
 from projections.registry import file_of
 from streams.app import add_agent
 from streams.metrics import Metrics
+from streams.objects import object_store
 from streams.process import AgentContext
 from streams.producer import Publisher
-from streams.projection_feed import ProjectionFeed
+from streams.projection_feed import CATCH_UP_S, ProjectionFeed
 from streams.reader import Intake, past
 from streams.records import Record
 
@@ -122,11 +122,11 @@ async def setup(context: AgentContext) -> LibraryReader:
         archive=context.settings.data / "archive",
     )
     feed.lend(count)
-    await feed.catch_up()
+    await feed.catch_up(CATCH_UP_S)
     nonces = Nonces()
     async for event in past(context.brokers, context.ring, KERNELS):
         nonces.restore(event)
-    kernels = KernelCache(ObjectStore(context.settings.objects), time.monotonic, limit_bytes=CACHE_BYTES)
+    kernels = KernelCache(object_store(context.settings.data), time.monotonic, limit_bytes=CACHE_BYTES)
     reader = feed.lend(library.reader())
     handler = PrefetchHandler(
         UrzaLibrary(feed.lend(library.reader()), kernels, monotonic=time.monotonic),

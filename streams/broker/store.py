@@ -211,7 +211,7 @@ class Store:
         opened = self.topics.get(row.name)
         first = len(opened.partitions) if opened else 0
         if sum(len(topic.partitions) for topic in self.topics.values()) + row.partitions - first > MAX_PARTITIONS:
-            why = f"{row.name}: more than {MAX_PARTITIONS} partitions in all: delete topics that are not needed"
+            why = f"{row.name}: more than {MAX_PARTITIONS} partitions in all: take fewer for each topic"
             raise Refused(ErrorCode.invalid_partitions, why)
         folder = self._topics_folder / row.name
         if opened is None and not is_free(self._topics_folder, row.name):

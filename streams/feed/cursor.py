@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch.distributed
 from torch.utils.data import get_worker_info
 
-from contracts.topics import BY_BODY, PARTITIONS
+from contracts.topics import BY_BODY
 from esper.errors import InvalidInput
 from projections.manifest import Place
 
@@ -68,24 +68,24 @@ class Shard:
     number: int
     count: int
 
-    def cursors(self, bodies: Iterable[str]) -> list[PartitionCursor]:
+    def cursors(self, bodies: Iterable[str], partitions: int) -> list[PartitionCursor]:
         """The cursors that are this reader's: a partition of every topic belongs to one reader, so a run does too."""
-        mine = [partition for partition in range(PARTITIONS) if partition % self.count == self.number]
+        mine = [partition for partition in range(partitions) if partition % self.count == self.number]
         return [PartitionCursor(body, partition) for body in sorted(bodies) for partition in mine]
 
 
-def shard_of(rank: int, ranks: int) -> Shard:
+def shard_of(rank: int, ranks: int, partitions: int) -> Shard:
     """This reader's shard, given the rank of its process; says so where there are more readers than partitions."""
     worker = get_worker_info()
     workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
     shard = Shard(rank * workers + number, ranks * workers)
-    if shard.number >= PARTITIONS:
+    if shard.number >= partitions:
         _log.warning(
             "reader %d of %d gets no events: a topic has %d partitions, so take at most %d readers (ranks x workers)",
             shard.number,
             shard.count,
-            PARTITIONS,
-            PARTITIONS,
+            partitions,
+            partitions,
         )
     return shard
 

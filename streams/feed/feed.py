@@ -9,12 +9,13 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from contracts.topics import BY_BODY, PARTITIONS
-from esper.errors import InvalidInput
+from esper.errors import InvalidInput, LogUnavailable
+from projections import manifest
 from streams.feed.batch import Batch, Selection, Tasks
 from streams.feed.cursor import rank_now, shard_of
 from streams.feed.epoch_reader import End, EpochReader, Start
 from streams.feed.schema import Schema
-from streams.feed.source import Source
+from streams.feed.source import Source, reader_of
 from streams.settings import Settings
 
 
@@ -78,8 +79,9 @@ class EventFeed(IterableDataset[Batch]):
         self._epoch = loaded["epoch"] if loaded is not None else self._epoch + 1
         tasks = None if self.tasks is None else Tasks(self.data_dir / "archive", self.tasks)
         selections = {body: Selection(schema, self.runs, tasks) for body, schema in self.schemas.items()}
-        shard = shard_of(*self._ranks())
-        cursors = shard.cursors(self.schemas)
+        partitions = self._partitions()
+        shard = shard_of(*self._ranks(), partitions)
+        cursors = shard.cursors(self.schemas, partitions)
         self._pass = EpochReader(self.schemas, Source(self.data_dir, self.brokers, selections, cursors), cursors, shard)
         self._pass.begin(self.start, self.end, loaded)
         batches = self._pass.batches(self.batch_size)
@@ -101,6 +103,17 @@ class EventFeed(IterableDataset[Batch]):
         """What a worker process gets: a feed that has not begun, and the rank that its process cannot know."""
         return {**self.__dict__, "_pass": None, "_rank": self._ranks()}
 
+    def _partitions(self) -> int:
+        """How many partitions a topic has: as was archived, else as the log says, where one is to be read."""
+        noted = manifest.load(self.data_dir / "archive").partitions
+        if noted or self.end == "archive":
+            return noted or PARTITIONS
+        try:
+            with reader_of(self.data_dir, self.brokers) as reader:
+                return reader.connect([BY_BODY[min(self.schemas)].name])
+        except LogUnavailable:  # as far as there is an archive, that is read
+            return PARTITIONS
+
     def _ranks(self) -> tuple[int, int]:
         now = rank_now()
         return now if now[1] > 1 else self._rank
@@ -112,11 +125,13 @@ class EventFeed(IterableDataset[Batch]):
             raise InvalidInput(f"batch_size is {self.batch_size}; a batch has one event at least")
         if self.end not in {"archive", "now", "never"}:
             raise InvalidInput(f"end is {self.end!r}; there are 'archive', 'now' and 'never'")
-        places = {(BY_BODY[body].name, partition) for body in self.schemas for partition in range(PARTITIONS)}
-        if isinstance(self.start, Mapping) and (others := set(self.start) - places):
+        if isinstance(self.start, Mapping):
+            partitions = self._partitions()
+            places = {(BY_BODY[body].name, partition) for body in self.schemas for partition in range(partitions)}
             topics = ", ".join(sorted({topic for topic, _ in places}))
-            raise InvalidInput(
-                f"start names {min(others)}; this feed reads partitions 0 to {PARTITIONS - 1} of {topics}"
-            )
+            if others := set(self.start) - places:
+                raise InvalidInput(
+                    f"start names {min(others)}; this feed reads partitions 0 to {partitions - 1} of {topics}"
+                )
         if isinstance(self.start, str) and self.start not in {"beginning", "new"}:
             raise InvalidInput(f"start is {self.start!r}; there are 'beginning', 'new', a datetime, and offsets")

@@ -27,12 +27,12 @@ from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
 from projections.manifest import Place
-from streams.access import credentials
+from streams.access import credentials, prefix_of
 from streams.background import LoopThread
 from streams.consumer import GATHERING_BYTES
 from streams.fetched import Whole, parts
 from streams.fetching import name_it
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 
 FETCH_BYTES: Final = 2 * 2**20
 """Of one partition in one answer."""
@@ -65,6 +65,7 @@ class LogReader:
 
     def __init__(self, brokers: str) -> None:
         self.brokers = brokers
+        self._prefix = prefix_of(brokers)
         self._thread = LoopThread("feed-fetch")
         self._closed = False
         self._client: AIOKafkaClient | None = None
@@ -78,9 +79,9 @@ class LogReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def connect(self, topics: Iterable[str]) -> None:
-        """Find the log and where the partitions of `topics` are."""
-        self._do(self._connect(topics))
+    def connect(self, topics: Iterable[str]) -> int:
+        """Find the log and where the partitions of `topics` are; how many each has."""
+        return self._do(self._connect(topics))
 
     def close(self) -> None:
         """Disconnect and end the thread."""
@@ -147,7 +148,7 @@ class LogReader:
         except (KafkaError, OSError, TimeoutError) as error:
             raise unavailable(self.brokers, "answer", error) from None
 
-    async def _connect(self, topics: Iterable[str]) -> None:
+    async def _connect(self, topics: Iterable[str]) -> int:
         timeout_ms = int(START_S * 1000)
         client = AIOKafkaClient(
             bootstrap_servers=self.brokers, request_timeout_ms=timeout_ms, **credentials(self.brokers)
@@ -155,12 +156,15 @@ class LogReader:
         self._client = client
         async with asyncio.timeout(START_S):
             await client.bootstrap()
+            found: set[int] = set()
             for topic in topics:
-                await client._wait_on_metadata(topic)  # noqa: SLF001 - there is no public way to wait for one topic
+                # There is no public way to wait for one topic.
+                found = await client._wait_on_metadata(self._prefix + topic)  # noqa: SLF001
+        return len(found)
 
     def _leader(self, place: Place) -> int:
         assert self._client is not None
-        node = self._client.cluster.leader_for_partition(TopicPartition(*place))
+        node = self._client.cluster.leader_for_partition(TopicPartition(self._prefix + place[0], place[1]))
         if node is None or node < 0:
             raise NodeNotReadyError(f"{place[0]}/{place[1]} has no leader")
         return int(node)
@@ -175,13 +179,16 @@ class LogReader:
         assert self._client is not None
         found: dict[Place, int] = {}
         for node, topics in self._by_leader(places).items():
-            asked = [(topic, [(partition, at) for partition in partitions]) for topic, partitions in topics.items()]
+            asked = [
+                (self._prefix + topic, [(partition, at) for partition in partitions])
+                for topic, partitions in topics.items()
+            ]
             answer = await self._client.send(node, OffsetRequest(-1, _ANY_ISOLATION, asked))
             for topic, partitions in answer.topics:
                 for partition, code, *_, offset in partitions:
                     if code:
                         raise for_code(code)
-                    found[topic, partition] = offset
+                    found[topic.removeprefix(self._prefix), partition] = offset
         return found
 
     async def _fetch(self, wanted: Mapping[Place, int]) -> dict[Place, Taken]:
@@ -196,7 +203,7 @@ class LogReader:
     ) -> dict[Place, Taken]:
         assert self._client is not None
         asked = [
-            (topic, [(partition, wanted[topic, partition], FETCH_BYTES) for partition in partitions])
+            (self._prefix + topic, [(partition, wanted[topic, partition], FETCH_BYTES) for partition in partitions])
             for topic, partitions in topics.items()
         ]
         answer = await self._client.send(
@@ -205,7 +212,7 @@ class LogReader:
         found: dict[Place, Taken] = {}
         for topic, partitions in answer.topics:
             for partition, code, end, *_, content in partitions:
-                place = (topic, partition)
+                place = (topic.removeprefix(self._prefix), partition)
                 self._check(place, wanted[place], code)
                 batches, until = _batches(content, place, wanted[place], end)
                 if until > wanted[place]:

@@ -303,7 +303,7 @@ class Job:
             self.checksum = int(kept["checksum"], 16)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
             raise CorruptState(
-                f"the job's checkpoint {self._checkpoint} is unreadable ({type(error).__name__}): delete it"
+                f"the job's checkpoint {self._checkpoint} is unreadable ({type(error).__name__}): move it away"
             ) from None
 
 

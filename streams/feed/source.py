@@ -28,6 +28,17 @@ from streams.settings import Settings
 _log = logging.getLogger(__name__)
 
 
+def reader_of(data_dir: Path, brokers: str | None) -> LogReader:
+    """A reader of the log at `brokers`, or of the data folder's own; raises LogUnavailable where none runs."""
+    where = brokers or announced_address(data_dir)
+    if where is None:
+        raise LogUnavailable(
+            f"no log runs for {data_dir}; start one (`esper up`) or read the archive alone with end='archive'"
+        )
+    recognise(where, data_dir)
+    return LogReader(where)
+
+
 class Source:
     """The rows of `cursors`. `brokers` is the log's address, None for the embedded one of the data folder."""
 
@@ -97,13 +108,7 @@ class Source:
             raise
 
     def _connected(self) -> LogReader:
-        where = self._brokers or announced_address(self._data_dir)
-        if where is None:
-            raise LogUnavailable(
-                f"no log runs for {self._data_dir}; start one (`esper up`) or read the archive alone with end='archive'"
-            )
-        recognise(where, self._data_dir)
-        reader = LogReader(where)
+        reader = reader_of(self._data_dir, self._brokers)
         try:
             reader.connect({place[0] for place in self._cursors})
         except BaseException:

@@ -17,12 +17,12 @@ from aiokafka.errors import KafkaError
 from filelock import FileLock, Timeout
 
 from esper.errors import InvalidInput, LogUnavailable
-from esper.leyline.objects import ObjectStore
 from streams.entry import Place, announce, by_hand, clients_may_warn, end_in, log_to_stderr, parser_of, place_of
 from streams.forge.blueprint_reader import BlueprintReader
 from streams.forge.scheduler import CompileScheduler
 from streams.health import HealthServer, LogCheck
 from streams.metrics import Metrics
+from streams.objects import object_store
 from streams.producer import Publisher
 from streams.reader import Intake
 from streams.topics import ensure_topics
@@ -58,7 +58,7 @@ async def _serve(place: Place, messages: TextIO, *, aggressive: bool) -> None:
     publisher = Publisher(brokers, ring, metrics)
     await publisher.start()
     folder = settings.run_folder / NAME
-    scheduler = CompileScheduler(folder, ObjectStore(settings.objects), publisher, metrics, aggressive=aggressive)
+    scheduler = CompileScheduler(folder, object_store(settings.data), publisher, metrics, aggressive=aggressive)
     intake = Intake("tezzeret", ring, publisher, metrics, scheduler.fold, history=True)
     reader = BlueprintReader(brokers)
     await reader.catch_up(intake.take)

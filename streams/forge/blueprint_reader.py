@@ -8,15 +8,14 @@ from typing import Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import BLUEPRINTS, PARTITIONS
+from contracts.topics import BLUEPRINTS
 from streams.consumer import LogConsumer
-from streams.producer import unavailable
+from streams.not_let_in import unavailable
 from streams.reader import record_of
 from streams.records import Record
 
 POLL_MS: Final = 10_000
 """How long an idle look at the log lasts; a record or a cancellation ends it."""
-_PARTITIONS: Final = [TopicPartition(BLUEPRINTS.name, number) for number in range(PARTITIONS)]
 
 Handler = Callable[[Record], Awaitable[None]]
 
@@ -35,15 +34,15 @@ class BlueprintReader:
         except (KafkaError, OSError) as error:
             await self._consumer.stop()
             raise unavailable(self._brokers, "answer", error) from None
-        self._consumer.assign(_PARTITIONS)
-        ends = await self._consumer.end_offsets(_PARTITIONS)
-        while [each for each in _PARTITIONS if await self._consumer.position(each) < ends[each]]:
+        places = await self._consumer.places(BLUEPRINTS)
+        self._consumer.assign(places)
+        ends = await self._consumer.end_offsets(places)
+        while [each for each in places if await self._consumer.position(each) < ends[each]]:
             await self._hand_over(handler)
 
     async def ends(self) -> dict[TopicPartition, int]:
         """Where the topic ends now: the offset of the next record of every partition."""
-        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(_PARTITIONS)
-        return ends
+        return await self._consumer.end_offsets(await self._consumer.places(BLUEPRINTS))
 
     async def follow(self, handler: Handler) -> None:
         """Hand over what comes, until cancelled."""

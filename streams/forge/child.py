@@ -14,6 +14,7 @@ from typing import Final
 from esper.installation import python_module
 from esper.tezzeret.results import READY_FILE, Failure, Order, Report, read_failure, read_report, write_order
 from streams.forge.machine import resident_bytes
+from streams.settings import Settings
 
 WATCH_S: Final = 0.1
 START_LIMIT_S: Final = 60.0
@@ -78,13 +79,13 @@ async def _watch(
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """The child's environment: one thread, no GPU, and every file of the compiler inside its own folder.
+    """The child's environment: one thread, no GPU, every file of the compiler inside its own folder, and no secret.
 
     A cache of its own makes what torch saves this kernel's alone, and nothing has to be swept.
     """
     return {
         "OMP_NUM_THREADS": "1",
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in Settings.secrets()},
         "CUDA_VISIBLE_DEVICES": "",
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",

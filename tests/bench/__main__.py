@@ -38,6 +38,7 @@ BENCHES = (
     "run",
     "relive",
     "broker",
+    "real_log",
 )
 
 

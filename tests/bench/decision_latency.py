@@ -36,7 +36,7 @@ _PARTS = f"""
 def rows(*, full: bool = False) -> list[Row]:
     """The architecture's row, as its median and its slowest hundredth."""
     runs = RUNS if full else QUICK_RUNS
-    hooks = pooled(_measured(seed, ["--no-control"]) for seed in range(runs))["latency_ms"]
+    hooks = pooled(measured(seed, ["--no-control"]) for seed in range(runs))["latency_ms"]
     fixture = f"{runs} x `esper run --no-control` with all its processes, {len(hooks)} hooks, none left out"
     cuts = percentiles(hooks)
     return [Row(f"epoch hook of a run, {part}", cuts[part], "ms", fixture, LIMITS_MS[part]) for part in LIMITS_MS]
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help="further options of `esper run`, after --")
     options = parser.parse_args()
     arguments = [*([] if options.control else ["--no-control"]), *options.arguments]
-    found = pooled(_measured(seed, arguments) for seed in range(options.runs))
+    found = pooled(measured(seed, arguments) for seed in range(options.runs))
     figures = {part: percentiles(values) for part, values in found.items()}
     if options.json:
         sys.stdout.write(json.dumps({"load_average_1m": os.getloadavg()[0], **figures}) + "\n")
@@ -77,7 +77,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": cuts[49], "p90": cuts[89], "p99": cuts[98], "max": max(values)}
 
 
-def _measured(seed: int, arguments: Sequence[str]) -> dict[str, list[float]]:
+def measured(seed: int, arguments: Sequence[str]) -> dict[str, list[float]]:
     """One run from its start to its end; raises SystemExit with what it said where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-P", "-m", "esper.cli", "run", "--json", "--data-dir", folder, "--seed", str(seed)]

@@ -111,7 +111,7 @@ def reports(count: int) -> Iterator[StoredRecord]:
             field_report=body,
         )
         key = run.encode()
-        partition = partition_of(key)
+        partition = partition_of(key, PARTITIONS)
         place, ends[partition] = ends[partition], ends[partition] + 1
         yield StoredRecord(
             REPORTS.name, partition, place, 1_760_000_000_000 + number, key, event.SerializeToString(), ()

@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError
 
 from contracts.leyline.v1 import event_pb2 as pb
 from contracts.leyline.v1 import leyline_pb2
+from contracts.topics import PARTITIONS
 from esper.errors import EsperError, LogUnavailable, Superseded
 from esper.leyline import ids
 from esper.leyline.envelope import Event, body_name, new_event
@@ -63,7 +64,7 @@ class Journal:
             id=event.event_id.hex(),
             body=body_name(event),
             topic=record.topic,
-            partition=partition_of(record.key),
+            partition=partition_of(record.key, PARTITIONS),
             run=event.run_id,
             incarnation=event.incarnation,
             sequence=event.sequence,

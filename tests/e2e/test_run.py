@@ -37,6 +37,8 @@ FIELDS = {
     "flops",
     "seeds",
     "events",
+    "records_lost",
+    "records_to_archive",
     "hook_ms",
     "first_step_s",
     "prompt_s",

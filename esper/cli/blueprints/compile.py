@@ -144,7 +144,7 @@ def approve_command(data_dir: Path, word: str, *, by: str, why: str, withdraw: b
     with client.join(data_dir, client="esper blueprints approve", brokers=settings.brokers) as lease:
         lease.wait_ready()
         event_id, ends = asyncio.run(_record(lease.brokers, ring, blueprint, body))
-        wait_for_archive(data_dir, ends, ARCHIVE_S, lambda: None, lease.unwritable)
+        wait_for_archive(data_dir, ends, ARCHIVE_S, lambda _to_go: None, lease.unwritable)
     named = blueprint.full_name
     if as_json:
         said = {"blueprint_id": blueprint.blueprint_id, "approved": body.approved, "by": body.by, "why": body.why}
@@ -234,7 +234,13 @@ def compile_command(request: CompileRequest) -> int:
             )
             raise
         screen.note("waiting for the archive to hold everything")
-        wait_for_archive(request.data_dir, ends, ARCHIVE_S, asked.look_after_processes, lambda: lease.status.unwritable)
+        wait_for_archive(
+            request.data_dir,
+            ends,
+            ARCHIVE_S,
+            lambda _to_go: asked.look_after_processes(),
+            lambda: lease.status.unwritable,
+        )
     say_kernels(asked.kernels, as_json=request.as_json)
     return RUN_FAILED if any(kernel.outcome == "parked" for kernel in asked.kernels) else 0
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,36 +14,6 @@ from projections.transfer import Folder, Mirror, transfer
 from projections.wholeness import examine
 
 COUNT = "SELECT count(*) FROM log.every"
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch) -> Iterator:
-    """An S3 server, and the environment that docs/archive.md names for it."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "esper")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "esper")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield server
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
-@pytest.fixture
-def bucket(store) -> str:
-    """A bucket of the test's own: the server's stores live as long as the process."""
-    host, port = store.get_host_and_port()
-    name = f"esper-{secrets.token_hex(4)}"
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/{name}", method="PUT")).close()
-    return name
 
 
 @pytest.fixture

@@ -93,7 +93,9 @@ def test_administration(brokers, admin, new_topic, consumer, group_id):
     topic = new_topic(2)
     produce(brokers, topic, [b"v"] * 50)
     admin.create_partitions([NewPartitions(topic, 3)])[topic].result(10)
-    assert len(admin.list_topics(topic, timeout=10).topics[topic].partitions) == 3
+    deadline = time.monotonic() + 10
+    while len(admin.list_topics(topic, timeout=10).topics[topic].partitions) != 3:  # another broker hears of it later
+        assert time.monotonic() < deadline
     (resource,) = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
     assert resource.result(10)["cleanup.policy"].value == "delete"
     consumer.subscribe([topic])

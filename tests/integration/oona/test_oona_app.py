@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
 
-from contracts.topics import RUNS
+from contracts.topics import PARTITIONS, RUNS
 from streams.app import FaustConsumer, add_agent, make_app
 from streams.producer import Publisher
 from streams.records import partition_of
@@ -89,7 +89,7 @@ def publish(own_log, ring, metrics, events):
 def test_a_commit_that_is_lost_is_made_again(monkeypatch, own_log, tmp_path, publish, run_id):
     """No other record has to come for that."""
     commits = LosingCommits(monkeypatch)
-    partition = partition_of(run_id.encode())
+    partition = partition_of(run_id.encode(), PARTITIONS)
 
     async def scenario():
         async with agent_of_runs("losing", own_log, tmp_path) as (_, handled):
@@ -122,7 +122,7 @@ def test_what_comes_again_after_a_lost_commit_is_handled_again_and_committed(
 ):
     """A rebalance: the commit before it is lost, and the consumer returns to what is committed, which is nothing."""
     commits = LosingCommits(monkeypatch)
-    partition = partition_of(run_id.encode())
+    partition = partition_of(run_id.encode(), PARTITIONS)
 
     async def scenario():
         async with agent_of_runs("returning", own_log, tmp_path) as (app, handled):
@@ -143,7 +143,7 @@ def test_a_process_that_ends_after_a_lost_commit_leaves_its_records_to_the_next(
     monkeypatch, own_log, tmp_path, publish, run_id
 ):
     commits = LosingCommits(monkeypatch)
-    partition = partition_of(run_id.encode())
+    partition = partition_of(run_id.encode(), PARTITIONS)
 
     async def scenario():
         async with agent_of_runs("ending", own_log, tmp_path) as (_, first):

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from contracts.topics import RUNS
+from contracts.topics import PARTITIONS, RUNS
 from esper.cli.up import examine
 from projections import manifest
 from projections.archive_writer import Archive
@@ -28,7 +28,7 @@ from tests.integration.oona.oona_processes import OwnLog
 from tests.integration.oona.test_oona_app import agent_of_runs, until
 
 RUN = "damaged-run"
-PARTITION = partition_of(RUN.encode())
+PARTITION = partition_of(RUN.encode(), PARTITIONS)
 SOUND = [0, 1, 5, 6]
 """Offsets of what is whole. 2 to 4 are one batch, and one of its bits is another now."""
 

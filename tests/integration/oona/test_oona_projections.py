@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from contracts.leyline.v1 import event_pb2
-from contracts.topics import RUNS
+from contracts.topics import PARTITIONS, RUNS
 from projections.archive_writer import Archive
 from projections.records import StoredRecord
 from projections.registry import PROJECTIONS, file_of, seen
@@ -64,7 +64,7 @@ def test_what_the_log_deletes_before_it_is_folded_comes_from_the_archive(
     log, writer, events, ring, metrics, tmp_path, monkeypatch
 ):
     """The reader of a projection goes on where the log begins; what lay before is nowhere else."""
-    place = TopicPartition(RUNS.name, partition_of(events.run_id.encode()))
+    place = TopicPartition(RUNS.name, partition_of(events.run_id.encode(), PARTITIONS))
     monkeypatch.setattr(projection_feed, "ARCHIVE_S", 0.2)  # other tests delete records of this log that nobody keeps
 
     async def fold():

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from contracts.topics import DEADLETTER, EMERGENCY, RUNS
+from contracts.topics import DEADLETTER, EMERGENCY, PARTITIONS, RUNS
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import body_name
 from esper.leyline.signing import KeyRing
@@ -24,7 +24,11 @@ async def put(address, record, headers):
     await producer.start()
     try:
         where = await producer.send_and_wait(
-            record.topic, record.payload, key=record.key, partition=partition_of(record.key), headers=headers
+            record.topic,
+            record.payload,
+            key=record.key,
+            partition=partition_of(record.key, PARTITIONS),
+            headers=headers,
         )
     finally:
         await producer.stop()
@@ -259,7 +263,9 @@ async def test_the_tail_begins_at_the_beginning_and_goes_on_live(log, ring, even
 @pytest.mark.asyncio
 async def test_the_tail_of_a_run_holds_no_other_run(log, ring, events, publishing):
     other = next(
-        name for name in map(str, range(100)) if partition_of(name.encode()) == partition_of(events.run_id.encode())
+        name
+        for name in map(str, range(100))
+        if partition_of(name.encode(), PARTITIONS) == partition_of(events.run_id.encode(), PARTITIONS)
     )
     mine = events.fact()
     theirs = type(events)(other).fact()

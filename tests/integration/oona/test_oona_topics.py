@@ -9,10 +9,22 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from contracts.topics import PARTITIONS, TOPICS
+from contracts.leyline.v1.event_pb2 import StateDigested
+from contracts.topics import PARTITIONS, RUNS, TOPICS
 from esper.errors import LogUnavailable
+from esper.leyline.envelope import new_event
+from esper.leyline.signing import KeyRing
+from streams import access
 from streams.broker.launch import start_broker
+from streams.consumer import LogConsumer, ends_of
+from streams.feed.log_reader import LogReader
+from streams.metrics import Metrics
+from streams.producer import Publisher
+from streams.reader import tail
+from streams.records import partition_of
 from streams.topics import ensure_topics
+
+RING = KeyRing((b"k" * 32,))
 
 
 @pytest.fixture
@@ -62,13 +74,68 @@ async def test_every_topic_of_the_table_exists_with_its_partitions_and_retention
 
 
 @pytest.mark.asyncio
-async def test_a_topic_with_other_partitions_is_refused_because_it_would_break_a_runs_order(bare_log):
+async def test_the_log_says_how_many_partitions_there_are_and_the_setting_only_where_none_is_yet(bare_log, monkeypatch):
+    await create(bare_log.address, "esper.runs", partitions=3, **{"retention.ms": "-1"})
+    monkeypatch.setenv("ESPER_PARTITIONS", "7")
+    await ensure_topics(bare_log.address)
+    topics, _ = await describe(bare_log.address)
+
+    assert topics == {topic.name: 3 for topic in TOPICS}
+
+
+@pytest.mark.asyncio
+async def test_topics_of_different_counts_would_break_a_runs_order_and_the_way_out_destroys_nothing(bare_log):
     await create(bare_log.address, "esper.runs", partitions=1)
-
-    with pytest.raises(LogUnavailable, match=r"esper\.runs has 1 partitions and Esper needs 4") as refused:
+    await create(bare_log.address, "esper.commands", partitions=2)
+    with pytest.raises(LogUnavailable, match=r"esper\.runs has 1 partitions and esper\.commands has 2") as refused:
         await ensure_topics(bare_log.address)
+    said = str(refused.value)
 
-    assert "\n" not in str(refused.value)
+    assert "\n" not in said
+    assert "ESPER_TOPIC_PREFIX" in said
+    assert "delete" not in said
+
+
+@pytest.mark.asyncio
+async def test_a_log_is_shared_under_a_prefix_with_partitions_of_ones_own(bare_log, monkeypatch):
+    """Whoever reads has the names of the topic table; what stands before them is on the log alone."""
+    address = bare_log.address
+    await ensure_topics(address)
+    monkeypatch.setattr(access, "_FOLDERS", {})  # from here on it is somebody else's
+    monkeypatch.setenv("ESPER_TOPIC_PREFIX", "team-a.")
+    monkeypatch.setenv("ESPER_PARTITIONS", "6")
+    await ensure_topics(address)
+    topics, _ = await describe(address)
+    publisher = Publisher(address, RING, Metrics())
+    event = new_event(
+        StateDigested(occasion="epoch"), event_id=b"e" * 16, run_id="run", producer="trainer", recorded_at_ns=1
+    )
+    await publisher.publish([event])
+    await publisher.stop()
+    followed = [event async for event in tail(address, RING, "run", follow=False)]
+    ends = await asyncio.to_thread(ends_of, address)
+    consumer = LogConsumer(bootstrap_servers=address, batches=True, auto_offset_reset="earliest")
+    await consumer.start()
+    places = await consumer.places(RUNS)
+    consumer.assign(places)
+    (((place, batches),),) = [(await consumer.getmany(timeout_ms=5_000)).items()]
+    await consumer.stop()
+    with LogReader(address) as reader:
+        count = await asyncio.to_thread(reader.connect, [RUNS.name])
+        reader.seek((RUNS.name, place.partition), 0)
+        taken = await asyncio.to_thread(reader.take, [(RUNS.name, place.partition)], 5.0)
+    monkeypatch.delenv("ESPER_TOPIC_PREFIX")
+    others = await asyncio.to_thread(ends_of, address)
+
+    assert topics == {topic.name: 4 for topic in TOPICS} | {f"team-a.{topic.name}": 6 for topic in TOPICS}
+    assert [each.event_id for each in followed] == [event.event_id]
+    assert ends == {(topic, number): 0 for topic in ("esper.runs", "esper.commands") for number in range(6)} | {
+        (RUNS.name, place.partition): 1
+    }
+    assert (batches[0].topic, place.topic, len(places), count) == (RUNS.name, RUNS.name, 6, 6)
+    assert place.partition == partition_of(b"run", 6)
+    assert [until for _, until in taken.values()] == [1]
+    assert set(others.values()) == {0}
 
 
 @pytest.mark.asyncio

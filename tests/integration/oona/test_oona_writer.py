@@ -11,7 +11,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from contracts.topics import EMERGENCY, RUNS, TELEMETRY
+from contracts.topics import EMERGENCY, PARTITIONS, RUNS, TELEMETRY
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import body_name
 from esper.nissa.measure import measure
@@ -29,7 +29,7 @@ def records(address, ring, run_id, *topics):
         consumer = AIOKafkaConsumer(bootstrap_servers=address, enable_auto_commit=False, auto_offset_reset="earliest")
         await consumer.start()
         try:
-            partitions = [TopicPartition(topic.name, partition_of(run_id.encode())) for topic in topics]
+            partitions = [TopicPartition(topic.name, partition_of(run_id.encode(), PARTITIONS)) for topic in topics]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
             found = []

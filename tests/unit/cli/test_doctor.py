@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from esper.cli.app import dispatch
-from esper.cli.up import examine
+from esper.cli.up import examine, kept_by
+from streams.topics import Copies
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +105,26 @@ def test_where_the_log_is_elsewhere_other_users_have_the_files_at_most(tmp_path,
     (tmp_path / "data").mkdir(mode=0o700)
 
     assert _finding(tmp_path, "other users").verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("log", "verdict", "said"),
+    [
+        (Copies(3, {"esper.runs": (3, 2), "esper.commands": (3, 2)}), "ok", "3 of every topic, and 2 acknowledge"),
+        (Copies(1, {"esper.runs": (1, 1)}), "ok", "the log has one broker, and keeps what its disk keeps"),
+        (Copies(3, {}), "ok", "no topics yet; the first run makes them (3 brokers)"),
+        (
+            Copies(3, {"esper.runs": (3, 1), "esper.commands": (3, 2)}),
+            "note",
+            "one broker of esper.runs: run `kafka-co",
+        ),
+        (Copies(3, {"esper.runs": (3, 1)}), "note", "--add-config min.insync.replicas=2` for each"),
+        (Copies(2, {"esper.runs": (1, 1)}), "note", "give esper.runs more copies with kafka-reassign-partitions"),
+    ],
+)
+def test_topics_that_die_with_one_broker_are_named(log, verdict, said):
+    """Made before Esper asked for two in sync, or by somebody else."""
+    found = kept_by(log)
+
+    assert found[0] == verdict
+    assert said in found[1]

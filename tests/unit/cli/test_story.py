@@ -145,6 +145,8 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "growth": None,
         "seeds": {"germinated": 1, "fossilized": 0, "culled": 1},
         "events": 13,
+        "records_lost": 0,
+        "records_to_archive": 0,
         "hook_ms": {"p50": 3.123, "p99": 9.877},
         "first_step_s": 2.346,
         "prompt_s": 0.5,

@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from contracts.leyline.v1 import event_pb2
 from contracts.leyline.v1.event_pb2 import MetricValue
 from esper.cli.run_view import RunView
+from esper.cli.screen import Lines
 from esper.cli.summary import Cost, Summary
+from esper.cli.training import gone_since
 from esper.metric import Figure
 from projections import open_history
 from projections.archive_writer import Archive
+from projections.manifest import Gap
 from projections.run_queries import EventReader
 from projections.testing import LogOfRecords, Trainers
 from tests.unit.void_stretch import void_stretch
@@ -190,3 +194,59 @@ def test_a_clock_that_is_behind_does_not_change_which_facts_count(tmp_path):
 
     assert [(life.seed_id, life.life, life.from_epoch) for life in view.lives] == [("s1", 1, 1)]
     assert view.finished is not None
+
+
+def test_a_run_of_which_the_log_deleted_facts_is_told_as_it_went(tmp_path):
+    """The archive's facts end at the gap: it showed a seed as germinated that was culled, and said that it had all."""
+    run = Trainers("run")
+    run.complete_epoch(0)
+    run.move(0, 0, 0)
+    run.complete_epoch(0)
+    run.move(0, 0, 1)
+    run.finish(0)
+    records = LogOfRecords().place(run.events)
+    with Archive(tmp_path) as archive:
+        archive.append([*records[:3], *records[-1:]])
+        gaps = archive.manifest.gaps
+    with open_history(tmp_path) as history:
+        archived = RunView.of("run", EventReader(history, "run").new())
+    place = (records[0].topic, records[0].partition)
+
+    view, lacks = archived.filled(RunView.of("run", run.events))
+    lost = gone_since({place: 0}, gaps)
+    text = Summary(
+        view, None, 0, {"p50": 1.0, "p99": 2.0}, Cost(2.0, 0.5, 1.8, 9.0, 3.0), "esper-data", lost=lost
+    ).text()
+
+    assert (archived.lives[0].stage, archived.finished) == ("GERMINATED", None)
+    assert view.lives[0].stage != "GERMINATED"
+    assert view.finished is not None
+    assert (view.events, lacks, lost) == (len(run.events), len(run.events) - 4, len(run.events) - 4)
+    assert "all in the archive" not in text
+    assert f"{lost} records of their partitions are lost" in text
+    assert archived.filled(None) == (archived, 0)
+
+
+def test_only_what_was_lost_since_the_run_began_is_counted():
+    gaps = [Gap("t", 0, 2, 5), Gap("t", 0, 8, 12), Gap("t", 0, 20, 21), Gap("t", 1, 0, 99), Gap("other", 0, 0, 99)]
+
+    assert gone_since({("t", 0): 10}, gaps) == 3
+    assert gone_since({}, gaps) == 0
+
+
+def test_an_archive_that_has_others_history_to_read_first_is_said_to(tmp_path):
+    cost = Cost(1.0, 0.5, 0.9, 2.0, 3.0)
+    summary = Summary(ended("k3f9", "completed", 0.75), None, 0, {"p50": 1.0, "p99": 2.0}, cost, "d", to_go=12_345)
+
+    assert "the archive of d comes to them after 12,345 records" in " ".join(summary.text().split())
+    assert (summary.to_json()["records_to_archive"], summary.to_json()["records_lost"]) == (12_345, 0)
+
+
+def test_what_is_told_of_a_deadline_that_passed_is_a_sentence(capsys):
+    run = Trainers("run")
+    run.complete_epoch(0)
+    late = run.publish(run._trainer(0), event_pb2.DecisionTimedOut(packet_id=bytes(16), waited_ms=2_006))
+    Lines([RunView("run", "grown")], quiet=False).show(RunView("run"), late)
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "grown      decision: none came within 2.0 s, and the run went on; one that comes later is rejected"

@@ -226,31 +226,31 @@ def test_a_file_from_somebody_else_is_made_anew(news, tmp_path, ring, content, s
         assert library.next_offsets, "what is ours is kept"
 
 
-@pytest.mark.parametrize("how", ["written over while closed", "replaced under the same inode's number after a kill"])
+@pytest.mark.parametrize("how", ["written over while closed", "written over after a kill", "replaced after a kill"])
 def test_a_file_that_was_exchanged_is_made_anew_though_its_inode_is_the_same(news, tmp_path, ring, how):
     """`cp` writes into the file that is there, and ext4 gives a number again at once: the seal went by it alone."""
     news.registered()
     path = tmp_path / "urza.duckdb"
+    seal = path.with_name("urza.duckdb.seal")
     with Library(path, ring) as library:
         library.take(news.records)
-        of_a_killed_one = path.with_name("urza.duckdb.seal").read_bytes()
+        killed = seal.read_bytes()
+    seal.write_bytes(killed)
+    theirs = path.read_bytes()  # older, which is as good as somebody else's
     with Library(path, ring) as library:
-        assert library.next_offsets, "what is ours is kept"
-    theirs = path.read_bytes()
+        assert library.next_offsets, "what is ours is kept, also after a kill"
+        killed = seal.read_bytes()
     inode = path.lstat().st_ino
+    if how.endswith("after a kill"):
+        seal.write_bytes(killed)
     if how.startswith("written over"):
         path.write_bytes(theirs)
         assert path.lstat().st_ino == inode
-    else:
-        path.with_name("urza.duckdb.seal").write_bytes(of_a_killed_one)
-        with Library(path, ring) as library:
-            assert library.next_offsets, "what is ours is kept, also after a kill"
-        path.with_name("urza.duckdb.seal").write_bytes(of_a_killed_one)
-        for _ in range(50):
-            path.unlink()
-            path.write_bytes(theirs)
-            if path.lstat().st_ino == inode:
-                break
+    for _ in range(50 if how.startswith("replaced") else 0):
+        path.unlink()
+        path.write_bytes(theirs)
+        if path.lstat().st_ino == inode:
+            break
 
     with Library(path, ring) as library:
         assert library.next_offsets == {}

@@ -89,7 +89,7 @@ def test_an_event_above_the_limit_is_refused_before_it_is_sent():
 def test_a_key_has_the_partition_that_kafka_clients_give_it(key):
     partitions = list(range(PARTITIONS))
 
-    assert partition_of(key) == DefaultPartitioner()(key, partitions, partitions)
+    assert partition_of(key, PARTITIONS) == DefaultPartitioner()(key, partitions, partitions)
 
 
 @pytest.mark.parametrize("form", [tuple, list, dict])

@@ -71,32 +71,40 @@ BOMBS = {
             assert archive.take(batches).rows == 12
             assert sum(entry.rows for entry in archive.manifest.files) == 12
     """,
-    "a Parquet file of half a gigabyte in 20 KB": """
+    "a Parquet file of half a gigabyte in 20 KB, whatever its footer says": """
         import hashlib
         import pyarrow as pa
         import pyarrow.parquet as pq
         from projections import manifest, open_history
-        from projections.archive_writer import Archive
         from projections.columns import arrow_schema
         from projections.manifest import FileEntry, Manifest
+        from tests.unit.projections.test_parquet_pages import EMPTY_GROUPS, saying
+
+        def asked(content):
+            name = "run_started-000000001.parquet"
+            (folder / "files" / name).write_bytes(content)
+            assert len(content) < 600_000
+            entry = FileEntry(name, "run_started", 0, 8, len(content), hashlib.sha256(content).hexdigest(), "x", 1, {})
+            manifest.save(folder, Manifest(generation=1, files=(entry,)))
+            with open_history(folder) as history:
+                (damage,) = history.damage
+                assert history.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+                return str(damage)
 
         zeros = pa.table({"log_raw": [bytes(2**26)]})
         (folder / "files").mkdir()
-        path = folder / "files" / "run_started-000000001.parquet"
+        path = folder / "honest"
         options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
         with pq.ParquetWriter(path, zeros.schema, **options) as writer:
             for _ in range(8):
                 writer.write_table(zeros)
         del zeros
-        content = path.read_bytes()
-        assert len(content) < 100_000
-        entry = FileEntry(path.name, "run_started", 0, 8, len(content), hashlib.sha256(content).hexdigest(), "x", 1, {})
-        manifest.save(folder, Manifest(generation=1, files=(entry,)))
+        chunk = pq.read_metadata(path).row_group(0).column(0)
+        honest = path.read_bytes()
         before = now_mb()
-        with open_history(folder) as history:
-            (damage,) = history.damage
-            assert "which no file of events does" in str(damage), damage
-            assert history.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+        assert "which no file of events does" in asked(honest)
+        assert "which no file of events does" in asked(saying(honest, chunk.total_uncompressed_size, 1_000))
+        assert "is no Parquet file" in asked(EMPTY_GROUPS)
     """,
     "a manifest of a million files": """
         from esper.errors import CorruptState

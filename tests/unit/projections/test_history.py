@@ -39,6 +39,7 @@ PROMISED = {
         "timeline",
         "event_id",
     },
+    "gains": {"run_id", "random_seed", "metric", "gain_over_control", "gain_over_static", "metric_direction"},
     "metrics": {"run_id", "epoch", "measured_on", "name", "unit", "direction", "value", "main", "surviving"},
     "decisions": {"run_id", "epoch", "policy", "chosen", "actions", "reason", "packet_id", "command_id"},
     "commands": {"run_id", "command_id", "operation", "seed_id", "outcome", "rejected_reason", "issued_by"},

@@ -16,6 +16,8 @@ from projections.archive_writer import Archive
 from projections.compaction import merge_all
 from projections.lineage import stored_records
 from projections.records import StoredRecord
+from projections.repair import Undecided
+from projections.testing import LogOfRecords, Trainers
 
 RUNS = ("esper.runs", 0)
 BODIES = ("run_resumed", "rolled_back")
@@ -286,3 +288,34 @@ def test_a_manifest_that_is_replaced_while_the_archive_is_written_is_written_aga
         assert archive.keep_manifest()
         assert archived(tmp_path) == log
         assert not archive.keep_manifest()
+
+
+def test_facts_that_were_left_to_readers_are_judged_after_an_older_manifest_came_back(tmp_path):
+    """The list of such runs was in the manifest that went: their facts stayed undecided for ever (a soak found it)."""
+    run = Trainers("run")
+    for _ in range(3):
+        run.complete_epoch(0)
+    records = LogOfRecords().place(run.events)
+    with Archive(tmp_path / "a") as archive, Archive(tmp_path / "b") as other:
+        archive.append(records[:1])
+        archive.append(records[1:])
+        kept = archive.manifest
+        other.append(records[:1])
+        other._verdicts = Undecided()  # as while a file is damaged
+        other.append(records[1:])
+        others = {entry.name: entry.generation for entry in other.manifest.files}
+    for name, generation in others.items():
+        if generation > 1:
+            (tmp_path / "b" / "files" / name).rename(tmp_path / "a" / "files" / name)
+    listed = [entry for entry in kept.files if entry.generation == 1]
+    gone = [replace(entry, name=entry.name.replace(".", "-x.")) for entry in kept.files if entry.generation > 1]
+    manifest.save(tmp_path / "a", replace(kept, files=(*listed, *gone)))
+
+    with Archive(tmp_path / "a") as archive:
+        undecided = archive.manifest.undecided
+    with open_history(tmp_path / "a") as history:
+        query = "SELECT count(*), count(DISTINCT log_offset), min(log_verdict), max(log_verdict) FROM log.facts"
+        found = history.execute(query).fetchone()
+
+    assert undecided == ("run",)
+    assert found == (len(run.events), len(run.events), 1, 1)

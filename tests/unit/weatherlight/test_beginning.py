@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from esper.errors import InvalidInput
+from esper.weatherlight import beginning
 from esper.weatherlight.beginning import Plan, archived_claims, check_new
+from projections import manifest
 from projections.archive_writer import Archive
 from projections.manifest import covered
 from projections.testing import LogOfRecords, Trainers
@@ -53,3 +55,30 @@ def test_a_plan_goes_to_the_trainers_process_and_comes_back():
 
     assert Plan.from_json(plan.to_json()) == plan
     assert not Plan().fresh, "whoever starts a trainer by hand may give it an id that there is"
+
+
+def test_what_is_read_is_what_was_waited_for_though_an_older_manifest_comes_between(tmp_path, monkeypatch):
+    """A resume read the run by it, and took an incarnation that another had claimed since (a soak found it)."""
+    run = Trainers("run")
+    run.complete_epoch(0)
+    run.resume(0, 0)
+    records = LogOfRecords().place(run.events)
+    with Archive(tmp_path) as archive:
+        archive.append(records[:1])
+        older = (tmp_path / manifest.NAME).read_bytes()
+        archive.append(records[1:])
+    newer, asked = (tmp_path / manifest.NAME).read_bytes(), []
+    looked = beginning.covered
+
+    def covered(folder):
+        found = looked(folder)
+        asked.append(found)
+        (tmp_path / manifest.NAME).write_bytes(older if len(asked) == 1 else newer)
+        return found
+
+    monkeypatch.setattr(beginning, "covered", covered)
+    place = (records[0].topic, records[0].partition)
+    recorded = beginning.read_recorded(tmp_path, "run", {place: len(records)})
+
+    assert len(asked) > 1
+    assert len(recorded.facts) == len(records)

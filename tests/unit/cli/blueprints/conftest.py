@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from contracts.leyline.v1 import event_pb2 as pb
+from contracts.topics import PARTITIONS
 from esper.cli.app import dispatch
 from esper.karn.approval import approve
 from esper.karn.registration import registered
@@ -46,7 +47,7 @@ class Story:
             timeline=1 if run_id else 0,
         )
         sent = outgoing(event)
-        place = (sent.topic, partition_of(sent.key))
+        place = (sent.topic, partition_of(sent.key, PARTITIONS))
         offset = self._ends.get(place, 0)
         self._ends[place] = offset + 1
         at_ms = event.recorded_at_ns // 1_000_000

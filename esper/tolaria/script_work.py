@@ -1,0 +1,352 @@
+"""The work of a person's own script: their model, probe and loop; and a run made of what they bring.
+
+Nothing of the script's is drawn from or changed: extra passes run on borrowed tensors and on random streams of their
+own, the optimiser holds seeds for the length of a step only, and the modes of the modules are the person's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from contracts.leyline.v1.event_pb2 import Metric as MetricMessage
+from contracts.leyline.v1.event_pb2 import RunStarted, Script, SiteDescription
+from esper.errors import InvalidInput
+from esper.karn.catalogue import offer
+from esper.kasmina.absorb import Options
+from esper.kasmina.gates import Loss
+from esper.kasmina.passes import Closure
+from esper.kasmina.sites import Stream, describe_sites, device_of, drawing_from, evaluating
+from esper.kasmina.sites_auto import SiteNames, choose_sites
+from esper.metric import Figure, Metric, check_metrics
+from esper.tolaria.config import RunConfig
+from esper.tolaria.data import RandomStreams
+from esper.tolaria.encoded import own_streams, set_own_streams
+from esper.tolaria.own_code import defined_at
+from esper.tolaria.own_optimizer import OWN, FollowedRates, OwnOptimizer
+from esper.tolaria.run import Run, Stateful, assembled, clearance_of, find_pool, make_kasmina
+from esper.tolaria.script import SOURCE
+from esper.tolaria.tasks.task import ACCURACY, Evaluation
+from esper.tolaria.world import World
+
+Probe = Callable[[nn.Module], Any]
+"""Takes the model; gives the loss of each of N samples, (N,), or these and a dictionary of metrics by name."""
+
+UNKNOWN_STEPS: Final = 100
+"""Steps of an epoch before there was one, where nobody has said how many there are; a first epoch shows it."""
+
+EVIDENCE: Final = "evidence of a script is of its last batch"
+
+
+_UNKNOWN: Final = Loss.of(torch.tensor([float("nan")]))
+
+
+class _Enough(BaseException):
+    """The model has been run once."""
+
+
+@dataclass(slots=True)
+class ScriptWork:
+    """What a script brings, as the engine sees it.
+
+    `model` is what the person calls, `probe` and `test` are called with it. `recorded` are the facts of the script's
+    file. `evidence_samples` and `probe_samples` are known once a batch and a probe were seen.
+    """
+
+    name: str
+    model: nn.Module
+    probe_function: Probe
+    metrics: Sequence[Metric] = ()
+    compiled: bool = False
+    recorded: Script | None = None
+    steps_per_epoch: int = 0
+    probe_samples: int = 1
+    evidence_samples: int = 1
+    train_samples: int = 0
+    _last: Closure | None = field(default=None, init=False)
+    _test: Probe | None = field(default=None, init=False)
+    _tested: Evaluation | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        check_metrics(self.metrics, f"run {self.name}")
+
+    def eagerly(self) -> AbstractContextManager[Any]:
+        """Within, a compiled model runs its own code: hooks and borrowed tensors are not what it was compiled for."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+
+    def aside(self, closure: Closure) -> Closure:
+        """The closure, run eagerly."""
+
+        def eager() -> Tensor:
+            with self.eagerly():
+                return closure()
+
+        return eager if self.compiled else closure
+
+    def stepped(self, closure: Closure) -> None:
+        """Keep the closure: evidence is of its batch."""
+        self._last = closure
+
+    def samples(self, batch: Any) -> int:
+        """The length of the first tensor in the batch, whatever it is nested in; 1 for a batch without one."""
+        count = next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 1)
+        self.evidence_samples = max(count, 1)
+        return self.evidence_samples
+
+    def forward(self, host: nn.Module) -> object:
+        """Run the model once, as the probe does first."""
+
+        def stop(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+            raise _Enough
+
+        handle = host.register_forward_hook(stop)
+        try:
+            with self.eagerly():
+                return self.probe_function(self.model)
+        except _Enough:
+            return None
+        finally:
+            handle.remove()
+
+    def probe(self, host: nn.Module) -> Evaluation:
+        """What the person's probe gives, in evaluation mode and without gradient; its random numbers are its own."""
+        found = self._figures(self.probe_function, host)
+        self.probe_samples = found.loss.per_sample.numel()
+        return found
+
+    def evidence(self, host: nn.Module) -> Closure:  # noqa: ARG002 - the closure runs it
+        """The last batch's loss."""
+        if self._last is None:
+            raise InvalidInput(f"run {self.name}: there was no batch yet, and {EVIDENCE}")
+        return self.aside(self._last)
+
+    def report(self, host: nn.Module, test: Probe) -> Evaluation:
+        """The figures of the test, which are kept for the run's end."""
+        self._test = test
+        self._tested = self._figures(test, host, alone=True)
+        return self._tested
+
+    def test(self, host: nn.Module) -> Evaluation:
+        """What `report` gave, and then the test's figures of the host as it is; without a report no number."""
+        if self._test is None:
+            return Evaluation(_UNKNOWN, float("nan"))
+        found, self._tested = self._tested, None
+        return found or self._figures(self._test, host, alone=True)
+
+    def _figures(self, function: Probe, host: nn.Module, *, alone: bool = False) -> Evaluation:
+        """The figures of a probe or test; with `alone` metrics without a loss are enough."""
+        aside = drawing_from(Stream(0, device_of(host)), keep=False)
+        with torch.no_grad(), self.eagerly(), evaluating(host), aside, _streams_kept():
+            found = function(self.model)
+        losses, others = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+        if alone and isinstance(found, Mapping):
+            figures = tuple(self._metric(str(name)).of(_value(name, value)) for name, value in found.items())
+            return Evaluation(_UNKNOWN, _accuracy(figures), figures)
+        if not isinstance(losses, Tensor) or losses.dim() != 1 or not len(losses):
+            raise InvalidInput(
+                f"{_at(function)}{_named(function)} gave {_shown(losses)}; it must give one loss for each sample, a "
+                "tensor of shape (N,), such as that of a loss with reduction='none', or (losses, {'mae': ...})"
+            )
+        if not isinstance(others, Mapping):
+            raise InvalidInput(f"{_named(function)} gave {_shown(others)} beside the losses; it must be a dictionary")
+        loss = Loss.of(losses.detach().float().cpu())
+        figures = tuple(self._metric(str(name)).of(_value(name, value)) for name, value in others.items())
+        return Evaluation(loss, _accuracy(figures), figures)
+
+    def _metric(self, name: str) -> Metric:
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        if name == ACCURACY.name:
+            return ACCURACY
+        known = ", ".join(metric.name for metric in self.metrics) or "none"
+        raise InvalidInput(
+            f"the probe gave a metric {name!r}, and the run's metrics are {known}: declare it, such as "
+            f"metrics=[esper.Metric({name!r}, lower_is_better=True)]"
+        )
+
+    def source_code(self) -> Sequence[bytes]:
+        """Nothing: the script's sources are objects already."""
+        return ()
+
+    def started(self, host: nn.Module) -> RunStarted:  # noqa: ARG002 - a script's samples are not known to cost anything
+        """Name, script, and metrics."""
+        return RunStarted(
+            task=self.name,
+            task_source=SOURCE,
+            train_samples=self.train_samples,
+            probe_samples=self.probe_samples,
+            script=self.recorded,
+            metrics=[
+                MetricMessage(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better)
+                for each in self.metrics
+            ],
+        )
+
+
+@contextmanager
+def _streams_kept() -> Iterator[None]:
+    """Python's and numpy's random streams are afterwards where they were."""
+    before = own_streams()
+    try:
+        yield
+    finally:
+        set_own_streams(before)
+
+
+def _named(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def _at(function: Callable[..., Any]) -> str:
+    """The line of a person's function, for the beginning of a message about it."""
+    place = defined_at(function)
+    return "" if place is None else f"{place}: "
+
+
+def _shown(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _value(name: object, value: Any) -> float:
+    try:
+        return float(value.double().mean() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInput(f"metric {name!r} is {_shown(value)}; it must be a number or a tensor") from None
+
+
+def _accuracy(figures: Sequence[Figure]) -> float:
+    """The metric called accuracy as a share of 0 to 1; not a number where there is none."""
+    found = next((each for each in figures if each.name == "accuracy"), None)
+    return float("nan") if found is None else found.value / (100.0 if found.unit == "%" else 1.0)
+
+
+def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
+    """The module behind a compiled or otherwise wrapped model, and whether a compiler looks at it or at a part of it.
+
+    Raises InvalidInput for a model whose graph must be whole, and for one that TorchScript has compiled.
+    """
+    compiled = any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules())  # noqa: SLF001 - there is no public way to ask
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        context = getattr(model, "dynamo_ctx", None)
+        if getattr(context, "fullgraph", False) or getattr(context, "nopython", False):
+            raise InvalidInput(
+                "the model is compiled with fullgraph=True, and the hook of a seed cannot be part of its graph: "
+                "compile it without"
+            )
+        model = inner
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InvalidInput(
+                f"{name or 'the model'} is compiled by TorchScript, which ignores the hooks of seeds: give the module "
+                "itself, or compile it with torch.compile"
+            )
+    return model, compiled
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a script brings to its run; `clip_norm` None clips nothing, `accumulate` counts the batches of a step."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    sites: SiteNames
+    probe: Probe
+    metrics: Sequence[Metric] = ()
+    scheduler: Stateful | None = None
+    scaler: torch.amp.GradScaler | None = None
+    loader: Any = None
+    accumulate: int = 1
+    script: Script | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch as far as the loader says it; 0 where it does not."""
+        try:
+            return -(-len(self.loader) // self.accumulate) if self.loader is not None else 0
+        except TypeError:
+            return 0
+
+    def stateful(self) -> dict[str, Stateful]:
+        """What has a state of its own beside model and optimiser."""
+        found = {"scheduler": self.scheduler, "scaler": self.scaler, "loader": self.loader}
+        return {name: each for name, each in found.items() if each is not None and hasattr(each, "load_state_dict")}
+
+
+def _described(
+    work: ScriptWork, host: nn.Module, brought: Brought, axes: Sequence[str], options: Options
+) -> list[SiteDescription]:
+    """The sites that the script names, as one pass of its probe reaches them."""
+    forward = partial(work.forward, host)
+    with _streams_kept(), work.eagerly():
+        wanted = choose_sites(host, forward, brought.sites, tuples=True) if brought.sites else ()
+        return describe_sites(host, [site for site in wanted if site.axis in axes], forward, options)
+
+
+def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id: str) -> Run:
+    """The run of a script at step 0, with nothing published yet.
+
+    `config` has the script's epochs. Draws nothing from a random stream of the script's. Raises InvalidInput for a site
+    that does not fit, for a probe that does not give one loss for each sample, and as `make_run` does for a pool.
+    """
+    host, compiled = plain_model(brought.model)
+    pool, clearance = find_pool(config), clearance_of(config)
+    axes = ("depth",) if compiled else config.axes
+    device = device_of(host)
+    rate = float(brought.optimizer.param_groups[0]["lr"])
+    config = replace(config, pool=pool, axes=axes, device=str(device), optimizer=OWN, rate_policy=OWN)
+    config = config.resolved(epochs=1, batch_size=1, learning_rate=max(rate, 1e-12))
+    steps = brought.steps_per_epoch
+    work = ScriptWork(
+        name=config.task,
+        model=brought.model,
+        probe_function=brought.probe,
+        metrics=brought.metrics,
+        compiled=compiled,
+        recorded=brought.script,
+        steps_per_epoch=steps,
+    )
+    options = partial(offer, pool=pool, dossier=config.dossier, clearance=clearance)
+    described = _described(work, host, brought, axes, options)
+    config = replace(config, dossier=config.dossier.of(pool, {site.shape_kind for site in described}))
+    if described and not any(site.options for site in described):
+        raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of {config.task}; name another")
+    random = RandomStreams(config.seed, device)
+    work.probe(host)
+    kasmina = make_kasmina(
+        config, host, described, world, options, steps_per_epoch=steps or UNKNOWN_STEPS, seed=random.seeds["seeds"]
+    )
+    if compiled:
+        kasmina.expect_compiler()
+    optimizer = OwnOptimizer(
+        brought.optimizer,
+        places=lambda seed_id: list(host.get_submodule(kasmina.sites()[seed_id].site).parameters()),
+        monotonic=world.outside.clock.monotonic,
+    )
+    run = assembled(
+        config,
+        work,
+        world,
+        host,
+        kasmina,
+        run_id=run_id,
+        random=random,
+        device=device,
+        steps_per_epoch=steps or UNKNOWN_STEPS,
+        optimizer=optimizer,
+        rates=FollowedRates(
+            optimizer,
+            new_parameter_rate=config.new_parameter_rate,
+            warmup_steps=lambda: round(config.new_parameter_warmup_epochs * run.steps_per_epoch),
+        ),
+    )
+    run.scaler, run.accumulate, run.brought = brought.scaler, brought.accumulate, brought.stateful()
+    run.own_streams, run.compiled, run.guarded = True, compiled, config.policy != "none"
+    return run

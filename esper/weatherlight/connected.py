@@ -1,0 +1,54 @@
+"""A trainer's outside on the log of a data folder: log, clocks, keys, objects and library, whichever process trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from typing import Final
+
+from esper.leyline.verifier import CommandVerifier
+from esper.tolaria.outside import Clock, Outside
+from esper.urza.cache import KernelCache
+from esper.weatherlight.alive import this_process
+from esper.weatherlight.beginning import archived_claims
+from projections.manifest import Place
+from streams.access import know_own
+from streams.entry import scraped
+from streams.health import HealthServer
+from streams.keys import load_key_ring
+from streams.metrics import Metrics
+from streams.objects import object_store
+from streams.prefetch import Prefetch
+from streams.settings import Settings
+from streams.trainer_log import KafkaLog
+
+KERNEL_BYTES: Final = 64 * 2**20
+REAL_CLOCK: Final = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
+
+
+def connected(
+    stack: ExitStack,
+    settings: Settings,
+    brokers: str,
+    run_id: str,
+    *,
+    archived: Mapping[Place, int] | None,
+    stop: Callable[[], bool],
+) -> tuple[Outside, KafkaLog, CommandVerifier]:
+    """The outside of a run whose log is at `brokers`, until `stack` is closed; and its log and verifier.
+
+    `archived` says up to where the archive has no claim to the run, where that was looked for.
+    """
+    know_own(brokers, settings)
+    ring = load_key_ring(settings, brokers)
+    metrics, objects = Metrics(), object_store(settings.data)
+    gone = archived_claims(settings.data / "archive", run_id)
+    log = stack.enter_context(KafkaLog(brokers, ring, run_id=run_id, metrics=metrics, archived=archived, gone=gone))
+    health = stack.enter_context(HealthServer("trainer", metrics, checks={"log": log.writer.trouble}))
+    stack.enter_context(scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port))
+    # The trainer's own memory of kernels; those of a small run's sites take about one megabyte together.
+    kernels = KernelCache(object_store(settings.data), time.monotonic, limit_bytes=KERNEL_BYTES)
+    library = stack.enter_context(closing(Prefetch(log.writer, ring, kernels, run_id=run_id, metrics=metrics)))
+    verifier = CommandVerifier(ring)
+    return Outside(log, REAL_CLOCK, objects, verifier, library, stop, this_process()), log, verifier

@@ -1,0 +1,361 @@
+"""`esper.grow`: growth in a person's own training loop, in this process.
+
+    with esper.grow(model, optimizer, probe=probe_fn, epochs=20) as run:
+        for epoch in run.epochs():
+            for batch in run.batches(loader):
+                loss = run.step(lambda: criterion(model(batch["x"]), batch["y"]))
+        run.report(test_fn)
+    model = esper.load(run.run_id, model=Net())
+
+The session is the loop engine's own (`esper.tolaria.engine`); here it gets its outside: the log of the data folder, or
+none. Nothing is started, joined or written before the first batch has been through the model once.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NoReturn
+
+import torch
+from torch import nn
+
+from esper.errors import InvalidInput
+from esper.kasmina.passes import Closure
+from esper.kasmina.settings import SeedSettings
+from esper.kasmina.sites_auto import SiteNames
+from esper.leyline.names import checked
+from esper.leyline.objects import ObjectStore
+from esper.leyline.signing import Signed
+from esper.leyline.verifier import CommandVerifier
+from esper.metric import Metric
+from esper.tolaria import appointed
+from esper.tolaria.appointed import Appointment, RunOver
+from esper.tolaria.config import RunConfig
+from esper.tolaria.dry_run import dry_run
+from esper.tolaria.engine import Session
+from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
+from esper.tolaria.own_code import Place, caller
+from esper.tolaria.run import Stateful
+from esper.tolaria.script import this_script
+from esper.tolaria.script_work import Brought, Probe, ScriptWork, make_script_run
+from esper.tolaria.tasks.task import Evaluation
+from esper.tolaria.world import LiveWorld, World
+from esper.urza.artifact import Kernel, Refusal
+from esper.urza.library import Wanted
+from esper.weatherlight.alive import this_process
+from esper.weatherlight.connected import REAL_CLOCK, connected
+from streams.keys import load_key_ring
+from streams.local_log import LocalLog
+from streams.objects import object_store
+from streams.settings import Settings
+
+AUTO: Final = "auto"
+ARCHIVE_S: Final = 30.0
+
+
+class LateLog:
+    """A log that is there once it is `opened`: at a run's first fact. Until then nothing has arrived on it."""
+
+    def __init__(self) -> None:
+        self.real: Log | None = None
+
+    def _log(self) -> Log:
+        assert self.real is not None  # a session opens it before it publishes
+        return self.real
+
+    def publish(self, event: Any) -> None:
+        """On the log that was opened."""
+        self._log().publish(event)
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """On the log that was opened."""
+        self._log().flush(timeout_s)
+
+    def claim(self, event: Any) -> None:
+        """On the log that was opened."""
+        self._log().claim(event)
+
+    def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:
+        """On the log that was opened."""
+        return self._log().await_answer(packet_id, timeout_s)
+
+    def take_commands(self) -> list[Signed]:
+        """None before it is opened."""
+        return [] if self.real is None else self.real.take_commands()
+
+    def shed(self) -> int:
+        """None before it is opened."""
+        return 0 if self.real is None else self.real.shed()
+
+
+class LateLibrary:
+    """The library of a log that is there later; until then it has nothing."""
+
+    def __init__(self) -> None:
+        self.real: KernelSource | None = None
+
+    def want(self, wanted: Sequence[Wanted]) -> None:
+        """Ask for these kernels."""
+        if self.real is not None:
+            self.real.want(wanted)
+
+    def take(self, wanted: Wanted) -> Kernel | Refusal | None:
+        """The kernel, where the library has it."""
+        return None if self.real is None else self.real.take(wanted)
+
+
+class Growth(Session):
+    """A run in a person's own loop; `run_id` is what `esper runs`, `why`, `sql` and `esper.load` know it by.
+
+    `epochs`, `batches` and `step` are a loop's; `report` takes the test, once, at the end. For loops that cannot give
+    a closure there are `before_batch`, `after_backward`, `before_step`, `after_step` and `end_epoch`. `stepped` says
+    whether the last `step` moved the weights, where gradients are accumulated or scaled.
+    """
+
+    def __init__(
+        self,
+        brought: Brought,
+        config: RunConfig,
+        *,
+        run_id: str,
+        settings: Settings,
+        log: str | None,
+        where: Place | None,
+        appointment: Appointment | None,
+    ) -> None:
+        self._settings = settings
+        self._where = where
+        self._appointment = appointment
+        self._asked_to_stop = threading.Event()
+        self._open = ExitStack()
+        self._late_log, self._late_library = LateLog(), LateLibrary()
+        self._how = log
+        self._lease: Any = None
+        objects = object_store(settings.data)
+        world: World
+        if appointment is not None:
+            world, run_id, config = appointment.world, appointment.run_id, appointment.config
+        else:
+            library = self._late_library if log is not None else None
+            world = LiveWorld(self._outside(objects, REAL_CLOCK, library))
+        super().__init__(make_script_run(config, brought, world, run_id=run_id))
+        self._objects = objects
+        self._late = appointment is None
+
+    def _outside(self, objects: ObjectStore, clock: Clock, library: KernelSource | None) -> Outside:
+        verifier = CommandVerifier(load_key_ring(self._settings, "127.0.0.1:0" if self._how is None else None))
+        return Outside(self._late_log, clock, objects, verifier, library, self._asked_to_stop.is_set, this_process())
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.run.recorder.run_id
+
+    def stop(self) -> None:
+        """End the run before its next step, as interrupted: `esper resume` goes on with it."""
+        self._asked_to_stop.set()
+
+    def report(self, test: Probe) -> Evaluation:
+        """The test's figures, which become the run's result; gates and policies never see them.
+
+        `test(model)` gives losses (N,), (losses, {"mae": ...}) or metrics alone, {"accuracy": 0.9}.
+        """
+        work = self.run.work
+        assert isinstance(work, ScriptWork)
+        return work.report(self.run.host, test)
+
+    # ------------------------------------------------------------------------------------------- beginning and ending
+
+    def begin_late(self, closure: Closure | None) -> None:
+        """Try the first batch, then open the log, and bring the run to its first fact."""
+        work = self.run.work
+        assert isinstance(work, ScriptWork)
+        if closure is not None:
+            with work.eagerly():
+                dry_run(self.run.host, {}, closure, where=self._where)
+        self._connect()
+        if work.recorded is None:
+            work.recorded = this_script(self._objects)
+        super().begin_late(closure)
+
+    def _connect(self) -> None:
+        """Open the log, which what follows needs."""
+        settings, run_id = self._settings, self.run_id
+        if self._how is None:
+            from esper.weatherlight import client  # noqa: PLC0415 - only who has no log looks
+
+            if client.status(settings.data) is not None:
+                raise InvalidInput(
+                    f"the processes of {settings.data} run and own its archive: join them with log='auto', or give "
+                    "data_dir= a folder of this run's own"
+                )
+            ring = load_key_ring(settings, "127.0.0.1:0")
+            local = LocalLog(settings.data / "archive", ring, self._objects, REAL_CLOCK)
+            self._open.callback(local.close)
+            self._late_log.real = local
+            return
+        brokers = self._join() if self._how == AUTO else self._how
+        outside, log, _ = connected(
+            self._open, settings, brokers, run_id, archived=None, stop=self._asked_to_stop.is_set
+        )
+        self._late_log.real, self._late_library.real = log, outside.library
+
+    def _join(self) -> str:
+        """The address of the data folder's log, whose processes are started where none run."""
+        from esper.weatherlight import client  # noqa: PLC0415 - only who has a log joins it
+
+        self._lease = client.join(
+            self._settings.data, client=f"esper.grow {self.run_id}", brokers=self._settings.brokers
+        )
+        self._open.callback(self._lease.release)
+        self._lease.wait_ready()
+        brokers: str = self._lease.brokers
+        return brokers
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self._late and error is None:
+                _refuse_empty()
+            if not self._late:
+                super().__exit__(kind, error, traceback)
+        except BaseException as failure:
+            self._over(failure)
+            raise
+        else:
+            self._over(error)
+        if self._appointment is not None:
+            raise RunOver from error
+
+    def _over(self, error: BaseException | None) -> None:
+        """Close what was opened, and tell whoever had the script run again."""
+        if self._appointment is not None:
+            self._appointment.result, self._appointment.error = self.result, error
+        try:
+            if self._lease is not None and error is None:
+                self._wait_for_archive()
+        finally:
+            self._open.close()
+
+    def _wait_for_archive(self) -> None:
+        """So that whoever looks next finds the run whole."""
+        from esper.cli.history import wait_for_archive  # noqa: PLC0415 - only who has a log waits for it
+        from streams.log_ends import log_ends  # noqa: PLC0415 - as above
+
+        ends = log_ends(self._settings.data, self._lease.brokers) or {}
+        wait_for_archive(self._settings.data, ends, ARCHIVE_S, lambda: None, self._lease.unwritable)
+
+
+def grow(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    probe: Probe,
+    epochs: int,
+    sites: SiteNames = AUTO,
+    name: str | None = None,
+    data_dir: str | Path | None = None,
+    scheduler: Stateful | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    loader: Iterable[Any] | None = None,
+    metrics: Sequence[Metric] = (),
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    log: str | None = AUTO,
+    policy: str = "heuristic",
+    lifecycle: str | None = None,
+    seed: int = 0,
+    run_id: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Growth:
+    """A run that trains and grows `model` in the caller's own loop; used as a context, it is over when that is left.
+
+    `probe(model)` gives the loss of each of N samples, shape (N,), or these and a dictionary of metrics: what gates and
+    policies look at; the same samples each time, called in evaluation mode without gradient. `optimizer` is any torch
+    optimiser, `scheduler` what the caller steps as always, `scaler` a GradScaler, `loader` the batches; their states
+    are part of the run's, and `len(loader)` tells the steps of an epoch before there was one. `sites` are "auto",
+    submodules' names, patterns or `Site`s. `accumulate` batches make a step, whose gradient norm is clipped to
+    `clip_norm`, if at all. `epochs` counts those that `run.epochs()` gives.
+
+    `log` "auto" joins the processes of `data_dir` (ESPER_DATA, or ./esper-data), or starts them; HOST:PORT is a log
+    elsewhere; with None decisions are made in this process and the history is written into the archive directly.
+    `policy` "none" grows nothing: the weights are bit for bit those of the same script without Esper. `seed` is of
+    seeds and decisions. `config` has further fields of `RunConfig`, `seeds` among them as a dictionary.
+
+    Raises InvalidInput for what does not fit, with the line of the caller's file where one can be named.
+    """
+    where = caller()
+    values = dict(config or {})
+    seeds = {**values.pop("seeds", {}), **({} if lifecycle is None else {"lifecycle": lifecycle})}
+    if accumulate < 1:
+        raise InvalidInput(f"accumulate is {accumulate}; it must be 1 or more")
+    if not isinstance(model, nn.Module) or not isinstance(optimizer, torch.optim.Optimizer):
+        given = f"a {type(model).__name__} and a {type(optimizer).__name__}"
+        raise InvalidInput(f"model and optimizer are {given}; give a nn.Module and a torch.optim.Optimizer")
+    if not callable(probe):
+        raise InvalidInput(f"probe is a {type(probe).__name__}; it must be a function of the model")
+    _check_known(values)
+    made = RunConfig(
+        task=name or _own_name(),
+        seed=seed,
+        policy=policy,  # type: ignore[arg-type]  # checked by the configuration
+        epochs=epochs,
+        threads=torch.get_num_threads(),
+        clip_norm=clip_norm,
+        measuring_share=None,
+        seeds=SeedSettings(**seeds),
+        **values,
+    )
+    appointment = appointed.take()
+    settings = Settings.load(data=Path(data_dir) if data_dir is not None else None)
+    brought = Brought(
+        model=model,
+        optimizer=optimizer,
+        sites=sites,
+        probe=probe,
+        metrics=tuple(metrics),
+        scheduler=scheduler,
+        scaler=scaler,
+        loader=loader,
+        accumulate=accumulate,
+    )
+    return Growth(
+        brought,
+        made,
+        run_id=checked(run_id, "run_id") if run_id is not None else _new_id(),
+        settings=settings,
+        log=settings.brokers if log == AUTO and settings.brokers else log,
+        where=where,
+        appointment=appointment,
+    )
+
+
+def _refuse_empty() -> NoReturn:
+    raise InvalidInput("the run had no step: write `for epoch in run.epochs():` and call run.step in it")
+
+
+def _check_known(values: Mapping[str, Any]) -> None:
+    known = set(RunConfig.__dataclass_fields__)
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InvalidInput(
+            f"config has {unknown[0]!r}, which does not exist; the fields are {', '.join(sorted(known))}"
+        )
+
+
+def _own_name() -> str:
+    """The name of the script that runs."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(path).stem if path else "script"
+
+
+def _new_id() -> str:
+    from esper.cli.history import new_run_id  # noqa: PLC0415 - it brings DuckDB along
+
+    return new_run_id()

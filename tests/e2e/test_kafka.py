@@ -1,0 +1,253 @@
+"""The whole system on a real Apache Kafka: three brokers, entered by SASL and TLS, shared with others under a prefix.
+
+Short here, long under `-m soak`. `tests/kafka.py` says what is needed for it; without that, all of it is skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contracts.leyline.v1.event_pb2 import StateDigested
+from contracts.topics import RUNS
+from esper.errors import LogUnavailable
+from esper.leyline.envelope import new_event
+from esper.leyline.signing import KeyRing
+from streams.consumer import ends_of, enter
+from streams.feed import EventFeed, Field, Schema
+from streams.metrics import Metrics
+from streams.producer import Publisher
+from streams.reader import tail
+from streams.records import partition_of
+from streams.topics import ensure_topics
+from streams.writer import LogWriter
+from tests.e2e.test_relive import EPOCHS, House, digests
+from tests.kafka import MISSING, NODES, RIGHTS, USER, Kafka, token
+
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=MISSING or "it is all there"),
+    pytest.mark.timeout(600),
+]
+RING = KeyRing((b"k" * 32,))
+PASSWORD = "correct-horse-battery-staple"
+SCRAMBLED = "another-one-of-them"
+PARTITIONS = 3
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory):
+    """Three brokers, until this module is done."""
+    cluster = Kafka(tmp_path_factory.mktemp("kafka"), PASSWORD)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+@pytest.fixture
+def entered(kafka, monkeypatch, request) -> str:
+    """The environment of a user of the cluster, with the least rights on what begins with the prefix that it gives."""
+    prefix = f"{request.function.__name__[:40]}-{random.randrange(10**9)}."
+    kafka.allow(prefix)
+    for name, value in {
+        "BROKERS": kafka.brokers,
+        "KEY": "5e" * 32,
+        "SECURITY_PROTOCOL": "SASL_SSL",
+        "SASL_USERNAME": USER,
+        "SASL_PASSWORD": PASSWORD,
+        "SSL_CAFILE": str(kafka.certificate),
+        "TOPIC_PREFIX": prefix,
+        "PARTITIONS": str(PARTITIONS),
+    }.items():
+        monkeypatch.setenv(f"ESPER_{name}", value)
+    return prefix
+
+
+def refused(doing: Callable[[], object]) -> str:
+    """What is said where it does not work, in one line; how soon, `unit/oona/test_oona_ways_in.py` has measured."""
+    with pytest.raises(LogUnavailable) as raised:
+        doing()
+    assert "\n" not in str(raised.value)
+    assert PASSWORD not in str(raised.value)
+    return str(raised.value)
+
+
+def good_token() -> str:
+    return token(USER)
+
+
+def old_token() -> str:
+    return token(USER, seconds=-60.0)
+
+
+def test_every_login_lets_in_and_a_wrong_one_is_named(kafka, entered, monkeypatch):
+    kafka.add_scram("scrambled", SCRAMBLED)
+
+    def tell(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(f"ESPER_{name}", value)
+
+    enter(kafka.brokers)
+    tell(SASL_PASSWORD="wrong")
+    assert "user or password is wrong (SASL_SSL, PLAIN, user 'app')" in refused(lambda: enter(kafka.brokers))
+    tell(SASL_MECHANISM="SCRAM-SHA-256", SASL_USERNAME="scrambled", SASL_PASSWORD=SCRAMBLED)
+    enter(kafka.brokers)
+    tell(SASL_PASSWORD=PASSWORD)
+    assert "user or password is wrong (SASL_SSL, SCRAM-SHA-256" in refused(lambda: enter(kafka.brokers))
+    tell(SASL_MECHANISM="SCRAM-SHA-512")
+    assert "correct ESPER_SASL_MECHANISM" in refused(lambda: enter(kafka.brokers))
+    monkeypatch.delenv("ESPER_SASL_USERNAME")
+    monkeypatch.delenv("ESPER_SASL_PASSWORD")
+    tell(SASL_MECHANISM="OAUTHBEARER", SASL_TOKEN_PROVIDER=f"{__name__}:good_token")
+    enter(kafka.brokers)
+    tell(SASL_TOKEN_PROVIDER=f"{__name__}:old_token")
+    assert "it refuses the token" in refused(lambda: enter(kafka.brokers))
+    monkeypatch.delenv("ESPER_SASL_TOKEN_PROVIDER")
+    monkeypatch.delenv("ESPER_SASL_MECHANISM")
+    tell(SECURITY_PROTOCOL="SSL")
+    assert "does it ask for SASL?" in refused(lambda: enter(kafka.brokers))
+    monkeypatch.delenv("ESPER_SSL_CAFILE")
+    tell(SECURITY_PROTOCOL="PLAINTEXT")
+    assert "correct ESPER_SECURITY_PROTOCOL" in refused(lambda: enter(kafka.brokers))
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("CREATE", "cannot be created: TopicAuthorizationFailedError"),
+        ("DESCRIBE_CONFIGS", "does not tell its settings (TopicAuthorizationFailedError)"),
+        ("READ", "did not give its records: [Error 29] TopicAuthorizationFailedError"),
+        ("WRITE", "did not take what was written: [Error 29] TopicAuthorizationFailedError"),
+    ],
+)
+def test_each_right_of_the_docs_is_needed_and_a_missing_one_is_named(kafka, entered, monkeypatch, missing, said):
+    prefix = f"lacks-{missing}."
+    monkeypatch.setenv("ESPER_TOPIC_PREFIX", prefix)
+    (kind, name, operations), group = RIGHTS
+    left = [each for each in operations.split() if each != missing]
+    kafka.allow(prefix, rights=[(kind, name, " ".join(left)), group])
+
+    async def begin() -> None:
+        await ensure_topics(kafka.brokers)
+        await ensure_topics(kafka.brokers)  # what exists already is looked at
+        publisher = Publisher(kafka.brokers, RING, Metrics(), request_timeout_s=4.0)
+        body = StateDigested(occasion="epoch")
+        try:
+            await publisher.publish([new_event(body, event_id=b"e" * 16, run_id="r", producer="p", recorded_at_ns=1)])
+        finally:
+            await publisher.stop()
+        assert [event async for event in tail(kafka.brokers, RING, "r", follow=False)]
+
+    assert said in refused(lambda: asyncio.run(begin()))
+
+
+def test_the_conformance_tests_hold_on_kafka(kafka):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n0", "-q", "--no-header", "tests/integration/conformance"],
+        cwd=ROOT,
+        env={**os.environ, "ESPER_TEST_BROKERS": kafka.inside},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert int(done.stdout.split(" passed")[0].split()[-1]) > 25  # those of kcat need kcat
+
+
+@pytest.fixture
+def house(kafka, entered, esper, forks):
+    """`esper up` on the cluster; a broker that a test killed is there again afterwards."""
+    made = House(esper, forks)
+    yield made
+    made.close()
+    kafka.start()
+
+
+def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esper, house):
+    assert house.train("calm").last_word()["result"]["status"] == "completed"
+    lived = digests(house.whole("calm"))
+    trainer = house.train("stirred")
+    house.wait_for_epoch("stirred", 2)
+    trainer.kill()
+    resumed = house.resume("stirred")
+    kafka.kill(kafka.leader(entered + RUNS.name, partition_of(b"stirred", PARTITIONS)))
+    assert resumed.last_word()["result"]["status"] == "completed"
+    facts = house.whole("stirred")
+
+    assert digests(facts) == lived
+    assert [fact.sequence for fact in facts] == list(range(1, len(facts) + 1))
+    same = esper.json("fork", "stirred", "--at", str(12 * EPOCHS - 60), "--do", "nothing")
+    assert (same["same_as_parent"], same["parts_at_step"]) == (True, None)
+    assert esper.json("replay", "stirred")["diverged"] is False
+    (entrance,) = [each for each in esper.json("doctor") if each["check"] == "log address"]
+    assert entrance["verdict"] == "note"
+    assert "another lets us in (SASL_SSL)" in entrance["found"]
+    count = "select count(distinct event_id) as n from log.epoch_completed"
+    given = fed(esper.data_dir)
+    assert given > 2 * EPOCHS
+    esper.wait_until(lambda: esper.json("sql", count)[0]["n"] == given)
+    assert PASSWORD not in esper.logs()
+    assert not [path for path in esper.data_dir.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert not [each for each in esper.processes() if PASSWORD in " ".join(each.cmdline())]
+
+
+@pytest.mark.soak
+def test_who_is_above_the_quota_is_held_back_and_loses_nothing(kafka, entered):
+    asyncio.run(ensure_topics(kafka.brokers))
+    kafka.limit(USER, producer_byte_rate=20_000)
+    metrics = Metrics()
+    body = StateDigested(occasion="epoch", root=bytes(32))
+    began = time.monotonic()
+    try:
+        with LogWriter(kafka.brokers, RING, producer="trainer", metrics=metrics) as writer:
+            for number in range(3_000):
+                event_id = number.to_bytes(16, "big")
+                writer.publish(new_event(body, event_id=event_id, run_id="r", producer="trainer", recorded_at_ns=1))
+                if number % 100 == 0:
+                    writer.flush(60.0)
+            writer.flush(60.0)
+    finally:
+        kafka.limit(USER, producer_byte_rate=0)
+    took_s = time.monotonic() - began
+
+    assert took_s > 5.0  # 3,000 of 100 bytes and more
+    assert sum(ends_of(kafka.brokers).values()) == 3_000
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_brokers_that_die_at_random_cost_no_fact(kafka, house):
+    """Ten runs, in each of which two brokers are killed, one after the other, and come back."""
+    chance = random.Random(random.random())
+    assert house.train("calm").last_word()["result"]["status"] == "completed"
+    lived = digests(house.whole("calm"))
+    for number in range(10):
+        run_id = f"run-{number}"
+        trainer = house.train(run_id)
+        for _ in range(2):
+            time.sleep(chance.uniform(0.0, 3.0))
+            kafka.kill(chance.randint(1, NODES))
+            time.sleep(chance.uniform(0.0, 5.0))
+            kafka.start()
+        assert trainer.last_word()["result"]["status"] == "completed"
+        facts = house.whole(run_id)
+
+        assert digests(facts) == lived
+        assert [fact.sequence for fact in facts] == list(range(1, len(facts) + 1))
+
+
+def fed(data_dir: Path) -> int:
+    """How many ends of epochs a feed gives, from archive and log."""
+    feed = EventFeed(data_dir, [Schema("epoch_completed", [Field("event_id", width=16)])], end="now")
+    return sum(len(batch["event_id"]) for batch in feed)

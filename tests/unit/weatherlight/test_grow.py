@@ -1,0 +1,260 @@
+"""Growth in a person's own loop: what they bring is theirs, and without growth nothing of it changes by a bit."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import esper
+from esper.errors import InvalidInput
+from esper.tolaria.encoded import decode, encode
+from esper.tolaria.own_optimizer import OwnOptimizer
+from projections import open_history
+
+EPOCHS = 3
+X = torch.randn(192, 6, generator=torch.Generator().manual_seed(1))
+Y = (X[:, 0] * X[:, 1] > 0).long()
+
+
+class Net(nn.Module):
+    """A small host with running statistics, dropout and a part that gives a tuple."""
+
+    class Part(nn.Module):
+        """Gives a tuple."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return torch.relu(self.linear(x)), x.mean()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.part = self.Part()
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        hidden, _ = self.part(torch.tanh(self.norm(self.stem(x))))
+        return self.head(functional.dropout(hidden, 0.1, self.training))
+
+
+def probe(model):
+    return functional.cross_entropy(model(X[128:]), Y[128:], reduction="none")
+
+
+def batches():
+    """Nested, shuffled by torch's global stream; a generator, which has no length."""
+    for rows in torch.randperm(128).split(16):
+        yield {"inputs": {"x": X[rows]}, "y": [Y[rows]]}
+
+
+class Script:
+    """A training script: model, optimiser, schedule, half precision and accumulation, and its two loops."""
+
+    def __init__(self, kind: str) -> None:
+        torch.manual_seed(0)
+        self.model = Net()
+        self.accumulate, self.scaler, self.dtype = 1, None, None
+        groups = [{"params": self.model.stem.parameters(), "lr": 0.05}, {"params": list(self.model.parameters())[2:]}]
+        steps = 8
+        if kind == "adam":
+            self.optimizer = torch.optim.AdamW(groups, lr=0.02)
+            self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, [lambda n: 0.9**n, lambda n: 0.8**n])
+        elif kind == "half":
+            self.dtype, self.scaler = torch.float16, torch.amp.GradScaler("cpu", init_scale=2.0**18)
+            self.optimizer = torch.optim.RMSprop(self.model.parameters(), lr=0.005)
+            self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.95)
+        else:
+            self.dtype, self.accumulate, steps = torch.bfloat16, 2, 4
+            self.optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
+            self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                self.optimizer, max_lr=[0.1, 0.2], total_steps=steps * EPOCHS + 1
+            )
+
+    def loss(self, batch):
+        with torch.autocast("cpu", dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            return functional.cross_entropy(self.model(batch["inputs"]["x"]), batch["y"][0])
+
+    def plain(self) -> None:
+        for _ in range(EPOCHS):
+            self.model.train()
+            for number, batch in enumerate(batches(), start=1):
+                loss = self.loss(batch) / self.accumulate
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+                if number % self.accumulate:
+                    continue
+                if self.scaler is None:
+                    self.optimizer.step()
+                else:
+                    self.scaler.step(self.optimizer)
+                    self.scaler.update()
+                self.optimizer.zero_grad()
+                self.scheduler.step()
+
+    def grown(self, folder, each_batch=lambda _run, _number: None, **settings):
+        session = esper.grow(
+            self.model,
+            self.optimizer,
+            probe=probe,
+            epochs=EPOCHS,
+            scheduler=self.scheduler,
+            scaler=self.scaler,
+            accumulate=self.accumulate,
+            log=None,
+            data_dir=folder,
+            **settings,
+        )
+        with session as run:
+            for _ in run.epochs():
+                self.model.train()
+                for number, batch in enumerate(run.batches(batches())):
+                    each_batch(run, number)
+                    run.step(lambda batch=batch: self.loss(batch))
+                    if run.stepped:
+                        self.scheduler.step()
+            run.report(probe)
+        return session
+
+
+@pytest.mark.parametrize("kind", ["adam", "half", "cycle"])
+def test_without_growth_the_weights_are_those_of_the_script_bit_for_bit(tmp_path, kind) -> None:
+    one, other = Script(kind), Script(kind)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a scheduler behind a step left out
+        torch.manual_seed(7)
+        one.plain()
+        drawn = torch.rand(3)
+        torch.manual_seed(7)
+        session = other.grown(tmp_path, policy="none")
+
+    assert torch.equal(torch.rand(3), drawn)
+    assert session.result.seeds["germinated"] == 0
+    found, expected = other.model.state_dict(), one.model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert other.scheduler.get_last_lr() == one.scheduler.get_last_lr()
+
+
+GROWING = {"lifecycle": "swift", "config": {"seeds": {"proof_epochs": 1}}}
+
+
+@pytest.mark.parametrize("kind", ["adam", "half", "cycle"])
+def test_what_a_person_brings_grows_and_every_command_reads_its_history(tmp_path, kind) -> None:
+    script = Script(kind)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        session = script.grown(tmp_path, **GROWING)
+    with open_history(tmp_path / "archive") as history:
+        moves = history.execute("SELECT to_stage FROM transitions WHERE run_id = ?", [session.run_id]).fetchall()
+        (finished,) = history.execute("SELECT status, test_loss FROM log.run_finished", []).fetchall()
+
+    assert ("PROBATIONARY",) in moves
+    assert finished == ("completed", session.result.test_loss)
+    assert len(script.optimizer.param_groups) == len(script.scheduler.get_last_lr())
+
+
+def test_a_step_that_must_not_be_taken_is_undone_and_its_epoch_comes_again(tmp_path) -> None:
+    script, seen = Script("cycle"), []
+
+    def poison(run, number: int) -> None:
+        seen.append(run.run.recorder.epoch)
+        if len(seen) == 12:
+            script.model.head.weight.data.fill_(float("nan"))
+
+    script.grown(tmp_path, poison, **GROWING)
+    with open_history(tmp_path / "archive") as history:
+        reasons = history.execute("SELECT reason, to_step FROM log.rolled_back", []).fetchall()
+
+    assert reasons[0] == ("non_finite_loss", 4)
+    assert seen[8:20] == [1] * 12  # four batches of the second epoch, and it again
+    assert all(torch.isfinite(each).all() for each in script.model.state_dict().values())
+
+
+def test_a_seed_is_in_the_optimiser_for_the_length_of_a_step_and_follows_its_hosts_group() -> None:
+    host, seed = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Linear(4, 4)
+    optimizer = torch.optim.SGD([{"params": host[0].parameters(), "lr": 1.0}, {"params": host[1].parameters()}], lr=0.1)
+    own = OwnOptimizer(optimizer, places=lambda _seed: list(host[1].parameters()), monotonic=lambda: 0.0)
+    own.sync({"s1": list(seed.parameters())}, {"s1": seed})
+    optimizer.param_groups[1]["lr"] = 0.25
+    own.follow(own.groups[-1])
+    before = seed.weight.detach().clone()
+    seed.weight.grad = torch.ones_like(seed.weight)
+    optimizer.step()
+
+    assert own.names == ["host", "host.2", "s1"]
+    assert torch.equal(seed.weight, before - 0.25)
+    assert len(optimizer.param_groups) == 2
+    assert list(optimizer.state_dict()["state"]) == []
+
+
+def test_the_state_of_any_optimiser_comes_back_with_its_seeds() -> None:
+    host, seed = nn.Linear(3, 4), nn.Linear(4, 4)
+
+    def one() -> OwnOptimizer:
+        optimizer = torch.optim.NAdam(host.parameters(), lr=0.1)
+        own = OwnOptimizer(optimizer, places=lambda _seed: list(host.parameters()), monotonic=lambda: 0.0)
+        own.sync({"s1": list(seed.parameters())}, {"s1": seed})
+        return own
+
+    own, other = one(), one()
+    for parameter in (*host.parameters(), *seed.parameters()):
+        parameter.grad = torch.ones_like(parameter)
+    own.step()
+    saved = own.state()
+    other.load_state(saved, {"s1": seed})
+
+    assert str(other.state()) == str(saved)
+    assert set(saved["groups"][1]["state"]) == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"probe": lambda model: probe(model).mean()}, r"test_grow.py:\d+: .*one loss for each sample"),
+        ({"probe": lambda model: (probe(model), {"mae": 1.0})}, "declare it"),
+        ({"sites": ("stemm",)}, "stem"),
+        ({"optimizer": 3}, "torch.optim.Optimizer"),
+        ({"config": {"clip_nrom": 1.0}}, "clip_nrom"),
+        ({"model": torch.compile(Net(), fullgraph=True)}, "fullgraph"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, change, said) -> None:
+    script = Script("adam")
+    given = {"model": script.model, "optimizer": script.optimizer, "probe": probe, "epochs": 1, "log": None} | change
+    with pytest.raises(InvalidInput, match=re.compile(said)):
+        esper.grow(given.pop("model"), given.pop("optimizer"), data_dir=tmp_path / "d", **given)
+
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by torch's compiler
+def test_a_compiled_host_grows_as_the_plain_one_does(tmp_path) -> None:
+    """With a compiler that changes no arithmetic both come to the same weights."""
+    found = []
+    for compiled in (False, True):
+        script = Script("adam")
+        plain = script.model
+        if compiled:
+            script.model = torch.compile(plain, backend="eager")
+        torch.manual_seed(7)
+        session = script.grown(tmp_path / str(compiled), sites=("part",), **GROWING | {"config": {"axes": ("depth",)}})
+        found.append((session.result.seeds, plain.state_dict()))
+    (seeds, weights), (others, same) = found
+
+    assert seeds == others
+    assert seeds["germinated"] > 0
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def test_plain_state_goes_there_and_back() -> None:
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), [3, 5])
+    state = scheduler.state_dict() | {"best": float("inf"), "seen": {1, 2}, "pair": (1, "a")}
+
+    assert decode(encode(state, "scheduler")) == state
+    with pytest.raises(InvalidInput, match=r"scheduler\['f'\] is a function"):
+        encode({"f": probe}, "scheduler")
