@@ -8,6 +8,7 @@ gives a callback no loss: it is taken from what the model returns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class GrowthCallback(TrainerCallback):
         self._parts = InParts(probe, report, options)
         self._epochs = epochs
         self._hook: Any = None
+        self._accumulated = 1
 
     @property
     def run(self) -> Any:
@@ -46,7 +48,8 @@ class GrowthCallback(TrainerCallback):
     ) -> None:
         """Begin the run."""
         model, optimizer = parts["model"], parts["optimizer"]
-        self._hook = model.register_forward_hook(self._note_loss)
+        self._hook = model.register_forward_hook(self._note_loss, with_kwargs=True)
+        self._accumulated = args.gradient_accumulation_steps
         self._parts.begin(
             model,
             getattr(optimizer, "optimizer", optimizer),  # accelerate's, around torch's
@@ -55,10 +58,12 @@ class GrowthCallback(TrainerCallback):
             accumulate=args.gradient_accumulation_steps,
         )
 
-    def _note_loss(self, model: nn.Module, _inputs: Any, outputs: Any) -> None:
+    def _note_loss(self, model: nn.Module, _inputs: Any, named: Mapping[str, Any], outputs: Any) -> None:
+        """The batch's mean loss: a model that was told how many items make the step has returned its part of theirs."""
         loss = outputs.get("loss") if hasattr(outputs, "get") else getattr(outputs, "loss", None)
         if model.training and isinstance(loss, Tensor):
-            self._parts.loss = loss.detach()
+            part = named.get("num_items_in_batch") is not None
+            self._parts.loss = loss.detach() * (self._accumulated if part else 1)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
