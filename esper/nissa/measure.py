@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -74,11 +75,12 @@ def _epoch(body: Any) -> _Found:
         ("esper_tolaria_epochs_total", 1.0, {}),
         ("esper_tolaria_training_loss", state.training_loss, {}),
         ("esper_tolaria_probe_loss", state.validation_loss, {}),
-        ("esper_tolaria_training_accuracy_ratio", state.validation_accuracy, {}),
         ("esper_tolaria_seeds_active", float(alive), {}),
         ("esper_kasmina_isolation_violations", float(sum(seed.isolation_violations for seed in body.seeds)), {}),
         ("esper_tamiyo_conservative_mode", float(body.conservative), {}),
     ]
+    if not math.isnan(state.validation_accuracy):  # a task without classes has none
+        found.append(("esper_tolaria_training_accuracy_ratio", state.validation_accuracy, {}))
     if body.hook_ms_before > 0.0:  # the first epoch has none before it
         found.append(("esper_tolaria_training_latency_seconds", body.hook_ms_before / MS_PER_S, {}))
     return found

@@ -260,7 +260,7 @@ class Growth(Session):
         from streams.log_ends import log_ends  # noqa: PLC0415 - as above
 
         ends = log_ends(self._settings.data, self._lease.brokers) or {}
-        wait_for_archive(self._settings.data, ends, ARCHIVE_S, lambda: None, self._lease.unwritable)
+        wait_for_archive(self._settings.data, ends, ARCHIVE_S, lambda _to_go: None, self._lease.unwritable)
 
 
 def grow(

@@ -20,6 +20,7 @@ import pytest
 
 from esper.cli import WRONG_INPUT
 from esper.cli.app import dispatch
+from streams.settings import Settings
 from tests.forked import Forks, everybodys
 
 ROOT = Path(__file__).parents[2]
@@ -115,8 +116,8 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """A configuration folder of its own, for the signing key, and nothing set from outside."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        for name in ("ESPER_BROKERS", "ESPER_DATA", "ESPER_KEY", "ESPER_KEY_PREVIOUS", "ESPER_KEYS_RETIRED"):
-            patch.delenv(name, raising=False)
+        for name in Settings.model_fields:
+            patch.delenv(f"ESPER_{name.upper()}", raising=False)
         yield
 
 

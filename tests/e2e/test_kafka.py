@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource
 
 from contracts.leyline.v1.event_pb2 import StateDigested
 from contracts.topics import RUNS
+from esper.cli.up import kept_by
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
@@ -27,7 +29,7 @@ from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.reader import tail
 from streams.records import partition_of
-from streams.topics import ensure_topics
+from streams.topics import copies_of, ensure_topics
 from streams.writer import LogWriter
 from tests.e2e.test_relive import EPOCHS, House, digests
 from tests.kafka import MISSING, NODES, RIGHTS, USER, Kafka, token
@@ -163,6 +165,45 @@ def test_the_conformance_tests_hold_on_kafka(kafka):
     )
     assert done.returncode == 0, done.stdout[-4000:]
     assert int(done.stdout.split(" passed")[0].split()[-1]) > 25  # those of kcat need kcat
+
+
+def test_two_of_three_copies_acknowledge_and_topics_of_which_one_does_are_named(kafka, entered):
+    asyncio.run(ensure_topics(kafka.brokers))
+    kept = asyncio.run(copies_of(kafka.brokers))
+    weak = ConfigEntry(
+        "min.insync.replicas",
+        "1",
+        incremental_operation=AlterConfigOpType.SET,
+        source=ConfigSource.DYNAMIC_TOPIC_CONFIG,
+    )
+    resource = ConfigResource(ConfigResource.Type.TOPIC, entered + RUNS.name, incremental_configs=[weak])
+    admin = kafka.admin()
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(20)
+
+    assert set(kept.topics.values()) == {(3, 2)}
+    assert kept_by(kept)[0] == "ok"
+    verdict, said = kept_by(asyncio.run(copies_of(kafka.brokers)))
+    assert verdict == "note"
+    assert f"one broker of {entered}{RUNS.name}: run `kafka-configs" in said
+
+
+@pytest.mark.soak
+def test_with_two_of_three_away_it_is_waited_as_for_a_log_that_is_away(kafka, entered):
+    asyncio.run(ensure_topics(kafka.brokers))
+    event = {"run_id": "r", "producer": "trainer", "recorded_at_ns": 1}
+    with LogWriter(kafka.brokers, RING, producer="trainer", metrics=Metrics()) as writer:
+        kafka.kill(3)
+        writer.publish(new_event(StateDigested(occasion="epoch"), event_id=b"1" * 16, **event))
+        writer.flush(60.0)  # with one away it goes on
+        kafka.kill(2)
+        writer.publish(new_event(StateDigested(occasion="epoch"), event_id=b"2" * 16, **event))
+        with pytest.raises(LogUnavailable, match="enough of them for the copies that must be in sync"):
+            writer.flush(5.0)
+        kafka.start()
+        writer.flush(60.0)
+
+    assert sum(ends_of(kafka.brokers).values()) == 2
 
 
 @pytest.fixture

@@ -143,6 +143,9 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "test_loss": 0.55,
         "static_test_loss": None,
         "growth": None,
+        "unproven": [],
+        "val_accuracy_without": None,
+        "test_loss_without": None,
         "seeds": {"germinated": 1, "fossilized": 0, "culled": 1},
         "events": 13,
         "records_lost": 0,
@@ -183,6 +186,7 @@ def test_summary_tells_a_slot_that_opened_and_a_seed_in_doubt(story, tell):
         ),
         epoch=2,
     )
+    opened.sequence, end.sequence = (story[-1].sequence + place for place in (0, 1))  # in the place of its end
     text = _summary([*story[:-1], opened, end], None).text()
 
     assert "s3 at layer1, which s1 opened in epoch 2, never germinated" in text
