@@ -30,9 +30,7 @@ class GrowthCallback(TrainerCallback):
     Raises InvalidInput for a model that returns no loss.
     """
 
-    def __init__(
-        self, probe: Probe, *, report: Probe | None = None, epochs: int | None = None, **options: Any
-    ) -> None:
+    def __init__(self, probe: Probe, *, report: Probe | None = None, epochs: int | None = None, **options: Any) -> None:
         self._parts = InParts(probe, report, options)
         self._epochs = epochs
         self._hook: Any = None
@@ -84,24 +82,18 @@ class GrowthCallback(TrainerCallback):
         self._noted()
         self._parts.before_step(parts["model"])
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Let seeds move on, and take in commands."""
         self._parts.after_step()
         self._ask(control)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Probe, decide, keep."""
         self._parts.end_epoch()
         if self._parts.over:
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Report, and end the run."""
         self._hook.remove()
         self._parts.end()

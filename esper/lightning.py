@@ -8,14 +8,10 @@ Lightning steps the module, the optimiser and the schedule as always; the callba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError:
-    from pytorch_lightning import Callback, LightningModule, Trainer
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from esper.errors import InvalidInput
@@ -48,6 +44,10 @@ class GrowthCallback(Callback):
                 f"{type(pl_module).__name__} optimises by hand or with {len(trainer.optimizers)} optimisers; a callback "
                 "can follow automatic optimisation with one: use esper.grow in a loop of your own"
             )
+        if trainer.max_epochs is None or trainer.max_epochs < 1:
+            raise InvalidInput(
+                f"max_epochs is {trainer.max_epochs}; growth is planned by epochs: give Trainer a number"
+            )
         schedules = [each.scheduler for each in trainer.lr_scheduler_configs]
         self._parts.begin(
             pl_module,
@@ -57,7 +57,7 @@ class GrowthCallback(Callback):
             accumulate=trainer.accumulate_grad_batches,
         )
 
-    def on_train_batch_start(
+    def on_train_batch_start(  # type: ignore[override]  # Lightning takes -1 for "end this epoch"
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> int | None:
         """Take in commands; -1 ends the epoch where a rollback or an end was asked for."""
@@ -88,7 +88,7 @@ class GrowthCallback(Callback):
         repeated = self._parts.end_epoch()
         if self._parts.over:
             trainer.should_stop = True
-        elif trainer.max_epochs is not None and trainer.max_epochs > 0:
+        elif repeated and trainer.max_epochs is not None:
             trainer.fit_loop.max_epochs = trainer.max_epochs + repeated
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

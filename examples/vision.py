@@ -66,17 +66,18 @@ def main():
         loader=loader,
         accumulate=ACCUMULATE,
     ) as run:
-        for _epoch in run.epochs():
+        for epoch in run.epochs():
             model.train()
             for images, labels in run.batches(loader):
 
-                def loss(images=images, labels=labels):
+                def batch_loss(images=images, labels=labels):
                     with torch.autocast("cpu", torch.bfloat16):
                         return functional.cross_entropy(model(images), labels)
 
-                run.step(loss)
+                loss = run.step(batch_loss)
                 if run.stepped:
                     scheduler.step()
+            print(f"epoch {epoch + 1}: training loss {loss.item():.4f}", flush=True)
         run.report(lambda model: losses(model, test))
     model.eval()
     with torch.no_grad():
