@@ -167,14 +167,23 @@ def blocks_of(history: History, query: str) -> tuple[list[str], Iterator[list[tu
     return [column[0] for column in answer.description or ()], blocks()
 
 
+class WrongQuery(InvalidInput):
+    """A query that DuckDB refuses; `where` is the line of it and a caret below the place, empty where none is known."""
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+
+
 @contextmanager
 def wrong_query() -> Iterator[None]:
-    """DuckDB's errors as InvalidInput, in its own words."""
+    """DuckDB's errors as WrongQuery, in its own words."""
     try:
         yield
     except duckdb.Error as error:
-        first, *_ = str(error).split("\n\n")
-        raise InvalidInput(f"the query is wrong: {first}") from None
+        first, *more = str(error).split("\n\n")
+        where = next((each for each in more if each.startswith("LINE ") and each.rstrip().endswith("^")), "")
+        raise WrongQuery(f"the query is wrong: {first}", where) from None
 
 
 def cancel(history: History) -> None:

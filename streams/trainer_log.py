@@ -46,7 +46,8 @@ CONNECT_S: Final = 10.0
 SUMMARY_S: Final = 10.0
 """R-OPS-5: how often the queue's state goes out as telemetry."""
 RETRY_S: Final = 0.1
-CATCH_UP_S: Final = 10.0
+CATCH_UP_S: Final = 25.0
+"""Longer than what the log has deleted is looked for in the archive (`weatherlight.beginning`)."""
 logger = logging.getLogger(__name__)
 
 
@@ -143,7 +144,7 @@ class KafkaLog:
     It returns when the end of both topics is known, which `ends` has: no decision on anything published afterwards can
     be missed, and no claim either. `archived` are offsets: claims are looked for from there on, and not from the end on
     alone, where somebody may have used the run's id before. What the log deletes before it is read here `gone` finds:
-    the claims to the run between two offsets of its partition.
+    the claims to the run in its partition between two offsets.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class KafkaLog:
         metrics: Metrics,
         producer: str = "trainer",
         archived: Mapping[Place, int] | None = None,
-        gone: Callable[[int, int], Iterable[Record]] = lambda _first, _end: (),
+        gone: Callable[[int, int, int], Iterable[Record]] = lambda _partition, _first, _end: (),
     ) -> None:
         self.run_id = run_id
         self._key = run_id.encode()
@@ -169,7 +170,8 @@ class KafkaLog:
         self.ends: dict[Place, int] = {}
         self._archived = archived
         self._gone = gone
-        self._next = 0
+        self._next = self._log_begins = self._runs_end = self._partition = 0
+        self._unknown = ""
         self._caught_up = threading.Event()
         if archived is None:
             self._caught_up.set()
@@ -180,7 +182,7 @@ class KafkaLog:
         except (KafkaError, OSError, TimeoutError) as error:
             self.writer.close()
             raise unavailable(brokers, "answer", error) from None
-        following = (self._follow(self._commands, self._arrived), self._follow(self._runs, self._fact))
+        following = (self._follow(self._commands, self._arrived), self._follow_runs())
         self._tasks = [self.writer.thread.spawn(task) for task in (*following, self._summarise())]
 
     def publish(self, event: Event) -> None:
@@ -211,11 +213,14 @@ class KafkaLog:
     def claim(self, event: Event, timeout_s: float = UNAVAILABLE_AFTER_S) -> None:
         """Publish a run's start or RunResumed and wait until the run is this process's.
 
-        Raises Superseded where another process was first, and publishes nothing where that is known already.
+        Raises Superseded where another process was first, and publishes nothing where that is known already; and
+        LogUnavailable where it cannot be known, because neither the log nor the archive has the claims any more.
         """
         self._claims.make(event)
         self._caught_up.wait(CATCH_UP_S)  # so that nothing is published where the run has been another's for long
         self._claims.check()
+        if self._unknown:
+            raise LogUnavailable(f"who has started run {self.run_id} before is not known: {self._unknown}")
         self.writer.publish(event)
         self.writer.flush(timeout_s)
         self._claims.await_own(timeout_s)
@@ -285,8 +290,8 @@ class KafkaLog:
             (place,) = await consumer.places_of(self._key, topic)
             begin = self.ends[place.topic, place.partition] = (await consumer.end_offsets([place]))[place]
             if topic is RUNS:
-                self._runs_end = begin
-                begin = await self._begin(consumer, place, begin)
+                self._runs_end, self._partition = begin, place.partition
+                begin = self._log_begins = await self._begin(consumer, place, begin)
             consumer.assign([place])
             consumer.seek(place, begin)  # at once: an assignment without a position would begin a reset
         except BaseException:
@@ -296,18 +301,22 @@ class KafkaLog:
 
     async def _begin(self, consumer: LogConsumer, place: TopicPartition, end: int) -> int:
         """Where to begin to look for claims: where the archive ends that has none, or the log, which `end`s there."""
-        self._next = end
+        self._next = begin = end
         if self._archived is not None:
             self._next = min(end, self._archived.get((place.topic, place.partition), 0))
-            first = (await consumer.beginning_offsets([place]))[place]
-            if first > self._next:
-                await self._look_back(first)
-                self._next = first
-        self._look_at(self._next)
-        return self._next
+            begin = max(self._next, (await consumer.beginning_offsets([place]))[place])
+        return begin
 
     async def _disconnect(self) -> None:
         await asyncio.gather(self._commands.stop(), self._runs.stop())
+
+    async def _follow_runs(self) -> None:
+        """The run's own topic, behind what the log had deleted of it already: a claim waits for that."""
+        if self._log_begins > self._next:
+            self._unknown = await self._look_back(self._log_begins)
+            self._next = self._log_begins
+        self._look_at(self._next)
+        await self._follow(self._runs, self._fact)
 
     async def _follow(self, consumer: LogConsumer, take: Callable[[Record], None]) -> None:
         while True:
@@ -326,15 +335,19 @@ class KafkaLog:
                 if not self._caught_up.is_set():
                     self._look_at(self._next)
 
-    async def _look_back(self, offset: int) -> None:
-        """The log has nothing between what was read and this offset: lost, given to nobody, or deleted since."""
+    async def _look_back(self, offset: int) -> str:
+        """The log has nothing between what was read and this offset: lost, given to nobody, or deleted since.
+
+        Returns why it is not known who claimed the run there; empty where it is.
+        """
         try:
-            found = await asyncio.to_thread(lambda: list(self._gone(self._next, offset)))
+            found = await asyncio.to_thread(lambda: list(self._gone(self._partition, self._next, offset)))
         except (EsperError, OSError) as error:
             logger.warning("who claimed the run meanwhile is not known: %s", error)
-        else:
-            for record in found:
-                self._fact(record)
+            return str(error)
+        for record in found:
+            self._fact(record)
+        return ""
 
     def _look_at(self, offset: int) -> None:
         """Claims before this offset are known."""

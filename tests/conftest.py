@@ -179,5 +179,10 @@ def pytest_configure_node(node) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """In a worker: take part in the lock. Without workers there is nothing to wait for."""
-    if path := getattr(config, "workerinput", {}).get("esper_machine"):
+    worker = getattr(config, "workerinput", None)
+    if worker is None:  # once in a session, for all of its workers: see tests/processes/warm.py
+        headers = tempfile.mkdtemp(prefix="esper-headers-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT"))
+        os.environ["ESPER_TESTS_HEADERS"] = headers
+        config.add_cleanup(lambda: shutil.rmtree(headers, ignore_errors=True))
+    elif path := worker.get("esper_machine"):
         config.pluginmanager.register(_Machine(path))

@@ -164,7 +164,8 @@ def fork_server(*modules: str) -> Iterator[Forks]:
             python_module("esper.weatherlight.forkserver", "--fd", str(theirs.fileno()), *modules),
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env={**child_environment(), "PYTHONPATH": path},
+            # With more threads the import of torch's compiler would start a pool of processes.
+            env={**child_environment(), "PYTHONPATH": path, "TORCHINDUCTOR_COMPILE_THREADS": "1"},
         )
     try:
         yield Forks(ours, warm="warm" in modules)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Final
+from functools import cache
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,7 +14,7 @@ from esper.cli import WRONG_INPUT
 from esper.cli.command_groups import archive_app, blueprints_app, projections_app
 from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
-from esper.cli.output import complain
+from esper.cli.output import complain, complain_of
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -67,19 +68,25 @@ def dispatch(arguments: Sequence[str]) -> int:
         complain(f"{error.format_message().replace('Value error, ', '')} (see `{_help_command(error)}`)")
         return WRONG_INPUT
     except EsperError as error:
-        complain(str(error))
+        complain_of(error)
         return WRONG_INPUT
     return result if isinstance(result, int) else 0
 
 
 def _invoke(arguments: Sequence[str]) -> object:
     """What the command returns. Not by calling `app`: it makes an error of a reader that left (`esper ... | head`)."""
-    command = typer.main.get_command(app)
+    command = _command()
     try:
         with command.make_context("esper", list(arguments)) as context:
             return command.invoke(context)
     except typer.Exit as done:
         return done.exit_code
+
+
+@cache
+def _command() -> Any:
+    """Every command with its options, made of the functions' signatures once in a process: 25 ms."""
+    return typer.main.get_command(app)
 
 
 def _help_command(error: typer.TyperException) -> str:

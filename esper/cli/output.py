@@ -139,6 +139,16 @@ def complain(message: str) -> None:
         silence(sys.stderr)
 
 
+def complain_of(error: Exception) -> None:
+    """The same of an error, and below it the place in the query that a person typed, where it has one."""
+    complain(str(error))
+    where = getattr(error, "where", "")
+    if where:
+        with suppress(OSError):
+            sys.stderr.write("".join(f"{visible(line)}\n" for line in where.split("\n")))
+            sys.stderr.flush()
+
+
 def silence(stream: TextIO) -> None:
     """Let what is still to be written to a stream, at the interpreter's end too, go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -133,7 +133,7 @@ class RunRequest:
         if self.rate_policy is not None:
             grown = replace(grown, rate_policy=self.rate_policy)
         if self.settings:
-            from esper.cli.set_option import with_settings  # noqa: PLC0415 - most runs have none
+            from esper.tolaria.settings_text import with_settings  # noqa: PLC0415 - most runs have none
 
             grown = with_settings(grown, self.settings)
         wanted = self.control and self.policy != "none" and not self.in_process

@@ -27,7 +27,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
-from esper.cli.output import DIM, complain, say, say_table, styled
+from esper.cli.output import DIM, complain, complain_of, say, say_table, styled
 from esper.cli.sql import say_schema
 from esper.errors import EsperError
 from projections import ad_hoc
@@ -50,8 +50,8 @@ _KEYWORDS: Final = frozenset(
 PROMPT: Final = "esper> "
 HELP: Final = """\
   end a query with ; and Enter     Ctrl-C  cancels a query or clears the line
-  \\d        all views              Ctrl-D, \\q  leave
-  \\d VIEW   a view's columns       Tab     completes views, columns and keywords"""
+  \\d        the views, \\d+ with all tables of the log      Ctrl-D, \\q  leave
+  \\d VIEW   a view's columns                             Tab     completes views, columns and keywords"""
 PAGER: Final = "less -SRFX"
 """Long lines are cut and scrolled sideways, colours stay, and what fits on the screen is shown as it is."""
 _T = TypeVar("_T")
@@ -151,14 +151,15 @@ def obey(history: History, line: str) -> None:
         if line in {"\\?", "\\h", "help"}:
             say(HELP)
         elif line.startswith("\\d"):
+            wanted = line[2:].strip().rstrip(";")
             with paged():
-                say_schema(history, line[2:].strip().rstrip(";") or None)
+                say_schema(history, None if wanted == "+" else wanted or None, all_of_them=wanted == "+")
         elif line.startswith("\\"):
             complain(f"there is no command {line.split(maxsplit=1)[0]}; \\? shows those that there are")
         else:
             _answer(history, line)
     except EsperError as error:
-        complain(str(error))
+        complain_of(error)
     except KeyboardInterrupt:
         complain("cancelled")
     except BrokenPipeError:

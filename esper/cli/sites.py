@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from contracts.leyline.v1.event_pb2 import SiteDescription
 
+FEW: Final = 4
+"""Samples that a model is run on again and again, to see where it could become wider."""
 NAMED: Final = 3
 """Blueprints that are named of a place; `--json` has all."""
 HEADERS: Final = ("site", "layer", "gives", "could grow", "chosen")
@@ -41,6 +43,18 @@ class FirstBatch:
         """Run the model once on it."""
         return self.model(*self.arguments, **self.named)
 
+    def few(self) -> FirstBatch:
+        """The same with a few of its samples, where the model can take so few; what is looked at is the same."""
+        from torch import Tensor  # noqa: PLC0415 - torch is loaded by now
+        from torch.utils._pytree import tree_leaves, tree_map  # noqa: PLC0415
+
+        given = (self.arguments, self.named)
+        sizes = {len(leaf) for leaf in tree_leaves(given) if isinstance(leaf, Tensor) and leaf.dim() > 0}
+        if len(sizes) != 1:
+            return self  # nobody knows which axis counts the samples
+        arguments, named = tree_map(lambda leaf: leaf[:FEW] if isinstance(leaf, Tensor) and leaf.dim() else leaf, given)
+        return FirstBatch(self.model, arguments, named)
+
 
 def sites_command(file: str, arguments: Sequence[str], *, everything: bool, as_json: bool) -> None:
     """Print the places of a task's or a script's model; raises InvalidInput where it has none or does not run."""
@@ -48,7 +62,7 @@ def sites_command(file: str, arguments: Sequence[str], *, everything: bool, as_j
 
     first, chosen = _of_script(Path(file), arguments) if file.endswith(".py") else _of_task(file)
     proposals = propose_sites(first.model, first.forward)
-    wide = propose_wide(first.model, first.forward)
+    wide = propose_wide(first.model, first.few().forward)
     told = [
         {
             "site": each.module,
@@ -161,30 +175,36 @@ def _of_script(path: Path, arguments: Sequence[str]) -> tuple[FirstBatch, set[tu
 @contextmanager
 def _stopping_at_the_first_batch() -> Iterator[None]:
     """Within, the first call of a module with parameters raises _Reached; of `esper.grow`'s, once that was called."""
-    from torch import nn  # noqa: PLC0415 - slow
+    import torch  # noqa: PLC0415 - slow
+    from torch import nn  # noqa: PLC0415
 
     import esper  # noqa: PLC0415
 
     grown: list[nn.Module] = []
     plain: Callable[..., Any] = nn.Module.__call__
+    compiling = torch.compile
     grow = vars(esper).get("grow") or getattr(esper, "grow", None)
 
     def call(module: nn.Module, *arguments: Any, **named: Any) -> Any:
         if (module in grown) if grown else any(True for _ in module.parameters()):
-            inner = getattr(module, "_orig_mod", module)  # of a compiled one
-            raise _Reached(FirstBatch(inner, arguments, named))
+            raise _Reached(FirstBatch(module, arguments, named))
         return plain(module, *arguments, **named)
 
     def remember(model: nn.Module, *arguments: Any, **named: Any) -> Any:
         grown.append(model)
         return grow(model, *arguments, **named)  # type: ignore[misc]  # it is there where this is called
 
+    def leave(model: Any = None, **_how: Any) -> Any:
+        return model if model is not None else (lambda function: function)
+
+    torch.compile = leave  # to be looked at once a model is not worth compiling
     nn.Module.__call__ = call  # type: ignore[method-assign]  # there is no hook that gets named arguments of all modules
     if grow is not None:
         vars(esper)["grow"] = remember
     try:
         yield
     finally:
+        torch.compile = compiling
         nn.Module.__call__ = plain  # type: ignore[method-assign]
         if grow is not None:
             vars(esper).pop("grow", None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.cli.history import history_of
-from esper.cli.output import say, say_json, say_json_rows, say_table, table
+from esper.cli.output import DIM, say, say_json, say_json_rows, say_table, styled, table
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -45,15 +45,23 @@ def _answer(history: History, query: str, *, as_json: bool) -> None:
         say_table(columns, blocks)
 
 
-def say_schema(history: History, name: str | None, *, as_json: bool = False) -> None:
-    """All views and tables in a line each, or one with its columns; raises InvalidInput for a name that is none."""
+def say_schema(history: History, name: str | None, *, all_of_them: bool = True, as_json: bool = False) -> None:
+    """All views and tables in a line each, or one with its columns; raises InvalidInput for a name that is none.
+
+    Those that people ask come first; without `all_of_them` they are all that is shown.
+    """
     from projections import ad_hoc  # noqa: PLC0415
+    from projections.views import VIEWS  # noqa: PLC0415
 
     found = ad_hoc.relations(history) if name is None else [ad_hoc.relation(history, name)]
     if as_json:
         say_json([_as_json(relation) for relation in found])
     elif name is None:
-        say(table(("view", "columns", "what a row is"), [(r.name, len(r.columns), _first(r.meaning)) for r in found]))
+        shown = found if all_of_them else [each for each in found if each.name in VIEWS]
+        say(table(("view", "columns", "what a row is"), [(r.name, len(r.columns), _first(r.meaning)) for r in shown]))
+        if len(shown) < len(found):
+            left = len(found) - len(shown)
+            say(styled(f"\\d+ shows {left} more that these are made of, the log's tables among them", DIM))
     else:
         (relation,) = found
         say(f"{relation.name}: {relation.meaning}\n")

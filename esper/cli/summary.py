@@ -49,8 +49,9 @@ class Cost:
 class Summary:
     """The runs as the archive has them. `hook_ms` has p50 and p99; a run that there was not is None.
 
-    `flops` are those of the grown run by purpose, as its trainer counted them. `lost` records of their
-    partitions the log deleted before they were archived; `to_go` are those that lie before their end still.
+    `flops` are those of the grown run by purpose, as its trainer counted them. `lost` of their events
+    are not in the archive, and at `gone` offsets the log gave it nothing: telemetry may have been there, or nothing
+    ever. `to_go` records lie before their end still.
     """
 
     grown: RunView
@@ -62,6 +63,7 @@ class Summary:
     flops: Mapping[str, float] = field(default_factory=dict)
     static: RunView | None = None
     lost: int = 0
+    gone: int = 0
     to_go: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -179,7 +181,8 @@ class Summary:
                     f"FLOPs where the control run took {control.flops:.3g}"
                 )
             return
-        budget = f"at equal FLOPs ({grown.flops:.3g} and {static.flops:.3g})"
+        steps = static.flops - static.probe_flops  # whoever trains a static net needs no probes
+        budget = f"at equal FLOPs ({grown.flops:.3g} and {steps:.3g})"
         assert self.judged is not None
         one, other = self.judged
         lower = f", {one.direction}" if one.lower_is_better else ""
@@ -239,13 +242,18 @@ class Summary:
         """Where the events are, and which are not."""
         if self.lost:
             return (
-                f"; {self.lost:,} records of their partitions are lost: the log deleted them before they were in the "
-                f"archive of {self.data_dir}, and `esper archive status` names the offsets"
+                f"; {self.lost:,} of them are not in the archive of {self.data_dir}: the log deleted them before it "
+                "came for them, or a file is damaged, and `esper archive status` says which"
             )
         if self.to_go:
             return (
                 f"; the archive of {self.data_dir} comes to them after {self.to_go:,} records that lie on the log "
                 "before, with the next run or `esper up`"
+            )
+        if self.gone:
+            return (
+                f", in the archive of {self.data_dir} but for what the log did not give it at {self.gone:,} offsets: "
+                "`esper archive status` names them"
             )
         return f", all in the archive of {self.data_dir}"
 
@@ -278,10 +286,13 @@ class Summary:
         control = None if self._control_end is None else _same(self.main, self._control_end)
         if control is None or not (control.known and self.main.known):
             return ""
-        gain, told = self.main.gain_over(control.value), self.main.gain_text(control.value)
-        better = f"{told} better" if self.main.lower_is_better and gain > 0 else told
-        worse = f"{told} worse" if self.main.lower_is_better and gain < 0 else better
-        return f" ({styled(one_line(worse), GREEN if gain >= 0 else RED)})"
+        gain, told = self.main.gain_over(control.value), one_line(self.main.gain_text(control.value))
+        known = self.main.stderr is not None and control.stderr is not None
+        if known and abs(gain) <= 2.0 * math.hypot(self.main.stderr or 0.0, control.stderr or 0.0):
+            return f" ({told}, within noise)"
+        if self.main.lower_is_better:
+            told += " better" if gain > 0 else " worse" if gain < 0 else ""
+        return f" ({styled(told, GREEN if gain >= 0 else RED)})"
 
     def _seeds(self) -> Iterator[str]:
         for life in self.grown.lives:

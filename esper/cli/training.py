@@ -316,7 +316,8 @@ class RunCommand:
             cost=self.cost(since),
             data_dir=str(self._request.data_dir),
             flops=self._flops,
-            lost=gone or (0 if self._to_go else sum(lacks)),
+            lost=0 if self._to_go else sum(lacks),
+            gone=gone,
             to_go=self._to_go,
         )
 
@@ -326,7 +327,7 @@ class RunCommand:
 
 
 def gone_since(begins: Mapping[Place, int], gaps: Iterable[Gap]) -> int:
-    """How many records behind `begins` had left the log before they were archived."""
+    """How many offsets behind `begins` the log did not give the archive."""
     return sum(
         max(0, gap.next - max(gap.first, begins[gap.topic, gap.partition]))
         for gap in gaps

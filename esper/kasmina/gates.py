@@ -254,11 +254,11 @@ def g1_gradient_health(subject: Subject, health: Health, learning: Learning, set
 
 
 def g2_stability(subject: Subject, health: Health, blended: Blended, settings: SeedSettings) -> GateEvaluated:
-    """Leaves BLENDING: the ramp is finished, the output in proportion, the kernel quick, the loss has not run off."""
+    """Leaves BLENDING: the ramp is finished, the output in proportion, and the loss has not run off."""
     checks = [
         *health.checks(),
         Check("alpha", blended.alpha, settings.min_blended_alpha),
-        Check("kernel_latency_ms", blended.latency_ms, settings.max_kernel_latency_ms),
+        Check("kernel_latency_ms", blended.latency_ms, settings.max_kernel_latency_ms if settings.rules == 1 else None),
         Check("output_ratio", blended.output_ratio, settings.max_output_ratio),
         Check(
             "loss_drift",

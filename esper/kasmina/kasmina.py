@@ -257,10 +257,17 @@ class Kasmina:
         facts: list[Message] = []
         for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.end_epoch(slot, probing)
+        return facts + self._prove(probing, last=last)
+
+    def prove_others(self, probe: Callable[[], Loss], *, last: bool) -> list[Message]:
+        """Judge the proofs of an epoch's end that are still due after one failed whose seed is gone."""
+        return self._prove(Probing(probe, self._grafts), last=last)
+
+    def _prove(self, probing: Probing, *, last: bool) -> list[Message]:
+        facts: list[Message] = []
         self.disproved = ""
         if self.settings.swift:
-            proofs, self.disproved = self._progress.prove(probing, last=last)
-            facts += proofs
+            facts, self.disproved = self._progress.prove(probing, last=last)
         self.probe_loss = probing.as_is()
         return facts
 
@@ -339,6 +346,8 @@ class Kasmina:
         return gather_evidence(sites, self._grafts, closure, free=free) if sites else []
 
     def _is_free(self, slot: Slot) -> bool:
+        if slot.closed and self.settings.rules > 1:
+            return False
         return slot.stage == lifecycle.DORMANT and not self._structure.obstacle(slot, self.settings)
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:

@@ -214,7 +214,8 @@ class Progress:
     def prove(self, probing: Probing, *, last: bool) -> tuple[list[Message], str]:
         """`swift`: judge the seeds whose proof is due, at the run's `last` epoch end all that are mixed in.
 
-        The longest at full strength comes first. Ends at the first that fails; the facts, and that seed's id.
+        The longest at full strength comes first; one that may still wait is passed over. Ends at the first that fails;
+        the facts, and that seed's id.
         """
         facts: list[Message] = []
         for slot in sorted(self._unproven(last=last), key=lambda slot: (slot.stage, slot.stage_steps), reverse=True):
@@ -222,12 +223,20 @@ class Progress:
             assert seed.before is not None
             epochs = slot.stage_epochs if slot.stage == lifecycle.PROBATIONARY else 0
             proof = Proof(difference(now, seed.before), now.mean, slot.alpha, epochs)
+            if self._may_wait(proof, last=last):
+                continue
             verdict = self._verdicts.verdict(gates.g4_proof(slot.subject, slot.health(), proof, self._settings))
             facts.append(verdict)
             if not verdict.passed:
                 return facts, slot.seed_id
             facts += self._moves.fossilize(slot, "G4_SYSTEM_IMPACT passed: it has proven itself")
         return facts, ""
+
+    def _may_wait(self, proof: Proof, *, last: bool) -> bool:
+        """Whether a seed that has not proven itself has time left to; rules 1 gave none."""
+        patience = self._settings.proof_patience if self._settings.rules > 1 else 0
+        fallen = -proof.change.mean > self._settings.benefit_z * proof.change.stderr
+        return not last and not fallen and proof.epochs < patience
 
     def _unproven(self, *, last: bool) -> list[Slot]:
         mixed = [slot for slot in self._slots.values() if slot.stage in lifecycle.MIXED & lifecycle.ALIVE]

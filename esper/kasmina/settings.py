@@ -15,6 +15,7 @@ TrainingRule = Literal["side_pass", "straight_through"]
 Lifecycle = Literal["careful", "swift", "direct", "full"]
 """The profiles of a seed's life; `full` is what runs before 2026-12 call `careful`."""
 DEFAULT_LIFECYCLE: Final[Lifecycle] = "careful"
+Rules = Literal[1, 2]
 Axis = Literal["depth", "width", "heads"]
 """Along which a host grows: a module behind one of its own, more units in a layer, more heads in its attention."""
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -43,8 +44,16 @@ class SeedSettings:
     embargo_epochs: NonNegativeInt = 5
     reset_epochs: PositiveInt = 1
 
-    proof_epochs: PositiveInt = 3
-    """`swift`: epochs in PROBATIONARY after which a seed is fossilized, or the run goes back to before it."""
+    proof_epochs: PositiveInt = 2
+    """`swift`: epochs in PROBATIONARY after which a seed is fossilized as soon as it has proven itself. ..."""
+    proof_patience: PositiveInt = 5
+    """... and after so many the run goes back to before it, or after `proof_epochs` where those are more: at a constant
+    rate the probe loss of two epochs differs by chance about as much as by what a seed brings in that time."""
+
+    rules: Rules = 2
+    """Which of the rules that no other setting names. In 2 a proof has patience, an epoch's other proofs are judged
+    too where one failed whose state is gone, no candidate is tried at a closed place, nothing is measured for a host
+    that has no room to grow, and the latency of a kernel, which depends on a clock, culls nothing."""
 
     lifecycle: Lifecycle = DEFAULT_LIFECYCLE
     """`careful`: trained beside the host, blended in, watched, culled where it fails. `swift`: inserted at once, then
@@ -65,7 +74,7 @@ class SeedSettings:
     min_gradient_norm: Limit = 1e-6
     """G1: a gradient that is not above this has vanished; what a float32 weight of size 1 can resolve is 1e-7."""
     max_kernel_latency_ms: Limit = 10.0
-    """G2: time of the seed's own forward, the quickest of the last ones."""
+    """G2 by rules 1: time of the seed's own forward, the quickest of the last ones. Rules 2 judge it not."""
     max_output_ratio: Limit = 10.0
     """G1 and G2: norm of what the seed adds over the host activation's. Diverging seeds were measured at 12 to 208."""
     min_blended_alpha: Share = 0.95

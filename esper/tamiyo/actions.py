@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from contracts.leyline.v1.event_pb2 import BlueprintOption, EpochCompleted, SiteDescription
@@ -35,7 +36,7 @@ class Action:
 
     def __str__(self) -> str:
         size = "" if self.size == 1.0 else f"x{self.size:g}"
-        return " ".join(part for part in (self.kind, self.seed_id, self.blueprint_id, size) if part)
+        return " ".join(filter(None, (self.kind, self.seed_id, self.blueprint_id, size)))
 
 
 NOTHING = Action("nothing")
@@ -93,13 +94,19 @@ def _room(state: EpochCompleted) -> int:
 
 def _germinate(site: SiteDescription, option: BlueprintOption, room: int) -> Action:
     """Growing `option` there, as large as fits in `room`; an option without a band and a class has no sheet."""
-    sheet = BSDS(hazard_band=option.hazard_band, handling_class=option.handling_class)
-    asked = consequence(sheet if option.hazard_band or option.handling_class else None)
+    asked = _asked(option.hazard_band, option.handling_class)
     size, parameters = 1.0, option.parameters
     if site.HasField("width"):
         sizes = [(size, _parameters(site, option, size)) for size in SIZES]
         size, parameters = next((each for each in sizes if each[1] <= room), sizes[0])
     return Action("germinate", site.seed_id, option.blueprint_id, parameters, option.risk, asked, size)
+
+
+@lru_cache(maxsize=64)
+def _asked(hazard_band: int, handling_class: int) -> Consequence:
+    """What a sheet with these two asks for: the same for most of an epoch's options, which the trainer waits for."""
+    sheet = BSDS(hazard_band=hazard_band, handling_class=handling_class)  # type: ignore[arg-type]
+    return consequence(sheet if hazard_band or handling_class else None)
 
 
 def _parameters(site: SiteDescription, option: BlueprintOption, size: float) -> int:

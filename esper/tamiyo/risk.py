@@ -68,14 +68,14 @@ def assess(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
     of_state, reasons = state_risk(state)
     risks = [action_risk(action, of_state) for action in actions]
     narrowed = list(mask)
+    left = [index for index, action in enumerate(actions) if mask[index] and action.kind not in SAFE]
     for evaluator in EVALUATORS:
         forbids, reason = evaluator(state)
-        taken = False
-        for index, action in enumerate(actions):
-            if narrowed[index] and action.kind not in SAFE and forbids(action, risks[index]):
-                narrowed[index] = False
-                taken = True
+        taken = [index for index in left if forbids(actions[index], risks[index])]
+        for index in taken:
+            narrowed[index] = False
         if taken:
+            left = [index for index in left if narrowed[index]]
             reasons.append(reason)
     return Assessment(narrowed, risks, reasons)
 

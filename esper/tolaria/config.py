@@ -30,11 +30,12 @@ _CHECKED_BY_THEMSELVES: Final = frozenset({"seeds", "dossier", "structure"})
 LEGACY: Final[dict[str, Any]] = {
     "axes": ("depth",),
     "measuring_share": None,
+    "growth_data_share": 0.0,
 }
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
 
-LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full"}
+LEGACY_SEEDS: Final[dict[str, Any]] = {"lifecycle": "full", "rules": 1}
 """The same for the settings under `seeds`."""
 
 
@@ -73,7 +74,7 @@ class RunConfig:
     """What is built into the host before the first step; nothing grows in such a run."""
 
     flops_budget: PositiveFloat | None = None
-    """FLOPs, of steps and probes together: without `epochs` a run has as many as come nearest to it."""
+    """FLOPs of the steps: without `epochs` a run has as many as come nearest to it."""
 
     pool: tuple[str, ...] = ("default",)
     """What may grow: blueprint ids, and the pools `default` and `safe`; recorded as ids. Beyond the safe tier a
@@ -135,8 +136,15 @@ class RunConfig:
     """What the probes and the evidence of a run may cost of the FLOPs of its training: so many samples of the probe set
     are measured at the end of an epoch. None measures all of them, and evidence on 256."""
 
-    growth_budget_factor: NonNegativeFloat = 4.0
-    """Parameters that all seeds together may have, as a multiple of the host's."""
+    growth_budget_factor: NonNegativeFloat = None  # type: ignore[assignment]  # always a number once it is made
+    """Parameters that all seeds together may have, as a multiple of the host's: 9 where nothing is said and seeds are
+    inserted and proven one after the other (`swift`), 4 elsewhere."""
+
+    growth_data_share: NonNegativeFloat = None  # type: ignore[assignment]  # always a number once it is made
+    """Parameters that host and seeds together may have, as a share of the numbers that the training targets fix: of
+    each class target one less than there are classes, of each other target one. A network with about as many parameters
+    as that can learn its training set by heart, and more of them do harm first. 0 asks nothing of the data; where
+    nothing is said it is 0.5 in `swift`, and 0 elsewhere, where a trial comes before a seed is mixed in."""
 
     telemetry_every_steps: PositiveInt = 10
     checkpoint_every_epochs: PositiveInt = 1
@@ -160,6 +168,10 @@ class RunConfig:
     seeds: SeedSettings = field(default_factory=SeedSettings)
 
     def __post_init__(self) -> None:
+        if self.growth_budget_factor is None:
+            object.__setattr__(self, "growth_budget_factor", 9.0 if self.seeds.swift else 4.0)
+        if self.growth_data_share is None:
+            object.__setattr__(self, "growth_data_share", 0.5 if self.seeds.swift else 0.0)
         check_fields(self, skip=_CHECKED_BY_THEMSELVES)
         if self.pcgrad and self.microbatches < 2:
             raise InvalidInput("pcgrad compares the gradients of microbatches; set microbatches to 2 at least")

@@ -3,7 +3,7 @@
 Nothing is refused for how it looks. The batch goes through the model and its loss, forward and back; only where that
 fails, or comes to no number, is it asked why. So a float64 model with float64 data, or missing values that a model
 knows how to handle, are nobody's mistake. The model, its gradients and every random stream are afterwards what they
-were before.
+were before; what a person's code keeps elsewhere, such as a counter of its own, is not looked after.
 """
 
 from __future__ import annotations

@@ -16,15 +16,17 @@ the decision; and the end of the run. Everything else is enqueued (ruling 2).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_INFO, MetricPoint, TelemetryPacket
 from esper.errors import InvalidInput, LogUnavailable, Superseded
-from esper.kasmina.passes import Closure, Share
+from esper.kasmina.passes import WHOLE, Closure, Share
+from esper.leyline import ids
 from esper.tolaria.commands import apply_arrived, drain, set_rates, take_effect
 from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
@@ -33,6 +35,7 @@ from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
 from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
+from esper.tolaria.shared_world import average
 from esper.tolaria.swaps import swap_kernels
 
 _Batch = TypeVar("_Batch")
@@ -69,6 +72,8 @@ class Session:
         self._late = False
         """Whether the first fact waits until the first batch was tried."""
         self._at_start: dict[str, Any] | None = None
+        self._in_epoch = False
+        self._told: list[tuple[int, dict[str, float | Tensor]]] = []
 
     def __enter__(self) -> Self:
         """Bring the run to where it begins, unless that waits for the first batch."""
@@ -88,10 +93,17 @@ class Session:
             self._tell(error)
             return
         try:
+            self._end_what_was_left()
             self.result = finish(self.run, *(self._ending or COMPLETED), self._monotonic() - self._began)
         except BaseException as failure:
             self._tell(failure)
             raise
+
+    def _end_what_was_left(self) -> None:
+        """End the epoch that a person's loop was left in, as the run's last: its steps count."""
+        if self._in_epoch and self._steps and self._ending is None:
+            self.run.epochs = self.run.recorder.epoch + 1
+            self.end_epoch()
 
     def _tell(self, error: BaseException) -> None:
         """Let the history know why the run ends; raises what a person has to know where that is another error."""
@@ -99,6 +111,8 @@ class Session:
             raise rescue(self.run, error) from error
         if isinstance(error, (Diverged, TargetStepReached, RecordEnded, Superseded)):
             return  # what this process writes is not its history
+        if isinstance(error, KeyboardInterrupt) and self.run.own_streams:
+            interrupt(self.run, "a keyboard interrupt", self._monotonic() - self._began)
         if not isinstance(error, Exception):
             return
         if fault := fault_of_machine(error):
@@ -146,7 +160,7 @@ class Session:
         if not self._late:
             swap_kernels(run, lambda: run.work.forward(run.host))
         self._epoch_began = self._monotonic()
-        self._batches = len(loader) if isinstance(loader, Sized) and run.accumulate > 1 else 0
+        self._batches = _count(loader) if run.accumulate > 1 else 0
         for number, batch in enumerate(loader, start=1):
             if not self.before_batch():
                 return
@@ -158,7 +172,34 @@ class Session:
         if self._accumulated:
             self._take_step()
 
+    def log(self, values: Mapping[str, float | Tensor]) -> None:
+        """Record figures of the person's own for this step, such as {"lr": 0.1}: telemetry that SQL finds by name.
+
+        They go out with the run's own figures, every `telemetry_every_steps` steps, and each keeps its step.
+        """
+        self._told.append((self.run.recorder.step, dict(values)))
+
+    def _tell_figures(self) -> None:
+        """Publish what `log` was given since the last time."""
+        told, self._told = self._told, []
+        points = [
+            MetricPoint(name=name, value=float(value), attributes={"step": str(step)})
+            for step, values in told
+            for name, value in values.items()
+        ]
+        if points:
+            recorder = self.run.recorder
+            packet = TelemetryPacket(
+                packet_id=ids.text(recorder.new_id()),
+                source_subsystem="script",
+                level=TELEMETRY_LEVEL_INFO,
+                metrics=points,
+            )
+            packet.timestamp.FromNanoseconds(self.run.clock.wall_ns())
+            recorder.publish(packet)
+
     def _begin_epoch(self) -> None:
+        self._in_epoch = True
         self._loss_sum, self._norm, self._trouble, self._steps, self._trained = 0.0, 0.0, "", 0, 0
         self._accumulated, self._last = 0, False
         self._epoch_began = self._monotonic()
@@ -166,6 +207,9 @@ class Session:
     def end_epoch(self) -> None:
         """Do what follows the last step of an epoch, or the one that could not be taken, before the next begins."""
         run = self.run
+        self._in_epoch = False
+        if self._told and not self._late:
+            self._tell_figures()
         if self._ending is not None:
             return
         if run.rollback_asked is not None:
@@ -182,6 +226,8 @@ class Session:
             )
         else:
             run.recorder.epoch += 1
+            if run.shared:
+                run.be_alike()
             if run.own_streams and run.steps_per_epoch != self._steps:
                 run.set_steps_per_epoch(self._steps)
             duration_s = self._monotonic() - self._epoch_began
@@ -207,7 +253,8 @@ class Session:
             kind
         ):  # backward is two passes more, and a counter sees no compiled code
             run.flops.measure(kind, samples, lambda: run.kasmina.quietly(run.work.aside(closure)), times=3.0)
-        share = Share(1.0 / run.accumulate, self._accumulated > 0, run.scaler.get_scale() if run.scaler else 1.0)
+        whole = run.scaler is None and run.accumulate == 1
+        share = WHOLE if whole else Share(1.0 / run.accumulate, self._accumulated > 0, self._scale)
         # A seed in TRAINING learns from a pass of its own; nothing of the host notices (ruling 7).
         with run.flops.counted("side_pass", "side_pass", samples):
             run.kasmina.side_pass(run.work.aside(closure), share)
@@ -218,7 +265,7 @@ class Session:
                 run.learners.joint,
                 pcgrad=run.config.pcgrad,
                 generator=run.random.aggregation,
-                scaled=self._scaled if run.scaler is not None or run.accumulate > 1 else None,
+                scaled=None if whole else self._scaled,
             )
         run.gradient_conflicts += conflicts
         run.work.stepped(closure)
@@ -226,6 +273,11 @@ class Session:
         if self._accumulated == run.accumulate or self._last:
             self._take_step()
         return loss
+
+    @property
+    def _scale(self) -> float:
+        """What the scaler multiplies a loss with now."""
+        return 1.0 if self.run.scaler is None else float(self.run.scaler.get_scale())
 
     def _scaled(self, loss: Tensor) -> Tensor:
         """What is differentiated: a batch's share of the step's loss, as the scaler would have it."""
@@ -297,6 +349,8 @@ class Session:
         if self._accumulated > 1:
             self._loss = self._loss / self._accumulated
         self._accumulated = 0
+        if run.shared:
+            average(each for learning in run.kasmina.trainable().values() for each in learning)
         if run.scaler is not None:
             self._unscale(run.scaler)
         if run.guarded or run.config.clip_norm is not None or self._sampled:
@@ -340,6 +394,16 @@ class Session:
         drain(run)
         if run.recorder.step % run.config.telemetry_every_steps == 0:
             sample_step(run, float(self._loss), self._norm, self._monotonic() - self._step_began)
+            if self._told:
+                self._tell_figures()
+
+
+def _count(loader: Iterable[object]) -> int:
+    """The loader's batches; 0 where it cannot say, as one over a dataset that is only iterated."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else 0
+    except TypeError:
+        return 0
 
 
 def result_of(session: Session) -> RunResult:

@@ -49,8 +49,12 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     evaluation = _probe_and_gates(run, last=last)
     if run.kasmina.disproved:
         _look_at_breakers(run)
+    while run.kasmina.disproved:
         if rewind(run, run.kasmina.disproved):
             return
+        if run.config.seeds.rules == 1:
+            break
+        evaluation = _probe_and_gates(run, last=last, again=True)
     run.windows.epoch_ended(evaluation.loss.mean, run.hook_ms[-1] if run.hook_ms else 0.0)
     if last:
         run.windows.end_all("run_ended")
@@ -68,8 +72,11 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     run.world.flush()
 
 
-def _probe_and_gates(run: Run, *, last: bool) -> Evaluation:
-    """Let Kasmina judge its seeds on the probe set; returns the evaluation of the network as it stands afterwards."""
+def _probe_and_gates(run: Run, *, last: bool, again: bool = False) -> Evaluation:
+    """Let Kasmina judge its seeds on the probe set; returns the evaluation of the network as it stands afterwards.
+
+    `again` is after a proof that failed and undid nothing: the epoch's other proofs are judged still.
+    """
     seen: list[Evaluation] = []
 
     def probe() -> Loss:
@@ -77,18 +84,23 @@ def _probe_and_gates(run: Run, *, last: bool) -> Evaluation:
             seen.append(run.work.probe(run.host))
         return seen[-1].loss
 
-    take_effect(run, run.kasmina.end_epoch(probe, last=last))
+    judge = run.kasmina.prove_others if again else run.kasmina.end_epoch
+    take_effect(run, judge(probe, last=last))
     drain(run)
     # Kasmina also probes with single seeds switched off; its own probe_loss is of the network as it stands.
     evaluation = next(each for each in seen if each.loss is run.kasmina.probe_loss)
+    if again:
+        run.probe_losses[-1] = evaluation.loss.mean
+        return evaluation
     run.probe_losses.append(evaluation.loss.mean)
     run.epochs_since_structural_change += 1
     return evaluation
 
 
 def _gather_evidence(run: Run) -> list[SiteEvidence]:
-    """Evidence on every site from one probe batch; none for the policy that decides nothing."""
-    if run.config.policy == "none":
+    """Evidence on every site from one probe batch; none for the policy that decides nothing, or where nothing fits."""
+    no_room = run.params - run.params_host >= run.params_budget
+    if run.config.policy == "none" or (no_room and run.config.seeds.rules > 1):
         return []
     closure = run.work.evidence(run.host)
     with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", run.work.evidence_samples):
@@ -206,7 +218,7 @@ def epoch_packet(
         epochs_total=run.epochs,
         params=run.params,
         params_host=run.params_host,
-        params_budget=round(run.config.growth_budget_factor * run.params_host),
+        params_budget=run.params_budget,
         policy=run.config.policy,
         policy_seed=run.random.seeds["policy"],
         sites=run.sites,

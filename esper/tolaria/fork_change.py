@@ -19,7 +19,7 @@ from esper.kasmina import lifecycle
 from esper.leyline.envelope import Event
 from esper.record import Recorded, SeedState, replay, sequence_at_step
 from esper.record.run_status import marks
-from esper.tolaria.config import Policy
+from esper.tolaria.config import Policy, RunConfig
 
 ForkPlace = Literal["step", "packet", "decision"]
 """Before a step; before an epoch's packet, which another policy is to answer; or in place of the decision on it."""
@@ -84,6 +84,8 @@ def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPl
             raise InvalidInput(
                 f"{change.text!r}: {change.seed_id} is closed there: a proof failed at it; grow at another place"
             )
+        if change.operation == OPERATIONS["germinate"]:
+            _check_room(change, shared)
     return upto, cast("ForkPlace", where)
 
 
@@ -92,6 +94,34 @@ def _packet_at(recorded: Recorded, step: int) -> Event | None:
     path = {mark.sequence for mark in marks(recorded.state)}
     at_step = (fact for fact in recorded.facts if fact.global_step == step and fact.sequence in path)
     return next((fact for fact in at_step if fact.HasField("epoch_completed")), None)
+
+
+def _check_room(change: Change, facts: Sequence[Event]) -> None:
+    """Raise InvalidInput for a germination that Kasmina would refuse where these facts end.
+
+    The place is taken, or the seed of a `swift` run is larger than its host. What it has where layers have become wider
+    since the start is not known here.
+    """
+    started, seeds = facts[0].run_started, replay(facts).seeds
+    site = _place_of(change.seed_id, facts)
+    assert site is not None
+    holding = {seed_id for seed_id, seed in seeds.items() if seed.stage in lifecycle.ATTACHED}
+    holding -= {fact.seed_absorbed.seed_id for fact in facts if fact.HasField("seed_absorbed")}
+    places = {each: _place_of(each, facts) for each in holding}
+    between = [each for each in holding if each in site.width.between]
+    widening = [each for each, place in places.items() if place and change.seed_id in place.width.between]
+    if taken := [*between, *widening]:
+        raise InvalidInput(
+            f"{change.text!r}: {', '.join(taken)} holds a seed in the same place there; wait until it is gone"
+        )
+    option = next(each for each in site.options if each.blueprint_id == change.blueprint_id)
+    wider = any(fact.HasField("seed_absorbed") for fact in facts)
+    swift = RunConfig.from_json(started.config_json).seeds.swift
+    if swift and not wider and option.parameters > started.params_host:
+        raise InvalidInput(
+            f"{change.text!r}: {change.blueprint_id} has {option.parameters:,} parameters there and its host "
+            f"{started.params_host:,}; no seed of the swift lifecycle is larger than its host, name a smaller blueprint"
+        )
 
 
 def _closed(recorded: Recorded, facts: Sequence[Event]) -> set[str]:

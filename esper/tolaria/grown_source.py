@@ -9,15 +9,19 @@ the same up to rounding.
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import _pytree as pytree
 
 from esper.errors import InvalidInput
 from esper.karn.table import find
@@ -40,12 +44,17 @@ def source_of(network: nn.Module, inputs: Any, title: str, words: Sequence[str] 
     """Python source of a module like `network`, which is in evaluation mode, for inputs as `inputs`.
 
     Its last line is `network = ...`, without weights yet: the state dictionary of `network` fits it. `inputs` are what
-    the network takes in one call: a tensor, or a tuple of several, samples along their first axis, two at least.
+    the network takes in one call: a tensor, a dict of some, or a tuple of several such, samples first, two at least.
     `title` and `words` are what the file says first. Raises InvalidInput where `torch.export` cannot follow it.
     """
     arguments = arguments_of(network, inputs)
-    writer = _Writer(network, _traced(network, arguments))
-    made = writer.expression("")
+    writer = _Writer(network, _traced(network, arguments), arguments)
+    try:
+        made = writer.expression("")
+    except InvalidInput:
+        raise
+    except Exception as error:  # noqa: BLE001 - of what was traced of a person's model, anything
+        raise _unwritten(network, f"{type(error).__name__}: {error}") from None
     told = "\n".join([title, *([""] if words else []), *words]).replace('"', "'").replace("\\", "/")
     imports = [_IMPORTS[name] for name in sorted(writer.needs)]
     head = "\n".join(
@@ -56,31 +65,45 @@ def source_of(network: nn.Module, inputs: Any, title: str, words: Sequence[str] 
     return source
 
 
-def arguments_of(network: nn.Module, inputs: Any) -> tuple[Tensor, ...]:
-    """The arguments of one call; raises InvalidInput where they are no tensors."""
+def arguments_of(network: nn.Module, inputs: Any) -> tuple[Any, ...]:
+    """The arguments of one call: a tuple is several; raises InvalidInput where they are not made of tensors."""
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not arguments or not all(isinstance(each, Tensor) for each in arguments):
-        raise InvalidInput(f"to trace {type(network).__name__} its inputs must be a tensor, or a tuple of tensors")
+    leaves = pytree.tree_leaves(arguments)
+    if not leaves or not all(isinstance(each, Tensor) for each in leaves):
+        raise InvalidInput(
+            f"to trace {type(network).__name__} its inputs must be a tensor, or a tuple or dict of tensors"
+        )
     return arguments
 
 
-def batches(network: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
+def batches(network: nn.Module, arguments: tuple[Any, ...]) -> Any:
     """As `torch.export` wants to be told that there may be any number of samples, unless the network says otherwise."""
-    dynamic = tuple({0: torch.export.Dim.AUTO} if each.dim() else None for each in arguments)
+    dynamic = pytree.tree_map(lambda each: {0: torch.export.Dim.AUTO} if each.dim() else None, arguments)
     return (dynamic,) if isinstance(network, Grown) else dynamic  # its `forward` takes whatever its site takes
 
 
-def _traced(network: nn.Module, arguments: tuple[Tensor, ...]) -> nn.Module:
+@contextmanager
+def following(network: nn.Module, maker: str) -> Iterator[None]:
+    """Without torch's own chatter, such as that torchvision is not installed, and with its failures in one line."""
+    before, chatter = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(chatter), redirect_stderr(chatter):
             warnings.simplefilter("ignore")
-            program = torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments))
-            return torch.export.unflatten(program)
+            yield
     except Exception as error:  # noqa: BLE001 - of a person's model, anything
         why = (str(error).strip() or "for a reason that it does not give").splitlines()[0]
         raise InvalidInput(
-            f"torch.export cannot follow {type(network).__name__}, so it has no source: {type(error).__name__}: {why}"
+            f"{maker} cannot follow {type(network).__name__}: {type(error).__name__}: {why}; its weights can be written"
         ) from None
+    finally:
+        logging.disable(before)
+
+
+def _traced(network: nn.Module, arguments: tuple[Any, ...]) -> nn.Module:
+    with following(network, "torch.export"):
+        program = torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments))
+        return torch.export.unflatten(program)
 
 
 @dataclass(slots=True)
@@ -89,6 +112,7 @@ class _Writer:
 
     network: nn.Module
     traced: nn.Module
+    arguments: tuple[Any, ...]
     classes: list[str] = field(default_factory=list)
     needs: set[str] = field(default_factory=set)
     _names: dict[str, str] = field(default_factory=dict)
@@ -182,8 +206,23 @@ class _Writer:
         while (better := _ITEM.sub(self._item(path), code)) != code:
             code = better
         if not path:
+            code = self._unpacked(code, _guards(graph))
             code = re.sub(r"return \((\w+),\)$", r"return \1", code)
         return "\n" + "\n".join(f"    {line}".rstrip() for line in code.split("\n")) + "\n"
+
+    def _unpacked(self, code: str, guards: Sequence[str]) -> str:
+        """The network's own forward, with the arguments that it had where a dict or list is one of them."""
+        head, _, body = code.partition("\n")
+        if all(isinstance(each, Tensor) for each in self.arguments):
+            return _LINE.join([head, *guards, body])
+        names = re.findall(r"\w+", head.partition("(self, ")[2])
+        count = len(self.arguments)
+        signature = [f"inputs_{number}" for number in range(count)] if count > 1 else ["inputs"]
+        lines = []
+        for name, (keys, _) in zip(names, pytree.tree_flatten_with_path(self.arguments)[0], strict=True):
+            number = int(pytree.keystr(keys[:1])[1:-1])
+            lines.append(f"    {name} = {signature[number]}{pytree.keystr(keys[1:])}")
+        return _LINE.join([f"def forward(self, {', '.join(signature)}):", *lines, *guards, body])
 
     def _item(self, path: str) -> Any:
         """`getattr(self.blocks, "0")` as `self.blocks[0]`, where the owner is a list of modules."""
@@ -218,6 +257,22 @@ def _output(graph: torch.fx.Graph) -> Any:
     """What the module gave; the whole network's is a tuple of one where it gave one."""
     output = graph.output_node().args[0]
     return output[0] if isinstance(output, tuple | list) and len(output) == 1 else output
+
+
+def _guards(graph: torch.fx.Graph) -> list[str]:
+    """What refuses inputs of other sizes than those that were traced: some operations would compute nonsense."""
+    lines = []
+    for node in graph.nodes:
+        traced = node.meta.get("val") if node.op == "placeholder" else None
+        if not isinstance(traced, Tensor):
+            continue
+        free = bool(traced.dim()) and not isinstance(traced.shape[0], int)
+        fixed = tuple(traced.shape[1:] if free else traced.shape)
+        if fixed and all(isinstance(size, int) for size in fixed):
+            shape, wanted = f"{node.name}.shape{'[1:]' if free else ''}", ("N", *fixed) if free else fixed
+            said = f"({', '.join(map(str, wanted))}{',' if len(wanted) == 1 else ''})"
+            lines += [f"    if {shape} != {fixed}:", f'        raise ValueError("{node.name} must have shape {said}")']
+    return lines
 
 
 def _renamed(graph: torch.fx.Graph, *, keep_inputs: bool) -> torch.fx.Graph:
@@ -288,23 +343,24 @@ def _camel(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
-def _check(source: str, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+def _check(source: str, network: nn.Module, arguments: tuple[Any, ...]) -> None:
     """Run the source and compare what it computes; raises InvalidInput where it is not what the network computes."""
     scope: dict[str, Any] = {}
-    name = type(network).__name__
     try:
-        exec(compile(source, f"<source of {name}>", "exec"), scope)  # noqa: S102 - made here, of what torch traced
+        exec(compile(source, f"<source of {type(network).__name__}>", "exec"), scope)  # noqa: S102 - made here
         made = scope["network"]
         made.load_state_dict(network.state_dict())
         with torch.no_grad():
-            found = torch.utils._pytree.tree_leaves(made.eval()(*arguments))  # noqa: SLF001
-            wanted = torch.utils._pytree.tree_leaves(network(*arguments))  # noqa: SLF001
+            found = pytree.tree_leaves(made.eval()(*arguments))
+            wanted = pytree.tree_leaves(network(*arguments))
     except Exception as error:  # noqa: BLE001 - of code that was put together, anything
-        raise InvalidInput(
-            f"{name} cannot be written as source: {type(error).__name__}: {error}".splitlines()[0]
-        ) from None
+        raise _unwritten(network, f"{type(error).__name__}: {error}") from None
     if len(found) != len(wanted) or not all(_alike(*pair) for pair in zip(found, wanted, strict=True)):
-        raise InvalidInput(f"{name} cannot be written as source: what was written computes something else")
+        raise _unwritten(network, "what was written computes something else")
+
+
+def _unwritten(network: nn.Module, why: str) -> InvalidInput:
+    return InvalidInput(f"{type(network).__name__} cannot be written as source: {why}".splitlines()[0])
 
 
 def _alike(one: Any, other: Any) -> bool:

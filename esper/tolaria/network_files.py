@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils import _pytree as pytree
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
 from esper.errors import InvalidInput
 from esper.karn.table import find
 from esper.kasmina import lifecycle
-from esper.tolaria.grown_source import arguments_of, batches, source_of
+from esper.tolaria.grown_source import arguments_of, batches, following, source_of
 from esper.tolaria.state import FlatState, unflatten
 
 FORMAT: Final = 1
@@ -106,16 +104,21 @@ def source(network: nn.Module, inputs: Any, described: Mapping[str, Any], grew: 
 
 
 def program(network: nn.Module, inputs: Any) -> bytes:
-    """What `torch.export` makes of it for batches of any size, as a `.pt2` file; needs torch alone."""
-    file = io.BytesIO()
-    arguments = arguments_of(network, inputs)
-    with _silent():
+    """What `torch.export` makes of it for batches of any size, as a `.pt2` file; needs torch alone.
+
+    Raises InvalidInput where `torch.export` cannot follow the network.
+    """
+    file, arguments = io.BytesIO(), arguments_of(network, inputs)
+    with following(network, "torch.export"):
         torch.export.save(torch.export.export(network, arguments, dynamic_shapes=batches(network, arguments)), file)
     return file.getvalue()
 
 
 def onnx(network: nn.Module, inputs: Any) -> bytes:
-    """The network as ONNX for batches of any size; raises InvalidInput where onnx and onnxscript are not installed."""
+    """The network as ONNX for batches of any size.
+
+    Raises InvalidInput where onnx and onnxscript are not installed, and where torch cannot write the network so.
+    """
     try:
         import onnx as _onnx  # noqa: F401, PLC0415 - an extra
         import onnxscript as _onnxscript  # noqa: F401, PLC0415 - an extra
@@ -123,29 +126,15 @@ def onnx(network: nn.Module, inputs: Any) -> bytes:
         raise InvalidInput(f"ONNX needs {error.name}: pip install 'esper-lite[onnx]'") from None
     arguments = arguments_of(network, inputs)
     shapes = batches(network, arguments)
-    with _silent():
+    with following(network, "torch.onnx"):
         made = torch.onnx.export(
             network, arguments, dynamo=True, dynamic_shapes=shapes, opset_version=OPSET, verbose=False, optimize=True
         )
-    assert made is not None
-    content: bytes = made.model_proto.SerializeToString()
+        assert made is not None
+        content: bytes = made.model_proto.SerializeToString()
     return content
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without torch's own chatter, such as that torchvision is not installed."""
-    chatter = logging.getLogger("torch.onnx._internal.exporter._registration")
-    before = chatter.level
-    chatter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        chatter.setLevel(before)
 
 
 def some(inputs: Any) -> Any:
     """Two samples of a batch, which is enough to see what a network does."""
-    return inputs[:2] if isinstance(inputs, Tensor) else inputs
+    return pytree.tree_map(lambda each: each[:2], inputs)

@@ -54,6 +54,8 @@ class OwnOptimizer(GroupedOptimizer):
     @property
     def hosts(self) -> list[dict[str, Any]]:
         """The groups that the person made."""
+        if not self._seeds:
+            return self.torch.param_groups
         seeds = {id(group) for group in self._seeds}
         return [group for group in self.torch.param_groups if id(group) not in seeds]
 
@@ -76,7 +78,7 @@ class OwnOptimizer(GroupedOptimizer):
 
     def zero_grad(self) -> None:
         """Leave no parameter with a gradient."""
-        for group in self.groups:
+        for group in self.groups if self._seeds else self.torch.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
@@ -109,7 +111,7 @@ class OwnOptimizer(GroupedOptimizer):
 
     def leave(self, *_step: Any) -> None:
         """Take the seeds out again, with the state that they have now."""
-        self.torch.param_groups[:] = self.hosts
+        self.torch.param_groups[:] = list(self.hosts)
         for group in self._seeds:
             for parameter in group["params"]:
                 if parameter in self.torch.state:
@@ -293,6 +295,8 @@ class FollowedRates:
 
     def begin_step(self, _groups: object, step: int) -> list[LearningRateChanged]:
         """Give the groups of the optimiser their rates of this step."""
+        if not self._factors and self._all == 1.0:
+            return []
         optimizer = self._optimizer
         for name, group in zip(optimizer.names, optimizer.groups, strict=True):
             if name in self._born:

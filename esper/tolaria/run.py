@@ -24,6 +24,7 @@ from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
+from esper.tolaria.budget import budget_of, numbers_fixed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import RandomStreams
 from esper.tolaria.encoded import decode, encode, own_streams, set_own_streams
@@ -36,6 +37,7 @@ from esper.tolaria.measuring import chosen, costs_of, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.own_optimizer import FollowedRates
+from esper.tolaria.shared_world import alike
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
@@ -95,6 +97,8 @@ class Run:
     snapshots: SnapshotCache
     params_host: int
     """Parameters of the host as the run began with it, which a budget is a multiple of; `params` counts all now."""
+    params_budget: int
+    """Parameters that all seeds together may have."""
     learners: Learners
     checkpoints: list[Checkpoint] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
@@ -122,6 +126,8 @@ class Run:
     """Batches whose gradients are one step's."""
     brought: dict[str, Stateful] = field(default_factory=dict)
     """What a script brought that has a state of its own: scheduler, scaler, loader."""
+    shared: bool = False
+    """Whether other processes train replicas of the host, by DDP."""
     told: dict[str, Any] = field(default_factory=dict)
     """The states of what was brought as of before the first step, while the run begins."""
     own_streams: bool = False
@@ -142,6 +148,10 @@ class Run:
             else:
                 joint += learning
         self.learners = Learners(joint, alone)
+
+    def be_alike(self) -> None:
+        """Give the replicas of other processes the buffers of rank 0's."""
+        alike([self.host, *self.kasmina.modules().values()])
 
     def structure_changed(self) -> None:
         """The network is another one: what passes cost is measured again, and a compiled host is compiled again."""
@@ -205,7 +215,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     measuring = plan(config, host, kasmina, task, trained=trained)
     if budget is not None:
         costs = costs_of(host, kasmina, task, candidates=False)
-        config = replace(config, epochs=epochs_within(budget, costs, trained=trained, probed=measuring.probe))
+        config = replace(config, epochs=epochs_within(budget, costs, trained=trained))
     measured = chosen(task.probe, measuring.probe, random.seeds["probe"])
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     return assembled(
@@ -237,6 +247,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
         ),
+        targets_fix=numbers_fixed(host, task, device) if config.growth_data_share and config.policy != "none" else None,
     )
 
 
@@ -280,8 +291,12 @@ def assembled(
     steps_per_epoch: int,
     optimizer: GroupedOptimizer,
     rates: Rates,
+    targets_fix: int | None = None,
 ) -> Run:
-    """A run of these parts and of those that follow from its configuration, which is complete."""
+    """A run of these parts and of those that follow from its configuration, which is complete.
+
+    `targets_fix` is how many numbers the training targets fix, None where that is not known.
+    """
     assert config.epochs is not None and config.batch_size is not None  # noqa: PT018
     clock = world.outside.clock
     return Run(
@@ -309,6 +324,7 @@ def assembled(
         decider_breaker=TrainerBreaker("tamiyo", world, clock.monotonic),
         snapshots=SnapshotCache(config.fast_snapshots, config.fast_snapshot_bytes),
         params_host=parameters(host),
+        params_budget=budget_of(config, host, targets_fix),
         learners=Learners(list(host.parameters()), []),
     )
 
@@ -351,6 +367,8 @@ def find_device(name: str) -> torch.device:
 
 def capture(run: Run) -> FlatState:
     """A copy of everything that decides what the run computes next: what a digest covers."""
+    if run.shared:
+        run.be_alike()
     return flatten(
         {
             "host": run.host.state_dict(),

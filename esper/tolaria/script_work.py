@@ -7,13 +7,14 @@ own, the optimiser holds seeds for the length of a step only, and the modes of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from contracts.leyline.v1.event_pb2 import Metric as MetricMessage
@@ -43,6 +44,8 @@ UNKNOWN_STEPS: Final = 100
 """Steps of an epoch before there was one, where nobody has said how many there are; a first epoch shows it."""
 
 
+LOSS: Final = Metric("loss", lower_is_better=True)
+"""What a run is measured by whose script names nothing else."""
 _UNKNOWN: Final = Loss.of(torch.tensor([float("nan")]))
 
 
@@ -63,6 +66,7 @@ class ScriptWork:
     probe_function: Probe
     metrics: Sequence[Metric] = ()
     compiled: bool = False
+    replica: DistributedDataParallel | None = None
     recorded: Script | None = None
     steps_per_epoch: int = 0
     probe_samples: int = 1
@@ -74,19 +78,29 @@ class ScriptWork:
 
     def __post_init__(self) -> None:
         check_metrics(self.metrics, f"run {self.name}")
+        self.metrics = tuple(self.metrics) or (LOSS,)
 
-    def eagerly(self) -> AbstractContextManager[Any]:
-        """Within, a compiled model runs its own code: hooks and borrowed tensors are not what it was compiled for."""
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Within, passes are no steps: a compiled model runs its own code, DDP waits for no gradients.
+
+        Hooks and borrowed tensors are not what it was compiled for.
+        """
+        with ExitStack() as stack:
+            if self.compiled:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if self.replica is not None:
+                stack.enter_context(self.replica.no_sync())
+            yield
 
     def aside(self, closure: Closure) -> Closure:
-        """The closure, run eagerly."""
+        """The closure in a pass that is no step."""
 
         def eager() -> Tensor:
             with self.eagerly():
                 return closure()
 
-        return eager if self.compiled else closure
+        return eager if self.compiled or self.replica is not None else closure
 
     def stepped(self, closure: Closure) -> None:
         """Keep the closure: evidence is of its batch."""
@@ -94,8 +108,7 @@ class ScriptWork:
 
     def samples(self, batch: Any) -> int:
         """The length of the first tensor in the batch, whatever it is nested in; 1 for a batch without one."""
-        count = next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 1)
-        self.evidence_samples = max(count, 1)
+        self.evidence_samples = max(_length(batch), 1)
         return self.evidence_samples
 
     def forward(self, host: nn.Module) -> object:
@@ -149,7 +162,8 @@ class ScriptWork:
             found = function(self.model)
         losses, others = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
         if alone and isinstance(found, Mapping):
-            figures = tuple(self._metric(str(name)).of(_value(name, value)) for name, value in found.items())
+            values = {str(name): _value(name, value) for name, value in found.items()}
+            figures = tuple(self._metric(name).of(value) for name, value in values.items())
             return Evaluation(_UNKNOWN, _accuracy(figures), figures)
         if not isinstance(losses, Tensor) or losses.dim() != 1 or not len(losses):
             raise InvalidInput(
@@ -159,15 +173,18 @@ class ScriptWork:
         if not isinstance(others, Mapping):
             raise InvalidInput(f"{_named(function)} gave {_shown(others)} beside the losses; it must be a dictionary")
         loss = Loss.of(losses.detach().float().cpu())
-        figures = tuple(self._metric(str(name)).of(_value(name, value)) for name, value in others.items())
+        values = {str(name): _value(name, value) for name, value in others.items()} | {LOSS.name: loss.mean}
+        for name in values:
+            self._metric(name)
+        figures = tuple(each.of(values[each.name]) for each in self.metrics if each.name in values)
         return Evaluation(loss, _accuracy(figures), figures)
 
     def _metric(self, name: str) -> Metric:
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        if name == ACCURACY.name:
-            return ACCURACY
+        if name in (LOSS.name, ACCURACY.name):
+            return LOSS if name == LOSS.name else ACCURACY
         known = ", ".join(metric.name for metric in self.metrics) or "none"
         raise InvalidInput(
             f"the probe gave a metric {name!r}, and the run's metrics are {known}: declare it, such as "
@@ -191,6 +208,19 @@ class ScriptWork:
                 for each in self.metrics
             ],
         )
+
+
+def _length(batch: Any) -> int:
+    """The length of the first tensor with axes in a batch; 0 where there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.dim() else 0
+    if isinstance(batch, (list, tuple, Mapping)):
+        for each in batch.values() if isinstance(batch, Mapping) else batch:
+            if found := _length(each):
+                return found
+        return 0
+    # What else holds tensors (a data class, a library's own kind of batch) torch may know how to open.
+    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 
 @contextmanager
@@ -230,13 +260,23 @@ def _accuracy(figures: Sequence[Figure]) -> float:
     return float("nan") if found is None else found.value / (100.0 if found.unit == "%" else 1.0)
 
 
+def replica_of(model: nn.Module) -> DistributedDataParallel | None:
+    """The replica that a model is, or that is the first in it; None where it is trained by one process."""
+    return next((each for each in model.modules() if isinstance(each, DistributedDataParallel)), None)
+
+
 def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
     """The module behind a compiled or otherwise wrapped model, and whether a compiler looks at it or at a part of it.
 
     Raises InvalidInput for a model whose graph must be whole, and for one that TorchScript has compiled.
     """
     compiled = any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules())  # noqa: SLF001 - there is no public way to ask
-    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+    if type(model).__name__ == "FullyShardedDataParallel" or type(model).__name__.startswith("FSDP"):
+        raise InvalidInput(
+            "the model is sharded by FSDP, whose parameters no seed can follow: use DistributedDataParallel, or no "
+            "sharding"
+        )
+    while isinstance(inner := _wrapped(model), nn.Module):
         context = getattr(model, "dynamo_ctx", None)
         if getattr(context, "fullgraph", False) or getattr(context, "nopython", False):
             raise InvalidInput(
@@ -251,6 +291,11 @@ def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
                 "itself, or compile it with torch.compile"
             )
     return model, compiled
+
+
+def _wrapped(model: nn.Module) -> Any:
+    """The module that a compiled model or a replica wraps."""
+    return model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +345,9 @@ def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id
     """
     host, compiled = plain_model(brought.model)
     pool, clearance = find_pool(config), clearance_of(config)
-    axes = ("depth",) if compiled else config.axes
+    replica = replica_of(brought.model)
+    # Wider layers are other parameters than a compiled graph, or DDP's buckets, were made for.
+    axes = ("depth",) if compiled or replica is not None else config.axes
     device = device_of(host)
     rate = float(brought.optimizer.param_groups[0]["lr"])
     config = replace(config, pool=pool, axes=axes, device=str(device), optimizer=OWN, rate_policy=OWN)
@@ -312,6 +359,7 @@ def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id
         probe_function=brought.probe,
         metrics=brought.metrics,
         compiled=compiled,
+        replica=replica,
         recorded=brought.script,
         steps_per_epoch=steps,
     )
@@ -350,5 +398,6 @@ def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id
         ),
     )
     run.scaler, run.accumulate, run.brought = brought.scaler, brought.accumulate, brought.stateful()
+    run.shared = replica is not None
     run.own_streams, run.compiled, run.guarded = True, compiled, config.policy != "none"
     return run

@@ -267,6 +267,13 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
+def alike(modules: Iterable[torch.nn.Module]) -> None:
+    """Give every rank the buffers that rank 0 has, such as running statistics, so that all judge the same network."""
+    for module in modules:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
+
+
 def average(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace the gradients of parameters that DDP does not know by their mean over the ranks, all in one message.
 

@@ -79,10 +79,10 @@ def germinate(piece: Piece) -> AdaptationCommand:
     )
 
 
-def epochs_within(budget: float, costs: Costs, *, trained: int, probed: int) -> int:
-    """The whole number of epochs, at least one, whose FLOPs come nearest to `budget`.
+def epochs_within(budget: float, costs: Costs, *, trained: int) -> int:
+    """The whole number of epochs, at least one, whose steps' FLOPs come nearest to `budget`.
 
-    `trained` samples are learnt from in an epoch, and `probed` are measured after it; what a run reports as its FLOPs
-    is counted in the same way.
+    `trained` samples are learnt from in an epoch. What is measured after it does not count: whoever trains a static net
+    needs no probes, and the growth table has the same rule.
     """
-    return max(1, round(budget / max(costs.training * trained + costs.forward * probed, 1)))
+    return max(1, round(budget / max(costs.training * trained, 1)))

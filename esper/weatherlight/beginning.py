@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from contracts.topics import RUNS
@@ -15,12 +15,18 @@ from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approvals, evolve_approvals
 from esper.karn.dossier import Dossier, Outcomes, Sheet
 from esper.record import Recorded
+from esper.record.accept import CLAIMS
 from projections import open_history
 from projections.manifest import Place, covered
 from projections.records import StoredRecord
 from streams.records import Record, signed_of
 
+if TYPE_CHECKING:
+    from projections.history import History
+
 ARCHIVED_S: Final = 30.0
+CLAIMED_S: Final = 20.0
+"""Less than a claim waits until it is its own (`streams.trainer_log`): who else has the run is known by then."""
 POLL_S: Final = 0.05
 
 Beginning = Literal["start", "resume", "fork"]
@@ -67,15 +73,19 @@ def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
         return {} if history.damage else dict(history.manifest.next_offsets)
 
 
-def archived_claims(archive: Path, run_id: str) -> Callable[[int, int], list[Record]]:
-    """What finds the claims to a run that the log has no more: in the archive, between two offsets."""
+def archived_claims(archive: Path, run_id: str) -> Callable[[int, int, int], list[Record]]:
+    """What finds the claims to a run that the log has no more: in the archive, in a partition between two offsets.
 
-    def find(first: int, end: int) -> list[Record]:
+    An archive of which an older manifest came back is behind, or lacks files, until it has taken over its own again: it
+    is waited for, and LogUnavailable raised where it does not come so far.
+    """
+
+    def find(partition: int, first: int, end: int) -> list[Record]:
         from projections.lineage import claims_between  # noqa: PLC0415 - as below
 
         if not archive.is_dir():
             return []
-        with open_history(archive) as history:
+        for history in _covering(archive, {(RUNS.name, partition): end}, CLAIMED_S, CLAIMS):
             stored = claims_between(history, run_id, first, end)
         return [_as_read(each) for each in stored]
 
@@ -94,22 +104,46 @@ def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int
     """
     from projections.lineage import facts, requests  # noqa: PLC0415 - only who goes on with a run needs DuckDB
 
-    deadline = time.monotonic() + ARCHIVED_S
+    for history in _covering(archive, ends, ARCHIVED_S, {"run_resumed"}):
+        found = list(facts(history, run_id))
+    for history in _covering(archive, ends, ARCHIVED_S):
+        asked = list(requests(history, run_id))
+    return Recorded.of(run_id, found, asked)
+
+
+def _covering(
+    archive: Path, ends: Mapping[Place, int], timeout_s: float, needed: Collection[str] = ()
+) -> Iterator[History]:
+    """The archive's history once it has all before `ends`, to be read; and again where it had not while it was read.
+
+    An older copy of the manifest may come between, and what was read by that lacks others' claims. Of the tables that
+    are `needed` no file of these partitions may be damaged or missing. Raises LogUnavailable where the archive does not
+    come so far in time.
+    """
+    deadline, lacks = time.monotonic() + timeout_s, ""
     while True:
         if not _behind(covered(archive), ends):
             with open_history(archive) as history:
-                found = list(facts(history, run_id))
-                there = not _behind(history.manifest.next_offsets, ends)
-                asked = list(requests(history, run_id))
-                # An older copy of the manifest may have come between: what was read by that lacks others' claims.
-                if there and not _behind(history.manifest.next_offsets, ends):
-                    return Recorded.of(run_id, found, asked)
+                yield history
+                lacks = _lacking(history, ends, needed)
+                if not lacks and not _behind(history.manifest.next_offsets, ends):
+                    return
         if time.monotonic() > deadline:
             raise LogUnavailable(
-                f"the archive {archive} lacks the end of the log still, after {ARCHIVED_S:.0f} s "
+                lacks
+                or f"the archive {archive} lacks the end of the log still, after {timeout_s:.0f} s "
                 f"({_behind(covered(archive), ends):,} records): try again while `esper up` archives the rest"
             )
         time.sleep(POLL_S)
+
+
+def _lacking(history: History, ends: Mapping[Place, int], needed: Collection[str]) -> str:
+    """Which file of these tables and partitions is damaged or missing; empty where none is."""
+    bad = {damage.name: damage for damage in history.damage}
+    for entry in history.manifest.files:
+        if entry.name in bad and entry.table in needed and not ends.keys().isdisjoint(entry.offsets):
+            return str(bad[entry.name])
+    return ""
 
 
 def _behind(have: Mapping[Place, int], ends: Mapping[Place, int]) -> int:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from esper.errors import InvalidInput
 from esper.kasmina.passes import Closure
@@ -40,9 +40,11 @@ from esper.tolaria.dry_run import dry_run
 from esper.tolaria.engine import Session
 from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
 from esper.tolaria.own_code import Place, caller
+from esper.tolaria.replay import NullLog
 from esper.tolaria.run import Stateful
 from esper.tolaria.script import this_script
-from esper.tolaria.script_work import Brought, Probe, ScriptWork, make_script_run
+from esper.tolaria.script_work import Brought, Probe, ScriptWork, make_script_run, replica_of
+from esper.tolaria.shared_world import SharedWorld
 from esper.tolaria.tasks.task import Evaluation
 from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
@@ -136,6 +138,8 @@ class Growth(Session):
         self._open = ExitStack()
         self._late_log, self._late_library = LateLog(), LateLibrary()
         self._how = log
+        self._follows = False
+        """Whether this is another rank than the one that has the log."""
         self._lease: Any = None
         objects = object_store(settings.data)
         world: World
@@ -144,6 +148,10 @@ class Growth(Session):
         else:
             library = self._late_library if log is not None else None
             world = LiveWorld(self._outside(objects, REAL_CLOCK, library))
+            if replica_of(brought.model) is not None:
+                run_id = _of_rank_0(run_id)
+                self._follows = distributed.get_rank() != 0
+                world = SharedWorld(world)
         super().__init__(make_script_run(config, brought, world, run_id=run_id))
         self._objects = objects
         self._late = appointment is None
@@ -197,6 +205,9 @@ class Growth(Session):
     def _connect(self) -> None:
         """Open the log, which what follows needs."""
         settings, run_id = self._settings, self.run_id
+        if self._follows:
+            self._late_log.real = NullLog()
+            return
         if self._how is None:
             from esper.weatherlight import client  # noqa: PLC0415 - only who has no log looks
 
@@ -348,6 +359,13 @@ def grow(
         where=where,
         appointment=appointment,
     )
+
+
+def _of_rank_0(run_id: str) -> str:
+    """The run's id as rank 0 drew it."""
+    told = [run_id]
+    distributed.broadcast_object_list(told, 0)
+    return told[0]
 
 
 def _refuse_empty() -> NoReturn:

@@ -41,9 +41,10 @@ class Printed(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write `text`; the lines that it ends are told."""
         self._log.write(text)
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, begun = (self._begun + text).split("\n")
         for line in lines:
-            self._tell({"printed": line[:LONGEST]})
+            self._tell({"printed": _as_it_stands(line)})
+        self._begun = _as_it_stands(begun)
         return len(text)
 
     def flush(self) -> None:
@@ -57,6 +58,21 @@ class Printed(io.TextIOBase):
     def fileno(self) -> int:
         """The log's."""
         return self._log.fileno()
+
+    @property
+    def buffer(self) -> Any:
+        """The log's, for who writes bytes; those are not told."""
+        return self._log.buffer
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a stdout has one
+        """The log's."""
+        return self._log.encoding
+
+
+def _as_it_stands(line: str) -> str:
+    """What a terminal would show of a line: what was printed over, as a progress bar is, is gone."""
+    return line.rstrip("\r").rpartition("\r")[2][:LONGEST]
 
 
 class NoTerminal(io.TextIOBase):

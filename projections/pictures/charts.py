@@ -136,9 +136,20 @@ def swimlane(
     for mark in marks:
         x = across(mark.x)
         parts.append(f"<g>{rule(x, LANE_TOP - 4, x, bottom, 'mark')}<title>{escape(mark.text)}</title></g>")
-    parts += [words(across(mark.x) - 3, LANE_TOP - 6, mark.text, anchor="end") for mark in marks]
+    parts += _mark_words(marks, across)
     told = " ".join(f"{lane.name} {lane.below}: {_lanes_told(lane)}." for lane in lanes)
     return picture(width, bottom + LANE_BOTTOM + key_height, title, told, [*parts, *key])
+
+
+def _mark_words(marks: Sequence[Mark], across: Scale) -> Iterator[str]:
+    """The words of marks before their lines, of those that stand in no other's way; the line says the same."""
+    taken = across.start - LEFT
+    for mark in sorted(marks, key=lambda mark: mark.x):
+        end = across(mark.x) - 3
+        begin = end - len(mark.text) * CHARACTER
+        if begin > taken:
+            taken = end
+            yield words(end, LANE_TOP - 6, mark.text, anchor="end")
 
 
 def _axis(across: Scale, bottom: float) -> Iterator[str]:
@@ -207,7 +218,8 @@ def _lanes_told(lane: Lane) -> str:
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 50, 40
 
 
-MARKS: Final = 30
+LEGEND_ROW: Final = 16
+MARKS: Final = 34
 
 
 """Room above the frame for two rows of words about moments."""
@@ -258,8 +270,10 @@ def lines(
         return picture(width, height, title, "Nothing was measured.", [words(LEFT, 18, title, kind="strong"), nothing])
     low, high = span or _room([y for _, y in known if y is not None])
     across = Scale(min(x for x, _ in known), max(x for x, _ in known), LEFT, width - RIGHT)
-    up = Scale(low, high, height - BOTTOM, TOP + (MARKS if marks else 0))
-    parts = [words(12, 18, title, kind="strong"), *_legend(series), *_axes(across, up, x_name, form, width)]
+    legend, legend_height = _legend(series, width)
+    height += legend_height
+    up = Scale(low, high, height - BOTTOM, TOP + legend_height + (MARKS if marks else 0))
+    parts = [words(12, 18, title, kind="strong"), *legend, *_axes(across, up, x_name, form, width)]
     parts += _marks(marks, across, up)
     parts += [_curve(each, place, across, up, form) for place, each in enumerate(series)]
     return picture(width, height, title, description or _told(series, form), parts)
@@ -286,14 +300,19 @@ def _axes(across: Scale, up: Scale, x_name: str, form: Callable[[float], str], w
     yield words(width - RIGHT, up.start + 34, x_name, anchor="end")
 
 
-def _legend(series: Sequence[Series]) -> Iterator[str]:
-    x = 12.0
+def _legend(series: Sequence[Series], width: float) -> tuple[list[str], float]:
+    """The names of the curves, in as many rows as they need, and how much higher than one row they are."""
+    parts, x, y = [], 12.0, 32.0
     for place, each in enumerate(series):
+        room = 28 + len(each.name) * CHARACTER
+        if x + room > width and x > 12.0:
+            x, y = 12.0, y + LEGEND_ROW
         dashed = " dashed" if place == DASHED else ""
-        yield f'<line class="line{dashed}" style="stroke: var(--c{place % COLOURS})" x1="{number(x)}" y1="32" '
-        yield f'x2="{number(x + 22)}" y2="32"/>'
-        yield words(x + 28, 36, each.name)
-        x += 28 + len(each.name) * CHARACTER + 16
+        colour = f"stroke: var(--c{place % COLOURS})"
+        ends = f'x1="{number(x)}" y1="{number(y)}" x2="{number(x + 22)}" y2="{number(y)}"'
+        parts += [f'<line class="line{dashed}" style="{colour}" {ends}/>', words(x + 28, y + 4, each.name)]
+        x += room + 16
+    return parts, y - 32.0
 
 
 def _marks(marks: Sequence[Mark], across: Scale, up: Scale) -> Iterator[str]:
@@ -307,12 +326,12 @@ def _marks(marks: Sequence[Mark], across: Scale, up: Scale) -> Iterator[str]:
         places = [(row, "start", x + 3, x + 3 + room) for row in (0, 1)]
         places += [(row, "end", x - 3 - room, x - 3) for row in (0, 1)]
         free = next((each for each in places if _is_free(each[0], each[2], each[3], taken, across)), None)
-        top = up.end - 4 if free is None else up.end - 17 + 13 * free[0]
+        top = up.end - 4 if free is None else up.end - 21 + 15 * free[0]
         yield f"<g>{rule(x, top, x, up.start, 'mark')}<title>{escape(mark.text)}</title>"
         if free is not None:
             row, anchor, begin, end = free
             taken.append((row, begin, end))
-            yield words(begin if anchor == "start" else end, up.end - 19 + 13 * row, mark.text, anchor=anchor)
+            yield words(begin if anchor == "start" else end, up.end - 23 + 15 * row, mark.text, anchor=anchor)
         yield "</g>"
 
 

@@ -9,10 +9,14 @@ from esper.karn.table import with_names
 from esper.metric import LOWER_IS_BETTER, Figure
 from projections.history import History
 from projections.pictures.charts import Lane, Mark, Series, Stay, lines, swimlane
+from projections.pictures.network import Growth, Place
+from projections.pictures.network import network as draw_network
 from projections.pictures.svg import Picture
 
 _MANY_MARKS: Final = 8
 _FOR_EVER: Final = 2**63 - 1
+_MIXED: Final = frozenset({"BLENDING", "SHADOWING", "PROBATIONARY", "FOSSILIZED"})
+"""Stages in which a seed is part of what the network computes."""
 _MOMENTS: Final = {"GERMINATED": "{seed} {blueprint}", "FOSSILIZED": "{seed} kept", "CULLED": "{seed} culled"}
 """The moves that a curve is marked with."""
 
@@ -36,8 +40,12 @@ def metric(history: History, runs: Mapping[str, str], width: float = 390, name: 
 
 
 def loss(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
-    """The mean loss on the probe set, epoch by epoch."""
-    return _curves(history, runs, "probe_loss", "Loss on the probe set (nats)", width)
+    """The mean loss on the probe set, epoch by epoch; in nats where classes or text are learnt."""
+    (nats,) = history.execute(
+        "select coalesce(bool_or(unit = 'nats' or name = 'accuracy'), false) from metrics where run_id = ?",
+        [next(iter(runs.values()))],
+    ).fetchone()
+    return _curves(history, runs, "probe_loss", f"Loss on the probe set{' (nats)' if nats else ''}", width)
 
 
 def parameters(history: History, runs: Mapping[str, str], width: float = 390) -> Picture:
@@ -110,6 +118,84 @@ def alphas(history: History, run_id: str, width: float = 390) -> Picture:
         points.setdefault(seed_id, []).append((epoch, alpha))
     lived = [Series(name, each) for name, each in points.items() if any(alpha is not None for _, alpha in each)]
     return lines(lived, title="Alpha: how strongly each seed is mixed in", span=(0, 1), width=width)
+
+
+def network(history: History, run_id: str, width: float = 1040) -> Picture:
+    """The places of a run's network in the order in which they work, and what grew at each."""
+    sites = history.execute(
+        "select site.seed_id, site.site, site.shape_kind, site.shape, site.depth, "
+        "site.width.consumer, site.width.units "
+        "from (select unnest(sites) as site from (from log.run_started where run_id = ? order by log_offset limit 1))",
+        [run_id],
+    ).fetchall()
+    slots: dict[str, list[tuple[Any, ...]]] = {}
+    query = (
+        "select site, seed_id, stage, blueprint_id, parameters, since_epoch, life, opened_by from seeds "
+        "where run_id = ? order by length(seed_id), seed_id"
+    )
+    for site, *slot in history.execute(query, [run_id]).fetchall():
+        slots.setdefault(site, []).append(tuple(slot))
+    changed: dict[str, list[tuple[Any, ...]]] = {}
+    query = (
+        "select seed_id, change, epoch, units_before, units from growth where run_id = ? and surviving order by epoch"
+    )
+    for seed_id, *change in history.execute(query, [run_id]).fetchall():
+        changed.setdefault(seed_id, []).append(tuple(change))
+    places, seen = [], set[str]()
+    for _, site, kind, shape, _, _, units in _in_order(sites):
+        if site in seen:
+            continue
+        seen.add(site)
+        grown = [_grown(slot, changed.get(slot[0], [])) for slot in slots.get(site, [])]
+        given = " \N{MULTIPLICATION SIGN} ".join(str(size) for size in shape)
+        wider = [
+            change for slot in slots.get(site, []) for change in changed.get(slot[0], []) if change[0] == "absorbed"
+        ]
+        told = f"{wider[0][2]} units, now {wider[-1][3]}" if wider else f"{units} units" if units else f"{kind} {given}"
+        places.append(Place(site, told, [each for each in grown if each is not None]))
+    (row,) = history.execute("select task, params_host, params_final from runs where run_id = ?", [run_id]).fetchall()
+    task, host, final = row
+    return draw_network(places, first=f"{task}: its input", last=_size(host, final), width=width)
+
+
+def _size(host: int, final: int | None) -> str:
+    if final is None or final == host:
+        return f"its output: {host:,} parameters"
+    return f"its output: {host:,} parameters at first, {final:,} now"
+
+
+def _in_order(sites: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Sites as they work: modules by their depth; a layer that can become wider before the block that it is in."""
+    deep = sorted((site for site in sites if not site[5]), key=lambda site: site[4])
+    wide = sorted((site for site in sites if site[5]), key=lambda site: site[4])
+    ordered = list(deep)
+    for place, layer in enumerate(wide):
+        within = next((n for n, each in enumerate(ordered) if layer[1].startswith(f"{each[1]}.")), None)
+        if within is None:  # between those that are as far along as it is
+            share = (place + 0.5) / len(wide)
+            within = round(share * len(ordered))
+        ordered.insert(within, layer)
+    return ordered
+
+
+def _grown(slot: tuple[Any, ...], changes: list[tuple[Any, ...]]) -> Growth | None:
+    """A seed slot as it is drawn; None where nothing ever germinated."""
+    seed_id, stage, blueprint_id, parameters, since_epoch, life, _ = slot
+    rewound = [epoch for change, epoch, *_ in changes if change == "rewound"]
+    absorbed = [change for change in changes if change[0] == "absorbed"]
+    if not life and not rewound:
+        return None
+    name = f"{seed_id} {with_names(blueprint_id)}" if blueprint_id else str(seed_id)
+    if absorbed:
+        _, epoch, before, after = absorbed[-1]
+        return Growth(
+            name, f"made it wider from {before} to {after} units, part of it since epoch {epoch}", stage, True
+        )
+    if rewound and stage == "DORMANT":
+        return Growth(name, f"rewound in epoch {rewound[-1]}: its proof failed", "CULLED", joined=False)
+    what = f"{stage.lower()} since epoch {since_epoch}" if since_epoch is not None else stage.lower()
+    size = f"{parameters:,} parameters, " if parameters else ""
+    return Growth(name, size + what, stage, joined=stage in _MIXED)
 
 
 def _extent(history: History, run_id: str) -> tuple[int, float, float]:

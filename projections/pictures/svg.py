@@ -11,8 +11,8 @@ from html import escape as _escape
 from importlib import resources
 from typing import Final
 
-CHARACTER: Final = 6.6
-"""The mean width of a character at the pictures' 12 pixels."""
+CHARACTER: Final = 7.2
+"""The width of a character at the pictures' 12 pixels, in the widest of the fonts that they may be shown in."""
 
 
 @cache

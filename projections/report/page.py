@@ -79,6 +79,8 @@ def _pictures(history: History, told: Report) -> dict[str, svg.Picture]:
         "parameters": of_run.parameters(history, runs),
         "flops": of_run.flops(history, runs),
         "alphas": of_run.alphas(history, run_id),
+        "network_wide": of_run.network(history, run_id, WIDE),
+        "network_narrow": of_run.network(history, run_id, NARROW),
         "seeds_wide": of_run.seeds(history, run_id, WIDE),
         "seeds_narrow": of_run.seeds(history, run_id, NARROW),
     }
@@ -100,11 +102,21 @@ def verdict(told: Report) -> str:
         right = f"It {size} and was right on {tested.bare}% of the test set"
     other = None if control is None else figure_of_row(control)
     if other is None or not other.is_like(tested):
-        return f"{right}."
+        return f"{right}.{_in_doubt(run)}"
     gain = tested.gain_over(other.value)
     beside = f"{difference_text(abs(gain), tested.unit)} {'better' if gain >= 0 else 'worse'} than"
     beside += " its control run, which had the same data and epochs and did not grow"
-    return f"{right}, {beside}.{_against_static(told)}"
+    return f"{right}, {beside}.{_against_static(told)}{_in_doubt(run)}"
+
+
+def _in_doubt(run: Row) -> str:
+    """What the run ended with and had not decided on, and the network without it; empty where there is nothing."""
+    count = run["seeds_unproven"]
+    if not count or run["test_loss_without"] is None:
+        return ""
+    seeds, them = ("A seed", "it") if count == 1 else (f"{count} seeds", "them")
+    losses = f"{figure(run['test_loss_without'])} instead of {figure(run['test_loss'])}"
+    return f" {seeds} had not proven anything when it ended: without {them} the test loss is {losses}."
 
 
 def over_seeds(told: Report) -> str:
@@ -297,6 +309,9 @@ def command(row: Row) -> str:
 
 def outcome(report: Mapping[str, Any]) -> str:
     """A field report in a few words."""
+    told, epochs = str(report["outcome"]).lower(), report["observation_window_epochs"]
+    if not epochs:
+        return f"{told}: the run ended before an epoch had passed"
     delta = report["metrics"].get("loss_delta_total")
     change = "" if delta is None or not math.isfinite(delta) else f", probe loss {delta:+.4f}"
-    return f"{report['outcome'].lower()}{change} in {report['observation_window_epochs']} epochs"
+    return f"{told}{change} in {epochs} epoch{'' if epochs == 1 else 's'}"

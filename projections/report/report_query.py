@@ -71,16 +71,26 @@ class Report:
 
     @property
     def command(self) -> str:
-        """The command line that begins such a run again."""
+        """The command line that begins such a run again: of a script that script's, of an own task with its file."""
         config = self.config
+        script = self.start.get("script") or {}
+        if script.get("path"):
+            return shlex.join(["python", script["path"], *(script.get("arguments") or ())])
         if self.parent:
             at, change = str(self.start["global_step"]), str(self.start["fork_change"] or "nothing")
             return shlex.join(["esper", "fork", self.parent, "--at", at, "--do", change])
-        words = ["esper", "run", "--task", str(self.run["task"]), "--epochs", str(self.run["epochs_planned"])]
+        task = str(config.get("task") or self.run["task"])
+        words = ["esper", "run", "--task", task, "--epochs", str(self.run["epochs_planned"])]
         words += ["--seed", str(config.get("seed", 0)), "--policy", str(self.run["policy"])]
-        words += [] if self.run["lifecycle"] in ("full", "careful") else ["--lifecycle", str(self.run["lifecycle"])]
+        words += (
+            []
+            if (self.run["lifecycle"] or "full") in ("full", "careful")
+            else ["--lifecycle", str(self.run["lifecycle"])]
+        )
+        rate_policy = str(config.get("rate_policy") or "cosine")
+        words += [] if rate_policy == "cosine" else ["--rate-policy", rate_policy]
         words += [] if self.run["device"] == "cpu" else ["--device", str(self.run["device"])]
-        return shlex.join(words + ([] if self.control else ["--no-control"]))
+        return shlex.join([*words, *_settings_of(config), *([] if self.control else ["--no-control"])])
 
 
 def report_query(history: History, run_id: str) -> Report:
@@ -121,6 +131,13 @@ def _alike(history: History, run: Row) -> list[Row]:
     found = {row["random_seed"]: row for row in others if _settings(row) == mine and row["run_id"] != run["run_id"]}
     found |= {row["random_seed"]: row for row in others if row["run_id"] == run["run_id"]}
     return list(found.values())
+
+
+def _settings_of(config: Mapping[str, Any]) -> list[str]:
+    """The options for what was asked for beyond the defaults."""
+    from esper.tolaria.settings_text import beyond_defaults  # noqa: PLC0415 - pydantic, which only a report needs
+
+    return [word for pair in beyond_defaults(config) for word in ("--set", pair)]
 
 
 def _settings(run: Row) -> dict[str, Any]:

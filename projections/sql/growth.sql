@@ -1,6 +1,6 @@
--- One row per change of the network's structure that was for good, or was undone: a seed that became part of the network
--- (`fossilized`), units that became part of a layer of the host (`absorbed`), and a seed that was taken back because its
--- proof failed (`rewound`). `surviving` is false where a later rollback, rewind or resume undid it.
+-- One row per change of the network that was for good, or was undone. A seed became part of the network (`fossilized`), its
+-- units became part of a layer of the host (`absorbed`), or it was taken back because its proof failed (`rewound`).
+-- `surviving` is false where a later rollback, rewind or resume undid it.
 WITH change AS (
     SELECT run_id, log_offset, sequence, recorded_at_ns, event_id, 'fossilized' AS change, seed_id, site,
         nullif(blueprint_id, '') AS blueprint_id, parameters, global_step AS step, epoch, life,

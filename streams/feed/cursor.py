@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch.distributed
 from torch.utils.data import get_worker_info
 
-from contracts.topics import BY_BODY
+from contracts.topics import BY_BODY, LOCAL
 from esper.errors import InvalidInput
 from projections.manifest import Place
 
@@ -68,9 +68,9 @@ class Shard:
     number: int
     count: int
 
-    def cursors(self, bodies: Iterable[str], partitions: int) -> list[PartitionCursor]:
+    def cursors(self, bodies: Iterable[str], partitions: Iterable[int]) -> list[PartitionCursor]:
         """The cursors that are this reader's: a partition of every topic belongs to one reader, so a run does too."""
-        mine = [partition for partition in range(partitions) if partition % self.count == self.number]
+        mine = [partition for partition in partitions if partition % self.count == self.number]
         return [PartitionCursor(body, partition) for body in sorted(bodies) for partition in mine]
 
 
@@ -117,13 +117,16 @@ def restore(cursors: Iterable[PartitionCursor], shard: Shard, state: Mapping[str
             f"the feed's state is of reader {state['shard'] + 1} of {state['shards']} and this is reader "
             f"{shard.number + 1} of {shard.count}: go on with as many ranks and workers as before"
         )
-    names = {cursor.name for cursor in cursors}
+    new = {cursor.name for cursor in cursors if cursor.partition == LOCAL} - set(state["lanes"])
+    names = {cursor.name for cursor in cursors} - new
     if names != set(state["lanes"]):
         raise InvalidInput(
             f"the feed's state is of other event types ({', '.join(sorted(state['lanes'])) or 'none'}): "
             "give the feed the schemas that it had, or start without the state"
         )
     for cursor in cursors:
+        if cursor.name in new:  # a run without a log was archived since: all of it is to come
+            continue
         kept = state["lanes"][cursor.name]
         cursor.start, cursor.next, cursor.end = kept["start"], kept["next"], kept["end"]
         cursor.read = cursor.next

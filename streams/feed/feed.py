@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from contracts.topics import BY_BODY, PARTITIONS
+from contracts.topics import BY_BODY, LOCAL, PARTITIONS
 from esper.errors import InvalidInput, LogUnavailable
 from projections import manifest
 from streams.feed.batch import Batch, Selection, Tasks
@@ -81,7 +81,7 @@ class EventFeed(IterableDataset[Batch]):
         selections = {body: Selection(schema, self.runs, tasks) for body, schema in self.schemas.items()}
         partitions = self._partitions()
         shard = shard_of(*self._ranks(), partitions)
-        cursors = shard.cursors(self.schemas, partitions)
+        cursors = shard.cursors(self.schemas, [*range(partitions), *self._without_a_log()])
         self._pass = EpochReader(self.schemas, Source(self.data_dir, self.brokers, selections, cursors), cursors, shard)
         self._pass.begin(self.start, self.end, loaded)
         batches = self._pass.batches(self.batch_size)
@@ -113,6 +113,12 @@ class EventFeed(IterableDataset[Batch]):
                 return reader.connect([BY_BODY[min(self.schemas)].name])
         except LogUnavailable:  # as far as there is an archive, that is read
             return PARTITIONS
+
+    def _without_a_log(self) -> list[int]:
+        """The partition of runs that were recorded without a log, where the archive has some."""
+        topics = {BY_BODY[body].name for body in self.schemas}
+        held = manifest.load(self.data_dir / "archive").next_offsets
+        return [LOCAL] if any((topic, LOCAL) in held for topic in topics) else []
 
     def _ranks(self) -> tuple[int, int]:
         now = rank_now()

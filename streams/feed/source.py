@@ -7,11 +7,13 @@ it is connected anew, from where the cursors are. An event is read once, because
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
+from contracts.topics import LOCAL
 from esper.errors import InvalidInput, LogUnavailable
 from projections.columns import arrow_schema
 from projections.manifest import Place
@@ -55,6 +57,7 @@ class Source:
         self._cursors: dict[Place, list[PartitionCursor]] = {}
         for cursor in cursors:
             self._cursors.setdefault(cursor.place, []).append(cursor)
+        self._logged = [place for place in self._cursors if place[1] != LOCAL]
         self._live: dict[Place, Live] = {}
         self._reader: LogReader | None = None
         self.refused = 0
@@ -71,8 +74,11 @@ class Source:
 
     def offsets(self, at: int) -> dict[Place, int]:
         """The log's offsets of all places at a time (`LogReader.offsets`); raises LogUnavailable."""
+        unlogged = {place: self.archive.end(place) for place in self._cursors if place[1] == LOCAL and at == LATEST}
+        if not self._logged:
+            return unlogged
         with self._connected() as reader:
-            return reader.offsets(list(self._cursors), at)
+            return reader.offsets(self._logged, at) | unlogged
 
     def limit(self, cursor: PartitionCursor) -> int:
         """Up to which offset the cursor can be read at once."""
@@ -96,7 +102,12 @@ class Source:
             if self._reader is None:
                 self._open()
             assert self._reader is not None
-            for place, (batches, until) in self._reader.take(places, wait_s).items():
+            wanted = [place for place in places if place[1] != LOCAL]
+            if not wanted:  # what has no log comes by the archive alone
+                time.sleep(wait_s)
+                self.archive.refresh()
+                return
+            for place, (batches, until) in self._reader.take(wanted, wait_s).items():
                 self._live[place].put(batches, until)
         except OutOfRange as gone:
             _log.info("the log does not hold %s any more; the archive is asked", gone)
@@ -110,7 +121,7 @@ class Source:
     def _connected(self) -> LogReader:
         reader = reader_of(self._data_dir, self._brokers)
         try:
-            reader.connect({place[0] for place in self._cursors})
+            reader.connect({place[0] for place in self._cursors})  # of a run without a log the topic alone is there
         except BaseException:
             reader.close()
             raise
@@ -122,8 +133,9 @@ class Source:
         reader = self._connected()
         try:
             ring = load_key_ring(Settings.load(data=self._data_dir), reader.brokers)
-            begins, ends = reader.offsets(list(self._cursors), EARLIEST), reader.offsets(list(self._cursors), LATEST)
-            for place, cursors in self._cursors.items():
+            begins, ends = reader.offsets(self._logged, EARLIEST), reader.offsets(self._logged, LATEST)
+            for place in self._logged:
+                cursors = self._cursors[place]
                 begin = self._begin(place, begins[place], ends[place], reader.brokers)
                 self._live[place] = Live(cursors, self._selections, ring, begin)
                 reader.seek(place, begin)

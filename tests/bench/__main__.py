@@ -23,6 +23,7 @@ from tests.bench.table import HEADER, Row, failed, line, rows_of
 
 BENCHES = (
     "overhead",
+    "script_step",
     "enqueue",
     "contracts",
     "kasmina",

@@ -1,6 +1,7 @@
 """Whether this tree is slower than another one: drain, publish and query, in turns, in processor seconds.
 
     python -m tests.bench.against TREE [--runs 10]
+    python -m tests.bench.against TREE --rows relive archive      # the rows of those benchmarks instead
 
 TREE is another checkout with an environment of its own in TREE/.venv, for instance
 
@@ -12,6 +13,9 @@ first in every other pair, so that what the machine does meanwhile meets both. A
 pairs' ratios of processor time, this tree to the other one, and its 95 % interval (Student's t on the logarithms);
 below 1 this tree is quicker. A figure is ok where its whole interval keeps `--limit` and has failed where all of it
 lies above. Where the limit lies within the interval nothing is proved, which is said: more runs, or a quieter machine.
+
+With `--rows` each tree prints the rows of its own benchmarks of those names, in turns, and what both have is compared,
+in its own unit: rates by what one of them takes, so that below 1 is quicker there, too.
 """
 
 from __future__ import annotations
@@ -26,11 +30,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.special import stdtrit
-
+from tests.bench.ratio import Ratio, ratio
 from tests.bench.table import HEADER, Row, failed, line
 
 HERE = Path(__file__).parents[2]
@@ -49,23 +51,6 @@ STEPS = {
 TWICE = ("publish", "offer", "query")
 """Steps that are done twice in a pair, A B B A; a drain empties the log and is done once."""
 LIMIT = 1.03
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """The mean ratio and its 95 % interval; infinite where there is one pair."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def ratio(here: Sequence[float], there: Sequence[float]) -> Ratio:
-    """Of pairs of seconds: exp of the logarithms' mean and of mean ± t(n - 1, 97.5 %) · s / √n."""
-    logs = [math.log(mine / other) for mine, other in zip(here, there, strict=True)]
-    mean, n = statistics.mean(logs), len(logs)
-    half = stdtrit(n - 1, 0.975) * statistics.stdev(logs) / math.sqrt(n) if n > 1 else math.inf
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half) if half < math.inf else math.inf)
 
 
 class Tree:
@@ -96,9 +81,8 @@ def working(root: Path, kept: Path, *, events: int, archived: int) -> Iterator[T
     """A tree's process for a pair."""
     command = [str(root / ".venv/bin/python"), "-P", str(Path(__file__).with_name("against_work.py")), str(kept)]
     command += map(str, (events, archived, OFFERS, ASKS))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
     ) as process:
         yield Tree(process, root)  # at the end its stdin is closed, and it ends
 
@@ -138,10 +122,47 @@ def rows(took: dict[str, tuple[list[float], list[float]]], limit: float) -> list
 
 def _row(step: str, found: Ratio, seconds: tuple[list[float], list[float]], limit: float) -> Row:
     here, there = map(statistics.mean, seconds)
+    told = f"{len(seconds[0])} pairs: {here:.2f} s here, {there:.2f} s there, {STEPS[step]}"
+    return judged(step, found, told, limit)
+
+
+def judged(what: str, found: Ratio, told: str, limit: float) -> Row:
+    """A ratio's row: with a verdict where its whole interval lies on one side of the limit."""
     proved = found.high <= limit or found.low > limit
-    fixture = f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}], {len(seconds[0])} pairs: {here:.2f} s here, "
-    fixture += f"{there:.2f} s there, {STEPS[step]}{'' if proved else f'; whether it keeps {limit:g} is open'}"
-    return Row(step, found.mean, "times", fixture, limit if proved else None)
+    fixture = f"{found}, {told}{'' if proved else f'; whether it keeps {limit:g} is open'}"
+    return Row(what, found.mean, "times", fixture, limit if proved else None)
+
+
+def benchmarked(here: Path, there: Path, names: Sequence[str], runs: int) -> dict[str, tuple[list[float], list[float]]]:
+    """By row of these benchmarks: what it cost each time in tree `here` and in tree `there`, of rows that both have."""
+    costs: dict[str, tuple[list[float], list[float]]] = {}
+    for turn in range(runs):
+        for name in names:
+            for k in (turn % 2, 1 - turn % 2):
+                for what, measured, unit in printed_rows((here, there)[k], name):
+                    cost = 1 / measured if measured and unit.endswith("/s") else measured
+                    costs.setdefault(what, ([], []))[k].append(cost)
+        _say(f"pair {turn + 1} of {runs}")
+    return {
+        what: both
+        for what, both in costs.items()
+        if all(len(each) == runs and all(0 < cost < math.inf for cost in each) for each in both)
+    }
+
+
+def printed_rows(root: Path, name: str) -> list[tuple[str, float, str]]:
+    """The rows of a benchmark in a tree: what, measured, unit."""
+    program = f"import json, sys; sys.path.insert(0, '.'); from tests.bench import {name} as bench; "
+    program += "print(json.dumps([(row.what, row.measured, row.unit) for row in bench.rows()]))"
+    command = [str(root / ".venv/bin/python"), "-P", "-c", program]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=False, env=_environment())
+    if done.returncode:
+        raise SystemExit(f"{name} in {root} ended with {done.returncode}; why is above")
+    return [(what, measured, unit) for what, measured, unit in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 
 
 def _pair(took: dict[str, tuple[list[float], list[float]]]) -> str:
@@ -162,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("tree", type=Path, metavar="TREE", help="the other checkout")
     parser.add_argument("--runs", type=int, default=10, help="pairs (default: 10, in under six minutes)")
     parser.add_argument("--limit", type=float, default=LIMIT, help=f"the ratio that is allowed (default: {LIMIT})")
+    parser.add_argument("--rows", nargs="+", default=(), metavar="BENCHMARK", help="compare these benchmarks' rows")
     options = parser.parse_args(arguments)
     there = options.tree.absolute()
     for root in (HERE, there):
@@ -169,7 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{root} has no .venv/bin/python: make an environment there, with its packages")
     if options.runs < 1:
         parser.error("--runs is at least 1")
-    measured = rows(compared(HERE, there, options.runs), options.limit)
+    if options.rows:
+        costs = benchmarked(HERE, there, options.rows, options.runs)
+        told = f"{options.runs} pairs, each tree's own figure"
+        measured = [judged(what, ratio(*both), told, options.limit) for what, both in costs.items()]
+    else:
+        measured = rows(compared(HERE, there, options.runs), options.limit)
     sys.stdout.write("\n".join([HEADER, *map(line, measured)]) + "\n")
     return int(failed(measured))
 

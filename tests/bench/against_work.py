@@ -6,6 +6,7 @@ It uses only what trees of some age have. Steps come on stdin, each by its name;
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import json
 import sys
@@ -54,6 +55,8 @@ class Work:
         self._signed = [(record, headers_of(fixture.RING.sign(record.value or b""))) for record in made]
         parts = (self._signed[start : start + REQUEST] for start in range(0, len(self._signed), REQUEST))
         self._encoded = [request for part in parts for request in encoded(part)]
+        gc.collect()
+        gc.freeze()  # a producer holds neither these records nor a benchmark's modules, and looks for no rubbish there
 
     def make(self) -> float:
         """The archive that is asked, where it is not there yet."""

@@ -18,12 +18,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from scipy.special import stdtrit
 from torch import nn
 
 from esper.leyline.objects import ObjectStore
@@ -36,6 +34,7 @@ from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
 from tests.bench.log import kafka_log
 from tests.bench.plain_loop import PlainLoop
+from tests.bench.ratio import ratio
 from tests.bench.table import HEADER, Row, failed, line
 
 BLOCK = 50
@@ -142,11 +141,11 @@ def compare(
     for name, tensor in alternation.plain.host.state_dict().items():
         assert torch.equal(learnt[name], tensor), f"the two loops learnt a different {name}"
     measured = alternation.pairs[BLOCKS_PER_EPOCH:]
-    mean, bound = mean_and_bound([esper[0] / plain[0] for esper, plain in measured])
+    by_wall, by_processor = (ratio([esper[k] for esper, _ in measured], [p[k] for _, p in measured]) for k in (0, 1))
     return Comparison(
-        mean,
-        bound,
-        mean_and_bound([esper[1] / plain[1] for esper, plain in measured])[0],
+        _percent(by_wall.mean),
+        _percent(by_wall.high),
+        _percent(by_processor.mean),
         len(measured),
         1e6 * statistics.median(plain[0] for _, plain in measured) / BLOCK,
         1e3 * statistics.median(alternation.between_epochs_s),
@@ -162,12 +161,9 @@ def long_epochs(task: Task) -> Task:
     return replace(task, train=train_set, steps_per_epoch=EPOCH_STEPS)
 
 
-def mean_and_bound(ratios: Sequence[float]) -> tuple[float, float]:
-    """What the ratios' geometric mean and the upper end of its 95 % interval are above 1, in percent."""
-    logs = [math.log(ratio) for ratio in ratios]
-    mean = statistics.fmean(logs)
-    half = float(stdtrit(len(logs) - 1, 0.975)) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return 100 * math.expm1(mean), 100 * math.expm1(mean + half)
+def _percent(ratio_of: float) -> float:
+    """What a ratio is above 1."""
+    return 100 * (ratio_of - 1)
 
 
 def foreign_code(host: nn.Module, untouched: nn.Module) -> int:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
@@ -28,6 +28,7 @@ from esper.weatherlight.forkserver import FIRST_INHERITED
 from esper.weatherlight.supervisor import SERVICES
 
 LIBRARIES: Final = (
+    "torch._inductor.compile_fx",
     "esper.cli.app",
     "esper.cli.training",
     "esper.tezzeret.kernel",
@@ -49,9 +50,14 @@ FORKED: Final = frozenset(
 )
 
 
+COMPILES: Final = "esper.tezzeret.child"
+HEADERS: Final = "ESPER_TESTS_HEADERS"
+"""Names the folder where the session keeps what a compiler made of torch's headers (tests/conftest.py)."""
+
+
 def module_of(command: object) -> str:
     """Which of `FORKED` a command line runs; empty where it runs something else."""
-    words = [word for word in command if word != "-P"] if isinstance(command, list) else []
+    words = [word for word in command if word != "-P"] if isinstance(command, list | tuple) else []
     ours = words[:2] == [sys.executable, "-m"] and words[2] in FORKED
     return words[2] if ours else ""
 
@@ -123,11 +129,34 @@ def _run(words: Sequence[str], environment: Mapping[str, str]) -> int:
     subprocess.Popen = Within  # type: ignore[misc]
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")  # that it was imported already
     sys.argv = list(words)
-    try:
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+    with headers(Path(tempfile.gettempdir(), "headers")) if words[0] == COMPILES else contextlib.nullcontext():
+        try:
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return 0
+
+
+@contextlib.contextmanager
+def headers(own: Path) -> Iterator[None]:
+    """Within, torch finds its headers as an earlier kernel's compiler left them: 8 of 16 processor seconds a kernel.
+
+    Each kernel has them in a folder of its `own`, by hard links. What a compiler was killed over never gets out of it.
+    """
+    codecache: Any = import_module("torch._inductor.codecache")
+    codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(own), str(own / "locks")
+    kept = Path(os.environ.get(HEADERS) or own)
+    _link(kept, own)
+    yield
+    if any(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).glob("*/*.so")):  # it came through
+        _link(own, kept)
+
+
+def _link(from_folder: Path, to_folder: Path) -> None:
+    to_folder.mkdir(exist_ok=True)
+    for path in from_folder.glob("*.h*"):
+        with contextlib.suppress(OSError):  # it is there already, or lies on another file system
+            (to_folder / path.name).hardlink_to(path)
 
 
 def _name_in_the_list_of_processes(words: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pytest
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from esper.testing import MemoryLog
 from projections import questions
 from tests.bench import against, archive_history, overhead
+from tests.bench.ratio import Ratio, ratio
 from tests.bench.table import Row, failed, line
 
 
@@ -38,14 +40,6 @@ def test_a_row_says_limit_figure_fixture_and_verdict():
     row = Row("events", 123_456.7, "events/s", "one process", 1e5, at_least=True)
 
     assert line(row) == "| events | ≥ 100,000 events/s | 123,457 events/s | one process | ok |"
-
-
-def test_the_bound_of_a_slowdown_is_that_of_students_t():
-    """The t of 4 values at 97.5 % is 3.1824; their logarithms are 0.01 and 0.03 twice, 0.0115 their deviation."""
-    mean, bound = overhead.mean_and_bound([math.exp(0.01), math.exp(0.03)] * 2)
-
-    assert mean == pytest.approx(100 * math.expm1(0.02))
-    assert bound == pytest.approx(100 * math.expm1(0.02 + 3.1824 * 0.011547 / 2), rel=1e-4)
 
 
 def test_code_on_a_host_is_found():
@@ -79,17 +73,35 @@ def test_the_archive_that_is_asked_can_be_made_and_has_what_it_is_asked_for(tmp_
 
 
 def test_a_tree_against_another_has_the_ratio_of_pairs_and_students_interval():
-    """As above: logarithms of 0.01 and 0.03 twice, t of 4 values 3.1824, deviation 0.011547."""
+    """Logarithms of 0.01 and 0.03 twice: the t of 4 values at 97.5 % is 3.1824, the deviation 0.011547."""
     there = [1.0, 2.0, 3.0, 4.0]
     here = [other * math.exp(log) for other, log in zip(there, [0.01, 0.03] * 2, strict=True)]
 
-    found = against.ratio(here, there)
+    found = ratio(here, there)
 
     half = 3.1824 * 0.011547 / 2
     assert [math.log(each) for each in (found.low, found.mean, found.high)] == pytest.approx(
         [0.02 - half, 0.02, 0.02 + half], abs=1e-5
     )
-    assert against.ratio([2.0], [1.0]) == against.Ratio(pytest.approx(2.0), 0.0, math.inf)
+    assert ratio([2.0], [1.0]) == Ratio(pytest.approx(2.0), 0.0, math.inf)
+
+
+def test_rows_of_benchmarks_are_compared_by_what_they_cost(tmp_path):
+    """A rate by what one of them takes, a time as it is; what one tree lacks, or a figure of 0, is left out."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for tree, rows in (
+        (here, "Row('a', 50.0, 'steps/s'), Row('b', 3.0, 'ms'), Row('c', 1.0, 's'), Row('d', 0, 's')"),
+        (there, "Row('a', 100.0, 'steps/s'), Row('b', 6.0, 'ms'), Row('d', 1, 's')"),
+    ):
+        (tree / "tests" / "bench").mkdir(parents=True)
+        (tree / ".venv" / "bin").mkdir(parents=True)
+        (tree / ".venv" / "bin" / "python").symlink_to(sys.executable)
+        said = "from collections import namedtuple\nRow = namedtuple('Row', 'what measured unit')\n"
+        (tree / "tests" / "bench" / "quick.py").write_text(f"{said}def rows():\n    return [{rows}]\n")
+
+    costs = against.benchmarked(here, there, ["quick"], runs=2)
+
+    assert {what: ratio(*both).mean for what, both in costs.items()} == pytest.approx({"a": 2.0, "b": 0.5})
 
 
 @pytest.mark.parametrize(

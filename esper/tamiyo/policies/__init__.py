@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from esper.errors import InvalidInput
-from esper.tamiyo.policies.heuristic import HEURISTIC, HEURISTIC_2
+from esper.tamiyo.policies.heuristic import HEURISTIC, HEURISTIC_2, HEURISTIC_3
 from esper.tamiyo.policy import NONE, RANDOM, Policy
 
 POLICIES: Final[dict[str, Policy]] = {policy.name: policy for policy in (HEURISTIC, RANDOM, NONE)}
 
-EARLIER: Final = (HEURISTIC_2,)
+EARLIER: Final = (HEURISTIC_2, HEURISTIC_3)
 """Policies that decide nothing any more, kept so that what they decided can be derived again."""
 
 

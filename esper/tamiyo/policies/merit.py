@@ -7,7 +7,9 @@ comes first, then fewer parameters, less risk, the earlier stage.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import BlueprintOption, BlueprintOutcomes, SiteDescription
@@ -65,8 +67,15 @@ class Merit:
         return self.merit - _PLACE * self.place
 
 
-def merits(site: SiteDescription) -> dict[str, Merit]:
+def merits(site: SiteDescription) -> Mapping[str, Merit]:
     """The merit of every option of a site, by blueprint id."""
+    return _merits(site.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=256)
+def _merits(described: bytes) -> Mapping[str, Merit]:
+    """Remembered, because a run describes its sites in the same bytes after every epoch, and waits for the answer."""
+    site = SiteDescription.FromString(described)
     wider = "heads" if site.width.sections > 1 else "width"
     kind = wider if site.HasField("width") else _form(site)
     found = {option.blueprint_id: merit_of(option, kind) for option in site.options}

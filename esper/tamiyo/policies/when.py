@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted, SeedObservation
-from esper.tamiyo.policies.thresholds import SETTINGS, SWIFT, known
+from esper.tamiyo.policies.thresholds import SETTINGS, SWIFT, SwiftSettings, known
 
 
-def obstacle(state: EpochCompleted, live: Sequence[SeedObservation]) -> str:
+def obstacle(state: EpochCompleted, live: Sequence[SeedObservation], limits: SwiftSettings = SWIFT) -> str:
     """Why nothing should germinate now; empty where something should. One seed at a time, but in `swift`."""
     epoch, total, swift = state.state.current_epoch, max(1, state.epochs_total), state.lifecycle == "swift"
     if closed := ", ".join(seed.seed_id for seed in state.seeds if seed.closed):
         return f"the network is big enough: a proof failed at {closed}"
     if live and not swift:
         return f"{live[0].seed_id} has to prove itself first"
-    return _wrong_time(state, epoch, total, swift=swift) or big_enough(state)
+    return _wrong_time(state, epoch, total, swift=swift) or big_enough(state, limits)
 
 
 def _wrong_time(state: EpochCompleted, epoch: int, total: int, *, swift: bool) -> str:
@@ -31,15 +31,16 @@ def _wrong_time(state: EpochCompleted, epoch: int, total: int, *, swift: bool) -
     return ""
 
 
-def big_enough(state: EpochCompleted) -> str:
+def big_enough(state: EpochCompleted, limits: SwiftSettings = SWIFT) -> str:
     """Why the network needs no growth; empty where it does."""
     accuracy, training = known(state.state.validation_accuracy), known(state.state.training_loss)
     probe = known(state.state.validation_loss)
-    if accuracy >= SETTINGS.enough_accuracy:
+    swift = state.lifecycle == "swift"
+    if accuracy >= (limits.swift_enough_accuracy if swift else SETTINGS.enough_accuracy):
         return f"the network is big enough: right on {accuracy:.1%} of the probe set"
     if training < SETTINGS.overfit_ratio * probe:
         return f"the network is big enough: its training loss {training:.3f} is far below its probe loss {probe:.3f}"
-    if state.lifecycle == "swift" and _runs_away(training, probe, known(state.probe_loss_stderr)):
+    if swift and _runs_away(training, probe, known(state.probe_loss_stderr)):
         return (
             f"the network is big enough: its training loss {training:.3f} runs away from its probe loss {probe:.3f} ± "
             f"{state.probe_loss_stderr:.3f}"

@@ -4,9 +4,11 @@
     python -m tests.bench.growth --plan                   # what is missing, and how long it takes
     python -m tests.bench.growth --only tab --only doc grown static --schedules wsd --seeds 5
     python -m tests.bench.growth --page                   # the page from the rows that there are
+    python -m tests.bench.growth --check 2                # do rows that other code has made come out the same?
 
 Each finished run is a row in docs/results.jsonl at once; a bench that was stopped goes on where it was. Rows whose
-configuration or code is another now are told, and run again (`--keep-stale` lets those of other code hold).
+configuration or code is another now are told, and run again, unless `--check N` found that N random rows of their arm
+come out the same to the last digit (`--keep-stale` lets those of other code hold unchecked).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.bench.growth.check import check
 from tests.bench.growth.estimate import seconds
 from tests.bench.growth.jobs import FAMILIES, ROOT, code_version
 from tests.bench.growth.ledger import Ledger, Row
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="at most so many test seeds (default: 20 or 10, by task)")
     parser.add_argument("--epochs", type=int, help="so many instead of each task's own, for a trial of this command")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time (default: all cores)")
+    parser.add_argument("--check", type=int, metavar="N", help="run N random rows of each arm of other code again")
     parser.add_argument("--keep-stale", action="store_true", help="let rows hold that other code has made")
     parser.add_argument("--rows", type=Path, default=ROWS, help="the rows (default: docs/results.jsonl)")
     chosen = parser.parse_args(arguments)
@@ -55,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ledger = Ledger(chosen.rows, code_version(), keep_stale=chosen.keep_stale)
     plan = make_plan(ledger, scope)
     broken: dict[tuple[str, ...], str] = {}
-    if not chosen.page:
+    if chosen.check:
+        tell_check(ledger, scope, chosen.check)
+    elif not chosen.page:
         tell_plan(ledger, plan, chosen.workers, each=chosen.plan)
         if chosen.plan:
             return 0
@@ -83,6 +89,15 @@ def scope_of(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> Sco
                 parser.error(f"there is no arm {', '.join(unknown)}; there are {', '.join(NEEDS)}")
             arms[task] = (*arms.get(task, ()), *(named or NEEDS))
     return Scope(arms, chosen.schedules, chosen.seeds, chosen.epochs)
+
+
+def tell_check(ledger: Ledger, scope: Scope, count: int) -> None:
+    """Check rows of other code, and say what came of it."""
+    found = check(ledger, scope, count, seed=time.time_ns())
+    ledger.tidy()
+    say(f"{found.checked} rows run again, {found.adopted} adopted as of this code, {len(found.unequal)} differ")
+    for line in found.unequal:
+        say(f"differs: {line}")
 
 
 def tell_plan(ledger: Ledger, plan: Plan, workers: int, *, each: bool) -> None:

@@ -52,7 +52,7 @@ def _size(slot: Slot) -> str:
 def timed_step(task: str, size: str) -> float:
     """Processor seconds a step of a control run, from the second epoch of a short one on."""
     steps = task_of(task, size).steps(task_of(task, size).batch_size)
-    job = Job(task, "control", "constant", 0, "probe", size, rates(task, size)[1], steps=steps)
+    job = Job(task, "control", "constant", 0, "probe", size, rates(task, size)[2], steps=steps)
     once, often = (training.run(_longer(job, epochs * steps))["cpu_s"] for epochs in (1, 1 + TIMED_EPOCHS))
     return float(max(often - once, 0.0)) / (TIMED_EPOCHS * steps)
 

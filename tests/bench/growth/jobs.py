@@ -141,10 +141,34 @@ class Job:
             seeds=SeedSettings(lifecycle=lifecycle),
         )
 
+    def what(self) -> str:
+        """A digest of the job alone, whatever the defaults of its configuration are."""
+        return digest_of([asdict(self), self.shape()])
+
     def digest(self) -> str:
         """Of all that decides the result, with every default of the configuration: equal for equal runs of one code."""
-        settled = json.dumps([asdict(self), json.loads(self.config().to_json())], sort_keys=True)
-        return hashlib.sha256(settled.encode()).hexdigest()[:16]
+        settled = [asdict(self), json.loads(self.config().to_json())]
+        return digest_of([*settled, self.shape()] if self.steps else settled)
+
+    def shape(self) -> tuple[int, int] | None:
+        """Epochs, and steps of each, of a job that has so many steps."""
+        task = task_of(self.task, self.size)
+        return fitted(self.steps, task.steps(task.batch_size)) if self.steps else None
+
+
+def fitted(steps: int, steps_per_epoch: int) -> tuple[int, int]:
+    """(epochs, steps an epoch) of a run of `steps` steps or a few less, an epoch of `steps_per_epoch` or less.
+
+    With epochs down to three quarters as long hardly a step is left over; of equals the fewest epochs come first.
+    """
+    fewest = max(1, -(-steps // steps_per_epoch))
+    shapes = [(epochs, steps // epochs) for epochs in range(fewest, fewest + fewest // 3 + 6) if steps >= epochs]
+    return max(shapes or [(1, 1)], key=lambda shape: (shape[0] * shape[1], -shape[0]))
+
+
+def digest_of(settled: Any) -> str:
+    """Of what JSON can hold."""
+    return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def row_key(row: dict[str, Any]) -> tuple[str, ...]:

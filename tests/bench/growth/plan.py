@@ -21,8 +21,10 @@ from tests.bench.growth.paired import cost, total
 SCHEDULES: Final = ("wsd", "cosine")
 TUNING_SEEDS: Final = range(3)
 FIRST_TEST_SEED: Final = 100
-RATE_FACTORS: Final = (0.4, 1.0, 2.5)
-"""Times the task's own rate: the three that each arm may choose from."""
+RATE_FACTORS: Final = (0.16, 0.4, 1.0, 2.5, 6.25)
+"""Times the task's own rate: the five that each arm may choose from."""
+FIRST_TRIED: Final = 3
+"""The middle ones, which are tried in any case; the one beyond is tried where the best of those tried is at an edge."""
 
 CUT_SHARE: Final = 0.75
 LONGEST: Final = 10
@@ -107,7 +109,7 @@ def make_plan(ledger: Ledger, scope: Scope) -> Plan:
 
 
 def rates(task: str, size: str) -> list[float]:
-    """The three rates that are tried on this task with a host of this size."""
+    """The five rates that may be tried on this task with a host of this size."""
     known = size if size == FAMILIES[task].wide else FAMILIES[task].sizes[0]
     return [float(f"{factor * task_of(task, known).learning_rate:.3g}") for factor in RATE_FACTORS]
 
@@ -235,15 +237,25 @@ class _Table:
         return None
 
     def tuned(self, arm: str, size: str, changes: Callable[[int], dict[str, Any] | None]) -> float | None:
-        """The best of the three rates on the probe set over the tuning seeds; None until all have been tried."""
-        found = {
-            rate: [self.add(arm, seed, "probe", size, rate, changes(seed)) for seed in TUNING_SEEDS]
-            for rate in rates(self.task, size)
-        }
-        whole = {rate: [row for row in rows if row is not None] for rate, rows in found.items()}
-        if any(len(rows) < len(TUNING_SEEDS) for rows in whole.values()):
-            return None
-        return max(whole, key=lambda rate: score(whole[rate], self.family))
+        """The best rate on the probe set over the tuning seeds; None until all that it takes have been tried.
+
+        The middle rates are tried first, and the one beyond while the best of all is at an edge.
+        """
+        ladder = rates(self.task, size)
+        first = (len(ladder) - FIRST_TRIED) // 2
+        waiting, scores = ladder[first : first + FIRST_TRIED], dict[float, float]()
+        while waiting:
+            found = {
+                rate: [self.add(arm, seed, "probe", size, rate, changes(seed)) for seed in TUNING_SEEDS]
+                for rate in waiting
+            }
+            whole = {rate: [row for row in rows if row is not None] for rate, rows in found.items()}
+            if any(len(rows) < len(TUNING_SEEDS) for rows in whole.values()):
+                return None
+            scores |= {rate: score(rows, self.family) for rate, rows in whole.items()}
+            at = ladder.index(max(scores, key=lambda rate: scores[rate]))
+            waiting = [rate for rate in ladder[max(0, at - 1) : at + 2] if rate not in scores]
+        return ladder[at]
 
     def tuning(self, arm: str, seed: int, rate: dict[str, float | None], size: str = "") -> Row | None:
         """The tuning row of this arm and seed at the rate that was chosen."""

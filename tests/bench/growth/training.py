@@ -20,7 +20,7 @@ from esper.tolaria.structure import Piece, structure_at
 from esper.tolaria.tasks import Task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
-from tests.bench.growth.jobs import Germination, Job, task_of
+from tests.bench.growth.jobs import Germination, Job, fitted, task_of
 
 RUN_ID: Final = "bench"
 TRIES: Final = 3
@@ -65,13 +65,6 @@ class ScriptedLog(MemoryLog):
         return super().take_commands()
 
 
-def fitted(steps: int, steps_per_epoch: int) -> tuple[int, int]:
-    """(epochs, steps an epoch) of a run of `steps` steps or a few less, an epoch of `steps_per_epoch` or less."""
-    fewest = max(1, -(-steps // steps_per_epoch))
-    shapes = [(epochs, steps // epochs) for epochs in range(fewest, fewest + 6) if steps >= epochs]
-    return max(shapes or [(1, 1)], key=lambda shape: (shape[0] * shape[1], -shape[0]))
-
-
 def run(job: Job) -> dict[str, Any]:
     """Train the job and return its row; a budget is kept by training again with fewer steps, three times at most."""
     task = task_of(job.task, job.size)
@@ -106,6 +99,7 @@ def _train(job: Job, task: Task, steps: int) -> tuple[dict[str, Any], float]:
         "size": job.size,
         "rate": job.rate,
         "config": job.digest(),
+        "job": job.what(),
         "status": result.status,
         "accuracy": result.val_accuracy,
         "loss": result.test_loss,

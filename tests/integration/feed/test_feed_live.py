@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
@@ -14,6 +15,7 @@ from aiokafka.structs import TopicPartition
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from contracts.leyline.v1 import event_pb2
+from contracts.topics import LOCAL
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.signing import KeyRing
 from projections.records import StoredRecord
@@ -49,6 +51,29 @@ def test_the_seam_between_archive_and_log_is_nowhere(desk, events, archived, mon
     assert sorted(found) == sorted(event.event_id for event in events)
     desk.archive(records)
     assert found == desk.ids(desk.feed(*both(desk), batch_size=7, end="archive")), "the order knows no seam either"
+
+
+def test_runs_without_a_log_are_read_beside_those_of_one(desk, packets):
+    """They lie in a partition of the archive that no log has; a pass that was left before they came goes on."""
+    logged, local = packets[:20], packets[20:30]
+    desk.publish(desk.place(logged))
+    left = desk.feed(batch_size=8)
+    batches = iter(left)
+    seen = [bytes(row) for row in next(batches)["event_id"].numpy()]
+    state = left.state_dict()
+    batches.close()
+    places = zip(itertools.count(), desk.log.place(local), strict=False)
+    desk.archive([replace(record, partition=LOCAL, offset=number) for number, record in places])
+    wanted = sorted(event.event_id for event in (*logged, *local))
+    going_on = desk.feed(batch_size=8)
+    going_on.load_state_dict(state)
+
+    assert sorted(seen + desk.ids(going_on)) == wanted
+    assert sorted(desk.ids(desk.feed())) == wanted
+    assert sorted(desk.ids(desk.feed(end="archive"))) == sorted(event.event_id for event in local)
+    assert desk.ids(desk.feed(start="new")) == []
+    followed = iter(desk.feed(end="never"))
+    assert sorted(rows_of(followed, len(wanted))) == wanted
 
 
 def test_a_pass_over_archive_and_log_goes_on_behind_any_batch(desk, events, monkeypatch):

@@ -12,6 +12,7 @@ from typing import TextIO
 
 import torch
 from torch import nn
+from warm import headers
 
 from contracts.leyline.v1.event_pb2 import KernelSwapped
 from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
@@ -39,7 +40,8 @@ def forge(arguments: Sequence[str], messages: TextIO) -> int:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     what = ("BP009", "vector", (6,), find("BP009").resolve({}))
     module = kernel.make(Order(job_id_of(*what, "fast"), *what, "fast", "fast", 1, 2**33, False))
-    compiled = kernel.compile_form(module, (6,), FAST, time.perf_counter)
+    with headers(folder / "headers"):
+        compiled = kernel.compile_form(module, (6,), FAST, time.perf_counter)
     (folder / results.WEIGHTS_FILE).write_bytes(kernel.weights_of(module))
     (folder / results.CACHE_FILE).write_bytes(pack(compiled.cache, cache))
     guard = kernel.guard_of(module, (6,))

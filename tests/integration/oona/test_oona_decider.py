@@ -243,8 +243,8 @@ def test_a_start_learns_of_one_whose_claim_only_the_archive_has(log, ring, write
     first, second = (events.make(event_pb2.RunStarted(task="x"), sequence=1, incarnation=1) for _ in range(2))
     asked = []
 
-    def gone(begin, end):
-        asked.append((begin, end))
+    def gone(partition, begin, end):
+        asked.append((partition, begin, end))
         return archived
 
     writer.publish(events.make(event_pb2.StateDigested(), sequence=9, incarnation=0))
@@ -264,7 +264,7 @@ def test_a_start_learns_of_one_whose_claim_only_the_archive_has(log, ring, write
     ):
         late.claim(second)
 
-    assert asked == [(before[place], before[place] + 1)]
+    assert asked == [(place[1], before[place], before[place] + 1)]
 
 
 def test_a_trainer_that_the_log_left_behind_learns_that_its_run_is_anothers(log, ring, writer, events, run_id):

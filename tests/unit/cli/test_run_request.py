@@ -21,6 +21,7 @@ from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
 from esper.leyline.envelope import new_event
 from esper.tolaria.config import RunConfig
+from esper.tolaria.settings_text import beyond_defaults
 from projections.archive_writer import Archive
 from projections.records import StoredRecord
 
@@ -128,6 +129,7 @@ def test_set_reaches_any_setting_in_its_type_in_the_control_run_too(request_, pa
         ("epochs=some", "epochs is 'some'; it must be a whole number or none"),
         ("optimizer=adam", "optimizer is 'adam', which is unknown; choose adamw, sgd"),
         ("pcgrad=maybe", "it must be true or false"),
+        ("seeds.rules=3", "seed setting rules is 3, which is unknown; choose 1, 2"),
         ("seeds.harm_share=-1", "seed setting harm_share is -1.0; it must be 0 at least"),
         ("seed=3", "seed has an option of its own: --seed 3"),
         ("structure=x", "structure is not for --set"),
@@ -156,6 +158,32 @@ def test_every_setting_is_listed_with_its_default_and_what_it_may_be(capsys) -> 
         *("task", "seed", "policy", "device", "pool", "drill"),
         *("control_of", "static_of", "structure", "dossier"),
     }
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        (),
+        ("weight_decay=0.5", "seeds.blend_epochs=2"),
+        ("measuring_share=none", "axes=width", "pcgrad=true", "microbatches=2"),
+        ("seeds.proof_epochs=7", "growth_budget_factor=2.0"),
+        ("learning_rate=0.01", "batch_size=25", "decision_timeout_s=none"),
+    ],
+)
+@pytest.mark.parametrize("lifecycle", ["careful", "swift", "direct"])
+def test_a_recorded_run_says_how_it_is_asked_for_again(request_, pairs, lifecycle) -> None:
+    """Defaults that follow from the lifecycle are none that a person gave."""
+    config, _ = replace(request_, lifecycle=lifecycle, settings=pairs).configs()
+    told = beyond_defaults(json.loads(config.to_json()))
+
+    assert sorted(told) == sorted(pairs)
+    assert replace(request_, lifecycle=lifecycle, settings=tuple(told)).configs()[0] == config
+
+
+def test_of_an_older_record_it_says_what_was_so_then() -> None:
+    told = beyond_defaults({"seeds": {"lifecycle": "full"}, "learning_rate": 0.02})
+
+    assert {"learning_rate=0.02", "axes=depth", "measuring_share=none", "seeds.rules=1"} <= set(told)
 
 
 def test_a_setting_that_is_given_twice_is_refused(request_) -> None:

@@ -49,8 +49,16 @@ def test_refuses_in_one_line(sql, tmp_path, capsys, query, says):
     assert sql(query.format(folder=tmp_path)) == 2
     said = capsys.readouterr().err
     assert says in said
-    assert said.count("\n") == 1
+    assert said.startswith("esper: ")
+    assert said.count("\n") == 1 or "\nLINE 1: " in said
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+def test_the_place_of_a_mistake_is_shown(sql, capsys):
+    assert sql("select lss from epochs") == 2
+
+    _, line, caret = capsys.readouterr().err.splitlines()
+    assert (line, caret) == ("LINE 1: select lss from epochs", "               ^^^")
 
 
 @pytest.mark.parametrize("query", ["show tables", "describe epochs", "explain select 1", "pivot (select 1 a) on a"])

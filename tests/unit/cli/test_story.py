@@ -175,18 +175,11 @@ def test_summary_says_what_became_of_each_seed(story):
 
 
 def test_summary_tells_a_slot_that_opened_and_a_seed_in_doubt(story, tell):
-    opened = tell(e.SeedAbsorbed(seed_id="s1", site="layer1", opened="s3"), epoch=2)
-    end = tell(
-        e.RunFinished(
-            status="completed",
-            unproven=["s2"],
-            test_accuracy=0.5,
-            test_loss_without=2.0,
-            metrics_without=[e.MetricValue(name="mae", unit="mm", lower_is_better=True, value=0.25)],
-        ),
-        epoch=2,
-    )
-    opened.sequence, end.sequence = (story[-1].sequence + place for place in (0, 1))  # in the place of its end
+    opened, end = tell(e.SeedAbsorbed(seed_id="s1", site="layer1", opened="s3"), epoch=2), story[-1]
+    opened.sequence, end.sequence = end.sequence, end.sequence + 1
+    end.run_finished.unproven.append("s2")
+    end.run_finished.test_loss_without = 2.0
+    end.run_finished.metrics_without.add(name="mae", unit="mm", lower_is_better=True, value=0.25)
     text = _summary([*story[:-1], opened, end], None).text()
 
     assert "s3 at layer1, which s1 opened in epoch 2, never germinated" in text

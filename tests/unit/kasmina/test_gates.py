@@ -39,8 +39,13 @@ def judge_g1(learning, health=WELL):
     return gates.g1_gradient_health(subject(lifecycle.TRAINING), health, learning, SETTINGS)
 
 
-def judge_g2(blended, health=WELL):
-    return gates.g2_stability(subject(lifecycle.BLENDING), health, blended, SETTINGS)
+def judge_g2(blended, health=WELL, settings=SETTINGS):
+    return gates.g2_stability(subject(lifecycle.BLENDING), health, blended, settings)
+
+
+def judge_g2_then(blended):
+    """By the rules that a kernel's latency counted in."""
+    return judge_g2(blended, settings=SeedSettings(rules=1))
 
 
 def judge_g3(dry_run=FITS, impact=NEUTRAL, health=WELL):
@@ -91,7 +96,7 @@ FAILING = [
     ("trial_contribution", judge_g1(replace(LEARNT, trial=Paired(math.nan, 0.02)))),
     *((name, judge_g2(BLENDED, health)) for name, health in SICK.items()),
     ("alpha", judge_g2(replace(BLENDED, alpha=0.94))),
-    ("kernel_latency_ms", judge_g2(replace(BLENDED, latency_ms=10.1))),
+    ("kernel_latency_ms", judge_g2_then(replace(BLENDED, latency_ms=10.1))),
     ("output_ratio", judge_g2(replace(BLENDED, output_ratio=math.inf))),
     ("loss_drift", judge_g2(replace(BLENDED, drift=Paired(0.07, 0.02)))),
     *((name, judge_g3(health=health)) for name, health in SICK.items()),
@@ -120,6 +125,15 @@ def test_one_bad_figure_fails_and_is_named(figure, verdict):
     assert verdict.reason.startswith(f"{figure} is ")
 
 
+def test_a_clock_culls_nothing():
+    """Ruling 29: the latency is told, whatever it is."""
+    verdict = judge_g2(replace(BLENDED, latency_ms=1e4))
+    (told,) = [each for each in verdict.measurements if each.name == "kernel_latency_ms"]
+
+    assert verdict.passed
+    assert (told.value, told.HasField("limit")) == (1e4, False)
+
+
 NEXT_TO_NOTHING = 1e-12
 AT_THE_LIMIT = [
     # figure, whether the limit itself passes, the verdict at the limit, the verdict a little beyond it
@@ -127,7 +141,7 @@ AT_THE_LIMIT = [
     ("output_ratio", True, lambda x: judge_g1(replace(LEARNT, output_ratio=SETTINGS.max_output_ratio + x)), +1),
     ("trial_contribution", True, lambda x: judge_g1(replace(LEARNT, trial=Paired(-0.04 + x, 0.02))), -1),
     ("alpha", True, lambda x: judge_g2(replace(BLENDED, alpha=SETTINGS.min_blended_alpha + x)), -1),
-    ("kernel_latency_ms", True, lambda x: judge_g2(replace(BLENDED, latency_ms=SETTINGS.max_kernel_latency_ms + x)), 1),
+    ("kernel_latency_ms", True, lambda x: judge_g2_then(replace(BLENDED, latency_ms=10.0 + x)), 1),
     ("output_ratio", True, lambda x: judge_g2(replace(BLENDED, output_ratio=SETTINGS.max_output_ratio + x)), +1),
     ("loss_drift", True, lambda x: judge_g2(replace(BLENDED, drift=Paired(3.0 * 0.02 + x, 0.02))), +1),
     ("repeat_error", True, lambda x: judge_g0(replace(FITS, repeat_error=1e-5 + x)), +1),

@@ -32,7 +32,8 @@ class Small(nn.Module):
 @pytest.fixture
 def swift(make_lab):
     def make(benefit_z: float = ALWAYS, **settings):
-        lab = make_lab(SeedSettings(lifecycle="swift", proof_epochs=2, benefit_z=benefit_z, **settings), seed=1)
+        values = {"proof_epochs": 2, "proof_patience": 2, "benefit_z": benefit_z} | settings
+        lab = make_lab(SeedSettings(lifecycle="swift", **values), seed=1)
         lab.blueprints["injected"] = Small
         return lab
 
@@ -86,6 +87,28 @@ def test_a_proof_compares_the_same_samples_with_before_germination(swift) -> Non
     observed = lab.observe()
     assert observed.change == pytest.approx(-figures["loss_fall"], rel=1e-5)
     assert not observed.HasField("contribution")
+
+
+def test_a_proof_has_patience_and_none_by_the_rules_of_before(swift) -> None:
+    """A seed that never proves itself is waited for; at the run's last epoch it is not."""
+
+    def ends(**settings) -> int:
+        lab = swift(NEVER, **settings)
+        lab.epoch()
+        lab.germinate("injected")
+        epochs = 0
+        while not lab.kasmina.disproved:
+            lab.epoch()
+            epochs += 1
+        return epochs
+
+    assert [ends(), ends(proof_patience=4), ends(proof_patience=4, rules=1)] == [2, 4, 2]
+    lab = swift(NEVER, proof_patience=9)
+    lab.epoch()
+    lab.germinate("injected")
+    lab.step()
+    lab.kasmina.end_epoch(lab.probe, last=True)
+    assert lab.kasmina.disproved == "s1"
 
 
 def test_the_ramp_may_take_its_time(swift) -> None:

@@ -79,7 +79,7 @@ def test_a_life_of_new_heads_changes_no_bit_when_they_become_the_hosts():
     module = growing.kasmina.modules()["s1"]
     assert float(module.consumer_weight.detach().abs().sum()) > 0
     mixed, state = growing.outputs(), growing.host.state_dict()
-    with growing.kasmina._grafts.passing(without=growing.kasmina._slots["s1"]):
+    with growing.kasmina._grafts.passing(without=[growing.kasmina._slots["s1"]]):
         assert not torch.allclose(growing.outputs(), mixed)
     before = passes(growing.host, growing.inputs)
 
@@ -148,10 +148,12 @@ def test_heads_and_units_of_the_same_block_grow_side_by_side_and_every_structure
 
 def test_the_evidence_of_heads_is_that_of_their_values_with_a_candidate_or_without():
     growing = garden()
-    batch = growing.inputs, growing.targets
+
+    def loss():
+        return functional.cross_entropy(growing.host(growing.inputs), growing.targets)
 
     def evidence(*, candidates):
-        return growing.kasmina.evidence(*batch, functional.cross_entropy, candidates=candidates)[0]
+        return growing.kasmina.evidence(loss, candidates=candidates)[0]
 
     alone, tried = evidence(candidates=False), evidence(candidates=True)
     assert tried.candidate_descent > 0.0

@@ -230,7 +230,7 @@ def test_absorbing_changes_no_bit_of_what_the_host_computes(name):
     narrow = copy.deepcopy(host).eval()(x)
     kasmina, module = attached(host, x, kind)
     mixed = host.eval()(x)
-    with kasmina._grafts.passing(without=kasmina._slots["s1"]):
+    with kasmina._grafts.passing(without=[kasmina._slots["s1"]]):
         without = host.eval()(x)
     state = copy.deepcopy((host.state_dict(), module.state_dict()))
     before = passes(host, x)

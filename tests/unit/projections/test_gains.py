@@ -95,6 +95,7 @@ def test_the_report_tells_the_metric_in_its_unit_and_its_spread_over_seeds(histo
     assert over_seeds(told) in text
     assert "Mae on the probe set (mm, lower is better)" in of_run.metric(history, {"grown": "run1"}).svg
     assert "right on" not in text
+    assert "nats" not in of_run.loss(history, {"grown": "run1"}).svg
 
 
 def test_runs_with_other_settings_are_not_among_them(history):

@@ -78,7 +78,13 @@ class Lived:
         **config: Any,
     ) -> Lived:
         """Live it, up to its end or its death."""
-        settings = {"task": "tiny", "policy": "random", "decision_timeout_s": None, "keep_checkpoints": 0}
+        settings: dict[str, Any] = {
+            "task": "tiny",
+            "policy": "random",
+            "decision_timeout_s": None,
+            "keep_checkpoints": 0,
+        }
+        settings |= {"growth_data_share": 0.0, "growth_budget_factor": 4.0}  # the tiny task has few answers
         self.config = RunConfig(**(settings | {"seeds": QUICK} | config))
         self.log = Scripted(self.objects, script or {})
         self.log.miss(miss)

@@ -30,7 +30,9 @@ POOL = ("BP008", "BP013", "BP014", "BP016")
 
 
 def swift(benefit_z: float = NEVER, **changes) -> SeedSettings:
-    return SeedSettings(**({"lifecycle": "swift", "proof_epochs": 2, "benefit_z": benefit_z} | changes))
+    return SeedSettings(
+        **({"lifecycle": "swift", "proof_epochs": 2, "proof_patience": 2, "benefit_z": benefit_z} | changes)
+    )
 
 
 def two_seeds(lived):
@@ -229,6 +231,36 @@ def test_a_fork_cannot_grow_where_a_proof_failed(lived, step) -> None:
         place_of(lived.whole(), step, read_change("germinate s1 BP013"))
     assert place_of(lived.whole(), step, read_change("germinate s2 BP013"))
     assert place_of(lived.whole(), 3, read_change("germinate s1 BP013"))
+
+
+def test_a_fork_that_kasmina_would_refuse_is_refused_before_it_begins(lived, other) -> None:
+    """A seed larger than its host, and a place that another seed holds; it was a failed run before."""
+    wide = {"pool": ("BP009", "BP013", "BP051"), "task": tiny(sites=WIDE)}
+    train(lived, **wide)
+    train(other, seeds=SeedSettings(), script={4: other.germinate("s3", "BP051")}, **wide)
+
+    with pytest.raises(InvalidInput, match=r"has 318 parameters there and its host 77; no seed of the swift"):
+        place_of(lived.whole(), 7, read_change("germinate s1 BP009"))
+    with pytest.raises(InvalidInput, match="s3 holds a seed in the same place there"):
+        place_of(other.whole(), 7, read_change("germinate s1 BP013"))
+    assert place_of(other.whole(), 7, read_change("germinate s2 BP013"))
+    assert place_of(other.whole(), 3, read_change("germinate s1 BP009"))
+
+
+@pytest.mark.parametrize(("rules", "judged"), [(2, ["s1", "s2"]), (1, ["s1"])])
+def test_at_the_last_epoch_every_seed_is_judged_also_where_kept_states_are_gone(lived, rules, judged) -> None:
+    """The first that fails is culled; before, the other stayed in the network without a proof."""
+
+    def lose(run_id: str):
+        for saved in lived.log.bodies("checkpoint_saved"):
+            lived.objects.delete(saved.ref)
+        return lived.set_rate(0.01)(run_id)
+
+    seeds = swift(rules=rules, proof_epochs=20)
+    train(lived, seeds=seeds, script=two_seeds(lived) | {28: lose}, fast_snapshot_bytes=0)
+
+    assert [m.seed_id for m in lived.log.bodies("gate_evaluated") if not m.passed] == judged
+    check_replays(lived)
 
 
 def test_where_the_kept_state_is_gone_the_seed_is_culled_and_its_place_closed(lived) -> None:

@@ -18,8 +18,8 @@ from esper.kasmina.lifecycle import BLENDING, DORMANT, FOSSILIZED, PROBATIONARY
 from esper.tamiyo.actions import legal_actions
 from esper.tamiyo.answer import answer
 from esper.tamiyo.decide import decide, draw_for, rederived
-from esper.tamiyo.policies import EARLIER
-from esper.tamiyo.policies.heuristic import HEURISTIC
+from esper.tamiyo.policies import EARLIER, of_digest
+from esper.tamiyo.policies.heuristic import HEURISTIC, HEURISTIC_2, HEURISTIC_3
 
 UNITS = {"s4": 16, "s5": 16}
 PER_UNIT = 57
@@ -86,6 +86,16 @@ def test_layers_that_are_as_narrow_follow_an_epoch_apart_and_wide_ones_do_not(ma
             make_wide(**host, seeds=live, ranks={"s4": 27.0, "s5": 14.0}, epochs_since_structural_change=0)
         ).reason
     )
+
+
+def test_swift_leaves_a_network_alone_that_is_right_nine_times_of_ten_and_version_3_did_not(make_wide):
+    """What version 3 decided is derived again by its own limit."""
+    state = make_wide(accuracy=0.92, params=1100, params_host=1100).SerializeToString()
+    then = of_digest("heuristic", HEURISTIC_3.digest)
+
+    assert decide(state, HEURISTIC, 0.5).reason == "the network is big enough: right on 92.0% of the probe set"
+    assert str(decide(state, then, 0.5).chosen) == "germinate s4 BP051"
+    assert len({HEURISTIC.digest, HEURISTIC_2.digest, HEURISTIC_3.digest}) == 3
 
 
 def test_a_host_that_is_wide_enough_does_not_grow(make_wide):
@@ -210,7 +220,8 @@ def test_careful_widens_too_one_seed_at_a_time(make_wide):
 
 def test_what_version_2_decided_is_derived_again(make_state, make_packet):
     """Version 2's hash is written out: settings that move it, or rules that give another choice, are found here."""
-    (earlier,) = EARLIER
+    earlier = HEURISTIC_2
+    assert earlier in EARLIER
     state = make_state()
     observation = state.SerializeToString(deterministic=True)
     packet = make_packet(state)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.leyline.v1.event_pb2 import MetricValue
 from esper.errors import ContractViolation
 from esper.kasmina.lifecycle import (
     ALIVE,
@@ -83,6 +86,22 @@ def test_a_network_that_is_good_enough_is_left_alone(make_state):
     overfit.state.training_loss = 0.5
     assert "training loss 0.500 is far below" in reason(overfit)
     assert "learns fast" in reason(make_state(probe_loss_history=[3.5, 2.5, 1.7, 1.2], loss=1.2))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "metrics", "said"),
+    [
+        (0.6, [], "right on 60.0% of the probe set with"),
+        (0.6, [MetricValue(name="accuracy", unit="%", value=60.0)], "right on 60.0% of the probe set with"),
+        (nan, [MetricValue(name="mae", unit="mm", lower_is_better=True, value=0.5)], "mae 0.5000 mm on the probe set"),
+    ],
+)
+def test_it_speaks_of_the_runs_own_metric_and_decides_without_an_accuracy(make_state, accuracy, metrics, said):
+    state = make_state(accuracy=accuracy, metrics=metrics)
+
+    assert chosen(state) == "germinate s1 BP009"
+    assert said in reason(state)
+    assert ("right on" in reason(state)) == (accuracy == 0.6)
 
 
 @pytest.mark.parametrize("stage", sorted(ALIVE))

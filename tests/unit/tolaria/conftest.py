@@ -81,6 +81,7 @@ class Bench:
     ) -> RunResult:
         settings: dict[str, object] = {"task": "tiny", "policy": "none", "decision_timeout_s": None}
         settings["rate_policy"] = "constant"  # so that a test can say the rate at any step
+        settings["growth_data_share"] = 0.0  # 64 samples are too few for the tiny host to grow
         return train(
             RunConfig(**(settings | config)),  # type: ignore[arg-type]
             task or make_task(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from esper.errors import InvalidInput
+from esper.errors import InvalidInput, LogUnavailable
 from esper.weatherlight import beginning
 from esper.weatherlight.beginning import Plan, archived_claims, check_new
 from projections import manifest
@@ -45,9 +47,10 @@ def test_the_claims_that_the_log_deleted_come_from_the_archive(tmp_path):
     find = archived_claims(tmp_path / "archive", "k3f9x2qa")
     (started,) = (place for place, event in enumerate(trainers.events) if event.HasField("run_started"))
 
-    (claim,) = find(started, len(records))
+    partition = records[0].partition
+    (claim,) = find(partition, started, len(records))
     assert (claim.offset, claim.signed.payload) == (records[started].offset, records[started].value)
-    assert find(started + 1, len(records)) == archived_claims(tmp_path / "none", "k3f9x2qa")(0, 9) == []
+    assert find(partition, started + 1, len(records)) == archived_claims(tmp_path / "none", "k3f9x2qa")(0, 0, 9) == []
 
 
 def test_a_plan_goes_to_the_trainers_process_and_comes_back():
@@ -82,3 +85,53 @@ def test_what_is_read_is_what_was_waited_for_though_an_older_manifest_comes_betw
 
     assert len(asked) > 1
     assert len(recorded.facts) == len(records)
+
+
+def test_the_claims_that_the_log_deleted_are_waited_for_while_an_older_manifest_is_there(tmp_path):
+    """A second start found nobody: the log had deleted the first, and the archive had forgotten it for a moment."""
+    trainers = Trainers("k3f9x2qa")
+    trainers.complete_epoch(0)
+    trainers.resume(0, 0)
+    records = LogOfRecords().place(trainers.events)
+    with Archive(tmp_path) as archive:
+        archive.append(records[:1])
+        older = (tmp_path / manifest.NAME).read_bytes()
+        archive.append(records[1:])
+    newer = (tmp_path / manifest.NAME).rename(tmp_path / "newer")
+    (tmp_path / manifest.NAME).write_bytes(older)
+    back = threading.Timer(0.2, newer.replace, [tmp_path / manifest.NAME])
+    back.start()
+    found = archived_claims(tmp_path, "k3f9x2qa")(records[0].partition, 1, records[-1].offset + 1)
+    back.join()
+
+    assert [claim.offset for claim in found] == [records[-1].offset]
+
+
+def test_an_archive_that_does_not_come_so_far_does_not_say_that_nobody_has_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(beginning, "CLAIMED_S", 0.1)
+    records = LogOfRecords().place(Trainers("k3f9x2qa").events)
+    with Archive(tmp_path) as archive:
+        archive.append(records)
+
+    with pytest.raises(LogUnavailable, match=r"lacks the end of the log still, after 0 s \(7 records\)"):
+        archived_claims(tmp_path, "k3f9x2qa")(records[0].partition, 0, len(records) + 7)
+
+
+@pytest.mark.parametrize("table", ["run_started", "run_resumed"])
+def test_a_damaged_file_of_claims_does_not_say_that_nobody_has_the_run(tmp_path, monkeypatch, table):
+    """An older manifest lists files that were merged since; a start went by what was left."""
+    monkeypatch.setattr(beginning, "CLAIMED_S", 0.1)
+    monkeypatch.setattr(beginning, "ARCHIVED_S", 0.1)
+    trainers = Trainers("run")
+    trainers.complete_epoch(0)
+    trainers.resume(0, 0)
+    records = LogOfRecords().place(trainers.events)
+    with Archive(tmp_path) as archive:
+        archive.append(records)
+    next((tmp_path / "files").glob(f"{table}-*")).unlink()
+    place = (records[0].topic, records[0].partition)
+
+    with pytest.raises(LogUnavailable, match=f"{table}-.*`esper archive repair"):
+        archived_claims(tmp_path, "run")(records[0].partition, 0, len(records))
+    with pytest.raises((LogUnavailable, InvalidInput)):
+        beginning.read_recorded(tmp_path, "run", {place: len(records)})

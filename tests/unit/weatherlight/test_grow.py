@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
 
 import esper
 from esper.errors import InvalidInput
@@ -258,3 +259,87 @@ def test_plain_state_goes_there_and_back() -> None:
     assert decode(encode(state, "scheduler")) == state
     with pytest.raises(InvalidInput, match=r"scheduler\['f'\] is a function"):
         encode({"f": probe}, "scheduler")
+
+
+def test_a_loop_that_is_left_early_ends_its_epoch_and_a_persons_own_figures_keep_their_step(tmp_path) -> None:
+    script = Script("adam")
+    with esper.grow(script.model, script.optimizer, probe=probe, epochs=9, log=None, data_dir=tmp_path) as run:
+        for epoch in run.epochs():
+            for batch in run.batches(batches()):
+                run.step(lambda batch=batch: script.loss(batch))
+                run.log({"lr": 0.5, "epoch": epoch})
+                if run.run.recorder.step == 11:
+                    break
+            if epoch == 1:
+                break
+    with open_history(tmp_path / "archive") as history:
+        saved = history.execute("SELECT max(step) FROM log.checkpoint_saved", []).fetchall()
+        packets = "SELECT count(*) FROM log.telemetry_packet WHERE source_subsystem = 'script'"
+        told = history.execute(packets, []).fetchall()
+
+    assert (run.result.status, run.result.epochs) == ("completed", 2)
+    assert saved == [(11,)]
+    assert told[0][0] >= 2
+
+
+def test_an_interrupt_is_told_and_can_be_resumed(tmp_path) -> None:
+    script = Script("adam")
+
+    def interrupt(_run, number: int) -> None:
+        if number == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        script.grown(tmp_path, interrupt)
+    with open_history(tmp_path / "archive") as history:
+        assert history.execute("SELECT status FROM log.run_finished", []).fetchall() == [("interrupted",)]
+
+
+PROVEN = {"proof_epochs": 1, "benefit_z": 0.0, "regression_z": 5.0}
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("adam", "width"), ("half", "width"), ("adam", "depth")])
+def test_what_grew_comes_back_as_a_module_that_computes_the_same(tmp_path, kind, axis) -> None:
+    """Wider layers too, whose moments the optimiser of the script has grown."""
+    script = Script(kind)
+    sites = [("stem", "vector", "part.linear"), "part"]
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        session = script.grown(tmp_path, sites=sites, lifecycle="swift", config={"axes": (axis,), "seeds": PROVEN})
+    loaded = esper.load(session.run_id, model=Net(), data_dir=tmp_path)
+
+    assert session.result.seeds["fossilized"] == 1
+    assert session.result.params_final > session.result.params_host
+    assert torch.equal(loaded.eval()(X), script.model.eval()(X))
+
+
+class Stream(IterableDataset):
+    """Samples that come one after the other."""
+
+    def __iter__(self):
+        yield from ({"x": inputs, "y": target} for inputs, target in zip(X[:64], Y[:64], strict=True))
+
+
+def test_a_loader_without_a_length_takes_its_last_step_with_what_is_left(tmp_path) -> None:
+    script, loader = Script("adam"), DataLoader(Stream(), batch_size=8)
+    given = {"probe": probe, "epochs": 1, "log": None, "accumulate": 3, "loader": loader}
+    with esper.grow(script.model, script.optimizer, data_dir=tmp_path, **given) as run:
+        for _ in run.epochs():
+            for batch in run.batches(loader):
+                run.step(lambda batch=batch: functional.cross_entropy(script.model(batch["x"]), batch["y"]))
+
+    assert run.run.recorder.step == 3  # eight batches: three, three and two
+
+
+def test_an_error_of_the_script_ends_the_run_with_its_reason_and_is_raised_on(tmp_path) -> None:
+    script = Script("adam")
+
+    def fail(_run, number: int) -> None:
+        if number == 5:
+            raise RuntimeError("the cat is on the keyboard")
+
+    with pytest.raises(RuntimeError, match="cat"):
+        script.grown(tmp_path, fail)
+    with open_history(tmp_path / "archive") as history:
+        ends = history.execute("SELECT status, reason FROM log.run_finished", []).fetchall()
+
+    assert ends == [("failed", "RuntimeError: the cat is on the keyboard")]

@@ -19,11 +19,14 @@ def test_printed_lines_are_told_whole_and_logged() -> None:
     print("loss", 3, end="", file=stdout)
     print(" and\nmore", file=stdout)
     print("x" * 9_000, file=stdout)
+    for step in range(1_000):
+        print(f"\r{step} of 1000", end="", file=stdout)
+    print(file=stdout)
     stdout.flush()
 
     told = [json.loads(line)["printed"] for line in pipe.getvalue().splitlines()]
-    assert told == ["loss 3 and", "more", "x" * LONGEST]
-    assert log.getvalue() == "loss 3 and\nmore\n" + "x" * 9_000 + "\n"
+    assert told == ["loss 3 and", "more", "x" * LONGEST, "999 of 1000"]
+    assert log.getvalue().startswith("loss 3 and\nmore\n" + "x" * 9_000 + "\n\r0 of 1000\r1 of")
 
 
 @pytest.mark.parametrize("ask", [breakpoint, input, lambda: sys.stdin.read(1)])

@@ -20,7 +20,7 @@ from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.pictures import of_run
 from projections.report import page
-from projections.report.page import figure, seconds
+from projections.report.page import figure, outcome, seconds
 from projections.testing import LogOfRecords, Trainers
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -124,7 +124,7 @@ def test_it_is_accessible(grown):
 
     assert [each["lang"] for each in read.all("html")] == ["en"]
     assert len(ids) == len(set(ids))
-    assert len(read.all("svg")) == 7
+    assert len(read.all("svg")) == 9
     for svg in read.all("svg"):
         assert svg["role"] == "img"
         assert set(svg["aria-labelledby"].split()) <= set(ids)
@@ -254,3 +254,37 @@ def test_figures_as_people_read_them(value, said):
 
 def test_durations_as_people_read_them():
     assert (seconds(27.57), seconds(125.2), seconds(None)) == ("27.6 s", "2 min 5 s", DASH)
+
+
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        (("NEUTRAL", 0.0, 0), "neutral: the run ended before an epoch had passed"),
+        (("SUCCESS", -0.125, 1), "success, probe loss -0.1250 in 1 epoch"),
+        (("ABORTED", float("nan"), 3), "aborted in 3 epochs"),
+    ],
+)
+def test_a_field_report_in_words(report, told):
+    name, delta, epochs = report
+    row = {"outcome": name, "metrics": {"loss_delta_total": delta}, "observation_window_epochs": epochs}
+    assert outcome(row) == told
+
+
+@pytest.mark.parametrize(
+    ("config", "script", "line"),
+    [
+        ({"task": "my folder/mine.py:task", "seed": 3}, None, "esper run --task 'my folder/mine.py:task' --epochs 2"),
+        ({"task": "digits", "rate_policy": "wsd"}, None, "--rate-policy wsd"),
+        ({"task": "train"}, pb.Script(path="train.py", arguments=["--epochs", "3"]), "python train.py --epochs 3"),
+    ],
+)
+def test_the_line_that_reproduces_a_run_is_one_that_works(tmp_path, config, script, line):
+    started = pb.RunStarted(task="mine", policy="none", device="cpu", epochs=2, config_json=json.dumps(config))
+    if script is not None:
+        started.script.CopyFrom(script)
+    event = new_event(started, event_id=bytes(16), run_id="aaaa", producer="trainer", recorded_at_ns=1, sequence=1)
+    event.incarnation = event.timeline = 1
+    with Archive(tmp_path) as archive:
+        archive.append(LogOfRecords().place([event]))
+    with open_history(tmp_path) as history:
+        assert line in html.unescape(page(history, "aaaa"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -11,6 +12,7 @@ from projections import open_history
 from projections.archive_writer import Archive
 from projections.pictures import of_run
 from projections.pictures.charts import Bar, Lane, Mark, Series, Stay, bars, lines, swimlane
+from projections.pictures.network import Growth, Place, network
 from projections.pictures.svg import ticks
 from projections.testing import LogOfRecords, Trainers
 
@@ -99,3 +101,44 @@ def test_every_picture_of_every_run_is_well_formed(small, runs):
             drawn(draw(small, {"run": run_id}))
         drawn(of_run.seeds(small, run_id))
         drawn(of_run.alphas(small, run_id))
+
+
+def rectangles(picture) -> list[tuple[float, float, float, float]]:
+    """The boxes of a picture: x, y, width, height."""
+    found = drawn(picture).iter("{http://www.w3.org/2000/svg}rect")
+    return [tuple(float(each.get(name)) for name in ("x", "y", "width", "height")) for each in found]
+
+
+@pytest.mark.parametrize("width", [1040, 390])
+def test_the_network_shows_what_grew_at_each_place(width):
+    grown = [Growth("s1 BP009", "660 parameters", "FOSSILIZED", True), Growth("s4 BP001", "rewound", "CULLED", False)]
+    places = [
+        Place("stem", "image 4", grown),
+        Place("a.very.long.name.of.a.layer.that.fits.nowhere" * 3, "vector 8", []),
+    ]
+    picture = network(places, first="input", last="output", width=width)
+    boxes = rectangles(picture)
+
+    assert "stem, image 4: s1 BP009 (660 parameters), s4 BP001 (rewound)." in picture.svg
+    assert "nothing grew" in picture.svg
+    assert all(x >= 0 and x + wide <= width for x, _, wide, _ in boxes)
+    ends = [(y, y + high) for _, y, wide, high in boxes if wide > 6]
+    if width == 390:  # all below each other, and none in another's way
+        assert all(first[1] <= second[0] for first, second in pairwise(ends))
+
+
+def test_words_of_marks_that_stand_close_do_not_collide():
+    marks = [Mark(1.0, "rolled back"), Mark(1.1, "rewound"), Mark(9.0, "rewound")]
+    picture = swimlane([Lane("s1", "site", [])], epochs=10, marks=marks)
+    texts = [each.text for each in drawn(picture).iter("{http://www.w3.org/2000/svg}text")]
+
+    assert texts.count("rewound") == 1
+    assert picture.svg.count("<title>rewound</title>") == 2
+
+
+def test_a_legend_that_is_too_long_has_rows():
+    picture = lines([Series(f"a curve of number {n}", [(0, 1.0)]) for n in range(6)], title="T", width=390)
+    rows = {float(each.get("y")) for each in drawn(picture).iter("{http://www.w3.org/2000/svg}text")
+            if (each.text or "").startswith("a curve")}  # fmt: skip
+
+    assert len(rows) > 2
