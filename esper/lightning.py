@@ -41,8 +41,8 @@ class GrowthCallback(Callback):
         """Begin the run."""
         if not pl_module.automatic_optimization or len(trainer.optimizers) != 1:
             raise InvalidInput(
-                f"{type(pl_module).__name__} optimises by hand or with {len(trainer.optimizers)} optimisers; a callback "
-                "can follow automatic optimisation with one: use esper.grow in a loop of your own"
+                f"{type(pl_module).__name__} optimises by hand or with {len(trainer.optimizers)} optimisers; a "
+                "callback can follow automatic optimisation with one: use esper.grow in a loop of your own"
             )
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise InvalidInput(
