@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from esper.errors import InvalidInput
-from esper.in_parts import InParts
 from esper.tolaria.script_work import Probe
+from esper.weatherlight.in_parts import InParts
 
 
 class GrowthCallback(TrainerCallback):

@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from esper.errors import InvalidInput
-from esper.in_parts import InParts
 from esper.tolaria.script_work import Probe
+from esper.weatherlight.in_parts import InParts
 
 
 class GrowthCallback(Callback):

@@ -42,8 +42,8 @@ def ran(esper, name: str, *arguments: object) -> str:
 def digests(esper, run_id: str) -> list[tuple[int, bytes]]:
     """The digests that count, by step."""
     with open_history(esper.data_dir / "archive") as history:
-        query = "SELECT DISTINCT global_step, root FROM log.state_digested WHERE run_id = ? AND survives ORDER BY ALL"
-        return history.execute(query, [run_id]).fetchall()
+        digested = "SELECT DISTINCT global_step, root FROM log.state_digested"
+        return history.execute(f"{digested} WHERE run_id = ? AND log_verdict = 1 ORDER BY ALL", [run_id]).fetchall()
 
 
 def replays(esper, run_id: str) -> None:
