@@ -24,6 +24,7 @@ from projections.records import Unreadable
 from streams.access import credentials, prefix_of
 from streams.fetching import Reading, SoundFetcher, name_it
 from streams.not_let_in import no_log
+from streams.producer import MADE_S
 from streams.records import partition_of
 
 LONG_WAIT_MS: Final = 1_000
@@ -39,8 +40,6 @@ embedded log answers these after 50 ms with all that came meanwhile, and urgent 
 (`broker.handlers.records`)."""
 TIMEOUT_S: Final = 10.0
 ENTER_S: Final = 4.0
-MADE_S: Final = 5.0
-"""How long a topic may take to be known everywhere after somebody made it."""
 
 T = TypeVar("T")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from contracts.topics import EMERGENCY
 from esper.leyline.envelope import Event
@@ -18,6 +19,8 @@ from streams.not_let_in import unavailable
 from streams.records import Outgoing, headers_of, outgoing, partition_of
 
 BATCH_BYTES: Final = 64 * 1024
+MADE_S: Final = 5.0
+"""How long a topic may take to be known everywhere after somebody made it."""
 
 
 class LogProducer(AIOKafkaProducer):  # type: ignore[misc]
@@ -44,8 +47,19 @@ class LogProducer(AIOKafkaProducer):  # type: ignore[misc]
         found = self._topics.get(name)
         if found is None:
             there = self._prefix + name
-            found = self._topics[name] = (there, len(await self.partitions_for(there)))
+            found = self._topics[name] = (there, await self._count(there))
         return found
+
+    async def _count(self, there: str) -> int:
+        deadline = time.monotonic() + MADE_S
+        while True:
+            try:
+                return len(await self.partitions_for(there))
+            except UnknownTopicOrPartitionError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+                await self.client.force_metadata_update()
 
 
 async def send(producer: LogProducer, ring: KeyRing, record: Outgoing) -> asyncio.Future[Any]:
@@ -119,10 +133,14 @@ class Publisher:
                 self._metrics.count("esper_oona_emergency_published_total")
 
     async def warm_up(self, topics: Sequence[str]) -> None:
-        """Learn where the partitions are, so that the first event needs no metadata request."""
+        """Learn where the partitions are, so that the first event needs no metadata request; raises LogUnavailable."""
         assert self._producer is not None
-        for topic in topics:
-            await self._producer.topic(topic)
+        try:
+            for topic in topics:
+                await self._producer.topic(topic)
+        except KafkaError as error:
+            await self.stop()
+            raise unavailable(self.brokers, "know its topics", error) from None
 
     async def answers(self, timeout_s: float = 1.0) -> bool:
         """Whether the log answers a metadata request in time."""

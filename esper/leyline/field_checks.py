@@ -44,10 +44,10 @@ def check_fields(instance: Any, *, prefix: str = "", skip: frozenset[str] = froz
 
 
 def _literals(hint: Any) -> Iterator[str]:
-    """The strings that a type hint lets through, wherever in it they stand."""
+    """The strings and whole numbers that a type hint lets through, wherever in it they stand."""
     for each in get_args(hint):
-        if isinstance(each, str):
-            yield each
+        if isinstance(each, str | int):
+            yield str(each)
         else:
             yield from _literals(each)
 

@@ -145,24 +145,20 @@ def beyond_defaults(recorded: Mapping[str, Any]) -> list[str]:
     Settings that an option of their own gives are left out, and so are those that have their default. The task's own
     rate and batch size are always told: what they were by default is not on record.
     """
-    values, config = filled(recorded), RunConfig()
+    values = filled(recorded)
     seeds = values["seeds"] if isinstance(values.get("seeds"), dict) else {}
-    lifecycle = seeds.get("lifecycle", config.seeds.lifecycle)
-    default_seeds = SeedSettings(lifecycle=lifecycle) if lifecycle in _choices("lifecycle") else config.seeds
+    known = seeds.get("lifecycle") in get_args(_hints(SeedSettings)["lifecycle"])
+    config = RunConfig(seeds=SeedSettings(lifecycle=seeds["lifecycle"])) if known else RunConfig()
     found = []
     for name in names():
         own = name.removeprefix(SEEDS)
-        held, default = (seeds, default_seeds) if name.startswith(SEEDS) else (values, config)
+        held, default = (seeds, config.seeds) if name.startswith(SEEDS) else (values, config)
         if name in _ANOTHER_OPTION or own not in held:
             continue
         value = tuple(held[own]) if isinstance(held[own], list) else held[own]
         if value != getattr(default, own):
             found.append(f"{name}={word(value)}")
     return found
-
-
-def _choices(field: str) -> tuple[str, ...]:
-    return get_args(_hints(SeedSettings)[field])
 
 
 def word(value: Any) -> str:

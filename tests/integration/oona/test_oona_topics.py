@@ -180,3 +180,21 @@ async def test_a_port_that_answers_but_is_no_log_is_one_line():
         with pytest.raises(LogUnavailable, match=f"no log answers at 127.0.0.1:{port}"):
             await ensure_topics(f"127.0.0.1:{port}", timeout_s=1.0)
         await hung_up.wait()
+
+
+@pytest.mark.asyncio
+async def test_a_topic_that_comes_late_is_waited_for_and_one_that_never_comes_is_one_line(bare_log, monkeypatch):
+    publisher = Publisher(bare_log.address, RING, Metrics(), request_timeout_s=0.5)
+    await publisher.start()
+    monkeypatch.setattr("streams.producer.MADE_S", 0.3)
+    with pytest.raises(LogUnavailable, match="did not know its topics") as refused:
+        await publisher.warm_up([RUNS.name])
+    monkeypatch.setattr("streams.producer.MADE_S", 30.0)
+    await publisher.start()
+    waiting = asyncio.create_task(publisher.warm_up([RUNS.name]))
+    await asyncio.sleep(0.3)
+    await ensure_topics(bare_log.address)
+    await waiting
+    await publisher.stop()
+
+    assert "\n" not in str(refused.value)

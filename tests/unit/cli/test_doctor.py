@@ -9,6 +9,9 @@ import pytest
 
 from esper.cli.app import dispatch
 from esper.cli.up import examine, kept_by
+from streams.background import LoopThread
+from streams.broker.limits import Limits
+from streams.broker.server import Broker, listening_socket
 from streams.topics import Copies
 
 
@@ -50,15 +53,31 @@ def test_an_address_that_does_not_answer_is_bad(tmp_path, monkeypatch, capsys):
     assert f"127.0.0.1:{free_port} does not answer" in capsys.readouterr().out
 
 
-def test_an_address_that_answers_is_fine_but_needs_a_key(tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("ESPER_BROKERS", f"127.0.0.1:{server.getsockname()[1]}")
-        assert _finding(tmp_path, "log address").verdict == "ok"
-        key = _finding(tmp_path, "signing key")
-        assert key.verdict == "bad"
-        assert "set ESPER_KEY" in key.found
-        monkeypatch.setenv("ESPER_KEY", "ab" * 32)
-        assert _finding(tmp_path, "signing key").verdict == "ok"
+@pytest.fixture
+def address(tmp_path):
+    """A log that answers: a broker in a thread of this process."""
+    thread, sock = LoopThread("broker"), listening_socket(0)
+
+    async def begin():
+        broker = Broker(tmp_path / "log", Limits(), anonymous=True)
+        await broker.start(sock)
+        return broker
+
+    broker = thread.run(begin(), 10)
+    yield f"127.0.0.1:{sock.getsockname()[1]}"
+    thread.run(broker.stop(), 10)
+    thread.stop()
+
+
+def test_a_log_that_answers_is_fine_but_needs_a_key(tmp_path, monkeypatch, address):
+    monkeypatch.setenv("ESPER_BROKERS", address)
+    found = {finding.check: finding for finding in examine(tmp_path / "data")}
+    assert (found["log address"].verdict, found["log copies"].verdict) == ("ok", "ok")
+    assert "no topics yet" in found["log copies"].found
+    assert found["signing key"].verdict == "bad"
+    assert "set ESPER_KEY" in found["signing key"].found
+    monkeypatch.setenv("ESPER_KEY", "ab" * 32)
+    assert _finding(tmp_path, "signing key").verdict == "ok"
 
 
 def test_no_address_is_no_address(tmp_path, monkeypatch):

@@ -19,10 +19,9 @@ from esper.cli.run import TASKS, RunRequest
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval
 from esper.karn.dossier import Dossier
-from esper.kasmina.settings import SeedSettings
 from esper.leyline.envelope import new_event
 from esper.tolaria.config import RunConfig
-from esper.tolaria.settings_text import beyond_defaults, with_settings
+from esper.tolaria.settings_text import beyond_defaults
 from projections.archive_writer import Archive
 from projections.records import StoredRecord
 
@@ -130,6 +129,7 @@ def test_set_reaches_any_setting_in_its_type_in_the_control_run_too(request_, pa
         ("epochs=some", "epochs is 'some'; it must be a whole number or none"),
         ("optimizer=adam", "optimizer is 'adam', which is unknown; choose adamw, sgd"),
         ("pcgrad=maybe", "it must be true or false"),
+        ("seeds.rules=3", "seed setting rules is 3, which is unknown; choose 1, 2"),
         ("seeds.harm_share=-1", "seed setting harm_share is -1.0; it must be 0 at least"),
         ("seed=3", "seed has an option of its own: --seed 3"),
         ("structure=x", "structure is not for --set"),
@@ -166,24 +166,24 @@ def test_every_setting_is_listed_with_its_default_and_what_it_may_be(capsys) -> 
         (),
         ("weight_decay=0.5", "seeds.blend_epochs=2"),
         ("measuring_share=none", "axes=width", "pcgrad=true", "microbatches=2"),
-        ("seeds.lifecycle=swift", "seeds.proof_epochs=5"),
+        ("seeds.proof_epochs=7", "growth_budget_factor=2.0"),
         ("learning_rate=0.01", "batch_size=25", "decision_timeout_s=none"),
     ],
 )
-def test_a_recorded_run_says_how_it_is_asked_for_again(request_, pairs) -> None:
-    config, _ = replace(request_, settings=pairs).configs()
+@pytest.mark.parametrize("lifecycle", ["careful", "swift", "direct"])
+def test_a_recorded_run_says_how_it_is_asked_for_again(request_, pairs, lifecycle) -> None:
+    """Defaults that follow from the lifecycle are none that a person gave."""
+    config, _ = replace(request_, lifecycle=lifecycle, settings=pairs).configs()
     told = beyond_defaults(json.loads(config.to_json()))
 
-    assert set(told) == {pair for pair in pairs if "lifecycle" not in pair}
-    assert with_settings(replace(config, seeds=SeedSettings(lifecycle=config.seeds.lifecycle)), told) == config
+    assert sorted(told) == sorted(pairs)
+    assert replace(request_, lifecycle=lifecycle, settings=tuple(told)).configs()[0] == config
 
 
 def test_of_an_older_record_it_says_what_was_so_then() -> None:
-    assert beyond_defaults({"seeds": {"lifecycle": "full"}, "learning_rate": 0.02}) == [
-        "learning_rate=0.02",
-        "axes=depth",
-        "measuring_share=none",
-    ]
+    told = beyond_defaults({"seeds": {"lifecycle": "full"}, "learning_rate": 0.02})
+
+    assert {"learning_rate=0.02", "axes=depth", "measuring_share=none", "seeds.rules=1"} <= set(told)
 
 
 def test_a_setting_that_is_given_twice_is_refused(request_) -> None:
