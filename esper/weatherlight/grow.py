@@ -36,7 +36,7 @@ from esper.metric import Metric
 from esper.tolaria import appointed
 from esper.tolaria.appointed import Appointment, RunOver
 from esper.tolaria.config import RunConfig
-from esper.tolaria.dry_run import dry_run
+from esper.tolaria.dry_run import dry_run, explained
 from esper.tolaria.engine import Session
 from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
 from esper.tolaria.own_code import Place, caller
@@ -151,7 +151,9 @@ class Growth(Session):
                 run_id = _of_rank_0(run_id)
                 self._follows = distributed.get_rank() != 0
                 world = SharedWorld(world)
-        super().__init__(make_script_run(config, brought, world, run_id=run_id))
+        with explained(brought.model, brought.probe, "probe", where):
+            run = make_script_run(config, brought, world, run_id=run_id)
+        super().__init__(run)
         self._objects = objects
         self._late = appointment is None
 
