@@ -23,7 +23,7 @@ from projections.manifest import Place
 from projections.records import Unreadable
 from streams.access import credentials, prefix_of
 from streams.fetching import Reading, SoundFetcher, name_it
-from streams.not_let_in import no_log
+from streams.not_let_in import all_closed, no_log
 from streams.producer import MADE_S
 from streams.records import partition_of
 
@@ -203,6 +203,7 @@ async def _enter(brokers: str) -> None:
         await client.bootstrap()
     finally:
         await client.close()
+        await all_closed()
 
 
 async def _ends(brokers: str, topics: tuple[Topic, ...]) -> dict[Place, int]:

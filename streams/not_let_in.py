@@ -11,6 +11,7 @@ import asyncio
 import ssl
 import time
 from typing import Any, Final
+from weakref import WeakSet
 
 import aiokafka.client
 from aiokafka import conn
@@ -27,7 +28,7 @@ from esper.errors import EsperError, LogUnavailable
 from streams.settings import Settings
 
 RECENT_S: Final = 60.0
-CLOSING_S: Final = 0.2
+CLOSING_S: Final = 1.0
 _CLOSED: Final = "Connection at "
 """Stands in aiokafka's message where a broker hung up; no field says so."""
 _CERTIFICATE: Final = {  # what OpenSSL says of the certificate that the log showed: X509_V_ERR_…
@@ -45,6 +46,8 @@ _CERTIFICATE: Final = {  # what OpenSSL says of the certificate that the log sho
 }
 _LAST: Final[dict[str, tuple[float, Exception]]] = {}
 """Of each address where connecting failed since it worked last: when, and with what."""
+_OPEN: Final[WeakSet[asyncio.Future[None]]] = WeakSet()
+"""Of each connection, what is done when it is closed."""
 
 
 async def create_conn(host: str, port: int, **settings: Any) -> Any:
@@ -61,7 +64,15 @@ async def create_conn(host: str, port: int, **settings: Any) -> Any:
         _LAST[address] = (time.monotonic(), error)
         raise KafkaConnectionError(str(error)) from None
     _LAST.pop(address, None)
+    _OPEN.add(made._closed_fut)  # noqa: SLF001
     return made
+
+
+async def all_closed() -> None:
+    """Wait until what was closed in this loop is so: with TLS both sides say it, which a loop that ends cuts off."""
+    here = asyncio.get_running_loop()
+    if left := [each for each in _OPEN if each.get_loop() is here and not each.done()]:
+        await asyncio.wait(left, timeout=CLOSING_S)
 
 
 class Token(conn.OAuthAuthenticator):  # type: ignore[misc]

@@ -98,7 +98,8 @@ def grown_source(
 
     Run, it leaves a module called `network`, which takes the state dictionary of what `esper.load` gives, and then
     computes what that does. What grew is called by its blueprint's name. `inputs` are a batch of two samples or more, a
-    tensor or a tuple of several; a task's own are taken where nothing is said. The rest as in `load`.
+    tensor, a dict of some, or a tuple for several arguments; a task's own are taken where nothing is said. The rest as
+    in `load`.
 
     Raises InvalidInput also where `torch.export` cannot follow the network, and with `model` where there are no inputs.
     """

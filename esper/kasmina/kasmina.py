@@ -412,7 +412,7 @@ class Kasmina:
         """Put every slot into a saved state, structure included; raises CorruptState where that does not fit."""
         scalars, tensors = saved["scalars"], saved["tensors"]
         self.become(saved)
-        if scalars["version"] != STATE_VERSION or list(scalars["slots"]) != list(self._slots):
+        if scalars["version"] != STATE_VERSION or set(scalars["slots"]) != set(self._slots):
             raise CorruptState(
                 f"saved seeds are version {scalars['version']} of {', '.join(scalars['slots'])}; "
                 f"this network has version {STATE_VERSION} of {', '.join(self._slots)}"

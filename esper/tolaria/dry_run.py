@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 from esper.errors import EsperError, InvalidInput
 from esper.kasmina.sites import describe_sites, device_of, evaluating
 from esper.tolaria.data import own_random_stream
+from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.own_code import Place, defined_at, raised, raised_at, told
 from esper.tolaria.tasks.task import CHUNK, Task
 
@@ -54,19 +56,53 @@ def dry_run(
     """Run one batch through `model` and its loss, forward and back, and raise InvalidInput where that does not work.
 
     `given` is the batch by what the person calls it, such as {"batch": batch} or {"inputs": x, "targets": y}, each of
-    any nested structure. `loss` is the closure of a step: it gives a scalar that has a gradient. Each of `per_sample`,
-    by its name, gives one figure for each sample, in evaluation mode: a tensor of `samples` values where their number
-    is known. `where` is the call that the person made; an argument's line is looked up in it, the loss's as `loss_name`
-    where the closure is not the person's own.
+    any nested structure; where it is empty, the variables that the closure names. `loss` is the closure of a step: it
+    gives a scalar that has a gradient. Each of `per_sample`, by its name, gives one figure for each sample, in
+    evaluation mode: a tensor of `samples` values where their number is known. `where` is the call that the person made;
+    an argument's line is looked up in it, the loss's as `loss_name` where the closure is not the person's own.
 
     A message begins with the line of the person's own file that it is about. Afterwards buffers, gradients, training
     flags and the random streams of torch, NumPy and Python are as they were.
     """
-    trial = _Trial(model, given, where, loss_name)
+    trial = _Trial(model, given or variables_of(loss), where, loss_name)
     with unchanged(model), warnings.catch_warnings(action="ignore"):  # training says them again
         trial.step(loss)
         for name, figures in per_sample.items():
             trial.figures(name, figures, samples)
+
+
+@contextmanager
+def explained(model: nn.Module, part: Callable[..., Any], what: str, where: Place | None) -> Iterator[None]:
+    """Within, whatever a person's `part` raises becomes InvalidInput as `dry_run` tells it, with its line.
+
+    `what` it is called, and is the argument of the call `where`. An InvalidInput gets that line where it has none.
+    """
+    trial = _Trial(model, variables_of(part), where, what)
+    try:
+        yield
+    except EsperError as error:
+        place = where.argument("sites" if "site" in str(error) else what) if where is not None else None
+        if place is None or str(error).startswith(f"{place.file}:") or not isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"{place}: {error}") from error
+    except Exception as error:
+        if raised_at(error) is None or fault_of_machine(error):
+            raise
+        raise trial.wrong(error, what) from error
+
+
+def variables_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """What a person's function names and does not define: the tensors, arrays and collections among it, by name."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return {}
+    named = {name: vars_ for name, vars_ in getattr(function, "__globals__", {}).items() if name in code.co_names}
+    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
+        with suppress(ValueError):  # not assigned yet
+            named[name] = cell.cell_contents
+    return {
+        name: value for name, value in named.items() if isinstance(value, Tensor | np.ndarray | Mapping | list | tuple)
+    }
 
 
 def try_task(task: Task, device: torch.device, batch_size: int | None = None) -> None:
@@ -150,9 +186,15 @@ class _Trial:
         self._model = model
         self._loss_name = loss_name
         self._where = where
-        self._leaves = [
+        self._given = given
+        self._near = ""
+
+    @cached_property
+    def _leaves(self) -> list[tuple[str, str, Any]]:
+        """Each leaf of the batch with its name and path: looked at where something is wrong, for it may be large."""
+        return [
             (name, name + keystr(path), leaf)
-            for name, value in given.items()
+            for name, value in self._given.items()
             for path, leaf in tree_flatten_with_path(value)[0]
         ]
 
@@ -160,7 +202,7 @@ class _Trial:
         """Forward and back once; raises InvalidInput."""
         self._model.train()
         found = self._called(loss, "the loss")
-        at = _at(defined_at(loss)) or _at(self._where, self._loss_name)
+        at = self._near = _at(defined_at(loss)) or _at(self._where, self._loss_name)
         if not isinstance(found, Tensor):
             raise InvalidInput(f"{at}the loss is a {type(found).__name__}; give the tensor itself, without .item()")
         if found.numel() != 1:
@@ -206,11 +248,22 @@ class _Trial:
         except EsperError:
             raise
         except Exception as error:  # of a person's model or loss, anything
-            name, hint = self._why(error)
-            place = _at(self._where, name) if name else _at(raised_at(error) or self._where)
-            error_told = raised(error, raised_at(error))
-            said = f"{hint} ({error_told})" if hint else f"{what} fails with {error_told}"
-            raise InvalidInput(place + said) from error
+            if fault_of_machine(error):
+                raise
+            raise self.wrong(error, what) from error
+
+    def wrong(self, error: Exception, what: str) -> InvalidInput:
+        """What to say of an error of a person's own code, with the line of what was given wrong where that is known."""
+        name, hint = self._why(error)
+        place = (self._argument(name) if name else "") or _at(raised_at(error) or self._where)
+        error_told = raised(error, raised_at(error))
+        return InvalidInput(place + (f"{hint} ({error_told})" if hint else f"{what} fails with {error_told}"))
+
+    def _argument(self, name: str) -> str:
+        """The line of an argument of the person's call; empty where it has none of that name."""
+        if self._where is None or self._where.argument(name) == self._where:
+            return ""
+        return _at(self._where, name)
 
     def _why(self, error: Exception) -> tuple[str, str]:
         """The name of what was given wrong and what to do about it; empty where the batch is not to blame."""
@@ -247,9 +300,10 @@ class _Trial:
             wrong = ~torch.isfinite(values)
             if bool(wrong.any()):
                 what = "NaN" if bool(torch.isnan(values).any()) else "infinite values"
+                at = self._argument(name) or self._near or _at(self._where)
                 return (
-                    f"{_at(self._where, name)}{path} holds {what} ({int(wrong.sum())} of {values.numel()} values of "
-                    f"this batch); fill them in or leave those samples out: "
+                    f"{at}{path} holds {what} ({int(wrong.sum())} of {values.numel()} values of this batch); "
+                    "fill them in or leave those samples out: "
                 )
         return ""
 

@@ -202,6 +202,7 @@ class Session:
         self._in_epoch = True
         self._loss_sum, self._norm, self._trouble, self._steps, self._trained = 0.0, 0.0, "", 0, 0
         self._accumulated, self._last = 0, False
+        self._epoch_began = self._monotonic()
 
     def end_epoch(self) -> None:
         """Do what follows the last step of an epoch, or the one that could not be taken, before the next begins."""
@@ -268,7 +269,7 @@ class Session:
             )
         run.gradient_conflicts += conflicts
         run.work.stepped(closure)
-        self.after_backward(loss)
+        self._note(loss)
         if self._accumulated == run.accumulate or self._last:
             self._take_step()
         return loss
@@ -295,9 +296,16 @@ class Session:
             run.scaler.update()
         self.after_step()
 
-    def before_batch(self) -> bool:
-        """Take in what came from outside since the last step; False where the epoch goes no further."""
+    def before_batch(self, batch: object = None) -> bool:
+        """Take in what came from outside since the last step; False where the epoch goes no further.
+
+        A loop that does not go through `batches` gives the `batch`, so that its samples are counted.
+        """
         run = self.run
+        if batch is not None:
+            self._samples = run.work.samples(batch)
+        if self._trouble:
+            return False
         self.stepped = False
         if self._accumulated or self._late:
             return True  # between two batches of one step nothing changes, and before the first nothing can come
@@ -312,10 +320,21 @@ class Session:
         return run.rollback_asked is None
 
     def after_backward(self, loss: Tensor) -> None:
-        """Note what a backward pass has left: the batch's mean `loss` and the gradients of the seeds."""
+        """Note what a backward pass has left: the batch's mean `loss` and the gradients of the seeds.
+
+        Nobody could count that pass: a sample costs three times its forward pass in a probe, as backward is two more.
+        """
         if self._late:
             self.begin_late(None)
             self.before_batch()
+        run = self.run
+        kind = f"training {run.kasmina.measured}"
+        if not run.flops.knows(kind):
+            run.flops.measure(kind, run.work.probe_samples, lambda: run.work.probe(run.host), times=3.0)
+        with run.flops.counted("training", kind, self._samples):
+            self._note(loss)
+
+    def _note(self, loss: Tensor) -> None:
         found = loss.detach() if not self.run.guarded and loss.device.type != "cpu" else float(loss)
         self._loss = found if not self._accumulated else self._loss + found
         self._accumulated += 1

@@ -43,8 +43,6 @@ Probe = Callable[[nn.Module], Any]
 UNKNOWN_STEPS: Final = 100
 """Steps of an epoch before there was one, where nobody has said how many there are; a first epoch shows it."""
 
-EVIDENCE: Final = "evidence of a script is of its last batch"
-
 
 LOSS: Final = Metric("loss", lower_is_better=True)
 """What a run is measured by whose script names nothing else."""
@@ -135,10 +133,14 @@ class ScriptWork:
         return found
 
     def evidence(self, host: nn.Module) -> Closure:  # noqa: ARG002 - the closure runs it
-        """The last batch's loss."""
-        if self._last is None:
-            raise InvalidInput(f"run {self.name}: there was no batch yet, and {EVIDENCE}")
-        return self.aside(self._last)
+        """The last batch's loss; in a loop that gives no closures that of the probe."""
+        return self.aside(self._last or self._probe_loss)
+
+    def _probe_loss(self) -> Tensor:
+        with _streams_kept():
+            found = self.probe_function(self.model)
+        losses: Tensor = found[0] if isinstance(found, tuple) else found
+        return losses.mean()
 
     def report(self, host: nn.Module, test: Probe) -> Evaluation:
         """The figures of the test, which are kept for the run's end."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 import torch
 from torch import distributed, nn
@@ -36,7 +36,7 @@ from esper.metric import Metric
 from esper.tolaria import appointed
 from esper.tolaria.appointed import Appointment, RunOver
 from esper.tolaria.config import RunConfig
-from esper.tolaria.dry_run import dry_run
+from esper.tolaria.dry_run import dry_run, explained
 from esper.tolaria.engine import Session
 from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
 from esper.tolaria.own_code import Place, caller
@@ -131,6 +131,7 @@ class Growth(Session):
         appointment: Appointment | None,
     ) -> None:
         self._settings = settings
+        self._is_context = False
         self._where = where
         self._appointment = appointment
         self._asked_to_stop = threading.Event()
@@ -151,7 +152,9 @@ class Growth(Session):
                 run_id = _of_rank_0(run_id)
                 self._follows = distributed.get_rank() != 0
                 world = SharedWorld(world)
-        super().__init__(make_script_run(config, brought, world, run_id=run_id))
+        with explained(brought.model, brought.probe, "probe", where):
+            run = make_script_run(config, brought, world, run_id=run_id)
+        super().__init__(run)
         self._objects = objects
         self._late = appointment is None
 
@@ -171,11 +174,21 @@ class Growth(Session):
     def report(self, test: Probe) -> Evaluation:
         """The test's figures, which become the run's result; gates and policies never see them.
 
-        `test(model)` gives losses (N,), (losses, {"mae": ...}) or metrics alone, {"accuracy": 0.9}.
+        `test(model)` gives losses (N,), (losses, {"mae": ...}) or metrics alone, {"accuracy": 0.9}. It ends a run that
+        is not used as a context.
         """
         work = self.run.work
         assert isinstance(work, ScriptWork)
-        return work.report(self.run.host, test)
+        found = work.report(self.run.host, test)
+        if not self._is_context:
+            self.__exit__(None, None, None)
+        return found
+
+    def __enter__(self) -> Self:
+        """The run; leaving it ends it, and an error on the way is told to the history."""
+        self._is_context = True
+        super().__enter__()
+        return self
 
     # ------------------------------------------------------------------------------------------- beginning and ending
 
@@ -285,7 +298,10 @@ def grow(
     run_id: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Growth:
-    """A run that trains and grows `model` in the caller's own loop; used as a context, it is over when that is left.
+    """A run that trains and grows `model` in the caller's own loop.
+
+    Used as a context, it is over when that is left, and an error on the way is told to the history; else `report` ends
+    it.
 
     `probe(model)` gives the loss of each of N samples, shape (N,), or these and a dictionary of metrics: what gates and
     policies look at; the same samples each time, called in evaluation mode without gradient. `optimizer` is any torch

@@ -56,7 +56,7 @@ def main():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     steps = arguments.epochs * (len(loader) // ACCUMULATE)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=steps + 1)
-    for _epoch in range(arguments.epochs):
+    for epoch in range(arguments.epochs):
         model.train()
         for number, (images, labels) in enumerate(loader, start=1):
             with torch.autocast("cpu", torch.bfloat16):
@@ -66,6 +66,7 @@ def main():
                 optimizer.step()
                 optimizer.zero_grad()
                 scheduler.step()
+        print(f"epoch {epoch + 1}: training loss {loss.item():.4f}", flush=True)
     model.eval()
     with torch.no_grad():
         print(f"probe loss {losses(model, probe).mean():.4f}, test loss {losses(model, test).mean():.4f}")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import esper
-from tests.bench.overhead import mean_and_bound
+from tests.bench.ratio import ratio
 from tests.bench.table import HEADER, Row, failed, line
 
 BLOCK = 50
@@ -129,8 +129,8 @@ def rows(*, full: bool = False) -> list[Row]:
                     others.setdefault(name, []).append((time.perf_counter() - began) / BLOCK)
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(esperal.model.state_dict()[name], tensor), f"the two loops learnt a different {name}"
-    ratios = [ours / theirs for ours, theirs in zip(esperal.block_s[1:], plain.block_s[1:], strict=True)]
-    mean, bound = mean_and_bound(ratios)
+    slowed = ratio(esperal.block_s[1:], plain.block_s[1:])
+    mean, bound = (100 * (each - 1) for each in (slowed.mean, slowed.high))
     median = {
         name: 1e6 * statistics.median(loop.step_s[BLOCK:])
         for name, loop in (("plain", plain), ("esper", esperal), ("told", telling))

@@ -153,7 +153,7 @@ def test_every_setting_is_listed_with_its_default_and_what_it_may_be(capsys) -> 
         "allowed": "a whole number from 0",
     }
     assert listed["measuring_share"]["allowed"] == "a number from 0 and up to 1 or none"
-    assert listed["optimizer"]["allowed"] == "adamw, sgd"
+    assert listed["optimizer"]["allowed"].startswith("adamw, sgd")
     assert {each.name for each in fields(RunConfig)} - {name.split(".")[0] for name in listed} == {
         *("task", "seed", "policy", "device", "pool", "drill"),
         *("control_of", "static_of", "structure", "dossier"),

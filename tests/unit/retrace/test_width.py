@@ -16,6 +16,7 @@ from esper.testing import REAL_CLOCK
 from esper.tolaria.fork_change import place_of, read_change
 from esper.tolaria.replay import replay_run
 from esper.tolaria.tasks import Site
+from tests.unit.kasmina.test_width_heads import QKV, UP, Tokens
 from tests.unit.retrace.lives import QUICK, tiny
 
 SITES = (
@@ -30,6 +31,12 @@ ABSORBED = 16
 
 def wide(**changes):
     return tiny(sites=SITES, **changes)
+
+
+def attending(**changes):
+    """A Transformer block instead of the layers: s3 adds heads to it, s4 widens its GELU layer."""
+    sites = (Site("embed", "token"), Site("block", "token"), QKV, UP)
+    return tiny(sites=sites, make_host=Tokens, **changes)
 
 
 def story(lived) -> dict[int, object]:
@@ -92,8 +99,8 @@ def test_a_run_that_died_after_an_absorption_goes_on_as_if_nothing_had_been(live
     assert lived.replay(task=wide()).diverged is None
 
 
-def check_replays(child) -> None:
-    replayed = replay_run(child.whole(), wide(), objects=child.objects, clock=REAL_CLOCK)
+def check_replays(child, task=None) -> None:
+    replayed = replay_run(child.whole(), task or wide(), objects=child.objects, clock=REAL_CLOCK)
     assert replayed.diverged is None, str(replayed.diverged)
 
 
@@ -113,6 +120,44 @@ def test_a_fork_may_name_the_slot_that_opened_only_where_it_is_there(lived):
         place_of(whole, 12, read_change("germinate s5 BP051"))
     with pytest.raises(InvalidInput, match="BP009 cannot grow there; BP051 can"):
         place_of(whole, 0, read_change("germinate s3 BP009"))
+
+
+def heads(lived) -> dict[int, object]:
+    """More heads, a wider GELU layer, more heads again; the last of these is undone by a rollback and done again."""
+    return {
+        1: lived.germinate("s3", "BP052"),
+        4: lived.germinate("s4", "BP051"),
+        ABSORBED: lived.germinate("s5", "BP052"),
+        ABSORBED + 1: lived.go_back("fast"),
+        ABSORBED + 3: lived.germinate("s5", "BP052"),
+    }
+
+
+ATTENDING = {"seed": 2, "policy": "none", "seeds": replace(QUICK, lifecycle="direct")}
+
+
+def test_a_run_whose_attention_has_more_heads_does_all_of_that_too(lived, other):
+    other.train(heads(other), task=attending(), **ATTENDING)
+    found = [(each.seed_id, each.units_before, each.units) for each in other.log.bodies("seed_absorbed")]
+    assert found == [("s3", 6, 12), ("s4", 8, 16), ("s5", 12, 24), ("s5", 12, 24)]
+    assert len(other.log.bodies("rolled_back")) == 1
+    assert other.replay(task=attending()).diverged is None
+
+    events = other.log.events
+    absorbed = max(n for n, event in enumerate(events) if event.HasField("seed_absorbed"))
+    dies_at = next(n for n, event in enumerate(events) if n > absorbed and event.HasField("state_digested"))
+    lived.train(heads(lived), dies_at=dies_at + 1, task=attending(), **ATTENDING)
+    assert lived.resume(task=attending()).digests() == other.digests()
+    assert lived.replay(task=attending()).diverged is None
+
+
+def test_a_fork_of_it_grows_more_heads_at_the_slot_that_opened(lived, other):
+    lived.train({1: lived.germinate("s3", "BP052")}, task=attending(), **ATTENDING)
+    other.fork(lived, ABSORBED, "germinate s5 BP052", task=attending())
+
+    (attached,) = other.log.bodies("kernel_attached")
+    assert (attached.seed_id, attached.module_parameters) == ("s5", 12 * (3 * (6 + 1) + 6))
+    check_replays(other, attending())
 
 
 def test_only_the_axes_that_are_asked_for_are_offered(lived):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from esper.errors import InvalidInput
-from esper.tolaria.dry_run import dry_run, try_task
+from esper.tolaria.dry_run import dry_run, explained, try_task
 from esper.tolaria.own_code import Place, caller, check_function, defined_at
 from esper.tolaria.tasks import load_task
 from esper.tolaria.tasks.task import Task
@@ -175,6 +175,28 @@ def test_a_nested_batch_is_told_by_its_path() -> None:
 
     with pytest.raises(InvalidInput, match=r"batch\['x'\]\[0\] is a NumPy array of float64; give torch.from_numpy"):
         dry_run(model, {"batch": batch}, lambda: model(batch["x"][0]).mean())
+
+
+def test_without_a_batch_the_closures_own_variables_are_looked_at() -> None:
+    model, x = nn.Linear(2, 1), torch.ones(3, 2, dtype=torch.float64)
+
+    with pytest.raises(InvalidInput, match=r"x is float64 and Linear computes in float32; give x.to\(torch.float32\)"):
+        dry_run(model, {}, lambda: model(x).mean())
+    with (
+        pytest.raises(InvalidInput, match="x is float64 and Linear computes in float32"),
+        explained(model, lambda: x, "probe", caller()),
+    ):
+        model(x)
+    with pytest.raises(InvalidInput, match=f"{__file__}:[0-9]+: no site"), explained(model, len, "probe", caller()):
+        raise InvalidInput("no site")
+
+
+def test_what_the_machine_lacks_is_nobodys_mistake() -> None:
+    def loss() -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        dry_run(nn.Linear(2, 1), {}, loss)
 
 
 def test_the_place_of_a_call_and_of_its_arguments() -> None:

@@ -1,0 +1,110 @@
+"""The examples as a person starts them, in short form: growth, kill and resume, replay, SQL, the network."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import esper as package
+from projections import open_history
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+MOST_LINES = 6
+
+
+def started(esper, name: str, *arguments: object) -> subprocess.Popen[str]:
+    """An example that runs, its history in the data folder of `esper`."""
+    command = (sys.executable, EXAMPLES / f"{name}.py", *map(str, arguments))
+    quiet = {**os.environ, "ESPER_DATA": str(esper.data_dir), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
+    esper.started.append(process)
+    return process
+
+
+def ran(esper, name: str, *arguments: object) -> str:
+    """The id of the run of an example that came to its end."""
+    before = {each["run_id"] for each in esper.json("runs")} if (esper.data_dir / "archive").exists() else set()
+    process = started(esper, name, *arguments)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stdout + stderr
+    (run_id,) = {each["run_id"] for each in esper.json("runs")} - before
+    return run_id
+
+
+def digests(esper, run_id: str) -> list[tuple[int, bytes]]:
+    """The digests that count, by step."""
+    with open_history(esper.data_dir / "archive") as history:
+        digested = "SELECT DISTINCT global_step, root FROM log.state_digested"
+        return history.execute(f"{digested} WHERE run_id = ? AND log_verdict = 1 ORDER BY ALL", [run_id]).fetchall()
+
+
+def replays(esper, run_id: str) -> None:
+    found = esper.json("replay", run_id)
+    assert (found["diverged"], found["digests_checked"] > 3) == (False, True), found
+
+
+@pytest.fixture(scope="module")
+def vision(shared_esper) -> str:
+    return ran(shared_esper, "vision", "--epochs", 14)
+
+
+def test_a_plain_script_grows_and_replays(shared_esper, vision):
+    (row,) = [each for each in shared_esper.json("runs") if each["run_id"] == vision]
+    assert (row["status"], row["task"], row["epochs_done"]) == ("completed", "vision", 14)
+    assert shared_esper.json("sql", "select count(*) as n from seeds")[0]["n"] >= 1
+    assert "epoch" in shared_esper("why", vision, "s1").stdout
+    replays(shared_esper, vision)
+
+
+def test_a_script_that_was_killed_goes_on_to_the_same_digests(shared_esper, vision):
+    process = started(shared_esper, "vision", "--epochs", 14)
+    while not process.stdout.readline().startswith("epoch 8"):
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run_id = shared_esper.json("resume", "last")["run_id"]
+    assert run_id != vision
+    assert digests(shared_esper, run_id) == digests(shared_esper, vision)
+    replays(shared_esper, run_id)
+
+
+def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import vision as script
+
+    network = package.load(vision, model=script.network(), data_dir=shared_esper.data_dir).eval()
+    losses = script.losses(network, script.digits()[2])
+    (row,) = [each for each in shared_esper.json("runs") if each["run_id"] == vision]
+    assert float(losses.detach().double().mean()) == pytest.approx(row["test_loss"], abs=1e-6)
+    assert not any(each._forward_hooks for each in network.modules())
+    assert torch.equal(losses, script.losses(network, script.digits()[2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("tabular", ("--epochs", 5, "--rows", 16384)),
+        ("language", ("--epochs", 5, "--steps", 10, "--backend", "eager")),
+        ("with_lightning", ("--epochs", 5)),
+        ("with_transformers", ("--epochs", 3)),
+    ],
+)
+def test_the_others_run_and_replay(shared_esper, name, arguments):
+    run_id = ran(shared_esper, name, *arguments)
+    replays(shared_esper, run_id)
+
+
+@pytest.mark.parametrize("name", ["language", "with_lightning", "with_transformers"])
+def test_esper_is_a_few_changed_lines(name):
+    """Lines that a script has with Esper and not without, blank ones and the description not counted."""
+    plain, grown = ((EXAMPLES / folder / f"{name}.py").read_text().splitlines() for folder in ("plain", "."))
+    added = [line for line in difflib.ndiff(plain[1:], grown[1:]) if line.startswith("+ ") and line[2:].strip()]
+    assert len(added) <= MOST_LINES, added
