@@ -29,7 +29,7 @@ LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 
 
 FULL_BYTES: Final = 2**20
-SAY_S: Final = 3.0
+SAY_S: Final = 6.0
 UNABLE_S: Final = 1.0
 """So long an archiver has to say that it cannot write before nobody waits for it any more."""
 

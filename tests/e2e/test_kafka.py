@@ -292,5 +292,5 @@ def test_brokers_that_die_at_random_cost_no_fact(kafka, house):
 
 def fed(data_dir: Path) -> int:
     """How many ends of epochs a feed gives, from archive and log."""
-    feed = EventFeed(data_dir, [Schema("epoch_completed", [Field("event_id", width=16)])], end="now")
+    feed = EventFeed(data_dir, Schema("epoch_completed", [Field("event_id", width=16)]), end="now")
     return sum(len(batch["event_id"]) for batch in feed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from contracts.leyline.v1 import leyline_pb2 as leyline
@@ -10,6 +12,7 @@ from esper.kasmina.isolation import Isolation
 from esper.kasmina.settings import SeedSettings
 from esper.tolaria import engine as loop
 from esper.tolaria.guard import ISOLATION
+from tests.unit.retrace.lives import QUICK
 
 
 def agrees(lived, **how) -> None:
@@ -19,7 +22,9 @@ def agrees(lived, **how) -> None:
 
 
 def test_a_kernel_that_was_slow_then_is_culled_again(lived):
-    lived.train({1: lived.germinate("s1")}, policy="none", clock=lived.slow_clock(0.02))
+    """In a run of the rules by which a clock could cull."""
+    seeds = replace(QUICK, rules=1)
+    lived.train({1: lived.germinate("s1")}, policy="none", clock=lived.slow_clock(0.02), seeds=seeds)
     verdicts = {body.gate: body for body in lived.log.bodies("gate_evaluated")}
     assert not verdicts[lifecycle.G2].passed
     assert "kernel_latency_ms" in verdicts[lifecycle.G2].reason
