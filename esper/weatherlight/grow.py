@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -131,7 +131,7 @@ class Growth(Session):
         appointment: Appointment | None,
     ) -> None:
         self._settings = settings
-        self._is_context = False
+        self._is_context = self._is_begun = self._is_over = False
         self._where = where
         self._appointment = appointment
         self._asked_to_stop = threading.Event()
@@ -184,9 +184,16 @@ class Growth(Session):
             self.__exit__(None, None, None)
         return found
 
+    def epochs(self) -> Iterator[int]:
+        """The number of each epoch, from 0 on; the same one again where a rollback went back to its beginning."""
+        if not self._late and not self._is_begun:  # run again under its record, and nobody entered a context
+            super().__enter__()
+        self._is_begun = True
+        return super().epochs()
+
     def __enter__(self) -> Self:
         """The run; leaving it ends it, and an error on the way is told to the history."""
-        self._is_context = True
+        self._is_context = self._is_begun = True
         super().__enter__()
         return self
 
@@ -244,6 +251,9 @@ class Growth(Session):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._is_over:  # a library tells its callbacks of an error, RunOver among them, after the run has ended
+            return
+        self._is_over = True
         try:
             if self._late and error is None:
                 _refuse_empty()

@@ -97,6 +97,7 @@ def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypat
         ("with_transformers", ("--epochs", 3)),
     ],
 )
+@pytest.mark.filterwarnings("ignore")  # of the libraries, whose code a replay runs in this process
 def test_the_others_run_and_replay(shared_esper, name, arguments):
     run_id = ran(shared_esper, name, *arguments)
     replays(shared_esper, run_id)
