@@ -54,7 +54,8 @@ if (
 WORKERS = 3
 WITH_PROCESSES = 2  # workers that may run files which start processes: those wait more than they compute
 SERIAL = "serial"
-LONG = ("tests/unit/test_quality.py", "tests/e2e/", "tests/integration/")  # in this order, before all others
+# In this order, before all others. Kafka's brokers are waited for more than they work, and nothing but their one file.
+LONG = ("tests/e2e/test_kafka.py", "tests/unit/test_quality.py", "tests/e2e/", "tests/integration/")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -69,15 +69,20 @@ class Kafka:
         self._nodes = nodes
         self._password = password
         self.brokers = ""
+        self._whole = False
 
     def start(self) -> None:
-        """Start the brokers that do not run."""
+        """Start the brokers that do not run yet or were killed."""
+        if self._whole:
+            return
         pairs = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
         login = ("--tls", "--sasl", f"{USER}:{self._password}")
         self.brokers = self._do("start", "--nodes", str(self._nodes), *login, *pairs).strip().splitlines()[-1]
+        self._whole = True
 
     def kill(self, node: int | None = None) -> None:
         """SIGKILL for a broker, or for all."""
+        self._whole = False
         self._do("kill", *(() if node is None else ("--node", str(node))))
 
     @property

@@ -28,6 +28,17 @@ READING = ("diff", "events", "replay", "runs", "sql", "state", "why")
 READING_BLUEPRINTS = ("history", "list", "show")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests on Kafka back in their order after the shuffling: whoever kills a broker comes last.
+
+    Otherwise brokers are started again, and what runs beside the quick tests is waited for.
+    """
+    places = [number for number, item in enumerate(items) if item.path.name == "test_kafka.py"]
+    ordered = sorted((items[number] for number in places), key=lambda item: item.location[1] or 0)
+    for number, item in zip(places, ordered, strict=True):
+        items[number] = item
+
+
 @dataclass(frozen=True)
 class Esper:
     """The command, run with a data folder of its own."""

@@ -1,6 +1,7 @@
 """The whole system on a real Apache Kafka: three brokers, entered by SASL and TLS, shared with others under a prefix.
 
-Short here, long under `-m soak`. `tests/kafka.py` says what is needed for it; without that, all of it is skipped.
+Short here and in the order of this file (`e2e/conftest.py`), long under `-m soak`. `tests/kafka.py` says what is needed
+for it; without that, all of it is skipped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ from streams.reader import tail
 from streams.records import partition_of
 from streams.topics import copies_of, ensure_topics
 from streams.writer import LogWriter
-from tests.e2e.test_relive import EPOCHS, House, digests
+from tests.e2e.test_relive import House, digests
 from tests.kafka import MISSING, NODES, RIGHTS, USER, Kafka, token
 
 pytestmark = [
@@ -44,6 +46,8 @@ RING = KeyRing((b"k" * 32,))
 PASSWORD = "correct-horse-battery-staple"
 SCRAMBLED = "another-one-of-them"
 PARTITIONS = 3
+EPOCHS = 40
+"""Three times as long as it takes to see the second of them in the archive and to kill the trainer."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,9 +62,42 @@ def kafka(tmp_path_factory):
         cluster.kill()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def conformance(kafka, request, tmp_path_factory):
+    """The conformance tests on these brokers, beside the tests here: they mostly wait. Who kills a broker waits."""
+    if not any(item.name == test_the_conformance_tests_hold_on_kafka.__name__ for item in request.session.items):
+        yield None
+        return
+    said = tmp_path_factory.mktemp("conformance") / "said"
+    with said.open("w") as file:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-n0", "-q", "--no-header", "tests/integration/conformance"],
+            cwd=ROOT,
+            env={**os.environ, "ESPER_TEST_BROKERS": kafka.inside},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    yield Conformance(running, said)
+    running.kill()
+    running.wait()
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """A run of the conformance tests and what it says."""
+
+    running: subprocess.Popen[bytes]
+    said: Path
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.running.wait(300)
+
+
 @pytest.fixture
 def entered(kafka, monkeypatch, request) -> str:
     """The environment of a user of the cluster, with the least rights on what begins with the prefix that it gives."""
+    kafka.start()  # a test before may have killed one
     prefix = f"{request.function.__name__[:40]}-{random.randrange(10**9)}."
     kafka.allow(prefix)
     for name, value in {
@@ -155,20 +192,6 @@ def test_each_right_of_the_docs_is_needed_and_a_missing_one_is_named(kafka, ente
     assert said in refused(lambda: asyncio.run(begin()))
 
 
-def test_the_conformance_tests_hold_on_kafka(kafka):
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n0", "-q", "--no-header", "tests/integration/conformance"],
-        cwd=ROOT,
-        env={**os.environ, "ESPER_TEST_BROKERS": kafka.inside},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert int(done.stdout.split(" passed")[0].split()[-1]) > 25  # those of kcat need kcat
-
-
 def test_two_of_three_copies_acknowledge_and_topics_of_which_one_does_are_named(kafka, entered):
     asyncio.run(ensure_topics(kafka.brokers))
     kept = asyncio.run(copies_of(kafka.brokers))
@@ -210,16 +233,17 @@ def test_with_two_of_three_away_it_is_waited_as_for_a_log_that_is_away(kafka, en
 
 @pytest.fixture
 def house(kafka, entered, esper, forks):
-    """`esper up` on the cluster; a broker that a test killed is there again afterwards."""
-    made = House(esper, forks)
+    """`esper up` on the cluster."""
+    made = House(esper, forks, EPOCHS)
     yield made
     made.close()
-    kafka.start()
 
 
-def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esper, house):
+def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esper, house, conformance):
     assert house.train("calm").last_word()["result"]["status"] == "completed"
     lived = digests(house.whole("calm"))
+    if conformance:
+        conformance.wait()
     trainer = house.train("stirred")
     house.wait_for_epoch("stirred", 2)
     trainer.kill()
@@ -243,6 +267,14 @@ def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esp
     assert PASSWORD not in esper.logs()
     assert not [path for path in esper.data_dir.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
     assert not [each for each in esper.processes() if PASSWORD in " ".join(each.cmdline())]
+
+
+def test_the_conformance_tests_hold_on_kafka(conformance):
+    code = conformance.wait()
+    said = conformance.said.read_text()
+
+    assert code == 0, said[-4000:]
+    assert int(said.split(" passed")[0].split()[-1]) > 25  # those of kcat need kcat
 
 
 @pytest.mark.soak

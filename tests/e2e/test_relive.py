@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -32,8 +33,9 @@ SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
 class House:
     """The processes that serve trainers, kept by `esper up`, and trainers."""
 
-    def __init__(self, esper, forks: Forks) -> None:
+    def __init__(self, esper, forks: Forks, epochs: int = EPOCHS) -> None:
         self.esper = esper
+        self._config = replace(CONFIG, epochs=epochs).to_json()
         self.up = esper.start("up", "--json")
         self._forks = forks
         self.brokers = json.loads(self.up.stdout.readline())["brokers"]
@@ -42,7 +44,7 @@ class House:
         """A trainer's process; it begins at once."""
         return self._forks.start(
             "esper.weatherlight.trainer:run",
-            *("--data-dir", str(self.esper.data_dir), "--run-id", run_id, "--config", CONFIG.to_json(), "--plan", plan),
+            *("--data-dir", str(self.esper.data_dir), "--run-id", run_id, "--config", self._config, "--plan", plan),
             log=self.esper.data_dir / "run" / f"trainer-{run_id}.log",
             told=f"{self.brokers}\n",
         )
