@@ -14,7 +14,7 @@ from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from projections.columns import BODIES
 from projections.lineage import Stretch, lineage
-from projections.run_queries import policies_after, void_facts
+from projections.run_queries import policies_after, rows, void_facts
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -25,6 +25,15 @@ _ABOUT: Final = {
     "optimizer_changed": "nullif(\"group\", 'host')",
 }
 """What says which seed an event is about, where that is no column of its own."""
+_WITH_EVIDENCE: Final = """
+SELECT decision.epoch, decision.chosen, decision.reason, decision.actions, decision.logits, made.action_mask,
+    epochs.evidence
+FROM decisions AS decision
+JOIN log.decision_made AS made ON made.run_id = decision.run_id AND made.log_offset = decision.log_offset
+LEFT JOIN epochs ON epochs.run_id = decision.run_id AND epochs.event_id = decision.packet_id AND epochs.surviving
+WHERE decision.run_id = $run AND decision.surviving
+ORDER BY decision.log_offset
+"""
 
 
 def seed_column(body: str) -> str:
@@ -139,3 +148,14 @@ def _read(history: History, query: str, parameters: dict[str, Any]) -> Iterator[
     answer = history.cursor(query, parameters)
     while rows := answer.fetchmany(BATCH):
         yield from (envelope.parse(raw) for (raw,) in rows)
+
+
+def slot_of(history: History, run_id: str, seed_id: str) -> dict[str, Any] | None:
+    """The row of the view `seeds`; None where the run has no such slot."""
+    found = rows(history, "from seeds where run_id = $run and seed_id = $seed", {"run": run_id, "seed": seed_id})
+    return found[0] if found else None
+
+
+def decisions_with_evidence(history: History, run_id: str) -> list[dict[str, Any]]:
+    """A run's surviving decisions with what they chose from, what of that was legal, and the evidence at each place."""
+    return rows(history, _WITH_EVIDENCE, {"run": run_id})

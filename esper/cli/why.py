@@ -15,7 +15,7 @@ from contracts.topics import BY_BODY, POLICIES
 from esper.cli.events import event_json, headline, seed_of, stage, styled_name
 from esper.cli.history import find_run, history_of
 from esper.cli.output import BOLD, DIM, RED, one_line, say, say_hanging, say_json_rows, styled
-from esper.cli.why_not import passed_over, say_why_not, slot_of
+from esper.cli.why_not import passed_over, say_why_not
 from esper.errors import InvalidInput
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
@@ -125,7 +125,7 @@ def _moves(event: Event, seed_id: str) -> bool:
 
 def why_command(data_dir: Path, word: str, seed: str, *, with_void: bool, as_json: bool) -> None:
     """The causal chain of a seed as trees, life by life; of one that never germinated, why not."""
-    from projections.chains import seeds_that_did, story_of  # noqa: PLC0415 - DuckDB, and only where it is needed
+    from projections.chains import seeds_that_did, slot_of, story_of  # noqa: PLC0415 - DuckDB, and only where it is needed
 
     with history_of(data_dir) as history:
         run_id = find_run(history, word)

@@ -14,21 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.output import BOLD, DIM, one_line, say, say_hanging, say_json_rows, styled
 from esper.karn.table import with_names
-from projections.run_queries import rows
 
 if TYPE_CHECKING:
     from projections.history import History
 
 _FIGURE: Final = re.compile(r"-?\d[\d.,]*(?:e[+-]?\d+)?")
-_QUERY: Final = """
-SELECT decision.epoch, decision.chosen, decision.reason, decision.actions, decision.logits, made.action_mask,
-    epochs.evidence
-FROM decisions AS decision
-JOIN log.decision_made AS made ON made.run_id = decision.run_id AND made.log_offset = decision.log_offset
-LEFT JOIN epochs ON epochs.run_id = decision.run_id AND epochs.event_id = decision.packet_id AND epochs.surviving
-WHERE decision.run_id = $run AND decision.surviving
-ORDER BY decision.log_offset
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +96,9 @@ def _evidence(evidence: Iterable[dict[str, Any]], seed_id: str) -> tuple[float |
 
 def passed_over(history: History, run_id: str, seed_id: str) -> list[PassedOver]:
     """Every surviving decision of a run, as it concerns a seed that never germinated."""
-    return [PassedOver.of(row, seed_id) for row in rows(history, _QUERY, {"run": run_id})]
+    from projections.chains import decisions_with_evidence  # noqa: PLC0415 - as in `why`
 
-
-def slot_of(history: History, run_id: str, seed_id: str) -> dict[str, Any] | None:
-    """The row of the view `seeds`; None where the run has no such slot."""
-    found = rows(history, "from seeds where run_id = $run and seed_id = $seed", {"run": run_id, "seed": seed_id})
-    return found[0] if found else None
+    return [PassedOver.of(row, seed_id) for row in decisions_with_evidence(history, run_id)]
 
 
 def say_why_not(run_id: str, slot: dict[str, Any], decisions: Sequence[PassedOver], *, as_json: bool) -> None:

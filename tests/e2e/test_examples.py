@@ -20,19 +20,19 @@ EXAMPLES = ROOT / "examples"
 MOST_LINES = 6
 
 
-def started(esper, name: str, *arguments: object) -> subprocess.Popen[str]:
-    """An example that runs, its history in the data folder of `esper`."""
-    command = (sys.executable, EXAMPLES / f"{name}.py", *map(str, arguments))
+def started(esper, name: str, *arguments: object, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """An example that runs, `by` Python itself or a module of it, its history in the data folder of `esper`."""
+    command = (sys.executable, *by, EXAMPLES / f"{name}.py", *map(str, arguments))
     quiet = {**os.environ, "ESPER_DATA": str(esper.data_dir), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
     esper.started.append(process)
     return process
 
 
-def ran(esper, name: str, *arguments: object) -> str:
+def ran(esper, name: str, *arguments: object, by: tuple[str, ...] = ()) -> str:
     """The id of the run of an example that came to its end."""
     before = {each["run_id"] for each in esper.json("runs")} if (esper.data_dir / "archive").exists() else set()
-    process = started(esper, name, *arguments)
+    process = started(esper, name, *arguments, by=by)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stdout + stderr
     (run_id,) = {each["run_id"] for each in esper.json("runs")} - before
@@ -103,9 +103,17 @@ def test_the_others_run_and_replay(shared_esper, name, arguments):
     replays(shared_esper, run_id)
 
 
-@pytest.mark.parametrize("name", ["language", "with_lightning", "with_transformers"])
+def test_two_processes_grow_one_network(shared_esper):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run_id = ran(shared_esper, "distributed", "--epochs", 5, by=torchrun)
+    (row,) = [each for each in shared_esper.json("runs") if each["run_id"] == run_id]
+    assert (row["status"], row["epochs_done"]) == ("completed", 5)
+
+
+@pytest.mark.parametrize("name", ["distributed", "language", "with_lightning", "with_transformers"])
 def test_esper_is_a_few_changed_lines(name):
     """Lines that a script has with Esper and not without, blank ones and the description not counted."""
-    plain, grown = ((EXAMPLES / folder / f"{name}.py").read_text().splitlines() for folder in ("plain", "."))
-    added = [line for line in difflib.ndiff(plain[1:], grown[1:]) if line.startswith("+ ") and line[2:].strip()]
+    texts = [(EXAMPLES / folder / f"{name}.py").read_text().split('"""\n\n', 1)[1] for folder in ("plain", ".")]
+    plain, grown = (text.splitlines() for text in texts)
+    added = [line for line in difflib.ndiff(plain, grown) if line.startswith("+ ") and line[2:].strip()]
     assert len(added) <= MOST_LINES, added

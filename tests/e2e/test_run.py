@@ -161,14 +161,14 @@ def test_why_tells_the_chain_of_a_seed(result, shared_esper):
     assert "└─ decision_made  germinate" in text
 
 
-def test_sql_answers_and_says_what_is_wrong_in_one_line(ran, shared_esper):
+def test_sql_answers_and_points_at_what_is_wrong(ran, shared_esper):
     assert shared_esper.json("sql", "select 6 * 7 as answer") == [{"answer": 42}]
     assert "answer" in shared_esper("sql", "select 6 * 7 as answer").stdout
     tables = {row["name"] for row in shared_esper.json("sql", "show tables")}
     assert {"runs", "epochs", "decisions", "commands", "transitions", "gates", "seeds", "reports", "events"} <= tables
     wrong = shared_esper("sql", "select * from nowhere", code=2).stderr
     assert wrong.startswith("esper: the query is wrong: Catalog Error: Table with name nowhere does not exist!")
-    assert wrong.count("\n") == 1
+    assert wrong.splitlines()[1:] == ["LINE 1: select * from nowhere", f"{'^^^^^^^':>29}"]
 
 
 @pytest.mark.parametrize(

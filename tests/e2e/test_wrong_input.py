@@ -116,7 +116,8 @@ def test_a_run_that_never_began_leaves_nothing_to_read(up, user_task):
 
 def test_task_of_the_readme_works(up, tmp_path):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (tmp_path / "wine.py").write_text(readme.split("```python\n")[1].split("```")[0])
+    blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
+    (tmp_path / "wine.py").write_text(next(block for block in blocks if "def wine" in block))
     result = up.json("run", "--task", f"{tmp_path / 'wine.py'}:wine", "--no-control", "--epochs", "2")
     assert (result["task"], result["epochs"]) == ("wine", 2)
 

@@ -16,7 +16,11 @@ from esper.tolaria.state import CHECKPOINT_FORMAT, Position, load_checkpoint
 ROOT = Path(__file__).parents[2]
 LOADERS = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle", "yaml", "runpy"}
 ASKED_FOR = {
+    "esper/cli/sites.py": {"run_path"},  # a script that a person names to `esper sites`
     "esper/tezzeret/compiled.py": {"load_cache_artifacts"},  # a compiled kernel, see esper/cli/trust.py
+    "esper/tolaria/grown_source.py": {"eval", "exec"},  # source that it wrote itself, to compare what it computes
+    "esper/tolaria/script_again.py": {"run_path"},  # the run's own script, see esper/cli/trust.py
+    "esper/tolaria/shared_world.py": {"loads"},  # an error that it has just pickled, to see whether it can be sent
     "esper/tolaria/tasks/__init__.py": {"exec_module"},  # a person's own task, as above
 }
 

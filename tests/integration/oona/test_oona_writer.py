@@ -216,7 +216,7 @@ def test_a_fact_that_finds_no_room_for_thirty_seconds_stops_the_writer_in_one_li
             for _ in range(5):
                 writer.publish(events.fact())
             with pytest.raises(
-                LogUnavailable, match=r"left 5 events unacknowledged for 0\.3 s.*disk not full"
+                LogUnavailable, match=r"left 5 events unacknowledged for 0\.3 s.*disks not full"
             ) as raised:
                 writer.publish(events.fact())
             writer.publish(events.emergency())

@@ -23,12 +23,13 @@ EPOCHS = (60, 120, 240)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Data folders with one run each, of so many epochs."""
+    """Data folders with one run each, of so many epochs, opened once: the pages of what is new are looked at then."""
     found = {}
     for epochs in EPOCHS:
         found[epochs] = tmp_path_factory.mktemp(f"long-{epochs}")
         with Archive(found[epochs] / "archive") as archive:
             archive.append(list(records(history(1, epochs=epochs, telemetry=False))))
+        open_history(found[epochs] / "archive").close()
     return found
 
 

@@ -12,13 +12,24 @@ from esper.errors import InvalidInput
 from esper.kasmina.sites import Site, describe_sites
 
 
+class ByName(nn.Module):
+    """Gives its tensor by name."""
+
+    def forward(self, tokens):
+        return {"tokens": tokens}
+
+
 class Mixed(nn.Module):
-    """Image, token and vector activations; `unused` never runs, `twice` runs twice, `attention` gives a tuple."""
+    """Image, token and vector activations.
+
+    `unused` never runs, `twice` runs twice, `attention` gives a tuple and `named` a dict.
+    """
 
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4))
         self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+        self.named = ByName()
         self.twice = nn.Linear(4, 4)
         self.drop = nn.Dropout(0.5)
         self.unused = nn.Linear(1, 1)
@@ -29,6 +40,7 @@ class Mixed(nn.Module):
         tokens = self.stem(x).flatten(2).transpose(1, 2)
         tokens = self.twice(self.twice(tokens + self.embedding.weight[0]))
         tokens, _ = self.attention(tokens, tokens, tokens)
+        tokens = self.named(tokens)["tokens"]
         return self.head(self.drop(tokens).mean(1))
 
 
@@ -67,10 +79,10 @@ def test_options_see_the_shape_and_are_kept():
 @pytest.mark.parametrize(
     ("site", "message"),
     [
-        (Site("stem.7", "image"), r"no site 'stem.7' in Mixed; it has stem, stem.0, stem.1"),
+        (Site("stem.7", "image"), r"no site 'stem.7' in Mixed; did you mean stem.1 or stem.0 or stem\?"),
         (Site("unused", "vector"), "runs 0 times"),
         (Site("twice", "token"), "runs 2 times"),
-        (Site("attention", "token"), "gives a tuple"),
+        (Site("named", "token"), "gives a dict; a seed needs one tensor"),
         (Site("stem.1", "vector"), r"gives torch.float32 of shape \(2, 4, 5, 5\); vector means"),
         (Site("head", "grid"), "shape kind 'grid'; known are vector, image, token"),
     ],
@@ -78,6 +90,11 @@ def test_options_see_the_shape_and_are_kept():
 def test_a_site_that_cannot_be_is_refused_with_the_way_out(site, message):
     with pytest.raises(InvalidInput, match=message):
         describe_sites(Mixed(), [site], torch.randn(2, 1, 5, 5), no_options)
+
+
+def test_of_a_site_that_gives_a_tuple_the_first_element_is_meant():
+    (found,) = describe_sites(Mixed(), [Site("attention", "token")], torch.randn(2, 1, 5, 5), no_options)
+    assert tuple(found.shape) == (25, 4)
 
 
 def test_a_site_named_twice_is_refused():

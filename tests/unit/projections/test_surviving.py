@@ -108,7 +108,7 @@ def test_the_report_tells_what_survives(history):
     assert told.count("germinate s1") == 2, "the decision and its command"
     assert "cull s1" not in told
     assert "germinate s2" not in told
-    assert "success, probe loss -0.5000 in 1 epochs" in told
+    assert "success, probe loss -0.5000 in 1 epoch" in told
     assert re.search(r"slow_hook 1 2.2", told), "one alert, in epoch 2"
 
 
