@@ -54,8 +54,16 @@ if (
 WORKERS = 3
 WITH_PROCESSES = 2  # workers that may run files which start processes: those wait more than they compute
 SERIAL = "serial"
-# In this order, before all others. Kafka's brokers are waited for more than they work, and nothing but their one file.
-LONG = ("tests/e2e/test_kafka.py", "tests/unit/test_quality.py", "tests/e2e/", "tests/integration/")
+# In this order, before all others: Kafka's brokers and the checker's processes are waited for more than they work, and
+# one file alone has each, which would be the tail.
+LONG = (
+    "tests/e2e/test_kafka.py",
+    "tests/checker/",
+    "tests/e2e/test_examples.py",
+    "tests/unit/test_quality.py",
+    "tests/e2e/",
+    "tests/integration/",
+)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
