@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from typing import Any, Final, NoReturn, Self
 import torch
 from torch import distributed, nn
 
-from esper.errors import InvalidInput
+from esper.errors import InvalidInput, LogUnavailable
 from esper.kasmina.passes import Closure
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites_auto import SiteNames
@@ -279,11 +280,25 @@ class Growth(Session):
 
     def _wait_for_archive(self) -> None:
         """So that whoever looks next finds the run whole."""
-        from esper.cli.history import wait_for_archive  # noqa: PLC0415 - only who has a log waits for it
-        from streams.log_ends import log_ends  # noqa: PLC0415 - as above
+        from streams.log_ends import log_ends  # noqa: PLC0415 - only who has a log waits for it
 
         ends = log_ends(self._settings.data, self._lease.brokers) or {}
-        wait_for_archive(self._settings.data, ends, ARCHIVE_S, lambda _to_go: None, self._lease.unwritable)
+        wait_a_while(self._settings.data, ends, ARCHIVE_S, self._lease.unwritable)
+
+
+def wait_a_while(
+    data_dir: Path, ends: Mapping[tuple[str, int], int], timeout_s: float, unwritable: Callable[[], str]
+) -> None:
+    """Wait until the archive covers `ends`; warn where it does not in time.
+
+    The log has all of the run by then, and what a script does after its training must not be lost over a slow archive.
+    """
+    from esper.cli.history import wait_for_archive  # noqa: PLC0415 - only who has a log waits for it
+
+    try:
+        wait_for_archive(data_dir, ends, timeout_s, lambda _to_go: None, unwritable)
+    except LogUnavailable as late:
+        warnings.warn(str(late), stacklevel=2)
 
 
 def grow(

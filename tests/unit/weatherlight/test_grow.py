@@ -15,6 +15,7 @@ import esper
 from esper.errors import InvalidInput
 from esper.tolaria.encoded import decode, encode
 from esper.tolaria.own_optimizer import OwnOptimizer
+from esper.weatherlight.grow import wait_a_while
 from projections import open_history
 
 EPOCHS = 3
@@ -343,3 +344,9 @@ def test_an_error_of_the_script_ends_the_run_with_its_reason_and_is_raised_on(tm
         ends = history.execute("SELECT status, reason FROM log.run_finished", []).fetchall()
 
     assert ends == [("failed", "RuntimeError: the cat is on the keyboard")]
+
+
+def test_a_training_that_is_over_is_not_lost_over_a_slow_archive(tmp_path):
+    (tmp_path / "archive").mkdir()
+    with pytest.warns(UserWarning, match=r"lacks the end of esper\.runs still; the log has it"):
+        wait_a_while(tmp_path, {("esper.runs", 0): 5}, 0.1, lambda: "")
