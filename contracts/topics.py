@@ -116,7 +116,7 @@ EMERGENCY: Final = Topic(
     7 * DAY_MS,
 )
 DEADLETTER: Final = Topic("esper.deadletter", ("dead_lettered",), "source", 30 * DAY_MS)
-WORK: Final = Topic("esper.work", ("run_requested", "run_taken", "run_released", "worker_seen"), "run", FOR_EVER)
+WORK: Final = Topic("esper.work", ("run_requested", "run_taken", "run_released", "worker_seen"), "run", 30 * DAY_MS)
 
 TOPICS: Final = (RUNS, COMMANDS, BLUEPRINTS, KERNELS, REPORTS, POLICIES, TELEMETRY, EMERGENCY, DEADLETTER, WORK)
 

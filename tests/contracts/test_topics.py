@@ -33,7 +33,13 @@ def test_the_topics_are_the_nine_of_the_architecture_and_that_of_the_fleet():
         "esper.deadletter",
         "esper.work",
     ]
-    assert kept_days == {"esper.kernels": 1, "esper.telemetry": 1, "esper.emergency": 7, "esper.deadletter": 30}
+    assert kept_days == {
+        "esper.kernels": 1,
+        "esper.telemetry": 1,
+        "esper.emergency": 7,
+        "esper.deadletter": 30,
+        "esper.work": 30,
+    }
 
 
 def test_only_telemetry_may_be_shed():

@@ -1304,17 +1304,19 @@ class RunReleased(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., attempt: _Optional[int] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WorkerSeen(_message.Message):
-    __slots__ = ("worker", "host", "slots", "runs", "lease_s", "left")
+    __slots__ = ("worker", "host", "slots", "runs", "lease_s", "left", "process")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
     LEFT_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     worker: str
     host: str
     slots: int
     runs: _containers.RepeatedScalarFieldContainer[str]
     lease_s: float
     left: bool
-    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., slots: _Optional[int] = ..., runs: _Optional[_Iterable[str]] = ..., lease_s: _Optional[float] = ..., left: _Optional[bool] = ...) -> None: ...
+    process: TrainerProcess
+    def __init__(self, worker: _Optional[str] = ..., host: _Optional[str] = ..., slots: _Optional[int] = ..., runs: _Optional[_Iterable[str]] = ..., lease_s: _Optional[float] = ..., left: _Optional[bool] = ..., process: _Optional[_Union[TrainerProcess, _Mapping]] = ...) -> None: ...
