@@ -13,17 +13,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunReleased, RunRequested
-from contracts.topics import WORK
+from contracts.topics import COMMANDS, RUNS, WORK, Topic
 from esper.cli import RUN_FAILED
 from esper.cli.fleet.attempt import START
 from esper.cli.fleet.sweep import Sweep
 from esper.cli.fleet.work import about, work_event
-from esper.cli.history import Waiting, check_writable, control_of, new_run_id, wait_for_archive
-from esper.cli.output import complain, say, say_json, table
+from esper.cli.history import (
+    Waiting,
+    check_writable,
+    control_of,
+    new_run_id,
+    told_of,
+    wait_for_archive,
+    work_row,
+)
+from esper.cli.output import complain, say, say_json, say_now, table
 from esper.cli.run import names_own_code
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event
-from esper.record.work import COMPLETED, FAILED, QUEUED, RUNNING, WITHDRAWN, Asked, Work
+from esper.record.work import COMPLETED, QUEUED, RUNNING, WITHDRAWN, Asked, Work
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from streams.consumer import ends_of
@@ -70,7 +78,7 @@ def submit_command(asked: Submission) -> int:
             _wait(log, run_ids, quiet=asked.as_json)
         else:
             log.commit()
-        _archived(asked.data_dir, lease)
+        _archived(asked.data_dir, lease, (WORK, RUNS, COMMANDS) if asked.wait else (WORK,))
         with log.look() as work:
             found = [_row(work.runs[run_id]) for run_id in run_ids]
     if asked.as_json:
@@ -128,7 +136,7 @@ def withdraw_command(data_dir: Path, words: Sequence[str], *, as_json: bool) -> 
         with log.look() as work:
             chosen = [run for word in words for run in _meant(work, word)]
         going = [run.run_id for run in chosen if not run.over]
-        body = RunReleased(status=WITHDRAWN, reason=f"withdrawn by {getpass.getuser()}@{socket.gethostname()}")
+        body = RunReleased(status=WITHDRAWN, reason=f"by {getpass.getuser()}@{socket.gethostname()}")
         log.publish([work_event(body, run_id, PRODUCER) for run_id in going])
         log.wait_for(lambda work: all(work.runs[run_id].over for run_id in going), SEEN_S)
         log.commit()
@@ -168,7 +176,7 @@ def _wait(log: WorkLog, run_ids: Sequence[str], *, quiet: bool) -> None:
         while True:
             with log.look() as work:
                 runs = [work.runs[run_id] for run_id in run_ids]
-                states = {run.run_id: (run.status, _state(run), about(run)) for run in runs}
+                states = {run.run_id: (run.status, told_of(run), about(run)) for run in runs}
                 now = time.monotonic()
                 anyone = any(not work.lapsed(each, now, lives) for each in work.members)
             done = sum(run.over for run in runs)
@@ -176,7 +184,7 @@ def _wait(log: WorkLog, run_ids: Sequence[str], *, quiet: bool) -> None:
             tell(done, running)
             for run_id, (status, told, what) in states.items():
                 if said.get(run_id, QUEUED) != told and not quiet and (status != RUNNING or not sys.stderr.isatty()):
-                    say(f"{time.strftime('%H:%M:%S')}  run {run_id} ({what}): {told}")
+                    say_now(f"run {run_id} ({what}): {told}")
                 said[run_id] = told
             if done == len(run_ids):
                 return
@@ -184,7 +192,7 @@ def _wait(log: WorkLog, run_ids: Sequence[str], *, quiet: bool) -> None:
             if now - worked_at > ALONE_S:
                 complain("nobody works on these: start `esper work` here or on another machine")
                 worked_at = float("inf")
-            log.wait_for(lambda work: any(_state(work.runs[each]) != said[each] for each in run_ids), LOOK_S)
+            log.wait_for(lambda work: any(told_of(work.runs[each]) != said[each] for each in run_ids), LOOK_S)
 
 
 @contextmanager
@@ -202,34 +210,17 @@ def _bar(total: int, *, quiet: bool) -> Iterator[Any]:
         yield lambda done, running: progress.update(task, completed=done, description=f"{running} running")
 
 
-def _state(run: Asked) -> str:
-    if run.status == RUNNING:
-        return f"running on {run.host}" + (f", attempt {run.attempt}" if run.attempt > 1 else "")
-    if run.status == QUEUED and run.attempt:
-        return f"queued again: {run.reason}"
-    return run.status + (f": {run.reason}" if run.reason and run.status in {FAILED, WITHDRAWN} else "")
-
-
 def _row(run: Asked) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "status": run.status,
-        "reason": run.reason or None,
-        "attempts": run.attempt,
-        "host": run.host or None,
-        "labels": dict(run.body.labels),
-        "about": about(run),
-        "told": _state(run),
-    }
+    return {**work_row(run), "about": about(run)}
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["about"], row["told"], row["attempts"]
 
 
-def _archived(data_dir: Path, lease: client.Lease) -> None:
-    """Until whoever looks next finds the requests in the archive, which may be behind with everybody's history."""
+def _archived(data_dir: Path, lease: client.Lease, topics: tuple[Topic, ...] = (WORK,)) -> None:
+    """Until whoever looks next finds in the archive what lies on `topics`, if it is not behind everybody's history."""
     try:
-        wait_for_archive(data_dir, ends_of(lease.brokers, (WORK,)), ARCHIVE_S, Waiting(complain).tell, lease.unwritable)
+        wait_for_archive(data_dir, ends_of(lease.brokers, topics), ARCHIVE_S, Waiting(complain).tell, lease.unwritable)
     except LogUnavailable as error:
         complain(str(error))

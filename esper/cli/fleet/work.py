@@ -16,7 +16,7 @@ from contracts.leyline.v1.event_pb2 import RunReleased, RunTaken, WorkerSeen
 from esper.cli.fleet.attempt import Attempt, Ending, Here
 from esper.cli.history import check_writable
 from esper.cli.in_process import stopping
-from esper.cli.output import complain, say, say_json
+from esper.cli.output import complain, say_json, say_now
 from esper.cli.trainers import Trainers
 from esper.errors import LogUnavailable
 from esper.leyline import ids
@@ -154,7 +154,7 @@ class Worker:
         if self._asking.as_json:
             complain(line)
         else:
-            say(f"{time.strftime('%H:%M:%S')}  {line}")
+            say_now(line)
 
     # ---------------------------------------------------------------------------------------------- taking, giving back
 
