@@ -2,7 +2,7 @@
 
 Every worker reads all of the topic, from where the group of workers has come to: before that lies no request that is
 not over. The group holds that position alone, and nobody is its member: a run takes an hour, and an assignment of
-partitions would tie it to whoever has its partition meanwhile (`docs/decisions/0018-a-run-is-claimed-not-assigned.md`).
+partitions would tie it to whoever has its partition meanwhile (`docs/decisions/0019-a-run-is-claimed-not-assigned.md`).
 What the group lags behind is what waits and what is trained now.
 """
 

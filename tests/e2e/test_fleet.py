@@ -21,8 +21,8 @@ from projections import open_history
 from tests.e2e.conftest import Esper, _kill_what_is_left
 from tests.kafka import MISSING, USER, Kafka
 
-EPOCHS = 24
-"""Three seconds on a quiet machine: several times as long as it takes to see that a run has begun, and kill its worker."""
+EPOCHS = 16
+"""Two seconds on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
 SWEEP = f"""
 task: [digits, digits, digits]  # the same again: what is undisturbed beside what is not
 seeds: 3
