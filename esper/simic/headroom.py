@@ -54,6 +54,9 @@ class Plan:
             if getattr(self, name) < least:
                 raise InvalidInput(f"{name} {getattr(self, name)} is too few; {least} at least")
 
+        each = -(-self.states // len(self.tasks))
+        object.__setattr__(self, "states_a_run", min(self.states_a_run, each))
+
     @property
     def runs(self) -> list[tuple[str, int]]:
         """Task and seed of every run, a seed of each task before the next seed of any."""
@@ -117,7 +120,7 @@ class Headroom:
         if not spent:
             controls = [self._control(task, self.plan.first_seed) for task in dict.fromkeys(self.plan.tasks)]
             spent = [1.5 * row["wall_s"] for row in controls]
-        return max(0, self.progress.total - self.progress.done) * sum(spent) / len(spent)
+        return max(0, self.progress.total - self.progress.done) * float(sum(spent)) / len(spent)
 
     def work(self) -> bool:
         """Measure until nothing is missing, or until `stop` says so; whether it is complete."""
@@ -130,7 +133,7 @@ class Headroom:
     def _run(self, task: str, seed: int, objects: ObjectStore) -> bool:
         """All rollouts of a run; False where it was stopped."""
         states = [row for row in self.ledger.of("state") if (row["task"], row["seed"]) == (task, seed)]
-        known = self.ledger.find(_key("run", task, seed)) is not None
+        known = self.ledger.find(Key("run", task, seed)) is not None
         if known and not list(self._missing(states)):
             return True
         if self.stop():
@@ -139,7 +142,7 @@ class Headroom:
         rollouts = Rollouts(load_task(task), objects, self.clock)
         began = self.clock.monotonic()
         lived = rollouts.live(self.plan.config(task, seed), "parent")
-        place = _key("run", task, seed)
+        place = Key("run", task, seed)
         self.ledger.append(place, {**asdict(lived.ending), "wall_s": self.clock.monotonic() - began})
         decisions = {each.packet.epoch: each for each in lived.decisions}
         if not known:
@@ -147,7 +150,17 @@ class Headroom:
         for state, tried, order in list(self._missing(states)):
             if self.stop():
                 return False
-            self._roll_out(rollouts, lived, _same(state, decisions), state, tried, order)
+            began = self.clock.monotonic()
+            decided = _same(state, decisions)
+            ending, digest = rollouts.roll_out(lived, decided, tried.action, order, "rollout")
+            if order == 0 and tried.action == decided.chosen and digest != lived.digest:
+                raise CorruptState(
+                    f"{task} seed {seed}: the action that epoch {state['epoch']} took does not come to the same end "
+                    "again: this machine's arithmetic is not the same twice; use one thread"
+                )
+            spent = self.clock.monotonic() - began
+            self.ledger.append(_of(state, tried, order), {**asdict(ending), "wall_s": spent})
+            self._tell(f"{task} seed {seed} epoch {state['epoch']}: {tried.action}", spent)
         return True
 
     def _chosen(self, task: str, seed: int, lived: Lived) -> list[Decided]:
@@ -168,7 +181,7 @@ class Headroom:
             "observation": self.objects.put(seen),
             "what": what_is_seen(decided),
         }
-        return self.ledger.append(_key("state", task, seed, decided.packet.epoch), row)
+        return self.ledger.append(Key("state", task, seed, decided.packet.epoch), row)
 
     def _missing(self, states: Sequence[Row]) -> Iterator[tuple[Row, Tried, int]]:
         """What is yet to be trained of these states: all actions in one order of data before any in the next."""
@@ -179,28 +192,17 @@ class Headroom:
                     if self.ledger.find(_of(state, tried, order)) is None:
                         yield state, tried, order
 
-    def _roll_out(
-        self, rollouts: Rollouts, lived: Lived, decided: Decided, state: Row, tried: Tried, order: int
-    ) -> None:
-        began = self.clock.monotonic()
-        ending, digest = rollouts.roll_out(lived, decided, tried.action, order, "rollout")
-        spent = self.clock.monotonic() - began
-        if order == 0 and tried.action == decided.chosen and digest != lived.digest:
-            raise CorruptState(
-                f"{state['task']} {state['seed']}: the action that epoch {state['epoch']} took does not come to the "
-                "same end again: this machine's arithmetic is not the same twice; use one thread"
-            )
-        self.ledger.append(_of(state, tried, order), {**asdict(ending), "wall_s": spent})
+    def _tell(self, where: str, spent_s: float) -> None:
         progress = self.progress
         progress.done += 1
         progress.trained += 1
-        progress.trained_s += spent
-        progress.where = f"{state['task']} seed {state['seed']} epoch {state['epoch']}: {tried.action}"
+        progress.trained_s += spent_s
+        progress.where = where
         self.tell(progress)
 
     def _control(self, task: str, seed: int) -> Row:
         """The row of the run that never grows, which FLOPs are counted relative to."""
-        place = _key("control", task, seed)
+        place = Key("control", task, seed)
         if (row := self.ledger.find(place)) is not None:
             return row
         with TemporaryDirectory(prefix="esper-control-") as folder:
@@ -235,9 +237,5 @@ def _same(state: Row, decisions: dict[int, Decided]) -> Decided:
     return decided
 
 
-def _key(kind: str, task: str, seed: int, epoch: int = 0, action: str = "", order: int = 0) -> Key:
-    return Key(kind, task, seed, epoch, action, order)
-
-
 def _of(state: dict[str, Any], tried: Tried, order: int) -> Key:
-    return _key("rollout", state["task"], state["seed"], state["epoch"], tried.action, order)
+    return Key("rollout", state["task"], state["seed"], state["epoch"], tried.action, order)

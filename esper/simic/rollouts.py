@@ -85,10 +85,10 @@ class Rollouts:
         return Lived(recorded, _decisions(log.events, recorded), ending(result), _last_digest(log.events))
 
     def roll_out(self, lived: Lived, decided: Decided, action: str, order: int, run_id: str) -> tuple[Ending, bytes]:
-        """What becomes of `action`, as `Decided.legal` names it, in place of that decision; and the last state's digest.
+        """What becomes of `action` in place of that decision, and the digest of the last state.
 
-        `order` 0 is the run's own order of data, any other one of its own from the decision on. Raises InvalidInput for
-        an action that cannot be taken there.
+        The action is one of `Decided.legal`. `order` 0 is the run's own order of data, any other one of its own from
+        the decision on. Raises InvalidInput for an action that cannot be taken there.
         """
         log = MemoryLog(self._clock, self._objects)
         words = (NO_ACTION if action == "nothing" else action) + (f"{ORDER}{order}" if order else "")

@@ -20,8 +20,10 @@ _LIVE: Final = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """An action that is tried; `drawn` where chance alone picked it among all that are legal, so that such a policy's
-    worth can be told."""
+    """An action that is tried; `drawn` where chance alone picked it among all that are legal.
+
+    The mean over those is what a policy is worth that acts at random.
+    """
 
     action: str
     drawn: bool = False
