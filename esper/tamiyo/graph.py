@@ -118,8 +118,8 @@ class Graph:
         data["action"].kind = torch.from_numpy(table.kind)
         data["action"].choosable = torch.from_numpy(table.choosable)
         for name, target, column in (("at", "seed", table.seed), ("of", "blueprint", table.blueprint)):
-            rows = np.flatnonzero(column >= 0)
-            data["action", name, target].edge_index = torch.from_numpy(np.stack([rows, column[rows]]))
+            has = np.flatnonzero(column >= 0)
+            data["action", name, target].edge_index = torch.from_numpy(np.stack([has, column[has]]))
         return data
 
 
