@@ -85,6 +85,11 @@ def optional(value: float, known: bool = True) -> tuple[float, float]:  # noqa: 
     return (value, 1.0) if known and math.isfinite(value) else (0.0, 0.0)
 
 
+def optional_log(value: float, known: bool = True) -> tuple[float, float]:  # noqa: FBT001, FBT002
+    """The `symlog` of a value and its mask."""
+    return (symlog(value), 1.0) if known and math.isfinite(value) else (0.0, 0.0)
+
+
 def whole(state: EpochCompleted) -> list[float]:
     """The row of the run as a whole."""
     packet = state.state
@@ -128,7 +133,7 @@ def _change(state: EpochCompleted) -> tuple[float, float]:
     if len(history) < 2:
         return 0.0, 0.0
     noise = max(state.probe_loss_stderr, 1e-6) if math.isfinite(state.probe_loss_stderr) else 1.0
-    return optional(symlog((history[-1] - history[-2]) / noise))
+    return optional_log((history[-1] - history[-2]) / noise)
 
 
 def _trend(history: Sequence[float]) -> tuple[float, float, float]:
@@ -160,7 +165,7 @@ def seed(state: EpochCompleted, observed: SeedObservation, site: SiteDescription
         symlog(observed.gradient_norm),
         symlog(observed.activation_norm_ratio),
         *_measured(observed.contribution, observed.contribution_stderr, known=observed.HasField("contribution")),
-        *optional(symlog(loss - observed.loss_before), attached and observed.loss_before > 0.0),
+        *optional_log(loss - observed.loss_before, attached and observed.loss_before > 0.0),
         float(observed.gate_ready),
         math.log1p(observed.epochs_until_free),
         math.log1p(observed.isolation_violations),
@@ -257,8 +262,8 @@ def parameter(state: EpochCompleted, count: int, gradient_norm: float, *, host: 
     return [
         math.log1p(count) / 2.0,
         count / max(1, state.params),
-        *optional(symlog(gradient_norm)),
-        *optional(math.log1p(1e4 * max(0.0, rate)) / 5.0),
+        *optional_log(gradient_norm),
+        *optional_log(1e4 * rate),
         float(host),
     ]
 
@@ -268,4 +273,4 @@ def past(option: BlueprintOption) -> tuple[float, float, float, float]:
     outcomes = option.outcomes
     over = outcomes.fossilized + outcomes.culled
     kept = optional(outcomes.fossilized / over) if over else (0.0, 0.0)
-    return *kept, *optional(symlog(10.0 * outcomes.loss_delta_mean), outcomes.reports > 0)
+    return *kept, *optional_log(10.0 * outcomes.loss_delta_mean, outcomes.reports > 0)

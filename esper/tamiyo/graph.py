@@ -244,7 +244,7 @@ def _edges(state: EpochCompleted, places: _Places, blueprints: _Blueprints, room
     order = sorted(range(len(places.rows)), key=lambda at: (places.rows[at].site.depth, at))
     rows["connects"] = [_connects(places.rows[a], places.rows[b], a, b) for a, b in pairwise(order)]
     live = 1
-    host_norm, known = features.optional(features.symlog(state.state.training_metrics.get("gradient_norm", 0.0)))
+    host_norm, known = features.optional_log(state.state.training_metrics.get("gradient_norm", math.nan))
     for at, place in enumerate(places.rows):
         seed, row = place.seed, place.evidence
         seen = float(row is not None)

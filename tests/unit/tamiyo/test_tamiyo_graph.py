@@ -98,7 +98,7 @@ def corpus(make_state):
     empty = make_state(seeds={"s1": {"stage": CULLED}, "s2": {"stage": FOSSILIZED, "parameters": 10}}, evidence={})
     del empty.evidence[:]
     del empty.sites[2]
-    empty.sites[0].shape[:] = (2, 1, 8)
+    empty.sites[0].shape[:] = (6, 1, 8)
     empty.state.training_loss = math.nan
     empty.probe_loss_history[:] = [1.0]
     return [*found, empty, make_state(epoch=39, loss=3.0)]
@@ -112,7 +112,7 @@ def test_every_feature_of_every_node_varies_over_a_corpus(make_state):
     for node_type, names in features.NODES.items():
         rows = np.concatenate([graph.x[node_type] for graph in graphs])
         still = [name for name, column in zip(names, rows.T, strict=True) if np.ptp(column) == 0.0]
-        assert (node_type, still) == (node_type, [])
+        assert still == [], (node_type, still)
     rows = np.concatenate([graph.actions.x for graph in graphs])
     assert [name for name, column in zip(features.ACTION, rows.T, strict=True) if np.ptp(column) == 0.0] == []
     for relation in RELATIONS:

@@ -115,8 +115,8 @@ def test_every_part_of_the_network_has_a_gradient(states):
     network.dropout.p = 0.0
     for graph in graphs_of(states):
         out = network(graph)
-        parts = (out.logits.std(), out.value, out.risk[:, 0], out.params, out.blending, out.schedule, out.breaker[:, 0])
-        sum(part.square().sum() for part in parts).backward()
+        heads = (out.value, out.risk[:, 0], out.params, out.blending, out.schedule, out.breaker[:, 0])
+        (out.logits.var(correction=0) + sum(part.square().sum() for part in heads)).backward()
 
     still = [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()]
     assert still == []
@@ -149,9 +149,9 @@ def test_its_digest_is_of_its_weights_and_an_action_that_is_dominated_is_never_t
     objects = ObjectStore(tmp_path)
     assert policy(tmp_path / "p.safetensors").digest == policy(objects.put(one), objects).digest == policy(one).digest
     state = make_state()
-    state.sites[0].options[1].risk = 0.9
+    state.sites[0].options[2].risk, state.sites[0].options[2].parameters = 0.9, 300
     logits = decide(state.SerializeToString(deterministic=True), policy(one), 0.0).logits
-    assert logits[2] == learned.NOT_CHOSEN
+    assert logits[3] == learned.NOT_CHOSEN
     with pytest.raises(InvalidInput, match=r"cannot be read.*nowhere"):
         policy(tmp_path / "nowhere")
 
