@@ -94,6 +94,9 @@ def corpus(make_state):
             state.sites[0].options.extend([option, *tiers])
             state.sites[1].width.CopyFrom(WidthPlace(units=8 * number, parameters_per_unit=30))
             state.evidence.pop()
+        if number == 2:
+            state.sites[0].width.CopyFrom(WidthPlace(units=16, parameters_per_unit=100))
+            state.sites[0].options.append(BlueprintOption(blueprint_id="BP051", parameters=1600))  # as half fits
         found.append(state)
     empty = make_state(seeds={"s1": {"stage": CULLED}, "s2": {"stage": FOSSILIZED, "parameters": 10}}, evidence={})
     del empty.evidence[:]
