@@ -64,7 +64,7 @@ class Batch:
 
     topic: str
     partition: int
-    offsets: list[int] = field(default_factory=list)
+    offsets: Sequence[int] = field(default_factory=list)
     timestamps: list[int] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
@@ -108,15 +108,17 @@ class Unreadable:
 
 def batches_of(records: Iterable[Record]) -> list[Batch]:
     """Single records as batches, one per topic partition."""
-    batches: dict[tuple[str, int], Batch] = {}
+    batches: dict[tuple[str, int], tuple[Batch, list[int]]] = {}
     for record in records:
         place = (record.topic, record.partition)
-        batch = batches.get(place)
-        if batch is None:
-            batch = batches[place] = Batch(*place)
-        batch.offsets.append(record.offset)
+        found = batches.get(place)
+        if found is None:
+            offsets: list[int] = []
+            found = batches[place] = (Batch(*place, offsets), offsets)
+        batch, offsets = found
+        offsets.append(record.offset)
         batch.timestamps.append(record.timestamp)
         batch.keys.append(record.key)
         batch.values.append(record.value)
         batch.headers.append(record.headers)
-    return list(batches.values())
+    return [batch for batch, _ in batches.values()]

@@ -68,7 +68,7 @@ class Split:
 def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
     """The records of `batches` in their order; with `keys` every signature is verified."""
     signed = values = list(chain.from_iterable(batch.values for batch in batches))
-    raw = pa.array(values, pa.binary())
+    raw = decode_python.binary(values)
     parts, reasons = _parsed(values, raw)
     old = _old(parts, reasons)
     if old:
@@ -105,7 +105,7 @@ def _todays(value: bytes | None) -> bytes | None:
 
 def _parsed(values: list[bytes | None], array: pa.Array) -> tuple[Any, dict[int, str]]:
     """The parts of records, which `array` has too, and why some of them have none: there the parts are empty."""
-    reasons = {place: "no value" for place, value in enumerate(values) if not value}
+    reasons = {} if all(values) else {place: "no value" for place, value in enumerate(values) if not value}
     handler = HANDLERS.get_for_message(Parts.DESCRIPTOR)
     try:
         return handler.array_to_record_batch(array), reasons
