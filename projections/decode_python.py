@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import accumulate, chain
-from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -19,8 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from google.protobuf import json_format, message_factory, struct_pb2
 
+from esper.leyline.signing import ManyHeaders
 from projections.columns import BODIES, INVALID, STRUCT, Descriptor, Field, arrow_field, arrow_schema, is_map
-from projections.records import Batch, Headers
+from projections.records import Batch
 from projections.wire_schema import Parts, twin_of
 
 Item = TypeVar("Item")
@@ -39,7 +39,7 @@ def log_columns(batches: Sequence[Batch], raw: pa.Array) -> list[pa.Array]:
         pa.array(np.concatenate([_numbers(batch.offsets) for batch in batches])),
         pa.array(_flat(batch.timestamps for batch in batches), pa.int64()),
         pa.array(_flat(batch.keys for batch in batches), pa.binary()),
-        _header_column(_flat(batch.headers for batch in batches)),
+        _header_column(ManyHeaders.joined(batch.headers for batch in batches)),
         raw,
     ]
 
@@ -54,13 +54,14 @@ def _numbers(offsets: Sequence[int]) -> npt.NDArray[np.int64]:
     return np.array(offsets, np.int64)
 
 
-def _header_column(headers: list[Headers]) -> pa.Array:
-    pairs = _flat(headers)
-    names, values = list(map(itemgetter(0), pairs)), list(map(itemgetter(1), pairs))
-    ends = np.fromiter(accumulate(map(len, headers), initial=0), np.int32, len(headers) + 1)
+def _header_column(headers: ManyHeaders) -> pa.Array:
+    words, ends = headers.words, np.arange(0, 2 * len(headers) + 1, 2, dtype=np.int32)
+    if headers.others:
+        words = _flat(chain.from_iterable(headers))
+        ends = np.fromiter(accumulate(map(len, headers), initial=0), np.int32, len(headers) + 1)
     type_ = arrow_schema(INVALID).field("log_headers").type
     structs = pa.StructArray.from_arrays(
-        [_names(names), pa.array(values, pa.binary())], fields=list(type_.value_type)
+        [_names(words[0::2]), pa.array(words[1::2], pa.binary())], fields=list(type_.value_type)
     )
     return pa.ListArray.from_arrays(pa.array(ends), structs, type=type_)
 

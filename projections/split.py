@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from contracts.topics import BY_BODY
 from esper.errors import ContractViolation
 from esper.leyline import envelope
-from esper.leyline.signing import KeyRing
+from esper.leyline.signing import KeyRing, ManyHeaders
 from projections import decode_python
 from projections.columns import BODIES, ENVELOPE
 from projections.records import Batch
@@ -79,7 +79,7 @@ def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
         if place not in reasons:
             _judge(found, place, values[place] or b"", _topic_at(batches, place))
     if keys is not None:
-        headers = chain.from_iterable(batch.headers for batch in batches)
+        headers = ManyHeaders.joined(batch.headers for batch in batches)
         stamps_ms = list(chain.from_iterable(batch.timestamps for batch in batches))
         recorded_at_ns = parts.column("recorded_at_ns").to_numpy()
         for place, reason in keys.refused(signed, headers, recorded_at_ns, stamps_ms):

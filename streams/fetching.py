@@ -26,6 +26,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from esper.leyline.signing import ManyHeaders
 from projections.records import Batch, Unreadable
 from streams.fetched import Whole, parts
 
@@ -125,10 +126,10 @@ class Fetched:
         return records, holes
 
     def _batch(self, whole: Whole, records: list[Any]) -> Batch:
-        headers = [record.headers for record in records]
+        headers = ManyHeaders(record.headers for record in records)
         first, following, stamp_ms = records[0].offset, records[-1].offset + 1, whole.stamp_ms
         plain = following - first == len(records)  # offsets rise, so none is left out
-        size = whole.size + HEADER_BYTES * sum(map(len, headers))
+        size = whole.size + HEADER_BYTES * headers.count_all()
         self._reading.opened += size
         return Batch(
             self._place.topic,
