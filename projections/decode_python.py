@@ -77,7 +77,7 @@ def binary(values: Sequence[bytes | None]) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(ends.astype(np.int32)), content])
 
 
-def _names(names: Sequence[str]) -> pa.Array:
+def _names(names: list[str]) -> pa.Array:
     """Headers' names; those of our own records are the same two over and over."""
     own = names[:2]
     times = len(names) // 2

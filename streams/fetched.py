@@ -34,7 +34,8 @@ _PREFIX: Final = 12
 _MAGIC_AT: Final = 16
 _MAGIC: Final = b"\x02"
 _CRC_FROM: Final = 21
-"""What follows the checksum is covered by it. Computed by the processor's own instruction: twelve times as fast as aiokafka."""
+"""What follows the checksum is covered by it. Computed by the processor's own instruction: aiokafka takes twelve times
+as long."""
 _CODEC_AT: Final = 22  # the lower byte of the attributes
 _CODEC_MASK: Final = 0x07
 _CONTROL: Final = 0x20

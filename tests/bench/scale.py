@@ -2,8 +2,8 @@
 
     python -m tests.bench.scale [--runs 1000 10000 100000] [--log embedded|kafka] [--keep FOLDER]
 
-A year-old history of runs of two epochs (`projections.generated`, some 18 signed events each) is written to a log:
-either the embedded one, or one broker of `../shared/kafka`. Then a new data folder is pointed at it and a person's first
+A year-old history of runs of two epochs (`projections.generated`, 18 signed events each) is written to a log, the
+embedded one or one broker of `../shared/kafka`. Then a new data folder is pointed at it and a person's first
 commands are timed: when a run trains, what `esper runs` and `esper sql` take while the archive reads the history and
 afterwards, when all of it is archived, what a second run takes; and what memory and disk are needed. On a busy machine
 read the rows in processor time. docs/scale.md has a table of it.
@@ -160,7 +160,8 @@ class Folder:
             yield from self._looks("beside the archive's reading", fixture, USABLE_S)
             with self._up():
                 self._until_archived()
-            yield Row("all of it archived, from the first command on", time.time() - began + first["wall_s"], "s", fixture)
+            whole_s = time.time() - began + first["wall_s"]
+            yield Row("all of it archived, from the first command on", whole_s, "s", fixture)
             yield from self._looks("with all of it archived", fixture, USABLE_S)
             second = self._run()
             yield Row("the second run: until it trains", second["trains_s"], "s", fixture, USABLE_S)
