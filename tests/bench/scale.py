@@ -31,12 +31,15 @@ from typing import Any
 import psutil
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from contracts.topics import PARTITIONS, TOPICS
-from projections import open_history
+from contracts.topics import COMMANDS, PARTITIONS, TOPICS
+from esper.leyline.envelope import parse
+from projections import open_history, questions
 from projections.generated import history, records
 from projections.manifest import covered
 from streams.broker.launch import start_broker
+from streams.consumer import ends_of
 from streams.records import headers_of
+from streams.topics import ensure_topics
 from tests.bench.archive import KEY, RING
 from tests.bench.burst import encoded, offer
 from tests.bench.table import HEADER, Row, failed, line
@@ -46,6 +49,8 @@ EPOCHS = 2
 """Of a run of the history."""
 RUNS = (1_000, 10_000, 100_000)
 QUICK = (1_000,)
+PACKET = "epoch_completed"
+PACKETS = 3_000
 PART = 50_000
 """Events that are encoded and written at once."""
 USABLE_S = 60.0
@@ -59,7 +64,48 @@ LOOKS = {
 
 def rows(*, full: bool = False) -> list[Row]:
     """On the embedded log; in full all three sizes."""
-    return [row for runs in (RUNS if full else QUICK) for row in measured(runs, "embedded")]
+    return [*deciding(), *(row for runs in (RUNS if full else QUICK) for row in measured(runs, "embedded"))]
+
+
+def deciding() -> Iterator[Row]:
+    """How many packets one decider answers, with a backlog of them."""
+    with tempfile.TemporaryDirectory() as folder, log_of(Path(folder) / "log", "embedded") as log:
+        asyncio.run(ensure_topics(log.address))
+        made = list(records(packets()))
+        signed = [(record, headers_of(RING.sign(record.value or b""))) for record in made]
+        parts = (signed[start : start + 200] for start in range(0, PACKETS, 200))  # a batch is of a megabyte at most
+        asyncio.run(offer(log.address, [request for part in parts for request in encoded(part)], 1e9))
+        command = [sys.executable, "-m", "streams.decider", "--data-dir", folder, "--brokers", log.address]
+        environment = {**os.environ, "ESPER_KEY": KEY, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            decider = psutil.Process(process.pid)
+            before, began = ends_of(log.address), time.time()
+            used_s = sum(decider.cpu_times()[:2])
+            while (answered := count(log.address, COMMANDS.name)) < PACKETS:
+                time.sleep(TICK_S)
+            took_s, used_s = time.time() - began, sum(decider.cpu_times()[:2]) - used_s
+            process.terminate()
+        answered -= sum(end for (topic, _), end in before.items() if topic == COMMANDS.name)
+        fixture = f"{answered:,} packets of small runs that waited"
+        yield Row("one decider: packets answered a second", answered / took_s, "packets/s", fixture)
+        yield Row("one decider: processor time of a packet", 1e3 * used_s / answered, "ms", fixture)
+
+
+def packets() -> Iterator[Any]:
+    """Packets of real runs (`projections/small_history`) under ids of their own."""
+    with open_history(questions.folder() / "archive") as opened:
+        raw = [bytes(row[0]) for row in opened.execute(f"SELECT log_raw FROM log.{PACKET}").fetchall()]  # noqa: S608 - ours
+    for number in range(PACKETS):
+        event = parse(raw[number % len(raw)])
+        event.event_id = event.correlation_id = number.to_bytes(16, "big")
+        yield event
+
+
+def count(address: str, topic: str) -> int:
+    """How many records a topic has."""
+    return sum(end for (name, _), end in ends_of(address).items() if name == topic)
 
 
 def measured(runs: int, log: str, keep: Path | None = None) -> Iterator[Row]:
@@ -265,8 +311,8 @@ class Folder:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in it."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes that all files in it take on the disk."""
+    return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -278,11 +324,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = []
     sys.stdout.write(HEADER + "\n")
-    for runs in options.runs:
-        for row in measured(runs, options.log, options.keep and options.keep / str(runs)):
-            found.append(row)
-            sys.stdout.write(line(row) + "\n")
-            sys.stdout.flush()
+    sizes = (measured(runs, options.log, options.keep and options.keep / str(runs)) for runs in options.runs)
+    for row in itertools.chain(deciding(), *sizes):
+        found.append(row)
+        sys.stdout.write(line(row) + "\n")
+        sys.stdout.flush()
     return int(failed(found))
 
 
