@@ -96,7 +96,7 @@ def deciding() -> Iterator[Row]:
 def packets() -> Iterator[Any]:
     """Packets of real runs (`projections/small_history`) under ids of their own."""
     with open_history(questions.folder() / "archive") as opened:
-        raw = [bytes(row[0]) for row in opened.execute(f"SELECT log_raw FROM log.{PACKET}").fetchall()]  # noqa: S608 - ours
+        raw = [bytes(row[0]) for row in opened.execute(f"SELECT log_raw FROM log.{PACKET}").fetchall()]
     for number in range(PACKETS):
         event = parse(raw[number % len(raw)])
         event.event_id = event.correlation_id = number.to_bytes(16, "big")
