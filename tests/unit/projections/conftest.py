@@ -33,10 +33,9 @@ def _scalar(field: Any, chance: random.Random) -> Any:
             return chance.choice([0.0, -1.5, 2.0**100, chance.random()])
         case FieldDescriptor.TYPE_ENUM:
             return chance.choice([0, 1, 2, 77])
-        case FieldDescriptor.TYPE_INT32:
-            return chance.choice([0, 1, -1, 2**31 - 1, -(2**31)])
         case _:
-            return chance.choice([0, 1, 2**32 - 1])
+            whole = [-1, 2**31 - 1] if field.type == FieldDescriptor.TYPE_INT32 else [2**32 - 1]
+            return chance.choice([0, 1, *whole])
 
 
 def fill(message: Any, chance: random.Random) -> Any:
