@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
@@ -14,7 +14,7 @@ from contracts.leyline.v1.event_pb2 import DecisionMade, EpochCompleted
 from esper.errors import ContractViolation
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
-from esper.tamiyo import policies
+from esper.tamiyo import serving
 from esper.tamiyo.actions import Action, legal_actions
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.risk import OVERRIDING, assess, obey_sheet
@@ -33,6 +33,7 @@ class Decision:
     risk: float
     risk_reasons: list[str]
     value_estimate: float
+    coverage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Action:
@@ -74,6 +75,7 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
         risk=obeyed.risks[action],
         risk_reasons=obeyed.reasons,
         value_estimate=advice.value_estimate,
+        coverage=advice.coverage,
     )
 
 
@@ -117,12 +119,13 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
     """How the decision comes out otherwise than recorded; empty where it is the same.
 
     None where this Esper has no policy with the recorded hash: then only the choice from mask, logits and draw was made
-    again. Raises InvalidInput or CorruptState where a long observation is not in the object store as it was.
+    again. Raises InvalidInput or CorruptState where a long observation, or a learned policy's weights, are not in the
+    object store as they were.
     """
     observation = made.observation or objects.get(made.observation_ref)
     if hashlib.sha256(observation).digest() != made.observation_hash:
         return "the observation is not the one that was hashed"
-    policy = policies.of_digest(made.policy, made.policy_hash)
+    policy = serving.recorded(made.policy, made.policy_hash, made.policy_ref, objects)
     if policy is None:
         mask = [bool(each) for each in made.action_mask]
         ways = {pick(made.logits, mask, made.draw, greedy=greedy) for greedy in (True, False)}

@@ -17,6 +17,7 @@ from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.tamiyo.actions import Action
+from esper.tamiyo.coverage import of_graph
 from esper.tamiyo.graph import build
 from esper.tamiyo.network import to_inputs
 from esper.tamiyo.policy import Advice, Policy
@@ -63,7 +64,8 @@ def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mas
         torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            outputs = loaded.network(to_inputs(build(state, actions, loaded.network.settings.sizes)))
+            graph = build(state, actions, loaded.network.settings.sizes)
+            outputs = loaded.network(to_inputs(graph))
             logits = torch.where(outputs.choosable, outputs.logits, NOT_CHOSEN).tolist()
             value = float(outputs.value[0])
     finally:
@@ -80,4 +82,4 @@ def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mas
         beside = "" if other == index else f", {actions[other]} {logits[other]:.2f}"
         return f"the learned policy {loaded.version} gives {actions[index]} {logits[index]:.2f}{beside}"
 
-    return Advice(logits, reason, value)
+    return Advice(logits, reason, value, of_graph(graph))

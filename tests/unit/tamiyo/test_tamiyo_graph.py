@@ -90,7 +90,7 @@ def corpus(make_state):
         state.state.training_loss = 0.9 + 0.3 * number
         if number:
             state.state.training_metrics["gradient_norm"] = 1.0 + number
-            state.state.training_metrics["learning_rate"] = 0.01 / number
+            state.state.training_metrics["optimizer_lr"] = 0.01 / number
             state.sites[0].options.extend([option, *tiers])
             state.sites[1].width.CopyFrom(WidthPlace(units=8 * number, parameters_per_unit=30))
             state.evidence.pop()
