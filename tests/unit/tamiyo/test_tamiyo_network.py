@@ -72,7 +72,7 @@ def test_the_stages_are_those_of_torch_geometric(states):
         attention.att_dst.copy_(gat.of_target.unsqueeze(0))
         gat.of_relation.weight.zero_()  # the edges' own score is ours: without it the two are the same
         gat.of_attributes.weight.zero_()
-        of_sage = mean(h, edges[:, ~inputs.by_max]) + largest(h, edges[:, inputs.by_max])
+        of_sage = mean(h, edges[:, inputs.of_mean]) + largest(h, edges[:, inputs.of_max])
 
     torch.testing.assert_close(sage(h, inputs), of_sage)
     torch.testing.assert_close(gat(h, inputs), attention(h, edges))
