@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import safetensors.torch
@@ -21,9 +22,12 @@ from esper.leyline import ids
 from esper.leyline.envelope import body_name, new_event
 from esper.leyline.objects import ObjectStore
 from esper.tamiyo import coverage, serving, weights
+from esper.tamiyo.actions import legal_actions
 from esper.tamiyo.answer import answer
-from esper.tamiyo.decide import rederived
+from esper.tamiyo.decide import decide, rederived
+from esper.tamiyo.graph import build
 from esper.tamiyo.network import make
+from esper.tamiyo.policies import learned
 from esper.tamiyo.serving import IN_FORCE_NS, Serving
 from esper.testing import FakeClock
 from tests.unit.tamiyo.conftest import PACKET_TIME_NS
@@ -177,6 +181,25 @@ def test_a_decision_made_half_blind_says_so(objects, make_state, make_packet):
     levels = [coverage.degraded({"a.b": share}, 1) for share in (0.05, 0.2, 0.5)]
     assert [found and found.level for found in levels] == [TELEMETRY_LEVEL_CRITICAL, TELEMETRY_LEVEL_INFO, None]
     assert coverage.mean({"node.x": 0.0, "a.b": 0.5}) == 0.5
+
+
+@pytest.mark.requirement("R-TAM-11", "R-TAM-15")
+@pytest.mark.serial
+def test_a_decision_and_its_graph_take_few_milliseconds_of_a_processor(make_state):
+    policy, state = learned.policy(trained(1, "1.0.0")), make_state(policy="learned")
+    observation = state.SerializeToString(deterministic=True)
+    actions, _ = legal_actions(state)
+
+    def p95_ms(each):
+        times = []
+        for _ in range(100):
+            began = time.process_time()
+            each()
+            times.append(1e3 * (time.process_time() - began))
+        return sorted(times)[95]
+
+    assert p95_ms(lambda: build(state, actions)) <= 5.0
+    assert p95_ms(lambda: decide(observation, policy, 0.0)) <= 45.0
 
 
 def test_the_deciders_process_imports_no_torch_until_a_learned_policy_is_asked_for():
