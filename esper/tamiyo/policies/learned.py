@@ -27,6 +27,8 @@ NAME: Final = "learned"
 NOT_CHOSEN: Final = -1e4
 """The logit of a germination that another of its slot dominates: never taken, never not a number."""
 
+NO_CANDIDATES: Final = "no_seed_candidates: nothing can germinate now, and no seed can be fossilized or culled"
+
 
 def policy(weights: str | Path | bytes | Loaded, objects: ObjectStore | None = None) -> Policy:
     """The policy of these weights: a file, its place in `objects` (sha256:...), its bytes, or what was read of them.
@@ -58,7 +60,12 @@ def _content(weights: str | Path | bytes, objects: ObjectStore | None) -> bytes:
 
 
 def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
-    """A logit for every action, those that another of the same slot dominates far below; and the value of the state."""
+    """A logit for every action, those that another of the same slot dominates far below; and the value of the state.
+
+    Where nothing but waiting is legal the network is not asked (ruling 35).
+    """
+    if sum(mask) == 1:
+        return Advice([0.0 if legal else -1.0 for legal in mask], lambda _index: NO_CANDIDATES)
     threads = torch.get_num_threads()
     if threads != 1:
         torch.set_num_threads(1)

@@ -88,6 +88,17 @@ def test_a_promoted_policy_decides_from_its_moment_on_and_an_older_packet_is_ans
     assert decided(later, served).policy_version == "1.0.0"
 
 
+def test_the_last_bits_of_another_processor_are_forgiven_and_another_choice_is_not(objects, make_state, make_packet):
+    served = Serving(objects)
+    served.promote(promotion(objects.put(trained(1, "1.0.0")), "1.0.0", at_ns=0))
+    packet = make_packet(make_state(policy="learned"))
+    made = decided(packet, served)
+    made.logits[1] += 1e-6
+    assert rederived(made, packet, objects) == ""
+    made.logits[1] += 0.01
+    assert rederived(made, packet, objects).startswith("logits ")
+
+
 def test_a_recorded_decision_whose_weights_are_gone_says_so(objects, make_state, make_packet):
     served = Serving(objects)
     ref = objects.put(trained(1, "1.0.0"))
