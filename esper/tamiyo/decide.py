@@ -21,7 +21,8 @@ from esper.tamiyo.policy import Policy
 from esper.tamiyo.risk import OVERRIDING, assess, obey_sheet
 
 LAST_BITS: Final = 1e-4
-"""How far a learned policy's logits may be apart on two processors, of 1 plus the logit; a few 1e-7 are what adding in another order changes."""
+"""How far a learned policy's logits may be apart on two processors, of 1 plus the logit; adding up in another order
+changes them by a few 1e-7."""
 
 
 @dataclass(frozen=True, slots=True)
