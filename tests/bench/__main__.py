@@ -41,6 +41,7 @@ BENCHES = (
     "relive",
     "broker",
     "real_log",
+    "scale",
 )
 
 
