@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, TextIO
 
 from esper.leyline.signing import KeyRing
@@ -68,7 +67,10 @@ async def _serve(name: str, place: Place, setup: Setup, messages: TextIO, *, urg
     await setup(AgentContext(app, settings, brokers, place.ring, publisher, metrics))
     app.finalize()
     await app.start()
-    group = partial(_unassigned, app, may_stand_by=settings.brokers is not None)
+
+    def group() -> str | None:
+        return _unassigned(app, may_stand_by=settings.brokers is not None)
+
     await _until_assigned(group, stop)
     _settle()
     checks = {"log": LogCheck(publisher, metrics).trouble, "group": group}
