@@ -218,8 +218,12 @@ def _blueprints(places: _Places) -> _Blueprints:
     rows = np.zeros((len(ids), len(features.BLUEPRINT)), dtype=np.float32)
     if ids:
         nodes = np.array([index[each] for options in offered for each in options.ids])
-        np.add.at(rows, nodes, np.concatenate([options.blueprint_rows for options in offered]))
-        rows /= np.bincount(nodes, minlength=len(ids))[:, None]
+        order = np.argsort(nodes, kind="stable")
+        counts = np.bincount(nodes)
+        sums = np.add.reduceat(
+            np.concatenate([options.blueprint_rows for options in offered])[order], counts.cumsum() - counts
+        )
+        rows = sums / counts[:, None].astype(np.float32)
     return _Blueprints(ids, index, rows)
 
 
