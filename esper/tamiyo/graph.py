@@ -215,7 +215,7 @@ def _blueprints(places: _Places) -> _Blueprints:
     offered = [place.options for place in places.rows]
     ids = sorted({each for options in offered for each in options.ids})
     index = {each: at for at, each in enumerate(ids)}
-    rows = np.zeros((len(ids), len(features.BLUEPRINT)), dtype=np.float32)
+    rows: Floats = np.zeros((len(ids), len(features.BLUEPRINT)), dtype=np.float32)
     if ids:
         nodes = np.array([index[each] for options in offered for each in options.ids])
         order = np.argsort(nodes, kind="stable")
