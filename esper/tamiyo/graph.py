@@ -220,10 +220,9 @@ def _blueprints(places: _Places) -> _Blueprints:
         nodes = np.array([index[each] for options in offered for each in options.ids])
         order = np.argsort(nodes, kind="stable")
         counts = np.bincount(nodes)
-        sums = np.add.reduceat(
-            np.concatenate([options.blueprint_rows for options in offered])[order], counts.cumsum() - counts
-        )
-        rows = sums / counts[:, None].astype(np.float32)
+        given = np.concatenate([options.blueprint_rows for options in offered])[order]
+        sums = np.add.reduceat(given, counts.cumsum() - counts)
+        rows = (sums / counts[:, None]).astype(np.float32)
     return _Blueprints(ids, index, rows)
 
 
