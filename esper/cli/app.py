@@ -15,6 +15,7 @@ from esper.cli.command_groups import archive_app, blueprints_app, projections_ap
 from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
 from esper.cli.output import complain, complain_of
+from esper.cli.policy_group import policy_app
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -34,7 +35,7 @@ The parts, by their code names:
   Weatherlight starts, watches and stops the processes
   Urza         the library of what was compiled from blueprints
   Tezzeret     compiles blueprints
-  Simic        would train Tamiyo's policies from history; it is not built yet
+  Simic        trains Tamiyo's policies from history, and promotes what passes its gates
 
 \b
 Start with:
@@ -57,6 +58,7 @@ app = typer.Typer(
 app.add_typer(single_commands)
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
+app.add_typer(policy_app, name="policy")
 app.add_typer(projections_app, name="projections")
 
 

@@ -107,3 +107,9 @@ def corpus() -> list[Experience]:
 def lived() -> list[Experience]:
     """The same decisions without what their other actions would have come to."""
     return [make_experience(number, simulated=False) for number in range(48)]
+
+
+@pytest.fixture(scope="session")
+def observations() -> list[bytes]:
+    """The same states as the bytes that a decider gets."""
+    return [make_state(number).SerializeToString(deterministic=True) for number in range(48)]
