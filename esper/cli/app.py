@@ -14,6 +14,7 @@ from esper.cli import WRONG_INPUT
 from esper.cli.command_groups import archive_app, blueprints_app, projections_app
 from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
+from esper.cli.learn_group import learn_app
 from esper.cli.output import complain, complain_of
 from esper.cli.policy_group import policy_app
 from esper.errors import EsperError
@@ -60,6 +61,7 @@ app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
 app.add_typer(policy_app, name="policy")
 app.add_typer(projections_app, name="projections")
+app.add_typer(learn_app, name="learn")
 
 
 def dispatch(arguments: Sequence[str]) -> int:
