@@ -69,6 +69,8 @@ def gpu_failure(stage: Stage) -> str:
     whole.train(save=saved.append)
     again = _trainer(stage)
     again.restore(saved[0])
+    if again.step != _TRAINING.steps_per_epoch:
+        return "the training began anew instead of at its checkpoint"
     again.train()
     ours, theirs = whole.network.state_dict(), again.network.state_dict()
     same = all(torch.equal(each, theirs[name]) for name, each in ours.items())

@@ -100,16 +100,16 @@ def make_experience(number: int, *, simulated: bool = True, run: str = "") -> Ex
 
 @pytest.fixture(scope="session")
 def corpus() -> list[Experience]:
-    return [make_experience(number) for number in range(48)]
+    return [make_experience(number) for number in range(24)]
 
 
 @pytest.fixture(scope="session")
 def lived() -> list[Experience]:
     """The same decisions without what their other actions would have come to."""
-    return [make_experience(number, simulated=False) for number in range(48)]
+    return [make_experience(number, simulated=False) for number in range(24)]
 
 
 @pytest.fixture(scope="session")
 def observations() -> list[bytes]:
     """The same states as the bytes that a decider gets."""
-    return [make_state(number).SerializeToString(deterministic=True) for number in range(48)]
+    return [make_state(number).SerializeToString(deterministic=True) for number in range(24)]
