@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from contracts.topics import POLICIES
-from esper.cli.history import check_writable, history_of, wait_for_archive
+from esper.cli.history import history_of
 from esper.cli.output import DIM, GREEN, RED, say, say_json, styled, table
 from esper.errors import InvalidInput
 from esper.leyline import ids
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from esper.leyline.objects import ObjectStore
     from esper.tamiyo.policy import Policy
 
-ARCHIVE_S: Final = 30.0
 _COLOURS: Final = {"live": GREEN, "staged": GREEN, "rejected": RED}
 
 
@@ -172,38 +169,12 @@ def _architecture(version: Version, data_dir: Path) -> str:
 
 
 def _publish(data_dir: Path, by: str, why: str, event: Callable[[Versions], Event]) -> Event:
-    """Fold what the log says of policies, make the event of it, and wait until log and archive have that."""
-    from esper.weatherlight import client  # noqa: PLC0415
-    from streams.consumer import ends_of  # noqa: PLC0415
-    from streams.keys import load_key_ring  # noqa: PLC0415
-    from streams.settings import Settings  # noqa: PLC0415
+    """Make the event of what the log says now, and publish it; raises InvalidInput where nobody says who and why."""
+    from esper.cli.policy_log import publish  # noqa: PLC0415 - the clients of the log, for who writes
 
     if not by.strip() or not why.strip():
         raise InvalidInput("who does it and why is recorded: give --by and --why")
-    settings = Settings.load(data=data_dir)
-    check_writable(data_dir)
-    ring = load_key_ring(settings)
-    with client.join(data_dir, client="esper policy", brokers=settings.brokers) as lease:
-        lease.wait_ready()
-        made = asyncio.run(_record(lease.brokers, ring, event))
-        wait_for_archive(
-            data_dir, ends_of(lease.brokers, (POLICIES,)), ARCHIVE_S, lambda _to_go: None, lease.unwritable
-        )
-    return made
-
-
-async def _record(brokers: str, ring: Any, event: Callable[[Versions], Event]) -> Event:
-    from streams.metrics import Metrics  # noqa: PLC0415
-    from streams.producer import Publisher  # noqa: PLC0415
-    from streams.reader import past  # noqa: PLC0415
-
-    said = [one async for one in past(brokers, ring, POLICIES)]
-    made = event(fold(said))
-    publisher = Publisher(brokers, ring, Metrics())
-    try:
-        await publisher.publish([made])
-    finally:
-        await publisher.stop()
+    (made,) = publish(data_dir, lambda versions: [event(versions)])
     return made
 
 

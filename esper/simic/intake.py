@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.errors import EsperError
 from esper.leyline.objects import ObjectStore
-from esper.simic.choice import recorded_log_probability
+from esper.simic.choice import draws, recorded_log_probability
 from esper.simic.experience import Experience, Provenance, broken
 from esper.simic.utility import Ending, utility
 from esper.tamiyo import graph
@@ -29,8 +29,6 @@ from esper.tamiyo.actions import legal_actions
 
 MOST_REWARD: Final = 1e3
 """Nats. A run that ends with a loss beyond it has diverged, and what it says is not learnt from as a number."""
-SAMPLED: Final = frozenset({"random"})
-"""Policies that draw from their logits; all others take the largest, so that their own probability is 1."""
 
 
 @dataclass(slots=True)
@@ -119,14 +117,13 @@ def _experience(row: Mapping[str, Any], objects: ObjectStore, sizes: graph.Sizes
     if problem:
         raise _Refused("broken graph")
     policy, version = str(row["policy"]), str(row["policy_version"])
-    sampled = policy in SAMPLED
     legal = mask[: len(actions)]
     return Experience(
         provenance=_provenance(row),
         graph=seen,
         mask=torch.tensor(legal),
         action=taken,
-        log_probability=recorded_log_probability(row["logits"], mask, taken) if sampled else 0.0,
+        log_probability=recorded_log_probability(row["logits"], mask, taken) if draws(policy) else 0.0,
         generation=generation(policy, version),
     )
 

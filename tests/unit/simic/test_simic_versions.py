@@ -17,8 +17,8 @@ from esper.simic.publication import NotValidated
 from esper.simic.versions import POLICY, Gate, fold, next_version, serves, staged_verdict
 from esper.tamiyo import weights
 from esper.tamiyo.network import make
+from projections import open_history
 from projections.archive_writer import Archive
-from projections.history import open_history
 from projections.run_queries import rows
 from projections.testing import LogOfRecords
 
@@ -261,7 +261,7 @@ def data_dir(whole, tmp_path):
 
 
 def test_the_view_of_the_archive_says_what_the_fold_says(whole, data_dir):
-    with open_history(data_dir) as history:
+    with open_history(data_dir / "archive") as history:
         found = rows(history, "SELECT * FROM policies ORDER BY policy_version")
 
     for row, version in zip(found, whole.folded.by_name.values(), strict=True):
