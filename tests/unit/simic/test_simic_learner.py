@@ -42,7 +42,7 @@ def learner_of(folder, clock=None) -> Learner:
         KEYS,
         SETTINGS,
         monotonic=clock.clock.monotonic,
-        now_ns=clock.clock.now_ns,
+        now_ns=clock.clock.wall_ns,
         memory_bytes=lambda: GIB,
     )
 
