@@ -33,7 +33,8 @@ class Settings(BaseModel):
     `MODULE:FUNCTION`, which gives a token for OAUTHBEARER. `topic_prefix` stands before the names of topics and groups
     there, and `partitions` is how many a topic gets when it is made; afterwards the log says how many it has.
     `objects_url` is where checkpoints, kernels and policies are kept for all machines; the data folder then has copies
-    of what it used, of `objects_cache_gb` together.
+    of what it used, of `objects_cache_gb` together. `update_freshness_s` is how old weights may be when their promotion
+    is recorded, for deciders to load them; 0 is any age.
 
     What begins with `alert_` says whom alerts reach (`docs/alerts.md`); nobody is reached by default. `alert_smtp_url`
     is smtp://[USER:PASSWORD@]HOST[:PORT], or smtps:// for TLS from the first byte.
@@ -67,6 +68,7 @@ class Settings(BaseModel):
     alert_smtp_url: SecretStr | None = None
     alert_email_to: str | None = None
     alert_email_from: str | None = None
+    update_freshness_s: float = Field(default=0.0, ge=0)
     topic_prefix: str = ""
     partitions: int = Field(default=PARTITIONS, ge=1, le=MAX_PARTITIONS)
 
