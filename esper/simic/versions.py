@@ -8,7 +8,6 @@ them the share of those that did well says whether it stays (ruling 34: by runs,
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any, Final, Literal
 from contracts.leyline.v1.event_pb2 import PolicyGate, PolicyPromoted
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event
+from esper.tamiyo.staging import serves
 
 POLICY: Final = "learned"
 """The id of the one policy that Simic trains, and of its versions' events."""
@@ -258,12 +258,6 @@ def next_version(versions: Versions, change: Change) -> str:
             return f"{first}.{second + 1}.0"
         case "adaptation":
             return f"{first}.{second}.{third + 1}"
-
-
-def serves(run_id: str, version: str, share: float) -> bool:
-    """Whether a staged version decides for a run: by the run's id alone, so that everybody says the same."""
-    place = hashlib.sha256(f"simic.stage/{version}/{run_id}".encode()).digest()
-    return int.from_bytes(place[:8], "big") / 2**64 < share
 
 
 def staged_verdict(successes: int, runs: int) -> Literal["waits", "stays", "goes back"]:

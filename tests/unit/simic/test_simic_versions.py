@@ -14,9 +14,10 @@ from esper.leyline.envelope import new_event
 from esper.leyline.objects import ObjectStore
 from esper.simic import publication, versions
 from esper.simic.publication import NotValidated
-from esper.simic.versions import POLICY, Gate, fold, next_version, serves, staged_verdict
+from esper.simic.versions import POLICY, Gate, fold, next_version, staged_verdict
 from esper.tamiyo import weights
 from esper.tamiyo.network import make
+from esper.tamiyo.staging import serves
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.run_queries import rows
@@ -243,6 +244,7 @@ def test_a_staged_version_serves_its_share_of_runs_and_goes_back_where_it_does_b
     assert 0.08 < served.count("1.2.1") / len(runs) < 0.12
     assert set(served) == {"1.0.0", "1.2.1"}
     assert all(serves(run, "1.2.1", 0.1) is (version == "1.2.1") for run, version in zip(runs, served, strict=True))
+    assert serves("run0", "1.2.1", 0.0)  # all runs
     assert [staged_verdict(*each) for each in ((0, 19), (15, 20), (16, 20))] == ["waits", "goes back", "stays"]
 
 
