@@ -275,6 +275,8 @@ class ArchiveLoop:
         while True:
             await asyncio.sleep(COMPACT_S)
             await self._own(self._archive.keep_manifest)
+            if await self._consumer.has_grown():
+                raise LogUnavailable("partitions were added to the log's topics: the archiver begins anew with them")
             jobs = plan(self._archive.manifest, self._damaged)
             if jobs:
                 await self._compact([job_to_line(job) for job in jobs])
