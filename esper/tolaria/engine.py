@@ -16,7 +16,7 @@ the decision; and the end of the run. Everything else is enqueued (ruling 2).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -37,6 +37,7 @@ from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place
 from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
 from esper.tolaria.shared_world import average
 from esper.tolaria.swaps import swap_kernels
+from esper.tolaria.tasks.task import steps_of
 
 _Batch = TypeVar("_Batch")
 
@@ -160,7 +161,7 @@ class Session:
         if not self._late:
             swap_kernels(run, lambda: run.work.forward(run.host))
         self._epoch_began = self._monotonic()
-        self._batches = _count(loader) if run.accumulate > 1 else 0
+        self._batches = steps_of(loader) if run.accumulate > 1 else 0
         for number, batch in enumerate(loader, start=1):
             if not self.before_batch():
                 return
@@ -396,14 +397,6 @@ class Session:
             sample_step(run, float(self._loss), self._norm, self._monotonic() - self._step_began)
             if self._told:
                 self._tell_figures()
-
-
-def _count(loader: Iterable[object]) -> int:
-    """The loader's batches; 0 where it cannot say, as one over a dataset that is only iterated."""
-    try:
-        return len(loader) if isinstance(loader, Sized) else 0
-    except TypeError:
-        return 0
 
 
 def result_of(session: Session) -> RunResult:

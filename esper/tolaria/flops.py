@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper.tolaria.data import own_random_stream
+from esper.tolaria.data import Samples, own_random_stream
 
 Purpose = Literal["training", "side_pass", "probe", "evidence"]
 
@@ -97,11 +97,9 @@ class FlopMeter:
         return dict(self.spent)
 
 
-def host_flops_per_sample(
-    host: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor
-) -> int:
+def host_flops_per_sample(host: nn.Module, loss: Callable[[Any, Any], Tensor], samples: Samples) -> int:
     """FLOPs of one sample's forward and backward pass; measured on a copy, so that nothing of the host changes."""
     twin = copy.deepcopy(host)
-    with own_random_stream(inputs.device), Counter() as counter:
-        loss(twin(inputs), targets).backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops()) // len(inputs)
+    with own_random_stream(samples.device), Counter() as counter:
+        loss(twin(samples.inputs), samples.targets).backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops()) // len(samples)

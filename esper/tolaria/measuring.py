@@ -79,13 +79,13 @@ def tries_candidates(config: RunConfig) -> bool:
 
 def costs_of(host: nn.Module, kasmina: Kasmina, task: Task, *, candidates: bool) -> Costs:
     """What the host costs as it stands; nothing of it changes."""
-    few = Samples(task.train.inputs[:_COST_SAMPLES], task.train.targets[:_COST_SAMPLES])
-    training = host_flops_per_sample(host, task.loss, few.inputs, few.targets)
+    few = task.train.head(_COST_SAMPLES)
+    training = host_flops_per_sample(host, task.loss, few)
     with Counter() as forward:
         evaluate(host, task, few)
     with Counter() as evidence:
         kasmina.evidence(lambda: task.loss(host(few.inputs), few.targets), candidates=candidates)
-    return Costs(training, forward.get_total_flops() / _COST_SAMPLES, evidence.get_total_flops() / _COST_SAMPLES)
+    return Costs(training, forward.get_total_flops() / len(few), evidence.get_total_flops() / len(few))
 
 
 def plan(config: RunConfig, host: nn.Module, kasmina: Kasmina, task: Task, *, trained: int) -> Measuring:
@@ -102,4 +102,4 @@ def chosen(samples: Samples, count: int, seed: int) -> Samples:
     if count >= len(samples):
         return samples
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
-    return samples.take(order[:count].sort().values.to(samples.inputs.device))
+    return samples.take(order[:count].sort().values.to(samples.device))

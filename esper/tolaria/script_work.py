@@ -32,17 +32,13 @@ from esper.tolaria.data import RandomStreams
 from esper.tolaria.encoded import own_streams, set_own_streams
 from esper.tolaria.own_code import defined_at
 from esper.tolaria.own_optimizer import OWN, FollowedRates, OwnOptimizer
-from esper.tolaria.run import Run, Stateful, assembled, clearance_of, find_pool, make_kasmina
+from esper.tolaria.run import Run, Stateful, assembled, clearance_of, find_pool, make_kasmina, stateful
 from esper.tolaria.script import SOURCE
-from esper.tolaria.tasks.task import ACCURACY, Evaluation
+from esper.tolaria.tasks.task import ACCURACY, UNKNOWN_STEPS, Evaluation
 from esper.tolaria.world import World
 
 Probe = Callable[[nn.Module], Any]
 """Takes the model; gives the loss of each of N samples, (N,), or these and a dictionary of metrics by name."""
-
-UNKNOWN_STEPS: Final = 100
-"""Steps of an epoch before there was one, where nobody has said how many there are; a first epoch shows it."""
-
 
 LOSS: Final = Metric("loss", lower_is_better=True)
 """What a run is measured by whose script names nothing else."""
@@ -108,7 +104,10 @@ class ScriptWork:
 
     def samples(self, batch: Any) -> int:
         """The length of the first tensor in the batch, whatever it is nested in; 1 for a batch without one."""
-        self.evidence_samples = max(_length(batch), 1)
+        first = batch[0] if type(batch) in (tuple, list) and batch else batch
+        # What most loaders give is looked at without a search: this is asked of every batch.
+        length = first.shape[0] if type(first) is Tensor and first.ndim else _length(batch)
+        self.evidence_samples = length or 1
         return self.evidence_samples
 
     def forward(self, host: nn.Module) -> object:
@@ -323,8 +322,7 @@ class Brought:
 
     def stateful(self) -> dict[str, Stateful]:
         """What has a state of its own beside model and optimiser."""
-        found = {"scheduler": self.scheduler, "scaler": self.scaler, "loader": self.loader}
-        return {name: each for name, each in found.items() if each is not None and hasattr(each, "load_state_dict")}
+        return stateful(scheduler=self.scheduler, scaler=self.scaler, loader=self.loader)
 
 
 def _described(
