@@ -35,7 +35,7 @@ class Samples:
         lengths = [
             _length_of(name, leaf)
             for name, value in (("inputs", self.inputs), ("targets", self.targets))
-            for leaf in (_leaves(value) or (value,))
+            for leaf in _told(value)
         ]
         if len(set(lengths)) > 1 or not lengths[0]:
             raise InvalidInput(
@@ -89,6 +89,12 @@ class Samples:
 def _leaves(value: Any) -> list[Tensor]:
     """The tensors of a nested value; whatever else it holds is among them until a set of samples has refused it."""
     return [value] if isinstance(value, Tensor) else tree_leaves(value)
+
+
+def _told(value: Any) -> list[Any]:
+    """What to ask for its length: what is nested in a value, or the value itself where no tensor is."""
+    found = _leaves(value)
+    return found if any(isinstance(each, Tensor) for each in found) else [value]
 
 
 def _length_of(name: str, value: Any) -> int:

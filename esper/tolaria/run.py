@@ -221,14 +221,23 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     trained = config.batch_size * steps_per_epoch
     measuring = plan(config, host, kasmina, task, trained=trained)
     if budget is not None:
-        costs = costs_of(host, kasmina, task, candidates=False)
+        costs = costs_of(host, kasmina, task, candidates=False, attention=config.count_attention)
         config = replace(config, epochs=epochs_within(budget, costs, trained=trained))
     measured = chosen(task.probe, measuring.probe, random.seeds["probe"])
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
     known = config.growth_data_share and config.policy != "none" and loader is None
     run = assembled(
         config,
-        TaskWork(task, random, config.batch_size, measured, measuring.evidence, loader, scheduler),
+        TaskWork(
+            task,
+            random,
+            config.batch_size,
+            measured,
+            measuring.evidence,
+            loader,
+            scheduler,
+            count_attention=config.count_attention,
+        ),
         world,
         host,
         kasmina,
@@ -341,7 +350,7 @@ def assembled(
         rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
-        flops=FlopMeter(),
+        flops=FlopMeter(attention=config.count_attention),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
         decider_breaker=TrainerBreaker("tamiyo", world, clock.monotonic),

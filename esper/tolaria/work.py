@@ -80,6 +80,7 @@ class TaskWork:
     evidence_samples: int
     loader: Iterable[Any] | None = None
     scheduler: Any = None
+    count_attention: bool = False
     _first: Samples | None = field(default=None, init=False)
 
     @property
@@ -172,7 +173,9 @@ class TaskWork:
             task=task.name,
             data_fingerprint=task.fingerprint(),
             task_source=task.source,
-            flops_per_sample=host_flops_per_sample(host, task.loss, task.train.head(self.batch_size)),
+            flops_per_sample=host_flops_per_sample(
+                host, task.loss, task.train.head(self.batch_size), attention=self.count_attention
+            ),
             train_samples=len(task.train) if self.loader is None else self.batch_size * task.loader_steps,
             probe_samples=self.probe_samples,
             test_samples=len(task.test),
