@@ -246,13 +246,17 @@ class Kasmina:
     def advance_step(self) -> list[Message]:
         """One optimiser step is done: ramps go on, fresh seeds begin to train, leaking ones are culled."""
         facts = self._progress.isolate()
-        if not self.seeded:  # time passes, and nothing else can
-            for slot in self._slots.values():
-                slot.stage_steps += 1
+        if not self.seeded:
+            self.pass_steps(1)
             return facts
         for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.step(slot)
         return facts
+
+    def pass_steps(self, steps: int) -> None:
+        """So many optimiser steps are done, and no slot has a seed: time passes, and nothing else can."""
+        for slot in self._slots.values():
+            slot.stage_steps += steps
 
     def end_epoch(self, probe: Callable[[], Loss], *, last: bool = False) -> list[Message]:
         """One epoch is done, at the end the run's `last`: dwell, gates, patience, embargo, and the proofs of `swift`.

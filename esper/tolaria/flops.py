@@ -101,6 +101,10 @@ class FlopMeter:
         """Whether a kind of pass has been measured."""
         return kind in self._per_sample
 
+    def cost(self, kind: str) -> float | None:
+        """What a sample of a kind of pass costs; None where none has been measured."""
+        return self._per_sample.get(kind)
+
     def measure(self, kind: str, samples: int, block: Callable[[], object], *, times: float) -> None:
         """Let a kind of pass cost `times` what `block` does, which handles `samples` samples."""
         with Counter(attention=self._attention) as counter:
