@@ -137,7 +137,7 @@ class RunConfig:
     are measured at the end of an epoch. None measures all of them, and evidence on 256."""
 
     count_attention: bool = False
-    """Whether FLOPs have a CPU's attention in them, for which torch has no formula. The share above is one of FLOPs, so
+    """Whether FLOPs have a CPU's attention in them, for which torch has no formula. The measuring share is of FLOPs: so
     this moves what a task with attention comes to; the tables are without. Scripts, which measure all, have it."""
 
     growth_budget_factor: NonNegativeFloat = None  # type: ignore[assignment]  # always a number once it is made

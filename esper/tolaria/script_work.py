@@ -6,10 +6,13 @@ own, the optimiser holds seeds for the length of a step only, and the modes of t
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from shutil import which
 from typing import Any, Final
 
 import torch
@@ -267,9 +270,16 @@ def replica_of(model: nn.Module) -> DistributedDataParallel | None:
 def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
     """The module behind a compiled or otherwise wrapped model, and whether a compiler looks at it or at a part of it.
 
-    Raises InvalidInput for a model whose graph must be whole, and for one that TorchScript has compiled.
+    Raises InvalidInput for a model whose graph must be whole, for one that TorchScript has compiled, and for one that
+    inductor is to compile for a CPU where there is no C++ compiler: its own error comes at the first step.
     """
     compiled = any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules())  # noqa: SLF001 - there is no public way to ask
+    cxx = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if compiled and device_of(model).type == "cpu" and any(map(_by_inductor, model.modules())) and not which(cxx):
+        raise InvalidInput(
+            f"the model is compiled by torch.compile's inductor, which needs a C++ compiler on a CPU, and there is no "
+            f"{cxx}: install one, name yours in CXX, or compile with backend='eager'"
+        )
     if type(model).__name__ == "FullyShardedDataParallel" or type(model).__name__.startswith("FSDP"):
         raise InvalidInput(
             "the model is sharded by FSDP, whose parameters no seed can follow: use DistributedDataParallel, or no "
@@ -290,6 +300,12 @@ def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
                 "itself, or compile it with torch.compile"
             )
     return model, compiled
+
+
+def _by_inductor(module: nn.Module) -> bool:
+    """Whether inductor compiles a module: of torch's compilers it alone has a configuration to show."""
+    told = (getattr(each, "get_compiler_config", None) for each in (module, module._compiled_call_impl))  # noqa: SLF001 - as above
+    return any(each() is not None for each in told if each is not None)
 
 
 def _wrapped(model: nn.Module) -> Any:

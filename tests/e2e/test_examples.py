@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -147,6 +148,15 @@ def test_6_gib_are_learnt_from_in_2_gib(shared_esper):
 
     assert row["status"] == "completed"
     assert peak < 2**31
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_200)
+@pytest.mark.skipif(which("g++") is None, reason="torch.compile's inductor needs a C++ compiler, and there is no g++")
+def test_a_transformer_that_inductor_compiles_grows_and_is_replayed(shared_esper):
+    """Every structure is compiled anew, which takes a minute each: the short form goes by its eager backend."""
+    run_id = ran(shared_esper, "language", "--epochs", 6, "--steps", 10)
+    replays(shared_esper, run_id)
 
 
 def test_two_processes_grow_one_network(shared_esper):

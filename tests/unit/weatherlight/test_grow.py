@@ -238,6 +238,19 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, change, 
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize("how", ["compiled in place", "compiled", "a compiled part"])
+def test_a_model_for_inductor_is_refused_where_there_is_no_compiler(tmp_path, monkeypatch, how) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "c++"))
+    script = Script("adam")
+    if how == "compiled":
+        script.model = torch.compile(script.model)
+    else:
+        (script.model if how == "compiled in place" else script.model.part).compile()
+
+    with pytest.raises(InvalidInput, match=rf"needs a C\+\+ compiler on a CPU, and there is no {tmp_path}/c\+\+"):
+        script.grown(tmp_path, policy="none")
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by torch's compiler
 def test_a_compiled_host_grows_as_the_plain_one_does(tmp_path) -> None:
     """With a compiler that changes no arithmetic both come to the same weights."""
