@@ -145,10 +145,12 @@ STREAMS: Final = ("data", "init", "dropout", "policy", "probe", "seeds", "aggreg
 
 def stream_seeds(seed: int) -> dict[str, int]:
     """One seed per stream, 63 bits, from the run's own seed."""
-    return {
-        name: int.from_bytes(hashlib.sha256(f"esper {seed} {name}".encode()).digest()[:8], "big") >> 1
-        for name in STREAMS
-    }
+    return {name: seed_of(f"esper {seed} {name}") for name in STREAMS}
+
+
+def seed_of(text: str) -> int:
+    """A seed of 63 bits that the text gives on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class RandomStreams:
@@ -169,6 +171,11 @@ class RandomStreams:
         torch.manual_seed(self.seeds["dropout"])
         if everywhere:
             seed_own_streams(self.seeds["data"])
+
+    def reorder(self, order: int) -> None:
+        """From the next epoch on the samples come in the run's order number `order`; 0 leaves them as they come."""
+        if order:
+            self.data.manual_seed(seed_of(f"esper {self.seeds['data']} order {order}"))
 
     def state(self) -> dict[str, Any]:
         """The position of every stream, as tensors."""
