@@ -571,7 +571,7 @@ class RunFinished(_message.Message):
     def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "hook_contended_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "normalizer")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "normalizer", "hook_contended_ms_before")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -589,7 +589,6 @@ class EpochCompleted(_message.Message):
     CONSERVATIVE_FIELD_NUMBER: _ClassVar[int]
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
     HOOK_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
-    HOOK_CONTENDED_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     RATE_POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -598,6 +597,7 @@ class EpochCompleted(_message.Message):
     FLOPS_MEASURING_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     NORMALIZER_FIELD_NUMBER: _ClassVar[int]
+    HOOK_CONTENDED_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     state: _leyline_pb2.SystemStatePacket
     seeds: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     evidence: _containers.RepeatedCompositeFieldContainer[SiteEvidence]
@@ -615,7 +615,6 @@ class EpochCompleted(_message.Message):
     conservative: bool
     duration_s: float
     hook_ms_before: float
-    hook_contended_ms_before: float
     flops: float
     lifecycle: str
     rate_policy: str
@@ -624,7 +623,8 @@ class EpochCompleted(_message.Message):
     flops_measuring: float
     metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
     normalizer: Normalizer
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., hook_contended_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., normalizer: _Optional[_Union[Normalizer, _Mapping]] = ...) -> None: ...
+    hook_contended_ms_before: float
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., normalizer: _Optional[_Union[Normalizer, _Mapping]] = ..., hook_contended_ms_before: _Optional[float] = ...) -> None: ...
 
 class Normalizer(_message.Message):
     __slots__ = ("mean", "variance", "updates")
@@ -1097,7 +1097,7 @@ class ArtifactStored(_message.Message):
     def __init__(self, blueprint_id: _Optional[str] = ..., artifact_ref: _Optional[str] = ..., artifact_version: _Optional[int] = ..., checksum: _Optional[str] = ..., guard_digest: _Optional[str] = ..., bytes: _Optional[int] = ..., form: _Optional[str] = ...) -> None: ...
 
 class PolicyTrained(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "weights_ref", "experiences", "metrics")
+    __slots__ = ("policy_id", "policy_version", "weights_ref", "experiences", "metrics", "provenance")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1105,20 +1105,29 @@ class PolicyTrained(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ProvenanceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_REF_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: str
     weights_ref: str
     experiences: int
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., weights_ref: _Optional[str] = ..., experiences: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    provenance: _containers.ScalarMap[str, str]
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., weights_ref: _Optional[str] = ..., experiences: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., provenance: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PolicyValidated(_message.Message):
-    __slots__ = ("policy_id", "passed", "metrics", "reason")
+    __slots__ = ("policy_id", "passed", "metrics", "reason", "policy_version", "weights_ref", "gates", "against_ref")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1130,11 +1139,38 @@ class PolicyValidated(_message.Message):
     PASSED_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_REF_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_REF_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     passed: bool
     metrics: _containers.ScalarMap[str, float]
     reason: str
-    def __init__(self, policy_id: _Optional[str] = ..., passed: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., reason: _Optional[str] = ...) -> None: ...
+    policy_version: str
+    weights_ref: str
+    gates: _containers.RepeatedCompositeFieldContainer[PolicyGate]
+    against_ref: str
+    def __init__(self, policy_id: _Optional[str] = ..., passed: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., reason: _Optional[str] = ..., policy_version: _Optional[str] = ..., weights_ref: _Optional[str] = ..., gates: _Optional[_Iterable[_Union[PolicyGate, _Mapping]]] = ..., against_ref: _Optional[str] = ...) -> None: ...
+
+class PolicyGate(_message.Message):
+    __slots__ = ("name", "passed", "detail", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    passed: bool
+    detail: str
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., passed: _Optional[bool] = ..., detail: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class PolicyRejected(_message.Message):
     __slots__ = ("policy_id", "reason", "detail", "process", "weights_ref", "policy_version")
@@ -1153,7 +1189,7 @@ class PolicyRejected(_message.Message):
     def __init__(self, policy_id: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., process: _Optional[str] = ..., weights_ref: _Optional[str] = ..., policy_version: _Optional[str] = ...) -> None: ...
 
 class PolicyPromoted(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "by", "weights_ref", "architecture", "issued_at_ns", "previous_ref")
+    __slots__ = ("policy_id", "policy_version", "by", "weights_ref", "architecture", "issued_at_ns", "previous_ref", "share", "rolled_back_from", "reason")
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
@@ -1161,6 +1197,9 @@ class PolicyPromoted(_message.Message):
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_REF_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    ROLLED_BACK_FROM_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: str
     by: str
@@ -1168,7 +1207,10 @@ class PolicyPromoted(_message.Message):
     architecture: str
     issued_at_ns: int
     previous_ref: str
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., by: _Optional[str] = ..., weights_ref: _Optional[str] = ..., architecture: _Optional[str] = ..., issued_at_ns: _Optional[int] = ..., previous_ref: _Optional[str] = ...) -> None: ...
+    share: float
+    rolled_back_from: str
+    reason: str
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., by: _Optional[str] = ..., weights_ref: _Optional[str] = ..., architecture: _Optional[str] = ..., issued_at_ns: _Optional[int] = ..., previous_ref: _Optional[str] = ..., share: _Optional[float] = ..., rolled_back_from: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PolicyLoaded(_message.Message):
     __slots__ = ("policy_id", "policy_version", "process", "weights_ref", "previous_ref")
