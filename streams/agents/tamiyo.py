@@ -52,7 +52,7 @@ class Decider:
         self._settled = settled
         self._thread = ThreadPoolExecutor(1, "tamiyo-learned")
 
-    async def handle(self, event: Event, _record: Record) -> None:
+    async def handle(self, event: Event, record: Record) -> None:
         """Answer an EpochCompleted; every other fact is none of Tamiyo's business."""
         if event.WhichOneof("body") != "epoch_completed":
             return
@@ -66,7 +66,7 @@ class Decider:
         self._metrics.observe("esper_tamiyo_inference_latency_seconds", time.perf_counter() - started)
         for content in answered.objects:
             await asyncio.to_thread(self._objects.put, content)
-        await self._publisher.publish(answered.events)
+        await self._publisher.publish(answered.events, partition=record.partition)
         self._metrics.observe("esper_tamiyo_answer_latency_seconds", time.perf_counter() - started)
 
     async def warm_up(self) -> None:
