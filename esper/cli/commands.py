@@ -272,6 +272,19 @@ def fork(
     return fork_command(data_dir, run, at, do, trust=trust, as_json=as_json)
 
 
+@app.command(epilog="Example: esper static last")
+def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_json: AsJson = False) -> int:
+    """Train what grew in a run from its first step, for as many FLOPs, and print both beside each other.
+
+    The fair comparison: whoever doubts growth would do just that. A script is run again as it is recorded, with the
+    grown structure in its network from the first step, for as many epochs as the budget has room for; its
+    learning-rate schedule is drawn out or pressed to those. Where there is such a run already, both are told.
+    """
+    from esper.cli.static_run import static_command  # noqa: PLC0415
+
+    return static_command(data_dir, run, trust=trust, as_json=as_json)
+
+
 @app.command(epilog="Example: esper replay last --from 200 --to 400")
 def replay(
     run: Run,

@@ -55,7 +55,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
     """
     since = time.monotonic()
     settings = Settings.load(data=data_dir)
-    trust = _may_run(data_dir, word, "resume", trust=trust)
+    trust = may_run(data_dir, word, "resume", trust=trust)
     ring = load_key_ring(settings)
     with joined(data_dir, settings, f"esper resume {word}") as lease:
         with history_of(data_dir) as history:
@@ -92,7 +92,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
     return 0
 
 
-def _may_run(data_dir: Path, word: str, verb: str, *, trust: bool) -> bool:
+def may_run(data_dir: Path, word: str, verb: str, *, trust: bool) -> bool:
     """Ask for a stranger's code before anything is started; whether it was trusted.
 
     A folder without a history is said to be one here. A run that is not archived yet is asked about later.
@@ -175,7 +175,7 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, trust: boo
     since = time.monotonic()
     change = read_change(words)
     settings = Settings.load(data=data_dir)
-    trust = _may_run(data_dir, word, "fork", trust=trust)
+    trust = may_run(data_dir, word, "fork", trust=trust)
     ring = load_key_ring(settings)
     child = new_run_id()
     with joined(data_dir, settings, f"esper fork {child}") as lease:

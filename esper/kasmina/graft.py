@@ -239,9 +239,15 @@ class Grafts:
         )
 
 
-def borrowed(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters without gradient and copies of its buffers: a forward on them leaves it as it was."""
-    tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
+def borrowed(module: nn.Module, *, learning: bool = False) -> dict[str, Tensor]:
+    """The module's parameters without gradient and copies of its buffers: a forward on them leaves it as it was.
+
+    With `learning` they take gradients, which the module's own never see.
+    """
+    tensors: dict[str, Tensor] = {
+        name: parameter.detach().requires_grad_(learning and parameter.requires_grad)
+        for name, parameter in module.named_parameters()
+    }
     tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
     return tensors
 
@@ -257,9 +263,9 @@ class _Holder(nn.Module):
         return function()
 
 
-def on_borrowed(host: nn.Module, function: Callable[[], _Result]) -> _Result:
+def on_borrowed(host: nn.Module, function: Callable[[], _Result], *, learning: bool = False) -> _Result:
     """What `function` gives, which runs the host by whatever name it has it, while the host's tensors are borrowed."""
-    lent = {f"host.{name}": tensor for name, tensor in borrowed(host).items()}
+    lent = {f"host.{name}": tensor for name, tensor in borrowed(host, learning=learning).items()}
     found: _Result = functional_call(_Holder(host), lent, (function,))
     return found
 

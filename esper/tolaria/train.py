@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from contracts.leyline.v1.event_pb2 import RunStarted
+from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
+from esper.record import Recorded
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import own_random_stream
 from esper.tolaria.engine import Session, result_of
 from esper.tolaria.run import find_device, make_run
-from esper.tolaria.script_again import RecordedScript
+from esper.tolaria.script_again import Ranks, RecordedScript, alone
 from esper.tolaria.session import RunResult
 from esper.tolaria.tasks import recorded_task
 from esper.tolaria.tasks.task import Task
@@ -21,19 +22,23 @@ Trainable = Task | RecordedScript
 """What a run can be trained with from outside: a task, or a script that was run before."""
 
 
-def trained_in(root: RunStarted, objects: ObjectStore) -> Trainable:
-    """What the run with this first fact trained, as it was then.
+def trained_in(recorded: Recorded, objects: ObjectStore, ranks: Ranks = alone) -> Trainable:
+    """What a run trained, as it was then; `ranks` starts the other processes of a script that had several.
 
     Raises InvalidInput where its code is neither where it lay nor among the objects, as `recorded_task` does.
     """
+    root = recorded.root
     if root.HasField("script"):
-        return RecordedScript(root.task, root.script, objects)
+        if recorded.lacks:
+            raise InvalidInput(f"run {recorded.run_id} cannot be trained again: {recorded.lacks}")
+        return RecordedScript(root.task, recorded.script, objects, recorded.earlier, ranks)
     return recorded_task(RunConfig.from_json(root.config_json).task, root.task_source, objects)
 
 
-def train(config: RunConfig, task: Trainable, world: World, *, run_id: str) -> RunResult:
+def train(config: RunConfig, task: Trainable, world: World, *, run_id: str, fresh_steps: int = 0) -> RunResult:
     """Train one network from its first step to its last; returns what came of it.
 
+    A script trains for a run that is on record, or with `fresh_steps` for a new one, whose epochs have so many steps.
     Torch's global random stream is the caller's again afterwards; torch's thread count stays what the configuration
     says.
 
@@ -42,7 +47,7 @@ def train(config: RunConfig, task: Trainable, world: World, *, run_id: str) -> R
     torch.set_num_threads(config.threads)
     if isinstance(task, RecordedScript):
         with own_random_stream(find_device(config.device)):
-            return task.train(config, world, run_id=run_id)
+            return task.train(config, world, run_id=run_id, fresh_steps=fresh_steps)
     with own_random_stream(find_device(config.device)):
         run = make_run(config, task, world, run_id=run_id)
         work = run.work

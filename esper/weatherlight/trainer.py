@@ -131,6 +131,7 @@ def _train(
     from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
     from esper.tolaria.train import Trainable, train, trained_in  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
+    from esper.weatherlight.ranks import beside  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
     objects = object_store(settings.data)
@@ -159,9 +160,13 @@ def _train(
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         if plan.begin == "resume":
             recorded = read_recorded(archive, run_id, log.ends)
-            return resume_run(recorded, task or trained_in(recorded.root, objects), outside, log, verifier).to_dict()
-        parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
-        trained = task or trained_in(parent.root, objects)
+            return resume_run(recorded, task or trained_in(recorded, objects, beside), outside, log, verifier).to_dict()
+        parent = read_recorded(archive, plan.parent, {})
+        trained = task or trained_in(parent, objects, beside)
+        if plan.begin == "static":
+            steps = parent.state.model.step // max(1, parent.state.model.epoch)
+            return train(config, trained, LiveWorld(outside), run_id=run_id, fresh_steps=max(1, steps)).to_dict()
+        change = read_change(plan.change)
         return fork_run(parent, run_id, trained, outside, step=plan.step, change=change).to_dict()
 
 
