@@ -69,7 +69,7 @@ class Recorded:
 
     @classmethod
     def whole(cls, run_id: str, read: Callable[[str], Recorded]) -> Recorded:
-        """The run with the earlier ones of its script, each as `read` gives it; raises what `read` raises for the run."""
+        """The run with the earlier ones of its script, as `read` gives each; raises what it raises for the run."""
         recorded = read(run_id)
         before = recorded.root.script.before
         try:

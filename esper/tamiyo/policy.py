@@ -31,18 +31,24 @@ Advise = Callable[[EpochCompleted, Sequence[Action], Sequence[bool]], Advice]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A pure policy. `greedy` ones take the largest logit, the others sample with the decision's draw."""
+    """A pure policy. `greedy` ones take the largest logit, the others sample with the decision's draw.
+
+    `weights` is the SHA-256 of a learned one's, hexadecimal.
+    """
 
     name: str
     version: str
     greedy: bool
     advise: Advise
     settings: Mapping[str, float] = field(default_factory=dict)
+    weights: str = ""
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 over name, version and settings: whoever has the same digest decides the same."""
+        """SHA-256 over name, version, settings and weights: whoever has the same digest decides the same."""
         content = {"name": self.name, "version": self.version, "greedy": self.greedy, "settings": dict(self.settings)}
+        if self.weights:
+            content["weights"] = self.weights
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 
