@@ -119,7 +119,9 @@ class RunCommand:
         if not self._views[0].events:
             return ""
         kept, end = f"; what was recorded is kept: `esper events {run_id}`", self._views[0].finished
-        over = end is not None and end.status != "interrupted"
+        over = end is not None and end.status == "completed"
+        if end is not None and end.status == "failed":
+            return f"{kept}, and `esper resume {run_id}` goes on from there once that is mended"
         return kept if over else f"{kept}, and `esper resume {run_id}` goes on from there"
 
     def _prepare(self, screen: Screen) -> LogTail:

@@ -13,8 +13,10 @@ from esper.leyline.signing import Signed
 from esper.record.fold import evolve
 from esper.record.run_status import RunState, marks
 
+FILE: Final = "file:"
+"""Before the SHA-256 of a person's own file, in what is on record of a task."""
 NO_ROOM: Final = ("No space left on device", "(os error 28)", "can't allocate memory", "Cannot allocate memory")
-_NO_ROOM: Final = (*NO_ROOM, "MemoryError", "OutOfMemoryError")
+"""How an error says that a machine has no room left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,6 @@ def accepted_facts(events: Iterable[Event]) -> AcceptedFacts:
             del facts[event.sequence - 1 :]
             facts.append(event)
     return AcceptedFacts(facts, state)
-
-
-def lacked(reason: str) -> bool:
-    """Whether a run ended because its machine had no room left, on the disk or in memory, by its error in one line.
-
-    That was recorded as a failure once; now it is an interruption.
-    """
-    return any(word in reason for word in _NO_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +106,21 @@ class Recorded:
 
     @property
     def script(self) -> Script:
-        """The script that trains it, as the last process that went on with it recorded it."""
+        """The script that trains it, as the last process that went on with it recorded it.
+
+        Of a task in a person's own file it has that file, where it is not the one that the run began with.
+        """
         scripts = (fact.run_resumed.script for fact in reversed(self.facts) if fact.run_resumed.HasField("script"))
         return next(scripts, self.root.script)
+
+    @property
+    def task_source(self) -> str:
+        """What is on record of the task's code, as the last process that went on with it recorded it."""
+        source = self.root.task_source
+        if source.startswith(FILE) and self.script.sources:
+            (reference,) = self.script.sources.values()
+            return FILE + reference.removeprefix("sha256:")
+        return source
 
     def last_accepted(self) -> int:
         """The last sequence from which the run can be gone on with; raises InvalidInput for one that is over."""
@@ -122,7 +128,7 @@ class Recorded:
         if not last.HasField("run_finished"):
             return last.sequence
         end = last.run_finished
-        if end.status == "interrupted" or (end.status == "failed" and lacked(end.reason)):
+        if end.status in ("interrupted", "failed"):  # a person mends what a run failed over, and goes on with it
             return last.sequence - 1
         raise InvalidInput(
             f"run {self.run_id} is over ({last.run_finished.status}): there is nothing to resume; to try it otherwise, "

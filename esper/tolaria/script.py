@@ -111,6 +111,24 @@ def changed(script: Script) -> list[str]:
     ]
 
 
+def as_it_is_now(script: Script, objects: ObjectStore) -> Script:
+    """The same with its sources as they lie there now, which are kept in `objects`; those that are gone are left out.
+
+    Raises InvalidInput where the script itself is gone.
+    """
+    home = Path(script.folder, script.path).resolve().parent
+    found = Script.FromString(script.SerializeToString())
+    for name in script.sources:
+        file = home.joinpath(*_parts(name))
+        if file.is_file():
+            found.sources[name] = objects.put(file.read_bytes(), compress=True)
+        elif name == _key(Path(script.path)):
+            raise InvalidInput(f"{file} is gone: put it back, or leave --with-my-file out and run what was recorded")
+        else:
+            del found.sources[name]
+    return found
+
+
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 
+from contracts.leyline.v1.event_pb2 import Script
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
+from esper.record.recorded import FILE
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import own_random_stream
 from esper.tolaria.engine import Session, result_of
 from esper.tolaria.run import find_device, make_run
+from esper.tolaria.script import as_it_is_now
 from esper.tolaria.script_again import Ranks, RecordedScript, alone
 from esper.tolaria.session import RunResult
-from esper.tolaria.tasks import recorded_task
+from esper.tolaria.tasks import load_task, recorded_task
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.work import TaskWork
 from esper.tolaria.world import World
@@ -32,7 +38,27 @@ def trained_in(recorded: Recorded, objects: ObjectStore, ranks: Ranks = alone) -
         if recorded.lacks:
             raise InvalidInput(f"run {recorded.run_id} cannot be trained again: {recorded.lacks}")
         return RecordedScript(root.task, recorded.script, objects, recorded.earlier, ranks)
-    return recorded_task(RunConfig.from_json(root.config_json).task, root.task_source, objects)
+    return recorded_task(RunConfig.from_json(root.config_json).task, recorded.task_source, objects)
+
+
+def mended(recorded: Recorded, task: Trainable, objects: ObjectStore) -> tuple[Trainable, Script | None]:
+    """What a run trained with its person's files as they are now, and these, where they are not those on record.
+
+    Raises InvalidInput for a run that was trained by no file of a person's own, and for a file that is gone.
+    """
+    if isinstance(task, RecordedScript):
+        script = as_it_is_now(task.script, objects)
+        return replace(task, script=script), script if script != task.script else None
+    name = RunConfig.from_json(recorded.root.config_json).task
+    if not recorded.task_source.startswith(FILE):
+        raise InvalidInput(
+            f"run {recorded.run_id} was trained on {name}, which is no file of yours: leave --with-my-file out"
+        )
+    now = load_task(name)
+    if now.source == recorded.task_source:
+        return now, None
+    file = Path(name.rpartition(":")[0])
+    return now, Script(path=name, sources={file.name: objects.put(file.read_bytes(), compress=True)})
 
 
 def train(config: RunConfig, task: Trainable, world: World, *, run_id: str, fresh_steps: int = 0) -> RunResult:

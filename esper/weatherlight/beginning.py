@@ -38,7 +38,7 @@ class Plan:
 
     `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
     what the run that is gone on with recorded of its task; a fork leaves `parent` at `step` with `change`; a script's
-    static run is of `parent`.
+    static run is of `parent`. `with_my_file` goes on with a person's files as they are now.
     """
 
     begin: Beginning = "start"
@@ -47,6 +47,7 @@ class Plan:
     step: int = 0
     change: str = ""
     fresh: bool = False
+    with_my_file: bool = False
 
     def to_json(self) -> str:
         """As it goes to the trainer's process."""

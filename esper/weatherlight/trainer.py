@@ -129,7 +129,7 @@ def _train(
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415
     from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
-    from esper.tolaria.train import Trainable, train, trained_in  # noqa: PLC0415
+    from esper.tolaria.train import Trainable, mended, train, trained_in  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
     from esper.weatherlight.ranks import beside  # noqa: PLC0415
 
@@ -159,8 +159,11 @@ def _train(
             assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         if plan.begin == "resume":
-            recorded = read_recorded(archive, run_id, log.ends)
-            return resume_run(recorded, task or trained_in(recorded, objects, beside), outside, log, verifier).to_dict()
+            recorded, script = read_recorded(archive, run_id, log.ends), None
+            trained = task or trained_in(recorded, objects, beside)
+            if plan.with_my_file:
+                trained, script = mended(recorded, trained, objects)
+            return resume_run(recorded, trained, outside, log, verifier, script=script).to_dict()
         parent = read_recorded(archive, plan.parent, {})
         trained = task or trained_in(parent, objects, beside)
         if plan.begin == "static":
