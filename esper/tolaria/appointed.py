@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from contracts.leyline.v1.event_pb2 import Script
@@ -44,13 +44,19 @@ class Appointment:
     error: BaseException | None = None
 
 
-_queues: list[list[Appointment]] = []
+@dataclass(slots=True)
+class _Queue:
+    waiting: list[Appointment]
+    taken: list[Appointment] = field(default_factory=list)
+
+
+_queues: list[_Queue] = []
 
 
 @contextlib.contextmanager
 def appoint(appointments: Sequence[Appointment]) -> Iterator[None]:
     """Have the next calls of `esper.grow` in this process train in these worlds, in their order."""
-    _queues.append(list(appointments))
+    _queues.append(_Queue(list(appointments)))
     try:
         yield
     finally:
@@ -64,12 +70,16 @@ def take() -> Appointment | None:
     """
     if not _queues:
         return None
-    if not _queues[-1]:
-        raise InvalidInput(
+    queue = _queues[-1]
+    if not queue.waiting:
+        error = InvalidInput(
             "this script began another run of esper.grow before the one that is trained again was over, and two runs "
             "of one script that train at once cannot be trained again: let one end before the next begins"
         )
-    return _queues[-1].pop(0)
+        queue.taken[-1].error = error
+        raise error
+    queue.taken.append(queue.waiting.pop(0))
+    return queue.taken[-1]
 
 
 @dataclass(slots=True)

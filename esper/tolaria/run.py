@@ -273,7 +273,7 @@ def make_kasmina(
     seed: int,
 ) -> Kasmina:
     """The seeds of a run's host, whose kernels and verdicts are the world's."""
-    found = world.outside.library if computes_in_32_bits(host) else None
+    found = world.outside.library if computes_in_32_bits(host) and not config.structure else None
     library = NoKernels() if found is None else LibraryKernels(found)
     return Kasmina(
         host,

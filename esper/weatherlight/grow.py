@@ -295,7 +295,7 @@ class Growth(Session):
 
     def _over(self, error: BaseException | None) -> None:
         """Close what was opened, and tell whoever had the script run again."""
-        if self._appointment is not None:
+        if self._appointment is not None and self._appointment.error is None:
             self._appointment.result, self._appointment.error = self.result, error
         try:
             if self._lease is not None and error is None:
