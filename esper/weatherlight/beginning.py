@@ -37,8 +37,9 @@ class Plan:
     """How a trainer begins.
 
     `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
-    what the run that is gone on with recorded of its task; a fork leaves `parent` at `step` with `change`; a script's
-    static run is of `parent`. `with_my_file` goes on with a person's files as they are now.
+    what the run that is gone on with recorded of its task, or what a request from elsewhere brought along; a fork
+    leaves `parent` at `step` with `change`; a script's static run is of `parent`. `with_my_file` goes on with a
+    person's files as they are now.
     """
 
     begin: Beginning = "start"
