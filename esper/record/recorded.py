@@ -16,7 +16,7 @@ from esper.record.run_status import RunState, marks
 FILE: Final = "file:"
 """Before the SHA-256 of a person's own file, in what is on record of a task."""
 NO_ROOM: Final = ("No space left on device", "(os error 28)", "can't allocate memory", "Cannot allocate memory")
-"""How an error says that a machine has no room left."""
+_NO_ROOM: Final = (*NO_ROOM, "MemoryError", "OutOfMemoryError")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,14 @@ def accepted_facts(events: Iterable[Event]) -> AcceptedFacts:
             del facts[event.sequence - 1 :]
             facts.append(event)
     return AcceptedFacts(facts, state)
+
+
+def lacked(reason: str) -> bool:
+    """Whether a run ended because its machine had no room left, on the disk or in memory, by its error in one line.
+
+    That was recorded as a failure once; now it is an interruption.
+    """
+    return any(word in reason for word in _NO_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
