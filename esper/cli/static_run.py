@@ -49,7 +49,7 @@ def static_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
             grown = RunView.of(run_id, EventReader(history, run_id).new())
         config = config_of(data_dir, grown)
         source = grown.started.task_source
-        plan = Plan("static", source, run_id, fresh=True) if source == SOURCE else Plan(fresh=True)
+        plan = Plan("static" if source == SOURCE else "start", source, run_id, fresh=True)
         request = request_of(data_dir, config, "static", as_json=as_json)
         with Trainers(data_dir) as trainers:
             trainers.start({static_of(run_id): "static"}, {static_of(run_id): config}, {static_of(run_id): plan})
