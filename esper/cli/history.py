@@ -40,6 +40,10 @@ UNABLE_S: Final = 1.0
 
 
 TICK_S: Final = 0.02
+JUDGED_S: Final = 5.0
+"""So long an archive is watched before it is judged whether it comes to the end in time."""
+HOPELESS: Final = 3.0
+"""It does not where it would take so many times as long as is left, at the pace so far."""
 
 
 def check_writable(data_dir: Path) -> None:
@@ -123,7 +127,8 @@ def wait_for_archive(
         if to_go != before:
             before, moved_at = to_go, now
         check_room(data_dir)
-        if now > min(moved_at + timeout_s, began + (timeout_s if moving_s is None else moving_s)):
+        until = min(moved_at + timeout_s, began + (timeout_s if moving_s is None else moving_s))
+        if now > until or (moving_s is None and _hopeless(first, to_go, now - began, until - now)):
             lacking = f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in behind}))} still"
             rest = f"the log has it and the next run archives it (see {data_dir / 'run' / 'archiver.log'})"
             if to_go < first:
@@ -136,6 +141,11 @@ def wait_for_archive(
         elif time.monotonic() - able_at > UNABLE_S:
             raise LogUnavailable(f"{why}; the log has what is missing, and the next run or `esper up` archives it")
         time.sleep(TICK_S)
+
+
+def _hopeless(first: int, to_go: int, watched_s: float, left_s: float) -> bool:
+    """Whether an archive that went from `first` records to `to_go` in so long cannot come to the end in time."""
+    return watched_s > JUDGED_S and to_go < first and to_go * watched_s > HOPELESS * left_s * (first - to_go)
 
 
 if TYPE_CHECKING:
