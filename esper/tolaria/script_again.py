@@ -77,13 +77,22 @@ class RecordedScript:
         with tempfile.TemporaryDirectory(prefix="esper-script-") as folder:
             path = lay_out(script, self.objects, Path(folder)) if changed(script) else Path(script.path)
             with self.ranks(Again(script, path, self.objects, runs, config.threads)):
-                code = run_again(script, path, appointments)
+                code = self._code_of(meant, path, appointments)
         if meant.error is not None:
             raise meant.error
         if meant.result is None:
             how = "before its run was over" if code else "without a run of esper.grow that was over"
             raise InvalidInput(f"script {script.path} ended{f' with exit code {code}' if code else ''} {how}")
         return meant.result
+
+    def _code_of(self, meant: Appointment, path: Path, appointments: Sequence[Appointment]) -> object:
+        """The script's exit code. Where it raises, what ended the run is raised, which may be another error's cause."""
+        try:
+            return run_again(self.script, path, appointments)
+        except Exception:
+            if meant.error is not None:
+                raise meant.error from None
+            raise
 
     def _before(self, earlier: Recorded | None, world: World) -> Appointment:
         """The run of an earlier call, which comes to its record again; behind its end it is asked to stop."""
