@@ -35,13 +35,15 @@ class Pass:
     """What the host's forward is being run for; the hooks read it.
 
     `learner`: the seed whose side pass this is. `trial`: a seed that is mixed in at its target alpha to be measured.
-    `without`: seeds that are left out. `traceless`: seeds that are mixed in leave no trace in themselves either.
+    `without`: seeds that are left out. `traceless`: seeds that are mixed in leave no trace in themselves either; with
+    `counted` gradients are computed for them all the same, and nobody gets these.
     """
 
     learner: Slot | None = None
     trial: Slot | None = None
     without: tuple[Slot, ...] = ()
     traceless: bool = False
+    counted: bool = False
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -170,7 +172,7 @@ class Grafts:
         started = self.monotonic()
         with own_stream:
             if traceless:
-                s: Tensor = functional_call(seed.module, borrowed(seed.module), (h,))
+                s: Tensor = functional_call(seed.module, borrowed(seed.module, learning=self._pass.counted), (h,))
             else:
                 quick = training and h.requires_grad and torch.is_grad_enabled()
                 s = seed.compiled(h) if quick and seed.compiled is not None else seed.module(h)
@@ -187,7 +189,7 @@ class Grafts:
             return None
         module = slot.occupant().module
         weights: dict[str, Tensor] = (
-            borrowed(module)
+            borrowed(module, learning=self._pass.counted)
             if self._traceless(slot)
             else dict[str, Tensor](module.named_parameters()) | dict(module.named_buffers())
         )

@@ -225,9 +225,10 @@ class Kasmina:
     def quietly(self, closure: Closure, *, learning: bool = False) -> Tensor:
         """What the closure gives in a pass that leaves no trace, in the modes and with the seeds of a training step.
 
-        With `learning` a backward pass can follow, whose gradients no parameter of the host gets.
+        With `learning` a backward pass can follow, whose gradients no parameter gets.
         """
-        with self._grafts.passing(traceless=True), drawing_from(Stream(0, device_of(self._grafts.host))):
+        aside = drawing_from(Stream(0, device_of(self._grafts.host)))
+        with self._grafts.passing(traceless=True, counted=learning), aside:
             return on_borrowed(self._grafts.host, closure, learning=learning)
 
     def after_backward(self) -> None:

@@ -57,8 +57,6 @@ def fit_epochs(run: Run, closure: Closure | None, *, samples: int, steps: int) -
             work.probe(run.host)
         else:
             run.kasmina.quietly(work.aside(closure), learning=True).backward()  # type: ignore[no-untyped-call]
-    for module in run.kasmina.modules().values():
-        module.zero_grad(set_to_none=True)
     passes, of = (3.0, work.probe_samples) if closure is None else (1.0, samples)
     per_sample = passes * counter.get_total_flops() / of
     epochs = torch.tensor([epochs_within(budget, Costs(per_sample, 0, 0), trained=trained)])

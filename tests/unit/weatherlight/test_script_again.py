@@ -108,6 +108,7 @@ def test_two_runs_at_once_are_refused_by_name(ran) -> None:
     )
     Path("two.py").write_text(nested)
     run_id, _ = ran(1, 9)
+    assert recorded(run_id).facts[-1].run_finished.status == "completed"
     with pytest.raises(InvalidInput, match="two runs of one script that train at once cannot be trained again"):
         replayed(recorded(run_id))
 
