@@ -40,6 +40,8 @@ VIEWS: Final = (
     "blueprint_outcomes",
     "approvals",
     "artifacts",
+    "alerts",
+    "policies",
 )
 
 

@@ -104,7 +104,8 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         ),
     ] = None,
     policy: Annotated[
-        Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
+        Literal["heuristic", "random", "none", "learned"],
+        typer.Option("--policy", help="How Tamiyo decides; none never grows, learned asks the promoted policy."),
     ] = "heuristic",
     lifecycle: Annotated[
         Literal["careful", "swift", "direct", "full"] | None,

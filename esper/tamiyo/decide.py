@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -14,10 +15,14 @@ from contracts.leyline.v1.event_pb2 import DecisionMade, EpochCompleted
 from esper.errors import ContractViolation
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
-from esper.tamiyo import policies
+from esper.tamiyo import serving
 from esper.tamiyo.actions import Action, legal_actions
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.risk import OVERRIDING, assess, obey_sheet
+
+LAST_BITS: Final = 1e-4
+"""How far a learned policy's logits may be apart on two processors, of 1 plus the logit; adding up in another order
+changes them by a few 1e-7."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Decision:
     risk: float
     risk_reasons: list[str]
     value_estimate: float
+    coverage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Action:
@@ -74,6 +80,7 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
         risk=obeyed.risks[action],
         risk_reasons=obeyed.reasons,
         value_estimate=advice.value_estimate,
+        coverage=advice.coverage,
     )
 
 
@@ -117,12 +124,13 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
     """How the decision comes out otherwise than recorded; empty where it is the same.
 
     None where this Esper has no policy with the recorded hash: then only the choice from mask, logits and draw was made
-    again. Raises InvalidInput or CorruptState where a long observation is not in the object store as it was.
+    again. Raises InvalidInput or CorruptState where a long observation, or a learned policy's weights, are not in the
+    object store as they were.
     """
     observation = made.observation or objects.get(made.observation_ref)
     if hashlib.sha256(observation).digest() != made.observation_hash:
         return "the observation is not the one that was hashed"
-    policy = policies.of_digest(made.policy, made.policy_hash)
+    policy = serving.recorded(made.policy, made.policy_hash, made.policy_ref, objects)
     if policy is None:
         mask = [bool(each) for each in made.action_mask]
         ways = {pick(made.logits, mask, made.draw, greedy=greedy) for greedy in (True, False)}
@@ -130,6 +138,9 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
     state = EpochCompleted.FromString(observation)
     draw = draw_for(state.policy_seed, packet.timeline, state.state.current_epoch)
     again = decide(observation, policy, made.draw)
+    if policy.weights and again.logits != list(made.logits) and _close(again.logits, made.logits):
+        # Another processor adds up a network's sums in another order: then its choice counts, not the last bits.
+        again = replace(again, logits=list(made.logits), reason=made.reason)
     for name, now, then in (
         ("packet", packet.epoch_completed.SerializeToString(deterministic=True), observation),
         ("draw", draw, made.draw),
@@ -143,3 +154,9 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
             what = f"{now!r} instead of {then!r}"
             return f"{name} {what if len(what) < 200 else 'is another one'}"
     return ""
+
+
+def _close(logits: Sequence[float], recorded: Sequence[float]) -> bool:
+    """Whether the same network on another processor may have given both."""
+    pairs = zip(logits, recorded, strict=False)
+    return len(logits) == len(recorded) and all(abs(now - then) <= LAST_BITS * (1.0 + abs(then)) for now, then in pairs)

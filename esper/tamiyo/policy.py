@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.tamiyo.actions import Action
@@ -24,6 +25,8 @@ class Advice:
     logits: list[float]
     reason: Callable[[int], str]
     value_estimate: float = 0.0
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    """Which share of what it looks at was known, by key and family (R-TAM-7); empty where nothing can be absent."""
 
 
 Advise = Callable[[EpochCompleted, Sequence[Action], Sequence[bool]], Advice]
@@ -44,9 +47,15 @@ class Policy:
     weights: str = ""
 
     @property
+    def ref(self) -> str:
+        """The place of a learned policy's weights in an object store; empty for the others."""
+        return f"sha256:{self.weights}" if self.weights else ""
+
+    @property
     def digest(self) -> bytes:
         """SHA-256 over name, version, settings and weights: whoever has the same digest decides the same."""
-        content = {"name": self.name, "version": self.version, "greedy": self.greedy, "settings": dict(self.settings)}
+        content: dict[str, Any] = {"name": self.name, "version": self.version, "greedy": self.greedy}
+        content["settings"] = dict(self.settings)
         if self.weights:
             content["weights"] = self.weights
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()

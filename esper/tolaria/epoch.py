@@ -28,6 +28,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.kasmina.gates import Loss
 from esper.leyline import ids
 from esper.leyline.envelope import Event, parse
+from esper.tamiyo import normalizer
 from esper.tolaria.commands import PAUSE, apply_command, drain, publish, take_effect
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
@@ -61,6 +62,10 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     begin_fork(run, "packet")
     evidence = _gather_evidence(run)
     _decide(run, trained, evaluation, evidence)
+    run.norms = normalizer.updated(
+        run.norms,
+        {"loss": evaluation.loss.mean, "gradient_norm": trained.gradient_norm, "training_loss": trained.loss},
+    )
     _look_at_breakers(run)
     if run.outside.verifier is not None:
         run.outside.verifier.expire(now_ns=run.clock.wall_ns())
@@ -201,6 +206,7 @@ def epoch_packet(
         training_metrics={
             "gradient_norm": trained.gradient_norm,
             "samples_per_s": trained.samples / max(trained.duration_s, 1e-9),
+            "optimizer_lr": run.rates.rate("host", recorder.step),
         },
         seed_states=[_seed_state(run, seed) for seed in observations if seed.stage != SEED_LIFECYCLE_STAGE_DORMANT],
         packet_id=ids.text(packet_id),
@@ -241,6 +247,7 @@ def epoch_packet(
         flops_training=run.flops.spent["training"],
         flops_measuring=run.flops.measuring,
         metrics=told(evaluation.figures),
+        normalizer=normalizer.to_message(run.norms),
     )
 
 

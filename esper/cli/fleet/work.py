@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunReleased, RunTaken, WorkerSeen
+from contracts.topics import COMMANDS, RUNS, WORK, Topic
 from esper.cli import RUN_FAILED
 from esper.cli.fleet.attempt import Attempt, Ending, Here
-from esper.cli.history import check_writable
+from esper.cli.history import Waiting, check_writable, wait_for_archive
 from esper.cli.in_process import stopping
-from esper.cli.output import complain, say_json, say_now
+from esper.cli.output import complain, one_line, say_json, say_now
 from esper.cli.trainers import Trainers
 from esper.errors import LogUnavailable
 from esper.leyline import ids
@@ -26,6 +27,7 @@ from esper.leyline.envelope import Event, new_event
 from esper.record.work import DIED, INTERRUPTED, OVER, Asked, Work
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives, this_process
+from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
 from streams.work import WorkLog
@@ -40,6 +42,9 @@ CAUGHT_UP_S: Final = 60.0
 COMMIT_S: Final = 10.0
 STOP_S: Final = 10.0
 """How long runs may take to record that they were interrupted."""
+ARCHIVE_S: Final = 30.0
+WRITTEN: Final = (WORK, RUNS, COMMANDS)
+"""What `esper runs` tells of a run that was submitted."""
 PAUSE_S: Final = 1.0
 """After a run died here: another worker may be where it can live."""
 SICK: Final = 3
@@ -73,6 +78,8 @@ def work_command(asking: Asking) -> int:
             here = Here(asking.data_dir, lease.brokers, trainers, threading.Lock(), lease.unwritable, asking.trust)
             worker = Worker(asking, name, log, here)
             sick = worker.work(stop, lambda: tend(lease))
+        if worker.ended and not sick:
+            archived(asking.data_dir, lease, WRITTEN, STOP_S if stop() else ARCHIVE_S)
     if asking.as_json:
         say_json({"worker": name, "host": worker.host, "runs": worker.ended})
     if sick:
@@ -94,6 +101,14 @@ def tend(lease: client.Lease) -> None:
         lease.renew()
     if lease.status.state == "failed":
         raise LogUnavailable(lease.status.error)
+
+
+def archived(data_dir: Path, lease: client.Lease, topics: tuple[Topic, ...], timeout_s: float = ARCHIVE_S) -> None:
+    """Until whoever looks next finds in the archive what lies on `topics`; one that is behind is told of, and left."""
+    try:
+        wait_for_archive(data_dir, ends_of(lease.brokers, topics), timeout_s, Waiting(complain).tell, lease.unwritable)
+    except LogUnavailable as error:
+        complain(str(error))
 
 
 class Worker:
@@ -175,9 +190,9 @@ class Worker:
 
     def _say(self, line: str) -> None:
         if self._asking.as_json:
-            complain(line)
+            complain(one_line(line))
         else:
-            say_now(line)
+            say_now(one_line(line))
 
     # ---------------------------------------------------------------------------------------------- taking, giving back
 
