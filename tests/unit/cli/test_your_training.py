@@ -17,7 +17,7 @@ def test_every_line_of_the_page_works(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     blocks = BLOCK.findall(PAGE.read_text())
-    assert [kind for kind, _ in blocks] == ["python", "python", "sh", "sh", "python"]
+    assert [kind for kind, _ in blocks] == ["python", "python", "sh", "python"]
     (tmp_path / "train.py").write_text("".join(code for kind, code in blocks[:2]))
     names: dict[str, object] = {"__name__": "__main__"}
     main = type("Main", (), {"__file__": str(tmp_path / "train.py")})
@@ -31,7 +31,5 @@ def test_every_line_of_the_page_works(tmp_path, monkeypatch, capsys):
             _, *arguments = shlex.split(line)
             assert dispatch([*arguments, "--data-dir", "esper-data"]) == 0, f"{line}: {capsys.readouterr()}"
     assert (tmp_path / "waves.pt2").exists()
-    out = capsys.readouterr().out
-    assert "replays bit for bit" in out
-    assert "a net that has the grown structure from its first step is" in out
+    assert "replays bit for bit" in capsys.readouterr().out
     assert names["run"].result.status == "completed"

@@ -99,20 +99,6 @@ def test_each_run_of_a_script_that_grew_two_is_trained_again(ran, monkeypatch) -
         assert (found.diverged, found.digests_checked > 4) == (None, True)
 
 
-def test_two_runs_at_once_are_refused_by_name(ran) -> None:
-    nested = SCRIPT.replace(
-        "        for epoch in run.epochs():",
-        "        other = nn.Linear(6, 2)\n"
-        "        esper.grow(other, torch.optim.SGD(other.parameters(), lr=0.1), probe=probe, epochs=1, log=None)\n"
-        "        for epoch in run.epochs():",
-    )
-    Path("two.py").write_text(nested)
-    run_id, _ = ran(1, 9)
-    assert recorded(run_id).facts[-1].run_finished.status == "completed"
-    with pytest.raises(InvalidInput, match="two runs of one script that train at once cannot be trained again"):
-        replayed(recorded(run_id))
-
-
 def test_a_run_whose_earlier_one_is_not_in_this_history_says_so(ran) -> None:
     _, second = ran(2, 9)
     with history_of(Path("esper-data")) as history:
