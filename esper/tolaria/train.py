@@ -13,7 +13,7 @@ from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.record.recorded import FILE
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import own_random_stream
+from esper.tolaria.data import every_stream_kept, own_random_stream
 from esper.tolaria.engine import Session, result_of
 from esper.tolaria.run import find_device, make_run
 from esper.tolaria.script import as_it_is_now
@@ -65,7 +65,7 @@ def train(config: RunConfig, task: Trainable, world: World, *, run_id: str, fres
     """Train one network from its first step to its last; returns what came of it.
 
     A script trains for a run that is on record, or with `fresh_steps` for a new one, whose epochs have so many steps.
-    Torch's global random stream is the caller's again afterwards; torch's thread count stays what the configuration
+    The global random streams are the caller's again afterwards; torch's thread count stays what the configuration
     says.
 
     Raises InvalidInput for a task, site or device that does not fit, and what `Session` raises.
@@ -74,14 +74,17 @@ def train(config: RunConfig, task: Trainable, world: World, *, run_id: str, fres
     if isinstance(task, RecordedScript):
         with own_random_stream(find_device(config.device)):
             return task.train(config, world, run_id=run_id, fresh_steps=fresh_steps)
-    with own_random_stream(find_device(config.device)):
+    with every_stream_kept(find_device(config.device)):
         run = make_run(config, task, world, run_id=run_id)
         work = run.work
         assert isinstance(work, TaskWork)
         with Session(run) as session:
             for _ in session.epochs():
                 run.host.train()
-                for indices in session.batches(work.order()):
-                    closure = work.closure(run.host, indices)
-                    session.step(closure, work.parts(run.host, indices, config.microbatches))
+                for batch in session.batches(work.order()):
+                    closure = work.closure(run.host, batch)
+                    session.step(closure, work.parts(run.host, batch, config.microbatches))
+                    if session.stepped:
+                        work.schedule("step")
+                work.schedule("epoch")
         return result_of(session)
