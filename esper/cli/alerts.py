@@ -18,6 +18,7 @@ from esper.errors import EsperError, InvalidInput
 from esper.leyline.envelope import Event
 from esper.nissa.alerts import BY_RULE
 from esper.weatherlight import client
+from projections.alert_queries import Row, alerts
 from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
@@ -28,11 +29,8 @@ ARCHIVE_S: Final = 30.0
 SHOWN: Final = 8
 """Hex digits of an id that a list shows, from its end: ids that follow one event begin alike."""
 HEADERS: Final = ("alert", "rule", "run", "fired", "cleared", "value", "limit", "told", "known to")
-_QUERY: Final = "SELECT * EXCLUDE (log_offset), hex(alert_id) AS id FROM alerts"
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 EVERY: Final = "all"
-
-Row = dict[str, Any]
 
 
 def list_command(data_dir: Path, address: str | None, limit: int, *, active: bool, as_json: bool) -> None:
@@ -107,9 +105,7 @@ def try_command(channel: str, *, as_json: bool) -> None:
 
 def _alerts(data_dir: Path, address: str | None = None) -> list[Row]:
     with history_of(data_dir, address) as history:
-        relation = history.execute(f"{_QUERY} ORDER BY fired_at DESC")
-        names = [each[0] for each in relation.description]
-        return [dict(zip(names, row, strict=True)) for row in relation.fetchall()]
+        return alerts(history)
 
 
 def _cells(row: Row) -> tuple[Any, ...]:

@@ -76,7 +76,7 @@ def resend(
     resend_command(data_dir, alert, by=by, as_json=as_json)
 
 
-@alerts_app.command("test", epilog="Example: ESPER_ALERT_SLACK_URL=... esper alerts test slack")
+@alerts_app.command("test", epilog="Example: esper alerts test slack")
 def try_channel(
     channel: Annotated[Channel, typer.Argument(help="Which channel.", metavar="CHANNEL")],
     *,
