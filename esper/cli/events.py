@@ -145,6 +145,8 @@ def _conservative_mode_changed(body: Any) -> str:
 
 
 def _adaptation_command(body: Any) -> str:
+    if body.annotations.get("told"):
+        return f"{body.annotations['told']} (from {body.issued_by})"
     if body.WhichOneof("payload") == "seed_operation":
         what = f"{_operation(body.seed_operation.operation)} {body.target_seed_id} {body.seed_operation.blueprint_id}"
     else:
@@ -153,6 +155,8 @@ def _adaptation_command(body: Any) -> str:
 
 
 def _command_applied(body: Any) -> str:
+    if body.told:
+        return f"{body.told}, told by {body.origin}, in {body.apply_ms:.1f} ms"
     what = (
         _operation(body.operation)
         if body.operation

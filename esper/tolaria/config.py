@@ -162,6 +162,13 @@ class RunConfig:
     rollback_rate_factor: PositiveFloat = 0.5
     """What a rollback after a failure does to every learning rate: the same step would fail the same way again."""
 
+    lowest_rate_share: PositiveFloat = 0.01
+    highest_rate_share: PositiveFloat = 4.0
+    """What a person or a policy may make of the learning rates, as shares of what they would be otherwise (R-TAM-19)."""
+
+    pause_quota: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Pauses that each of a run's masters, its policy and a person, may ask for within an epoch (R-TAM-44)."""
+
     max_rollbacks: PositiveInt = 3
     """Failures without a completed epoch in between after which the run halts (R-TOL-30)."""
 
@@ -173,6 +180,11 @@ class RunConfig:
         if self.growth_data_share is None:
             object.__setattr__(self, "growth_data_share", 0.5 if self.seeds.swift else 0.0)
         check_fields(self, skip=_CHECKED_BY_THEMSELVES)
+        if not self.lowest_rate_share <= 1.0 <= self.highest_rate_share:
+            raise InvalidInput(
+                f"lowest_rate_share {self.lowest_rate_share:g} and highest_rate_share {self.highest_rate_share:g} must "
+                "have 1 between them: what nobody changes is within its limits"
+            )
         if self.pcgrad and self.microbatches < 2:
             raise InvalidInput("pcgrad compares the gradients of microbatches; set microbatches to 2 at least")
 

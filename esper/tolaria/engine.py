@@ -27,7 +27,7 @@ from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_INFO, MetricPoint, 
 from esper.errors import InvalidInput, LogUnavailable, Superseded
 from esper.kasmina.passes import WHOLE, Closure, Share
 from esper.leyline import ids
-from esper.tolaria.commands import apply_arrived, drain, set_rates, take_effect
+from esper.tolaria.commands import apply_arrived, drain, set_rates, stand_still, take_effect
 from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
 from esper.tolaria.gradients import Part, backward, clip
@@ -315,6 +315,9 @@ class Session:
             return False
         begin_fork(run, "step")
         apply_arrived(run)
+        if run.paused and (ending := stand_still(run)) is not None:
+            self._ending = ending
+            return False
         stop_at_target_step(run)
         self._step_began = self._monotonic()
         return run.rollback_asked is None

@@ -163,6 +163,7 @@ def _look_at_breakers(run: Run) -> None:
     """
     publish(run, run.rate_breaker.succeeded())
     run.failures_in_a_row = 0
+    run.pauses.clear()
     publish(run, run.mode.clear(CAUTION))
     if run.recorder.epoch >= run.paused_until:
         publish(run, run.mode.clear(PAUSE))

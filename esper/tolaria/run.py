@@ -116,6 +116,11 @@ class Run:
     gradient_conflicts: int = 0
     paused_until: int = 0
     """The epoch whose end lifts a pause that was commanded."""
+    paused: bool = False
+    """Whether a person has told the trainer to stand still. No part of the state: none is kept while it stands still,
+    but for one from before a germination, and going back there goes on."""
+    pauses: dict[str, int] = field(default_factory=dict)
+    """How often each of its masters has paused it within this epoch."""
     swaps_tried: set[tuple[str, str]] = field(default_factory=set)
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None

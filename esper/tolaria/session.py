@@ -69,6 +69,7 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
                 run.kasmina.reopen(name.removeprefix(ISOLATION))
     if run.paused_until > where.epoch:
         run.mode.enter(PAUSE)
+    run.paused = before.run_status.paused
     run.snapshots.add(snapshot)
     run.world.remember(snapshot)
     save_checkpoint(run, snapshot, start.reason)

@@ -150,6 +150,9 @@ class World(Protocol):
     def commands(self) -> Iterable[Request]:
         """The commands that arrived since the last step."""
 
+    def await_command(self, timeout_s: float) -> None:
+        """Wait until a command has arrived, at most so long."""
+
     def answer(self, packet_id: bytes, timeout_s: float | None) -> Answer | None:
         """Tamiyo's answer to a packet; None where there was none in time."""
 
@@ -273,6 +276,10 @@ class LiveWorld:
         """The commands that the log has, each checked by the verifier just before it is applied."""
         for signed in self.outside.log.take_commands():
             yield from self._judge(signed, self.outside.clock.wall_ns())
+
+    def await_command(self, timeout_s: float) -> None:
+        """On the log."""
+        self.outside.log.await_command(timeout_s)
 
     def answer(self, packet_id: bytes, timeout_s: float | None) -> Answer | None:
         """Wait for it."""
