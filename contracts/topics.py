@@ -116,8 +116,9 @@ EMERGENCY: Final = Topic(
     7 * DAY_MS,
 )
 DEADLETTER: Final = Topic("esper.deadletter", ("dead_lettered",), "source", 30 * DAY_MS)
+WORK: Final = Topic("esper.work", ("run_requested", "run_taken", "run_released", "worker_seen"), "run", 30 * DAY_MS)
 
-TOPICS: Final = (RUNS, COMMANDS, BLUEPRINTS, KERNELS, REPORTS, POLICIES, TELEMETRY, EMERGENCY, DEADLETTER)
+TOPICS: Final = (RUNS, COMMANDS, BLUEPRINTS, KERNELS, REPORTS, POLICIES, TELEMETRY, EMERGENCY, DEADLETTER, WORK)
 
 BY_NAME: Final[dict[str, Topic]] = {topic.name: topic for topic in TOPICS}
 BY_BODY: Final[dict[str, Topic]] = {body: topic for topic in TOPICS for body in topic.bodies}

@@ -105,7 +105,9 @@ class Whole:
 def parts(data: Any, place: tuple[str, int], position: int, end: int) -> Iterator[Whole | Unreadable]:
     """The batches of a fetch's answer from offset `position` on, and what of it cannot be read, in their order.
 
-    `end` is where the log ends, or -1. Bytes at the end that the answer's size cut off come with the next fetch.
+    `end` is where the log ended, or -1: a broker looks where that is before it reads what it gives, so a batch that
+    begins at the position may end behind it. A place behind the log's end that a batch says it has is believed of no
+    other. Bytes at the end that the answer's size cut off come with the next fetch.
     """
     view, at, length = memoryview(data), 0, len(data)
     limit = end if end >= 0 else position + MAX_LEAP
@@ -115,10 +117,10 @@ def parts(data: Any, place: tuple[str, int], position: int, end: int) -> Iterato
         if head is not None and head[3] == _MAGIC[0] and _HEADER.size <= size <= length - at:
             whole = view[at : at + size]
             batch = DefaultRecordBatch(whole)
-            first, last = head[0], head[0] + head[6]
+            first, last, most = head[0], head[0] + head[6], position + MAX_BATCH_RECORDS
             if not batch.validate_crc():
                 why = "its checksum is wrong"
-            elif not (first <= last and position <= last < limit and head[6] >= 0):
+            elif not (first <= last and position <= last < (max(limit, most) if first <= position else limit)):
                 why = f"its offsets {first} to {last} are not where the log is read"
             else:
                 yield Whole(place, whole, head, batch)

@@ -15,7 +15,7 @@ from esper.errors import InvalidInput
 from esper.leyline import names
 
 MAX_PARTITIONS: Final = 200
-"""Of one topic: nine topics of them are what the embedded log takes, and more than any cluster of Esper's needs."""
+"""Of one topic: ten topics of them are what the embedded log takes, and more than any cluster of Esper's needs."""
 MAX_PREFIX: Final = 200
 """Characters; a topic's name has at most 249."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})

@@ -18,7 +18,7 @@ def test_every_body_is_on_exactly_one_topic():
 
 
 @pytest.mark.requirement("R-TAM-64", "R-NIS-22")
-def test_the_topics_are_the_nine_of_the_architecture():
+def test_the_topics_are_the_nine_of_the_architecture_and_that_of_the_fleet():
     kept_days = {topic.name: topic.retention_ms / topics.DAY_MS for topic in topics.TOPICS if topic.retention_ms > 0}
 
     assert [topic.name for topic in topics.TOPICS] == [
@@ -31,8 +31,15 @@ def test_the_topics_are_the_nine_of_the_architecture():
         "esper.telemetry",
         "esper.emergency",
         "esper.deadletter",
+        "esper.work",
     ]
-    assert kept_days == {"esper.kernels": 1, "esper.telemetry": 1, "esper.emergency": 7, "esper.deadletter": 30}
+    assert kept_days == {
+        "esper.kernels": 1,
+        "esper.telemetry": 1,
+        "esper.emergency": 7,
+        "esper.deadletter": 30,
+        "esper.work": 30,
+    }
 
 
 def test_only_telemetry_may_be_shed():

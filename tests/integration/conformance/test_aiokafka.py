@@ -189,20 +189,30 @@ async def test_topics_are_made_enlarged_described_and_deleted(brokers):
         assert [error for _, error, _ in made.topic_errors] == [0]
         with pytest.raises(TopicAlreadyExistsError):
             await create_or_raise(admin, name)
-        assert name in await admin.list_topics()
+        await heard_of(lambda: listed(admin, name))
         await admin.create_partitions({name: NewPartitions(4)})
-        (described,) = await admin.describe_topics([name])
-        assert [partition["partition"] for partition in described["partitions"]] == [0, 1, 2, 3]
+        await heard_of(lambda: has_partitions(admin, name, [0, 1, 2, 3]))
         (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
         configs = {entry[0]: entry[1] for entry in answer.resources[0][4]}
         assert (configs["retention.ms"], configs["cleanup.policy"]) == ("86400000", "delete")
         await admin.delete_topics([name])
-        for _ in range(50):  # Kafka deletes in the background
-            if name not in await admin.list_topics():
-                break
+        await heard_of(lambda: listed(admin, name), there=False)  # Kafka deletes in the background
+
+
+async def listed(admin, name):
+    return name in await admin.list_topics()
+
+
+async def has_partitions(admin, name, expected):
+    (described,) = await admin.describe_topics([name])
+    return [partition["partition"] for partition in described["partitions"]] == expected
+
+
+async def heard_of(question, *, there=True, within_s=10.0):
+    """Wait until whichever broker answers has heard of a change that another one made."""
+    async with asyncio.timeout(within_s):
+        while await question() is not there:  # noqa: ASYNC110  Kafka tells nobody
             await asyncio.sleep(0.1)
-        else:
-            pytest.fail(f"{name} is still listed five seconds after its deletion")
 
 
 async def create_or_raise(admin, name):

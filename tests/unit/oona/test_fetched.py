@@ -75,6 +75,12 @@ def test_sound_batches_are_read_from_the_position_on(codec, position):
     assert read(data, position) == ([*range(position, 9)], [], 9)
 
 
+@pytest.mark.parametrize("end", [3, 5, 7])
+def test_what_was_written_while_the_broker_answered_is_read(end):
+    """Apache Kafka looks where its log ends first and reads then: what came between is in the answer."""
+    assert read(bytes(on_the_wire(3, 2) + on_the_wire(5, 4)), 3, end) == ([*range(3, 9)], [], 9)
+
+
 def test_what_the_size_of_the_answer_cut_off_comes_with_the_next_one():
     whole, next_one = on_the_wire(0, 5), on_the_wire(5, 4)
 
