@@ -129,6 +129,18 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         """Where partitions begin now: offsets of the first records."""
         return self._ours(await super().beginning_offsets(self._there(*partitions)))
 
+    async def committed_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where this consumer's group goes on; 0 where it has committed nothing."""
+        found = {}
+        for place in partitions:
+            found[place] = await super().committed(*self._there(place)) or 0
+        return found
+
+    async def offsets_since(self, partitions: Collection[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:
+        """The first offsets that came at `since_ms` (Unix milliseconds) or later; partitions without are left out."""
+        found = await super().offsets_for_times(dict.fromkeys(self._there(*partitions), since_ms))
+        return {place: at.offset for place, at in self._ours(found).items() if at is not None}
+
     def assign(self, partitions: Collection[TopicPartition]) -> None:
         """Read these partitions, without a group's say."""
         super().assign(self._there(*partitions))

@@ -274,6 +274,36 @@ async def tail(
         await consumer.stop()
 
 
+async def handled(
+    brokers: str, ring: KeyRing, topic: Topic, group: str, since_s: float
+) -> AsyncGenerator[tuple[Event, Record], None]:
+    """What came to a topic in the last `since_s` seconds and `group` has handled already, with its place on the log.
+
+    For a process whose memory is a fold. Raises LogUnavailable where no broker answers.
+    """
+    consumer = LogConsumer(bootstrap_servers=brokers, urgent=True, group_id=group, auto_offset_reset="earliest")
+    try:
+        await consumer.start()
+        partitions = await consumer.places(topic)
+        ends = await consumer.committed_offsets(partitions)
+        begins = await consumer.offsets_since(partitions, int(1e3 * (time.time() - since_s)))
+        wanted = {place: ends[place] for place, begin in begins.items() if begin < ends[place]}
+        consumer.assign(list(wanted))
+        for place in wanted:
+            consumer.seek(place, begins[place])
+        while wanted and await _behind(consumer, wanted):
+            for messages in (await consumer.getmany(timeout_ms=200, max_records=2_000)).values():
+                for record in map(record_of, messages):
+                    if record.offset < wanted[TopicPartition(record.topic, record.partition)]:
+                        event = verified_history(record, ring)
+                        if not isinstance(event, Refused):
+                            yield event, record
+    except (KafkaError, OSError) as error:
+        raise unavailable(brokers, "give its records", error) from None
+    finally:
+        await consumer.stop()
+
+
 async def past(brokers: str, ring: KeyRing, topic: Topic) -> AsyncGenerator[Event, None]:
     """The events of a topic from its beginning to its present end; records with a bad signature are left out.
 

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,11 +23,10 @@ from typing import Final, Self
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.leyline.v1 import leyline_pb2
 from contracts.topics import COMMANDS, RUNS, Topic
 from esper.errors import ContractViolation, EsperError, LogUnavailable
-from esper.leyline import envelope, ids
-from esper.leyline.envelope import Event, body_name, new_event
+from esper.leyline import envelope
+from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import KeyRing, Signed
 from esper.record.accept import CLAIMS
 from esper.tolaria.outside import Answer
@@ -399,28 +397,8 @@ class KafkaLog:
             logger.warning("refused records could not be told of: %s", error)
 
     async def _summarise(self) -> None:
-        """The queue's state as telemetry, every 10 s: what the depth alert watches when nobody scrapes this process."""
+        """What was refused, every 10 s."""
         while True:
             await asyncio.sleep(SUMMARY_S)
             for refusals in (self._refusals, self._refused_commands):
                 self._tell(refusals.summaries(producer=self._name, run_id=self.run_id))
-            self.writer.publish(
-                queue_summary(self.run_id, self._name, (self.writer.depth, self.writer.deepest), time.time_ns())
-            )
-
-
-def queue_summary(run_id: str, writer: str, depths: tuple[int, int], now_ns: int) -> Event:
-    """Telemetry about a writer's queue. `depths` are how many events wait for the log, now and at the most ever."""
-    event_id = ids.uuid7(now_ns, os.urandom(10))
-    points = {"oona.queue.depth": depths[0], "oona.queue.depth.max": depths[1]}
-    packet = leyline_pb2.TelemetryPacket(
-        packet_id=ids.text(event_id),
-        source_subsystem="oona",
-        level=leyline_pb2.TELEMETRY_LEVEL_INFO,
-        metrics=[
-            leyline_pb2.MetricPoint(name=name, value=value, unit="events", attributes={"writer": writer})
-            for name, value in points.items()
-        ],
-    )
-    packet.timestamp.FromNanoseconds(now_ns)
-    return new_event(packet, event_id=event_id, run_id=run_id, producer=writer, recorded_at_ns=now_ns)

@@ -1,6 +1,7 @@
 """Alerts as a pure fold of samples: each fires once, stays active, and clears on the first good sample.
 
-A sample of another metric, or an event without the metric, changes nothing (R-NIS-9). Times come with the samples.
+A sample of another metric, or an event without the metric, changes nothing (R-NIS-9). Times come with the samples, and
+`evolve_time` says that time has passed without one. What a busy machine adds to a duration fires nothing (ruling 36).
 Source: R-NIS-5 to R-NIS-12; the thresholds are theirs in base units.
 """
 
@@ -21,8 +22,8 @@ class Rule:
     """When an alert fires.
 
     `consecutive`: `samples` values in a row above `threshold`. `sustained`: every value above `threshold` for
-    `window_s`. `increase`: a running total grew by `threshold` at least within `window_s`; once it has fired, a sample
-    without growth is a good one. A total that falls has begun anew.
+    `window_s`, whether or not a sample comes at its end. `increase`: a running total grew by `threshold` at least
+    within `window_s`; once it has fired, a sample without growth is a good one. A total that falls has begun anew.
     `routes` are the channels that a person is reached by.
     """
 
@@ -40,11 +41,11 @@ class Rule:
 RULES: Final = (
     Rule(
         "training_latency_high",
-        "esper_tolaria_training_latency_seconds",
+        "esper_tolaria_hook_own_seconds",
         "consecutive",
         0.018,
-        "The epoch hook took more than 18 ms for three epochs",
-        "Put Tamiyo into conservative mode and look at what else the machine does",
+        "The epoch hook took more than 18 ms for three epochs, and no other process of the machine was why",
+        "Put Tamiyo into conservative mode; look at the decider's log and at the disk of the log",
         ("pagerduty", "slack"),
         samples=3,
     ),
@@ -77,6 +78,16 @@ RULES: Final = (
         "Read the compile job's error and run the forge again",
         ("email",),
     ),
+    Rule(
+        "tezzeret_conservative_mode",
+        "esper_tezzeret_mode_conservative",
+        "sustained",
+        0.0,
+        "The forge has been in conservative mode for 15 minutes: kernels compile one at a time, with less memory",
+        "Read the forge's log for the breaker that is open or the memory that is short",
+        ("email",),
+        window_s=900.0,
+    ),
 )
 
 
@@ -87,6 +98,7 @@ class Watch:
     active: bool = False
     in_a_row: int = 0
     bad_since_s: float | None = None
+    last: float = 0.0
     total: float = 0.0
     increments: tuple[tuple[float, float], ...] = ()
 
@@ -137,6 +149,22 @@ def evolve_alerts(watches: Watches, sample: Sample, at_s: float) -> tuple[Watche
     return {**watches, key: replace(after, active=active)}, alert
 
 
+def evolve_time(watches: Watches, at_s: float) -> tuple[Watches, list[Alert]]:
+    """The watches at a time at which no sample came, and the alerts that fire because what was bad has lasted."""
+    fired = [
+        Alert(BY_RULE[name], scope, active=True, value=watch.last)
+        for (name, scope), watch in watches.items()
+        if not watch.active and watch.bad_since_s is not None and at_s - watch.bad_since_s >= BY_RULE[name].window_s
+    ]
+    changed = {(alert.rule.name, alert.scope): alert for alert in fired}
+    return {key: replace(watch, active=watch.active or key in changed) for key, watch in watches.items()}, fired
+
+
+def waits(watches: Watches) -> bool:
+    """Whether time alone may fire something."""
+    return any(watch.bad_since_s is not None and not watch.active for watch in watches.values())
+
+
 def evolve_restored(watches: Watches, rule: str, scope: str, *, active: bool) -> Watches:
     """The watches after an alert event of an earlier process: an alert that it left active does not fire again."""
     return {**watches, (rule, scope): Watch(active=active)}
@@ -167,7 +195,8 @@ def _sustained(rule: Rule, watch: Watch, value: float, at_s: float) -> tuple[Ver
     if value <= rule.threshold:
         return "good", Watch()
     since_s = at_s if watch.bad_since_s is None else watch.bad_since_s
-    return "bad" if at_s - since_s >= rule.window_s else "undecided", replace(watch, bad_since_s=since_s)
+    verdict: Verdict = "bad" if at_s - since_s >= rule.window_s else "undecided"
+    return verdict, replace(watch, bad_since_s=since_s, last=value)
 
 
 def _increase(rule: Rule, watch: Watch, value: float, at_s: float) -> tuple[Verdict, Watch]:

@@ -12,7 +12,7 @@ from contracts.leyline.v1 import leyline_pb2
 from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_CLOSED, CIRCUIT_BREAKER_STATE_OPEN
 from esper.leyline import envelope
 from esper.leyline.envelope import Event, unknown_values
-from esper.nissa.catalogue import BY_NAME, prometheus_form
+from esper.nissa.catalogue import BY_NAME, OONA, prometheus_form
 
 MS_PER_S: Final = 1_000.0
 """Divided by, never multiplied with its inverse: 18 ms must be 0.018 s, the very number of the alert rule."""
@@ -82,7 +82,12 @@ def _epoch(body: Any) -> _Found:
     if not math.isnan(state.validation_accuracy):  # a task without classes has none
         found.append(("esper_tolaria_training_accuracy_ratio", state.validation_accuracy, {}))
     if body.hook_ms_before > 0.0:  # the first epoch has none before it
-        found.append(("esper_tolaria_training_latency_seconds", body.hook_ms_before / MS_PER_S, {}))
+        contended_ms = min(body.hook_contended_ms_before, body.hook_ms_before)
+        found += [
+            ("esper_tolaria_training_latency_seconds", body.hook_ms_before / MS_PER_S, {}),
+            ("esper_tolaria_hook_contended_seconds", contended_ms / MS_PER_S, {}),
+            ("esper_tolaria_hook_own_seconds", (body.hook_ms_before - contended_ms) / MS_PER_S, {}),
+        ]
     return found
 
 
@@ -149,7 +154,7 @@ def _packet(body: Any) -> _Found:
     for point in body.metrics:
         name, value = prometheus_form(point.name, point.value)
         metric = BY_NAME.get(name)
-        if metric is None or metric.kind != "gauge":
+        if metric is None or metric.kind != "gauge" or metric in OONA:  # those are of every process, by its own word
             found.append(("esper_nissa_telemetry_unknown_total", 1.0, {}))
         else:
             labels = {each: label(point.attributes.get(each, source)) for each in metric.labels}

@@ -30,7 +30,8 @@ _EVERYWHERE: Final = frozenset(
     {
         *("command_id", "decision_id", "packet_id", "training_run_id", "timestamp_ns"),
         *("apply_ms", "attach_ms", "prepare_ms", "commit_ms", "confirm_ms", "waited_ms", "duration_ms", "duration_s"),
-        *("hook_ms_before", "hook_ms_mean", "wall_s", "deadline_exceeded", "hardware_context", "telemetry_shed"),
+        *("hook_ms_before", "hook_contended_ms_before", "hook_ms_mean", "wall_s", "deadline_exceeded"),
+        *("hardware_context", "telemetry_shed"),
         *("checkpoint_ref", "to_sequence", "artifact_ref"),
         # Counted by each process for itself, from where it began:
         *("flops", "side_pass_flops", "probe_flops", "flops_training", "flops_measuring"),

@@ -27,7 +27,8 @@ _MEASURED: Final[dict[str, tuple[str, ...]]] = {
         *("unproven", "test_accuracy_without", "test_loss_without", "metrics_without"),  # older ends do not say them
     ),
     "epoch_completed": (
-        *("evidence", "duration_s", "hook_ms_before", "flops", "flops_training", "flops_measuring"),
+        *("evidence", "duration_s", "hook_ms_before", "hook_contended_ms_before"),
+        *("flops", "flops_training", "flops_measuring"),
         *("lifecycle", "rate_policy", "decay_from_epoch"),  # of the configuration, and older packets do not say them
     ),
     "decision_timed_out": ("waited_ms",),

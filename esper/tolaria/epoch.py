@@ -109,7 +109,7 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
 
 def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:
     """The epoch hook: publish the packet, wait for the decision, apply its command; the log has it all afterwards."""
-    started = run.clock.monotonic()
+    started, contended = run.clock.monotonic(), run.clock.contended()
     publish(run, run.decider_breaker.poll())
     packet_id = run.recorder.new_id()
     body = epoch_packet(run, packet_id, trained, evaluation, evidence)
@@ -126,6 +126,7 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     run.world.flush()
     acknowledged = run.clock.monotonic()
     run.hook_ms.append(run.world.hook_ms(1e3 * (acknowledged - started)))
+    run.hook_contended_ms = 1e3 * (run.clock.contended() - contended)
     run.hook_parts_ms = {
         "assembly": 1e3 * (assembled - started),
         "decision": 1e3 * (decided - assembled),
@@ -228,6 +229,7 @@ def epoch_packet(
         conservative=run.mode.on,
         duration_s=trained.duration_s,
         hook_ms_before=run.hook_ms[-1] if run.hook_ms else 0.0,
+        hook_contended_ms_before=run.hook_contended_ms,
         flops=run.flops.total,
         lifecycle=run.config.seeds.lifecycle,
         rate_policy=run.config.rate_policy,

@@ -79,10 +79,15 @@ class KernelSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Two clocks: `monotonic` in seconds for every duration, `wall_ns` in nanoseconds for time stamps alone."""
+    """Two clocks: `monotonic` in seconds for every duration, `wall_ns` in nanoseconds for time stamps alone.
+
+    `contended` are the seconds so far in which something on the machine waited for a processor: of a duration, that
+    much says nothing about who measured it.
+    """
 
     monotonic: Callable[[], float]
     wall_ns: Callable[[], int]
+    contended: Callable[[], float] = lambda: 0.0
 
 
 def never() -> bool:

@@ -109,6 +109,8 @@ class Run:
     probe_losses: list[float] = field(default_factory=list)
     epochs_since_structural_change: int = 0
     hook_ms: list[float] = field(default_factory=list)
+    hook_contended_ms: float = 0.0
+    """Of the last of them, while something on the machine waited for a processor."""
     hook_parts_ms: dict[str, float] = field(default_factory=dict)
     """The parts of the last epoch hook's time (R-TOL-1); they sum to the last of `hook_ms`."""
     failures_in_a_row: int = 0

@@ -12,6 +12,7 @@ from esper.tolaria.outside import Clock, Outside
 from esper.urza.cache import KernelCache
 from esper.weatherlight.alive import this_process
 from esper.weatherlight.beginning import archived_claims
+from esper.weatherlight.contention import contended_s
 from projections.manifest import Place
 from streams.access import know_own
 from streams.entry import scraped
@@ -24,7 +25,7 @@ from streams.settings import Settings
 from streams.trainer_log import KafkaLog
 
 KERNEL_BYTES: Final = 64 * 2**20
-REAL_CLOCK: Final = Clock(monotonic=time.monotonic, wall_ns=time.time_ns)
+REAL_CLOCK: Final = Clock(monotonic=time.monotonic, wall_ns=time.time_ns, contended=contended_s)
 
 
 def connected(

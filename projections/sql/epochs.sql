@@ -18,6 +18,7 @@ SELECT
     fact.flops,
     fact.duration_s,
     fact.hook_ms_before,
+    fact.hook_contended_ms_before,
     fact.conservative,
     fact.epochs_since_structural_change,
     fact.seeds,

@@ -1,29 +1,55 @@
-"""Nissa's agents: events become metrics and alerts. Emergencies have an agent of their own and wait for nothing."""
+"""Nissa's agents: events become metrics and alerts. Emergencies have an agent of their own and wait for nothing.
+
+What alerts remember is a fold of what was handled before: a process that begins folds the runs' facts of the last hour
+up to where its group is, and tells nothing of them. While a run trains, or something bad lasts, the processes of the
+data folder are asked for what must not come by the log, and time itself is folded.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY
+from esper.errors import LogUnavailable
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event, unknown_values
-from esper.nissa.alerts import RULES, Alert, Watches, evolve_alerts, evolve_ended, evolve_restored
+from esper.nissa.alerts import (
+    RULES,
+    Alert,
+    Watches,
+    evolve_alerts,
+    evolve_ended,
+    evolve_restored,
+    evolve_time,
+    waits,
+)
 from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
+from streams.agents.scraped import scraped, trains
 from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import AgentContext
 from streams.producer import Publisher
-from streams.reader import Intake, past
+from streams.reader import Intake, handled, past
 from streams.records import Record
 
 RECENT_IDS: Final = 4_096
 """R-OONA-10. A redelivery comes soon after its first; one older than this is counted twice in a graph, no more."""
 RUNS_SHOWN: Final = 50
-"""Runs with series of their own; the oldest make context."""
+"""Runs with series of their own; the oldest make room."""
+RECALLED_S: Final = 3_600.0
+"""How far back the facts are folded again that a process before this one has handled."""
+LOOK_S: Final = 2.0
+"""How often, while a run trains or something bad lasts, processes are asked and time is folded."""
+IDLE_LOOK_S: Final = 30.0
+"""The same while nothing of the kind is so. R-NIS-10."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +71,8 @@ class Nissa:
         """Fold one event. Alerts are on the log before the event counts as handled, under ids derived from it."""
         if event.event_id in self._recent:
             return
-        watches = self._watches
-        alerts: list[Alert] = []
         samples = measure(event)
-        for sample in samples:
-            watches, alert = evolve_alerts(watches, sample, record.timestamp_ms / 1000)
-            alerts += [alert] if alert is not None else []
-        if event.WhichOneof("body") == "run_finished":
-            watches, cleared = evolve_ended(watches, event.run_id)
-            alerts += cleared
+        watches, alerts = _folded(self._watches, event, samples, record.timestamp_ms / 1000)
         if alerts:
             await self._publisher.publish([_alert_event(event, alert) for alert in alerts])
         # Nothing above changed this object, so an attempt that failed can be made again.
@@ -62,6 +81,8 @@ class Nissa:
         self._count_runs(event)
         for sample in samples:
             self._emit(sample)
+        if event.WhichOneof("body") == "run_finished":
+            self._forget(event.run_id)
         strangers = unknown_values(event)
         if strangers:
             words = ", ".join(f"{enum} {number}" for enum, number in strangers)
@@ -69,6 +90,29 @@ class Nissa:
         for alert in alerts:
             self._tell(alert)
         self._metrics.observe("esper_nissa_ingest_latency_seconds", max(0.0, time.time() - record.timestamp_ms / 1000))
+
+    async def look(self, samples: Iterable[Sample], now_s: float) -> None:
+        """Fold what processes say of themselves now, and the time; raises LogUnavailable where nothing can be told."""
+        watches, alerts = self._watches, list[Alert]()
+        for sample in samples:
+            watches, alert = evolve_alerts(watches, sample, now_s)
+            alerts += [alert] if alert is not None else []
+        watches, lasted = evolve_time(watches, now_s)
+        if alerts + lasted:
+            await self._publisher.publish([_alert_event(None, alert) for alert in alerts + lasted])
+        self._watches = watches
+        for alert in alerts + lasted:
+            self._tell(alert)
+
+    @property
+    def waits(self) -> bool:
+        """Whether time alone may change something: what is bad lasts, or a fired alert may clear without an event."""
+        return waits(self._watches)
+
+    def recall(self, event: Event, record: Record) -> None:
+        """Take over an event that an earlier process has handled; what it fired is on the log."""
+        self._watches, _ = _folded(self._watches, event, measure(event), record.timestamp_ms / 1000)
+        self._count_runs(event)
 
     def restore(self, event: Event) -> None:
         """Take over an alert event of an earlier process: what it left active does not fire again."""
@@ -90,6 +134,8 @@ class Nissa:
                 self._live.add(event.run_id)
             case "run_finished":
                 self._live.discard(event.run_id)
+            case "epoch_completed" if event.run_id not in self._live:  # of a run that began long before this process
+                self._live.add(event.run_id)
             case _:
                 return
         self._metrics.set("esper_training_runs", len(self._live))
@@ -110,9 +156,12 @@ class Nissa:
         self._shown.setdefault(run, set()).add(sample.name)
         self._shown.move_to_end(run)
         if len(self._shown) > RUNS_SHOWN:
-            oldest, names = self._shown.popitem(last=False)
-            for name in names:
-                self._metrics.forget(name, oldest)
+            self._forget(next(iter(self._shown)))
+
+    def _forget(self, run: str) -> None:
+        """A run's series go with it."""
+        for name in self._shown.pop(run, ()):
+            self._metrics.forget(name, run)
 
     def _tell(self, alert: Alert) -> None:
         """Notify: every route is a line of the process's log that names who should be reached."""
@@ -128,7 +177,24 @@ class Nissa:
             self._metrics.set("esper_nissa_alerts_active", float(active.count(rule.name)), rule=rule.name)
 
 
-def _alert_event(cause: Event, alert: Alert) -> Event:
+def _folded(watches: Watches, event: Event, samples: Iterable[Sample], at_s: float) -> tuple[Watches, list[Alert]]:
+    """The watches after an event, and the alerts that it fired or cleared."""
+    alerts: list[Alert] = []
+    for sample in samples:
+        watches, alert = evolve_alerts(watches, sample, at_s)
+        alerts += [alert] if alert is not None else []
+    if event.WhichOneof("body") == "run_finished":
+        watches, cleared = evolve_ended(watches, event.run_id)
+        alerts += cleared
+    return watches, alerts
+
+
+def _alert_event(cause: Event | None, alert: Alert) -> Event:
+    """The event that tells of an alert; one that no event caused has an id of its own."""
+    if cause is None:
+        now_ns = time.time_ns()
+        own_id = ids.uuid7(now_ns, os.urandom(10))
+        return new_event(alert.body(), event_id=own_id, run_id=alert.scope, producer="nissa", recorded_at_ns=now_ns)
     verb = "fired" if alert.active else "cleared"
     return new_event(
         alert.body(),
@@ -146,8 +212,27 @@ def _alert_event(cause: Event, alert: Alert) -> Event:
 async def setup(context: AgentContext) -> None:
     """Nissa's two agents, with the alerts that an earlier process left active."""
     nissa = Nissa(context.publisher, context.metrics)
+    async for event, record in handled(context.brokers, context.ring, RUNS, context.app.conf.id, RECALLED_S):
+        nissa.recall(event, record)
     async for event in past(context.brokers, context.ring, EMERGENCY):
         nissa.restore(event)
     intake = Intake("nissa", context.ring, context.publisher, context.metrics, nissa.handle, fold=True)
     add_agent(context.app, "nissa-emergency", [EMERGENCY, DEADLETTER], intake.take)
     add_agent(context.app, "nissa", [RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY], intake.take)
+    looking = asyncio.create_task(_look(nissa, context.settings.run_folder))
+    _tasks.add(looking)
+    looking.add_done_callback(_tasks.discard)
+
+
+_tasks: Final[set[asyncio.Task[None]]] = set()
+
+
+async def _look(nissa: Nissa, run_folder: Path) -> None:
+    """Ask the data folder's processes and fold the time, for ever."""
+    while True:
+        await asyncio.sleep(LOOK_S if nissa.waits or trains(run_folder) else IDLE_LOOK_S)
+        samples = await asyncio.to_thread(lambda: list(scraped(run_folder)))
+        try:
+            await nissa.look(samples, time.time())
+        except LogUnavailable as error:
+            logger.warning("alerts wait for the log: %s", error)

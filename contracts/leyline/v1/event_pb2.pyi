@@ -573,7 +573,7 @@ class RunFinished(_message.Message):
     def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "action_set", "risk_memory", "last_decision")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "hook_contended_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "action_set", "risk_memory", "last_decision")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -591,6 +591,7 @@ class EpochCompleted(_message.Message):
     CONSERVATIVE_FIELD_NUMBER: _ClassVar[int]
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
     HOOK_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    HOOK_CONTENDED_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     RATE_POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -618,6 +619,7 @@ class EpochCompleted(_message.Message):
     conservative: bool
     duration_s: float
     hook_ms_before: float
+    hook_contended_ms_before: float
     flops: float
     lifecycle: str
     rate_policy: str
@@ -628,7 +630,7 @@ class EpochCompleted(_message.Message):
     action_set: int
     risk_memory: RiskMemory
     last_decision: LastDecision
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., action_set: _Optional[int] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., last_decision: _Optional[_Union[LastDecision, _Mapping]] = ...) -> None: ...
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., hook_contended_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., action_set: _Optional[int] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., last_decision: _Optional[_Union[LastDecision, _Mapping]] = ...) -> None: ...
 
 class RiskMemory(_message.Message):
     __slots__ = ("thresholds", "out_of_bounds", "tuned_epoch", "level", "conservative_since", "conservative_cause", "stable_epochs", "outcomes", "predicted", "failed", "breakers", "accuracy")

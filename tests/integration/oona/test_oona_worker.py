@@ -129,6 +129,29 @@ def test_a_redelivered_event_is_counted_once(worker, writer, events, scrape):
     assert 'esper_telemetry_packets_total{source="twice"} 1.0' in scrape.text(worker)
 
 
+def test_what_an_alert_counts_and_how_a_run_goes_outlive_a_kill(own_log, ring, events, processes, read_until, scrape):
+    """Two slow epochs before it and one afterwards are three in a row; the run's series end with the run."""
+    worker = processes("worker", own_log.data_dir, own_log.address)
+    with LogWriter(own_log.address, ring, producer="trainer", metrics=Metrics()) as writer:
+        for _ in range(2):
+            writer.publish(slow_epoch(events))
+        writer.flush()
+        wait_for(lambda: f'run="{events.run_id}"' in scrape.text(worker))
+        time.sleep(1.0)  # Faust commits twice a second
+        worker.kill()
+        worker.start()
+        writer.publish(slow_epoch(events))
+        writer.flush()
+        found = read_until(lambda found: len(found) == 1, topics=(EMERGENCY,), address=own_log.address)
+        wait_for(lambda: f'run="{events.run_id}"' in scrape.text(worker))
+        writer.publish(events.fact(event_pb2.RunFinished(status="completed")))
+        writer.flush()
+
+        wait_for(lambda: f'run="{events.run_id}"' not in scrape.text(worker))
+
+    assert alerts(found) == [("alert_fired", "training_latency_high")]
+
+
 def test_after_a_kill_an_active_alert_does_not_fire_again_and_does_clear(own_log, ring, events, processes, read_until):
     worker = processes("worker", own_log.data_dir, own_log.address)
     with LogWriter(own_log.address, ring, producer="trainer", metrics=Metrics()) as writer:

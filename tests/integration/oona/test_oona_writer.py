@@ -14,7 +14,6 @@ from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import EMERGENCY, PARTITIONS, RUNS, TELEMETRY
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import body_name
-from esper.nissa.measure import measure
 from streams.metrics import Metrics
 from streams.reader import record_of
 from streams.records import Refused, partition_of, verified
@@ -223,19 +222,6 @@ def test_a_fact_that_finds_no_room_for_thirty_seconds_stops_the_writer_in_one_li
             assert writer.depth == 6, "an emergency is never kept out"
         writer.flush()
     assert "\n" not in str(raised.value)
-
-
-def test_the_queues_state_goes_out_as_telemetry_that_nissa_understands(
-    log, ring, run_id, metrics, monkeypatch, read_until
-):
-    monkeypatch.setattr("streams.trainer_log.SUMMARY_S", 0.1)
-    with KafkaLog(log.address, ring, run_id=run_id, metrics=metrics):
-        found = read_until(lambda found: len(found) == 2, topics=(TELEMETRY,))
-
-    samples = {sample.name: sample for event in found for sample in measure(event)}
-    assert samples["esper_oona_queue_depth"].labels == {"writer": "trainer"}
-    assert samples["esper_oona_queue_depth"].scope == run_id
-    assert "esper_nissa_telemetry_unknown_total" not in samples
 
 
 @pytest.mark.serial

@@ -20,9 +20,10 @@ from esper.tolaria.outside import Outside
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
-from streams.trainer_log import queue_summary
-
-MINUTE_NS = 60 * 10**9
+from streams.agents.scraped import scraped
+from streams.entry import scraped as scraped_by
+from streams.health import HealthServer
+from streams.metrics import Metrics
 
 
 def watched(published):
@@ -101,15 +102,32 @@ def test_a_seed_that_leaks(tmp_path, monkeypatch):
     assert told == ["+kasmina_isolation_violation", "-kasmina_isolation_violation"]
 
 
-@pytest.mark.requirement("R-NIS-7", "R-OPS-7")
-def test_a_queue_that_stays_deep():
-    depths = [5_000, 5_000, 5_000, 1_000]
+@pytest.mark.requirement("R-NIS-7", "R-NIS-8", "R-OPS-7")
+@pytest.mark.parametrize(
+    ("process", "metric", "labels", "bad", "alert"),
+    [
+        ("trainer-run", "esper_oona_queue_depth", {"writer": "trainer"}, 5_000, "oona_queue_depth"),
+        ("forge", "esper_tezzeret_mode_conservative", {}, 1, "tezzeret_conservative_mode"),
+    ],
+)
+def test_what_a_process_says_when_it_is_asked(tmp_path, process, metric, labels, bad, alert):
+    """By the page that it really serves; of one that ended without a word, nothing is known."""
+    metrics, watches, told = Metrics(), {}, []
+    (tmp_path / "trainer-gone.json").write_text('[{"targets": ["127.0.0.1:1"], "labels": {}}]')
+    (tmp_path / "forge-broken.json").write_text("{")
+    with (
+        HealthServer(process, metrics, checks={}) as health,
+        scraped_by(tmp_path / f"{process}.json", "x", health.port),
+    ):
+        for minute in range(20):
+            metrics.set(metric, bad if minute < 18 else 0, **labels)
+            for sample in scraped(tmp_path):
+                watches, said = evolve_alerts(watches, sample, 60.0 * minute)
+                told += [said] if said is not None else []
 
-    summaries = [
-        queue_summary("run", "trainer", (depth, 5_000), minute * MINUTE_NS) for minute, depth in enumerate(depths)
-    ]
-
-    assert watched(summaries) == ["+oona_queue_depth", "-oona_queue_depth"]
+    assert [(each.rule.name, each.active) for each in told] == [(alert, True), (alert, False)]
+    assert {each.scope for each in told} == {process.removeprefix("trainer-")}
+    assert list(scraped(tmp_path)) == []
 
 
 @pytest.fixture
@@ -143,6 +161,9 @@ def test_a_kernel_that_is_asked_for_again_is_no_retry(job):
 
 
 def test_there_is_a_drill_for_every_alert():
-    drills = {"training_latency_high", "kasmina_isolation_violation", "oona_queue_depth", "tezzeret_compile_retry_high"}
+    drills = {
+        *("training_latency_high", "kasmina_isolation_violation", "oona_queue_depth"),
+        *("tezzeret_compile_retry_high", "tezzeret_conservative_mode"),
+    }
 
     assert {rule.name for rule in RULES} == drills

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from esper.leyline.envelope import new_event
-from esper.nissa.alerts import BY_RULE, RULES, Watch, evolve_alerts, evolve_ended, evolve_restored
+from esper.nissa.alerts import BY_RULE, RULES, Watch, evolve_alerts, evolve_ended, evolve_restored, evolve_time
 from esper.nissa.measure import Sample, measure
 
 
@@ -16,17 +16,25 @@ def packet_of(body, run_id="run-a"):
     return new_event(body, event_id=bytes(16), run_id=run_id, producer="trainer", recorded_at_ns=0)
 
 
-def hook(milliseconds):
-    return event_pb2.EpochCompleted(hook_ms_before=milliseconds)
+def hook(milliseconds, contended=0.0):
+    return event_pb2.EpochCompleted(hook_ms_before=milliseconds, hook_contended_ms_before=contended)
 
 
 def leaks(count):
     return event_pb2.EpochCompleted(seeds=[event_pb2.SeedObservation(seed_id="s1", isolation_violations=count)])
 
 
-def depth(events):
-    point = leyline_pb2.MetricPoint(name="oona.queue.depth", value=events)
-    return leyline_pb2.TelemetryPacket(source_subsystem="oona", metrics=[point])
+def asked(metric, values, every_s):
+    """What is told of a process that is asked so often for a metric; None is no answer, and time goes on."""
+    watches, told = {}, []
+    for index, value in enumerate(values):
+        alerts = []
+        if value is not None:
+            watches, alert = evolve_alerts(watches, Sample(metric, value, "run-a"), index * every_s)
+            alerts = [alert] if alert is not None else []
+        watches, lasted = evolve_time(watches, index * every_s)
+        told.append([("+" if each.active else "-") + each.rule.name for each in alerts + lasted])
+    return told
 
 
 def fold(bodies, *, watches=None, every_s=60.0, run_id="run-a"):
@@ -51,9 +59,32 @@ def test_latency_fires_at_the_third_slow_epoch_in_a_row_and_clears_at_the_first_
 
 @pytest.mark.requirement("R-NIS-7")
 def test_the_queue_must_be_deep_for_two_minutes_without_a_break():
-    _, told = fold([depth(5000), depth(5000), depth(4000), depth(5000), depth(5000), depth(5000)], every_s=60.0)
+    told = asked("esper_oona_queue_depth", [5000, 5000, 4000, 5000, 5000, 5000, 5000, 3999], every_s=60.0)
 
-    assert told == [[], [], [], [], [], ["+oona_queue_depth"]]
+    assert told == [[], [], [], [], [], ["+oona_queue_depth"], [], ["-oona_queue_depth"]]
+
+
+@pytest.mark.requirement("R-NIS-7", "R-NIS-8")
+@pytest.mark.parametrize(
+    ("metric", "alert", "looks"),
+    [
+        ("esper_oona_queue_depth", "oona_queue_depth", 2),
+        ("esper_tezzeret_mode_conservative", "tezzeret_conservative_mode", 15),
+    ],
+)
+def test_what_lasts_fires_by_time_alone_and_once(metric, alert, looks):
+    """A process that is too busy to answer, or says nothing new, is no better for it."""
+    told = asked(metric, [9000.0, *[None] * (looks + 1), 0.0], every_s=60.0)
+
+    assert told == [*[[]] * looks, [f"+{alert}"], [], [f"-{alert}"]]
+
+
+@pytest.mark.requirement("R-NIS-5")
+def test_a_busy_machine_fires_nothing():
+    """Ruling 36: what other processes take of the hook's time is shown as itself."""
+    _, told = fold([hook(60, contended=50), hook(90, contended=90), hook(25, contended=8), hook(25, contended=400)])
+
+    assert told == [[], [], [], []]
 
 
 @pytest.mark.requirement("R-NIS-6")
@@ -97,7 +128,7 @@ def test_an_alert_says_what_it_is_its_value_and_what_to_do():
         assert rule.routes
     watches = {("training_latency_high", "run-a"): Watch(in_a_row=2)}
 
-    _, alert = evolve_alerts(watches, Sample("esper_tolaria_training_latency_seconds", 0.025, "run-a"), 0.0)
+    _, alert = evolve_alerts(watches, Sample("esper_tolaria_hook_own_seconds", 0.025, "run-a"), 0.0)
 
     assert alert is not None
     body = alert.body()

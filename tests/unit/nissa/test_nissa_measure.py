@@ -13,6 +13,7 @@ from esper.leyline.envelope import Event, new_event
 from esper.nissa.alerts import RULES
 from esper.nissa.catalogue import BY_NAME, METRICS, NISSA, prometheus_form
 from esper.nissa.measure import measure
+from streams.agents.scraped import WATCHED
 
 BY_THE_AGENT = {
     "esper_training_runs",
@@ -34,6 +35,7 @@ BODIES = (
             ),
         ],
         hook_ms_before=4.0,
+        hook_contended_ms_before=3.0,
         conservative=True,
     ),
     event_pb2.StepSampled(loss=1.0, gradient_norm=3.0, samples_per_s=1000.0, step_ms=8.0),
@@ -84,14 +86,14 @@ def test_a_rewind_is_no_rollback():
 def test_every_metric_of_nissa_is_emitted_by_some_event_and_nothing_else_is():
     emitted = {name for body in BODIES for name in samples(body)}
 
-    # The queue's depth is Oona's own metric, which Nissa hears of in telemetry.
-    assert emitted | BY_THE_AGENT == {metric.name for metric in NISSA} | {"esper_oona_queue_depth"}
+    assert emitted | BY_THE_AGENT == {metric.name for metric in NISSA}
 
 
-def test_every_alert_watches_a_metric_that_events_really_emit():
+def test_every_alert_watches_a_metric_that_events_carry_or_a_process_is_asked_for():
     emitted = {name for body in BODIES for name in samples(body)}
 
-    assert {rule.metric for rule in RULES} <= emitted
+    assert {rule.metric for rule in RULES} <= emitted | set(WATCHED.values())
+    assert not emitted & set(WATCHED.values())
 
 
 def test_a_sample_has_the_labels_of_its_metric():
@@ -117,6 +119,8 @@ def test_an_epoch_is_measured_in_base_units():
     found = {name: sample.value for name, sample in samples(BODIES[0]).items()}
 
     assert found["esper_tolaria_training_latency_seconds"] == pytest.approx(0.004)
+    assert found["esper_tolaria_hook_contended_seconds"] == pytest.approx(0.003)
+    assert found["esper_tolaria_hook_own_seconds"] == pytest.approx(0.001)
     assert found["esper_tolaria_training_accuracy_ratio"] == 0.5
     assert found["esper_tolaria_seeds_active"] == 1
     assert found["esper_kasmina_isolation_violations"] == 3
