@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
+from contracts.leyline.v1.leyline_pb2 import FieldReport, FieldReportOutcome
 from contracts.topics import COMMANDS, REPORTS, RUNS
 from esper.leyline.envelope import Event
 from projections.projection import Projection, Row, fact_row, fields, row
@@ -46,17 +47,35 @@ def _rejected(event: Event, record: Record) -> tuple[str, Row]:
 
 def _reported(event: Event, record: Record) -> tuple[str, Row]:
     body = event.field_report
+    if why := wrong_with(body, event.run_id):
+        return "refused", row(event, record, run_id=event.run_id, reason=why)
     metrics: dict[str, Any] = {column: body.metrics.get(name) for name, column in _METRICS.items()}
     return "reported", row(
         event,
         record,
         run_id=event.run_id,
         command_id=_bytes(body.command_id),
+        decision_id=_bytes(body.decision_id),
         window_epochs=body.observation_window_epochs,
         ended_as=body.notes,
         **fields(body, ("seed_id", "blueprint_id", "outcome")),
         **metrics,
     )
+
+
+def wrong_with(report: FieldReport, run_id: str) -> str:
+    """Why a report is no experience; empty for one that is (R-TAM-51). Its version is judged where events are read."""
+    if not report.HasField("issued_at"):
+        return "it does not say when it was issued"
+    if _bytes(report.report_id) is None:
+        return f"report id {report.report_id!r} is no UUID"
+    if _bytes(report.command_id) is None and _bytes(report.decision_id) is None:
+        return "it names neither a command nor a decision"
+    if report.outcome not in FieldReportOutcome.values() or not report.outcome:
+        return f"outcome {report.outcome} is none"
+    if report.training_run_id != run_id:
+        return f"it is on run {report.training_run_id!r}"
+    return ""
 
 
 def _bytes(command_id: str) -> bytes | None:

@@ -107,8 +107,8 @@ def _show(told: Told) -> None:
     answer = told.answer
     if answer is None:
         complain(
-            f"{words}: run {told.run_id} has not answered within {ANSWER_S:.0f} s; it will refuse it as stale. Is it in "
-            f"a long step? `esper events {told.run_id} --type command_rejected` shows it"
+            f"{words}: run {told.run_id} has not answered within {ANSWER_S:.0f} s; it will refuse it as stale. Is "
+            f"it in a long step? `esper events {told.run_id} --type command_rejected` shows it"
         )
         return
     place = f"before step {answer.global_step + 1} (epoch {answer.epoch + 1})"
@@ -126,7 +126,9 @@ def _check_trained(history: History, run_id: str) -> None:
     if ended:
         raise InvalidInput(f"run {run_id} is over; `esper fork {run_id} --at STEP --do ...` does it otherwise")
     if _lives(history, run_id) is False:
-        raise InvalidInput(f"the trainer of run {run_id} died; `esper resume {run_id}` goes on with it, and then tell it")
+        raise InvalidInput(
+            f"the trainer of run {run_id} died; `esper resume {run_id}` goes on with it, and then tell it"
+        )
 
 
 def _lives(history: History, run_id: str) -> bool | None:
@@ -196,4 +198,3 @@ def _effects(seen: list[Event], answer: Event) -> tuple[Event, ...]:
     rolled = [each for each in seen if each.HasField("rolled_back") and each.rolled_back.reason == "command"]
     caused = [each for each in at_step if each.causation_id == answer.event_id]
     return (*caused, *(each for each in rolled if each.rolled_back.from_step == answer.global_step))
-

@@ -65,7 +65,9 @@ class Progress:
             seed.ramp_step += 1
             slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
             return self._hurry(slot)
-        if slot.stage == lifecycle.GERMINATED and (slot.hurried or slot.stage_steps >= self._settings.germination_steps):
+        if slot.stage == lifecycle.GERMINATED and (
+            slot.hurried or slot.stage_steps >= self._settings.germination_steps
+        ):
             verdict = self._verdicts.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
             return [*self._pass_or_cull(slot, verdict, lifecycle.TRAINING), *self._hurry(slot)]
         return []

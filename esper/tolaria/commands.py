@@ -12,7 +12,13 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-from contracts.leyline.v1.event_pb2 import BreakerChanged, CommandApplied, SecurityViolation, SeedTransitioned
+from contracts.leyline.v1.event_pb2 import (
+    BreakerChanged,
+    CommandApplied,
+    CommandRejected,
+    SecurityViolation,
+    SeedTransitioned,
+)
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
     COMMAND_TYPE_CIRCUIT_BREAKER,
@@ -73,23 +79,31 @@ def stand_still(run: Run) -> tuple[str, str] | None:
     return None
 
 
-def apply_command(run: Run, request: Request, decision: Event | None = None) -> None:
+ACTION_SET: Final = 1
+"""The actions that a policy may choose from here: all of `esper.tamiyo.actions`."""
+
+
+def apply_command(run: Run, request: Request, decision: Event | None = None) -> CommandRejected | None:
     """Apply a command, or reject it; `decision` is the decision that it follows from, if that was waited for.
 
+    Returns the rejection, if it was one.
     Publishes CommandApplied and what follows from it, or CommandRejected. Raises Diverged where a command that was
     applied when this was recorded is refused now.
     """
     event = request.event
     if event is None or request.rejected is not None:
         _reject(run, request)
-        return
+        return request.rejected
+    rejected = None
     try:
         if not request.settled:
             _check(run, event, decision)
         carry_out(run, event, decision)
     except CommandRefused as refusal:
-        _reject(run, Request(event, run.world.refused(event, refusal)))
+        rejected = run.world.refused(event, refusal)
+        _reject(run, Request(event, rejected))
     drain(run)
+    return rejected
 
 
 def carry_out(run: Run, event: Event, decision: Event | None) -> None:
@@ -138,7 +152,11 @@ def _check_rate(run: Run, command: AdaptationCommand) -> None:
     if "lr" in values and group in run.optimizer.names:
         shares["lr"] = values["lr"] / run.rates.untold(group, run.recorder.step)
     for name, share in shares.items():
-        if math.isfinite(share) and share > 0 and not config.lowest_rate_share * _NEARLY <= share <= config.highest_rate_share / _NEARLY:
+        if (
+            math.isfinite(share)
+            and share > 0
+            and not config.lowest_rate_share * _NEARLY <= share <= config.highest_rate_share / _NEARLY
+        ):
             raise CommandRefused(
                 "rate_out_of_bounds",
                 f"{name}={values[name]:g} makes {share:g} times of the rate; {config.lowest_rate_share:g} to "
@@ -249,7 +267,7 @@ def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
 
 
 def _force_breaker(run: Run, command: AdaptationCommand) -> list[Message]:
-    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rate_breaker)}
+    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rate_breaker, run.growth_breaker)}
     name = command.annotations.get("breaker", "")
     if name not in breakers:
         raise CommandRefused("unknown_breaker", f"annotation breaker={name!r} names none of {', '.join(breakers)}")

@@ -19,7 +19,7 @@ from esper.leyline.field_checks import check_fields
 from esper.leyline.json_text import parsed
 from esper.tolaria.structure import Piece
 
-Policy = Literal["heuristic", "random", "none"]
+Policy = Literal["heuristic", "random", "explore", "none"]
 RatePolicy = Literal["constant", "cosine", "warmup", "wsd", "own"]
 OptimizerKind = Literal["adamw", "sgd", "own"]
 """`own`: the script of a run brings its optimiser and its schedule; no task can have it."""
@@ -164,7 +164,7 @@ class RunConfig:
 
     lowest_rate_share: PositiveFloat = 0.01
     highest_rate_share: PositiveFloat = 4.0
-    """What a person or a policy may make of the learning rates, as shares of what they would be otherwise (R-TAM-19)."""
+    """What a person or a policy may make of the learning rates: shares of what they would be otherwise (R-TAM-19)."""
 
     pause_quota: Annotated[int, Field(ge=0, le=10_000)] = 100
     """Pauses that each of a run's masters, its policy and a person, may ask for within an epoch (R-TAM-44)."""

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import nn
 
-from contracts.leyline.v1.event_pb2 import SiteDescription, StateDigested
+from contracts.leyline.v1.event_pb2 import LastDecision, SiteDescription, StateDigested
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, AdaptationCommand
 from esper.errors import CorruptState, InvalidInput
 from esper.karn import catalogue
@@ -88,6 +88,8 @@ class Run:
     optimizer: GroupedOptimizer
     rates: Rates
     rate_breaker: TrainerBreaker
+    growth_breaker: TrainerBreaker
+    """A policy or a person opens it, and nothing grows until one of them closes it; nothing else moves it."""
     random: RandomStreams
     guard: Guard
     flops: FlopMeter
@@ -121,6 +123,10 @@ class Run:
     paused: bool = False
     """Whether a person has told the trainer to stand still. No part of the state: none is kept while it stands still,
     but for one from before a germination, and going back there goes on."""
+    risk_memory: bytes = b""
+    """What the risk engine remembers, as the last decision left it; a rollback does not take it back."""
+    last_decision: LastDecision | None = None
+    """The decision whose report is due with the next packet; a rollback does not take it back."""
     pauses: dict[str, int] = field(default_factory=dict)
     """How often each of its masters has paused it within this epoch."""
     swaps_tried: set[tuple[str, str]] = field(default_factory=set)
@@ -323,6 +329,7 @@ def assembled(
         optimizer=optimizer,
         rates=rates,
         rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
+        growth_breaker=TrainerBreaker("growth", world, clock.monotonic),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(),
@@ -434,6 +441,8 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "probe_losses": list(run.probe_losses),
         "epochs_since_structural_change": run.epochs_since_structural_change,
         "paused_until": run.paused_until,
+        "risk_memory": run.risk_memory.hex(),
+        "last_decision": "" if run.last_decision is None else run.last_decision.SerializeToString().hex(),
         "spent": run.flops.state(),
         "pins": [asdict(pin) for pin in run.pins],
         "chains": {
@@ -505,6 +514,9 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.probe_losses = list(progress["probe_losses"])
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
     run.paused_until = progress.get("paused_until", 0)
+    run.risk_memory = bytes.fromhex(progress.get("risk_memory", ""))
+    last = bytes.fromhex(progress.get("last_decision", ""))
+    run.last_decision = LastDecision.FromString(last) if last else None
     if steps := progress.get("steps_per_epoch"):
         run.set_steps_per_epoch(steps)
     run.pins = [Pin.of(pin) for pin in progress.get("pins", [])]

@@ -1,8 +1,8 @@
 """What a person may tell a run while it trains, from words to a command. Free of torch: the command line reads it.
 
-A command takes effect between two optimiser steps: before the first step that begins after it has arrived, or while the
-run stands still. `CommandApplied` says before which. What is judged at an epoch's end, such as the gate of a seed that is
-advanced, waits for that.
+A command takes effect between two optimiser steps: before the first step that begins after it has arrived, or while
+the run stands still. `CommandApplied` says before which. What is judged at an epoch's end, such as the gate of a seed
+that is advanced, waits for that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Final
 from google.protobuf.struct_pb2 import Struct
 
 from contracts.leyline.v1.leyline_pb2 import (
+    CIRCUIT_BREAKER_STATE_CLOSED,
+    CIRCUIT_BREAKER_STATE_OPEN,
+    COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
     COMMAND_TYPE_PAUSE,
     COMMAND_TYPE_ROLLBACK,
@@ -20,6 +23,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     SEED_OPERATION_ADVANCE,
     SEED_OPERATION_HOLD,
     AdaptationCommand,
+    CommandCircuitBreaker,
     CommandOptimizerAdjustment,
     CommandSeedOperation,
     CommandTraining,
@@ -34,7 +38,7 @@ PERSON: Final = "person"
 """Who has issued such a command."""
 TOLD_FORMS: Final = (
     '"cull s1", "fossilize s1", "hold s1", "advance s1", "germinate s1 residual_block" (or its id), "rate 0.5", '
-    '"rollback", "rollback full", "pause" or "resume"'
+    '"rollback", "rollback full", "breaker open", "breaker close", "pause" or "resume"'
 )
 _OWN: Final[dict[str, SeedOperation]] = {"hold": SEED_OPERATION_HOLD, "advance": SEED_OPERATION_ADVANCE}
 
@@ -55,8 +59,13 @@ def read_told(text: str) -> AdaptationCommand:
             command = AdaptationCommand(command_type=COMMAND_TYPE_OPTIMIZER, optimizer_adjustment=adjustment)
         case ["rollback", *level] if level in ([], ["fast"], ["full"]):
             asked = Struct()
-            asked.update({"level": each for each in level})
+            asked.update({"level": level[0]} if level else {})
             command = AdaptationCommand(command_type=COMMAND_TYPE_ROLLBACK, rollback_payload=asked)
+        case ["breaker", "open" | "close" as word]:
+            state = CIRCUIT_BREAKER_STATE_OPEN if word == "open" else CIRCUIT_BREAKER_STATE_CLOSED
+            payload = CommandCircuitBreaker(desired_state=state, rationale="a person said so")
+            command = AdaptationCommand(command_type=COMMAND_TYPE_CIRCUIT_BREAKER, circuit_breaker=payload)
+            command.annotations["breaker"] = "growth"
         case ["hold" | "advance" as word, seed_id]:
             command = _of_seed(_OWN[word], seed_id)
         case ["germinate", _, _] | ["cull" | "fossilize", _]:

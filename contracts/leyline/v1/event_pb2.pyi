@@ -673,7 +673,7 @@ class RiskBreaker(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[_leyline_pb2.CircuitBreakerState, str]] = ..., failures: _Optional[int] = ..., opened_epoch: _Optional[int] = ...) -> None: ...
 
 class LastDecision(_message.Message):
-    __slots__ = ("packet_id", "decision_id", "command_id", "outcome", "reason", "epoch", "loss", "policy_version", "command_type")
+    __slots__ = ("packet_id", "decision_id", "command_id", "outcome", "reason", "epoch", "loss", "policy_version", "command_type", "ended")
     PACKET_ID_FIELD_NUMBER: _ClassVar[int]
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
@@ -683,6 +683,7 @@ class LastDecision(_message.Message):
     LOSS_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     COMMAND_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     packet_id: bytes
     decision_id: bytes
     command_id: bytes
@@ -692,7 +693,8 @@ class LastDecision(_message.Message):
     loss: float
     policy_version: str
     command_type: _leyline_pb2.CommandType
-    def __init__(self, packet_id: _Optional[bytes] = ..., decision_id: _Optional[bytes] = ..., command_id: _Optional[bytes] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., epoch: _Optional[int] = ..., loss: _Optional[float] = ..., policy_version: _Optional[str] = ..., command_type: _Optional[_Union[_leyline_pb2.CommandType, str]] = ...) -> None: ...
+    ended: str
+    def __init__(self, packet_id: _Optional[bytes] = ..., decision_id: _Optional[bytes] = ..., command_id: _Optional[bytes] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., epoch: _Optional[int] = ..., loss: _Optional[float] = ..., policy_version: _Optional[str] = ..., command_type: _Optional[_Union[_leyline_pb2.CommandType, str]] = ..., ended: _Optional[str] = ...) -> None: ...
 
 class DecisionTimedOut(_message.Message):
     __slots__ = ("packet_id", "waited_ms")

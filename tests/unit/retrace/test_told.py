@@ -1,4 +1,4 @@
-"""What a person tells a run: between two steps, recorded, refused with a reason, and again in replay, resume and fork."""
+"""What a person tells a run: between two steps, recorded or refused, and again in replay, resume and fork."""
 
 from __future__ import annotations
 
@@ -110,8 +110,10 @@ def test_an_advanced_seed_needs_no_dwell(lived, other):
     lived.train({2: tell("germinate s1 BP009"), 5: tell("advance s1")}, policy="none", seeds=slow)
     other.train({2: tell("germinate s1 BP009")}, policy="none", seeds=slow)
 
-    gates = [[(event.epoch, event.gate_evaluated.gate) for event in run.log.events if event.HasField("gate_evaluated")]
-             for run in (lived, other)]
+    gates = [
+        [(event.epoch, event.gate_evaluated.gate) for event in run.log.events if event.HasField("gate_evaluated")]
+        for run in (lived, other)
+    ]
     g1 = leyline.SEED_LIFECYCLE_GATE_G1_GRADIENT_HEALTH
     assert [epoch for epoch, gate in gates[0] if gate == g1] == [2]
     assert [epoch for epoch, gate in gates[1] if gate == g1] == [9]
@@ -153,11 +155,13 @@ def test_whoever_has_paused_too_often_in_an_epoch_is_refused_and_that_is_alarmed
 
 
 def test_a_fork_shares_what_was_told_before_it(lived, other):
-    lived.train({2: tell("germinate s1 BP009"), 4: tell("pause"), 6: tell("resume"), 8: tell("rate 0.5")}, policy="none")
+    lived.train(
+        {2: tell("germinate s1 BP009"), 4: tell("pause"), 6: tell("resume"), 8: tell("rate 0.5")}, policy="none"
+    )
     other.fork(lived, 12, "nothing")
 
     shared = {step: root for step, root in lived.digests() if step > 12}
-    assert {step: root for step, root in _own_digests(other)} == shared
+    assert dict(_own_digests(other)) == shared
 
 
 def _own_digests(fork):
@@ -165,14 +169,18 @@ def _own_digests(fork):
     return [(step, body.root) for step, body in found if body.occasion == "epoch" and step > 12]
 
 
-@pytest.mark.parametrize("words", ["", "cull", "grow s1", "rate", "rate x", "rate -1", "rate nan", "rollback now", "cull s1 s2"])
+@pytest.mark.parametrize(
+    "words", ["", "cull", "grow s1", "rate", "rate x", "rate -1", "rate nan", "rollback now", "cull s1 s2"]
+)
 def test_words_that_mean_nothing_are_refused(words):
     with pytest.raises(InvalidInput):
         read_told(words)
 
 
 def test_a_told_command_keeps_the_size_of_a_command():
-    event = told_event("k3f9x2qa", read_told("germinate s10 residual_block"), now_ns=time.time_ns(), random_bytes=bytes(10))
+    event = told_event(
+        "k3f9x2qa", read_told("germinate s10 residual_block"), now_ns=time.time_ns(), random_bytes=bytes(10)
+    )
 
     assert event.adaptation_command.ByteSize() < 280
     assert event.adaptation_command.annotations["told"].startswith("germinate s10 BP")
