@@ -14,6 +14,7 @@ from esper.cli import WRONG_INPUT
 from esper.cli.command_groups import archive_app, blueprints_app, projections_app
 from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
+from esper.cli.learn_group import learn_app
 from esper.cli.output import complain, complain_of
 from esper.errors import EsperError
 
@@ -34,7 +35,7 @@ The parts, by their code names:
   Weatherlight starts, watches and stops the processes
   Urza         the library of what was compiled from blueprints
   Tezzeret     compiles blueprints
-  Simic        would train Tamiyo's policies from history; it is not built yet
+  Simic        trains Tamiyo's policies on what is on the log
 
 \b
 Start with:
@@ -58,6 +59,7 @@ app.add_typer(single_commands)
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
 app.add_typer(projections_app, name="projections")
+app.add_typer(learn_app, name="learn")
 
 
 def dispatch(arguments: Sequence[str]) -> int:

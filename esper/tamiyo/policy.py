@@ -33,13 +33,17 @@ Advise = Callable[[EpochCompleted, Sequence[Action], Sequence[bool]], Advice]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A pure policy. `greedy` ones take the largest logit, the others sample with the decision's draw."""
+    """A pure policy. `greedy` ones take the largest logit, the others sample with the decision's draw.
+
+    `weights` is the SHA-256 of a learned one's, hexadecimal.
+    """
 
     name: str
     version: str
     greedy: bool
     advise: Advise
     settings: Mapping[str, float] = field(default_factory=dict)
+    weights: str = ""
     action_set: int = SEEDS_ONLY
     """What it chooses from, as far as the trainer can carry that out."""
     risk_engine: int = 1
@@ -47,11 +51,13 @@ class Policy:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 over name, version and settings: whoever has the same digest decides the same."""
+        """SHA-256 over name, version, settings and weights: whoever has the same digest decides the same."""
         content: dict[str, Any] = {"name": self.name, "version": self.version, "greedy": self.greedy}
         content["settings"] = dict(self.settings)
         if (self.action_set, self.risk_engine) != (SEEDS_ONLY, 1):  # the digests of those of old stay what they were
             content |= {"action_set": self.action_set, "risk_engine": self.risk_engine}
+        if self.weights:
+            content["weights"] = self.weights
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 

@@ -89,10 +89,12 @@ STREAMS: Final = ("data", "init", "dropout", "policy", "probe", "seeds", "aggreg
 
 def stream_seeds(seed: int) -> dict[str, int]:
     """One seed per stream, 63 bits, from the run's own seed."""
-    return {
-        name: int.from_bytes(hashlib.sha256(f"esper {seed} {name}".encode()).digest()[:8], "big") >> 1
-        for name in STREAMS
-    }
+    return {name: seed_of(f"esper {seed} {name}") for name in STREAMS}
+
+
+def seed_of(text: str) -> int:
+    """A seed of 63 bits that the text gives on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class RandomStreams:
@@ -108,6 +110,11 @@ class RandomStreams:
     def begin_training(self) -> None:
         """Seed torch's global stream for dropout; call it once the host is made."""
         torch.manual_seed(self.seeds["dropout"])
+
+    def reorder(self, order: int) -> None:
+        """From the next epoch on the samples come in the run's order number `order`; 0 leaves them as they come."""
+        if order:
+            self.data.manual_seed(seed_of(f"esper {self.seeds['data']} order {order}"))
 
     def state(self) -> dict[str, Any]:
         """The position of every stream, as tensors."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
 from contracts.leyline.v1.event_pb2 import RunStarted, SiteDescription
@@ -34,18 +35,30 @@ _TARGETS: Final = {
     SEED_OPERATION_CULL: lifecycle.CULLED,
     SEED_OPERATION_FOSSILIZE: lifecycle.FOSSILIZED,
 }
-FORMS: Final = '"cull s2", "fossilize s2", "germinate s1 residual_block" (or its id), "policy random" or "nothing"'
+NO_ACTION: Final = "no action"
+ORDER: Final = ", order "
+FORMS: Final = (
+    '"cull s2", "fossilize s2", "germinate s1 residual_block" (or its id; "x0.5" after it for half the units), '
+    '"policy random", "no action" at the end of an epoch, or "nothing"; each with ", order 1" for another order of data'
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change; `operation` is 0 where it is no seed command, and all fields but `text` are empty for "nothing"."""
+    """One change; `operation` is 0 where it is no seed command, and all fields but `text` are empty for "nothing".
+
+    `refrains` where nothing is done in place of an epoch's decision. `size` is the share of its units by which a layer
+    becomes wider. An `order` above 0 is beside the change: from there on the samples come in another order.
+    """
 
     text: str
     operation: SeedOperation = SeedOperation.SEED_OPERATION_UNKNOWN
     seed_id: str = ""
     blueprint_id: str = ""
     policy: Policy | None = None
+    refrains: bool = False
+    size: float = 1.0
+    order: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,9 @@ def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPl
         raise InvalidInput(f"run {recorded.run_id} can be left before its steps 0 to {last - 1}, not before {step}")
     upto, where = sequence_at_step(recorded.state, step), "step"
     packet = _packet_at(recorded, step)
-    if packet is not None and change.operation:
+    if change.refrains and packet is None:
+        raise InvalidInput(f"{change.text!r}: no decision was made at step {step}, but at the last step of each epoch")
+    if packet is not None and (change.operation or change.refrains):
         upto, where = packet.sequence, "decision"
     elif packet is not None and change.policy:
         upto, where = packet.sequence - 1, "packet"
@@ -115,11 +130,12 @@ def _check_room(change: Change, facts: Sequence[Event]) -> None:
             f"{change.text!r}: {', '.join(taken)} holds a seed in the same place there; wait until it is gone"
         )
     option = next(each for each in site.options if each.blueprint_id == change.blueprint_id)
+    parameters = round(change.size * option.parameters)
     wider = any(fact.HasField("seed_absorbed") for fact in facts)
     swift = RunConfig.from_json(started.config_json).seeds.swift
-    if swift and not wider and option.parameters > started.params_host:
+    if swift and not wider and parameters > started.params_host:
         raise InvalidInput(
-            f"{change.text!r}: {change.blueprint_id} has {option.parameters:,} parameters there and its host "
+            f"{change.text!r}: {change.blueprint_id} has {parameters:,} parameters there and its host "
             f"{started.params_host:,}; no seed of the swift lifecycle is larger than its host, name a smaller blueprint"
         )
 
@@ -163,19 +179,48 @@ def read_change(text: str) -> Change:
 
     A blueprint is named by its name or its id, and kept by its id.
     """
-    words = text.split()
+    words, _, order = text.partition(ORDER)
+    change = _read(words.split(), text)
+    if ORDER not in text:
+        return change
+    if not order.isdecimal() or not int(order):
+        raise InvalidInput(f"{text!r}: {order!r} is no order of data; number them from 1 on")
+    return replace(change, text=f"{change.text}{ORDER}{int(order)}", order=int(order))
+
+
+def order_of(text: str) -> int:
+    """The order of data of a recorded change, whatever else it says; 0 for the one that its run had anyway."""
+    order = text.partition(ORDER)[2]
+    return int(order) if order.isdecimal() else 0
+
+
+def _read(words: list[str], text: str) -> Change:
     match words:
         case ["nothing"]:
             return Change("nothing")
+        case ["no", "action"]:
+            return Change(NO_ACTION, refrains=True)
         case ["policy", name]:
             for policy in get_args(Policy):
                 if name == policy:
                     return Change(f"policy {name}", policy=policy)
             raise InvalidInput(f"there is no policy {name!r}; choose {', '.join(get_args(Policy))}")
-        case ["germinate", seed_id, blueprint]:
-            found = find_by_name(blueprint).blueprint_id
-            return Change(f"germinate {seed_id} {found}", OPERATIONS["germinate"], seed_id, found)
+        case ["germinate", seed_id, blueprint, *sized]:
+            found, size = find_by_name(blueprint).blueprint_id, _size(sized, text)
+            written = " ".join(["germinate", seed_id, found, *sized])
+            return Change(written, OPERATIONS["germinate"], seed_id, found, size=size)
         case ["cull" | "fossilize" as word, seed_id]:
             return Change(" ".join(words), OPERATIONS[word], seed_id)
         case _:
             raise InvalidInput(f"{text!r} is nothing that a fork can do; write {FORMS}")
+
+
+def _size(sized: list[str], text: str) -> float:
+    """The size behind a blueprint, as `str(Action)` writes it: x0.5; 1 where there is none."""
+    if not sized:
+        return 1.0
+    with suppress(ValueError):
+        size = float(sized[0].removeprefix("x"))
+        if len(sized) == 1 and sized[0].startswith("x") and 0.0 < size <= 1.0:
+            return size
+    raise InvalidInput(f"{text!r}: {' '.join(sized)!r} is no size; write x0.5 for half of the units, x1 at most")

@@ -28,7 +28,7 @@ from esper.leyline.envelope import Event, new_event
 from esper.metric import Figure
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
-from esper.tolaria.fork_change import Change, ForkPlace
+from esper.tolaria.fork_change import Change, ForkPlace, order_of
 from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.kernels import likely
@@ -306,6 +306,7 @@ def _begin_recorded(run: Run, fork: RecordedFork) -> None:
     run.config = RunConfig.from_json(fork.started.run_started.config_json)
     run.recorder.run_id = fork.started.run_id
     run.recorder.publish(fork.started.run_started)
+    run.random.reorder(order_of(fork.started.run_started.fork_change))
     for request in fork.commands:
         apply_command(run, request)
 
@@ -337,6 +338,7 @@ def _begin_new(run: Run, new: NewFork) -> None:
         )
     )
     started = run.recorder.publish(body, causation_id=shared.event_id)
+    run.random.reorder(fork.change.order)
     if fork.change.operation:
         packet_id = shared.event_id if fork.place == "decision" else b""
         command = _command(run, fork.change, started, packet_id)
@@ -355,7 +357,11 @@ def _command(run: Run, change: Change, started: Event, packet_id: bytes) -> Even
         command_type=COMMAND_TYPE_SEED,
         target_seed_id=change.seed_id,
         issued_by=FORK,
-        seed_operation=CommandSeedOperation(operation=change.operation, blueprint_id=change.blueprint_id),
+        seed_operation=CommandSeedOperation(
+            operation=change.operation,
+            blueprint_id=change.blueprint_id,
+            parameters={} if change.size == 1.0 else {"factor": change.size},
+        ),
     )
     body.issued_at.FromNanoseconds(now_ns)
     return new_event(

@@ -573,7 +573,7 @@ class RunFinished(_message.Message):
     def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "hook_contended_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "action_set", "risk_memory", "last_decision")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "hook_contended_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "action_set", "risk_memory", "last_decision", "normalizer")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -602,6 +602,7 @@ class EpochCompleted(_message.Message):
     ACTION_SET_FIELD_NUMBER: _ClassVar[int]
     RISK_MEMORY_FIELD_NUMBER: _ClassVar[int]
     LAST_DECISION_FIELD_NUMBER: _ClassVar[int]
+    NORMALIZER_FIELD_NUMBER: _ClassVar[int]
     state: _leyline_pb2.SystemStatePacket
     seeds: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     evidence: _containers.RepeatedCompositeFieldContainer[SiteEvidence]
@@ -630,7 +631,18 @@ class EpochCompleted(_message.Message):
     action_set: int
     risk_memory: RiskMemory
     last_decision: LastDecision
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., hook_contended_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., action_set: _Optional[int] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., last_decision: _Optional[_Union[LastDecision, _Mapping]] = ...) -> None: ...
+    normalizer: Normalizer
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., hook_contended_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., action_set: _Optional[int] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., last_decision: _Optional[_Union[LastDecision, _Mapping]] = ..., normalizer: _Optional[_Union[Normalizer, _Mapping]] = ...) -> None: ...
+
+class Normalizer(_message.Message):
+    __slots__ = ("mean", "variance", "updates")
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    mean: _containers.RepeatedScalarFieldContainer[float]
+    variance: _containers.RepeatedScalarFieldContainer[float]
+    updates: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, mean: _Optional[_Iterable[float]] = ..., variance: _Optional[_Iterable[float]] = ..., updates: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RiskMemory(_message.Message):
     __slots__ = ("thresholds", "out_of_bounds", "tuned_epoch", "level", "conservative_since", "conservative_cause", "stable_epochs", "outcomes", "predicted", "failed", "breakers", "accuracy")
@@ -996,7 +1008,7 @@ class ConservativeModeChanged(_message.Message):
     def __init__(self, entered: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DecisionMade(_message.Message):
-    __slots__ = ("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash", "action_mask", "logits", "draw", "action", "actions", "reason", "command_id", "risk", "risk_reasons", "latency_ms", "value_estimate", "verdicts", "risk_engine", "risk_level", "replaced", "risk_memory")
+    __slots__ = ("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash", "action_mask", "logits", "draw", "action", "actions", "reason", "command_id", "risk", "risk_reasons", "latency_ms", "value_estimate", "verdicts", "risk_engine", "risk_level", "replaced", "risk_memory", "policy_ref")
     PACKET_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -1020,6 +1032,7 @@ class DecisionMade(_message.Message):
     RISK_LEVEL_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     RISK_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    POLICY_REF_FIELD_NUMBER: _ClassVar[int]
     packet_id: bytes
     policy: str
     policy_version: str
@@ -1043,7 +1056,8 @@ class DecisionMade(_message.Message):
     risk_level: int
     replaced: str
     risk_memory: RiskMemory
-    def __init__(self, packet_id: _Optional[bytes] = ..., policy: _Optional[str] = ..., policy_version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., observation_ref: _Optional[str] = ..., observation_hash: _Optional[bytes] = ..., action_mask: _Optional[bytes] = ..., logits: _Optional[_Iterable[float]] = ..., draw: _Optional[float] = ..., action: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., command_id: _Optional[bytes] = ..., risk: _Optional[float] = ..., risk_reasons: _Optional[_Iterable[str]] = ..., latency_ms: _Optional[float] = ..., value_estimate: _Optional[float] = ..., verdicts: _Optional[_Iterable[_Union[RiskVerdict, _Mapping]]] = ..., risk_engine: _Optional[int] = ..., risk_level: _Optional[int] = ..., replaced: _Optional[str] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ...) -> None: ...
+    policy_ref: str
+    def __init__(self, packet_id: _Optional[bytes] = ..., policy: _Optional[str] = ..., policy_version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., observation_ref: _Optional[str] = ..., observation_hash: _Optional[bytes] = ..., action_mask: _Optional[bytes] = ..., logits: _Optional[_Iterable[float]] = ..., draw: _Optional[float] = ..., action: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., command_id: _Optional[bytes] = ..., risk: _Optional[float] = ..., risk_reasons: _Optional[_Iterable[str]] = ..., latency_ms: _Optional[float] = ..., value_estimate: _Optional[float] = ..., verdicts: _Optional[_Iterable[_Union[RiskVerdict, _Mapping]]] = ..., risk_engine: _Optional[int] = ..., risk_level: _Optional[int] = ..., replaced: _Optional[str] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., policy_ref: _Optional[str] = ...) -> None: ...
 
 class RiskVerdict(_message.Message):
     __slots__ = ("evaluator", "effect", "reason", "value", "limit")
@@ -1223,32 +1237,52 @@ class PolicyValidated(_message.Message):
     def __init__(self, policy_id: _Optional[str] = ..., passed: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PolicyRejected(_message.Message):
-    __slots__ = ("policy_id", "reason")
+    __slots__ = ("policy_id", "reason", "detail", "process", "weights_ref", "policy_version")
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_REF_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     reason: str
-    def __init__(self, policy_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    detail: str
+    process: str
+    weights_ref: str
+    policy_version: str
+    def __init__(self, policy_id: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., process: _Optional[str] = ..., weights_ref: _Optional[str] = ..., policy_version: _Optional[str] = ...) -> None: ...
 
 class PolicyPromoted(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "by")
+    __slots__ = ("policy_id", "policy_version", "by", "weights_ref", "architecture", "issued_at_ns", "previous_ref")
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_REF_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_REF_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: str
     by: str
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+    weights_ref: str
+    architecture: str
+    issued_at_ns: int
+    previous_ref: str
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., by: _Optional[str] = ..., weights_ref: _Optional[str] = ..., architecture: _Optional[str] = ..., issued_at_ns: _Optional[int] = ..., previous_ref: _Optional[str] = ...) -> None: ...
 
 class PolicyLoaded(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "process")
+    __slots__ = ("policy_id", "policy_version", "process", "weights_ref", "previous_ref")
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_REF_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_REF_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: str
     process: str
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., process: _Optional[str] = ...) -> None: ...
+    weights_ref: str
+    previous_ref: str
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., process: _Optional[str] = ..., weights_ref: _Optional[str] = ..., previous_ref: _Optional[str] = ...) -> None: ...
 
 class StepSampled(_message.Message):
     __slots__ = ("loss", "gradient_norm", "samples_per_s", "step_ms", "seeds")

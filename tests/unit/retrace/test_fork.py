@@ -8,7 +8,7 @@ from esper.errors import InvalidInput
 from esper.leyline.envelope import body_name
 from esper.record import replay
 from esper.testing import REAL_CLOCK
-from esper.tolaria.fork_change import place_of, read_change
+from esper.tolaria.fork_change import order_of, place_of, read_change
 from esper.tolaria.replay import replay_run
 
 LAST = 30
@@ -82,6 +82,67 @@ def test_a_changed_fork_differs_from_its_step_on(lived, other, step, change):
     applied = next(event for event in other.log.events if event.HasField("command_applied"))
     assert (applied.global_step, applied.command_applied.origin) == (step, "fork")
     check_replays(other)
+
+
+@pytest.mark.parametrize("change", ["no action, order 1", "nothing, order 2"])
+def test_a_fork_may_refrain_and_take_another_order_of_data(lived, other, change):
+    """At the end of epoch 3 (step 9) something germinated; the fork is replayed from its record, the order included."""
+    lived.train({3: lived.germinate("s1", "BP009")}, seed=6, policy="none")
+    other.fork(lived, 9, change)
+    own, parents = (digests(each.log.events) for each in (other, lived))
+
+    assert not any(event.HasField("command_applied") for event in other.log.events)
+    assert other.log.events[0].run_started.fork_change == change
+    assert own[LAST, "epoch"] != parents[LAST, "epoch"]
+    check_replays(other)
+
+
+def test_each_order_of_data_is_another_one_and_the_same_again(lived, other, tmp_path):
+    lived.train(seed=6, policy="none")
+    ends = []
+    for number, change in enumerate(["nothing", "nothing, order 1", "nothing, order 2", "nothing, order 1"]):
+        child = type(lived)(tmp_path / str(number))
+        child.fork(lived, 24, change)
+        ends.append(digests(child.log.events)[LAST, "epoch"])
+
+    assert ends[0] == digests(lived.log.events)[LAST, "epoch"]
+    assert len(set(ends)) == 3
+    assert ends[1] == ends[3]
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ("germinate s1 BP051 x0.5, order 2", ("germinate s1 BP051 x0.5, order 2", 0.5, 2, False)),
+        ("cull s2", ("cull s2", 1.0, 0, False)),
+        ("no action, order 03", ("no action, order 3", 1.0, 3, True)),
+    ],
+)
+def test_a_change_is_read_with_its_size_and_order(words, read):
+    change = read_change(words)
+    assert (change.text, change.size, change.order, change.refrains) == read
+    assert order_of(change.text) == change.order
+    assert read_change(change.text) == change
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("nothing, order 0", "number them from 1 on"),
+        ("nothing, order x", "'x' is no order of data"),
+        ("germinate s1 BP051 x2", "'x2' is no size"),
+        ("germinate s1 BP051 half", "'half' is no size"),
+    ],
+)
+def test_a_size_or_order_that_cannot_be_is_told(words, told):
+    with pytest.raises(InvalidInput, match=told):
+        read_change(words)
+
+
+def test_only_a_decision_can_be_refrained_from(lived):
+    lived.train(seed=6, policy="none")
+    with pytest.raises(InvalidInput, match="no decision was made at step 10"):
+        place_of(lived.whole(), 10, read_change("no action"))
 
 
 def test_at_an_epochs_end_the_chain_of_causes_begins_with_the_parents_packet(lived, other):

@@ -1,0 +1,83 @@
+"""The learned policy: the graph of the observation, the network's logit for every action.
+
+It is a policy like the others: pure, with a digest, which is over its name, its version and the SHA-256 of its weights.
+Its decision is served deterministic: eval mode, no autograd, one thread. Imports torch; `esper.tamiyo.policies` does so
+only when a learned policy is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from contracts.leyline.v1.event_pb2 import EpochCompleted
+from esper.errors import InvalidInput
+from esper.leyline.objects import ObjectStore
+from esper.tamiyo.actions import Action
+from esper.tamiyo.graph import build
+from esper.tamiyo.network import to_inputs
+from esper.tamiyo.policy import Advice, Policy
+from esper.tamiyo.weights import Loaded, load
+
+NAME: Final = "learned"
+NOT_CHOSEN: Final = -1e4
+"""The logit of a germination that another of its slot dominates: never taken, never not a number."""
+
+
+def policy(weights: str | Path | bytes | Loaded, objects: ObjectStore | None = None) -> Policy:
+    """The policy of these weights: a file, its place in `objects` (sha256:...), its bytes, or what was read of them.
+
+    Raises InvalidInput where there is no such file or object, `esper.tamiyo.weights.Refused` where it is no policy that
+    this Esper can serve.
+    """
+    loaded = weights if isinstance(weights, Loaded) else load(_content(weights, objects))
+    return Policy(
+        NAME,
+        loaded.version,
+        greedy=True,
+        advise=lambda state, actions, mask: advise(loaded, state, actions, mask),
+        weights=loaded.digest.hex(),
+    )
+
+
+def _content(weights: str | Path | bytes, objects: ObjectStore | None) -> bytes:
+    if isinstance(weights, bytes):
+        return weights
+    if isinstance(weights, str) and weights.startswith("sha256:"):
+        if objects is None:
+            raise InvalidInput(f"{weights} is an object, and no object store to read it from was given")
+        return objects.get(weights)
+    try:
+        return Path(weights).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"a policy's weights cannot be read: {error}") from None
+
+
+def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
+    """A logit for every action, those that another of the same slot dominates far below; and the value of the state."""
+    threads = torch.get_num_threads()
+    if threads != 1:
+        torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            outputs = loaded.network(to_inputs(build(state, actions, loaded.network.settings.sizes)))
+            logits = torch.where(outputs.choosable, outputs.logits, NOT_CHOSEN).tolist()
+            value = float(outputs.value[0])
+    finally:
+        if threads != 1:
+            torch.set_num_threads(threads)
+
+    def reason(index: int) -> str:
+        best = max((at for at, legal in enumerate(mask) if legal), key=lambda at: logits[at])
+        other = max(
+            (at for at, legal in enumerate(mask) if legal and at != index), key=lambda at: logits[at], default=index
+        )
+        if index != best:
+            return f"the learned policy {loaded.version} gives {actions[index]} {logits[index]:.2f}"
+        beside = "" if other == index else f", {actions[other]} {logits[other]:.2f}"
+        return f"the learned policy {loaded.version} gives {actions[index]} {logits[index]:.2f}{beside}"
+
+    return Advice(logits, reason, value)
