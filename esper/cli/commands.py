@@ -104,7 +104,10 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         ),
     ] = None,
     policy: Annotated[
-        Literal["heuristic", "random", "none"], typer.Option("--policy", help="How Tamiyo decides; none never grows.")
+        Literal["heuristic", "random", "explore", "none"],
+        typer.Option(
+            "--policy", help="How Tamiyo decides; explore tries everything that may be done, none never grows."
+        ),
     ] = "heuristic",
     lifecycle: Annotated[
         Literal["careful", "swift", "direct", "full"] | None,

@@ -31,6 +31,7 @@ LEGACY: Final[dict[str, Any]] = {
     "axes": ("depth",),
     "measuring_share": None,
     "growth_data_share": 0.0,
+    "sheet_risk": False,
 }
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
@@ -165,6 +166,9 @@ class RunConfig:
     lowest_rate_share: PositiveFloat = 0.01
     highest_rate_share: PositiveFloat = 4.0
     """What a person or a policy may make of the learning rates: shares of what they would be otherwise (R-TAM-19)."""
+
+    sheet_risk: bool = True
+    """Let the score of a risk data sheet that was issued for a blueprint stand for the catalogue's risk (R-TAM-30)."""
 
     pause_quota: Annotated[int, Field(ge=0, le=10_000)] = 100
     """Pauses that each of a run's masters, its policy and a person, may ask for within an epoch (R-TAM-44)."""

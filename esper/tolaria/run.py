@@ -215,7 +215,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     torch.manual_seed(random.seeds["init"])
     task = with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
-    options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
+    options = partial(offer, pool=pool, dossier=dossier, clearance=clearance, sheet_risk=config.sheet_risk)
     sites = describe_sites(host, [] if config.structure else offered, task.train.inputs[: config.batch_size], options)
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
