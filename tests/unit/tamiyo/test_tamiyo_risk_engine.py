@@ -130,7 +130,7 @@ def test_more_risk_is_never_judged_milder(situation, more):
     assert effects[0] <= effects[1]
 
 
-@pytest.mark.requirement("R-TAM-22", "R-TAM-23")
+@pytest.mark.requirement("R-TAM-22", "R-TAM-23", "R-TAM-40")
 def test_a_dimension_is_linear_between_threshold_and_emergency():
     assert [dimensions.scored(value, 5.0, 20.0) for value in (4.0, 5.0, 12.5, 20.0, 99.0, math.nan)] == [
         0,
