@@ -197,7 +197,7 @@ def _count_pause(run: Run, command: AdaptationCommand) -> None:
 
 
 def _resumes(command: AdaptationCommand) -> bool:
-    return command.WhichOneof("payload") == "training" and not command.training.paused
+    return command.HasField("training") and not command.training.paused
 
 
 def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
@@ -207,7 +207,7 @@ def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
         return []
     if command.command_type == COMMAND_TYPE_OPTIMIZER:
         return _adjust_optimizer(run, command)
-    if command.command_type == COMMAND_TYPE_PAUSE and command.WhichOneof("payload") == "training":
+    if command.command_type == COMMAND_TYPE_PAUSE and command.HasField("training"):
         _pause_or_resume(run, paused=command.training.paused)
         if command.training.paused:
             _count_pause(run, command)
@@ -294,7 +294,7 @@ def _applied(run: Run, event: Event, decision: Event | None, apply_ms: float) ->
             apply_ms=apply_ms,
             origin=command.issued_by,
             told=command.annotations.get("told", ""),
-            paused=command.training.paused if command.WhichOneof("payload") == "training" else None,
+            paused=command.training.paused if command.HasField("training") else None,
         ),
         causation_id=event.event_id,
         correlation_id=event.correlation_id,

@@ -154,7 +154,7 @@ def test_no_enum_is_left_out_of_the_table():
 def test_the_choice_of_a_command_has_four_payloads():
     payload = FILE.message_types_by_name["AdaptationCommand"].oneofs_by_name["payload"]
 
-    assert [field.number for field in payload.fields] == [10, 11, 12, 13, 100]
+    assert [field.number for field in payload.fields] == [10, 11, 12, 13]
 
 
 @pytest.mark.requirement("R-LEY-17")
