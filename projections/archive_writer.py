@@ -399,8 +399,8 @@ def _new(offsets: Sequence[int], end: int) -> tuple[list[int], list[tuple[int, i
     return places, jumps, end
 
 
-def encode(table: pa.Table) -> bytes:
-    """`table` as a Parquet file."""
+def encode(table: pa.Table) -> memoryview:
+    """`table` as a Parquet file's bytes."""
     dictionary, others = encodings(table.schema)
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -413,4 +413,4 @@ def encode(table: pa.Table) -> bytes:
         store_schema=False,
         data_page_version="1.0",
     )
-    return bytes(memoryview(sink.getvalue()))
+    return memoryview(sink.getvalue())

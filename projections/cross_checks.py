@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contracts.topics import RUNS
-from esper.errors import EsperError
+from esper.errors import EsperError, LogUnavailable
 from esper.leyline.names import shown
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import HEADER_KEY_ID, KeyRing, key_id
@@ -39,7 +39,7 @@ class Beside:
     """
 
     ends: Mapping[Place, int] | None = None
-    objects: Path | None = None
+    objects: ObjectStore | None = None
     keys: KeyRing | None = None
     written: bool = False
 
@@ -172,18 +172,22 @@ def object_findings(
     history: History, beside: Beside, progress: Callable[[int], None] = lambda _bytes: None
 ) -> Iterator[Finding]:
     """Objects that events refer to, but for checkpoints that were pruned, which are missing or damaged."""
-    if beside.objects is None:
+    store = beside.objects
+    if store is None:
         return
-    if not beside.objects.is_dir():
-        yield Finding("note", str(beside.objects), "there is no such folder: the objects of events were not looked at")
+    if not store.is_there:
+        yield Finding("note", store.place, "there is no such folder: the objects of events were not looked at")
         return
-    store = ObjectStore(beside.objects)
     pruned = {ref for (ref,) in history.cursor("SELECT ref FROM log.checkpoint_pruned").fetchall()}
     missing: dict[str, dict[str, str]] = {}
     looked: dict[str, str | None] = {}
     for run_id, body, reference in _references(history):
         if reference not in pruned:
-            problem = _object_problem(store, reference, looked, progress)
+            try:
+                problem = _object_problem(store, reference, looked, progress)
+            except LogUnavailable as error:
+                yield Finding("note", store.place, f"the objects of events were not all looked at: {error}")
+                return
             if problem is not None:
                 missing.setdefault(run_id, {})[reference] = f"{body}: {problem}"
     unnamed = sum(reference not in looked and reference not in pruned for reference in store.references())
@@ -192,10 +196,10 @@ def object_findings(
             "that no event names: of a writer that was killed, or of events that were lost when both the log and the "
             "archive were put back from older copies"
         )
-        yield Finding("note", f"{unnamed} objects in {beside.objects}", what)
+        yield Finding("note", f"{unnamed} objects in {store.root}", what)
     for run_id, found in missing.items():
         what = f"{len(found)} objects of its events are missing or damaged, as of {next(iter(found.values()))}"
-        yield Finding("object", f"run {shown(run_id)[1:-1]}", f"{what}; take them from a copy of {beside.objects}")
+        yield Finding("object", f"run {shown(run_id)[1:-1]}", f"{what}; take them from a copy of {store.place}")
 
 
 def _references(history: History) -> Iterator[tuple[str, str, str]]:
@@ -213,12 +217,17 @@ def _references(history: History) -> Iterator[tuple[str, str, str]]:
 def _object_problem(
     store: ObjectStore, reference: str, looked: dict[str, str | None], progress: Callable[[int], None]
 ) -> str | None:
-    """What is wrong with an object or with those that it names; each is read once."""
+    """What is wrong with an object or with those that it names; each is read once.
+
+    Raises LogUnavailable where it may lie at an address that does not answer.
+    """
     if reference in looked:
         return looked[reference]
     looked[reference] = None
     try:
         content = store.get(reference)
+    except LogUnavailable:
+        raise
     except EsperError as error:
         looked[reference] = str(error)
         return looked[reference]

@@ -89,7 +89,7 @@ def export(
     history: History,
     run_ids: Sequence[str],
     to: Path,
-    objects: Path | None = None,
+    objects: ObjectStore | None = None,
     network: Mapping[str, bytes] | None = None,
 ) -> Exported:
     """Write the events of `run_ids` to the new folder `to`, with the objects that they name where a store is given.
@@ -112,7 +112,7 @@ def export(
         made.chmod(0o755)
         with history.reopened(also=made / ARCHIVE / FILES) as writing:
             _write_archive(writing, run_ids, made / ARCHIVE)
-        found, missing = _copy_objects(history, run_ids, objects, made / OBJECTS) if objects else (0, 0)
+        found, missing = _copy_objects(history, run_ids, objects, made / OBJECTS) if objects is not None else (0, 0)
         events = _describe(made, found)
         for name, content in (network or {}).items():
             (made / NETWORK).mkdir(exist_ok=True)
@@ -193,9 +193,9 @@ def _write_table(
     )
 
 
-def _copy_objects(history: History, run_ids: Sequence[str], source: Path, to: Path) -> tuple[int, int]:
+def _copy_objects(history: History, run_ids: Sequence[str], store: ObjectStore, to: Path) -> tuple[int, int]:
     """Copy what the runs' events name, and what those objects name in turn; how many, and how many have gone."""
-    store, copies = ObjectStore(source), ObjectStore(to)
+    copies = ObjectStore(to)
     cursor = history.cursor("SELECT log_raw FROM log.every WHERE list_contains($runs, run_id)", {"runs": list(run_ids)})
     wanted = {name for (raw,) in cursor.fetchall() for name in _NAMED.findall(raw)}
     seen: set[bytes] = set()

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
+from esper.leyline.signing import ManyHeaders, Pairs
+
+Headers: TypeAlias = Pairs
 """Header names and values in their order."""
 
 
@@ -64,11 +66,11 @@ class Batch:
 
     topic: str
     partition: int
-    offsets: list[int] = field(default_factory=list)
+    offsets: Sequence[int] = field(default_factory=list)
     timestamps: list[int] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
-    headers: list[Headers] = field(default_factory=list)
+    headers: Sequence[Headers] = field(default_factory=list)
     size: int = 0
     """What it takes of memory, some bytes more or less; 0 where nobody counted."""
 
@@ -108,15 +110,17 @@ class Unreadable:
 
 def batches_of(records: Iterable[Record]) -> list[Batch]:
     """Single records as batches, one per topic partition."""
-    batches: dict[tuple[str, int], Batch] = {}
+    found: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        place = (record.topic, record.partition)
-        batch = batches.get(place)
-        if batch is None:
-            batch = batches[place] = Batch(*place)
-        batch.offsets.append(record.offset)
-        batch.timestamps.append(record.timestamp)
-        batch.keys.append(record.key)
-        batch.values.append(record.value)
-        batch.headers.append(record.headers)
-    return list(batches.values())
+        found.setdefault((record.topic, record.partition), []).append(record)
+    return [
+        Batch(
+            *place,
+            [record.offset for record in held],
+            [record.timestamp for record in held],
+            [record.key for record in held],
+            [record.value for record in held],
+            ManyHeaders(record.headers for record in held),
+        )
+        for place, held in found.items()
+    ]

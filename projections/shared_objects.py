@@ -32,6 +32,16 @@ class SharedObjects(ObjectStore):
         self._budget = budget
         self._came = 0
 
+    @property
+    def place(self) -> str:
+        """Where its objects are, for people."""
+        return f"{self.elsewhere.address} and {self.root}"
+
+    @property
+    def is_there(self) -> bool:
+        """They may be elsewhere."""
+        return True
+
     def put(self, content: bytes, *, compress: bool = False) -> str:
         """Store it here and there; the reference."""
         reference = super().put(content, compress=compress)

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from contracts.topics import BY_BODY
 from esper.errors import ContractViolation
 from esper.leyline import envelope
-from esper.leyline.signing import KeyRing
+from esper.leyline.signing import KeyRing, ManyHeaders
 from projections import decode_python
 from projections.columns import BODIES, ENVELOPE
 from projections.records import Batch
@@ -68,7 +68,7 @@ class Split:
 def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
     """The records of `batches` in their order; with `keys` every signature is verified."""
     signed = values = list(chain.from_iterable(batch.values for batch in batches))
-    raw = pa.array(values, pa.binary())
+    raw = decode_python.binary(values)
     parts, reasons = _parsed(values, raw)
     old = _old(parts, reasons)
     if old:
@@ -79,7 +79,7 @@ def split(batches: Sequence[Batch], keys: KeyRing | None) -> Split:
         if place not in reasons:
             _judge(found, place, values[place] or b"", _topic_at(batches, place))
     if keys is not None:
-        headers = chain.from_iterable(batch.headers for batch in batches)
+        headers = ManyHeaders.joined(batch.headers for batch in batches)
         stamps_ms = list(chain.from_iterable(batch.timestamps for batch in batches))
         recorded_at_ns = parts.column("recorded_at_ns").to_numpy()
         for place, reason in keys.refused(signed, headers, recorded_at_ns, stamps_ms):
@@ -105,7 +105,7 @@ def _todays(value: bytes | None) -> bytes | None:
 
 def _parsed(values: list[bytes | None], array: pa.Array) -> tuple[Any, dict[int, str]]:
     """The parts of records, which `array` has too, and why some of them have none: there the parts are empty."""
-    reasons = {place: "no value" for place, value in enumerate(values) if not value}
+    reasons = {} if all(values) else {place: "no value" for place, value in enumerate(values) if not value}
     handler = HANDLERS.get_for_message(Parts.DESCRIPTOR)
     try:
         return handler.array_to_record_batch(array), reasons

@@ -38,6 +38,9 @@ from streams.records import LOG_APPEND_TIME, Record, signed_of
 
 RECENT_S: Final = 600.0
 """Where somebody waits for what agents do, nobody does any more for what came so long ago."""
+TOLD_S: Final = 86_400.0
+"""Of what came longer ago than a day nobody is told by metrics and alerts: a group without offsets begins there, and
+does not fold the history of everybody's runs."""
 
 Take = Callable[[Record], Awaitable[None]]
 """Handles one record to its end; when it returns, the record's offset may be committed."""
@@ -198,7 +201,7 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
     At least once, no web server, no tables, no topics of its own.
     """
     # Faust looks the classes up at its start and offers no other way to set them.
-    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent, recent_s=RECENT_S if urgent else None)
+    aiokafka.AIOKafkaConsumer = partial(FaustConsumer, urgent=urgent, recent_s=RECENT_S if urgent else TOLD_S)
     driver.Transport.Consumer = CommitKeeper
     way_in = credentials(brokers)
     driver.credentials_to_aiokafka_auth = lambda *_: {"security_protocol": "PLAINTEXT", **way_in}

@@ -175,6 +175,11 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         there = offsets and {place: at for each, at in offsets.items() for place in self._there(each)}
         await super().commit(there)
 
+    async def committed(self, partition: TopicPartition) -> int | None:
+        """How far the group is; None where it never said."""
+        at: int | None = await super().committed(*self._there(partition))
+        return at
+
     async def getmany(self, *partitions: TopicPartition, **limits: Any) -> dict[TopicPartition, list[Any]]:
         """Records or batches by their partitions, as they came."""
         return self._ours(await super().getmany(*self._there(*partitions), **limits))

@@ -17,6 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.util import decode_varint
+from crc32c import crc32c
 
 from projections.records import Unreadable
 
@@ -32,9 +33,13 @@ _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 _PREFIX: Final = 12
 _MAGIC_AT: Final = 16
 _MAGIC: Final = b"\x02"
+_CRC_FROM: Final = 21
+"""What follows the checksum is covered by it. Computed by the processor's own instruction: aiokafka takes twelve times
+as long."""
 _CODEC_AT: Final = 22  # the lower byte of the attributes
 _CODEC_MASK: Final = 0x07
 _CONTROL: Final = 0x20
+_APPEND_TIME: Final = 0x08
 _CODECS: Final = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER: Final = 16
@@ -54,6 +59,11 @@ class Whole:
         self.next_offset = head[0] + head[6] + 1
         self.size = len(data)
         self.is_control_batch = bool(head[5] & _CONTROL)
+
+    @property
+    def stamp_ms(self) -> int | None:
+        """The log's own time of all of its records; None where each has its producer's."""
+        return self._head[8] if self._head[5] & _APPEND_TIME else None
 
     def records(self) -> tuple[list[Any], list[Unreadable]]:
         """Its records in their order, as aiokafka makes them, and what of it cannot be read."""
@@ -118,7 +128,7 @@ def parts(data: Any, place: tuple[str, int], position: int, end: int) -> Iterato
             whole = view[at : at + size]
             batch = DefaultRecordBatch(whole)
             first, last, most = head[0], head[0] + head[6], position + MAX_BATCH_RECORDS
-            if not batch.validate_crc():
+            if crc32c(whole[_CRC_FROM:]) != head[4]:
                 why = "its checksum is wrong"
             elif not (first <= last and position <= last < (max(limit, most) if first <= position else limit)):
                 why = f"its offsets {first} to {last} are not where the log is read"
@@ -172,7 +182,8 @@ def _head(view: memoryview, at: int) -> tuple[int, ...] | None:
 
 
 def _sound(batch: memoryview) -> bool:
-    return bool(DefaultRecordBatch(batch).validate_crc())
+    head = _head(batch, 0)
+    return head is not None and crc32c(batch[_CRC_FROM:]) == head[4]
 
 
 def _unpacked(batch: memoryview) -> Any:

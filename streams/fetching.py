@@ -26,6 +26,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from esper.leyline.signing import ManyHeaders
 from projections.records import Batch, Unreadable
 from streams.fetched import Whole, parts
 
@@ -125,14 +126,16 @@ class Fetched:
         return records, holes
 
     def _batch(self, whole: Whole, records: list[Any]) -> Batch:
-        headers = [record.headers for record in records]
-        size = whole.size + HEADER_BYTES * sum(map(len, headers))
+        headers = ManyHeaders(record.headers for record in records)
+        first, following, stamp_ms = records[0].offset, records[-1].offset + 1, whole.stamp_ms
+        plain = following - first == len(records)  # offsets rise, so none is left out
+        size = whole.size + HEADER_BYTES * headers.count_all()
         self._reading.opened += size
         return Batch(
             self._place.topic,
             self._place.partition,
-            [record.offset for record in records],
-            [record.timestamp for record in records],
+            range(first, following) if plain else [record.offset for record in records],
+            [record.timestamp for record in records] if stamp_ms is None else [stamp_ms] * len(records),
             [record.key for record in records],
             [record.value for record in records],
             headers,

@@ -112,6 +112,7 @@ def _beside(data_dir: Path, address: str | None, folder: Any) -> Any:
     from projections.cross_checks import Beside  # noqa: PLC0415
     from streams.keys import known_key_ring  # noqa: PLC0415
     from streams.log_ends import log_ends  # noqa: PLC0415
+    from streams.objects import object_store  # noqa: PLC0415
     from streams.settings import Settings  # noqa: PLC0415
 
     written = folder.local is not None and manifest.owned(folder.local)
@@ -124,7 +125,7 @@ def _beside(data_dir: Path, address: str | None, folder: Any) -> Any:
     except EsperError as error:
         complain(f"the archive is not compared with its log: {error}")
         ends = None
-    return Beside(ends, data_dir / "objects", keys, written)
+    return Beside(ends, object_store(data_dir), keys, written)
 
 
 def _told(findings: list[Finding]) -> dict[str, Any]:
@@ -248,7 +249,8 @@ def export_command(
     data_dir: Path, word: str, to: Path | None, *, with_objects: bool, with_network: bool, trust: bool, as_json: bool
 ) -> None:
     """Export a run and its family; raises InvalidInput where the folder exists or the run does not."""
-    from projections.export import OBJECTS, export, family  # noqa: PLC0415 - only needed here
+    from projections.export import export, family  # noqa: PLC0415 - only needed here
+    from streams.objects import object_store  # noqa: PLC0415 - as above
 
     with history_of(data_dir) as history:
         run_id = find_run(history, word)
@@ -256,7 +258,7 @@ def export_command(
         if folder.exists():
             raise InvalidInput(f"{folder} exists, and an export overwrites nothing; name another folder with --to")
         network = _network(data_dir, run_id, trust=trust) if with_network else {}
-        objects = data_dir / OBJECTS if with_objects else None
+        objects = object_store(data_dir) if with_objects else None
         done = export(history, family(history, run_id), folder, objects, network)
     if as_json:
         say_json(asdict(done))

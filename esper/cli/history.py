@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.cli.output import complain, meter, say, say_json, table
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import body_of
+from esper.leyline.json_text import configuration
 from esper.leyline.names import checked, meant
 from esper.metric import Figure, figure_of_row
+from esper.record.work import FAILED, QUEUED, RUNNING, WITHDRAWN, Asked
 from esper.weatherlight.alive import lives
 from projections.manifest import Place, covered
-from projections.run_queries import all_runs, claims_of
+from projections.run_queries import all_runs, all_work, claims_of
 
 LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 
@@ -38,6 +40,10 @@ UNABLE_S: Final = 1.0
 
 
 TICK_S: Final = 0.02
+JUDGED_S: Final = 5.0
+"""So long an archive is watched before it is judged whether it comes to the end in time."""
+HOPELESS: Final = 3.0
+"""It does not where it would take so many times as long as is left, at the pace so far."""
 
 
 def check_writable(data_dir: Path) -> None:
@@ -121,7 +127,8 @@ def wait_for_archive(
         if to_go != before:
             before, moved_at = to_go, now
         check_room(data_dir)
-        if now > min(moved_at + timeout_s, began + (timeout_s if moving_s is None else moving_s)):
+        until = min(moved_at + timeout_s, began + (timeout_s if moving_s is None else moving_s))
+        if now > until or (moving_s is None and _hopeless(first, to_go, now - began, until - now)):
             lacking = f"the archive lacks the end of {', '.join(sorted({topic for topic, _ in behind}))} still"
             rest = f"the log has it and the next run archives it (see {data_dir / 'run' / 'archiver.log'})"
             if to_go < first:
@@ -134,6 +141,11 @@ def wait_for_archive(
         elif time.monotonic() - able_at > UNABLE_S:
             raise LogUnavailable(f"{why}; the log has what is missing, and the next run or `esper up` archives it")
         time.sleep(TICK_S)
+
+
+def _hopeless(first: int, to_go: int, watched_s: float, left_s: float) -> bool:
+    """Whether an archive that went from `first` records to `to_go` in so long cannot come to the end in time."""
+    return watched_s > JUDGED_S and to_go < first and to_go * watched_s > HOPELESS * left_s * (first - to_go)
 
 
 if TYPE_CHECKING:
@@ -270,6 +282,7 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
         running = [run["run_id"] for run in found if run["status"] == "running"]
         claims = claims_of(history, running) if running else {}
         absent = [(key, runs) for key, _, runs in unverified(history) if runs]
+        asked = {run.run_id: run for run in all_work(history)}
     for key, runs in absent:
         complain(
             f"{len(runs)} runs are left out, because no key here verifies what was signed by key {key}; "
@@ -280,10 +293,13 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
         run["trainer_lives"] = None if claim is None else lives(body_of(claim).machine.process)
         if run["trainer_lives"] is False:
             run["status"] = "died"  # it says nothing any more, so the history has it running for ever
+        submitted = asked.pop(run["run_id"], None)
+        run["work"] = None if submitted is None else work_row(submitted)
+    waiting = [work_row(run) for run in reversed(asked.values())]
     if as_json:
-        say_json(found)
+        say_json([*({"run_id": row["run_id"], "status": row["status"], "work": row} for row in waiting), *found])
         return
-    if not found:
+    if not found and not waiting:
         say("nothing was run in this data folder yet; start with `esper run`")
         return
     beside = {
@@ -297,7 +313,51 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     rows = [
         _run_row(run, *(beside.get((run["run_id"], role)) for role in ("control_of", "static_of"))) for run in shown
     ]
-    say(table(_RUN_HEADERS, rows, right=(4, 6, 7, 8, 9)))
+    say(table(_RUN_HEADERS, [*map(_waiting_row, waiting), *rows], right=(4, 6, 7, 8, 9)))
+
+
+def work_row(run: Asked) -> dict[str, Any]:
+    """A run that was submitted, as JSON has it."""
+    body = run.body
+    config = configuration(body.config_json) if body.config_json else {}
+    return {
+        "run_id": run.run_id,
+        "status": run.status,
+        "host": run.host or None,
+        "attempts": run.attempt,
+        "reason": run.reason or None,
+        "task": config.get("task"),
+        "policy": config.get("policy"),
+        "parent_run_id": body.parent_run_id or None,
+        "fork_step": body.step if body.parent_run_id else None,
+        "fork_change": body.change or None,
+        "batch": body.batch,
+        "place": body.place,
+        "priority": body.priority,
+        "labels": dict(body.labels),
+        "submitted_by": body.submitted_by,
+        "requested_at": datetime.fromtimestamp(run.requested_at_ns / 1e9, UTC),
+        "told": told_of(run),
+    }
+
+
+def told_of(run: Asked) -> str:
+    """How the fleet has a run: queued, running and where, or what came of it."""
+    if run.status == RUNNING:
+        return f"running on {run.host}" + (f", attempt {run.attempt}" if run.attempt > 1 else "")
+    why = run.reason[:LONGEST_REASON]
+    if run.status == QUEUED and run.attempt:
+        return f"queued again: {why}" if why else "queued again"
+    return f"{run.status}: {why}" if why and run.status in {FAILED, WITHDRAWN} else run.status
+
+
+def _waiting_row(work: dict[str, Any]) -> tuple[Any, ...]:
+    """A run that was submitted and has not begun."""
+    task = str(work["task"] or "-")
+    if work["parent_run_id"]:
+        task = f"fork of {work['parent_run_id']} at step {work['fork_step']}: {work['fork_change']}"
+    asked_at = _began(work["requested_at"], datetime.now(UTC))
+    return work["run_id"], task, work["policy"] or "-", work["told"], *["-"] * 7, asked_at
 
 
 def _run_row(run: dict[str, Any], control: Figure | None, static: Figure | None) -> tuple[Any, ...]:
@@ -335,10 +395,12 @@ def _task(run: dict[str, Any]) -> str:
 def _status(run: dict[str, Any], now: datetime) -> str:
     """How a run is, and why where it failed; of one that died or whose process is elsewhere when it was last heard.
 
-    Whether its trainer lives can be looked up on the machine where it runs, or ran. Of another machine's run it can
-    only be said when it was heard last.
+    Of one that was submitted, its worker has the word until it is over. Whether its trainer lives can be looked up on
+    the machine where it runs, or ran. Of another machine's run it can only be said when it was heard last.
     """
-    ago = now - run["last_at"].replace(tzinfo=UTC)
+    ago, work = now - run["last_at"].replace(tzinfo=UTC), run["work"]
+    if work is not None and run["status"] not in {"completed", "failed", "stopped"}:
+        return str(work["told"])
     if run["status"] == "died":
         return f"died, last heard {_ago(ago)} ago"
     if run["status"] == "running" and run["paused"]:

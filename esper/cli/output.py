@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
@@ -83,6 +84,12 @@ def say(text: str = "") -> None:
     room = screen_width()
     lines = visible(text).split("\n")
     sys.stdout.write("\n".join(lines if room is None else (wrapped(line, room) for line in lines)) + "\n")
+
+
+def say_now(what: str) -> None:
+    """A line that begins with the time of day and is there at once, whoever reads it: for commands that last."""
+    say(f"{time.strftime('%H:%M:%S')}  {what}")
+    sys.stdout.flush()
 
 
 def screen_width() -> int | None:

@@ -70,6 +70,7 @@ class Trainer:
         """Set once it is ready to begin, and also when it ended before that."""
         self._log = log
         self._printed: deque[str] = deque(maxlen=PRINTED_KEPT)
+        self._pid = 0
         self._control = -1
         self._messages = -1
         self._reading = threading.Thread(target=self._read, name=f"{name}-messages", daemon=True)
@@ -94,6 +95,12 @@ class Trainer:
         """Let it train, on the log at this address."""
         with contextlib.suppress(BrokenPipeError):  # it has ended, and its outcome says why
             os.write(self._control, brokers.encode() + b"\n")
+
+    def ask_to_stop(self) -> None:
+        """Have it record that it was interrupted, and end."""
+        if self._pid and self._reading.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGTERM)
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it has ended, given so much time; then `outcome` is set."""
@@ -121,6 +128,7 @@ class Trainer:
                     self._printed.append(message["printed"])
                     continue
                 said.update(message)
+                self._pid = said.get("pid", 0)
                 if "result" in said or "error" in said:
                     self.outcome = outcome_of(self.name, said, self._log)
                 if "prepared" in said:
@@ -185,6 +193,11 @@ class Trainers:
         self.trainers = (*self.trainers, trainer)
         trainer.start(self._connection, self._data_dir, config, plan)
         return trainer
+
+    def remove(self, trainer: Trainer) -> None:
+        """Have no more to do with one that has ended."""
+        self.trainers = tuple(each for each in self.trainers if each is not trainer)
+        trainer.close()
 
     def _log_of(self, run_id: str) -> Path:
         return run_folder(self._data_dir) / f"trainer-{run_id}.log"

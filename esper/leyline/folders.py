@@ -80,7 +80,7 @@ class Folder:
         with self.open_file(name) as file:
             return file.read()
 
-    def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
+    def write(self, name: str, content: bytes | memoryview, *, sync: bool = True) -> None:
         """Make or replace a file in one step: whoever opens it sees the old content or the new one, whole and synced.
 
         A link of that name is replaced and not followed. Any number of processes may do so at once: the last one wins.

@@ -32,6 +32,16 @@ class ObjectStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def place(self) -> str:
+        """Where its objects are, for people."""
+        return str(self.root)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it may hold any object: an archive that was copied alone has none beside it."""
+        return self.root.is_dir()
+
     def put(self, content: bytes, *, compress: bool = False) -> str:
         """Store `content` and return its reference; durable (file and folder synced) when this returns.
 
@@ -114,7 +124,9 @@ class ObjectStore:
             return 0
 
     def references(self) -> Iterator[str]:
-        """Every object that there is."""
+        """Every object in the folder."""
+        if not self.root.is_dir():
+            return
         with Folder.open(self.root) as root:
             for first in root.folders():
                 with root.inside(first) as folder:

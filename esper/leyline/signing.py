@@ -16,7 +16,8 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain
+from typing import Any, Final, Self, TypeAlias
 
 from esper.errors import InvalidInput
 
@@ -24,6 +25,56 @@ HEADER_SIGNATURE: Final = "esper-signature"
 HEADER_KEY_ID: Final = "esper-key"
 MIN_KEY_BYTES: Final = 32
 _NS_PER_MS: Final = 1_000_000
+
+
+Pairs: TypeAlias = Sequence[tuple[str, bytes | None]]
+"""The headers of a record: names and values in their order."""
+
+
+class ManyHeaders(Sequence[Pairs]):
+    """The headers of many records, flat, since a list and two tuples for each are what the garbage collector walks.
+
+    `words` are name, value, name, value of each record that has two, as signed ones have. Of any other they are four
+    times None, and its headers stand in `others`, by its place.
+    """
+
+    __slots__ = ("others", "words")
+
+    def __init__(self, headers: Iterable[Pairs] = ()) -> None:
+        each = list(headers)
+        self.others: dict[int, Pairs] = {}
+        if {*map(len, each)} - {2}:
+            self.others = {place: pairs for place, pairs in enumerate(each) if len(pairs) != 2}
+            each = [((None, None),) * 2 if place in self.others else pairs for place, pairs in enumerate(each)]  # type: ignore[misc]
+        self.words: list[Any] = list(chain.from_iterable(chain.from_iterable(each)))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Sequence[Pairs]]) -> Self:
+        """Those of several, one after the other."""
+        whole = cls()
+        for part in parts:
+            headers = part if isinstance(part, ManyHeaders) else cls(part)
+            if headers.others:
+                before = len(whole)
+                whole.others.update({before + place: pairs for place, pairs in headers.others.items()})
+            whole.words += headers.words
+        return whole
+
+    def count_all(self) -> int:
+        """How many headers that are."""
+        return len(self.words) // 2 + sum(len(pairs) - 2 for pairs in self.others.values())
+
+    def __len__(self) -> int:
+        return len(self.words) // 4
+
+    def __getitem__(self, place: Any) -> Any:
+        at = range(len(self))[place]
+        if isinstance(at, range):
+            return [self[each] for each in at]
+        if at in self.others:
+            return self.others[at]
+        name, value, other, second = self.words[4 * at : 4 * at + 4]
+        return ((name, value), (other, second))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +106,23 @@ def history_ns(recorded_at_ns: int, stamp_ms: int) -> int:
 
 
 class _Mac:
-    """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand: half the time of `hmac.digest`, 0.8 µs."""
+    """HMAC-SHA256 (RFC 2104) with the key's first block hashed beforehand: half the time of `hmac.digest`, 0.7 µs.
+
+    The second block is hashed each time with what follows it: less than OpenSSL takes to copy a hash that has begun.
+    """
 
     __slots__ = ("begun",)
 
     def __init__(self, secret: bytes) -> None:
         block = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
-        inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
-        self.begun = (inner, outer)
+        inner, outer = (bytes(byte ^ pad for byte in block) for pad in (0x36, 0x5C))
+        self.begun = (hashlib.sha256(inner), outer)
 
     def of(self, payload: bytes) -> bytes:
         """The 32 bytes that vouch for `payload`."""
-        inner, outer = self.begun[0].copy(), self.begun[1].copy()
+        inner = self.begun[0].copy()
         inner.update(payload)
-        outer.update(inner.digest())
-        return outer.digest()
+        return hashlib.sha256(self.begun[1] + inner.digest()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +179,7 @@ class KeyRing:
     def refused(
         self,
         payloads: Iterable[bytes | None],
-        headers: Iterable[Sequence[tuple[str, bytes | None]]],
+        headers: ManyHeaders,
         recorded_at_ns: Sequence[int],
         stamps_ms: Sequence[int],
     ) -> Iterator[tuple[int, str]]:
@@ -135,18 +188,16 @@ class KeyRing:
         For those who have many: every signature is computed, and what is left out is the calls around it.
         """
         begun = {key_id.encode(): mac.begun for key_id, (mac, retired_at) in self._by_id.items() if retired_at is None}
-        same = hmac.compare_digest
-        for place, (payload, pairs) in enumerate(zip(payloads, headers, strict=True)):
-            if len(pairs) == 2:
-                (name, key_id), (other, signature) = pairs
-                blocks = begun.get(key_id or b"")
-                if blocks and payload and signature and name == HEADER_KEY_ID and other == HEADER_SIGNATURE:
-                    inner, outer = blocks[0].copy(), blocks[1].copy()  # `of`, without the call
-                    inner.update(payload)
-                    outer.update(inner.digest())
-                    if same(outer.digest(), signature):
-                        continue
-            found = dict(pairs)
+        same, sha256 = hmac.compare_digest, hashlib.sha256
+        columns = (headers.words[number::4] for number in range(4))
+        for place, (payload, name, key_id, other, signature) in enumerate(zip(payloads, *columns, strict=True)):
+            blocks = begun.get(key_id)
+            if blocks and payload and signature and name == HEADER_KEY_ID and other == HEADER_SIGNATURE:
+                inner = blocks[0].copy()  # `of`, without the call
+                inner.update(payload)
+                if same(sha256(blocks[1] + inner.digest()).digest(), signature):
+                    continue
+            found = dict(headers[place])
             signer = found.get(HEADER_KEY_ID)
             named = signer.decode("utf-8", "replace") if signer else None
             signed = Signed(payload or b"", named, found.get(HEADER_SIGNATURE))

@@ -37,7 +37,8 @@ class Plan:
     """How a trainer begins.
 
     `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
-    what the run that is gone on with recorded of its task; a fork leaves `parent` at `step` with `change`.
+    what the run that is gone on with recorded of its task, or what a request from elsewhere brought along; a fork
+    leaves `parent` at `step` with `change`.
     """
 
     begin: Beginning = "start"

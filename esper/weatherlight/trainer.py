@@ -142,7 +142,7 @@ def _train(
     new = plan.begin == "start"
     task: Trainable | None = None  # a script makes its own model and data, once the run's record is there
     if new:
-        task = load_task(config.task)
+        task = recorded_task(config.task, plan.source, objects) if plan.source else load_task(config.task)
         if task.source.startswith("file:"):
             try_task(task, find_device(config.device), config.batch_size)
     elif plan.source != SOURCE:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from esper.leyline.signing import KeyRing
+from esper.leyline.signing import KeyRing, ManyHeaders
 from projections.columns import BODIES, LOG_COLUMNS, column_name
 from projections.manifest import Place
 from projections.narrow import Narrow, lawful
@@ -115,8 +115,9 @@ class Live:
         self._name_missing(offsets)
         recorded_at_ns = columns.column("recorded_at_ns").to_numpy().tolist()
         stamps_ms = [record.timestamp for record in records]
+        headers = ManyHeaders(record.headers for record in records)
         kept = lawful(columns)
-        for place, _ in self._ring.refused(payloads, [record.headers for record in records], recorded_at_ns, stamps_ms):
+        for place, _ in self._ring.refused(payloads, headers, recorded_at_ns, stamps_ms):
             kept[place] = False
         if not kept.all():
             self._refuse(offsets[~kept])

@@ -40,6 +40,7 @@ BENCHES = (
     "relive",
     "broker",
     "real_log",
+    "scale",
 )
 
 

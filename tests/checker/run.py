@@ -25,6 +25,7 @@ from aiokafka.errors import KafkaError
 
 from contracts.topics import PARTITIONS, RUNS, TOPICS, Topic
 from esper.errors import EsperError
+from esper.leyline.objects import ObjectStore
 from projections import open_history
 from projections.cross_checks import Beside
 from projections.manifest import covered
@@ -159,7 +160,7 @@ def settle(house: House) -> Evidence:
         house.stop(name, kill=False)
     told = Told.by(map(json.loads, house.journal_path.read_text("utf-8").splitlines()))
     with open_history(house.archive) as history:
-        found = examine(history, beside=Beside(ends, house.data / "objects", house.keys))
+        found = examine(history, beside=Beside(ends, ObjectStore(house.data / "objects"), house.keys))
         named = [judge.named(each.kind, each.where, each.what, serious=each.serious) for each in found]
         query = (
             "SELECT log_topic, log_partition, log_offset, event_id, log_body, run_id, incarnation, sequence, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from contracts.leyline.v1 import leyline_pb2
+from contracts.leyline.v1 import event_pb2, leyline_pb2
 
 MESSAGES = {
     "HardwareContext": "1 device_type str, 2 device_id str, 3 total_memory_gb f32, 4 available_memory_gb f32,"
@@ -164,3 +164,14 @@ def test_tags_100_to_199_of_the_state_packet_stay_reserved(root):
     packet = source.split("message SystemStatePacket {")[1].split("\n}")[0]
 
     assert "reserved 100 to 199;" in packet
+
+
+@pytest.mark.parametrize("file", [leyline_pb2, event_pb2], ids=["leyline", "event"])
+def test_fields_are_declared_in_the_order_of_their_numbers(file):
+    """The archive pairs a message's columns with its fields by place, and its decoder goes by number."""
+    declared = {
+        name: [field.number for field in message.fields]
+        for name, message in file.DESCRIPTOR.message_types_by_name.items()
+    }
+
+    assert {name: numbers for name, numbers in declared.items() if numbers != sorted(numbers)} == {}

@@ -573,7 +573,7 @@ class RunFinished(_message.Message):
     def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "hook_contended_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "action_set", "risk_memory", "last_decision", "normalizer")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "action_set", "risk_memory", "last_decision", "normalizer", "hook_contended_ms_before")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -591,7 +591,6 @@ class EpochCompleted(_message.Message):
     CONSERVATIVE_FIELD_NUMBER: _ClassVar[int]
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
     HOOK_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
-    HOOK_CONTENDED_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
     LIFECYCLE_FIELD_NUMBER: _ClassVar[int]
     RATE_POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -603,6 +602,7 @@ class EpochCompleted(_message.Message):
     RISK_MEMORY_FIELD_NUMBER: _ClassVar[int]
     LAST_DECISION_FIELD_NUMBER: _ClassVar[int]
     NORMALIZER_FIELD_NUMBER: _ClassVar[int]
+    HOOK_CONTENDED_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     state: _leyline_pb2.SystemStatePacket
     seeds: _containers.RepeatedCompositeFieldContainer[SeedObservation]
     evidence: _containers.RepeatedCompositeFieldContainer[SiteEvidence]
@@ -620,7 +620,6 @@ class EpochCompleted(_message.Message):
     conservative: bool
     duration_s: float
     hook_ms_before: float
-    hook_contended_ms_before: float
     flops: float
     lifecycle: str
     rate_policy: str
@@ -632,7 +631,8 @@ class EpochCompleted(_message.Message):
     risk_memory: RiskMemory
     last_decision: LastDecision
     normalizer: Normalizer
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., hook_contended_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., action_set: _Optional[int] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., last_decision: _Optional[_Union[LastDecision, _Mapping]] = ..., normalizer: _Optional[_Union[Normalizer, _Mapping]] = ...) -> None: ...
+    hook_contended_ms_before: float
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., action_set: _Optional[int] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., last_decision: _Optional[_Union[LastDecision, _Mapping]] = ..., normalizer: _Optional[_Union[Normalizer, _Mapping]] = ..., hook_contended_ms_before: _Optional[float] = ...) -> None: ...
 
 class Normalizer(_message.Message):
     __slots__ = ("mean", "variance", "updates")
@@ -1008,7 +1008,7 @@ class ConservativeModeChanged(_message.Message):
     def __init__(self, entered: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DecisionMade(_message.Message):
-    __slots__ = ("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash", "action_mask", "logits", "draw", "action", "actions", "reason", "command_id", "risk", "risk_reasons", "latency_ms", "value_estimate", "verdicts", "risk_engine", "risk_level", "replaced", "risk_memory", "policy_ref")
+    __slots__ = ("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash", "action_mask", "logits", "draw", "action", "actions", "reason", "command_id", "risk", "risk_reasons", "latency_ms", "value_estimate", "verdicts", "risk_engine", "risk_level", "replaced", "policy_ref", "risk_memory")
     PACKET_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -1031,8 +1031,8 @@ class DecisionMade(_message.Message):
     RISK_ENGINE_FIELD_NUMBER: _ClassVar[int]
     RISK_LEVEL_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
-    RISK_MEMORY_FIELD_NUMBER: _ClassVar[int]
     POLICY_REF_FIELD_NUMBER: _ClassVar[int]
+    RISK_MEMORY_FIELD_NUMBER: _ClassVar[int]
     packet_id: bytes
     policy: str
     policy_version: str
@@ -1055,9 +1055,9 @@ class DecisionMade(_message.Message):
     risk_engine: int
     risk_level: int
     replaced: str
-    risk_memory: RiskMemory
     policy_ref: str
-    def __init__(self, packet_id: _Optional[bytes] = ..., policy: _Optional[str] = ..., policy_version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., observation_ref: _Optional[str] = ..., observation_hash: _Optional[bytes] = ..., action_mask: _Optional[bytes] = ..., logits: _Optional[_Iterable[float]] = ..., draw: _Optional[float] = ..., action: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., command_id: _Optional[bytes] = ..., risk: _Optional[float] = ..., risk_reasons: _Optional[_Iterable[str]] = ..., latency_ms: _Optional[float] = ..., value_estimate: _Optional[float] = ..., verdicts: _Optional[_Iterable[_Union[RiskVerdict, _Mapping]]] = ..., risk_engine: _Optional[int] = ..., risk_level: _Optional[int] = ..., replaced: _Optional[str] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., policy_ref: _Optional[str] = ...) -> None: ...
+    risk_memory: RiskMemory
+    def __init__(self, packet_id: _Optional[bytes] = ..., policy: _Optional[str] = ..., policy_version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., observation_ref: _Optional[str] = ..., observation_hash: _Optional[bytes] = ..., action_mask: _Optional[bytes] = ..., logits: _Optional[_Iterable[float]] = ..., draw: _Optional[float] = ..., action: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., command_id: _Optional[bytes] = ..., risk: _Optional[float] = ..., risk_reasons: _Optional[_Iterable[str]] = ..., latency_ms: _Optional[float] = ..., value_estimate: _Optional[float] = ..., verdicts: _Optional[_Iterable[_Union[RiskVerdict, _Mapping]]] = ..., risk_engine: _Optional[int] = ..., risk_level: _Optional[int] = ..., replaced: _Optional[str] = ..., policy_ref: _Optional[str] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ...) -> None: ...
 
 class RiskVerdict(_message.Message):
     __slots__ = ("evaluator", "effect", "reason", "value", "limit")

@@ -57,3 +57,26 @@ def test_one_that_comes_on_is_waited_for_longer_and_said_to(tmp_path, comes_on, 
     else:
         assert not isinstance(raised.value, ArchiveBehind)
         assert waited_s < 0.5
+
+
+@pytest.mark.parametrize("pace", [10, 20_000])
+def test_a_run_does_not_wait_for_everybodys_history(tmp_path, pace, monkeypatch):
+    """One that cannot come to the end in time is told of once its pace is known, and not after the whole wait."""
+    monkeypatch.setattr(history, "JUDGED_S", 0.05)
+    (tmp_path / "archive").mkdir()
+    reached = iter(range(0, 10**9, pace))
+
+    def meanwhile(_to_go):
+        ends = {("esper.runs", 0): next(reached)}
+        manifest.save(tmp_path / "archive", Manifest(generation=1, next_offsets=ends))
+
+    def wait():
+        wait_for_archive(tmp_path, {("esper.runs", 0): 100_000}, 30.0, meanwhile)
+
+    began = time.monotonic()
+    if pace == 10:
+        with pytest.raises(ArchiveBehind, match="records; the log has it"):
+            wait()
+    else:
+        wait()
+    assert time.monotonic() - began < 20.0

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import InvalidInput
-from esper.leyline.signing import KeyRing, Signed, key_id
+from esper.leyline.signing import KeyRing, ManyHeaders, Signed, key_id
 
 OLD, NEW = b"o" * 32, b"n" * 32
 
@@ -113,7 +113,8 @@ def test_many_are_judged_as_each_alone_would_be():
 
     late = (payload, headers(old), 5, 1)  # dated back: its record arrived a millisecond after 1970, and too late
 
-    refused = dict(ring.refused(*zip(*[(*case, 0) for case in cases], late, strict=True)))
+    payloads, many, *times = zip(*[(*case, 0) for case in cases], late, strict=True)
+    refused = dict(ring.refused(payloads, ManyHeaders(many), *times))
 
     invalid, missing = "invalid_signature", "missing_signature"
     assert refused == {4: invalid, 5: invalid, 6: invalid, 7: invalid, 8: missing, 9: missing, 10: invalid, 11: invalid}

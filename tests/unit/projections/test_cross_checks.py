@@ -13,7 +13,9 @@ from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, key_
 from projections import manifest, open_history
 from projections.archive_writer import Archive
 from projections.cross_checks import Beside, unverified
+from projections.export import export
 from projections.records import StoredRecord
+from projections.shared_objects import SharedObjects
 from projections.testing import LogOfRecords, Trainers, story
 from projections.transfer import Folder
 from projections.wholeness import examine, survey
@@ -124,7 +126,7 @@ def test_objects_that_events_name_are_looked_for(tmp_path, run):
     run.publish(run.trainers[0], pb.CheckpointPruned(ref=pruned))
     put(tmp_path / "archive", LogOfRecords().place(run.events))
     store.delete(pruned)
-    beside = Beside(objects=store.root)
+    beside = Beside(objects=store)
 
     assert found(tmp_path / "archive", beside) == []
     store.delete(tensors)
@@ -133,4 +135,29 @@ def test_objects_that_events_name_are_looked_for(tmp_path, run):
     (path,) = (store.root / kept[7:9]).iterdir()
     path.write_bytes(b"{}")
     assert found(tmp_path / "archive", beside) == [("object", "run run")]
-    assert [kind for kind, _ in found(tmp_path / "archive", Beside(objects=tmp_path / "nowhere"))] == ["note"]
+    assert [kind for kind, _ in found(tmp_path / "archive", Beside(objects=ObjectStore(tmp_path / "nowhere")))] == [
+        "note"
+    ]
+
+
+def test_objects_at_an_address_are_looked_for_and_exported_from_there(tmp_path, run):
+    """A machine that did not train the run has none of its objects here."""
+    address, archive = tmp_path / "mounted", tmp_path / "archive"
+    elsewhere = Folder.at(str(address))
+    reference = SharedObjects(tmp_path / "trained" / "objects", elsewhere, 10**9).put(b"tensors")
+    run.publish(run.trainers[0], pb.CheckpointSaved(ref=reference))
+    put(archive, LogOfRecords().place(run.events))
+
+    def shared(name: str) -> SharedObjects:
+        return SharedObjects(tmp_path / name / "objects", elsewhere, 10**9)
+
+    assert found(archive, Beside(objects=ObjectStore(tmp_path / "nowhere"))) != []  # a note: none are here
+    assert found(archive, Beside(objects=shared("other"))) == []
+    with open_history(archive) as history:
+        exported = export(history, ["run"], tmp_path / "exported", shared("third"))
+    assert (exported.objects, exported.missing) == (1, 0)
+    elsewhere.remove(f"{reference[7:9]}/{reference[9:]}")
+    assert found(archive, Beside(objects=shared("fourth"))) == [("object", "run run")]
+    address.rename(tmp_path / "away")
+    address.write_text("no folder")
+    assert [kind for kind, _ in found(archive, Beside(objects=shared("fifth")))] == ["note"]

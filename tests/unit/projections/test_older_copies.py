@@ -122,4 +122,4 @@ def answers(data: Path) -> list[StoredRecord]:
 
 def check(data: Path, ends: dict[manifest.Place, int]):
     with open_history(data / "archive") as history:
-        return examine(history, beside=Beside(ends=ends, objects=data / "objects"))
+        return examine(history, beside=Beside(ends=ends, objects=ObjectStore(data / "objects")))

@@ -159,7 +159,7 @@ def test_a_failure_on_the_way_leaves_nothing(related, tmp_path):
     digest = hashlib.sha256(b"the weights").hexdigest()
     (store.root / digest[:2] / digest[2:]).write_bytes(b"other weights")
     with open_history(related / "archive") as history, pytest.raises(CorruptState, match="does not match its digest"):
-        export.export(history, ["first"], tmp_path / "to", store.root)
+        export.export(history, ["first"], tmp_path / "to", store)
 
     assert [each.name for each in tmp_path.iterdir()] == ["data"]
 

@@ -1,0 +1,1 @@
+"""`esper work`, `esper submit` and `esper withdraw`: runs that any machine may train."""

@@ -1,0 +1,153 @@
+"""Runs that were asked for, trained by whoever works, of whom some die or sleep: all complete, as on one machine.
+
+Short on the embedded log, with two workers of one data folder. Under `-m soak` on three brokers of Apache Kafka, with
+four machines, which are data folders that have nothing in common but the log and the objects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from esper.cli.replay import recorded_run
+from projections import open_history
+from tests.e2e.conftest import Esper, _kill_what_is_left
+from tests.kafka import MISSING, USER, Kafka
+
+EPOCHS = 16
+"""Two seconds on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
+SWEEP = f"""
+task: [digits, digits, digits]  # the same again: what is undisturbed beside what is not
+seeds: 3
+epochs: {EPOCHS}
+"""
+
+
+def takes(worker: subprocess.Popen[str]) -> str:
+    """The run that a worker says it takes next."""
+    for line in worker.stdout:
+        if "takes run " in line:
+            return line.split("takes run ")[1].split()[0]
+    raise AssertionError(f"it ended without: {worker.stderr.read()}")
+
+
+def digests(esper: Esper, run_id: str) -> list[tuple[int, bytes]]:
+    """Those of the ends of epochs that count."""
+    with open_history(esper.data_dir / "archive") as history:
+        facts = recorded_run(history, run_id).facts
+    return [
+        (fact.global_step, fact.state_digested.root)
+        for fact in facts
+        if fact.HasField("state_digested") and fact.state_digested.occasion == "epoch"
+    ]
+
+
+def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_it_would_have_been(esper, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    asked = esper.json("submit", str(tmp_path / "sweep.yaml"))["runs"]
+    queued = Counter(run["status"] for run in esper.json("runs"))
+    killed = esper.start("work", "--lease", "5")
+    other = esper.start("work", "--lease", "5", "--until-empty", "--json")
+    run_id = takes(killed)
+    esper.wait_until(lambda: any(run.get("epochs_done") for run in esper.json("runs") if run["run_id"] == run_id))
+    killed.kill()
+    killed.communicate()
+    said, _ = other.communicate(timeout=120)
+    runs = {run["run_id"]: run for run in esper.json("runs")}
+    trained = {run["run_id"] for run in json.loads(said)["runs"]}
+
+    assert queued == {"queued": 3}
+    assert [(runs[each["run_id"]]["status"], runs[each["run_id"]]["epochs_done"]) for each in asked] == [
+        ("completed", EPOCHS)
+    ] * 3
+    assert run_id in trained
+    assert (runs[run_id]["work"]["attempts"], runs[run_id]["incarnation"]) == (2, 2)
+    one, two, three = (digests(esper, each["run_id"]) for each in asked)
+    assert one == two == three
+    assert len(one) == EPOCHS
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+@pytest.mark.skipif(bool(MISSING), reason=MISSING or "it is all there")
+def test_four_machines_one_killed_and_one_asleep_come_to_what_one_machine_comes_to(tmp_path, monkeypatch):
+    """Twenty runs. A worker is killed with all its processes, another one sleeps for a minute with all of its own."""
+    sweep = ("submit", "digits", "--seeds", "0..19", "--epochs", str(2 * EPOCHS), "--wait")
+    alone = Esper(tmp_path / "alone")
+    cluster = Kafka(tmp_path / "kafka", "password")
+    machines = [Esper(tmp_path / f"machine-{number}") for number in range(4)]
+    desk = Esper(tmp_path / "desk")
+    try:
+        worker = alone.start("work", "--until-empty")
+        reference = json.loads(alone(*sweep, "--json", timeout_s=1_200).stdout.splitlines()[-1])["runs"]
+        worker.send_signal(signal.SIGINT)
+        worker.communicate(timeout=60)
+        cluster.start()
+        cluster.allow("fleet.")
+        for name, value in {
+            "BROKERS": cluster.brokers,
+            "KEY": "5e" * 32,
+            "SECURITY_PROTOCOL": "SASL_SSL",
+            "SASL_USERNAME": USER,
+            "SASL_PASSWORD": "password",
+            "SSL_CAFILE": str(cluster.certificate),
+            "TOPIC_PREFIX": "fleet.",
+            "PARTITIONS": "4",
+            "OBJECTS_URL": str(tmp_path / "objects"),
+        }.items():
+            monkeypatch.setenv(f"ESPER_{name}", value)
+        workers = [machine.start("work", "--lease", "15") for machine in machines]
+        asking = desk.start(*sweep, "--json")
+        first, second = takes(workers[0]), takes(workers[1])
+        time.sleep(3)
+        _signal_all(machines[0], signal.SIGKILL)
+        _signal_all(machines[1], signal.SIGSTOP)
+        time.sleep(60)
+        _signal_all(machines[1], signal.SIGCONT)
+        said, complaints = asking.communicate(timeout=1_800)
+        assert asking.returncode == 0, complaints
+        for worker in workers[1:]:
+            worker.send_signal(signal.SIGINT)
+            worker.communicate(timeout=60)
+        runs = {run["run_id"]: run for run in json.loads(said.splitlines()[-1])["runs"]}
+        attempts = Counter(run["attempts"] for run in runs.values())
+
+        assert Counter(run["status"] for run in runs.values()) == {"completed": 20}
+        assert runs[first]["attempts"] > 1
+        assert runs[second]["attempts"] > 1
+        assert attempts[1] >= 16
+        expected = {run["labels"]["seed"]: digests(alone, run["run_id"]) for run in reference}
+        assert {run["labels"]["seed"]: digests(desk, run["run_id"]) for run in runs.values()} == expected
+    finally:
+        for each in (alone, desk, *machines):
+            _signal_all(each, signal.SIGCONT)
+            for process in each.started:
+                process.kill()
+            _kill_what_is_left_quietly(each)
+        cluster.kill()
+
+
+def _signal_all(machine: Esper, number: int) -> None:
+    """Every process of a machine at once, as where its power goes or its lid is shut."""
+    for process in [
+        *machine.processes(),
+        *(psutil.Process(each.pid) for each in machine.started if each.poll() is None),
+    ]:
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _kill_what_is_left_quietly(machine: Esper) -> None:
+    try:
+        _kill_what_is_left(machine)
+    except AssertionError:
+        return
