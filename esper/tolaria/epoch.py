@@ -23,15 +23,17 @@ from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_UNKNOWN,
     SEED_LIFECYCLE_STAGE_DORMANT,
     TELEMETRY_LEVEL_INFO,
+    TELEMETRY_LEVEL_WARNING,
     HardwareContext,
     MetricPoint,
     SeedState,
     SystemStatePacket,
+    TelemetryEvent,
     TelemetryPacket,
 )
 from esper.kasmina.gates import Loss
 from esper.leyline import ids
-from esper.leyline.envelope import Event, parse
+from esper.leyline.envelope import Event, parse, priority_of
 from esper.tolaria.commands import ACTION_SET, PAUSE, apply_command, drain, publish, take_effect
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
@@ -186,10 +188,28 @@ def _await_answer(run: Run, packet: Event) -> Answer | None:
         run.last_decision = LastDecision(
             packet_id=packet.event_id, outcome="timed_out", epoch=run.recorder.epoch, loss=run.probe_losses[-1]
         )
+        _tell_of_timeout(run, waited_ms)
         publish(run, breaker.failed(f"no decision within {timeout_s} s"))
     else:
         publish(run, breaker.succeeded())
     return answer
+
+
+def _tell_of_timeout(run: Run, waited_ms: float) -> None:
+    """An event of high priority beside the fact, for those who watch (R-TAM-13)."""
+    event = TelemetryEvent(
+        event_id="tamiyo.timeout_inference",
+        description=f"no decision within {waited_ms:.0f} ms; the run went on without one",
+        level=TELEMETRY_LEVEL_WARNING,
+    )
+    packet = TelemetryPacket(
+        packet_id=ids.text(run.recorder.new_id()),
+        source_subsystem="tolaria",
+        level=TELEMETRY_LEVEL_WARNING,
+        events=[event],
+    )
+    packet.timestamp.FromNanoseconds(run.clock.wall_ns())
+    run.recorder.publish(packet, priority=priority_of(packet))
 
 
 def _look_at_breakers(run: Run) -> None:

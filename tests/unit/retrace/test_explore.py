@@ -58,6 +58,13 @@ def test_a_decision_that_did_not_come_in_time_has_a_neutral_report_and_a_late_on
 
     assert len(timed_out) == len(reports) == 2
     assert {body.outcome for body in reports} == {leyline.FIELD_REPORT_OUTCOME_NEUTRAL}
+    urgent = [
+        event
+        for event in lived.log.events
+        if event.HasField("telemetry_packet") and event.priority >= leyline.MESSAGE_PRIORITY_HIGH
+    ]
+    names = [each.event_id for event in urgent for each in event.telemetry_packet.events]
+    assert names.count("tamiyo.timeout_inference") == 2
     told = [body.last_decision for body in lived.log.bodies("epoch_completed") if body.HasField("last_decision")]
     late = {ids.text(decision_of(each)) for each in told if each.outcome == "timed_out"}
     assert {body.decision_id for body in reports} == late
