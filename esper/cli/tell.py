@@ -122,8 +122,12 @@ def _show(told: Told) -> None:
 
 def _check_trained(history: History, run_id: str) -> None:
     """Raise InvalidInput for a run that is over or whose trainer is gone."""
-    ended = EventReader(history, run_id).finished()
-    if ended:
+    if EventReader(history, run_id).finished():
+        ends = [each.run_finished.status for each in EventReader(history, run_id, ("run_finished",)).new()]
+        if ends[-1] == "interrupted":
+            raise InvalidInput(
+                f"run {run_id} was interrupted; `esper resume {run_id}` goes on with it, and then tell it"
+            )
         raise InvalidInput(f"run {run_id} is over; `esper fork {run_id} --at STEP --do ...` does it otherwise")
     if _lives(history, run_id) is False:
         raise InvalidInput(
