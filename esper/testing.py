@@ -24,6 +24,7 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing, Signed
 from esper.record.accept import CLAIMS, supersedes
 from esper.tamiyo.answer import answer
+from esper.tamiyo.serving import Serving
 from esper.tolaria.outside import Answer, Clock
 
 KEYS = KeyRing((b"a secret for tests, and only those",))
@@ -58,12 +59,14 @@ class MemoryLog:
         keys: KeyRing = KEYS,
         objects: ObjectStore | None = None,
         events: Iterable[Event] = (),
+        serving: Serving | None = None,
     ) -> None:
         self.events = list(events)
         self.flushes = 0
         self._clock = clock
         self._keys = keys
         self._objects = objects
+        self._serving = serving
         self._packets: dict[bytes, Event] = {}
         self._given: dict[bytes, Answer] = {}
         claims = (event for event in self.events if body_name(event) in CLAIMS)
@@ -88,7 +91,8 @@ class MemoryLog:
         """Tamiyo's answer to the packet, signed."""
         if packet_id in self._given:
             return self._given.pop(packet_id)
-        found = answer(self._packets.pop(packet_id), now_ns=self._clock.wall_ns(), monotonic=self._clock.monotonic)
+        now_ns, monotonic = self._clock.wall_ns(), self._clock.monotonic
+        found = answer(self._packets.pop(packet_id), now_ns=now_ns, monotonic=monotonic, serving=self._serving)
         for content in found.objects:
             if self._objects is not None:
                 self._objects.put(content)

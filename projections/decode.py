@@ -187,7 +187,8 @@ def _with_ptars(found: Split, kind: int, most: int) -> list[pa.Array]:
     handler = HANDLERS.get_for_message(twin_of(own.full_name))
     slices: list[list[pa.Array]] = []
     for part in _slices(_encoded(found, kind)):
-        slices.append(list(handler.array_to_record_batch(part).columns))
+        decoded = handler.array_to_record_batch(part)  # in the order of numbers, which need not be the contract's
+        slices.append([decoded.column(field.name) for field in own.fields])
         most -= sum(column.nbytes for column in slices[-1])
         if most < 0:
             raise TooMuch

@@ -82,6 +82,15 @@ def decision_on(history: History, runs: Sequence[str], packet_ids: Iterable[byte
     return envelope.parse(raw)
 
 
+def promotions(history: History, most: int) -> list[Event]:
+    """The newest `most` promotions of a policy, the oldest of them first."""
+    if not history.manifest.of("policy_promoted"):
+        return []
+    query = "select max(log_raw) from log.policy_promoted group by event_id order by max(recorded_at_ns) desc limit ?"
+    found = history.cursor(query, [most]).fetchall()
+    return [envelope.parse(raw) for (raw,) in reversed(found)]
+
+
 def policies_after(history: History, causes: list[bytes]) -> list[Event]:
     """The policy events that the events of these ids brought about, directly or through each other."""
     found: list[Event] = []

@@ -21,6 +21,7 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing, Signed
 from esper.record.accept import supersedes
 from esper.tamiyo.answer import answer
+from esper.tamiyo.serving import Serving
 from esper.tolaria.outside import Answer, Clock
 from projections import manifest, open_history
 from projections.archive_writer import Archive
@@ -41,7 +42,8 @@ _PLACE: Final = (COMMANDS.name, LOCAL)
 class LocalLog:
     """`esper.tolaria.outside.ClaimableLog` over the archive in `folder`, signed by `ring`.
 
-    `claimed` says which incarnation of a run is on record. Raises LogUnavailable where the archive cannot be written.
+    `claimed` says which incarnation of a run is on record, `serving` which learned policies there are; it is asked for
+    the first decision. Raises LogUnavailable where the archive cannot be written.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class LocalLog:
         clock: Clock,
         *,
         claimed: Callable[[str], int] = lambda _run_id: 0,
+        serving: Callable[[], Serving] = Serving,
     ) -> None:
         self._folder = folder
         self._ring = ring
         self._objects = objects
         self._clock = clock
         self._claimed = claimed
+        self._make_serving = serving
+        self._serving: Serving | None = None
         self._waiting: list[Event] = []
         self._due = False
         self._packet: Event | None = None
@@ -102,7 +107,10 @@ class LocalLog:
         packet = self._packet
         if packet is None or packet.event_id != packet_id:
             return None
-        found = answer(packet, now_ns=self._clock.wall_ns(), monotonic=self._clock.monotonic)
+        if self._serving is None:
+            self._serving = self._make_serving()
+        now_ns, monotonic = self._clock.wall_ns(), self._clock.monotonic
+        found = answer(packet, now_ns=now_ns, monotonic=monotonic, serving=self._serving)
         for content in found.objects:
             self._objects.put(content)
         self._waiting += found.events

@@ -25,6 +25,7 @@ from aiokafka.errors import (
 )
 
 from esper.errors import EsperError, LogUnavailable
+from streams.security import time_of_own_certificate
 from streams.settings import Settings
 
 RECENT_S: Final = 60.0
@@ -44,6 +45,11 @@ _CERTIFICATE: Final = {  # what OpenSSL says of the certificate that the log sho
         "its certificate is of another name: set ESPER_BROKERS to the name that stands in it",
     ),
 }
+_OF_OURS: Final = {
+    9: "is not valid yet: correct the clock of this machine, or set ESPER_SSL_CERTFILE to another",
+    10: "has expired: have it renewed, and set ESPER_SSL_CERTFILE to the new one",
+}
+_NOT_TAKEN: Final = "is not taken: set ESPER_SSL_CERTFILE to one that is signed by whom the log trusts"
 _LAST: Final[dict[str, tuple[float, Exception]]] = {}
 """Of each address where connecting failed since it worked last: when, and with what."""
 _OPEN: Final[WeakSet[asyncio.Future[None]]] = WeakSet()
@@ -133,12 +139,27 @@ def _said(error: Exception) -> str:  # noqa: PLR0911 - one answer for each kind
         return _wrong_login()
     if isinstance(error, EsperError):
         return str(error)
+    if ours := _own_certificate(error):
+        return ours
     tls = Settings.load().security_protocol.endswith("SSL")
     if isinstance(error, ssl.SSLError) or (tls and isinstance(error, ConnectionResetError)):
         return f"it speaks no TLS, or none that fits ({_way()}): correct ESPER_SECURITY_PROTOCOL"
     if isinstance(error, KafkaConnectionError) and _CLOSED in str(error):
         return f"it hangs up at once ({_way()}): correct ESPER_SECURITY_PROTOCOL, or show it an ESPER_SSL_CERTFILE"
     return ""
+
+
+def _own_certificate(error: Exception) -> str:
+    """What is wrong with our own certificate, or that we have none, where a log with TLS does not take us."""
+    settings = Settings.load()
+    told = [each for each in (error, error.__cause__) if isinstance(each, ssl.SSLError | ConnectionResetError)]
+    if not settings.security_protocol.endswith("SSL") or not (told or _CLOSED in str(error)):
+        return ""
+    alert = any("ALERT" in str(each) and "CERTIFICATE" in str(each) for each in told)
+    file, why = settings.ssl_certfile, _OF_OURS.get(time_of_own_certificate(settings), "")
+    if file is not None and (why or alert):
+        return f"the certificate that we show it, {file}, {why or _NOT_TAKEN}"
+    return "it asks for a certificate of ours: set ESPER_SSL_CERTFILE and ESPER_SSL_KEYFILE" if alert else ""
 
 
 def _wrong_login() -> str:

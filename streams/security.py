@@ -102,6 +102,37 @@ def _context(cafile: Path | None, certfile: Path | None, keyfile: Path | None, p
     return context
 
 
+def time_of_own_certificate(settings: Settings) -> int:
+    """What OpenSSL says of the time of our own certificate (X509_V_ERR_…): 10 where it is over, 9 where it is to come.
+
+    0 where there is nothing to say. The library tells no dates, so a server in memory verifies it, which trusts it.
+    """
+    file, key, password = settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_key_password
+    if file is None:
+        return 0
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        for context in (server, client):
+            context.load_cert_chain(file, key, password.get_secret_value() if password else lambda: b"")
+        server.load_verify_locations(file)
+    except (OSError, ValueError):
+        return 0
+    server.verify_mode, server.verify_flags = ssl.CERT_REQUIRED, server.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = (client.wrap_bio(down, up), server.wrap_bio(up, down, server_side=True))
+    for side in sides * 4:
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLCertVerificationError as error:
+            return int(error.verify_code)
+        except ssl.SSLError:
+            break
+    return 0
+
+
 def _own(variable: str, path: Path) -> None:
     """Raises InvalidInput where a file with a secret is not there, or can be read by others."""
     try:

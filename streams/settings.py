@@ -33,7 +33,8 @@ class Settings(BaseModel):
     `MODULE:FUNCTION`, which gives a token for OAUTHBEARER. `topic_prefix` stands before the names of topics and groups
     there, and `partitions` is how many a topic gets when it is made; afterwards the log says how many it has.
     `objects_url` is where checkpoints, kernels and policies are kept for all machines; the data folder then has copies
-    of what it used, of `objects_cache_gb` together.
+    of what it used, of `objects_cache_gb` together. `update_freshness_s` is how old weights may be when their promotion
+    is recorded, for deciders to load them; 0 is any age.
 
     Read by hand: pydantic-settings costs every process that starts a tenth of a second, for these few variables.
     """
@@ -57,6 +58,7 @@ class Settings(BaseModel):
     ssl_key_password: SecretStr | None = None
     objects_url: str | None = Field(default=None, min_length=1)
     objects_cache_gb: float = Field(default=20.0, gt=0)
+    update_freshness_s: float = Field(default=0.0, ge=0)
     topic_prefix: str = ""
     partitions: int = Field(default=PARTITIONS, ge=1, le=MAX_PARTITIONS)
 

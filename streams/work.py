@@ -58,6 +58,7 @@ class WorkLog:
         self._monotonic = monotonic
         self._work = Work()
         self._changed = threading.Condition()
+        self._writing = threading.Lock()
         self._ends: dict[TopicPartition, int] = {}
         self._at: dict[TopicPartition, int] = {}
         self._thread = LoopThread("work-log")
@@ -89,10 +90,11 @@ class WorkLog:
 
     def publish(self, events: Sequence[Event], timeout_s: float = PUBLISH_S) -> None:
         """Write events and wait until the log has them; raises LogUnavailable where it does not."""
-        try:
-            self._thread.run(self._publisher.publish(events), timeout_s)
-        except TimeoutError:
-            raise LogUnavailable(f"the log at {self._brokers} does not take what was written") from None
+        with self._writing:  # a publisher that begins anew does so once
+            try:
+                self._thread.run(self._publisher.publish(events), timeout_s)
+            except TimeoutError:
+                raise LogUnavailable(f"the log at {self._brokers} does not take what was written") from None
 
     def commit(self) -> None:
         """Have the log keep up to where all requests are over; where it does not, the next one does."""

@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -84,6 +85,21 @@ class Kafka:
         """SIGKILL for a broker, or for all."""
         self._whole = False
         self._do("kill", *(() if node is None else ("--node", str(node))))
+
+    def pause(self, node: int, seconds: float) -> None:
+        """Stop a broker as a machine that hangs does, and let it go on."""
+        pid = int((self.folder / f"node-{node}" / "pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def restart(self, node: int) -> None:
+        """Have a broker end in good order, and start it again."""
+        self._whole = False
+        self._do("stop", "--node", str(node))
+        self.start()
 
     @property
     def inside(self) -> str:

@@ -16,6 +16,7 @@ from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
 from esper.cli.learn_group import learn_app
 from esper.cli.output import complain, complain_of
+from esper.cli.policy_group import policy_app
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -35,7 +36,7 @@ The parts, by their code names:
   Weatherlight starts, watches and stops the processes
   Urza         the library of what was compiled from blueprints
   Tezzeret     compiles blueprints
-  Simic        trains Tamiyo's policies on what is on the log
+  Simic        trains Tamiyo's policies from history, and promotes what passes its gates
 
 \b
 Start with:
@@ -59,6 +60,7 @@ app = typer.Typer(
 app.add_typer(single_commands)
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
+app.add_typer(policy_app, name="policy")
 app.add_typer(projections_app, name="projections")
 app.add_typer(learn_app, name="learn")
 

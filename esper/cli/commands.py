@@ -104,9 +104,10 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         ),
     ] = None,
     policy: Annotated[
-        Literal["heuristic", "random", "explore", "none"],
+        Literal["heuristic", "random", "explore", "none", "learned"],
         typer.Option(
-            "--policy", help="How Tamiyo decides; explore tries everything that may be done, none never grows."
+            "--policy",
+            help="How Tamiyo decides; none never grows, explore tries everything, learned asks the promoted policy.",
         ),
     ] = "heuristic",
     lifecycle: Annotated[

@@ -19,6 +19,7 @@ from esper.cli.history import (
     new_run_id,
     resolve,
     static_of,
+    told_of,
     wait_for_archive,
 )
 from esper.cli.output import BOLD, DIM, complain, one_line, say, say_json, styled, table
@@ -38,7 +39,8 @@ from esper.tolaria.fork_change import place_of, read_change
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from esper.weatherlight.beginning import Plan
-from projections.run_queries import EventReader, run_ids
+from projections.history import History
+from projections.run_queries import EventReader, all_work, run_ids
 from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
@@ -62,6 +64,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
             known = run_ids(history)
             run_id = resolve(word, known)
             _check_alone(lease, run_id)
+            _check_not_of_the_fleet(history, run_id)
             family = [each for each in (run_id, control_of(run_id), static_of(run_id)) if each in known]
             for each in family:
                 check_code(history, each, data_dir, "resume", trust=trust)
@@ -152,6 +155,16 @@ def _check_alone(lease: client.Lease, run_id: str) -> None:
     if command:
         raise InvalidInput(
             f"run {run_id} goes on: `{command}` trains it now; stop that first, or wait until it is over"
+        )
+
+
+def _check_not_of_the_fleet(history: History, run_id: str) -> None:
+    """Raise InvalidInput where workers have this run: whoever is fenced would take it back from the other for ever."""
+    run = next((each for each in all_work(history) if each.run_id == run_id), None)
+    if run is not None and not run.over:
+        raise InvalidInput(
+            f"run {run_id} was submitted and is {told_of(run)}: `esper work` goes on with it; to do so here, have it "
+            f"left alone first: `esper withdraw {run_id}`"
         )
 
 

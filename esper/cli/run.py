@@ -222,9 +222,13 @@ def _prepare_alone(trainers: Trainers) -> None:
 
 
 def check_names(request: RunRequest) -> None:
-    """Raise InvalidInput for what can be found wrong without torch and the history: names, missing files."""
+    """Raise InvalidInput for what can be found wrong without torch: names, missing files, a policy that nobody has."""
     if request.static and request.policy == "none":
         raise InvalidInput("--static trains what grew, and with --policy none nothing grows; leave one of them out")
+    if request.policy == "learned":
+        from esper.weatherlight.beginning import check_learned  # noqa: PLC0415 - imports DuckDB
+
+        check_learned(request.data_dir)
     if request.in_process and (request.static or request.drill):
         raise InvalidInput("--in-process trains one run alone; leave --static and --drill out")
     check_task(request.task)

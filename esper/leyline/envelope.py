@@ -54,6 +54,12 @@ VERSIONED: Final[Mapping[str, str]] = {
 are not among them: the verifier refuses those of another version, so that their rejection is recorded."""
 
 
+_LENGTH_DELIMITED: Final = 2
+
+
+"""How protobuf writes a message inside another."""
+
+
 MAX_EVENT_BYTES: Final = 256 * 1024
 
 
@@ -159,6 +165,20 @@ def body_name(event: Event) -> str:
 def body_of(event: Event) -> Any:
     """The body itself."""
     return getattr(event, body_name(event))
+
+
+@cache
+def tag_of(body: str) -> bytes:
+    """The bytes that stand before a body of this name in every event that has one.
+
+    An event without them has no such body, and need not be read for its sake. Where they stand by chance it may have
+    another one.
+    """
+    tag, written = event_pb2.Event.DESCRIPTOR.fields_by_name[body].number << 3 | _LENGTH_DELIMITED, bytearray()
+    while tag > 0x7F:
+        written.append(tag & 0x7F | 0x80)
+        tag >>= 7
+    return bytes([*written, tag])
 
 
 def topic_of(event: Event) -> Topic:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.errors import InvalidInput
+from esper.tamiyo.actions import Action
+from esper.tamiyo.policy import RANDOM, Advice, Policy
 
-FORBIDDEN = float("-inf")
+FORBIDDEN: Final = float("-inf")
+EXPLORES: Final = "+explore"
+"""How the name of a policy ends that draws from a mixture with uniform choice."""
 
 
 class Choice:
@@ -77,6 +84,30 @@ def with_exploration(logits: Sequence[float], mask: Sequence[bool], share: float
         probability = math.exp(logits[index] - largest) / total
         mixed[index] = math.log((1.0 - share) * probability + share / len(legal))
     return mixed
+
+
+def exploring(policy: Policy, share: float) -> Policy:
+    """`policy` with a share of uniform choice mixed in: it draws, and its decisions say with what probability.
+
+    A policy that takes the largest logit is drawn from the softmax of its logits, so its temperature is its own.
+    """
+
+    def advise(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
+        advice = policy.advise(state, actions, mask)
+        return replace(advice, logits=with_exploration(advice.logits, mask, share))
+
+    return replace(
+        policy,
+        name=f"{policy.name}{EXPLORES}",
+        greedy=False,
+        advise=advise,
+        settings={**policy.settings, "exploration": share},
+    )
+
+
+def draws(policy_name: str) -> bool:
+    """Whether a policy of that name draws from its logits; the others take the largest."""
+    return policy_name == RANDOM.name or policy_name.endswith(EXPLORES)
 
 
 def recorded_log_probability(logits: Sequence[float], mask: Sequence[bool], action: int) -> float:

@@ -21,6 +21,7 @@ from esper.leyline.objects import ObjectStore
 from esper.simic.ledger import Key, Ledger, Row
 from esper.simic.rollouts import Decided, Lived, Rollouts
 from esper.simic.states import Tried, choose_actions, choose_states
+from esper.tamiyo.serving import Serving
 from esper.tolaria.config import RunConfig
 from esper.tolaria.outside import Clock
 from esper.tolaria.tasks import load_task
@@ -46,6 +47,10 @@ class Plan:
     states_a_run: int = STATES_A_RUN
     first_seed: int = FIRST_SEED
     lifecycle: Lifecycle | None = None
+    policy: str = "heuristic"
+    """Who decides the runs, and goes on with them after a rollout's own action."""
+
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -63,10 +68,11 @@ class Plan:
         each = -(-self.states // (len(self.tasks) * self.states_a_run))
         return [(task, self.first_seed + number) for number in range(each) for task in self.tasks]
 
-    def config(self, task: str, seed: int, policy: str = "heuristic") -> RunConfig:
+    def config(self, task: str, seed: int, policy: str = "") -> RunConfig:
         """The configuration of a run, every default the product's."""
         seeds = SeedSettings() if self.lifecycle is None else SeedSettings(lifecycle=self.lifecycle)
-        return RunConfig(task=task, seed=seed, policy=policy, seeds=seeds)  # type: ignore[arg-type] # it is checked
+        decides = policy or self.policy
+        return RunConfig(task=task, seed=seed, policy=decides, epochs=self.epochs, seeds=seeds)  # type: ignore[arg-type]
 
     def what(self) -> str:
         """A digest of all that decides what a row says, but its key."""
@@ -103,8 +109,11 @@ class Headroom:
         *,
         tell: Callable[[Progress], None] = lambda _progress: None,
         stop: Callable[[], bool] = lambda: False,
+        serving: Callable[[ObjectStore], Serving] | None = None,
     ) -> None:
+        """`serving` puts a learned policy's weights into the objects of a run, and serves it there."""
         self.plan, self.clock, self.tell, self.stop = plan, clock, tell, stop
+        self._serving = serving
         self.progress = Progress()
         self.ledger = Ledger(folder / "rows.jsonl", plan.what())
         self.objects = ObjectStore(folder / "objects")
@@ -139,7 +148,8 @@ class Headroom:
         if self.stop():
             return False
         self._control(task, seed)
-        rollouts = Rollouts(load_task(task), objects, self.clock)
+        serving = None if self._serving is None else self._serving(objects)
+        rollouts = Rollouts(load_task(task), objects, self.clock, serving=serving)
         began = self.clock.monotonic()
         lived = rollouts.live(self.plan.config(task, seed), "parent")
         place = Key("run", task, seed)

@@ -78,3 +78,5 @@ class LearningRateController:
         """Go on from `state`."""
         self._step = int(state["step"])
         self._rates.load_state(state["rates"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = state["rates"]["written"].get(group["name"], group["lr"])

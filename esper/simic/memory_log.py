@@ -7,6 +7,7 @@ from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
 from esper.record import Recorded
 from esper.tamiyo.answer import answer
+from esper.tamiyo.serving import Serving
 from esper.tolaria.outside import Answer, Clock
 
 
@@ -16,11 +17,12 @@ class MemoryLog:
     `requests` are the decisions and commands among them, as they would have been signed: there is nobody to sign for.
     """
 
-    def __init__(self, clock: Clock, objects: ObjectStore) -> None:
+    def __init__(self, clock: Clock, objects: ObjectStore, serving: Serving | None = None) -> None:
         self.events: list[Event] = []
         self.requests: list[tuple[Event, Signed]] = []
         self._clock = clock
         self._objects = objects
+        self._serving = serving
         self._packet = Event()
 
     def publish(self, event: Event) -> None:
@@ -41,7 +43,8 @@ class MemoryLog:
 
     def await_answer(self, packet_id: bytes, timeout_s: float) -> Answer | None:  # noqa: ARG002 - it never waits
         """Tamiyo's answer to the packet that was published last."""
-        found = answer(self._packet, now_ns=self._clock.wall_ns(), monotonic=self._clock.monotonic)
+        now_ns, monotonic = self._clock.wall_ns(), self._clock.monotonic
+        found = answer(self._packet, now_ns=now_ns, monotonic=monotonic, serving=self._serving)
         for content in found.objects:
             self._objects.put(content)
         self.events += found.events

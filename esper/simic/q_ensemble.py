@@ -183,9 +183,9 @@ def fit(states: Iterable[ForkedState], settings: Settings | None = None) -> Ense
     for member in range(chosen.members):
         counts = _counts(drawn, len(names))
         weight = torch.from_numpy(counts[of]).float()
-        layers, errors = _fit_one(x, y, weight, chosen, member)
+        layers, wrong = _fit_one(x, y, weight, chosen, member)
         tensors |= {f"{member}.{name}": each for name, each in layers.items()}
-        unseen.append(errors[counts[of] == 0])
+        unseen.append(wrong[counts[of] == 0])
     error = float(np.sqrt(np.mean(np.concatenate(unseen) ** 2)))
     told = {"rows": len(runs), "runs": len(names), "error": error, "tried": _tried(given)}
     return Ensemble(tensors, chosen, told)
@@ -213,8 +213,8 @@ def _like(action: str) -> str:
 
 def _fit_one(
     x: Any, y: Any, weight: Any, chosen: Settings, member: int
-) -> tuple[dict[str, NDArray[np.float32]], float]:
-    """One member: Huber's loss, as a run that broke is no reason to forget all others."""
+) -> tuple[dict[str, NDArray[np.float32]], Floats]:
+    """One member and its error on every row. Huber's loss, as a run that broke is no reason to forget all others."""
     import torch  # noqa: PLC0415
 
     made = torch.Generator().manual_seed(1000 * chosen.seed + member)

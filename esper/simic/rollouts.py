@@ -17,6 +17,7 @@ from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.simic.memory_log import MemoryLog
 from esper.simic.utility import Ending
+from esper.tamiyo.serving import Serving
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import NO_ACTION, ORDER, read_change
 from esper.tolaria.outside import Clock, Outside
@@ -66,20 +67,22 @@ class Lived:
 class Rollouts:
     """Trains runs of `task` in this process; their states are kept in `objects`. Torch's thread count is the config's.
 
-    The end of a run is judged on the whole probe set: the test set is for reports that nobody learns from.
+    `serving` has the learned policies that may decide. The end of a run is judged on the whole probe set: the test set
+    is for reports that nobody learns from.
     """
 
-    def __init__(self, task: Task, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(self, task: Task, objects: ObjectStore, clock: Clock, *, serving: Serving | None = None) -> None:
         self._task = replace(task, test=task.probe)
         self._objects = objects
         self._clock = clock
+        self._serving = serving
 
     def live(self, config: RunConfig, run_id: str) -> Lived:
         """Train a run from its first step, and keep every state that a rollout may begin at."""
         config = replace(
             config, decision_timeout_s=None, keep_checkpoints=0, checkpoint_every_epochs=1, telemetry_every_steps=_NEVER
         )
-        log = MemoryLog(self._clock, self._objects)
+        log = MemoryLog(self._clock, self._objects, self._serving)
         result = train(config, self._task, LiveWorld(self._outside(log)), run_id=run_id)
         recorded = log.recorded(run_id)
         return Lived(recorded, _decisions(log.events, recorded), ending(result), _last_digest(log.events))
@@ -90,7 +93,7 @@ class Rollouts:
         The action is one of `Decided.legal`. `order` 0 is the run's own order of data, any other one of its own from
         the decision on. Raises InvalidInput for an action that cannot be taken there.
         """
-        log = MemoryLog(self._clock, self._objects)
+        log = MemoryLog(self._clock, self._objects, self._serving)
         words = (NO_ACTION if action == "nothing" else action) + (f"{ORDER}{order}" if order else "")
         outside = self._outside(log)
         step = decided.packet.global_step

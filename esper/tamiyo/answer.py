@@ -45,10 +45,11 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.errors import ContractViolation
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
-from esper.tamiyo import policies, reports
+from esper.tamiyo import coverage, reports
 from esper.tamiyo.decide import Decision, decide, draw_for
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.risk_engine import VERSION
+from esper.tamiyo.serving import Serving
 
 PRODUCER: Final = "tamiyo"
 INLINE_OBSERVATION_BYTES: Final = 4096
@@ -76,18 +77,19 @@ class Answered:
     objects: list[bytes]
 
 
-def answer(event: Event, *, now_ns: int, monotonic: Callable[[], float]) -> Answered:
+def answer(event: Event, *, now_ns: int, monotonic: Callable[[], float], serving: Serving | None = None) -> Answered:
     """The answer to an `EpochCompleted` event; `now_ns` is when decisions and reports are recorded, Unix nanoseconds.
 
-    `monotonic` gives seconds: the decision says how long deciding took, and nothing else depends on it. Raises
-    ContractViolation for any other event, and InvalidInput for a policy that does not exist.
+    `serving` has the learned policies; without it there is the shipped one alone. `monotonic` gives seconds: the
+    decision says how long deciding took, and nothing else depends on it. Raises ContractViolation for any other event,
+    and InvalidInput for a policy that does not exist.
     """
     if event.WhichOneof("body") != "epoch_completed":
         raise ContractViolation(f"tamiyo answers epoch_completed events, not {event.WhichOneof('body')}")
     started = monotonic()
     state = event.epoch_completed
     observation = state.SerializeToString(deterministic=True)
-    policy = policies.find(state.policy)
+    policy = (serving or Serving()).find(state.policy, event.recorded_at_ns)
     decision = decide(observation, policy, draw_for(state.policy_seed, event.timeline, state.state.current_epoch))
     made = _decision_event(event, policy, decision, observation, now_ns)
     made.decision_made.latency_ms = (monotonic() - started) * 1e3
@@ -99,6 +101,9 @@ def answer(event: Event, *, now_ns: int, monotonic: Callable[[], float]) -> Answ
         events.append(_alarm_event(event, signal, made))
     if decision.judged.events and policy.risk_engine >= VERSION:
         events.append(_mode_event(event, decision, made))
+    degraded = coverage.degraded(decision.coverage, event.recorded_at_ns)
+    if degraded is not None:
+        events.append(_alarm_event(event, degraded, made, ordinal=1))
     events += [_report_event(event, window, now_ns) for window in state.windows if window.closed]
     events += _decision_reports(event, made, now_ns)
     return Answered(events, [observation] if len(observation) > INLINE_OBSERVATION_BYTES else [])
@@ -113,6 +118,7 @@ def _decision_event(packet: Event, policy: Policy, decision: Decision, observati
         policy=policy.name,
         policy_version=policy.version,
         policy_hash=policy.digest,
+        policy_ref=policy.ref,
         observation=observation if inline else b"",
         observation_ref="" if inline else f"sha256:{digest.hex()}",
         observation_hash=digest,
@@ -159,12 +165,13 @@ def _command_event(packet: Event, policy: Policy, decision: Decision, made: Even
     return _follows(packet, body, command_id, made.event_id, packet.recorded_at_ns)
 
 
-def _alarm_event(packet: Event, body: EmergencySignal | TelemetryPacket, made: Event) -> Event:
-    event_id = ids.derived_id(packet.event_id, "tamiyo.alarm", 0)
+def _alarm_event(packet: Event, body: EmergencySignal | TelemetryPacket, made: Event, *, ordinal: int = 0) -> Event:
+    event_id = ids.derived_id(packet.event_id, "tamiyo.alarm", ordinal)
     if isinstance(body, TelemetryPacket):
         body.packet_id = ids.text(event_id)
     event = _follows(packet, body, event_id, made.event_id, packet.recorded_at_ns)
-    event.priority = MESSAGE_PRIORITY_CRITICAL if isinstance(body, EmergencySignal) else MESSAGE_PRIORITY_HIGH
+    critical = isinstance(body, EmergencySignal) or body.level == TELEMETRY_LEVEL_CRITICAL
+    event.priority = MESSAGE_PRIORITY_CRITICAL if critical else MESSAGE_PRIORITY_HIGH
     return event
 
 

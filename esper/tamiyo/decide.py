@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -14,11 +15,15 @@ from contracts.leyline.v1.event_pb2 import DecisionMade, EpochCompleted
 from esper.errors import ContractViolation
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
-from esper.tamiyo import policies
+from esper.tamiyo import serving
 from esper.tamiyo.actions import Action, legal_actions
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.risk import OVERRIDING, assess, obey_engine, obey_sheet
 from esper.tamiyo.risk_engine import VERSION, Judged, judge
+
+LAST_BITS: Final = 1e-4
+"""How far a learned policy's logits may be apart on two processors, of 1 plus the logit; adding up in another order
+changes them by a few 1e-7."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Decision:
     """The action that the policy wanted, where risk has put another in its place."""
     judged: Judged
     """What the risk engine said, whether it binds the policy or not."""
+    coverage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Action:
@@ -85,6 +91,7 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
         value_estimate=advice.value_estimate,
         replaced=str(actions[wanted]) if obeyed.replaced else "",
         judged=judged,
+        coverage=advice.coverage,
     )
 
 
@@ -128,12 +135,13 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
     """How the decision comes out otherwise than recorded; empty where it is the same.
 
     None where this Esper has no policy with the recorded hash: then only the choice from mask, logits and draw was made
-    again. Raises InvalidInput or CorruptState where a long observation is not in the object store as it was.
+    again. Raises InvalidInput or CorruptState where a long observation, or a learned policy's weights, are not in the
+    object store as they were.
     """
     observation = made.observation or objects.get(made.observation_ref)
     if hashlib.sha256(observation).digest() != made.observation_hash:
         return "the observation is not the one that was hashed"
-    policy = policies.of_digest(made.policy, made.policy_hash)
+    policy = serving.recorded(made.policy, made.policy_hash, made.policy_ref, objects)
     if policy is None:
         mask = [bool(each) for each in made.action_mask]
         ways = {pick(made.logits, mask, made.draw, greedy=greedy) for greedy in (True, False)}
@@ -141,6 +149,9 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
     state = EpochCompleted.FromString(observation)
     draw = draw_for(state.policy_seed, packet.timeline, state.state.current_epoch)
     again = decide(observation, policy, made.draw)
+    if policy.weights and again.logits != list(made.logits) and _close(again.logits, made.logits):
+        # Another processor adds up a network's sums in another order: then its choice counts, not the last bits.
+        again = replace(again, logits=list(made.logits), reason=made.reason)
     for name, now, then in (
         ("packet", packet.epoch_completed.SerializeToString(deterministic=True), observation),
         ("draw", draw, made.draw),
@@ -167,3 +178,9 @@ def _risk_again(again: Decision, made: DecisionMade) -> list[tuple[str, object, 
         ("risk memory", again.judged.memory, made.risk_memory),
         ("replaced", again.replaced, made.replaced),
     ]
+
+
+def _close(logits: Sequence[float], recorded: Sequence[float]) -> bool:
+    """Whether the same network on another processor may have given both."""
+    pairs = zip(logits, recorded, strict=False)
+    return len(logits) == len(recorded) and all(abs(now - then) <= LAST_BITS * (1.0 + abs(then)) for now, then in pairs)

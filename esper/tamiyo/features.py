@@ -258,7 +258,7 @@ def activation(site: SiteDescription, row: SiteEvidence | None) -> list[float]:
 
 def parameter(state: EpochCompleted, count: int, gradient_norm: float, *, host: bool) -> list[float]:
     """The row of a group of parameters: the host's, or a live seed's."""
-    rate = state.state.training_metrics.get("learning_rate", math.nan)
+    rate = state.state.training_metrics.get("optimizer_lr", math.nan)
     return [
         math.log1p(count) / 2.0,
         count / max(1, state.params),

@@ -212,14 +212,15 @@ class _Blueprints:
 
 def _blueprints(places: _Places) -> _Blueprints:
     """One node for each template that any site offers, its figures the mean over those sites."""
-    kinds = {id(place.options): place.options for place in places.rows}
-    sums: dict[str, list[list[float]]] = {}
-    for options in kinds.values():
-        for blueprint_id, row in zip(options.ids, options.blueprint_rows, strict=True):
-            sums.setdefault(blueprint_id, []).append(row)
-    ids = sorted(sums)
-    rows = np.array([np.mean(sums[each], axis=0) for each in ids], dtype=np.float32)
-    return _Blueprints(ids, {each: at for at, each in enumerate(ids)}, rows.reshape(len(ids), len(features.BLUEPRINT)))
+    offered = [place.options for place in places.rows]
+    ids = sorted({each for options in offered for each in options.ids})
+    index = {each: at for at, each in enumerate(ids)}
+    rows = np.zeros((len(ids), len(features.BLUEPRINT)), dtype=np.float32)
+    if ids:
+        nodes = np.array([index[each] for options in offered for each in options.ids])
+        np.add.at(rows, nodes, np.concatenate([options.blueprint_rows for options in offered]))
+        rows /= np.bincount(nodes, minlength=len(ids))[:, None]
+    return _Blueprints(ids, index, rows)
 
 
 def _parameters(state: EpochCompleted, places: _Places) -> list[list[float]]:

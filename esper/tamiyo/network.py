@@ -72,8 +72,9 @@ PRESETS: Final = {"small": Settings(), "full": Settings("full", 256, 128, 4, 32,
 class Inputs:
     """One or many graphs as tensors: nodes by type, all edges over the nodes of all types, sorted by target.
 
-    `nodes` is how many of each type there are. An action's `slot` and `blueprint` are node numbers over all types, and
-    `has_slot`, `has_blueprint` say 1 where it has one. `graph_of_*` say to which graph something belongs.
+    `of_mean` and `of_max` number the edges of which a SAGE stage takes the mean and the maximum. An action's `slot` and
+    `blueprint` are node numbers over all types, and the number behind the last node where it has none. `graph_of_*` say
+    to which graph something belongs.
     """
 
     x: dict[str, Tensor]
@@ -82,13 +83,12 @@ class Inputs:
     target: Tensor
     relation: Tensor
     attributes: Tensor
-    by_max: Tensor
+    of_mean: Tensor
+    of_max: Tensor
     action: Tensor
     kind: Tensor
     slot: Tensor
-    has_slot: Tensor
     blueprint: Tensor
-    has_blueprint: Tensor
     choosable: Tensor
     graph_of_action: Tensor
     graph_of_layer: Tensor
@@ -127,9 +127,8 @@ class GraphSAGE(nn.Module):
 
     def forward(self, h: Tensor, inputs: Inputs) -> Tensor:
         """[N, width_in] to [N, width]."""
-        most, others = ~inputs.by_max, inputs.by_max
-        mean = _mean(h, inputs.source[most], inputs.target[most])
-        largest = _largest(h, inputs.source[others], inputs.target[others])
+        mean = _mean(h, inputs.source[inputs.of_mean], inputs.target[inputs.of_mean])
+        largest = _largest(h, inputs.source[inputs.of_max], inputs.target[inputs.of_max])
         out: Tensor = self.own(h) + self.mean(mean) + self.largest(largest)
         return out
 
@@ -153,14 +152,14 @@ class GAT(nn.Module):
         """[N, width_in] to [N, width]; a node without an edge gets the bias."""
         values = self.values(h).view(-1, self.heads, self.width)
         score = (
-            (values * self.of_source).sum(-1)[inputs.source]
-            + (values * self.of_target).sum(-1)[inputs.target]
+            (values * self.of_source).sum(-1).index_select(0, inputs.source)
+            + (values * self.of_target).sum(-1).index_select(0, inputs.target)
             + self.of_relation(inputs.relation)
             + self.of_attributes(inputs.attributes)
         )
         weight = _softmax(functional.leaky_relu(score, 0.2), inputs.target, len(h))
         # The mean over the heads is taken of the messages: a fourth of the sums over edges.
-        message = torch.einsum("eh,ehw->ew", weight, values[inputs.source]) / self.heads
+        message = (values.index_select(0, inputs.source) * (weight / self.heads).unsqueeze(2)).sum(1)
         return torch.zeros(len(h), self.width).index_add_(0, inputs.target, message) + self.bias
 
 
@@ -181,13 +180,13 @@ class TamiyoNet(nn.Module):
         self.sage = nn.ModuleList([GraphSAGE(wide, wide), GraphSAGE(wide, wide)])
         self.gat = nn.ModuleList([GAT(wide, narrow, settings.heads), GAT(narrow, narrow, settings.heads)])
         self.dropout = nn.Dropout(settings.dropout)
-        whole, hidden = 2 * narrow, 2 * narrow
+        whole, hidden = 2 * narrow, narrow
         self.of_action = nn.Linear(sizes.action, hidden)
         self.of_kind = nn.Embedding(registries.KINDS.capacity, hidden)
         self.of_whole = nn.Linear(whole, hidden, bias=False)
         self.of_slot = nn.Linear(narrow, hidden, bias=False)
         self.of_blueprint = nn.Linear(narrow, hidden, bias=False)
-        self.between = nn.Sequential(nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        self.between = nn.Sequential(nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         self.logit = nn.Linear(hidden, 1)
         self.prior = nn.Embedding(registries.KINDS.capacity, 1)
         self.value = _head(whole, 64, 1)
@@ -242,9 +241,9 @@ class TamiyoNet(nn.Module):
         pair = (
             self.of_action(inputs.action)
             + self.of_kind(inputs.kind)
-            + self.of_whole(whole)[inputs.graph_of_action]
-            + self.of_slot(h)[inputs.slot] * inputs.has_slot
-            + self.of_blueprint(h)[inputs.blueprint] * inputs.has_blueprint
+            + self.of_whole(whole).index_select(0, inputs.graph_of_action)
+            + functional.pad(self.of_slot(h), (0, 0, 0, 1)).index_select(0, inputs.slot)
+            + functional.pad(self.of_blueprint(h), (0, 0, 0, 1)).index_select(0, inputs.blueprint)
         )
         logits = (self.logit(self.between(pair)) + self.prior(inputs.kind)).squeeze(1)
         slots = torch.cat([of_type["seed"], whole[inputs.graph_of_layer]], dim=1)
@@ -279,14 +278,14 @@ def _head(width: int, hidden: int, out: int, *, dropout: float = 0.0) -> nn.Sequ
 
 
 def _mean(h: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    sums = torch.zeros_like(h).index_add_(0, target, h[source])
+    sums = torch.zeros_like(h).index_add_(0, target, h.index_select(0, source))
     return sums / torch.bincount(target, minlength=len(h)).clamp(min=1).unsqueeze(1)
 
 
 def _largest(h: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """0 where a node has no such edge, as torch_geometric's."""
     index = target.unsqueeze(1).expand(-1, h.shape[1])
-    return torch.zeros_like(h).scatter_reduce_(0, index, h[source], "amax", include_self=False)
+    return torch.zeros_like(h).scatter_reduce_(0, index, h.index_select(0, source), "amax", include_self=False)
 
 
 def _softmax(score: Tensor, target: Tensor, nodes: int) -> Tensor:
@@ -310,6 +309,7 @@ def to_inputs(given: HeteroData | Graph) -> Inputs:
 def _of_graph(given: Graph) -> Inputs:
     table, count = given.actions, len(given.actions.kind)
     first = _first({name: len(rows) for name, rows in given.x.items()})
+    nodes = sum(len(rows) for rows in given.x.values())
     index = np.concatenate(
         [each.index + _shift(first, relation) for relation, each in given.edges.items()], axis=1, dtype=np.int64
     )
@@ -326,13 +326,12 @@ def _of_graph(given: Graph) -> Inputs:
         target=torch.from_numpy(np.ascontiguousarray(index[1])),
         relation=torch.from_numpy(relation),
         attributes=torch.from_numpy(attributes),
-        by_max=torch.from_numpy(_BY_MAX[relation]),
+        of_mean=torch.from_numpy(np.flatnonzero(~_BY_MAX[relation])),
+        of_max=torch.from_numpy(np.flatnonzero(_BY_MAX[relation])),
         action=torch.from_numpy(table.x),
         kind=torch.from_numpy(table.kind),
-        slot=torch.from_numpy(np.maximum(table.seed, 0) + first["seed"] * (table.seed >= 0)),
-        has_slot=torch.from_numpy((table.seed >= 0).astype(np.float32)).unsqueeze(1),
-        blueprint=torch.from_numpy(np.maximum(table.blueprint, 0) + first["blueprint"] * (table.blueprint >= 0)),
-        has_blueprint=torch.from_numpy((table.blueprint >= 0).astype(np.float32)).unsqueeze(1),
+        slot=torch.from_numpy(np.where(table.seed >= 0, table.seed + first["seed"], nodes)),
+        blueprint=torch.from_numpy(np.where(table.blueprint >= 0, table.blueprint + first["blueprint"], nodes)),
         choosable=torch.from_numpy(table.choosable),
         graph_of_action=no_graph,
         graph_of_layer=torch.zeros(len(given.x["layer"]), dtype=torch.int64),
@@ -368,8 +367,6 @@ def _of_hetero(data: HeteroData) -> Inputs:
     target, order = torch.sort(torch.cat(targets), stable=True)
     of_edge = torch.cat(numbers)[order]
     action = data["action"]
-    slot, has_slot = _end_of(data, "at", "seed", first)
-    blueprint, has_blueprint = _end_of(data, "of", "blueprint", first)
     return Inputs(
         x={name: data[name].x for name in _NODE_TYPES},
         registry={name: data[name].registry for name in _NODE_TYPES},
@@ -377,13 +374,12 @@ def _of_hetero(data: HeteroData) -> Inputs:
         target=target,
         relation=of_edge,
         attributes=torch.cat(attributes)[order],
-        by_max=torch.from_numpy(_BY_MAX)[of_edge],
+        of_mean=torch.from_numpy(~_BY_MAX)[of_edge].nonzero().squeeze(1),
+        of_max=torch.from_numpy(_BY_MAX)[of_edge].nonzero().squeeze(1),
         action=action.x,
         kind=action.kind,
-        slot=slot,
-        has_slot=has_slot,
-        blueprint=blueprint,
-        has_blueprint=has_blueprint,
+        slot=_end_of(data, "at", "seed", first),
+        blueprint=_end_of(data, "of", "blueprint", first),
         choosable=action.choosable,
         graph_of_action=_graph_of(data, "action"),
         graph_of_layer=_graph_of(data, "layer"),
@@ -396,11 +392,10 @@ def _graph_of(data: HeteroData, node_type: str) -> Tensor:
     return torch.zeros(len(data[node_type].x), dtype=torch.int64) if found is None else found
 
 
-def _end_of(data: HeteroData, name: str, target: str, first: Mapping[str, int]) -> tuple[Tensor, Tensor]:
-    """The node that each action has by a relation, and 1 where it has one."""
+def _end_of(data: HeteroData, name: str, target: str, first: Mapping[str, int]) -> Tensor:
+    """The node that each action has by a relation; the number behind the last node where it has none."""
     index = data["action", name, target].edge_index
-    node = torch.zeros(len(data["action"].x), dtype=torch.int64)
+    nodes = sum(len(data[each].x) for each in _NODE_TYPES)
+    node = torch.full((len(data["action"].x),), nodes)
     node[index[0]] = index[1] + first[target]
-    has = torch.zeros(len(node), 1)
-    has[index[0]] = 1.0
-    return node, has
+    return node

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -24,10 +23,9 @@ from esper.tamiyo.policies.merit import merits
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
-MOST_GROWN: Final = 8
+MOST_GROWN: Final = 4
 """So many options of a site have an edge, the best by the Pareto score; all of them are actions that are scored."""
 COLUMN: Final = {name: column for column, name in enumerate(features.ACTION)}
-_FACTS: Final = attrgetter("kind", "seed_id", "blueprint_id", "parameters", "size")
 _PAST: Final = ("kept_share", "kept_share?", "loss_delta", "loss_delta?")
 _GERMINATE: Final = "germinate"
 
@@ -56,7 +54,7 @@ class Options:
     parameters: tuple[int, ...]
     objectives: tuple[Objectives, ...]
     front: NDArray[np.bool_]
-    blueprint_rows: list[list[float]]
+    blueprint_rows: Floats
     edged: list[int]
 
 
@@ -92,7 +90,10 @@ def options_of(described: bytes) -> Options:
         tuple(option.parameters for option in site.options),
         tuple(found[each].objectives for each in ids),
         np.array([not found[each].dominated for each in ids], dtype=np.bool_),
-        [_blueprint_row(option, worths[option.blueprint_id].merit) for option in site.options],
+        filled(
+            [_blueprint_row(option, worths[option.blueprint_id].merit) for option in site.options],
+            len(features.BLUEPRINT),
+        ),
         sorted(best[:MOST_GROWN]),
     )
 
@@ -135,8 +136,8 @@ def action_table(
     Read in stretches of one slot, whose germinations come in the order of its options where `legal_actions` made them.
     """
     count = len(actions)
-    facts = [_FACTS(action) for action in actions]
-    kinds, seeds, names, parameters, size = zip(*facts, strict=True) if facts else ((), (), (), (), ())
+    kinds, seeds = [action.kind for action in actions], [action.seed_id for action in actions]
+    names, parameters = tuple(action.blueprint_id for action in actions), [action.parameters for action in actions]
     x = np.zeros((count, len(features.ACTION)), dtype=np.float32)
     kind = np.full(count, registries.KINDS.index(_GERMINATE), dtype=np.int64)
     seed, blueprint = np.full(count, -1, dtype=np.int64), np.full(count, -1, dtype=np.int64)
@@ -175,7 +176,7 @@ def action_table(
     x[:, COLUMN["parameters"]] = np.log1p(needed) / 2.0
     x[:, COLUMN["room_share"]] = np.minimum(4.0, needed / max(1, room))
     x[:, COLUMN["fits"]] = germinates & (needed <= room)
-    x[:, COLUMN["size"]] = np.array(size, dtype=np.float32)
+    x[:, COLUMN["size"]] = np.array([action.size for action in actions], dtype=np.float32)
     return ActionTable(filled(x, x.shape[1]), kind, seed, blueprint, choosable)
 
 

@@ -26,6 +26,8 @@ class Advice:
     logits: list[float]
     reason: Callable[[int], str]
     value_estimate: float = 0.0
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    """Which share of what it looks at was known, by key and family (R-TAM-7); empty where nothing can be absent."""
 
 
 Advise = Callable[[EpochCompleted, Sequence[Action], Sequence[bool]], Advice]
@@ -48,6 +50,11 @@ class Policy:
     """What it chooses from, as far as the trainer can carry that out."""
     risk_engine: int = 1
     """The version of the risk engine that binds it; verdicts of the newest are recorded all the same."""
+
+    @property
+    def ref(self) -> str:
+        """The place of a learned policy's weights in an object store; empty for the others."""
+        return f"sha256:{self.weights}" if self.weights else ""
 
     @property
     def digest(self) -> bytes:

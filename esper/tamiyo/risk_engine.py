@@ -231,7 +231,7 @@ def _optimizer_hints(at: Situation) -> list[Verdict]:
     found += _limited("optimizer_hints", "gradient variance", gradient_variance, GRADIENT_VARIANCE, "optimizer")
     conflicts = metrics.get("gradient_conflict_rate", 0.0)
     found += _limited("optimizer_hints", "share of conflicting gradients", conflicts, CONFLICTS, "optimizer")
-    rate = metrics.get("learning_rate", 1.0)
+    rate = metrics.get("optimizer_lr", 1.0)
     if not rate > 0.0 and _rise(at.state) > LOSS_RISE_CAUTION:
         found.append(Verdict("optimizer_hints", "optimizer", "the learning rate is 0 and the loss rises", rate))
     return found

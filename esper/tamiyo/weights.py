@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -89,7 +90,8 @@ def load(content: bytes) -> Loaded:
     try:
         settings = Settings.of(told["settings"])
         asked = json.loads(json.dumps(manifest(settings, told["version"], {})))
-        network = TamiyoNet(settings)
+        with torch.device("meta"):  # without a draw from the random stream of a run that trains here
+            network = TamiyoNet(settings)
     except Exception as error:  # noqa: BLE001 - whatever a file's numbers can make them raise
         raise Refused("invalid_payload", f"its settings make no network: {type(error).__name__} {error}") from None
     for name, reason in (
@@ -139,7 +141,7 @@ def _into(network: TamiyoNet, tensors: Mapping[str, Tensor]) -> None:
             raise Refused("shape_mismatch", f"{name} is {then} and should be {now}")
         if not bool(tensor.isfinite().all()):
             raise Refused("invalid_payload", f"{name} holds numbers that are none")
-    network.load_state_dict(dict(tensors))
+    network.load_state_dict(dict(tensors), assign=True)
 
 
 def _first_difference(told: Any, asked: Any) -> str:

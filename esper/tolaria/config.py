@@ -19,7 +19,7 @@ from esper.leyline.field_checks import check_fields
 from esper.leyline.json_text import parsed
 from esper.tolaria.structure import Piece
 
-Policy = Literal["heuristic", "random", "explore", "none"]
+Policy = Literal["heuristic", "random", "explore", "none", "learned"]
 RatePolicy = Literal["constant", "cosine", "warmup", "wsd", "own"]
 OptimizerKind = Literal["adamw", "sgd", "own"]
 """`own`: the script of a run brings its optimiser and its schedule; no task can have it."""

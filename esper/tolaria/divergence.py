@@ -122,6 +122,8 @@ def tampered(event: Event, fact: Event) -> str:
     if body_name(fact) == "epoch_completed" and not recorded.action_set:  # an older trainer told policies less
         for field in ("action_set", "risk_memory", "last_decision"):
             ours.ClearField(field)
+    if body_name(fact) == "epoch_completed" and not recorded.HasField("normalizer"):
+        ours.ClearField("normalizer")  # older packets do not say it
     if ours.SerializeToString(deterministic=True) == recorded.SerializeToString(deterministic=True):
         return ""
     fields = [

@@ -34,6 +34,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.kasmina.gates import Loss
 from esper.leyline import ids
 from esper.leyline.envelope import Event, parse, priority_of
+from esper.tamiyo import normalizer
 from esper.tolaria.commands import ACTION_SET, PAUSE, apply_command, drain, publish, take_effect
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
@@ -67,6 +68,10 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     begin_fork(run, "packet")
     evidence = _gather_evidence(run)
     _decide(run, trained, evaluation, evidence)
+    run.norms = normalizer.updated(
+        run.norms,
+        {"loss": evaluation.loss.mean, "gradient_norm": trained.gradient_norm, "training_loss": trained.loss},
+    )
     _look_at_breakers(run)
     if run.outside.verifier is not None:
         run.outside.verifier.expire(now_ns=run.clock.wall_ns())
@@ -263,7 +268,7 @@ def epoch_packet(
             "samples_per_s": trained.samples / max(trained.duration_s, 1e-9),
             "gradient_variance": trained.gradient_variance,
             "gradient_conflict_rate": trained.conflict_rate,
-            "learning_rate": float(run.optimizer.groups[0]["lr"]),
+            "optimizer_lr": run.rates.rate("host", recorder.step),
         },
         seed_states=[_seed_state(run, seed) for seed in observations if seed.stage != SEED_LIFECYCLE_STAGE_DORMANT],
         packet_id=ids.text(packet_id),
@@ -307,6 +312,7 @@ def epoch_packet(
         action_set=ACTION_SET,
         risk_memory=RiskMemory.FromString(run.risk_memory) if run.risk_memory else None,
         last_decision=run.last_decision,
+        normalizer=normalizer.to_message(run.norms),
     )
 
 

@@ -24,6 +24,8 @@ from esper.kasmina.kernels import NoKernels
 from esper.kasmina.sites import describe_sites
 from esper.leyline import limits
 from esper.leyline.objects import ObjectStore
+from esper.tamiyo import normalizer
+from esper.tamiyo.normalizer import Normalised
 from esper.tolaria.budget import budget_of, numbers_fixed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import RandomStreams
@@ -109,6 +111,8 @@ class Run:
     """Whether an epoch's order of samples is drawn and its last step not taken."""
     chains: dict[str, Chain] = field(default_factory=dict)
     probe_losses: list[float] = field(default_factory=list)
+    norms: Normalised = field(default_factory=normalizer.fresh)
+    """Running mean and variance of an epoch's figures, which a policy sees them by."""
     epochs_since_structural_change: int = 0
     hook_ms: list[float] = field(default_factory=list)
     hook_contended_ms: float = 0.0
@@ -439,6 +443,7 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "guard": run.guard.state(),
         "windows": run.windows.state(),
         "probe_losses": list(run.probe_losses),
+        "norms": normalizer.to_state(run.norms),
         "epochs_since_structural_change": run.epochs_since_structural_change,
         "paused_until": run.paused_until,
         "risk_memory": run.risk_memory.hex(),
@@ -512,6 +517,7 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.guard.load_state(progress["guard"])
     run.windows.load_state(progress["windows"])
     run.probe_losses = list(progress["probe_losses"])
+    run.norms = normalizer.of_state(progress.get("norms"))
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
     run.paused_until = progress.get("paused_until", 0)
     run.risk_memory = bytes.fromhex(progress.get("risk_memory", ""))

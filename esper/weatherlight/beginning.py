@@ -14,11 +14,15 @@ from contracts.topics import RUNS
 from esper.errors import InvalidInput, LogUnavailable
 from esper.karn.approval import Approvals, evolve_approvals
 from esper.karn.dossier import Dossier, Outcomes, Sheet
+from esper.leyline.envelope import Event
+from esper.leyline.objects import ObjectStore
 from esper.record import Recorded
 from esper.record.accept import CLAIMS
+from esper.tamiyo.serving import HOW_TO_GET_ONE, KEPT, Serving, shipped
 from projections import open_history
 from projections.manifest import Place, covered
 from projections.records import StoredRecord
+from projections.run_queries import promotions
 from streams.records import Record, signed_of
 
 if TYPE_CHECKING:
@@ -72,6 +76,28 @@ def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
                 f"run {run_id} was started before: give the new one another id, or go on with `esper resume {run_id}`"
             )
         return {} if history.damage else dict(history.manifest.next_offsets)
+
+
+def served(data_dir: Path, objects: ObjectStore) -> Serving:
+    """The learned policies promoted in a data folder by now, loaded: for a run that decides in its own process."""
+    serving = Serving(objects, process="trainer")
+    for event in _promoted(data_dir):
+        serving.promote(event)
+    return serving
+
+
+def check_learned(data_dir: Path) -> None:
+    """Raise InvalidInput where no learned policy is promoted in a data folder and none comes with Esper."""
+    if shipped() is None and not _promoted(data_dir):
+        raise InvalidInput(HOW_TO_GET_ONE)
+
+
+def _promoted(data_dir: Path) -> list[Event]:
+    archive = data_dir / "archive"
+    if not archive.is_dir():
+        return []
+    with open_history(archive) as history:
+        return promotions(history, KEPT)
 
 
 def archived_claims(archive: Path, run_id: str) -> Callable[[int, int, int], list[Record]]:

@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
@@ -51,6 +52,7 @@ from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
 from esper.weatherlight.alive import this_process
+from esper.weatherlight.beginning import served
 from esper.weatherlight.connected import REAL_CLOCK, connected
 from streams.keys import load_key_ring
 from streams.local_log import LocalLog
@@ -231,7 +233,8 @@ class Growth(Session):
                     "data_dir= a folder of this run's own"
                 )
             ring = load_key_ring(settings, "127.0.0.1:0")
-            local = LocalLog(settings.data / "archive", ring, self._objects, REAL_CLOCK)
+            serving = partial(served, settings.data, self._objects)
+            local = LocalLog(settings.data / "archive", ring, self._objects, REAL_CLOCK, serving=serving)
             self._open.callback(local.close)
             self._late_log.real = local
             return

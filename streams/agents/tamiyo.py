@@ -1,23 +1,26 @@
-"""Tamiyo's agent: a state packet comes in, the answer goes out. It holds no logic."""
+"""Tamiyo's agent: a state packet comes in, the answer goes out. It holds no logic.
+
+What a learned policy decides is computed in a thread of its own, off the loop that reads the log; others take less time
+than the hand-over.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
-from contracts.leyline.v1.event_pb2 import (
-    BlueprintOption,
-    EpochCompleted,
-    SeedObservation,
-    SiteDescription,
-    SiteEvidence,
-)
-from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_DORMANT, SystemStatePacket
+from contracts.leyline.v1.event_pb2 import EpochCompleted
 from contracts.topics import COMMANDS, REPORTS, RUNS
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.objects import ObjectStore
 from esper.tamiyo.answer import answer
+from esper.tamiyo.serving import LEARNED, SMALL, Serving
+from streams.agents.promotions import PROCESS, Promotions
 from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.objects import object_store
@@ -27,43 +30,36 @@ from streams.reader import Intake
 from streams.records import Record, outgoing
 
 WARM_UP_ROUNDS: Final = 5
-_DUMMY: Final = EpochCompleted(
-    state=SystemStatePacket(version=1, current_epoch=1, validation_loss=1.0, training_loss=1.0),
-    seeds=[SeedObservation(seed_id="s1", stage=SEED_LIFECYCLE_STAGE_DORMANT)],
-    evidence=[SiteEvidence(seed_id="s1", gradient_norm=1.0, activation_norm=1.0, activation_rank=2.0, descent=1.0)],
-    sites=[
-        SiteDescription(
-            site="body",
-            seed_id="s1",
-            shape_kind="vector",
-            shape=[8],
-            options=[BlueprintOption(blueprint_id="BP001", parameters=64, flops_per_sample=128, residual=True)],
-        )
-    ],
-    probe_loss_history=[1.0],
-    epochs_total=10,
-    params=1_000,
-    params_host=1_000,
-    params_budget=1_000,
-    policy="heuristic",
-    policy_seed=1,
-)
+_DUMMY: Final = EpochCompleted()
+_DUMMY.CopyFrom(SMALL)
+_DUMMY.policy, _DUMMY.policy_seed = "heuristic", 1
 
 
 class Decider:
     """Answers packets: large observations into the object store first, then the events in order, acknowledged."""
 
-    def __init__(self, publisher: Publisher, objects: ObjectStore, metrics: Metrics) -> None:
+    def __init__(
+        self, publisher: Publisher, objects: ObjectStore, metrics: Metrics, serving: Serving, known: asyncio.Event
+    ) -> None:
+        """`known` is set once the promotions that there were are loaded: a learned policy's packets wait for that."""
         self._publisher = publisher
         self._objects = objects
         self._metrics = metrics
+        self._serving = serving
+        self._known = known
+        self._thread = ThreadPoolExecutor(1, "tamiyo-learned")
 
     async def handle(self, event: Event, _record: Record) -> None:
         """Answer an EpochCompleted; every other fact is none of Tamiyo's business."""
         if event.WhichOneof("body") != "epoch_completed":
             return
         started = time.perf_counter()
-        answered = answer(event, now_ns=time.time_ns(), monotonic=time.perf_counter)
+        decide = partial(answer, event, now_ns=time.time_ns(), monotonic=time.perf_counter, serving=self._serving)
+        if event.epoch_completed.policy == LEARNED:
+            await self._known.wait()
+            answered = await asyncio.get_running_loop().run_in_executor(self._thread, decide)
+        else:
+            answered = decide()
         self._metrics.observe("esper_tamiyo_inference_latency_seconds", time.perf_counter() - started)
         for content in answered.objects:
             await asyncio.to_thread(self._objects.put, content)
@@ -80,9 +76,27 @@ class Decider:
         await self._publisher.warm_up([COMMANDS.name, REPORTS.name])
 
 
+_tasks: set[asyncio.Task[None]] = set()
+logger = logging.getLogger(__name__)
+
+
 async def setup(context: AgentContext) -> None:
-    """Tamiyo's agent on `esper.runs`, warmed up."""
-    decider = Decider(context.publisher, object_store(context.settings.data), context.metrics)
+    """Tamiyo's agent on `esper.runs`, warmed up, and what loads promoted policies beside it."""
+    objects = object_store(context.settings.data)
+    serving = Serving(objects, process=PROCESS, freshness_s=context.settings.update_freshness_s)
+    promotions = Promotions(serving, context.publisher, context.metrics)
+    decider = Decider(context.publisher, objects, context.metrics, serving, promotions.known)
     intake = Intake("tamiyo", context.ring, context.publisher, context.metrics, decider.handle)
     add_agent(context.app, "tamiyo", [RUNS], intake.take)
     await decider.warm_up()
+    task = asyncio.create_task(promotions.follow(context.brokers, context.ring))
+    _tasks.add(task)
+    task.add_done_callback(_ended)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """A decider that does not hear of promotions must not go on: it ends, and its supervisor starts another."""
+    _tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("promotions are not followed any more", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)

@@ -16,15 +16,16 @@ from typing import Final, TextIO
 from aiokafka.errors import KafkaError
 from filelock import FileLock, Timeout
 
+from contracts.topics import BLUEPRINTS
 from esper.errors import InvalidInput, LogUnavailable
 from streams.entry import Place, announce, by_hand, clients_may_warn, end_in, log_to_stderr, parser_of, place_of
-from streams.forge.blueprint_reader import BlueprintReader
 from streams.forge.scheduler import CompileScheduler
 from streams.health import HealthServer, LogCheck
 from streams.metrics import Metrics
 from streams.objects import object_store
 from streams.producer import Publisher
 from streams.reader import Intake
+from streams.topic_reader import TopicReader
 from streams.topics import ensure_topics
 
 NAME: Final = "forge"
@@ -60,7 +61,7 @@ async def _serve(place: Place, messages: TextIO, *, aggressive: bool) -> None:
     folder = settings.run_folder / NAME
     scheduler = CompileScheduler(folder, object_store(settings.data), publisher, metrics, aggressive=aggressive)
     intake = Intake("tezzeret", ring, publisher, metrics, scheduler.fold, history=True)
-    reader = BlueprintReader(brokers)
+    reader = TopicReader(brokers, BLUEPRINTS)
     await reader.catch_up(intake.take)
     tasks = [asyncio.create_task(each) for each in (reader.follow(intake.take), scheduler.run())]
     figures = {name: lambda name=name: scheduler.figures()[name] for name in scheduler.figures()}

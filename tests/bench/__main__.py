@@ -28,6 +28,7 @@ BENCHES = (
     "contracts",
     "kasmina",
     "decision_latency",
+    "learned_policy",
     "archive",
     "archive_peers",
     "state",

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from projections import open_history
+from projections.history import History
 from tests.bench.table import Row
 
 HOOK = "tolaria.epoch_hook."
@@ -85,9 +86,12 @@ def measured(seed: int, arguments: Sequence[str]) -> dict[str, list[float]]:
         if run.returncode != 0:
             raise SystemExit(f"esper run ended with exit code {run.returncode}: {run.stderr.strip().splitlines()[-1:]}")
         with open_history(Path(folder) / "archive") as history:
-            return {
-                str(part): [float(value) for value in values] for part, values in history.execute(_PARTS).fetchall()
-            }
+            return measured_in(history)
+
+
+def measured_in(history: History) -> dict[str, list[float]]:
+    """The hooks' parts of all runs in a history, in milliseconds."""
+    return {str(part): [float(value) for value in values] for part, values in history.execute(_PARTS).fetchall()}
 
 
 if __name__ == "__main__":

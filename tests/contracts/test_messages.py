@@ -44,7 +44,7 @@ MESSAGES = {
     " 8 approval_required bool, 9 description str",
     # The weights themselves (tag 6) went to the object store; their reference has a tag of its own.
     "PolicyUpdate": "1 version u32, 2 policy_id str, 3 training_run_id str, 4 issued_at Timestamp,"
-    " 5 tamiyo_policy_version str, 7 payload_ref str",
+    " 5 tamiyo_policy_version str, 7 payload_ref str, 8 registry_digests map str str, 9 architecture str",
     "MetricPoint": "1 name str, 2 value f64, 3 unit str, 4 attributes map str str",
     "TelemetryEvent": "1 event_id str, 2 description str, 3 level TelemetryLevel, 4 attributes map str str",
     "TraceSpan": "1 span_id str, 2 parent_span_id str, 3 name str, 4 start_time Timestamp, 5 end_time Timestamp,"

@@ -85,7 +85,7 @@ def test_four_machines_one_killed_and_one_asleep_come_to_what_one_machine_comes_
     machines = [Esper(tmp_path / f"machine-{number}") for number in range(4)]
     desk = Esper(tmp_path / "desk")
     try:
-        worker = alone.start("work", "--until-empty")
+        worker = alone.start("work", "--slots", "2")
         reference = json.loads(alone(*sweep, "--json", timeout_s=1_200).stdout.splitlines()[-1])["runs"]
         worker.send_signal(signal.SIGINT)
         worker.communicate(timeout=60)

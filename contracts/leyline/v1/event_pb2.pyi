@@ -1197,7 +1197,7 @@ class ArtifactStored(_message.Message):
     def __init__(self, blueprint_id: _Optional[str] = ..., artifact_ref: _Optional[str] = ..., artifact_version: _Optional[int] = ..., checksum: _Optional[str] = ..., guard_digest: _Optional[str] = ..., bytes: _Optional[int] = ..., form: _Optional[str] = ...) -> None: ...
 
 class PolicyTrained(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "weights_ref", "experiences", "metrics")
+    __slots__ = ("policy_id", "policy_version", "weights_ref", "experiences", "metrics", "provenance")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1205,20 +1205,29 @@ class PolicyTrained(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ProvenanceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_REF_FIELD_NUMBER: _ClassVar[int]
     EXPERIENCES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: str
     weights_ref: str
     experiences: int
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., weights_ref: _Optional[str] = ..., experiences: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    provenance: _containers.ScalarMap[str, str]
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., weights_ref: _Optional[str] = ..., experiences: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., provenance: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PolicyValidated(_message.Message):
-    __slots__ = ("policy_id", "passed", "metrics", "reason")
+    __slots__ = ("policy_id", "passed", "metrics", "reason", "policy_version", "weights_ref", "gates", "against_ref")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1230,11 +1239,38 @@ class PolicyValidated(_message.Message):
     PASSED_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_REF_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_REF_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     passed: bool
     metrics: _containers.ScalarMap[str, float]
     reason: str
-    def __init__(self, policy_id: _Optional[str] = ..., passed: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., reason: _Optional[str] = ...) -> None: ...
+    policy_version: str
+    weights_ref: str
+    gates: _containers.RepeatedCompositeFieldContainer[PolicyGate]
+    against_ref: str
+    def __init__(self, policy_id: _Optional[str] = ..., passed: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., reason: _Optional[str] = ..., policy_version: _Optional[str] = ..., weights_ref: _Optional[str] = ..., gates: _Optional[_Iterable[_Union[PolicyGate, _Mapping]]] = ..., against_ref: _Optional[str] = ...) -> None: ...
+
+class PolicyGate(_message.Message):
+    __slots__ = ("name", "passed", "detail", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    passed: bool
+    detail: str
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., passed: _Optional[bool] = ..., detail: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class PolicyRejected(_message.Message):
     __slots__ = ("policy_id", "reason", "detail", "process", "weights_ref", "policy_version")
@@ -1253,7 +1289,7 @@ class PolicyRejected(_message.Message):
     def __init__(self, policy_id: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., process: _Optional[str] = ..., weights_ref: _Optional[str] = ..., policy_version: _Optional[str] = ...) -> None: ...
 
 class PolicyPromoted(_message.Message):
-    __slots__ = ("policy_id", "policy_version", "by", "weights_ref", "architecture", "issued_at_ns", "previous_ref")
+    __slots__ = ("policy_id", "policy_version", "by", "weights_ref", "architecture", "issued_at_ns", "previous_ref", "share", "rolled_back_from", "reason")
     POLICY_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     BY_FIELD_NUMBER: _ClassVar[int]
@@ -1261,6 +1297,9 @@ class PolicyPromoted(_message.Message):
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_REF_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    ROLLED_BACK_FROM_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     policy_id: str
     policy_version: str
     by: str
@@ -1268,7 +1307,10 @@ class PolicyPromoted(_message.Message):
     architecture: str
     issued_at_ns: int
     previous_ref: str
-    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., by: _Optional[str] = ..., weights_ref: _Optional[str] = ..., architecture: _Optional[str] = ..., issued_at_ns: _Optional[int] = ..., previous_ref: _Optional[str] = ...) -> None: ...
+    share: float
+    rolled_back_from: str
+    reason: str
+    def __init__(self, policy_id: _Optional[str] = ..., policy_version: _Optional[str] = ..., by: _Optional[str] = ..., weights_ref: _Optional[str] = ..., architecture: _Optional[str] = ..., issued_at_ns: _Optional[int] = ..., previous_ref: _Optional[str] = ..., share: _Optional[float] = ..., rolled_back_from: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PolicyLoaded(_message.Message):
     __slots__ = ("policy_id", "policy_version", "process", "weights_ref", "previous_ref")

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from google.protobuf.message import Message
 
 from contracts.leyline.v1.event_pb2 import BlueprintApproved, CompileRequested
+from contracts.topics import BLUEPRINTS
 from esper.cli import RUN_FAILED
 from esper.cli.blueprints.catalogue import WAY_TO_APPROVAL, parse_shape, task_sites
 from esper.cli.blueprints.kernels import JobsScreen, Kernel, make_jobs_screen, say_kernels
@@ -34,12 +35,12 @@ from esper.tezzeret.jobs import JOB_EVENTS, Job, Ledger, Place
 from esper.tezzeret.scan import refusal, requests
 from esper.weatherlight import client
 from projections.manifest import Place as LogPlace
-from streams.forge.blueprint_reader import BlueprintReader
 from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.records import Record, Refused, verified_history
 from streams.settings import Settings
+from streams.topic_reader import TopicReader
 
 PRODUCER: Final = "person"
 
@@ -60,7 +61,7 @@ class Conversation:
         self.ledger = Ledger()
         self.approvals: Approvals = {}
         self._ring = ring
-        self._feed = BlueprintReader(brokers)
+        self._feed = TopicReader(brokers, BLUEPRINTS)
         self._publisher = Publisher(brokers, ring, Metrics())
         self._last: dict[tuple[str, str], Any] = {}
         self._listening: asyncio.Task[None] | None = None

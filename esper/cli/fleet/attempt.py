@@ -16,6 +16,7 @@ from esper.cli.replay import recorded_run
 from esper.cli.trainers import PREPARE_S, Outcome, Trainer, Trainers
 from esper.cli.trust import foreign_code, own_keys
 from esper.errors import EsperError, InvalidInput, LogUnavailable
+from esper.leyline.names import checked
 from esper.record.work import COMPLETED, DIED, FAILED, INTERRUPTED, Asked
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change
@@ -90,6 +91,7 @@ class Attempt:
             self.ending = Ending(DIED, f"{type(error).__name__}: {error}")
 
     def _carry_out(self) -> Ending:
+        checked(self.run_id, "the run id")  # files are named by it
         begun = self._begin()
         if isinstance(begun, Ending):
             return begun

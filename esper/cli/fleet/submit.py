@@ -13,34 +13,30 @@ from pathlib import Path
 from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunReleased, RunRequested
-from contracts.topics import COMMANDS, RUNS, WORK, Topic
+from contracts.topics import WORK
 from esper.cli import RUN_FAILED
 from esper.cli.fleet.attempt import START
 from esper.cli.fleet.sweep import Sweep
-from esper.cli.fleet.work import about, work_event
+from esper.cli.fleet.work import WRITTEN, about, archived, work_event
 from esper.cli.history import (
-    Waiting,
     check_writable,
     control_of,
     new_run_id,
     told_of,
-    wait_for_archive,
     work_row,
 )
-from esper.cli.output import complain, say, say_json, say_now, table
+from esper.cli.output import complain, one_line, say, say_json, say_now, table
 from esper.cli.run import names_own_code
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event
 from esper.record.work import COMPLETED, QUEUED, RUNNING, WITHDRAWN, Asked, Work
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives
-from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.objects import object_store
 from streams.settings import Settings
 from streams.work import WorkLog
 
-ARCHIVE_S: Final = 30.0
 SEEN_S: Final = 30.0
 LOOK_S: Final = 1.0
 ALONE_S: Final = 20.0
@@ -78,7 +74,7 @@ def submit_command(asked: Submission) -> int:
             _wait(log, run_ids, quiet=asked.as_json)
         else:
             log.commit()
-        _archived(asked.data_dir, lease, (WORK, RUNS, COMMANDS) if asked.wait else (WORK,))
+        archived(asked.data_dir, lease, WRITTEN if asked.wait else (WORK,))
         with log.look() as work:
             found = [_row(work.runs[run_id]) for run_id in run_ids]
     if asked.as_json:
@@ -140,7 +136,7 @@ def withdraw_command(data_dir: Path, words: Sequence[str], *, as_json: bool) -> 
         log.publish([work_event(body, run_id, PRODUCER) for run_id in going])
         log.wait_for(lambda work: all(work.runs[run_id].over for run_id in going), SEEN_S)
         log.commit()
-        _archived(data_dir, lease)
+        archived(data_dir, lease, (WORK,))
     if as_json:
         say_json({"withdrawn": going})
     else:
@@ -184,7 +180,7 @@ def _wait(log: WorkLog, run_ids: Sequence[str], *, quiet: bool) -> None:
             tell(done, running)
             for run_id, (status, told, what) in states.items():
                 if said.get(run_id, QUEUED) != told and not quiet and (status != RUNNING or not sys.stderr.isatty()):
-                    say_now(f"run {run_id} ({what}): {told}")
+                    say_now(one_line(f"run {run_id} ({what}): {told}"))
                 said[run_id] = told
             if done == len(run_ids):
                 return
@@ -216,11 +212,3 @@ def _row(run: Asked) -> dict[str, Any]:
 
 def _cells(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["about"], row["told"], row["attempts"]
-
-
-def _archived(data_dir: Path, lease: client.Lease, topics: tuple[Topic, ...] = (WORK,)) -> None:
-    """Until whoever looks next finds in the archive what lies on `topics`, if it is not behind everybody's history."""
-    try:
-        wait_for_archive(data_dir, ends_of(lease.brokers, topics), ARCHIVE_S, Waiting(complain).tell, lease.unwritable)
-    except LogUnavailable as error:
-        complain(str(error))

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from contracts.leyline.v1.event_pb2 import RunReleased, RunTaken, WorkerSeen
+from contracts.topics import COMMANDS, RUNS, WORK, Topic
+from esper.cli import RUN_FAILED
 from esper.cli.fleet.attempt import Attempt, Ending, Here
-from esper.cli.history import check_writable
+from esper.cli.history import Waiting, check_writable, wait_for_archive
 from esper.cli.in_process import stopping
-from esper.cli.output import complain, say_json, say_now
+from esper.cli.output import complain, one_line, say_json, say_now
 from esper.cli.trainers import Trainers
 from esper.errors import LogUnavailable
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
-from esper.record.work import INTERRUPTED, OVER, Asked, Work
+from esper.record.work import DIED, INTERRUPTED, OVER, Asked, Work
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives, this_process
+from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
 from streams.work import WorkLog
 
 BEATS: Final = 5
 """In a lease: so many words of a worker may go missing less one."""
+LEAST_S: Final = 3.0
+"""For a word to be taken by the log, at least."""
 LOOK_S: Final = 0.25
 CLAIM_S: Final = 10.0
 CAUGHT_UP_S: Final = 60.0
 COMMIT_S: Final = 10.0
 STOP_S: Final = 10.0
 """How long runs may take to record that they were interrupted."""
+ARCHIVE_S: Final = 30.0
+WRITTEN: Final = (WORK, RUNS, COMMANDS)
+"""What `esper runs` tells of a run that was submitted."""
 PAUSE_S: Final = 1.0
 """After a run died here: another worker may be where it can live."""
+SICK: Final = 3
+"""So many runs that died here one after the other say something about this machine."""
+GPU: Final = Path("/dev/nvidiactl")
+_CUDA: Final = re.compile(r'"device": "cuda')
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +77,14 @@ def work_command(asking: Asking) -> int:
         with WorkLog(lease.brokers, load_key_ring(settings, lease.brokers)) as log:
             here = Here(asking.data_dir, lease.brokers, trainers, threading.Lock(), lease.unwritable, asking.trust)
             worker = Worker(asking, name, log, here)
-            worker.work(stop, lambda: tend(lease))
+            sick = worker.work(stop, lambda: tend(lease))
+        if worker.ended and not sick:
+            archived(asking.data_dir, lease, WRITTEN, STOP_S if stop() else ARCHIVE_S)
     if asking.as_json:
         say_json({"worker": name, "host": worker.host, "runs": worker.ended})
-    return 0
+    if sick:
+        complain(sick)
+    return RUN_FAILED if sick else 0
 
 
 def worker_name() -> str:
@@ -86,6 +103,14 @@ def tend(lease: client.Lease) -> None:
         raise LogUnavailable(lease.status.error)
 
 
+def archived(data_dir: Path, lease: client.Lease, topics: tuple[Topic, ...], timeout_s: float = ARCHIVE_S) -> None:
+    """Until whoever looks next finds in the archive what lies on `topics`; one that is behind is told of, and left."""
+    try:
+        wait_for_archive(data_dir, ends_of(lease.brokers, topics), timeout_s, Waiting(complain).tell, lease.unwritable)
+    except LogUnavailable as error:
+        complain(str(error))
+
+
 class Worker:
     """Takes runs as long as it has slots, tells that it lives, and gives back what it does not end."""
 
@@ -97,9 +122,14 @@ class Worker:
         self._here = here
         self._attempts: list[Attempt] = []
         self._beat_at = self._commit_at = self._take_at = 0.0
+        self._died: dict[str, str] = {}
+        """Of the runs that died here since one was over: why."""
 
-    def work(self, stop: Callable[[], bool], tend: Callable[[], None]) -> None:
-        """Work until `stop` says so, or until nothing is left where that was asked for."""
+    def work(self, stop: Callable[[], bool], tend: Callable[[], None]) -> str:
+        """Work until `stop` says so, or until nothing is left where that was asked for.
+
+        Also until nothing lives here: returns why that is so, else an empty string. Raises LogUnavailable.
+        """
         if not self._log.caught_up(CAUGHT_UP_S):
             raise LogUnavailable(
                 f"the topic of work was not read to its end within {CAUGHT_UP_S:.0f} s: try again, or see whether the "
@@ -114,9 +144,17 @@ class Worker:
                 self._settle()
                 if not self._take() and self._asking.until_empty and self._empty():
                     break
+                if len(self._died) >= SICK:
+                    break
                 self._log.wait_for(lambda _work: any(each.ending for each in self._attempts), LOOK_S)
         finally:
             self._leave()
+        if len(self._died) < SICK:
+            return ""
+        return (
+            f"{len(self._died)} runs died here one after the other, so this worker leaves them to others: "
+            f"{next(reversed(self._died.values()))}"
+        )
 
     # ---------------------------------------------------------------------------------------------------- what it says
 
@@ -144,7 +182,7 @@ class Worker:
         """Write one event; False where the log does not take it now."""
         event = work_event(body, run_id, self.name)
         try:
-            self._log.publish([event], timeout_s=self._asking.lease_s)
+            self._log.publish([event], timeout_s=max(LEAST_S, self._asking.lease_s / BEATS))
         except LogUnavailable as error:
             complain(f"{error}; the worker waits for it")
             return False
@@ -152,9 +190,9 @@ class Worker:
 
     def _say(self, line: str) -> None:
         if self._asking.as_json:
-            complain(line)
+            complain(one_line(line))
         else:
-            say_now(line)
+            say_now(one_line(line))
 
     # ---------------------------------------------------------------------------------------------- taking, giving back
 
@@ -163,22 +201,34 @@ class Worker:
         if len(self._attempts) >= self._asking.slots or time.monotonic() < self._take_at:
             return False
         with self._log.look() as work:
-            now, mine = time.monotonic(), {each.run_id for each in self._attempts}
-            free = (each for each in work.takeable(self.name, now, lives) if each[0].run_id not in mine)
-            run, why = next(free, (None, ""))
-            number = 0 if run is None else run.attempt + 1
+            run = next((each for each in self._fitting(work) if self._is_mine(each)), None)
+            free = ((each, why) for each, why in work.takeable(self.name, time.monotonic(), lives) if fits(each))
+            run, why = (run, run.reason) if run is not None else next(free, (None, ""))
+            claimed = run is not None and run.worker == self.name
+            number = 0 if run is None else run.attempt if claimed else run.attempt + 1
         if run is None:
             return False
-        if not self._tell(run.run_id, RunTaken(worker=self.name, host=self.host, attempt=number, reason=why)):
+        if not claimed and not self._claim(run, number, why):
             return True
+        again = f", attempt {number}: {why}" if number > 1 else ""
+        self._say(f"takes run {run.run_id} ({about(run)}){again}")
+        self._attempts.append(Attempt(run, number, self._here))
+        return True
+
+    def _fitting(self, work: Work) -> Iterator[Asked]:
+        return (run for run in work.runs.values() if fits(run))
+
+    def _is_mine(self, run: Asked) -> bool:
+        """Whether the log has a run as this worker's that is not trained here: a claim that came after its time."""
+        return run.worker == self.name and run.run_id not in {each.run_id for each in self._attempts}
+
+    def _claim(self, run: Asked, number: int, why: str) -> bool:
+        """Whether the run is this worker's, once the log has said so."""
+        if not self._tell(run.run_id, RunTaken(worker=self.name, host=self.host, attempt=number, reason=why)):
+            return False
         self._log.wait_for(lambda work: work.runs[run.run_id].attempt >= number or run.over, CLAIM_S)
         with self._log.look() as work:
-            won = work.holds(run.run_id, self.name, number)
-        if won:
-            again = f", attempt {number}: {why}" if number > 1 else ""
-            self._say(f"takes run {run.run_id} ({about(run)}){again}")
-            self._attempts.append(Attempt(run, number, self._here))
-        return True
+            return work.holds(run.run_id, self.name, number)
 
     def _settle(self) -> None:
         """Tell of attempts that have ended, and stop those whose run is another's by now."""
@@ -211,14 +261,18 @@ class Worker:
                 "reason": ending.reason or None,
             }
         )
-        if ending.status not in OVER:
+        if ending.status in OVER:
+            self._died.clear()
+        else:
             self._take_at = time.monotonic() + PAUSE_S
+            if ending.status == DIED:
+                self._died[attempt.run_id] = ending.reason
         self._log.wait_for(lambda work: not work.holds(attempt.run_id, self.name, attempt.number), CLAIM_S)
         return True
 
     def _empty(self) -> bool:
         with self._log.look() as work:
-            return not self._attempts and all(run.over for run in work.runs.values())
+            return not self._attempts and all(run.over for run in self._fitting(work))
 
     def _leave(self) -> None:
         """End what runs here, each with its last completed epoch kept, and give it back at once."""
@@ -243,6 +297,11 @@ def work_event(body: Any, run_id: str, producer: str) -> Event:
     return new_event(
         body, event_id=ids.uuid7(now_ns, os.urandom(10)), run_id=run_id, producer=producer, recorded_at_ns=now_ns
     )
+
+
+def fits(run: Asked) -> bool:
+    """Whether this machine has what the run is to be trained on."""
+    return _CUDA.search(run.body.config_json) is None or GPU.exists()
 
 
 def about(run: Asked) -> str:

@@ -23,5 +23,5 @@ def find(name: str) -> Policy:
     """The policy of that name; raises InvalidInput where there is none."""
     policy = POLICIES.get(name)
     if policy is None:
-        raise InvalidInput(f"there is no policy {name!r}; choose {', '.join(POLICIES)}")
+        raise InvalidInput(f"there is no policy {name!r}; choose {', '.join(POLICIES)}, learned")
     return policy

@@ -17,6 +17,7 @@ from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.tamiyo.actions import Action
+from esper.tamiyo.coverage import of_graph
 from esper.tamiyo.graph import build
 from esper.tamiyo.network import to_inputs
 from esper.tamiyo.policy import Advice, Policy
@@ -25,6 +26,8 @@ from esper.tamiyo.weights import Loaded, load
 NAME: Final = "learned"
 NOT_CHOSEN: Final = -1e4
 """The logit of a germination that another of its slot dominates: never taken, never not a number."""
+
+NO_CANDIDATES: Final = "no_seed_candidates: nothing can germinate now, and no seed can be fossilized or culled"
 
 
 def policy(weights: str | Path | bytes | Loaded, objects: ObjectStore | None = None) -> Policy:
@@ -57,13 +60,19 @@ def _content(weights: str | Path | bytes, objects: ObjectStore | None) -> bytes:
 
 
 def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
-    """A logit for every action, those that another of the same slot dominates far below; and the value of the state."""
+    """A logit for every action, those that another of the same slot dominates far below; and the value of the state.
+
+    Where nothing but waiting is legal the network is not asked (ruling 35).
+    """
+    if sum(mask) == 1:
+        return Advice([0.0 if legal else -1.0 for legal in mask], lambda _index: NO_CANDIDATES)
     threads = torch.get_num_threads()
     if threads != 1:
         torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            outputs = loaded.network(to_inputs(build(state, actions, loaded.network.settings.sizes)))
+            graph = build(state, actions, loaded.network.settings.sizes)
+            outputs = loaded.network(to_inputs(graph))
             logits = torch.where(outputs.choosable, outputs.logits, NOT_CHOSEN).tolist()
             value = float(outputs.value[0])
     finally:
@@ -80,4 +89,4 @@ def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mas
         beside = "" if other == index else f", {actions[other]} {logits[other]:.2f}"
         return f"the learned policy {loaded.version} gives {actions[index]} {logits[index]:.2f}{beside}"
 
-    return Advice(logits, reason, value)
+    return Advice(logits, reason, value, of_graph(graph))

@@ -69,7 +69,7 @@ WITH jump AS (
     QUALIFY row_number() OVER (PARTITION BY run_id, coalesce(command_id, decision_id) ORDER BY place) = 1
 ), control AS (
     SELECT begun.control_of AS run_id, arg_max(ended.test_accuracy, begun.recorded_at_ns) AS test_accuracy,
-        arg_max(ended.test_loss, begun.recorded_at_ns) AS test_loss
+        arg_max(ended.test_loss, begun.recorded_at_ns) AS test_loss, arg_max(ended.flops, begun.recorded_at_ns) AS flops
     FROM begun
     JOIN ended USING (run_id)
     WHERE begun.control_of <> ''
@@ -130,7 +130,8 @@ SELECT
     CASE WHEN NOT isnan(ended.test_accuracy) THEN ended.test_accuracy END AS test_accuracy,
     CASE WHEN NOT isnan(ended.test_loss) THEN ended.test_loss END AS test_loss,
     CASE WHEN NOT isnan(control.test_accuracy) THEN control.test_accuracy END AS control_accuracy,
-    CASE WHEN NOT isnan(control.test_loss) THEN control.test_loss END AS control_loss
+    CASE WHEN NOT isnan(control.test_loss) THEN control.test_loss END AS control_loss,
+    control.flops AS control_flops
 FROM made
 JOIN judged AS packet ON packet.event_id = made.packet_id
 LEFT JOIN begun ON begun.run_id = packet.run_id

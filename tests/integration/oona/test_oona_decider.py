@@ -13,13 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from contracts.topics import COMMANDS, RUNS
+from contracts.topics import COMMANDS, POLICIES, RUNS
 from esper.errors import Superseded
 from esper.leyline import envelope, ids
 from esper.leyline.envelope import body_name, new_event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import KeyRing
 from esper.record import replay
+from esper.tamiyo import weights
+from esper.tamiyo.decide import rederived
+from esper.tamiyo.network import make
+from esper.tamiyo.serving import IN_FORCE_NS
 from streams.metrics import Metrics
 from streams.records import Record
 from streams.trainer_log import KafkaLog
@@ -97,6 +101,45 @@ def test_a_large_observation_is_in_the_object_store_when_the_decision_arrives(de
     content = ObjectStore(data_dir / "objects").get(made.observation_ref)
     assert content == packet.epoch_completed.SerializeToString(deterministic=True)
     assert made.observation_hash == hashlib.sha256(content).digest()
+
+
+@pytest.mark.requirement("R-TAM-53", "R-TAM-56")
+def test_a_promoted_policy_decides_and_one_that_is_wrong_is_refused_by_name(
+    decider, trainer_log, events, objects, whole_topic, publishing
+):
+    content = weights.save(make(), "1.0.0")
+    good, bad = objects.put(content), objects.put(content[:-4])
+    promoted = [
+        new_event(
+            event_pb2.PolicyPromoted(policy_id="p", policy_version="1.0.0", weights_ref=ref),
+            event_id=ids.derived_id(ref.encode(), "test"),
+            run_id="",
+            producer="simic",
+            recorded_at_ns=time.time_ns() - 2 * IN_FORCE_NS,
+        )
+        for ref in (good, bad)
+    ]
+
+    async def promote():
+        async with publishing() as publisher:
+            await publisher.publish(promoted)
+
+    asyncio.run(promote())
+    said, deadline = {}, time.monotonic() + 60
+    while len(said) < 2 and time.monotonic() < deadline:
+        for event in asyncio.run(whole_topic(POLICIES)):
+            if event.producer == "tamiyo":
+                said[event.causation_id] = event
+    assert [body_name(said[each.event_id]) for each in promoted] == ["policy_loaded", "policy_rejected"]
+    assert said[promoted[1].event_id].policy_rejected.reason == "invalid_payload"
+    packet, other = events.epoch(policy="learned"), events.epoch()
+    for each in (packet, other):
+        trainer_log.publish(each)
+    learned, heuristic = (trainer_log.await_answer(each.event_id, 10.0) for each in (packet, other))
+
+    made = [envelope.parse(each.decision.payload).decision_made for each in (learned, heuristic)]
+    assert [(each.policy, each.policy_ref) for each in made] == [("learned", good), ("heuristic", "")]
+    assert rederived(made[0], packet, objects) == ""
 
 
 def test_an_answer_that_comes_after_the_wait_is_handed_on_as_a_late_command(decider, trainer_log, events):

@@ -14,9 +14,9 @@ from esper.cli.tail import LogTail
 from esper.leyline.signing import KeyRing
 from esper.urza.cache import KernelCache
 from streams.background import LoopThread
-from streams.forge.blueprint_reader import BlueprintReader
 from streams.prefetch import Prefetch
 from streams.records import partition_of
+from streams.topic_reader import TopicReader
 from streams.writer import LogWriter
 from tests.integration.oona.oona_processes import delete_before
 
@@ -36,7 +36,7 @@ def of_forge(address, _metrics, _objects):
     thread = LoopThread("forge")
 
     async def connected():
-        reader = BlueprintReader(address)
+        reader = TopicReader(address, BLUEPRINTS)
         await reader.catch_up(lambda _record: asyncio.sleep(0))
         return reader
 

@@ -25,6 +25,18 @@ def test_an_event_is_read_back_as_it_was_made():
     assert again.priority == leyline_pb2.MESSAGE_PRIORITY_NORMAL
 
 
+@pytest.mark.parametrize("body", [field.name for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields])
+def test_every_event_has_the_tag_of_its_body(body):
+    """Also one with an empty body; and where it is the only event with it, no other tag is found in it."""
+    event = Event(event_id=bytes(16))
+    getattr(event, body).SetInParent()
+    payload = event.SerializeToString()
+
+    assert envelope.tag_of(body) in payload
+    others = {field.name for field in Event.DESCRIPTOR.oneofs_by_name["body"].fields} - {body}
+    assert len([name for name in others if envelope.tag_of(name) in payload]) <= 1  # by chance
+
+
 def test_a_body_without_fields_is_a_body_all_the_same():
     assert envelope.body_name(envelope.new_event(SeedTransitioned(), **IDS)) == "seed_transitioned"
 

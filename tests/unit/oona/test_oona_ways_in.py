@@ -196,10 +196,13 @@ def door(tmp_path: Path) -> Iterator[Callable[..., str]]:
             except OSError:
                 pass
 
-    def open_it(*, tls: bool = True, **settings: object) -> str:
+    def open_it(*, tls: bool = True, asks: Path | None = None, **settings: object) -> str:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
         if context is not None:
             context.load_cert_chain(*certificate(tmp_path, **settings))
+        if context is not None and asks is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(asks)
         threading.Thread(target=serve, args=(context,), daemon=True).start()
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -230,3 +233,29 @@ def test_a_log_that_lets_nobody_in_is_one_plain_line_at_once(told, door, tmp_pat
     assert str(refused.value).startswith(f"the log at {address} does not let us in: {said}")
     assert "\n" not in str(refused.value)
     assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        (-1, "the certificate that we show it, {file}, has expired: have it renewed"),
+        (90, "the certificate that we show it, {file}, is not valid yet"),
+        (None, "it "),  # asks for one of ours; or hangs up, where its word for it was lost with the connection
+        (30, "it hangs up at once"),  # it was let in
+    ],
+)
+def test_a_certificate_of_our_own_that_is_not_taken_is_named_at_once(told, door, tmp_path, days, said):
+    (ours := tmp_path / "ours").mkdir()
+    file, key = certificate(ours, days=30 if days is None else days)
+    key.chmod(0o600)
+    address = door(asks=file)
+    shown = {} if days is None else {"SSL_CERTFILE": file, "SSL_KEYFILE": key}
+    told(BROKERS=address, SECURITY_PROTOCOL="SSL", SSL_CAFILE=tmp_path / "cert.pem", **shown)
+    began = time.monotonic()
+    with pytest.raises(LogUnavailable) as refused:
+        enter(address)
+
+    assert time.monotonic() - began < AT_ONCE_S
+    assert str(refused.value).startswith(f"the log at {address} does not let us in: {said.format(file=file)}")
+    assert days is not None or "ESPER_SSL_CERTFILE" in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -34,7 +34,8 @@ def _scalar(field: Any, chance: random.Random) -> Any:
         case FieldDescriptor.TYPE_ENUM:
             return chance.choice([0, 1, 2, 77])
         case _:
-            return chance.choice([0, 1, 2**32 - 1])
+            whole = [-1, 2**31 - 1] if field.type == FieldDescriptor.TYPE_INT32 else [2**32 - 1]
+            return chance.choice([0, 1, *whole])
 
 
 def fill(message: Any, chance: random.Random) -> Any:

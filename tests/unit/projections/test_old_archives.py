@@ -132,7 +132,7 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
 
 
 _COLUMNS = dict.fromkeys(("decisions", "commands", "reports"), "* exclude (surviving)")  # which they did not have then
-_COLUMNS["epochs"] = "* exclude (metric, probe_metric)"
+_COLUMNS["epochs"] = "* exclude (metric, probe_metric, hook_contended_ms_before)"
 _COLUMNS["seeds"] = "* exclude (opened_by, opened_epoch)"
 _COLUMNS |= dict.fromkeys(("fold_state_at(25)", "fold_state_at(9999)"), "* exclude (metrics)")
 _COLUMNS["runs"] = (

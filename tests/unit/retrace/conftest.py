@@ -15,6 +15,7 @@ from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.record import Recorded
+from esper.tamiyo.serving import Serving
 from esper.testing import KEYS, REAL_CLOCK, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
@@ -75,6 +76,7 @@ class Lived:
         *,
         told: bool = True,
         clock: Clock = REAL_CLOCK,
+        serving: Serving | None = None,
         **config: Any,
     ) -> Lived:
         """Live it, up to its end or its death."""
@@ -86,7 +88,7 @@ class Lived:
         }
         settings |= {"growth_data_share": 0.0, "growth_budget_factor": 4.0}  # the tiny task has few answers
         self.config = RunConfig(**(settings | {"seeds": QUICK} | config))
-        self.log = Scripted(self.objects, script or {})
+        self.log = Scripted(self.objects, script or {}, serving=serving)
         self.log.miss(miss)
         self.log.dies_at, self.log.told = dies_at, told
         with contextlib.suppress(Killed):

@@ -13,6 +13,7 @@ from esper.kasmina.settings import SeedSettings
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
+from esper.tamiyo.serving import Serving
 from esper.testing import MemoryLog, signed
 from esper.tolaria.tasks import Samples, Site, Task
 from esper.tolaria.tasks.task import cross_entropy
@@ -87,9 +88,13 @@ class Scripted(MemoryLog):
     told: bool = True
 
     def __init__(
-        self, objects: ObjectStore, script: dict[int, Command | tuple[Command, ...]], events: Iterable[Event] = ()
+        self,
+        objects: ObjectStore,
+        script: dict[int, Command | tuple[Command, ...]],
+        events: Iterable[Event] = (),
+        serving: Serving | None = None,
     ) -> None:
-        super().__init__(objects=objects, events=events)
+        super().__init__(objects=objects, events=events, serving=serving)
         self._script = script
         self._asked = 0
         self.requests: list[tuple[Event, Signed]] = []

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from esper.errors import InvalidInput
-from esper.simic.choice import Choice, recorded_log_probability, with_exploration
+from esper.simic.choice import Choice, draws, exploring, recorded_log_probability, with_exploration
 from esper.simic.learning_rate import LearningRateController
 from esper.simic.ppo import Batch, Judged, PPOSettings, Progress, Stepper, ppo_loss, update
-from esper.tamiyo.decide import pick
+from esper.tamiyo import weights
+from esper.tamiyo.decide import decide, pick
+from esper.tamiyo.network import make
+from esper.tamiyo.policies import learned
 
 ROWS, ACTIONS = 12, 5
 BARE = PPOSettings(value_weight=0.0, entropy_weight=0.0, normalise=False)
@@ -164,3 +167,20 @@ def test_exploration_is_a_mixture_whose_probability_is_in_the_logits():
         recorded_log_probability(mixed, mask, 3)
     with pytest.raises(InvalidInput, match="share of exploration"):
         with_exploration(logits, mask, 1.0)
+
+
+@pytest.mark.requirement("R-SIM-17")
+def test_a_policy_that_explores_takes_every_legal_action_and_says_how_likely_that_was(observations):
+    policy = exploring(learned.policy(weights.save(make(seed=3), "1.0.0")), 0.3)
+
+    decisions = [decide(observations[0], policy, index / 400) for index in range(400)]
+    legal = [index for index, open_ in enumerate(decisions[0].mask) if open_]
+    taken = [decision.action for decision in decisions]
+
+    assert sorted(set(taken)) == legal
+    assert draws(policy.name)
+    assert not draws("learned")
+    for action in legal:
+        likely = math.exp(recorded_log_probability(decisions[0].logits, decisions[0].mask, action))
+        assert likely > 0.3 / len(legal) - 1e-6
+        assert abs(taken.count(action) / 400 - likely) < 0.006

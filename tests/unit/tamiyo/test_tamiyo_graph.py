@@ -90,7 +90,7 @@ def corpus(make_state):
         state.state.training_loss = 0.9 + 0.3 * number
         if number:
             state.state.training_metrics["gradient_norm"] = 1.0 + number
-            state.state.training_metrics["learning_rate"] = 0.01 / number
+            state.state.training_metrics["optimizer_lr"] = 0.01 / number
             state.sites[0].options.extend([option, *tiers])
             state.sites[1].width.CopyFrom(WidthPlace(units=8 * number, parameters_per_unit=30))
             state.evidence.pop()
@@ -145,7 +145,7 @@ def test_sizes_without_a_node_type_or_with_too_few_columns_are_refused(make_stat
         graph_of(make_state(), sizes=Sizes(node=node))
 
 
-@pytest.mark.requirement("R-TAM-3", "R-TAM-20")
+@pytest.mark.requirement("R-TAM-3")
 def test_nothing_that_a_packet_lacks_is_an_error_and_no_column_is_ever_no_number(make_state):
     nothing = EpochCompleted(state=SystemStatePacket(validation_loss=math.nan, training_loss=math.inf))
     odd = make_state(loss=math.inf, accuracy=math.nan, evidence={"s1": {"gradient_norm": math.inf}})

@@ -1,4 +1,4 @@
-"""Reads the blueprints' topic from its beginning: first all that is there, then what comes."""
+"""Reads a topic from its beginning: first all that is there, then what comes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import BLUEPRINTS
+from contracts.topics import Topic
 from streams.consumer import LogConsumer
 from streams.not_let_in import unavailable
 from streams.reader import record_of
@@ -20,11 +20,12 @@ POLL_MS: Final = 10_000
 Handler = Callable[[Record], Awaitable[None]]
 
 
-class BlueprintReader:
-    """A reader without a group: the jobs are folded anew at every start, so there is no position to keep."""
+class TopicReader:
+    """A reader without a group: what is read is folded anew at every start, so there is no position to keep."""
 
-    def __init__(self, brokers: str) -> None:
+    def __init__(self, brokers: str, topic: Topic) -> None:
         self._brokers = brokers
+        self._topic = topic
         self._consumer = LogConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest")
 
     async def catch_up(self, handler: Handler) -> None:
@@ -34,7 +35,7 @@ class BlueprintReader:
         except (KafkaError, OSError) as error:
             await self._consumer.stop()
             raise unavailable(self._brokers, "answer", error) from None
-        places = await self._consumer.places(BLUEPRINTS)
+        places = await self._consumer.places(self._topic)
         self._consumer.assign(places)
         ends = await self._consumer.end_offsets(places)
         while [each for each in places if await self._consumer.position(each) < ends[each]]:
@@ -42,7 +43,7 @@ class BlueprintReader:
 
     async def ends(self) -> dict[TopicPartition, int]:
         """Where the topic ends now: the offset of the next record of every partition."""
-        return await self._consumer.end_offsets(await self._consumer.places(BLUEPRINTS))
+        return await self._consumer.end_offsets(await self._consumer.places(self._topic))
 
     async def follow(self, handler: Handler) -> None:
         """Hand over what comes, until cancelled."""

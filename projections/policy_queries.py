@@ -1,0 +1,42 @@
+"""What is asked of a history about policies: all that was ever said of their versions, and what decided where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from contracts.topics import POLICIES
+from esper.leyline import envelope
+from esper.leyline.envelope import Event
+from esper.leyline.objects import ObjectStore
+from projections.run_queries import rows
+
+if TYPE_CHECKING:
+    from projections.history import History
+
+
+def policy_events(history: History) -> list[Event]:
+    """Every event about a policy, each once, in the order of the log; one policy's all lie on one partition."""
+    parts = [
+        f'SELECT log_raw, log_partition, log_offset, event_id FROM log."{name}"'  # noqa: S608  names of ours
+        for name in POLICIES.bodies
+    ]
+    once = f"SELECT DISTINCT ON (event_id) * FROM ({' UNION ALL '.join(parts)}) ORDER BY log_offset"  # noqa: S608
+    found = history.cursor(f"SELECT log_raw FROM ({once}) ORDER BY log_partition, log_offset").fetchall()  # noqa: S608
+    return [envelope.parse(raw) for (raw,) in found]
+
+
+def observations(history: History, objects: ObjectStore, most: int) -> Iterator[bytes]:
+    """What the newest decisions saw, the newest first, `most` of them; raises as `ObjectStore.get` does."""
+    query = "SELECT observation, observation_ref FROM log.decision_made ORDER BY recorded_at_ns DESC, log_offset DESC"
+    for observation, reference in history.cursor(f"{query} LIMIT ?", [most]).fetchall():
+        yield bytes(observation or b"") or objects.get(reference)
+
+
+def decided_by(history: History) -> list[dict[str, Any]]:
+    """How many decisions each version of each policy has made, in how many runs, the most first."""
+    return rows(
+        history,
+        "SELECT policy, policy_version, count(*) AS decisions, count(DISTINCT run_id) AS runs "
+        "FROM log.decision_made GROUP BY ALL ORDER BY decisions DESC, policy, policy_version",
+    )
