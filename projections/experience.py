@@ -64,7 +64,12 @@ def _reported(event: Event, record: Record) -> tuple[str, Row]:
 
 
 def wrong_with(report: FieldReport, run_id: str) -> str:
-    """Why a report is no experience; empty for one that is (R-TAM-51). Its version is judged where events are read."""
+    """Why a report is no experience; empty for one that is (R-TAM-51). Its version is judged where events are read.
+
+    One that does not say which run it is on is from before reports were judged, and was taken as it is.
+    """
+    if not report.training_run_id:
+        return ""
     if not report.HasField("issued_at"):
         return "it does not say when it was issued"
     if _bytes(report.report_id) is None:

@@ -267,6 +267,8 @@ def _alarm(decision: Decision, run_id: str, at_ns: int) -> EmergencySignal | Tel
     """The event beside such a command, issued at `at_ns`, Unix nanoseconds; None for every other action."""
     chosen = decision.chosen
     attributes = {"seed_id": chosen.seed_id, "blueprint_id": chosen.blueprint_id}
+    if not decision.replaced:
+        return None  # what a policy chose itself is no alarm
     if chosen.kind == "pause":
         signal = EmergencySignal(
             version=1,
