@@ -70,17 +70,15 @@ def wrong_with(report: FieldReport, run_id: str) -> str:
     """
     if not report.training_run_id:
         return ""
-    if not report.HasField("issued_at"):
-        return "it does not say when it was issued"
-    if _bytes(report.report_id) is None:
-        return f"report id {report.report_id!r} is no UUID"
-    if _bytes(report.command_id) is None and _bytes(report.decision_id) is None:
-        return "it names neither a command nor a decision"
-    if report.outcome not in FieldReportOutcome.values() or not report.outcome:
-        return f"outcome {report.outcome} is none"
-    if report.training_run_id != run_id:
-        return f"it is on run {report.training_run_id!r}"
-    return ""
+    names_none = _bytes(report.command_id) is None and _bytes(report.decision_id) is None
+    checks = (
+        (not report.HasField("issued_at"), "it does not say when it was issued"),
+        (_bytes(report.report_id) is None, f"report id {report.report_id!r} is no UUID"),
+        (names_none, "it names neither a command nor a decision"),
+        (report.outcome not in FieldReportOutcome.values()[1:], f"outcome {report.outcome} is none"),
+        (report.training_run_id != run_id, f"it is on run {report.training_run_id!r}"),
+    )
+    return next((reason for wrong, reason in checks if wrong), "")
 
 
 def _bytes(command_id: str) -> bytes | None:
