@@ -111,7 +111,16 @@ TELEMETRY: Final = Topic(
 )
 EMERGENCY: Final = Topic(
     "esper.emergency",
-    ("emergency_signal", "security_violation", "alert_fired", "alert_cleared"),
+    (
+        "emergency_signal",
+        "security_violation",
+        "alert_fired",
+        "alert_cleared",
+        "alert_notified",
+        "alert_acknowledged",
+        "alerts_silenced",
+        "alert_resend_requested",
+    ),
     "run",
     7 * DAY_MS,
 )

@@ -40,6 +40,7 @@ VIEWS: Final = (
     "blueprint_outcomes",
     "approvals",
     "artifacts",
+    "alerts",
     "policies",
 )
 

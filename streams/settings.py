@@ -36,6 +36,9 @@ class Settings(BaseModel):
     of what it used, of `objects_cache_gb` together. `update_freshness_s` is how old weights may be when their promotion
     is recorded, for deciders to load them; 0 is any age.
 
+    What begins with `alert_` says whom alerts reach (`docs/alerts.md`); nobody is reached by default. `alert_smtp_url`
+    is smtp://[USER:PASSWORD@]HOST[:PORT], or smtps:// for TLS from the first byte.
+
     Read by hand: pydantic-settings costs every process that starts a tenth of a second, for these few variables.
     """
 
@@ -58,6 +61,13 @@ class Settings(BaseModel):
     ssl_key_password: SecretStr | None = None
     objects_url: str | None = Field(default=None, min_length=1)
     objects_cache_gb: float = Field(default=20.0, gt=0)
+    alert_slack_url: SecretStr | None = None
+    alert_webhook_url: SecretStr | None = None
+    alert_pagerduty_key: SecretStr | None = None
+    alert_pagerduty_url: str = "https://events.pagerduty.com/v2/enqueue"
+    alert_smtp_url: SecretStr | None = None
+    alert_email_to: str | None = None
+    alert_email_from: str | None = None
     update_freshness_s: float = Field(default=0.0, ge=0)
     topic_prefix: str = ""
     partitions: int = Field(default=PARTITIONS, ge=1, le=MAX_PARTITIONS)
@@ -119,6 +129,13 @@ class Settings(BaseModel):
                 f"{self.security_protocol} needs ESPER_SASL_USERNAME, and either ESPER_SASL_PASSWORD or "
                 "ESPER_SASL_PASSWORD_FILE"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _mail(self) -> Self:
+        """Half a channel is none: it is said at the start and not when the first alert fires."""
+        if (self.alert_smtp_url is None) != (self.alert_email_to is None):
+            raise ValueError("mail about alerts needs both ESPER_ALERT_SMTP_URL and ESPER_ALERT_EMAIL_TO")
         return self
 
     @classmethod

@@ -11,7 +11,7 @@ import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
-from esper.cli.command_groups import archive_app, blueprints_app, projections_app
+from esper.cli.command_groups import alerts_app, archive_app, blueprints_app, projections_app
 from esper.cli.commands import Group
 from esper.cli.commands import app as single_commands
 from esper.cli.learn_group import learn_app
@@ -58,6 +58,7 @@ app = typer.Typer(
 )
 
 app.add_typer(single_commands)
+app.add_typer(alerts_app, name="alerts")
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")
 app.add_typer(policy_app, name="policy")

@@ -139,6 +139,7 @@ NISSA: Final = (
     Metric("esper_nissa_telemetry_unknown_total", "counter", "Points of telemetry packets that this list lacks"),
     Metric("esper_nissa_alerts_active", "gauge", "1 while the alert is active, else 0", ("rule",)),
     Metric("esper_nissa_alerts_total", "counter", "Alerts fired", ("rule",)),
+    Metric("esper_nissa_notifications_total", "counter", "Who was told of alerts, or not", ("channel", "outcome")),
 )
 """Of the worker, folded from events."""
 

@@ -32,6 +32,7 @@ from esper.nissa.alerts import (
 )
 from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
+from streams.agents.notify import Notifier, channels_of
 from streams.agents.scraped import scraped, trains
 from streams.app import add_agent
 from streams.metrics import Metrics
@@ -57,8 +58,9 @@ logger = logging.getLogger(__name__)
 class Nissa:
     """Folds events into the metrics of its process and publishes the alerts that they fire or clear."""
 
-    def __init__(self, publisher: Publisher, metrics: Metrics) -> None:
+    def __init__(self, publisher: Publisher, metrics: Metrics, notifier: Notifier | None = None) -> None:
         self._publisher = publisher
+        self._notifier = notifier
         self._metrics = metrics
         self._watches: Watches = {}
         self._recent: OrderedDict[bytes, None] = OrderedDict()
@@ -68,7 +70,10 @@ class Nissa:
             metrics.set("esper_nissa_alerts_active", 0.0, rule=rule.name)
 
     async def handle(self, event: Event, record: Record) -> None:
-        """Fold one event. Alerts are on the log before the event counts as handled, under ids derived from it."""
+        """Fold one event. Alerts are on the log before the event counts as handled, under ids derived from it.
+
+        They come back from there as any events do, and then people are told.
+        """
         if event.event_id in self._recent:
             return
         samples = measure(event)
@@ -83,6 +88,8 @@ class Nissa:
             self._emit(sample)
         if event.WhichOneof("body") == "run_finished":
             self._forget(event.run_id)
+        if self._notifier is not None and record.topic == EMERGENCY.name:
+            self._notifier.take(event)
         strangers = unknown_values(event)
         if strangers:
             words = ", ".join(f"{enum} {number}" for enum, number in strangers)
@@ -121,6 +128,8 @@ class Nissa:
                 self._watches = evolve_restored(self._watches, event.alert_fired.rule, event.run_id, active=True)
             case "alert_cleared":
                 self._watches = evolve_restored(self._watches, event.alert_cleared.rule, event.run_id, active=False)
+        if self._notifier is not None:
+            self._notifier.recall(event)
         self._show_active()
 
     def _remember(self, event_id: bytes) -> None:
@@ -164,9 +173,13 @@ class Nissa:
             self._metrics.forget(name, run)
 
     def _tell(self, alert: Alert) -> None:
-        """Notify: every route is a line of the process's log that names who should be reached."""
-        verb, routes = "fired" if alert.active else "cleared", ", ".join(alert.rule.routes)
-        logger.warning("alert %s %s for %s at %g -> %s", alert.rule.name, verb, alert.scope, alert.value, routes)
+        """In the process's log: who is told, and who is not because nobody configured it."""
+        verb = "fired" if alert.active else "cleared"
+        reached = [route for route in alert.rule.routes if self._notifier and self._notifier.configured(route)]
+        missing = [route for route in alert.rule.routes if route not in reached]
+        told = [f"{route} is told" for route in reached] + [f"{route} is not configured" for route in missing]
+        said = "; ".join(told)
+        logger.warning("alert %s %s for %s at %g: %s", alert.rule.name, verb, alert.scope, alert.value, said)
         if alert.active:
             self._metrics.count("esper_nissa_alerts_total", rule=alert.rule.name)
         self._show_active()
@@ -211,7 +224,8 @@ def _alert_event(cause: Event | None, alert: Alert) -> Event:
 
 async def setup(context: AgentContext) -> None:
     """Nissa's two agents, with the alerts that an earlier process left active."""
-    nissa = Nissa(context.publisher, context.metrics)
+    notifier = Notifier(channels_of(context.settings), context.publisher, context.metrics)
+    nissa = Nissa(context.publisher, context.metrics, notifier)
     async for event, record in handled(context.brokers, context.ring, RUNS, context.app.conf.id, RECALLED_S):
         nissa.recall(event, record)
     async for event in past(context.brokers, context.ring, EMERGENCY):
@@ -219,6 +233,7 @@ async def setup(context: AgentContext) -> None:
     intake = Intake("nissa", context.ring, context.publisher, context.metrics, nissa.handle, fold=True)
     add_agent(context.app, "nissa-emergency", [EMERGENCY, DEADLETTER], intake.take)
     add_agent(context.app, "nissa", [RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY], intake.take)
+    notifier.send_due()  # what an earlier process did not come to tell
     looking = asyncio.create_task(_look(nissa, context.settings.run_folder))
     _tasks.add(looking)
     looking.add_done_callback(_tasks.discard)

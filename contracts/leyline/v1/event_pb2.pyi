@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Event(_message.Message):
-    __slots__ = ("event_id", "run_id", "producer", "sequence", "incarnation", "timeline", "global_step", "epoch", "recorded_at_ns", "causation_id", "correlation_id", "schema_version", "priority", "run_started", "run_resumed", "run_finished", "epoch_completed", "decision_timed_out", "command_applied", "command_rejected", "seed_transitioned", "gate_evaluated", "optimizer_changed", "learning_rate_changed", "kernel_attached", "kernel_swapped", "checkpoint_saved", "checkpoint_pruned", "rolled_back", "state_digested", "breaker_changed", "conservative_mode_changed", "seed_absorbed", "decision_made", "adaptation_command", "blueprint_registered", "blueprint_approved", "compile_requested", "compile_started", "compile_finished", "compile_failed", "compile_parked", "artifact_stored", "kernel_catalog_update", "bsds_issued", "bsds_failed", "benchmark_report", "kernel_prefetch_request", "kernel_artifact_ready", "kernel_artifact_error", "field_report", "policy_trained", "policy_validated", "policy_rejected", "policy_promoted", "policy_loaded", "policy_update", "step_sampled", "telemetry_packet", "telemetry_shed", "emergency_signal", "security_violation", "alert_fired", "alert_cleared", "dead_lettered", "run_requested", "run_taken", "run_released", "worker_seen")
+    __slots__ = ("event_id", "run_id", "producer", "sequence", "incarnation", "timeline", "global_step", "epoch", "recorded_at_ns", "causation_id", "correlation_id", "schema_version", "priority", "run_started", "run_resumed", "run_finished", "epoch_completed", "decision_timed_out", "command_applied", "command_rejected", "seed_transitioned", "gate_evaluated", "optimizer_changed", "learning_rate_changed", "kernel_attached", "kernel_swapped", "checkpoint_saved", "checkpoint_pruned", "rolled_back", "state_digested", "breaker_changed", "conservative_mode_changed", "seed_absorbed", "decision_made", "adaptation_command", "blueprint_registered", "blueprint_approved", "compile_requested", "compile_started", "compile_finished", "compile_failed", "compile_parked", "artifact_stored", "kernel_catalog_update", "bsds_issued", "bsds_failed", "benchmark_report", "kernel_prefetch_request", "kernel_artifact_ready", "kernel_artifact_error", "field_report", "policy_trained", "policy_validated", "policy_rejected", "policy_promoted", "policy_loaded", "policy_update", "step_sampled", "telemetry_packet", "telemetry_shed", "emergency_signal", "security_violation", "alert_fired", "alert_cleared", "alert_notified", "alert_acknowledged", "alerts_silenced", "alert_resend_requested", "dead_lettered", "run_requested", "run_taken", "run_released", "worker_seen")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PRODUCER_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,10 @@ class Event(_message.Message):
     SECURITY_VIOLATION_FIELD_NUMBER: _ClassVar[int]
     ALERT_FIRED_FIELD_NUMBER: _ClassVar[int]
     ALERT_CLEARED_FIELD_NUMBER: _ClassVar[int]
+    ALERT_NOTIFIED_FIELD_NUMBER: _ClassVar[int]
+    ALERT_ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
+    ALERTS_SILENCED_FIELD_NUMBER: _ClassVar[int]
+    ALERT_RESEND_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTERED_FIELD_NUMBER: _ClassVar[int]
     RUN_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     RUN_TAKEN_FIELD_NUMBER: _ClassVar[int]
@@ -142,12 +146,16 @@ class Event(_message.Message):
     security_violation: SecurityViolation
     alert_fired: AlertFired
     alert_cleared: AlertCleared
+    alert_notified: AlertNotified
+    alert_acknowledged: AlertAcknowledged
+    alerts_silenced: AlertsSilenced
+    alert_resend_requested: AlertResendRequested
     dead_lettered: DeadLettered
     run_requested: RunRequested
     run_taken: RunTaken
     run_released: RunReleased
     worker_seen: WorkerSeen
-    def __init__(self, event_id: _Optional[bytes] = ..., run_id: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[int] = ..., timeline: _Optional[int] = ..., global_step: _Optional[int] = ..., epoch: _Optional[int] = ..., recorded_at_ns: _Optional[int] = ..., causation_id: _Optional[bytes] = ..., correlation_id: _Optional[bytes] = ..., schema_version: _Optional[int] = ..., priority: _Optional[_Union[_leyline_pb2.MessagePriority, str]] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., epoch_completed: _Optional[_Union[EpochCompleted, _Mapping]] = ..., decision_timed_out: _Optional[_Union[DecisionTimedOut, _Mapping]] = ..., command_applied: _Optional[_Union[CommandApplied, _Mapping]] = ..., command_rejected: _Optional[_Union[CommandRejected, _Mapping]] = ..., seed_transitioned: _Optional[_Union[SeedTransitioned, _Mapping]] = ..., gate_evaluated: _Optional[_Union[GateEvaluated, _Mapping]] = ..., optimizer_changed: _Optional[_Union[OptimizerChanged, _Mapping]] = ..., learning_rate_changed: _Optional[_Union[LearningRateChanged, _Mapping]] = ..., kernel_attached: _Optional[_Union[KernelAttached, _Mapping]] = ..., kernel_swapped: _Optional[_Union[KernelSwapped, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_pruned: _Optional[_Union[CheckpointPruned, _Mapping]] = ..., rolled_back: _Optional[_Union[RolledBack, _Mapping]] = ..., state_digested: _Optional[_Union[StateDigested, _Mapping]] = ..., breaker_changed: _Optional[_Union[BreakerChanged, _Mapping]] = ..., conservative_mode_changed: _Optional[_Union[ConservativeModeChanged, _Mapping]] = ..., seed_absorbed: _Optional[_Union[SeedAbsorbed, _Mapping]] = ..., decision_made: _Optional[_Union[DecisionMade, _Mapping]] = ..., adaptation_command: _Optional[_Union[_leyline_pb2.AdaptationCommand, _Mapping]] = ..., blueprint_registered: _Optional[_Union[BlueprintRegistered, _Mapping]] = ..., blueprint_approved: _Optional[_Union[BlueprintApproved, _Mapping]] = ..., compile_requested: _Optional[_Union[CompileRequested, _Mapping]] = ..., compile_started: _Optional[_Union[CompileStarted, _Mapping]] = ..., compile_finished: _Optional[_Union[CompileFinished, _Mapping]] = ..., compile_failed: _Optional[_Union[CompileFailed, _Mapping]] = ..., compile_parked: _Optional[_Union[CompileParked, _Mapping]] = ..., artifact_stored: _Optional[_Union[ArtifactStored, _Mapping]] = ..., kernel_catalog_update: _Optional[_Union[_leyline_pb2.KernelCatalogUpdate, _Mapping]] = ..., bsds_issued: _Optional[_Union[_leyline_pb2.BSDSIssued, _Mapping]] = ..., bsds_failed: _Optional[_Union[_leyline_pb2.BSDSFailed, _Mapping]] = ..., benchmark_report: _Optional[_Union[_leyline_pb2.BenchmarkReport, _Mapping]] = ..., kernel_prefetch_request: _Optional[_Union[_leyline_pb2.KernelPrefetchRequest, _Mapping]] = ..., kernel_artifact_ready: _Optional[_Union[_leyline_pb2.KernelArtifactReady, _Mapping]] = ..., kernel_artifact_error: _Optional[_Union[_leyline_pb2.KernelArtifactError, _Mapping]] = ..., field_report: _Optional[_Union[_leyline_pb2.FieldReport, _Mapping]] = ..., policy_trained: _Optional[_Union[PolicyTrained, _Mapping]] = ..., policy_validated: _Optional[_Union[PolicyValidated, _Mapping]] = ..., policy_rejected: _Optional[_Union[PolicyRejected, _Mapping]] = ..., policy_promoted: _Optional[_Union[PolicyPromoted, _Mapping]] = ..., policy_loaded: _Optional[_Union[PolicyLoaded, _Mapping]] = ..., policy_update: _Optional[_Union[_leyline_pb2.PolicyUpdate, _Mapping]] = ..., step_sampled: _Optional[_Union[StepSampled, _Mapping]] = ..., telemetry_packet: _Optional[_Union[_leyline_pb2.TelemetryPacket, _Mapping]] = ..., telemetry_shed: _Optional[_Union[TelemetryShed, _Mapping]] = ..., emergency_signal: _Optional[_Union[_leyline_pb2.EmergencySignal, _Mapping]] = ..., security_violation: _Optional[_Union[SecurityViolation, _Mapping]] = ..., alert_fired: _Optional[_Union[AlertFired, _Mapping]] = ..., alert_cleared: _Optional[_Union[AlertCleared, _Mapping]] = ..., dead_lettered: _Optional[_Union[DeadLettered, _Mapping]] = ..., run_requested: _Optional[_Union[RunRequested, _Mapping]] = ..., run_taken: _Optional[_Union[RunTaken, _Mapping]] = ..., run_released: _Optional[_Union[RunReleased, _Mapping]] = ..., worker_seen: _Optional[_Union[WorkerSeen, _Mapping]] = ...) -> None: ...
+    def __init__(self, event_id: _Optional[bytes] = ..., run_id: _Optional[str] = ..., producer: _Optional[str] = ..., sequence: _Optional[int] = ..., incarnation: _Optional[int] = ..., timeline: _Optional[int] = ..., global_step: _Optional[int] = ..., epoch: _Optional[int] = ..., recorded_at_ns: _Optional[int] = ..., causation_id: _Optional[bytes] = ..., correlation_id: _Optional[bytes] = ..., schema_version: _Optional[int] = ..., priority: _Optional[_Union[_leyline_pb2.MessagePriority, str]] = ..., run_started: _Optional[_Union[RunStarted, _Mapping]] = ..., run_resumed: _Optional[_Union[RunResumed, _Mapping]] = ..., run_finished: _Optional[_Union[RunFinished, _Mapping]] = ..., epoch_completed: _Optional[_Union[EpochCompleted, _Mapping]] = ..., decision_timed_out: _Optional[_Union[DecisionTimedOut, _Mapping]] = ..., command_applied: _Optional[_Union[CommandApplied, _Mapping]] = ..., command_rejected: _Optional[_Union[CommandRejected, _Mapping]] = ..., seed_transitioned: _Optional[_Union[SeedTransitioned, _Mapping]] = ..., gate_evaluated: _Optional[_Union[GateEvaluated, _Mapping]] = ..., optimizer_changed: _Optional[_Union[OptimizerChanged, _Mapping]] = ..., learning_rate_changed: _Optional[_Union[LearningRateChanged, _Mapping]] = ..., kernel_attached: _Optional[_Union[KernelAttached, _Mapping]] = ..., kernel_swapped: _Optional[_Union[KernelSwapped, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_pruned: _Optional[_Union[CheckpointPruned, _Mapping]] = ..., rolled_back: _Optional[_Union[RolledBack, _Mapping]] = ..., state_digested: _Optional[_Union[StateDigested, _Mapping]] = ..., breaker_changed: _Optional[_Union[BreakerChanged, _Mapping]] = ..., conservative_mode_changed: _Optional[_Union[ConservativeModeChanged, _Mapping]] = ..., seed_absorbed: _Optional[_Union[SeedAbsorbed, _Mapping]] = ..., decision_made: _Optional[_Union[DecisionMade, _Mapping]] = ..., adaptation_command: _Optional[_Union[_leyline_pb2.AdaptationCommand, _Mapping]] = ..., blueprint_registered: _Optional[_Union[BlueprintRegistered, _Mapping]] = ..., blueprint_approved: _Optional[_Union[BlueprintApproved, _Mapping]] = ..., compile_requested: _Optional[_Union[CompileRequested, _Mapping]] = ..., compile_started: _Optional[_Union[CompileStarted, _Mapping]] = ..., compile_finished: _Optional[_Union[CompileFinished, _Mapping]] = ..., compile_failed: _Optional[_Union[CompileFailed, _Mapping]] = ..., compile_parked: _Optional[_Union[CompileParked, _Mapping]] = ..., artifact_stored: _Optional[_Union[ArtifactStored, _Mapping]] = ..., kernel_catalog_update: _Optional[_Union[_leyline_pb2.KernelCatalogUpdate, _Mapping]] = ..., bsds_issued: _Optional[_Union[_leyline_pb2.BSDSIssued, _Mapping]] = ..., bsds_failed: _Optional[_Union[_leyline_pb2.BSDSFailed, _Mapping]] = ..., benchmark_report: _Optional[_Union[_leyline_pb2.BenchmarkReport, _Mapping]] = ..., kernel_prefetch_request: _Optional[_Union[_leyline_pb2.KernelPrefetchRequest, _Mapping]] = ..., kernel_artifact_ready: _Optional[_Union[_leyline_pb2.KernelArtifactReady, _Mapping]] = ..., kernel_artifact_error: _Optional[_Union[_leyline_pb2.KernelArtifactError, _Mapping]] = ..., field_report: _Optional[_Union[_leyline_pb2.FieldReport, _Mapping]] = ..., policy_trained: _Optional[_Union[PolicyTrained, _Mapping]] = ..., policy_validated: _Optional[_Union[PolicyValidated, _Mapping]] = ..., policy_rejected: _Optional[_Union[PolicyRejected, _Mapping]] = ..., policy_promoted: _Optional[_Union[PolicyPromoted, _Mapping]] = ..., policy_loaded: _Optional[_Union[PolicyLoaded, _Mapping]] = ..., policy_update: _Optional[_Union[_leyline_pb2.PolicyUpdate, _Mapping]] = ..., step_sampled: _Optional[_Union[StepSampled, _Mapping]] = ..., telemetry_packet: _Optional[_Union[_leyline_pb2.TelemetryPacket, _Mapping]] = ..., telemetry_shed: _Optional[_Union[TelemetryShed, _Mapping]] = ..., emergency_signal: _Optional[_Union[_leyline_pb2.EmergencySignal, _Mapping]] = ..., security_violation: _Optional[_Union[SecurityViolation, _Mapping]] = ..., alert_fired: _Optional[_Union[AlertFired, _Mapping]] = ..., alert_cleared: _Optional[_Union[AlertCleared, _Mapping]] = ..., alert_notified: _Optional[_Union[AlertNotified, _Mapping]] = ..., alert_acknowledged: _Optional[_Union[AlertAcknowledged, _Mapping]] = ..., alerts_silenced: _Optional[_Union[AlertsSilenced, _Mapping]] = ..., alert_resend_requested: _Optional[_Union[AlertResendRequested, _Mapping]] = ..., dead_lettered: _Optional[_Union[DeadLettered, _Mapping]] = ..., run_requested: _Optional[_Union[RunRequested, _Mapping]] = ..., run_taken: _Optional[_Union[RunTaken, _Mapping]] = ..., run_released: _Optional[_Union[RunReleased, _Mapping]] = ..., worker_seen: _Optional[_Union[WorkerSeen, _Mapping]] = ...) -> None: ...
 
 class SiteDescription(_message.Message):
     __slots__ = ("site", "seed_id", "shape_kind", "shape", "depth", "blend_mode", "options", "width")
@@ -1401,6 +1409,58 @@ class AlertCleared(_message.Message):
     rule: str
     value: float
     def __init__(self, rule: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
+class AlertNotified(_message.Message):
+    __slots__ = ("alert_id", "rule", "channel", "delivered", "attempts", "error")
+    ALERT_ID_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    alert_id: bytes
+    rule: str
+    channel: str
+    delivered: bool
+    attempts: int
+    error: str
+    def __init__(self, alert_id: _Optional[bytes] = ..., rule: _Optional[str] = ..., channel: _Optional[str] = ..., delivered: _Optional[bool] = ..., attempts: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class AlertAcknowledged(_message.Message):
+    __slots__ = ("alert_id", "rule", "by", "note")
+    ALERT_ID_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    alert_id: bytes
+    rule: str
+    by: str
+    note: str
+    def __init__(self, alert_id: _Optional[bytes] = ..., rule: _Optional[str] = ..., by: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
+class AlertsSilenced(_message.Message):
+    __slots__ = ("rule", "of_run", "until_ns", "by", "reason")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    OF_RUN_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    of_run: str
+    until_ns: int
+    by: str
+    reason: str
+    def __init__(self, rule: _Optional[str] = ..., of_run: _Optional[str] = ..., until_ns: _Optional[int] = ..., by: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class AlertResendRequested(_message.Message):
+    __slots__ = ("alert_id", "channel", "by")
+    ALERT_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    alert_id: bytes
+    channel: str
+    by: str
+    def __init__(self, alert_id: _Optional[bytes] = ..., channel: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class DeadLettered(_message.Message):
     __slots__ = ("topic", "partition", "offset", "attempts", "handler", "cause", "record")

@@ -20,6 +20,7 @@ BY_THE_AGENT = {
     "esper_nissa_ingest_latency_seconds",
     "esper_nissa_alerts_active",
     "esper_nissa_alerts_total",
+    "esper_nissa_notifications_total",
 }
 """What Nissa's agent measures of itself (shown in tests/integration/oona)."""
 
