@@ -102,6 +102,8 @@ def apply_command(run: Run, request: Request, decision: Event | None = None) -> 
     except CommandRefused as refusal:
         rejected = run.world.refused(event, refusal)
         _reject(run, Request(event, rejected))
+        if "told" in event.adaptation_command.annotations:
+            run.world.flush()  # whoever told it waits for the answer
     drain(run)
     return rejected
 
