@@ -84,9 +84,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rows", type=int, default=131072, help="rows of an epoch; all of all epochs are distinct")
+    parser.add_argument("--batch", type=int, default=1024, help="rows of a batch; a row is 52 bytes")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    data = Parts(max(1, arguments.rows // 1024))
+    data = Parts(max(1, arguments.rows // arguments.batch), size=arguments.batch)
     probe, test = [[data.batch(-number) for number in numbers] for numbers in (range(1, 3), range(3, 7))]
     model = Machine()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

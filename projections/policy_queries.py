@@ -40,3 +40,15 @@ def decided_by(history: History) -> list[dict[str, Any]]:
         "SELECT policy, policy_version, count(*) AS decisions, count(DISTINCT run_id) AS runs "
         "FROM log.decision_made GROUP BY ALL ORDER BY decisions DESC, policy, policy_version",
     )
+
+
+def experience_rows(history: History) -> list[dict[str, Any]]:
+    """The view `experience` over what is archived, by run and in order: what Simic's intake takes."""
+    from projections.registry import PROJECTIONS, follow  # noqa: PLC0415 - for who learns
+    from projections.store import Store  # noqa: PLC0415
+
+    with Store(PROJECTIONS["experience"], None, None) as store:
+        follow(store, history, lambda _done, _of: None)
+        found = store.cursor().execute("SELECT * FROM experience ORDER BY run_id, sequence")
+        names = [column[0] for column in found.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]

@@ -59,7 +59,7 @@ async def _serve(name: str, place: Place, setup: Setup, messages: TextIO, *, urg
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings, brokers = place.settings, place.brokers
-    await ensure_topics(brokers)
+    await ensure_topics(brokers, group=f"esper-{name}")
     metrics = Metrics()
     app = make_app(f"esper-{name}", brokers, settings.data, embedded=settings.brokers is None, urgent=urgent)
     publisher = Publisher(brokers, place.ring, metrics)

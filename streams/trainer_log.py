@@ -92,6 +92,8 @@ class Answers:
 
     def take_loose(self) -> list[Signed]:
         """The loose commands since the last call, oldest first."""
+        if not self._loose:  # asked before every step: what arrives just now is taken at the next
+            return []
         with self._changed:
             loose, self._loose = self._loose, []
             return loose

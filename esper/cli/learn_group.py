@@ -14,6 +14,7 @@ HELP: Final = """Whether growing can be decided better than by the heuristic, an
 
 \b
   esper learn headroom --minutes 30      how much better could any policy be?
+  esper learn demo --data-dir demo       the whole loop once, from a fresh policy to another one that decides
 """
 
 learn_app = typer.Typer(cls=Group, help=HELP)
@@ -95,3 +96,18 @@ def headroom(  # noqa: PLR0917 - one parameter for each option of the command li
         only_table=table,
         as_json=as_json,
     )
+
+
+@learn_app.command(epilog="Example: esper learn demo --data-dir demo")
+def demo(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> int:
+    """Play the whole loop once: runs, training, gates, a promotion while a run trains, and the replay of that run.
+
+    A fresh network decides the first runs, on the log, with decisions and reports. Two candidates are trained: one
+    imitates what the runs did, and the gates reject it; one learns from forks of such runs, passes, and is promoted
+    while a run trains, which it decides from then on. That run is replayed bit for bit across the swap. Each step tells
+    the ids of its events. It takes some minutes, and a data folder in which no policy is live. Exit code 1 where a step
+    does not come out like that.
+    """
+    from esper.cli.demo import demo_command  # noqa: PLC0415
+
+    return demo_command(data_dir, as_json=as_json)

@@ -137,7 +137,7 @@ def _of_task(name: str) -> tuple[FirstBatch, set[tuple[str, str]]]:
     from esper.tolaria.tasks import load_task  # noqa: PLC0415 - imports torch
 
     task = load_task(name)
-    inputs = task.train.inputs[: min(task.batch_size, len(task.train))]
+    inputs = task.train.head(task.batch_size).inputs
     return FirstBatch(task.make_host(), (inputs,), {}), {(site.module, site.consumer) for site in task.sites}
 
 

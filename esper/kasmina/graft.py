@@ -91,6 +91,8 @@ class Grafts:
     @property
     def measured(self) -> str:
         """The pass that is on: one without a seed, with one tried, or nothing for the network as it stands."""
+        if self._pass.trial is None and not self._pass.without:
+            return ""
         trial = () if self._pass.trial is None else (self._pass.trial,)
         named = {"without": self._pass.without, "trial": trial}
         return " ".join(f"{name} {slot.seed_id}" for name, slots in named.items() for slot in slots)

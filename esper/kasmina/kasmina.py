@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from operator import attrgetter
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -51,6 +52,7 @@ from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites import Stream, device_of, drawing_from, find_module
 from esper.kasmina.telemetry import Outbox, learning, lives, observe, step_of
 
+_SEED: Final = attrgetter("seed")
 _DIRECT: Final = (
     lifecycle.TRAINING,
     lifecycle.BLENDING,
@@ -241,6 +243,8 @@ class Kasmina:
 
     def after_backward(self) -> None:
         """Note the gradient norms of the seeds that learnt from the host's backward pass; call before clipping."""
+        if not self.seeded:
+            return
         straight = self.settings.training_rule == "straight_through"
         for slot in self._slots.values():
             if slot.seed is None or (slot.stage == lifecycle.TRAINING and not straight):
@@ -254,9 +258,17 @@ class Kasmina:
     def advance_step(self) -> list[Message]:
         """One optimiser step is done: ramps go on, fresh seeds begin to train, leaking ones are culled."""
         facts = self._progress.isolate()
+        if not self.seeded:
+            self.pass_steps(1)
+            return facts
         for slot in list(self._slots.values()):  # one that is absorbed opens another
             facts += self._progress.step(slot)
         return facts
+
+    def pass_steps(self, steps: int) -> None:
+        """So many optimiser steps are done, and no slot has a seed: time passes, and nothing else can."""
+        for slot in self._slots.values():
+            slot.stage_steps += steps
 
     def end_epoch(self, probe: Callable[[], Loss], *, last: bool = False) -> list[Message]:
         """One epoch is done, at the end the run's `last`: dwell, gates, patience, embargo, and the proofs of `swift`.
@@ -284,11 +296,18 @@ class Kasmina:
         return facts
 
     @property
+    def seeded(self) -> bool:
+        """Whether any slot has a seed, a fossil included: without one a step has nothing to do but count."""
+        return any(map(_SEED, self._slots.values()))
+
+    @property
     def measured(self) -> str:
         """What a pass that is made now computes: which seeds are mixed in, and which is left out or tried.
 
         A layer is computed as wide as it is with its seed only once alpha has left 0.
         """
+        if not self.seeded:
+            return f" {self._grafts.measured}"
         mixed = (
             slot.seed_id
             for slot in self._slots.values()

@@ -111,6 +111,8 @@ class Progress:
         facts: list[Message] = []
         found = self._isolation.drain_opened()
         opened = self._verdicts.opened(found)
+        if not found and not opened:
+            return facts
         self._isolation.settle(found, opened)
         for seed_id, change in opened.items():
             slot = self._slots[seed_id]

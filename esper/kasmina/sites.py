@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from contracts.leyline.v1.leyline_pb2 import BLEND_MODE_CONVEX, BlendMode
@@ -101,15 +102,16 @@ def find_module(host: nn.Module, name: str) -> nn.Module:
 def describe_sites(
     host: nn.Module,
     sites: Sequence[Site],
-    sample: Tensor | Callable[[], object],
+    sample: Any,
     options: Callable[[SiteDescription], list[BlueprintOption]],
 ) -> list[SiteDescription]:
     """What each site is, with seed ids s1, s2, …; `options` says what could grow there.
 
-    In the order given, those with a consumer after all others. Runs the host once on `sample`, a batch of its inputs or
-    a function that runs it on one, and a few times more for each place that can become wider. Raises InvalidInput for a
-    site that does not exist, is named twice, does not run exactly once per forward pass, or does not give one tensor of
-    the shape kind that it claims, and for a place that cannot become wider, with what stands in the way.
+    In the order given, those with a consumer after all others. Runs the host once on `sample`, a batch of its inputs,
+    nested as it takes them, or a function that runs it on one, and a few times more for each place that can become
+    wider. Raises InvalidInput for a site that does not exist, is named twice, does not run exactly once per forward
+    pass, or does not give one tensor of the shape kind that it claims, and for a place that cannot become wider, with
+    what stands in the way.
     """
     modules = [site for site in sites if not site.consumer]
     wide = [site for site in sites if site.consumer]
@@ -124,9 +126,10 @@ def describe_sites(
     return descriptions
 
 
-def runner(host: nn.Module, sample: Tensor | Callable[[], object], most: int | None = None) -> Callable[[], object]:
+def runner(host: nn.Module, sample: Any, most: int | None = None) -> Callable[[], object]:
     """A function that runs the host on the sample, of a batch on `most` of its first samples."""
-    return partial(host, sample[:most]) if isinstance(sample, Tensor) else sample
+    few = None if callable(sample) else tree_map(lambda leaf: leaf[:most], sample)
+    return partial(host, few) if few is not None else partial(sample)
 
 
 def _describe_modules(host: nn.Module, sites: Sequence[Site], forward: Callable[[], object]) -> list[SiteDescription]:

@@ -9,7 +9,8 @@ practice and the classical bias-variance trade-off", 2019, whose peak lies at N 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from esper.kasmina.sites import evaluating
 from esper.tolaria.config import RunConfig
@@ -36,10 +37,11 @@ def numbers_fixed(host: nn.Module, task: Task, device: torch.device) -> int:
     sum to 1.
     """
     targets = task.train.targets
-    if targets.is_floating_point():
-        return targets.numel()
+    fixed = int(sum(leaf.numel() for leaf in tree_leaves(targets)))
+    if not task.train.exact or not isinstance(targets, Tensor):
+        return fixed
     with torch.no_grad(), own_random_stream(device), evaluating(host):
-        outputs = host(task.train.inputs[:1].to(device))
-    if not isinstance(outputs, torch.Tensor):
-        return targets.numel()
-    return targets.numel() * max(1, outputs.numel() // max(1, targets[:1].numel()) - 1)
+        outputs = host(task.train.head(1).to(device).inputs)
+    if not isinstance(outputs, Tensor):
+        return fixed
+    return fixed * max(1, outputs.numel() // max(1, targets[:1].numel()) - 1)

@@ -384,7 +384,10 @@ def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = Non
 
 def set_rates(run: Run) -> None:
     """Give the optimiser the rates of the coming step; publish those that were written from outside and put right."""
-    undone = run.world.rates_undone(run.rates.begin_step(run.optimizer.groups, run.recorder.step))
+    rates = run.rates
+    if rates.steady:
+        return
+    undone = run.world.rates_undone(rates.begin_step(run.optimizer.groups, run.recorder.step))
     if undone:
         publish(run, undone)
         for change in undone:

@@ -137,6 +137,10 @@ class RunConfig:
     """What the probes and the evidence of a run may cost of the FLOPs of its training: so many samples of the probe set
     are measured at the end of an epoch. None measures all of them, and evidence on 256."""
 
+    count_attention: bool = False
+    """Whether FLOPs have a CPU's attention in them, for which torch has no formula. The measuring share is of FLOPs: so
+    this moves what a task with attention comes to; the tables are without. Scripts, which measure all, have it."""
+
     growth_budget_factor: NonNegativeFloat = None  # type: ignore[assignment]  # always a number once it is made
     """Parameters that all seeds together may have, as a multiple of the host's: 9 where nothing is said and seeds are
     inserted and proven one after the other (`swift`), 4 elsewhere."""

@@ -8,7 +8,6 @@ were before; what a person's code keeps elsewhere, such as a counter of its own,
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,9 +22,10 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from esper.errors import EsperError, InvalidInput
 from esper.kasmina.sites import describe_sites, device_of, evaluating
-from esper.tolaria.data import own_random_stream
+from esper.tolaria.data import Samples, every_stream_kept
 from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.own_code import Place, defined_at, raised, raised_at, told
+from esper.tolaria.own_parts import try_factories
 from esper.tolaria.tasks.task import CHUNK, Task
 
 _WORDS: Final = {
@@ -112,11 +112,11 @@ def try_task(task: Task, device: torch.device, batch_size: int | None = None) ->
     """
     count = min(batch_size or task.batch_size, len(task.train))
     task, where = task.to(device), task.place
-    with own_streams(device):
+    with every_stream_kept(device):
         host = _host_of(task, device)
-        rows = _worst_rows(task.train.inputs, task.train.targets)[:count]
-        batch = task.train.take(rows)
-        probe = task.probe.take(_worst_rows(task.probe.inputs, task.probe.targets)[: min(count, CHUNK)])
+        try_factories(task, host)
+        batch = task.train.take(_worst_rows(task.train)[:count])
+        probe = task.probe.take(_worst_rows(task.probe)[: min(count, CHUNK)])
         dry_run(
             host,
             {"inputs": batch.inputs, "targets": batch.targets},
@@ -147,25 +147,13 @@ def try_task(task: Task, device: torch.device, batch_size: int | None = None) ->
 
 
 @contextmanager
-def own_streams(device: torch.device) -> Iterator[None]:
-    """A context after which the random streams of torch, NumPy and Python are as they were before it."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - a person's code may draw from it
-    try:
-        with own_random_stream(device):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002 - as above
-
-
-@contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """A context after which the model's buffers, gradients and flags are as before, and all random streams."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     flags = [(module, module.training) for module in model.modules()]
     try:
-        with own_streams(device_of(model)):
+        with every_stream_kept(device_of(model)):
             for parameter, _ in gradients:
                 parameter.grad = None
             yield
@@ -341,10 +329,10 @@ def _host_of(task: Task, device: torch.device) -> nn.Module:
     return host.to(device)
 
 
-def _worst_rows(inputs: Tensor, targets: Tensor) -> Tensor:
+def _worst_rows(samples: Samples) -> Tensor:
     """The indices of all samples, those first that hold a number that is not finite; their order is kept otherwise."""
-    finite = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
-    for each in (inputs, targets):
+    finite = torch.ones(len(samples), dtype=torch.bool, device=samples.device)
+    for each in samples.leaves:
         if each.is_floating_point():
             finite &= torch.isfinite(each).flatten(1).all(dim=1) if each.dim() > 1 else torch.isfinite(each)
     return torch.argsort(finite.to(torch.uint8), stable=True)

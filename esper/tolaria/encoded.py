@@ -86,3 +86,11 @@ def set_own_streams(state: Mapping[str, Any]) -> None:
 
     random.setstate(decode(state["python"]))
     np.random.set_state(decode(state["numpy"]))  # noqa: NPY002 - as above
+
+
+def seed_own_streams(seed: int) -> None:
+    """Begin Python's and numpy's global random streams anew."""
+    import random  # noqa: PLC0415 - as above
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - as above

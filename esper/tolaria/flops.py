@@ -2,6 +2,10 @@
 
 `torch.utils.flop_counter` counts matrix products, convolutions and attention, as every published figure does; norms,
 activations and the optimiser are not in it. A test holds that counting does not change a bit of what is computed.
+
+Torch knows no formula for the attention of a CPU. Whether it is counted by that of a GPU's is a setting of the run,
+`count_attention`: what a task's run measures, and so what it computes, follows from what a pass costs, and a record
+must replay. A script's run measures all of its probe whatever that costs, and counts it.
 """
 
 from __future__ import annotations
@@ -9,12 +13,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
+import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from esper.tolaria.data import own_random_stream
+from esper.tolaria.data import Samples, own_random_stream
 
 Purpose = Literal["training", "side_pass", "probe", "evidence"]
 
@@ -38,18 +43,35 @@ class Total:
         """There is nothing to undo."""
 
 
-class Counter(FlopCounterMode):
-    """Torch's counter of FLOPs, for the total alone."""
+def _attention(query: Any, key: Any, value: Any, *_rest: Any, **_named: Any) -> int:
+    """FLOPs of attention between tensors of these shapes, masked or not."""
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
-    def __init__(self) -> None:
-        super().__init__(display=False)
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_rest: Any, **_named: Any) -> int:
+    """FLOPs of its backward pass, which computes the products of the forward pass again."""
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
+
+
+_ON_CPU: Final[dict[Any, Any]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # noqa: SLF001 - the operator's name
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,  # noqa: SLF001
+}
+
+
+class Counter(FlopCounterMode):
+    """Torch's counter of FLOPs, for the total alone; with `attention` that of a CPU is in it."""
+
+    def __init__(self, *, attention: bool = False) -> None:
+        super().__init__(display=False, custom_mapping=_ON_CPU if attention else None)
         self.mod_tracker = Total()  # type: ignore[assignment]  # all that is asked of it is `parents`
 
 
 class FlopMeter:
-    """FLOPs that a run has spent so far, by purpose."""
+    """FLOPs that a run has spent so far, by purpose; with `attention` a CPU's is counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, attention: bool = False) -> None:
+        self._attention = attention
         self.spent: dict[str, float] = dict.fromkeys(get_args(Purpose), 0.0)
         self._per_sample: dict[str, float] = {}
 
@@ -79,15 +101,19 @@ class FlopMeter:
         """Whether a kind of pass has been measured."""
         return kind in self._per_sample
 
+    def cost(self, kind: str) -> float | None:
+        """What a sample of a kind of pass costs; None where none has been measured."""
+        return self._per_sample.get(kind)
+
     def measure(self, kind: str, samples: int, block: Callable[[], object], *, times: float) -> None:
         """Let a kind of pass cost `times` what `block` does, which handles `samples` samples."""
-        with Counter() as counter:
+        with Counter(attention=self._attention) as counter:
             block()
         self._per_sample[kind] = times * counter.get_total_flops() / samples
 
     @contextmanager
     def _measured(self, purpose: Purpose, kind: str, samples: int) -> Iterator[None]:
-        with Counter() as counter:
+        with Counter(attention=self._attention) as counter:
             yield
         known = self._per_sample[kind] = counter.get_total_flops() / samples
         self.spent[purpose] += known * samples
@@ -98,10 +124,10 @@ class FlopMeter:
 
 
 def host_flops_per_sample(
-    host: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor
+    host: nn.Module, loss: Callable[[Any, Any], Tensor], samples: Samples, *, attention: bool = False
 ) -> int:
     """FLOPs of one sample's forward and backward pass; measured on a copy, so that nothing of the host changes."""
     twin = copy.deepcopy(host)
-    with own_random_stream(inputs.device), Counter() as counter:
-        loss(twin(inputs), targets).backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops()) // len(inputs)
+    with own_random_stream(samples.device), Counter(attention=attention) as counter:
+        loss(twin(samples.inputs), samples.targets).backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops()) // len(samples)

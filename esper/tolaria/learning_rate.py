@@ -156,6 +156,11 @@ class LearningRates:
         base = share * self._base_rate
         return [self.set_base(group, base, reason, step)] if self._base[group] > base else []
 
+    @property
+    def steady(self) -> bool:
+        """Never: each step's rate is looked at, as it may have been written from outside."""
+        return False
+
     def begin_step(self, groups: Iterable[dict[str, Any]], step: int) -> list[LearningRateChanged]:
         """Write the rates of this step into the optimiser's groups; returns the outside writes that this undoes."""
         undone: list[LearningRateChanged] = []

@@ -77,15 +77,15 @@ def tries_candidates(config: RunConfig) -> bool:
     return "width" in config.axes
 
 
-def costs_of(host: nn.Module, kasmina: Kasmina, task: Task, *, candidates: bool) -> Costs:
+def costs_of(host: nn.Module, kasmina: Kasmina, task: Task, *, candidates: bool, attention: bool = False) -> Costs:
     """What the host costs as it stands; nothing of it changes."""
-    few = Samples(task.train.inputs[:_COST_SAMPLES], task.train.targets[:_COST_SAMPLES])
-    training = host_flops_per_sample(host, task.loss, few.inputs, few.targets)
-    with Counter() as forward:
+    few = task.train.head(_COST_SAMPLES)
+    training = host_flops_per_sample(host, task.loss, few, attention=attention)
+    with Counter(attention=attention) as forward:
         evaluate(host, task, few)
-    with Counter() as evidence:
+    with Counter(attention=attention) as evidence:
         kasmina.evidence(lambda: task.loss(host(few.inputs), few.targets), candidates=candidates)
-    return Costs(training, forward.get_total_flops() / _COST_SAMPLES, evidence.get_total_flops() / _COST_SAMPLES)
+    return Costs(training, forward.get_total_flops() / len(few), evidence.get_total_flops() / len(few))
 
 
 def plan(config: RunConfig, host: nn.Module, kasmina: Kasmina, task: Task, *, trained: int) -> Measuring:
@@ -93,7 +93,10 @@ def plan(config: RunConfig, host: nn.Module, kasmina: Kasmina, task: Task, *, tr
     assert config.batch_size is not None
     share, probe_set = config.measuring_share, len(task.probe)
     candidates = tries_candidates(config)
-    costs = Costs(1, 1, 1) if share is None else costs_of(host, kasmina, task, candidates=candidates)
+    attention = config.count_attention
+    costs = (
+        Costs(1, 1, 1) if share is None else costs_of(host, kasmina, task, candidates=candidates, attention=attention)
+    )
     return sizes(share, costs, trained=trained, batch_size=config.batch_size, probe_set=probe_set)
 
 
@@ -102,4 +105,4 @@ def chosen(samples: Samples, count: int, seed: int) -> Samples:
     if count >= len(samples):
         return samples
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
-    return samples.take(order[:count].sort().values.to(samples.inputs.device))
+    return samples.take(order[:count].sort().values.to(samples.device))

@@ -302,9 +302,14 @@ class FollowedRates:
         self._factors[group] = share
         return [self._change(group, old, self.rate(group, step), reason)]
 
+    @property
+    def steady(self) -> bool:
+        """Whether all rates are the scheduler's own, and nobody undoes what is written to them."""
+        return not self._factors and self._all == 1.0
+
     def begin_step(self, _groups: object, step: int) -> list[LearningRateChanged]:
         """Give the groups of the optimiser their rates of this step."""
-        if not self._factors and self._all == 1.0:
+        if self.steady:
             return []
         optimizer = self._optimizer
         for name, group in zip(optimizer.names, optimizer.groups, strict=True):

@@ -237,6 +237,10 @@ class RecordedWorld:
 
     # ------------------------------------------------------------------------------------- what other processes decide
 
+    def eventful(self) -> bool:
+        """Always while the record is followed, or where a target is set; then as the live world finds."""
+        return not self.over or self._target_step is not None or self._live.eventful()
+
     def ending(self) -> tuple[str, str] | None:
         """The recorded end, if the run was ended at this step from outside or by an exception of its model."""
         if self.over:

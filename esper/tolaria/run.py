@@ -39,6 +39,7 @@ from esper.tolaria.measuring import chosen, costs_of, plan
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.own_optimizer import FollowedRates
+from esper.tolaria.own_parts import own_optimizer, own_scheduler, with_own
 from esper.tolaria.shared_world import alike
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
 from esper.tolaria.static import epochs_within, with_structure
@@ -211,33 +212,49 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     config = replace(config, pool=pool, dossier=dossier)
     budget = config.flops_budget if config.epochs is None else None
     config = config.resolved(epochs=task.epochs, batch_size=task.batch_size, learning_rate=task.learning_rate)
-    assert config.batch_size is not None
     device = find_device(config.device)
     task = task.to(device)
+    config = with_own(config, task)
+    assert config.batch_size is not None
     steps_per_epoch = task.steps(config.batch_size)
     random = RandomStreams(config.seed, device)
     torch.manual_seed(random.seeds["init"])
     task = with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
     options = partial(offer, pool=pool, dossier=dossier, clearance=clearance, sheet_risk=config.sheet_risk)
-    sites = describe_sites(host, [] if config.structure else offered, task.train.inputs[: config.batch_size], options)
+    sites = describe_sites(
+        host, [] if config.structure else offered, task.train.head(config.batch_size).inputs, options
+    )
     if sites and not any(site.options for site in sites):
         raise InvalidInput(f"nothing of pool {', '.join(pool)} serves a site of task {task.name}; name another")
     clock = world.outside.clock
     kasmina = make_kasmina(
         config, host, sites, world, options, steps_per_epoch=steps_per_epoch, seed=random.seeds["seeds"]
     )
-    random.begin_training()
+    optimizer = None if task.make_optimizer is None else own_optimizer(task, host, kasmina, clock.monotonic)
+    loader = None if task.make_loader is None else task.make_loader()
+    scheduler = own_scheduler(task, optimizer)
+    random.begin_training(everywhere=loader is not None)
     trained = config.batch_size * steps_per_epoch
     measuring = plan(config, host, kasmina, task, trained=trained)
     if budget is not None:
-        costs = costs_of(host, kasmina, task, candidates=False)
+        costs = costs_of(host, kasmina, task, candidates=False, attention=config.count_attention)
         config = replace(config, epochs=epochs_within(budget, costs, trained=trained))
     measured = chosen(task.probe, measuring.probe, random.seeds["probe"])
     assert config.epochs is not None and config.batch_size is not None and config.learning_rate is not None  # noqa: PT018
-    return assembled(
+    known = config.growth_data_share and config.policy != "none" and loader is None
+    run = assembled(
         config,
-        TaskWork(task, random, config.batch_size, measured, measuring.evidence),
+        TaskWork(
+            task,
+            random,
+            config.batch_size,
+            measured,
+            measuring.evidence,
+            loader,
+            scheduler,
+            count_attention=config.count_attention,
+        ),
         world,
         host,
         kasmina,
@@ -245,7 +262,8 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
         random=random,
         device=device,
         steps_per_epoch=steps_per_epoch,
-        optimizer=GroupedOptimizer(
+        optimizer=optimizer
+        or GroupedOptimizer(
             config.optimizer,
             list(host.parameters()),
             rate=config.learning_rate,
@@ -253,7 +271,13 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             momentum=config.momentum,
             monotonic=clock.monotonic,
         ),
-        rates=LearningRates(
+        rates=FollowedRates(
+            optimizer,
+            new_parameter_rate=config.new_parameter_rate,
+            warmup_steps=lambda: round(config.new_parameter_warmup_epochs * run.steps_per_epoch),
+        )
+        if optimizer is not None
+        else LearningRates(
             config.rate_policy,
             base_rate=config.learning_rate,
             total_steps=config.epochs * steps_per_epoch,
@@ -264,8 +288,16 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
             new_parameter_rate=config.new_parameter_rate,
             new_parameter_warmup_steps=round(config.new_parameter_warmup_epochs * steps_per_epoch),
         ),
-        targets_fix=numbers_fixed(host, task, device) if config.growth_data_share and config.policy != "none" else None,
+        targets_fix=numbers_fixed(host, task, device) if known else None,
     )
+    run.brought = stateful(scheduler=scheduler, loader=loader)
+    run.own_streams = loader is not None
+    return run
+
+
+def stateful(**brought: Any) -> dict[str, Stateful]:
+    """What has a state of its own beside model and optimiser, by name."""
+    return {name: each for name, each in brought.items() if each is not None and hasattr(each, "load_state_dict")}
 
 
 def make_kasmina(
@@ -336,7 +368,7 @@ def assembled(
         growth_breaker=TrainerBreaker("growth", world, clock.monotonic),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
-        flops=FlopMeter(),
+        flops=FlopMeter(attention=config.count_attention),
         windows=Windows(config.window_epochs),
         mode=ConservativeMode(),
         decider_breaker=TrainerBreaker("tamiyo", world, clock.monotonic),

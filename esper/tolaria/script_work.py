@@ -6,10 +6,13 @@ own, the optimiser holds seeds for the length of a step only, and the modes of t
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from shutil import which
 from typing import Any, Final
 
 import torch
@@ -32,17 +35,13 @@ from esper.tolaria.data import RandomStreams
 from esper.tolaria.encoded import own_streams, set_own_streams
 from esper.tolaria.own_code import defined_at
 from esper.tolaria.own_optimizer import OWN, FollowedRates, OwnOptimizer
-from esper.tolaria.run import Run, Stateful, assembled, clearance_of, find_pool, make_kasmina
+from esper.tolaria.run import Run, Stateful, assembled, clearance_of, find_pool, make_kasmina, stateful
 from esper.tolaria.script import SOURCE
-from esper.tolaria.tasks.task import ACCURACY, Evaluation
+from esper.tolaria.tasks.task import ACCURACY, UNKNOWN_STEPS, Evaluation
 from esper.tolaria.world import World
 
 Probe = Callable[[nn.Module], Any]
 """Takes the model; gives the loss of each of N samples, (N,), or these and a dictionary of metrics by name."""
-
-UNKNOWN_STEPS: Final = 100
-"""Steps of an epoch before there was one, where nobody has said how many there are; a first epoch shows it."""
-
 
 LOSS: Final = Metric("loss", lower_is_better=True)
 """What a run is measured by whose script names nothing else."""
@@ -108,7 +107,10 @@ class ScriptWork:
 
     def samples(self, batch: Any) -> int:
         """The length of the first tensor in the batch, whatever it is nested in; 1 for a batch without one."""
-        self.evidence_samples = max(_length(batch), 1)
+        first = batch[0] if type(batch) in (tuple, list) and batch else batch
+        # What most loaders give is looked at without a search: this is asked of every batch.
+        length = first.shape[0] if type(first) is Tensor and first.ndim else _length(batch)
+        self.evidence_samples = length or 1
         return self.evidence_samples
 
     def forward(self, host: nn.Module) -> object:
@@ -268,9 +270,16 @@ def replica_of(model: nn.Module) -> DistributedDataParallel | None:
 def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
     """The module behind a compiled or otherwise wrapped model, and whether a compiler looks at it or at a part of it.
 
-    Raises InvalidInput for a model whose graph must be whole, and for one that TorchScript has compiled.
+    Raises InvalidInput for a model whose graph must be whole, for one that TorchScript has compiled, and for one that
+    inductor is to compile for a CPU where there is no C++ compiler: its own error comes at the first step.
     """
     compiled = any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules())  # noqa: SLF001 - there is no public way to ask
+    cxx = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if compiled and device_of(model).type == "cpu" and any(map(_by_inductor, model.modules())) and not which(cxx):
+        raise InvalidInput(
+            f"the model is compiled by torch.compile's inductor, which needs a C++ compiler on a CPU, and there is no "
+            f"{cxx}: install one, name yours in CXX, or compile with backend='eager'"
+        )
     if type(model).__name__ == "FullyShardedDataParallel" or type(model).__name__.startswith("FSDP"):
         raise InvalidInput(
             "the model is sharded by FSDP, whose parameters no seed can follow: use DistributedDataParallel, or no "
@@ -291,6 +300,12 @@ def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
                 "itself, or compile it with torch.compile"
             )
     return model, compiled
+
+
+def _by_inductor(module: nn.Module) -> bool:
+    """Whether inductor compiles a module: of torch's compilers it alone has a configuration to show."""
+    told = (getattr(each, "get_compiler_config", None) for each in (module, module._compiled_call_impl))  # noqa: SLF001 - as above
+    return any(each() is not None for each in told if each is not None)
 
 
 def _wrapped(model: nn.Module) -> Any:
@@ -323,8 +338,7 @@ class Brought:
 
     def stateful(self) -> dict[str, Stateful]:
         """What has a state of its own beside model and optimiser."""
-        found = {"scheduler": self.scheduler, "scaler": self.scaler, "loader": self.loader}
-        return {name: each for name, each in found.items() if each is not None and hasattr(each, "load_state_dict")}
+        return stateful(scheduler=self.scheduler, scaler=self.scaler, loader=self.loader)
 
 
 def _described(

@@ -146,6 +146,10 @@ class SharedWorld:
 
     # ------------------------------------------------------------------------------------- what other processes decide
 
+    def eventful(self) -> bool:
+        """As rank 0's."""
+        return self._shared(self._world.eventful) or False
+
     def ending(self) -> tuple[str, str] | None:
         """As rank 0's."""
         return self._shared(self._world.ending)

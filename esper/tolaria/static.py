@@ -46,7 +46,7 @@ def _static_host(task: Task, config: RunConfig, device: torch.device, seed: int)
     pool = sorted({piece.blueprint_id for piece in structure})
     options = partial(catalogue.options, pool=pool, clearance=clearance)
     sites = [site for site in task.sites if site.axis in config.axes]
-    places = describe_sites(host, sites, task.train.inputs[: task.batch_size].to(device), options)
+    places = describe_sites(host, sites, task.train.head(task.batch_size).to(device).inputs, options)
     build = partial(catalogue.build, clearance=clearance)
     at_once = SeedSettings(lifecycle="direct")
     kasmina = Kasmina(

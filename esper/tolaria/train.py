@@ -7,7 +7,7 @@ import torch
 from contracts.leyline.v1.event_pb2 import RunStarted
 from esper.leyline.objects import ObjectStore
 from esper.tolaria.config import RunConfig
-from esper.tolaria.data import own_random_stream
+from esper.tolaria.data import every_stream_kept, own_random_stream
 from esper.tolaria.engine import Session, result_of
 from esper.tolaria.run import find_device, make_run
 from esper.tolaria.script_again import RecordedScript
@@ -34,7 +34,7 @@ def trained_in(root: RunStarted, objects: ObjectStore) -> Trainable:
 def train(config: RunConfig, task: Trainable, world: World, *, run_id: str) -> RunResult:
     """Train one network from its first step to its last; returns what came of it.
 
-    Torch's global random stream is the caller's again afterwards; torch's thread count stays what the configuration
+    The global random streams are the caller's again afterwards; torch's thread count stays what the configuration
     says.
 
     Raises InvalidInput for a task, site or device that does not fit, and what `Session` raises.
@@ -43,14 +43,17 @@ def train(config: RunConfig, task: Trainable, world: World, *, run_id: str) -> R
     if isinstance(task, RecordedScript):
         with own_random_stream(find_device(config.device)):
             return task.train(config, world, run_id=run_id)
-    with own_random_stream(find_device(config.device)):
+    with every_stream_kept(find_device(config.device)):
         run = make_run(config, task, world, run_id=run_id)
         work = run.work
         assert isinstance(work, TaskWork)
         with Session(run) as session:
             for _ in session.epochs():
                 run.host.train()
-                for indices in session.batches(work.order()):
-                    closure = work.closure(run.host, indices)
-                    session.step(closure, work.parts(run.host, indices, config.microbatches))
+                for batch in session.batches(work.order()):
+                    closure = work.closure(run.host, batch)
+                    session.step(closure, work.parts(run.host, batch, config.microbatches))
+                    if session.stepped:
+                        work.schedule("step")
+                work.schedule("epoch")
         return result_of(session)

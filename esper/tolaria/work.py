@@ -6,8 +6,9 @@ by this protocol: a task's samples and a script's own functions look the same to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from esper.kasmina.passes import Closure
 from esper.tolaria.data import RandomStreams, Samples, epoch_order
 from esper.tolaria.flops import host_flops_per_sample
 from esper.tolaria.gradients import Part
-from esper.tolaria.tasks.task import Evaluation, Task, evaluate
+from esper.tolaria.tasks.task import Evaluation, Scheduled, Task, as_samples, evaluate
 
 
 class Work(Protocol):
@@ -66,7 +67,7 @@ class Work(Protocol):
 
 @dataclass(slots=True)
 class TaskWork:
-    """The work of a task, whose samples are on the run's device.
+    """The work of a task, whose samples are on the run's device; a batch is indices of them, or one of its `loader`'s.
 
     `measured` is the part of the probe set that probes are of, `evidence_samples` how many of it are drawn for evidence
     at an epoch's end, `random` the run's streams.
@@ -77,7 +78,10 @@ class TaskWork:
     batch_size: int
     measured: Samples
     evidence_samples: int
-    _first: Tensor | None = field(default=None, init=False)
+    loader: Iterable[Any] | None = None
+    scheduler: Any = None
+    count_attention: bool = False
+    _first: Samples | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -89,34 +93,49 @@ class TaskWork:
         """Of the part that is measured."""
         return len(self.measured)
 
-    def order(self) -> Tensor:
-        """Draw the next epoch's batches: indices (steps, batch), int64, on the samples' device."""
+    def order(self) -> Iterable[Any]:
+        """The next epoch's batches: drawn indices (steps, batch), int64, on the samples' device; or the loader's."""
         task = self.task
+        if self.loader is not None:
+            at = task.at("make_loader")
+            batches = islice(self.loader, task.steps_per_epoch)
+            return (as_samples(batch, at).to(task.train.device) for batch in batches)
         order = epoch_order(len(task.train), self.batch_size, task.steps(self.batch_size), self.random.data)
-        order = order.to(task.train.inputs.device)
-        self._first = order[0]
+        order = order.to(task.train.device)
+        self._first = task.train.take(order[0])
         return order
 
-    def closure(self, host: nn.Module, indices: Tensor) -> Closure:
-        """The closure of one batch of training samples."""
-        inputs, targets = self.task.train.inputs[indices], self.task.train.targets[indices]
-        return lambda: self.task.loss(host(inputs), targets)
+    def _of_batch(self, batch: Any) -> tuple[Any, Any]:
+        """Inputs and targets of a batch."""
+        train = self.task.train
+        if isinstance(batch, Samples) or not isinstance(train.inputs, Tensor) or not isinstance(train.targets, Tensor):
+            samples = batch if isinstance(batch, Samples) else train.take(batch)
+            return samples.inputs, samples.targets
+        return train.inputs[batch], train.targets[batch]
 
-    def parts(self, host: nn.Module, indices: Tensor, microbatches: int) -> list[Part]:
+    def closure(self, host: nn.Module, batch: Any) -> Closure:
+        """The closure of one batch of training samples."""
+        return self._of(host, *self._of_batch(batch))
+
+    def parts(self, host: nn.Module, batch: Any, microbatches: int) -> list[Part]:
         """The batch in so many microbatches, for a step that aggregates their gradients; empty for one alone."""
         if microbatches == 1:
             return []
-        inputs, targets = self.task.train.inputs[indices], self.task.train.targets[indices]
-        pairs = zip(inputs.chunk(microbatches), targets.chunk(microbatches), strict=True)
-        return [(len(each) / len(inputs), self._of(host, each, of_each)) for each, of_each in pairs]
+        whole = Samples(*self._of_batch(batch))
+        size = -(-len(whole) // microbatches)  # as `Tensor.chunk` cuts
+        return [(len(each) / len(whole), self._of(host, each.inputs, each.targets)) for each in whole.parts(size)]
 
-    def _of(self, host: nn.Module, inputs: Tensor, targets: Tensor) -> Closure:
+    def _of(self, host: nn.Module, inputs: Any, targets: Any) -> Closure:
         return lambda: self.task.loss(host(inputs), targets)
 
     def forward(self, host: nn.Module) -> object:
         """On the first batch of the epoch, or before there was one on the first samples."""
-        inputs = self.task.train.inputs
-        return host(inputs[: self.batch_size] if self._first is None else inputs[self._first])
+        return host((self._first or self.task.train.head(self.batch_size)).inputs)
+
+    def schedule(self, after: Scheduled) -> None:
+        """Step the task's own scheduler, if it is stepped after such a thing."""
+        if self.scheduler is not None and self.task.scheduled == after:
+            self.scheduler.step()
 
     def probe(self, host: nn.Module) -> Evaluation:
         """On the part of the probe set that is measured."""
@@ -132,9 +151,9 @@ class TaskWork:
         """On the test set."""
         return evaluate(host, self.task, self.task.test)
 
-    def samples(self, batch: Any) -> int:  # noqa: ARG002 - every batch has as many
-        """A whole batch."""
-        return self.batch_size
+    def samples(self, batch: Any) -> int:
+        """A whole batch; of a loader's what there is, the last may be smaller."""
+        return len(batch) if isinstance(batch, Samples) else self.batch_size
 
     def aside(self, closure: Closure) -> Closure:
         """As it is."""
@@ -150,13 +169,14 @@ class TaskWork:
     def started(self, host: nn.Module) -> RunStarted:
         """Name, source, sizes and the fingerprint of the samples; what a step of a sample costs."""
         task = self.task
-        inputs, targets = task.train.inputs[: self.batch_size], task.train.targets[: self.batch_size]
         return RunStarted(
             task=task.name,
             data_fingerprint=task.fingerprint(),
             task_source=task.source,
-            flops_per_sample=host_flops_per_sample(host, task.loss, inputs, targets),
-            train_samples=len(task.train),
+            flops_per_sample=host_flops_per_sample(
+                host, task.loss, task.train.head(self.batch_size), attention=self.count_attention
+            ),
+            train_samples=len(task.train) if self.loader is None else self.batch_size * task.loader_steps,
             probe_samples=self.probe_samples,
             test_samples=len(task.test),
             metrics=[

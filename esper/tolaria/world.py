@@ -138,6 +138,9 @@ class World(Protocol):
 
     # ------------------------------------------------------------------------------------- what other processes decide
 
+    def eventful(self) -> bool:
+        """Whether the coming step may have to do with an end, fork, command or target; False spares asking for each."""
+
     def ending(self) -> tuple[str, str] | None:
         """Status and reason where the run ends before its next step because of something outside of it."""
 
@@ -224,6 +227,10 @@ class LiveWorld:
         self.incarnation = incarnation
         self.sequence = 0
         self.published = 0
+        self._taken: list[Signed] = []
+        """Commands that the log has given and nobody has judged yet."""
+        self._stop: bool | None = None
+        """What `eventful` was told just now, so that each step asks once."""
 
     def track(self, step: Callable[[], int]) -> None:
         """Nothing: what happens now happens at whatever step the run is."""
@@ -260,9 +267,17 @@ class LiveWorld:
     def compare_start(self, found: Digest, flat: FlatState) -> None:
         """Nothing: there is no record."""
 
+    def eventful(self) -> bool:
+        """Whether the process was asked to stop, or a command has arrived."""
+        self._stop = self.outside.should_stop()
+        if not self._stop:
+            self._taken += self.outside.log.take_commands()
+        return self._stop or bool(self._taken)
+
     def ending(self) -> tuple[str, str] | None:
         """An interruption where the process was asked to stop."""
-        return INTERRUPTED if self.outside.should_stop() else None
+        asked, self._stop = self._stop, None
+        return INTERRUPTED if (self.outside.should_stop() if asked is None else asked) else None
 
     def at_target_step(self) -> bool:
         """Never."""
@@ -274,8 +289,10 @@ class LiveWorld:
 
     def commands(self) -> Iterator[Request]:
         """The commands that the log has, each checked by the verifier just before it is applied."""
-        for signed in self.outside.log.take_commands():
-            yield from self._judge(signed, self.outside.clock.wall_ns())
+        if not self._taken:
+            self._taken += self.outside.log.take_commands()
+        while self._taken:
+            yield from self._judge(self._taken.pop(0), self.outside.clock.wall_ns())
 
     def await_command(self, timeout_s: float) -> None:
         """On the log."""

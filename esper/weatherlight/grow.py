@@ -368,6 +368,7 @@ def grow(
         threads=torch.get_num_threads(),
         clip_norm=clip_norm,
         measuring_share=None,
+        count_attention=values.pop("count_attention", True),
         seeds=SeedSettings(**seeds),
         **values,
     )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -91,7 +92,6 @@ def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypat
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("tabular", ("--epochs", 5, "--rows", 16384)),
         ("language", ("--epochs", 5, "--steps", 10, "--backend", "eager")),
         ("with_lightning", ("--epochs", 5)),
         ("with_transformers", ("--epochs", 3)),
@@ -100,6 +100,62 @@ def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypat
 @pytest.mark.filterwarnings("ignore")  # of the libraries, whose code a replay runs in this process
 def test_the_others_run_and_replay(shared_esper, name, arguments):
     run_id = ran(shared_esper, name, *arguments)
+    replays(shared_esper, run_id)
+
+
+LIMITED = """
+import os, resource, runpy, sys
+from pathlib import Path
+from esper.weatherlight import client
+lease = client.join(Path(os.environ["ESPER_DATA"]), client="limited")  # what it starts has no limit of this process's
+lease.wait_ready()
+import torch.utils.data, esper
+def of(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) << 10
+most = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_DATA, (most or of("VmData") + 100 * 2**20, -1))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print("peak", of("VmHWM"))
+"""
+"""Runs a script with at most so many bytes of its own (RLIMIT_DATA: private memory that can be written, wherever it is
+from), or where that is 0 with 100 MiB more than Python, torch and Esper have once they are loaded."""
+
+
+def limited(esper, most: int, *arguments: object) -> tuple[str, int]:
+    """The run of the tabular example under that limit, and its peak of resident memory in bytes."""
+    before = {each["run_id"] for each in esper.json("runs")} if (esper.data_dir / "archive").exists() else set()
+    process = started(esper, "tabular", *arguments, by=("-c", LIMITED, str(most)))
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stdout + stderr
+    (run_id,) = {each["run_id"] for each in esper.json("runs")} - before
+    return run_id, int(stdout.split("peak ")[1])
+
+
+def test_a_stream_of_300_mib_is_learnt_from_in_100_mib(shared_esper):
+    """Every row is new, and none is kept; the run replays."""
+    run_id, _ = limited(shared_esper, 0, "--epochs", 5, "--rows", 300 * 2**20 // 52 // 5, "--batch", 16384)
+    replays(shared_esper, run_id)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_6_gib_are_learnt_from_in_2_gib(shared_esper):
+    rows = 6 * 2**30 // 52 // 20 + 16384  # of an epoch, which takes whole batches
+    run_id, peak = limited(shared_esper, 2**31, "--epochs", 20, "--rows", rows, "--batch", 16384)
+    (row,) = [each for each in shared_esper.json("runs") if each["run_id"] == run_id]
+
+    assert row["status"] == "completed"
+    assert peak < 2**31
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_200)
+@pytest.mark.skipif(which("g++") is None, reason="torch.compile's inductor needs a C++ compiler, and there is no g++")
+def test_a_transformer_that_inductor_compiles_grows_and_is_replayed(shared_esper):
+    """Every structure is compiled anew, which takes a minute each: the short form goes by its eager backend."""
+    run_id = ran(shared_esper, "language", "--epochs", 6, "--steps", 10)
     replays(shared_esper, run_id)
 
 

@@ -67,7 +67,7 @@ def task_sites(name: str) -> list[SiteShape]:
 
     task = load_task(name)
     sites = [site for site in task.sites if site.axis == "depth"]  # nothing is compiled for a layer that widens
-    described = describe_sites(task.make_host(), sites, task.train.inputs[:2], lambda _site: [])
+    described = describe_sites(task.make_host(), sites, task.train.head(2).inputs, lambda _site: [])
     return list(dict.fromkeys(site_shape(site) for site in described))
 
 

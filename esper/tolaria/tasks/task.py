@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.errors import InvalidInput
+from esper.errors import EsperError, InvalidInput
 from esper.kasmina.gates import Loss
 from esper.kasmina.sites import Site, evaluating
 from esper.metric import PERCENT, Figure, Metric, check_metrics
-from esper.tolaria.data import Samples, fingerprint, split
-from esper.tolaria.own_code import Place, caller
+from esper.tolaria.data import Samples, every_stream_kept, fingerprint, split
+from esper.tolaria.own_code import Place, caller, told
 
 CHUNK: Final = 512
 """Samples that are evaluated at a time: bounds the memory, whatever the set."""
 
-PerSample = Callable[[Tensor, Tensor], Tensor]
+PerSample = Callable[[Any, Any], Tensor]
 """Outputs of the host and targets, both with N samples, to one figure per sample, shape (N,)."""
+
+MakeLoader = Callable[[], Iterable[Any]]
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+MakeScheduler = Callable[[torch.optim.Optimizer], Any]
+Scheduled = Literal["step", "epoch"]
+
+UNKNOWN_STEPS: Final = 100
+"""Steps of an epoch before there was one, where nobody has said how many there are; a first epoch shows it."""
+
+_FORMS: Final = {
+    "make_loader": "what makes one, such as make_loader=lambda: DataLoader(...)",
+    "make_optimizer": "what makes one, such as make_optimizer=lambda host: torch.optim.SGD(host.parameters(), lr=0.1)",
+    "make_scheduler": "what makes one, such as make_scheduler=lambda optimizer: StepLR(optimizer, 1000)",
+}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -42,6 +56,25 @@ ACCURACY: Final = Metric("accuracy", PERCENT, lower_is_better=False, per_sample=
 
 NATS: Final = Metric("loss", "nats", lower_is_better=True, per_sample=cross_entropy)
 """Mean cross-entropy: what text is measured by."""
+
+
+def as_samples(batch: Any, at: str = "") -> Samples:
+    """A loader's batch, (inputs, targets), as samples; raises InvalidInput, beginning with `at`, for anything else."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        what = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else f"a {type(batch).__name__}"
+        raise InvalidInput(
+            f"{at}a batch of the loader is {what}; it must be two, (inputs, targets), each a tensor or a dictionary, "
+            "list or tuple of tensors"
+        )
+    return Samples(*batch)
+
+
+def steps_of(loader: Iterable[Any]) -> int:
+    """The loader's batches; 0 where it cannot say, as one over a dataset that is only iterated."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else 0
+    except TypeError:
+        return 0
 
 
 def perceptron_sites(layers: int) -> tuple[Site, ...]:
@@ -80,15 +113,22 @@ class Task:
     function that computes it. Without them a task with classes has its accuracy, and one whose targets are floating
     point its loss. One called accuracy, in per cent or from 0 to 1, is what policies take for it.
 
+    `make_loader()` gives what is learnt from in place of `train`: any iterable, gone through once an epoch, of
+    (inputs, targets) batches. One with `state_dict` and `load_state_dict` is checkpointed with the run. Its first batch
+    is looked at beforehand, from a loader of its own, so each call makes a fresh one. `batch_size` is then the
+    loader's, and `steps_per_epoch` ends an epoch early. `make_optimizer(host)` gives any torch optimiser, in place of
+    Esper's own and its rates; `make_scheduler(optimizer)` what is stepped after every step or, with
+    `scheduled="epoch"`, after every epoch.
+
     Raises InvalidInput where these do not fit each other.
     """
 
     name: str
     make_host: Callable[[], nn.Module]
     sites: tuple[Site, ...]
-    train: Samples
-    probe: Samples
-    test: Samples
+    train: Samples = None  # type: ignore[assignment]  # the first batch of the loader where there is one
+    probe: Samples = None  # type: ignore[assignment]  # always there once it is made, as the next
+    test: Samples = None  # type: ignore[assignment]
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 3e-3
@@ -99,6 +139,12 @@ class Task:
     source_code: bytes = b""
     sized_host: Callable[[int], nn.Module] | None = None
     metrics: Sequence[Metric] = ()
+    make_loader: MakeLoader | None = None
+    make_optimizer: MakeOptimizer | None = None
+    make_scheduler: MakeScheduler | None = None
+    scheduled: Scheduled = "step"
+    loader_steps: int = 0
+    """Batches that the loader says it has; 0 where it cannot say, or there is none."""
     place: Place | None = field(default=None, compare=False, repr=False)
     """The line of a person's file that made it, for messages; None where no code but Esper's did."""
 
@@ -106,6 +152,15 @@ class Task:
         if self.place is None:
             object.__setattr__(self, "place", caller())
         self._check_kinds()
+        if self.make_loader is not None and self.train is None:
+            self._look_at_loader(self.make_loader)
+        for name in ("train", "probe", "test"):
+            if not isinstance(getattr(self, name), Samples):
+                way_out = ", or make_loader=" if name == "train" else ""
+                raise InvalidInput(
+                    f"{self.at(name)}task {self.name}: {name} is a {type(getattr(self, name)).__name__}; give "
+                    f"{name}=Samples(inputs, targets){way_out}"
+                )
         check_metrics(self.metrics, f"task {self.name}")
         for metric in self.metrics:
             if not metric.computed:
@@ -124,22 +179,61 @@ class Task:
         if isinstance(self.make_host, nn.Module):
             kind = type(self.make_host).__name__
             raise InvalidInput(
-                f"{self._at('make_host')}make_host is a {kind} already, and each run makes its own from its seed; "
+                f"{self.at('make_host')}make_host is a {kind} already, and each run makes its own from its seed; "
                 f"give what makes one, such as make_host=lambda: {kind}(...)"
             )
         for site in self.sites:
             if not isinstance(site, Site):
                 raise InvalidInput(
-                    f"{self._at('sites')}site {site!r} is a {type(site).__name__}; name it with what it gives, such as "
+                    f"{self.at('sites')}site {site!r} is a {type(site).__name__}; name it with what it gives, such as "
                     f"Site({site!r}, 'vector'), or 'image' or 'token'"
                 )
 
-    def _at(self, argument: str) -> str:
+        for name, value in (
+            ("make_loader", self.make_loader),
+            ("make_optimizer", self.make_optimizer),
+            ("make_scheduler", self.make_scheduler),
+        ):
+            if value is not None and (not callable(value) or isinstance(value, torch.optim.Optimizer)):
+                raise InvalidInput(
+                    f"{self.at(name)}{name} is a {type(value).__name__} already, and each run makes its own; give "
+                    f"{_FORMS[name]}"
+                )
+        if self.make_scheduler is not None and self.make_optimizer is None:
+            raise InvalidInput(
+                f"{self.at('make_scheduler')}make_scheduler needs make_optimizer: Esper's own optimiser has its rates "
+                "from rate_policy (cosine unless --set says otherwise)"
+            )
+        if self.scheduled not in get_args(Scheduled):
+            raise InvalidInput(f"{self.at('scheduled')}scheduled is {self.scheduled!r}; it is 'step' or 'epoch'")
+
+    def _look_at_loader(self, make_loader: MakeLoader) -> None:
+        """Take the loader's first batch for what the training samples are like; no random stream is drawn from."""
+        at = self.at("make_loader")
+        with every_stream_kept(torch.device("cpu")):
+            try:
+                loader = make_loader()
+                first = next(iter(loader), None)
+            except EsperError:
+                raise
+            except Exception as error:  # of a person's code, anything
+                raise InvalidInput(f"{at}make_loader fails with {told(error)}") from error
+        if first is None:
+            raise InvalidInput(f"{at}what make_loader gives has no batch")
+        object.__setattr__(self, "train", as_samples(first, at))
+        object.__setattr__(self, "batch_size", len(self.train))
+        object.__setattr__(self, "loader_steps", steps_of(loader))
+
+    def at(self, argument: str) -> str:
         """The line of an argument as a message begins with it."""
         return f"{self.place.argument(argument)}: " if self.place is not None else ""
 
     def steps(self, batch_size: int) -> int:
         """Optimiser steps in an epoch of this batch size; raises InvalidInput where there are too few samples."""
+        if self.make_loader is not None:
+            if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+                raise InvalidInput(f"task {self.name}: steps_per_epoch is {self.steps_per_epoch}; it is 1 or more")
+            return min(filter(None, (self.steps_per_epoch, self.loader_steps)), default=UNKNOWN_STEPS)
         possible = len(self.train) // batch_size if batch_size > 0 else 0
         steps = possible if self.steps_per_epoch is None else self.steps_per_epoch
         if not 0 < steps <= possible:
@@ -153,7 +247,7 @@ class Task:
         """The SHA-256 of all its samples, which a run records."""
         return fingerprint([self.train, self.probe, self.test])
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The scalar that training lowers: the mean of the samples' losses."""
         return self.per_sample_loss(outputs, targets).mean()
 
@@ -162,7 +256,7 @@ class Task:
         """The metrics, the main one first; there is always one."""
         if self.metrics:
             return tuple(self.metrics)
-        if not self.train.targets.is_floating_point():
+        if self.train.exact:
             return (replace(ACCURACY, per_sample=self.per_sample_accuracy),)
         loss = Metric("loss", lower_is_better=True, per_sample=self.per_sample_loss)
         if self.own_accuracy is None:
@@ -172,7 +266,7 @@ class Task:
     @property
     def own_accuracy(self) -> PerSample | None:
         """What gives a sample's accuracy where no metric says it; None where there are no classes to be right on."""
-        unsaid = self.per_sample_accuracy is share_correct and self.train.targets.is_floating_point()
+        unsaid = self.per_sample_accuracy is share_correct and not self.train.exact
         return None if self.metrics or unsaid else self.per_sample_accuracy
 
     def to(self, device: torch.device) -> Task:
@@ -186,14 +280,17 @@ class Task:
         *,
         make_host: Callable[[], nn.Module],
         sites: tuple[Site, ...],
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Any,
+        targets: Any,
         epochs: int = 20,
         batch_size: int = 32,
         learning_rate: float = 3e-3,
         per_sample_loss: PerSample = cross_entropy,
         per_sample_accuracy: PerSample = share_correct,
         metrics: Sequence[Metric] = (),
+        make_optimizer: MakeOptimizer | None = None,
+        make_scheduler: MakeScheduler | None = None,
+        scheduled: Scheduled = "step",
     ) -> Task:
         """A task of one set of samples, split at random into 60 % training, 15 % probe and 25 % test."""
         samples = Samples(inputs, targets)
@@ -212,6 +309,9 @@ class Task:
             per_sample_loss=per_sample_loss,
             per_sample_accuracy=per_sample_accuracy,
             metrics=metrics,
+            make_optimizer=make_optimizer,
+            make_scheduler=make_scheduler,
+            scheduled=scheduled,
         )
 
 
@@ -244,12 +344,10 @@ def evaluate(network: nn.Module, task: Task, samples: Samples) -> Evaluation:
     whole = any(metric.per_set is not None for metric in metrics)
     kept: list[Tensor] = []
     with evaluating(network):
-        for inputs, targets in zip(
-            *(torch.split(each, CHUNK) for each in (samples.inputs, samples.targets)), strict=True
-        ):
-            outputs = network(inputs)
+        for part in samples.parts(CHUNK):
+            outputs = network(part.inputs)
             for function, values in per_sample.items():
-                values.append(function(outputs, targets))
+                values.append(function(outputs, part.targets))
             if whole:
                 kept.append(outputs)
     loss = Loss.of(torch.cat(per_sample[task.per_sample_loss]))

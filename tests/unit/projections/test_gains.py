@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contracts.leyline.v1.event_pb2 import Metric, MetricValue
+from contracts.leyline.v1.event_pb2 import Metric, MetricValue, StepSampled
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.history import History
@@ -106,3 +106,37 @@ def test_runs_with_other_settings_are_not_among_them(history):
     assert over_seeds(report_query(history, "other")) == ""
     assert json.loads(row["config_json"])["dossier"] == {"outcomes": 0}
     assert report_query(history, "run0-control").alike == []
+
+
+def test_a_loss_that_was_sampled_has_the_unit_of_the_runs_own_loss(tmp_path):
+    """Nats where classes are learnt, as before there were metrics; nothing is claimed of a regression's."""
+    metrics = {
+        "old": [],
+        "classes": [Metric(name="accuracy", unit="%", lower_is_better=False)],
+        "text": [Metric(name="loss", unit="nats", lower_is_better=True)],
+        "script": [Metric(name="loss", lower_is_better=True)],
+        "lengths": [Metric(**MAE)],
+        "squares": [Metric(**MAE), Metric(name="loss", unit="mm\N{SUPERSCRIPT TWO}", lower_is_better=True)],
+    }
+    runs = []
+    for run_id, declared in metrics.items():
+        run = Trainers(run_id)
+        run.events[0].run_started.metrics.extend(declared)
+        run.publish(run.trainers[0], StepSampled(loss=1.5, gradient_norm=0.5))
+        runs.append(run)
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(LogOfRecords().place([event for run in runs for event in run.events]))
+
+    with open_history(tmp_path / "archive") as opened:
+        found = opened.execute("select run_id, unit from telemetry where name = 'loss'").fetchall()
+        others = opened.execute("select distinct unit from telemetry where name = 'gradient_norm'").fetchall()
+
+    assert dict(found) == {
+        "old": "nats",
+        "classes": "nats",
+        "text": "nats",
+        "script": "",
+        "lengths": "",
+        "squares": "mm\N{SUPERSCRIPT TWO}",
+    }
+    assert others == [("",)]

@@ -12,8 +12,13 @@ import pytest
 from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.leyline.objects import ObjectStore
 from esper.simic import intake
+from esper.simic.gates import Evidence, Paired
 from esper.simic.intake import take_rows
+from esper.simic.learner import Learner, LearnerSettings
 from esper.simic.replay_buffer import BufferSettings, ReplayBuffer
+from esper.simic.trainer import TrainingSettings
+from esper.simic.versions import Versions
+from esper.testing import KEYS, FakeClock
 from projections.history import History
 from projections.registry import PROJECTIONS, follow
 from projections.store import Store
@@ -60,6 +65,30 @@ def test_a_runs_decisions_become_experience_once(decisions, run, objects):
     grown = next(each for each in taken.experiences if each.provenance.command_id is not None)
     assert grown.provenance.seed_id
     assert grown.provenance.policy == "heuristic"
+
+
+def test_a_learner_takes_what_is_new_and_learns_from_it(decisions, run, objects):
+    """Two looks at a history that went on in between; then a training on what runs came to."""
+    clock = FakeClock().clock
+    settings = LearnerSettings(
+        price=0.0,  # without one a run needs no control
+        training=TrainingSettings(method="ppo", epochs=1, steps_per_epoch=2, batch=8),
+        buffer=BufferSettings(minimum=8),
+    )
+    learner = Learner(objects, KEYS, settings, monotonic=clock.monotonic, now_ns=clock.wall_ns)
+
+    first = learner.take(run, Versions())
+    there = len(learner.buffer)
+    both = learner.take(decisions, Versions())
+
+    assert there == len(first.experiences) < len(both.experiences) == len(learner.buffer)
+    assert learner.buffer.repeated == there
+    pairs = Paired("utility", [-0.9] * 8, [-1.0] * 8, higher_is_better=True)
+    evidence = Evidence(pairs, [], {}, both.experiences[:13], [bytes(decisions[0]["observation"])])
+    learnt = learner.learn(Versions(), lambda *_: evidence)
+    assert learnt.verdict.passed, learnt.verdict.reason
+    assert learnt.trained.figures["simic.training.iterations"] == 2.0
+    assert learnt.events[0].policy_trained.experiences == len(learner.buffer)
 
 
 @pytest.mark.requirement("R-SIM-1")

@@ -29,6 +29,7 @@ from esper.tamiyo.graph import build
 from esper.tamiyo.network import make
 from esper.tamiyo.policies import learned
 from esper.tamiyo.serving import IN_FORCE_NS, Serving
+from esper.tamiyo.staging import serves
 from esper.testing import FakeClock
 from tests.unit.tamiyo.conftest import PACKET_TIME_NS
 
@@ -86,6 +87,18 @@ def test_a_promoted_policy_decides_from_its_moment_on_and_an_older_packet_is_ans
     served.promote(promotion(first, "1.0.0", at_ns=began + 2))  # back to what was there
     later.recorded_at_ns += 1
     assert decided(later, served).policy_version == "1.0.0"
+
+
+@pytest.mark.requirement("R-SIM-40")
+def test_a_policy_for_a_share_of_the_runs_decides_for_those_and_the_one_before_for_the_others(objects):
+    served = Serving(objects)
+    served.promote(promotion(objects.put(trained(1, "1.0.0")), "1.0.0", at_ns=0))
+    served.promote(promotion(objects.put(trained(2, "2.0.0")), "2.0.0", at_ns=1, share=0.25))
+    runs = [f"run{number}" for number in range(200)]
+    versions = [served.find("learned", 2 * IN_FORCE_NS, run_id).version for run_id in runs]
+
+    assert versions == ["2.0.0" if serves(run_id, "2.0.0", 0.25) else "1.0.0" for run_id in runs]
+    assert 25 < versions.count("2.0.0") < 75
 
 
 def test_the_last_bits_of_another_processor_are_forgiven_and_another_choice_is_not(objects, make_state, make_packet):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from esper.tolaria.config import RunConfig
 from esper.tolaria.flops import Counter
 
 
@@ -49,3 +51,21 @@ def test_a_module_that_gives_its_parameter_is_counted_where_torchs_own_counter_r
     with pytest.raises(RuntimeError, match="leaf node"):
         gradients_of(Tabled(), FlopCounterMode(display=False))
     assert gradients_of(Tabled(), Counter()) == 2 * (2 * 2 * 4 * 4)
+
+
+@pytest.mark.parametrize("masked", [{}, {"is_causal": True}, {"attn_mask": torch.zeros(8, 8)}])
+def test_attention_of_a_cpu_is_counted_where_that_is_asked_for(masked) -> None:
+    """Four heads of 3 features over 8 places: two products forward, and five of that size backward."""
+    parts = [torch.randn(2, 4, 8, 3, requires_grad=True) for _ in range(3)]
+    found = []
+    for counter in (Counter(), Counter(attention=True)):
+        with counter:
+            functional.scaled_dot_product_attention(*parts, **masked).sum().backward()
+        found.append(counter.get_total_flops())
+
+    assert found == [0, 7 * 2 * (2 * 4 * 8 * 8 * 3)]
+
+
+def test_what_a_script_counts_is_in_its_configuration_and_a_tasks_run_is_as_it_was() -> None:
+    assert RunConfig().count_attention is False
+    assert RunConfig.from_json("{}").count_attention is False

@@ -12,11 +12,15 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 import esper
+from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
 from esper.errors import InvalidInput
+from esper.testing import seed_command
 from esper.tolaria.encoded import decode, encode
+from esper.tolaria.engine import Session
 from esper.tolaria.own_optimizer import OwnOptimizer
 from esper.weatherlight.grow import wait_a_while
 from projections import open_history
+from streams.records import outgoing
 
 EPOCHS = 3
 X = torch.randn(192, 6, generator=torch.Generator().manual_seed(1))
@@ -234,6 +238,19 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, change, 
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize("how", ["compiled in place", "compiled", "a compiled part"])
+def test_a_model_for_inductor_is_refused_where_there_is_no_compiler(tmp_path, monkeypatch, how) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "c++"))
+    script = Script("adam")
+    if how == "compiled":
+        script.model = torch.compile(script.model)
+    else:
+        (script.model if how == "compiled in place" else script.model.part).compile()
+
+    with pytest.raises(InvalidInput, match=rf"needs a C\+\+ compiler on a CPU, and there is no {tmp_path}/c\+\+"):
+        script.grown(tmp_path, policy="none")
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by torch's compiler
 def test_a_compiled_host_grows_as_the_plain_one_does(tmp_path) -> None:
     """With a compiler that changes no arithmetic both come to the same weights."""
@@ -251,6 +268,55 @@ def test_a_compiled_host_grows_as_the_plain_one_does(tmp_path) -> None:
     assert seeds == others
     assert seeds["germinated"] > 0
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+def told_of(folder) -> dict[str, list[tuple[object, ...]]]:
+    """What the history of a run says of its states, its losses, and what it cost."""
+    with open_history(folder / "archive") as history:
+        return {
+            "states": history.execute("SELECT global_step, root FROM log.state_digested ORDER BY ALL").fetchall(),
+            "epochs": history.execute(
+                "SELECT epoch, state.training_loss, flops_training, params FROM log.epoch_completed ORDER BY ALL"
+            ).fetchall(),
+        }
+
+
+def test_a_step_taken_alone_comes_to_what_the_whole_way_comes_to(tmp_path, monkeypatch) -> None:
+    """States, which count the slots' steps, losses and FLOPs."""
+    alone = Script("adam").grown(tmp_path / "alone", policy="none")
+    monkeypatch.setattr(Session, "_has_more_to_do", lambda _session: True)
+    whole = Script("adam").grown(tmp_path / "whole", policy="none")
+
+    assert (alone._cost is not None, whole._cost) == (True, None)
+    assert told_of(tmp_path / "alone") == told_of(tmp_path / "whole")
+
+
+def test_what_is_asked_for_while_steps_are_taken_alone_grows_all_the_same(tmp_path) -> None:
+    """A person's command is looked for again and again, and from then on steps are whole."""
+    script = Script("adam")
+
+    def ask(run, number: int) -> None:
+        if number == 3 and run.run.recorder.epoch == 0:
+            log = run._late_log.real
+            command = seed_command(run.run_id, SEED_OPERATION_GERMINATE, "s1", "BP009")
+            log._arrived.append(log._ring.sign(outgoing(command).payload))
+
+    session = script.grown(tmp_path, ask, policy="none", sites=("part",))
+
+    assert (session.result.seeds["germinated"], session._cost) == (1, None)
+
+
+def test_more_figures_than_fit_into_an_event_go_out_in_several(tmp_path) -> None:
+    def tell(run, number: int) -> None:
+        run.log({f"figure {each}": number + each for each in range(600)})
+
+    Script("adam").grown(tmp_path, tell, policy="none")
+    with open_history(tmp_path / "archive") as history:
+        found = history.execute(
+            "SELECT count(*), max(value) FROM telemetry WHERE name LIKE 'figure%' AND source = 'script'"
+        ).fetchall()
+
+    assert found == [(600 * 8 * EPOCHS, 7 + 599)]
 
 
 def test_plain_state_goes_there_and_back() -> None:

@@ -1,16 +1,23 @@
-"""What forks teach, as experience."""
+"""What forks teach as experience, and whole runs of two policies on the same seeds."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from esper.errors import InvalidInput
 from esper.kasmina.settings import SeedSettings
 from esper.leyline.objects import ObjectStore
+from esper.simic.gates import GateSettings, performance, regression
 from esper.simic.lessons import lessons
 from esper.simic.q_ensemble import ForkedState, Settings, fit
 from esper.simic.rollouts import Rollouts
+from esper.simic.trainer import Trained
+from esper.simic.trials import Trials, serving_of
+from esper.tamiyo import weights
 from esper.tamiyo.actions import legal_actions
+from esper.tamiyo.network import make
 from esper.testing import REAL_CLOCK
 from esper.tolaria.config import RunConfig
 from esper.tolaria.tasks import load_task
@@ -27,6 +34,7 @@ def small():
     host = lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     return Task("small", host, (Site("1", "vector"),), train, probe, test, epochs=3, batch_size=16, learning_rate=0.01)
 """
+NOT_TRAINED = Trained({}, {}, 0)
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +80,25 @@ def test_an_ensembles_lesson_knows_every_legal_action_and_is_cautious(states):
         assert float(lesson.utilities[lesson.action]) == pytest.approx(float(lesson.utilities[known].max()))
         assert 0.0 in lesson.utilities[known].tolist()  # the heuristic's own choice
         assert lesson.provenance.run_id == state.run
+
+
+def test_the_same_policy_is_no_better_than_itself(configs):
+    told: list[str] = []
+    trials = Trials(configs, REAL_CLOCK, tell=told.append)
+    content = weights.save(make("small", 0), "0.0.1")
+    again = weights.save(make("small", 0), "0.0.2")
+    evidence = trials.evaluate(again, content, NOT_TRAINED)
+    gate = performance(evidence.utility, GateSettings())
+
+    assert np.array_equal(evidence.utility.gains(), np.zeros(5))
+    assert not gate.passed
+    assert "not above 0" in gate.detail
+    assert regression([evidence.utility, *evidence.measures], GateSettings()).passed
+    assert len(told) == 3 * len(configs)  # the control, the live one and the candidate
+    trials.evaluate(again, content, NOT_TRAINED)
+    assert len(told) == 3 * len(configs)
+
+
+def test_what_is_no_policy_is_not_served(tmp_path):
+    with pytest.raises(InvalidInput, match="invalid_payload"):
+        serving_of(b"no weights", ObjectStore(tmp_path))
