@@ -484,6 +484,20 @@ def test_it_is_healthy_and_exports_what_it_did(decider, trainer_log, events, scr
     assert all(name.startswith("esper_") for name in samples)
 
 
+def test_of_three_machines_the_one_that_is_left_without_a_partition_stands_by(own_log, processes, scrape, tmp_path):
+    """Faust gives two of them two each of the four."""
+    homes = [tmp_path / name for name in "abc"]
+    for home in homes:
+        home.mkdir()
+    machines = [processes("decider", home, own_log.address, env={"ESPER_BROKERS": own_log.address}) for home in homes]
+
+    for machine in machines:
+        deadline = time.monotonic() + 20
+        while (health := scrape(machine)[0]).status_code != 200 and time.monotonic() < deadline:
+            time.sleep(0.1)  # the group is still sharing out
+        assert health.json()["checks"] == {"log": "ok", "group": "ok"}
+
+
 @pytest.mark.serial
 def test_it_is_unhealthy_while_the_log_is_away(own_log, processes, scrape):
     decider = processes("decider", own_log.data_dir, own_log.address)
