@@ -29,7 +29,9 @@ from streams.not_let_in import unavailable
 
 POLL_MS: Final = 1_000
 """How long an idle look at the log lasts; a record or a cancellation ends it."""
-BATCH: Final = 2_000
+BATCH: Final = 10_000
+"""Records of one transaction. Each makes the kept tables anew, so a long log is folded in few: half the time that by
+2,000 it took at four thousand runs, and less the longer it is."""
 RETRY_S: Final = 1.0
 ARCHIVE_S: Final = 10.0
 """How long what the log has lost is waited for: the archiver may be starting, or behind."""

@@ -9,6 +9,7 @@ is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ class Serving:
         if not in_force and (len(served) == KEPT or (served and shipped() is None)):
             in_force = [each for each in served if each.serves(run_id)][:1]
         return in_force[-1].policy if in_force else self._from_package()
+
+    def prepare(self, at_ns: int, run_id: str) -> None:
+        """Have the learned policy of a run that begins ready for its first packet: torch's import takes seconds."""
+        with contextlib.suppress(EsperError):  # its first packet says what is wrong
+            self.find(LEARNED, at_ns, run_id).advise(SMALL, *legal_actions(SMALL))
 
     def promote(self, event: Event) -> PolicyLoaded | PolicyRejected:
         """Load what a PolicyPromoted event names; the body to publish says whether it serves, or why not.

@@ -53,8 +53,11 @@ class Decider:
         self._thread = ThreadPoolExecutor(1, "tamiyo-learned")
 
     async def handle(self, event: Event, record: Record) -> None:
-        """Answer an EpochCompleted; every other fact is none of Tamiyo's business."""
-        if event.WhichOneof("body") != "epoch_completed":
+        """Answer an EpochCompleted; of other facts only a run's start matters, where a learned policy is to decide."""
+        body = event.WhichOneof("body")
+        if body == "run_started" and event.run_started.policy == LEARNED:
+            self._thread.submit(self._serving.prepare, event.recorded_at_ns, event.run_id)
+        if body != "epoch_completed":
             return
         started = time.perf_counter()
         decide = partial(answer, event, now_ns=time.time_ns(), monotonic=time.perf_counter, serving=self._serving)

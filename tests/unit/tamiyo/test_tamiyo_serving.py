@@ -180,6 +180,22 @@ def test_without_a_learned_policy_the_error_says_how_to_get_one(make_state, make
         decided(make_packet(make_state(policy="learned")), Serving())
 
 
+def test_the_policy_that_comes_with_esper_decides_where_none_is_promoted(objects, make_state, make_packet, monkeypatch):
+    content = trained(5, "1.0.0")
+    monkeypatch.setattr(serving, "shipped", lambda: content)
+    served, packet = Serving(objects), make_packet(make_state(policy="learned"))
+    served.prepare(packet.recorded_at_ns, packet.run_id)
+    made = decided(packet, served)
+
+    assert made.policy_ref == serving.reference(content) not in objects
+    assert rederived(made, packet, objects) == ""
+    other = objects.put(trained(6, "2.0.0"))
+    served.promote(promotion(other, "2.0.0", at_ns=PACKET_TIME_NS))
+    assert decided(packet, served) == made  # it is in force for later packets
+    packet.recorded_at_ns += IN_FORCE_NS
+    assert decided(packet, served).policy_ref == other
+
+
 @pytest.mark.requirement("R-TAM-7")
 def test_a_decision_made_half_blind_says_so(objects, make_state, make_packet):
     served = Serving(objects)
