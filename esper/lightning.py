@@ -84,7 +84,7 @@ class GrowthCallback(Callback):
         self._parts.after_step()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Probe, decide, keep; Lightning goes on for one epoch more where one was taken back."""
+        """Probe, decide, keep; Lightning goes on for an epoch more for each that was taken back or added."""
         repeated = self._parts.end_epoch()
         if self._parts.over:
             trainer.should_stop = True

@@ -34,11 +34,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=20)
     arguments = parser.parse_args()
     distributed.init_process_group("gloo")
-    torch.manual_seed(0)
+    torch.manual_seed(distributed.get_rank())  # other dropout on each rank; the weights are rank 0's on all
     train, probe, test = digits()
     sampler = DistributedSampler(train, seed=0, drop_last=True)
     loader = DataLoader(train, batch_size=16, sampler=sampler, drop_last=True)
-    network = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
+    network = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
     model = DistributedDataParallel(network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     run = esper.grow(model, optimizer, probe=lambda model: losses(model, probe), epochs=arguments.epochs)
@@ -46,6 +46,8 @@ def main():
         sampler.set_epoch(epoch)
         for images, labels in run.batches(loader):
             run.step(lambda x=images, y=labels: functional.cross_entropy(model(x), y))
+        if distributed.get_rank() == 0:
+            print(f"epoch {epoch + 1}", flush=True)
     run.report(lambda model: losses(model, test))
     if distributed.get_rank() == 0:
         with torch.no_grad():

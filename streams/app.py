@@ -38,6 +38,9 @@ from streams.records import LOG_APPEND_TIME, Record, signed_of
 
 RECENT_S: Final = 600.0
 """Where somebody waits for what agents do, nobody does any more for what came so long ago."""
+MORE_PARTITIONS_MS: Final = 10_000
+"""How often a group looks whether somebody has added partitions. aiokafka does so every five minutes, and until then
+nobody decides for runs that lie on one of them."""
 TOLD_S: Final = 86_400.0
 """Of what came longer ago than a day nobody is told by metrics and alerts: a group without offsets begins there, and
 does not fold the history of everybody's runs."""
@@ -78,7 +81,7 @@ class FaustConsumer(LogConsumer):
     """
 
     def __init__(self, *topics: str, recent_s: float | None = None, **settings: Any) -> None:
-        super().__init__(*topics, **settings)
+        super().__init__(*topics, **settings | {"metadata_max_age_ms": MORE_PARTITIONS_MS})
         self._recent_s = recent_s
 
     async def seek_to_committed(self, *partitions: Any) -> dict[Any, int | None]:

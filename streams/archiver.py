@@ -22,7 +22,7 @@ from typing import Final, TextIO, TypeVar
 from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import LOCAL
+from contracts.topics import ARCHIVER_GROUP, LOCAL
 from esper.errors import LogUnavailable
 from esper.installation import python_module
 from projections.archive_writer import Archive, Flushed
@@ -88,7 +88,7 @@ async def _serve(place: Place, messages: TextIO) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     with Archive(place.settings.data / "archive", place.ring) as archive:
-        cluster_id = await ensure_topics(place.brokers)
+        cluster_id = await ensure_topics(place.brokers, group=ARCHIVER_GROUP)
         read_in_batches()
         consumer = await connect(place.brokers, archive, cluster_id)
         log = place.settings.data / "log" if place.settings.brokers is None else None
@@ -275,6 +275,8 @@ class ArchiveLoop:
         while True:
             await asyncio.sleep(COMPACT_S)
             await self._own(self._archive.keep_manifest)
+            if await self._consumer.has_grown():
+                raise LogUnavailable("partitions were added to the log's topics: the archiver begins anew with them")
             jobs = plan(self._archive.manifest, self._damaged)
             if jobs:
                 await self._compact([job_to_line(job) for job in jobs])

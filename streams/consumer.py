@@ -121,6 +121,12 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         counts = Counter(place.topic for place in places)
         return [place for place in places if place.partition == partition_of(key, counts[place.topic])]
 
+    async def has_grown(self) -> bool:
+        """Whether the log has more partitions of what is read than are assigned; it is asked."""
+        await self._client.force_metadata_update()
+        read, cluster = Counter(place.topic for place in super().assignment()), self._client.cluster
+        return any(len(cluster.partitions_for_topic(name) or ()) > count for name, count in read.items())
+
     async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Where partitions end now: offsets of the next records."""
         return self._ours(await super().end_offsets(self._there(*partitions)))

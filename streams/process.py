@@ -59,7 +59,7 @@ async def _serve(name: str, place: Place, setup: Setup, messages: TextIO, *, urg
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings, brokers = place.settings, place.brokers
-    await ensure_topics(brokers)
+    await ensure_topics(brokers, group=f"esper-{name}")
     metrics = Metrics()
     app = make_app(f"esper-{name}", brokers, settings.data, embedded=settings.brokers is None, urgent=urgent)
     publisher = Publisher(brokers, place.ring, metrics)
@@ -67,9 +67,13 @@ async def _serve(name: str, place: Place, setup: Setup, messages: TextIO, *, urg
     await setup(AgentContext(app, settings, brokers, place.ring, publisher, metrics))
     app.finalize()
     await app.start()
-    await _until_assigned(app, stop)
+
+    def group() -> str | None:
+        return _unassigned(app, may_stand_by=settings.brokers is not None)
+
+    await _until_assigned(group, stop)
     _settle()
-    checks = {"log": LogCheck(publisher, metrics).trouble, "group": lambda: _unassigned(app)}
+    checks = {"log": LogCheck(publisher, metrics).trouble, "group": group}
     with HealthServer(name, metrics, checks=checks) as health:
         clients_may_warn()
         if not stop.is_set():
@@ -94,18 +98,22 @@ def _settle() -> None:
     sys.setswitchinterval(SWITCH_S)
 
 
-async def _until_assigned(app: App, stop: asyncio.Event) -> None:
+async def _until_assigned(unassigned: Callable[[], str | None], stop: asyncio.Event) -> None:
     """Wait until the group has given this process its partitions (or there is nothing to wait for)."""
     deadline = time.monotonic() + READY_S
-    while _unassigned(app) and not stop.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110 - no event says so
+    while unassigned() and not stop.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110 - no event says so
         await asyncio.sleep(0.01)
 
 
-def _unassigned(app: Any) -> str | None:
+def _unassigned(app: Any, *, may_stand_by: bool) -> str | None:
     """One line while the group gives this process no partitions.
 
-    A second process of a name may rightly get none; then this process stands by, and is not ready.
+    Where others share an outside log, one may rightly get none: Faust gives two machines of three two each of four.
+    Then this process stands by, and the others do its work. On an embedded log there are no others for long: the group
+    still has one that died, and this process will be its heir.
     """
     if app.rebalancing or not app.consumer.assignment():
+        if may_stand_by and app.rebalancing_count and not app.rebalancing:
+            return None
         return "no partitions are assigned"
     return None

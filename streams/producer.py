@@ -62,14 +62,21 @@ class LogProducer(AIOKafkaProducer):  # type: ignore[misc]
                 await self.client.force_metadata_update()
 
 
-async def send(producer: LogProducer, ring: KeyRing, record: Outgoing) -> asyncio.Future[Any]:
-    """Sign and hand over one record; the returned future is done when the log acknowledged it."""
+async def send(
+    producer: LogProducer, ring: KeyRing, record: Outgoing, partition: int | None = None
+) -> asyncio.Future[Any]:
+    """Sign and hand over one record; the returned future is done when the log acknowledged it.
+
+    Without a `partition` it is that of the record's key.
+    """
     topic, partitions = await producer.topic(record.topic)
+    if partition is not None and partition >= partitions:  # somebody added it
+        await producer.client.force_metadata_update()
     return await producer.send(  # type: ignore[no-any-return]
         topic,
         record.payload,
         key=record.key,
-        partition=partition_of(record.key, partitions),
+        partition=partition_of(record.key, partitions) if partition is None else partition,
         headers=headers_of(ring.sign(record.payload)),
     )
 
@@ -112,8 +119,11 @@ class Publisher:
         if producer is not None:
             await close_producer(producer, timeout_s=1.0)
 
-    async def publish(self, events: Sequence[Event]) -> None:
+    async def publish(self, events: Sequence[Event], partition: int | None = None) -> None:
         """Write events in this order and wait until the log has them all.
+
+        An answer goes where the run that asked reads: on the `partition` that the question came from, whatever this
+        process or that one knows of partitions that were added since.
 
         Raises LogUnavailable where it does not acknowledge; then some may be on the log and a repetition is harmless,
         because consumers know events by their ids. Raises ContractViolation for an event that is too large.
@@ -123,7 +133,7 @@ class Publisher:
             await self.start()
         assert self._producer is not None
         try:
-            await asyncio.gather(*[await send(self._producer, self._ring, record) for record in records])
+            await asyncio.gather(*[await send(self._producer, self._ring, record, partition) for record in records])
         except KafkaError as error:
             await self.stop()
             raise unavailable(self.brokers, "take what was written", error) from None

@@ -29,11 +29,15 @@ from streams.not_let_in import unavailable
 
 POLL_MS: Final = 1_000
 """How long an idle look at the log lasts; a record or a cancellation ends it."""
-BATCH: Final = 2_000
+BATCH: Final = 10_000
+"""Records of one transaction. Each makes the kept tables anew, so a long log is folded in few: half the time that by
+2,000 it took at four thousand runs, and less the longer it is."""
 RETRY_S: Final = 1.0
 ARCHIVE_S: Final = 10.0
 """How long what the log has lost is waited for: the archiver may be starting, or behind."""
 LOOK_S: Final = 0.1
+LOOK_FOR_MORE_S: Final = 10.0
+"""How often it is asked whether somebody has added partitions."""
 CATCH_UP_S: Final = 10.0
 """How long a process begins for its projections' sake. On a log that others wrote to for long a new data folder has all
 of it to fold: the library has no kernel meanwhile that others stored, which costs a run time and changes nothing."""
@@ -74,6 +78,7 @@ class ProjectionFeed:
         self._lent: list[Closable] = []
         self._consumer: LogConsumer | None = None
         self._next: dict[TopicPartition, int] = {}
+        self._looked_at = time.monotonic()
         self._known: list[TopicPartition] = []
         """Every partition of the topics that the projections are of, as the log has them."""
 
@@ -105,6 +110,11 @@ class ProjectionFeed:
             while True:
                 try:
                     await self._step(await self._connected())
+                    if self._consumer is not None and time.monotonic() - self._looked_at > LOOK_FOR_MORE_S:
+                        self._looked_at = time.monotonic()
+                        if await self._consumer.has_grown():
+                            logger.warning("partitions were added to the log's topics: the projections read them, too")
+                            await self._disconnect()
                 except (KafkaError, OSError) as error:
                     logger.warning("the projections wait for the log: %r", error)
                     await self._disconnect()

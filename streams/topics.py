@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAlreadyExistsError, for_code
 
 from contracts.topics import BY_NAME, FOR_EVER, TOPICS, Topic
 from esper.errors import LogUnavailable
@@ -31,11 +31,12 @@ Settings = dict[str, dict[str, tuple[Any, bool]]]
 """Of each topic, each setting's value, and whether it was set for this topic."""
 
 
-async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> str:
+async def ensure_topics(brokers: str, *, group: str = "", timeout_s: float = 10.0) -> str:
     """Every topic exists, keeps its records long enough and stamps them, whoever created it.
 
     Topics that are missing are created, with as many partitions as those that exist already, or as `ESPER_PARTITIONS`
     says; on a cluster with up to three copies. Those that exist are told to stamp what comes with the log's own time.
+    It is asked as well whether this user may be in the consumer group `group`: who may not would wait for ever to join.
     Returns the cluster's id, empty where it says none. Raises LogUnavailable where no broker answers within
     `timeout_s`, where one refuses, and where a topic that exists would break the order of a run or delete its history.
     """
@@ -50,11 +51,25 @@ async def ensure_topics(brokers: str, *, timeout_s: float = 10.0) -> str:
             partitions = await _partitions(admin, prefix, existing) if existing else EsperSettings.load().partitions
             await _create(admin, prefix, partitions, [topic for topic in TOPICS if topic not in existing])
             await _check(admin, prefix, existing)
+            if group:
+                await _look_for(admin, prefix + group)
             return str((await admin.describe_cluster()).get("cluster_id") or "")
     except (KafkaError, OSError, TimeoutError) as error:
         raise no_log(brokers, error) from None
     finally:
         await admin.close()
+
+
+async def _look_for(admin: AIOKafkaAdminClient, group: str) -> None:
+    try:
+        await admin.find_coordinator(group)
+    except GroupAuthorizationFailedError:
+        raise LogUnavailable(
+            f"group {group} is closed to this user (GroupAuthorizationFailedError): give it Read on that group; "
+            "docs/kafka.md has the rights"
+        ) from None
+    except KafkaError:
+        return  # Kafka makes the place of all groups when the first is asked for, and says meanwhile that there is none
 
 
 async def _partitions(admin: AIOKafkaAdminClient, prefix: str, topics: list[Topic]) -> int:

@@ -44,7 +44,7 @@ Start with:
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
   esper blueprints list     what a seed can be grown from
-  esper submit, esper work  many runs, on as many machines as share a log
+  esper submit digits       ask for runs that `esper work` trains, on any machine of the log
 """
 
 app = typer.Typer(

@@ -232,14 +232,25 @@ def _ids(text: str) -> tuple[str, ...]:
 
 
 @app.command(epilog="Example: esper resume last")
-def resume(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_json: AsJson = False) -> int:
-    """Go on with a run that was interrupted or whose trainer died, and with its control run if that was not over.
+def resume(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    with_my_file: Annotated[
+        bool,
+        typer.Option("--with-my-file", help="Go on with your script or task as the file is now, not as recorded."),
+    ] = False,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> int:
+    """Go on with a run that was interrupted, failed or died, and with its control run if that was not over.
 
-    It claims the run, trains it again from its last checkpoint to the end of its record, and goes on from there.
+    It claims the run, trains it again from its last checkpoint to the end of its record, and goes on from there. What
+    was recorded is run; after you have mended what it failed over, `--with-my-file` runs the file as it is now.
     """
     from esper.cli.resume import resume_command  # noqa: PLC0415
 
-    return resume_command(data_dir, run, trust=trust, as_json=as_json)
+    return resume_command(data_dir, run, trust=trust, with_my_file=with_my_file, as_json=as_json)
 
 
 @app.command(epilog='Example: esper fork last --at 240 --do "cull s2"')
@@ -271,6 +282,19 @@ def fork(
     from esper.cli.resume import fork_command  # noqa: PLC0415
 
     return fork_command(data_dir, run, at, do, trust=trust, as_json=as_json)
+
+
+@app.command(epilog="Example: esper static last")
+def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_json: AsJson = False) -> int:
+    """Train what grew in a run from its first step, for as many FLOPs, and print both beside each other.
+
+    The fair comparison: whoever doubts growth would do just that. A script is run again as it is recorded, with the
+    grown structure in its network from the first step, for as many epochs as the budget has room for; its
+    learning-rate schedule is drawn out or pressed to those. Where there is such a run already, both are told.
+    """
+    from esper.cli.static_run import static_command  # noqa: PLC0415
+
+    return static_command(data_dir, run, trust=trust, as_json=as_json)
 
 
 @app.command(epilog="Example: esper submit digits --seeds 0..19 --set epochs=12 --wait")

@@ -14,6 +14,7 @@ HELP: Final = """Whether growing can be decided better than by the heuristic, an
 
 \b
   esper learn headroom --minutes 30      how much better could any policy be?
+  esper learn train                      a policy out of such forks, judged before anybody uses it
   esper learn demo --data-dir demo       the whole loop once, from a fresh policy to another one that decides
 """
 
@@ -94,6 +95,49 @@ def headroom(  # noqa: PLR0917 - one parameter for each option of the command li
         price=price,
         own_folder=out is not None,
         only_table=table,
+        as_json=as_json,
+    )
+
+
+@learn_app.command(epilog="Example: esper learn train --epochs 30 --rate 1e-3 --ensemble")
+def train(  # noqa: PLR0917 - one parameter for each option of the command line
+    data_dir: DataDir = DATA_DIR,
+    rows: Annotated[
+        Path | None,
+        typer.Option("--rows", help="The folder of the forks; learn/headroom of the data folder by default."),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the training, 25 steps each.")] = 20,
+    rate: Annotated[float, typer.Option("--rate", help="The learning rate of the policy's network.")] = 1e-3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The random seed of the training.")] = 0,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Seeds of each task that it is judged on.")] = 8,
+    price: Annotated[
+        float, typer.Option("--price", min=0, help="Loss that a control run's training FLOPs are worth.")
+    ] = 0.03,
+    *,
+    ensemble: Annotated[
+        bool,
+        typer.Option("--ensemble", help="Imitate the lower bounds of an ensemble fitted on the forks, not the forks."),
+    ] = False,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Go on with a training that was stopped.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Train a policy on the forks of `esper learn headroom`, and have six gates judge it.
+
+    It is compared with the policy that is live, or with the heuristic where none is, in pairs of whole runs on seeds
+    that the forks had not. What came of it is on the log: `esper policy show` tells it, and `esper policy promote` lets
+    one decide that passed. Exit code 1 where it was rejected.
+    """
+    from esper.cli.train import train_command  # noqa: PLC0415
+    from esper.simic.trainer import TrainingSettings  # noqa: PLC0415
+
+    return train_command(
+        data_dir,
+        TrainingSettings(epochs=epochs, rate=rate, seed=seed, curriculum=False),
+        rows=rows,
+        trials=trials,
+        price=price,
+        ensemble=ensemble,
+        goes_on=go_on,
         as_json=as_json,
     )
 

@@ -26,10 +26,10 @@ REDRAWN_S: Final = 0.1
 
 
 def recorded_run(history: History, run_id: str) -> Recorded:
-    """All that the archive knows of a run, its ancestors' part included."""
+    """All that the archive knows of a run, its ancestors' part and the earlier runs of its script included."""
     from projections.lineage import facts, requests  # noqa: PLC0415 - DuckDB, and only where it is needed
 
-    return Recorded.of(run_id, facts(history, run_id), requests(history, run_id))
+    return Recorded.whole(run_id, lambda each: Recorded.of(each, facts(history, each), requests(history, each)))
 
 
 def replay_command(
@@ -53,10 +53,11 @@ def replay_command(
     from esper.tolaria.replay import replay_run  # noqa: PLC0415
     from esper.tolaria.run import find_device  # noqa: PLC0415
     from esper.tolaria.train import trained_in  # noqa: PLC0415
+    from esper.weatherlight.ranks import beside  # noqa: PLC0415
 
     config = RunConfig.from_json(recorded.root.config_json)
     find_device(config.device)
-    task = trained_in(recorded.root, objects)
+    task = trained_in(recorded, objects, beside)
     torch.set_num_threads(config.threads)
     different = list(differences(recorded.facts, task.fingerprint()))
     for difference in different:

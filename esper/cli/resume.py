@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,8 +35,10 @@ from esper.leyline.envelope import Event, body_name, body_of
 from esper.metric import figures_of_test
 from esper.record import Recorded
 from esper.record.accept import CLAIMS
+from esper.record.recorded import FILE
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change
+from esper.tolaria.script import changed
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from esper.weatherlight.beginning import Plan
@@ -50,14 +53,15 @@ MOVING_S: Final = 600.0
 """How long a new data folder may take in what all others wrote: the run that is gone on with may be anywhere in it."""
 
 
-def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> int:
+def resume_command(data_dir: Path, word: str, *, trust: bool, with_my_file: bool = False, as_json: bool) -> int:
     """Resume a run, and its control and static runs where those were not over either; the exit code.
 
-    Raises InvalidInput for a run that is over or that goes on, and LogUnavailable.
+    What was recorded is run, or the person's files as they are now. Raises InvalidInput for a run that is over or that
+    goes on, and LogUnavailable.
     """
     since = time.monotonic()
     settings = Settings.load(data=data_dir)
-    trust = _may_run(data_dir, word, "resume", trust=trust)
+    trust = may_run(data_dir, word, "resume", trust=trust)
     ring = load_key_ring(settings)
     with joined(data_dir, settings, f"esper resume {word}") as lease:
         with history_of(data_dir) as history:
@@ -80,7 +84,12 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
                     "one writes from now on does not count"
                 )
         configs = {each: RunConfig.from_json(recorded[each].root.config_json) for each in going}
-        plans = {each: Plan("resume", source=recorded[each].root.task_source) for each in going}
+        if not with_my_file and (files := changed_files(recorded[going[0]])):
+            complain(
+                f"{one_line(' and '.join(files))} changed since run {run_id} was trained; it goes on with what was "
+                "recorded, and --with-my-file goes on with the files as they are now"
+            )
+        plans = {each: plan_of(recorded[each], with_my_file=with_my_file) for each in going}
         names = {run_id: "grown", control_of(run_id): "control", static_of(run_id): "static"}
         request = request_of(data_dir, configs[going[0]], "resume", as_json=as_json)
         with Trainers(data_dir) as trainers:
@@ -95,7 +104,24 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, as_json: bool) -> 
     return 0
 
 
-def _may_run(data_dir: Path, word: str, verb: str, *, trust: bool) -> bool:
+def plan_of(recorded: Recorded, *, with_my_file: bool) -> Plan:
+    """How a trainer goes on with a run."""
+    return Plan("resume", source=recorded.task_source, with_my_file=with_my_file)
+
+
+def changed_files(recorded: Recorded) -> list[str]:
+    """The files of a person's own that a run was trained with and that are not what they were, by their names."""
+    if recorded.root.HasField("script"):
+        script = recorded.script
+        return changed(script) if Path(script.folder, script.path).is_file() else []
+    if not recorded.task_source.startswith(FILE):
+        return []
+    file = Path(RunConfig.from_json(recorded.root.config_json).task.rpartition(":")[0])
+    same = file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == recorded.task_source.removeprefix(FILE)
+    return [] if same or not file.is_file() else [file.name]
+
+
+def may_run(data_dir: Path, word: str, verb: str, *, trust: bool) -> bool:
     """Ask for a stranger's code before anything is started; whether it was trusted.
 
     A folder without a history is said to be one here. A run that is not archived yet is asked about later.
@@ -188,7 +214,7 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, trust: boo
     since = time.monotonic()
     change = read_change(words)
     settings = Settings.load(data=data_dir)
-    trust = _may_run(data_dir, word, "fork", trust=trust)
+    trust = may_run(data_dir, word, "fork", trust=trust)
     ring = load_key_ring(settings)
     child = new_run_id()
     with joined(data_dir, settings, f"esper fork {child}") as lease:
@@ -199,7 +225,7 @@ def fork_command(data_dir: Path, word: str, step: int, words: str, *, trust: boo
         place_of(parent, step, change)
         config = RunConfig.from_json(parent.begun(len(parent.facts)).run_started.config_json)
         config = replace(config, policy=change.policy or config.policy, control_of="")
-        plan = Plan("fork", parent.root.task_source, parent_id, step, change.text, fresh=True)
+        plan = Plan("fork", parent.task_source, parent_id, step, change.text, fresh=True)
         request = request_of(data_dir, config, "fork", as_json=as_json)
         with Trainers(data_dir) as trainers:
             trainers.start({child: "fork"}, {child: config}, {child: plan})

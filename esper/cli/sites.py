@@ -144,9 +144,10 @@ def _of_task(name: str) -> tuple[FirstBatch, set[tuple[str, str]]]:
 class _Reached(BaseException):
     """The model of a script gets its first batch. No Exception, which a script may catch."""
 
-    def __init__(self, first: FirstBatch) -> None:
+    def __init__(self, first: FirstBatch, sites: Any) -> None:
         super().__init__()
         self.first = first
+        self.sites = sites
 
 
 def _of_script(path: Path, arguments: Sequence[str]) -> tuple[FirstBatch, set[tuple[str, str]]]:
@@ -162,7 +163,7 @@ def _of_script(path: Path, arguments: Sequence[str]) -> tuple[FirstBatch, set[tu
         with _stopping_at_the_first_batch():
             runpy.run_path(str(path), run_name="__main__")
     except _Reached as reached:
-        return reached.first, set()
+        return reached.first, _chosen(reached)
     except EsperError:
         raise
     except (Exception, SystemExit) as error:  # a person's script may raise anything
@@ -170,6 +171,18 @@ def _of_script(path: Path, arguments: Sequence[str]) -> tuple[FirstBatch, set[tu
     finally:
         sys.argv, sys.path[:] = before
     raise InvalidInput(f"{path} ran to its end, and no model with parameters was called")
+
+
+def _chosen(reached: _Reached) -> set[tuple[str, str]]:
+    """The places that the script's `esper.grow` takes; none of a script that does not call it."""
+    from esper.kasmina.sites_auto import choose_sites  # noqa: PLC0415 - imports torch
+
+    if not reached.sites:
+        return set()
+    first = reached.first
+    return {
+        (site.module, site.consumer) for site in choose_sites(first.model, first.forward, reached.sites, tuples=True)
+    }
 
 
 @contextmanager
@@ -181,17 +194,19 @@ def _stopping_at_the_first_batch() -> Iterator[None]:
     import esper  # noqa: PLC0415
 
     grown: list[nn.Module] = []
+    wanted: list[Any] = [()]
     plain: Callable[..., Any] = nn.Module.__call__
     compiling = torch.compile
     grow = vars(esper).get("grow") or getattr(esper, "grow", None)
 
     def call(module: nn.Module, *arguments: Any, **named: Any) -> Any:
         if (module in grown) if grown else any(True for _ in module.parameters()):
-            raise _Reached(FirstBatch(module, arguments, named))
+            raise _Reached(FirstBatch(module, arguments, named), wanted[-1])
         return plain(module, *arguments, **named)
 
     def remember(model: nn.Module, *arguments: Any, **named: Any) -> Any:
         grown.append(model)
+        wanted.append(named.get("sites", "auto"))
         return grow(model, *arguments, **named)  # type: ignore[misc]  # it is there where this is called
 
     def leave(model: Any = None, **_how: Any) -> Any:

@@ -223,9 +223,7 @@ class Summary:
         yield from self._verdict()
         yield from self._unproven()
         if self.control is not None and self._control_end is None:
-            over = self.control.finished is not None and self.control.finished.status == "failed"
-            way = "" if over else f"; `esper resume {grown.run_id}` goes on with it"
-            yield f"the control run did not complete, so it is left out{way}"
+            yield f"the control run did not complete, so it is left out; `esper resume {grown.run_id}` goes on with it"
         yield ""
         yield styled("seeds", DIM)
         yield from self._seeds()

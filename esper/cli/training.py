@@ -119,7 +119,9 @@ class RunCommand:
         if not self._views[0].events:
             return ""
         kept, end = f"; what was recorded is kept: `esper events {run_id}`", self._views[0].finished
-        over = end is not None and end.status != "interrupted"
+        over = end is not None and end.status == "completed"
+        if end is not None and end.status == "failed":
+            return f"{kept}, and `esper resume {run_id}` goes on from there once that is mended"
         return kept if over else f"{kept}, and `esper resume {run_id}` goes on from there"
 
     def _prepare(self, screen: Screen) -> LogTail:
@@ -286,12 +288,11 @@ class RunCommand:
         """Why the control or static run came to no result, and how it goes on where it can."""
         assert other.outcome is not None
         end = next(view.finished for view in self._views if view.run_id == other.run_id)
-        if (end is not None and end.status == "failed") or other.outcome.wrong_input:
+        if other.outcome.wrong_input:
             return f"the {other.name} run failed: {other.outcome.error}"
-        return (
-            f"the {other.name} run ended early: {other.outcome.error}; "
-            f"`esper resume {grown_run(other.run_id)}` goes on with it"
-        )
+        how = "failed" if end is not None and end.status == "failed" else "ended early"
+        way = f"`esper resume {grown_run(other.run_id)}` goes on with it"
+        return f"the {other.name} run {how}: {other.outcome.error}; {way}"
 
     def summary(self, since: float) -> Summary:
         """All runs as the archive tells them, now that it holds everything; the processes end meanwhile.

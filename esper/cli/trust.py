@@ -67,15 +67,19 @@ def check_code(history: History, run_id: str, data_dir: Path, verb: str, *, trus
 
 
 def foreign_code(history: History, run_id: str, ring: KeyRing | None) -> list[Code]:
-    """The code that a run's record and its ancestors' name and that is not vouched for by `ring`, each once."""
+    """The code of a run, its ancestors and its script's earlier runs that `ring` does not vouch for, each once."""
     from projections.lineage import signed_facts  # noqa: PLC0415 - DuckDB, and only where it is needed
 
     found: dict[tuple[str, str], Code] = {}
     own = None if ring is None else KeyRing(ring.secrets)  # without those that are retired
-    for event, signed in signed_facts(history, run_id):
-        for code in _named(event, signed):
-            if own is None or own.verify(signed, event.recorded_at_ns) is not None:
-                found.setdefault((code.what, code.sha256), code)
+    runs, seen = [run_id], set[str]()
+    while runs:
+        seen.add(each := runs.pop(0))
+        for event, signed in signed_facts(history, each):
+            runs += (earlier for earlier in event.run_started.script.before if earlier and earlier not in seen)
+            for code in _named(event, signed):
+                if own is None or own.verify(signed, event.recorded_at_ns) is not None:
+                    found.setdefault((code.what, code.sha256), code)
     return list(found.values())
 
 
@@ -85,8 +89,9 @@ def _named(event: Event, signed: Signed) -> Iterator[Code]:
     if event.HasField("run_started") and event.run_started.task_source.startswith(FILE):
         sha256 = digest(event.run_started.task_source.removeprefix(FILE), "the recorded task")
         yield Code(f"the Python file of task {_task(event)}", sha256, signer)
-    elif event.HasField("run_started") and event.run_started.HasField("script"):
-        for name, reference in event.run_started.script.sources.items():
+    elif event.run_started.HasField("script") or event.run_resumed.HasField("script"):
+        started = event.HasField("run_started")
+        for name, reference in (event.run_started if started else event.run_resumed).script.sources.items():
             sha256 = digest(reference.removeprefix("sha256:"), "a recorded source")
             yield Code(f"{name} of the script that trained it", sha256, signer)
     elif event.HasField("kernel_swapped") and event.kernel_swapped.artifact_ref:

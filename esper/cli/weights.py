@@ -28,6 +28,7 @@ from esper.tolaria.replay import state_at
 from esper.tolaria.run import find_device
 from esper.tolaria.state import FlatState
 from esper.tolaria.train import Trainable, trained_in
+from esper.weatherlight.ranks import beside
 from streams.objects import object_store
 
 
@@ -37,7 +38,7 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
     From the nearest checkpoint that is kept, the rest is trained again from the record, with every digest compared.
     """
     objects = object_store(data_dir)
-    task = trained_in(recorded.root, objects)
+    task = trained_in(recorded, objects, beside)
     flat = trained_again(recorded, mark, task, objects)
     metadata = {
         "run_id": recorded.run_id,

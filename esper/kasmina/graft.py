@@ -35,13 +35,15 @@ class Pass:
     """What the host's forward is being run for; the hooks read it.
 
     `learner`: the seed whose side pass this is. `trial`: a seed that is mixed in at its target alpha to be measured.
-    `without`: seeds that are left out. `traceless`: seeds that are mixed in leave no trace in themselves either.
+    `without`: seeds that are left out. `traceless`: seeds that are mixed in leave no trace in themselves either; with
+    `counted` gradients are computed for them all the same, and nobody gets these.
     """
 
     learner: Slot | None = None
     trial: Slot | None = None
     without: tuple[Slot, ...] = ()
     traceless: bool = False
+    counted: bool = False
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -172,7 +174,7 @@ class Grafts:
         started = self.monotonic()
         with own_stream:
             if traceless:
-                s: Tensor = functional_call(seed.module, borrowed(seed.module), (h,))
+                s: Tensor = functional_call(seed.module, borrowed(seed.module, learning=self._pass.counted), (h,))
             else:
                 quick = training and h.requires_grad and torch.is_grad_enabled()
                 s = seed.compiled(h) if quick and seed.compiled is not None else seed.module(h)
@@ -189,7 +191,7 @@ class Grafts:
             return None
         module = slot.occupant().module
         weights: dict[str, Tensor] = (
-            borrowed(module)
+            borrowed(module, learning=self._pass.counted)
             if self._traceless(slot)
             else dict[str, Tensor](module.named_parameters()) | dict(module.named_buffers())
         )
@@ -241,9 +243,15 @@ class Grafts:
         )
 
 
-def borrowed(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters without gradient and copies of its buffers: a forward on them leaves it as it was."""
-    tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in module.named_parameters()}
+def borrowed(module: nn.Module, *, learning: bool = False) -> dict[str, Tensor]:
+    """The module's parameters without gradient and copies of its buffers: a forward on them leaves it as it was.
+
+    With `learning` they take gradients, which the module's own never see.
+    """
+    tensors: dict[str, Tensor] = {
+        name: parameter.detach().requires_grad_(learning and parameter.requires_grad)
+        for name, parameter in module.named_parameters()
+    }
     tensors.update((name, buffer.clone()) for name, buffer in module.named_buffers())
     return tensors
 
@@ -259,9 +267,9 @@ class _Holder(nn.Module):
         return function()
 
 
-def on_borrowed(host: nn.Module, function: Callable[[], _Result]) -> _Result:
+def on_borrowed(host: nn.Module, function: Callable[[], _Result], *, learning: bool = False) -> _Result:
     """What `function` gives, which runs the host by whatever name it has it, while the host's tensors are borrowed."""
-    lent = {f"host.{name}": tensor for name, tensor in borrowed(host).items()}
+    lent = {f"host.{name}": tensor for name, tensor in borrowed(host, learning=learning).items()}
     found: _Result = functional_call(_Holder(host), lent, (function,))
     return found
 

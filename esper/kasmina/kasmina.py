@@ -224,10 +224,14 @@ class Kasmina:
                 parameter.grad = None
         return run_side_pass(slot, self._grafts, closure, share)
 
-    def quietly(self, closure: Closure) -> Tensor:
-        """What the closure gives in a pass that leaves no trace, in the modes and with the seeds of a training step."""
-        with self._grafts.passing(traceless=True), drawing_from(Stream(0, device_of(self._grafts.host))):
-            return on_borrowed(self._grafts.host, closure)
+    def quietly(self, closure: Closure, *, learning: bool = False) -> Tensor:
+        """What the closure gives in a pass that leaves no trace, in the modes and with the seeds of a training step.
+
+        With `learning` a backward pass can follow, whose gradients no parameter gets.
+        """
+        aside = drawing_from(Stream(0, device_of(self._grafts.host)))
+        with self._grafts.passing(traceless=True, counted=learning), aside:
+            return on_borrowed(self._grafts.host, closure, learning=learning)
 
     def after_backward(self) -> None:
         """Note the gradient norms of the seeds that learnt from the host's backward pass; call before clipping."""

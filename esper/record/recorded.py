@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from contracts.leyline.v1.event_pb2 import RunStarted
+from contracts.leyline.v1.event_pb2 import RunStarted, Script
 from esper.errors import InvalidInput
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import Signed
 from esper.record.fold import evolve
 from esper.record.run_status import RunState, marks
 
+FILE: Final = "file:"
+"""Before the SHA-256 of a person's own file, in what is on record of a task."""
 NO_ROOM: Final = ("No space left on device", "(os error 28)", "can't allocate memory", "Cannot allocate memory")
 _NO_ROOM: Final = (*NO_ROOM, "MemoryError", "OutOfMemoryError")
 
@@ -54,7 +56,8 @@ def lacked(reason: str) -> bool:
 class Recorded:
     """What is known of a run, its ancestors' part included: `facts` have the sequences 1, 2, 3, ...
 
-    `decisions` are by the packet that they answer, `commands` by their id, both as they were signed.
+    `decisions` are by the packet that they answer, `commands` by their id, both as they were signed. `earlier` are the
+    runs that its script grew before it, None for one that never began.
     """
 
     run_id: str
@@ -62,6 +65,21 @@ class Recorded:
     state: RunState
     decisions: dict[bytes, Signed] = field(default_factory=dict)
     commands: dict[bytes, Signed] = field(default_factory=dict)
+    earlier: Sequence[Recorded | None] = ()
+    lacks: str = ""
+    """Why the script cannot be run again: which of the earlier runs this history does not have."""
+
+    @classmethod
+    def whole(cls, run_id: str, read: Callable[[str], Recorded]) -> Recorded:
+        """The run with the earlier ones of its script, as `read` gives each; raises what it raises for the run."""
+        recorded = read(run_id)
+        before = recorded.root.script.before
+        try:
+            return replace(recorded, earlier=tuple(read(each) if each else None for each in before))
+        except InvalidInput as error:
+            return replace(
+                recorded, lacks=f"the script grew {len(before)} other runs before, which it trains first: {error}"
+            )
 
     @classmethod
     def of(cls, run_id: str, facts: Iterable[Event], requests: Iterable[tuple[Event, Signed]]) -> Recorded:
@@ -94,13 +112,31 @@ class Recorded:
         """The first fact of all, the oldest ancestor's."""
         return self.facts[0].run_started
 
+    @property
+    def script(self) -> Script:
+        """The script that trains it, as the last process that went on with it recorded it.
+
+        Of a task in a person's own file it has that file, where it is not the one that the run began with.
+        """
+        scripts = (fact.run_resumed.script for fact in reversed(self.facts) if fact.run_resumed.HasField("script"))
+        return next(scripts, self.root.script)
+
+    @property
+    def task_source(self) -> str:
+        """What is on record of the task's code, as the last process that went on with it recorded it."""
+        source = self.root.task_source
+        if source.startswith(FILE) and self.script.sources:
+            (reference,) = self.script.sources.values()
+            return FILE + reference.removeprefix("sha256:")
+        return source
+
     def last_accepted(self) -> int:
         """The last sequence from which the run can be gone on with; raises InvalidInput for one that is over."""
         last = self.facts[-1]
         if not last.HasField("run_finished"):
             return last.sequence
         end = last.run_finished
-        if end.status == "interrupted" or (end.status == "failed" and lacked(end.reason)):
+        if end.status in ("interrupted", "failed"):  # a person mends what a run failed over, and goes on with it
             return last.sequence - 1
         raise InvalidInput(
             f"run {self.run_id} is over ({last.run_finished.status}): there is nothing to resume; to try it otherwise, "

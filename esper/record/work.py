@@ -159,8 +159,8 @@ class Work:
     ) -> Iterator[tuple[Asked, str]]:
         """The runs that `worker` may claim now, those that it should try first first, with why the last attempt ended.
 
-        Oldest first within a priority; but of the first few, as many as there are workers, each worker begins with
-        another one, so that they seldom claim the same.
+        Within a priority those that were begun come first, then the oldest; but of the first few, as many as there are
+        workers, each worker begins with another one, so that they seldom claim the same.
         """
         lost = {each: why for each in self.members if (why := self.lapsed(each, now_s, lives))}
         found: list[tuple[Asked, str]] = []
@@ -169,8 +169,10 @@ class Work:
                 found.append((run, run.reason))
             elif run.status == RUNNING and run.worker != worker and run.worker in lost:
                 found.append((run, lost[run.worker]))
-        found.sort(key=lambda each: (-each[0].body.priority, each[0].requested_at_ns, each[0].body.place))
-        window = max(1, len(self.members) - len(lost))
+        found.sort(key=_order)
+        top = max((run.body.priority for run, _ in found), default=0)
+        begun = sum(run.attempt > 0 and run.body.priority == top for run, _ in found)
+        window = begun or max(1, len(self.members) - len(lost))
         yield from sorted(found[:window], key=lambda each: _draw(worker, each[0].run_id))
         yield from found[window:]
 
@@ -185,6 +187,11 @@ class Work:
             if not run.over and partition in first:
                 first[partition] = min(first[partition], offset)
         return first
+
+
+def _order(each: tuple[Asked, str]) -> tuple[int, bool, int, int]:
+    run, _ = each
+    return -run.body.priority, not run.attempt, run.requested_at_ns, run.body.place
 
 
 def _draw(worker: str, run_id: str) -> bytes:

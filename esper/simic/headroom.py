@@ -153,7 +153,9 @@ class Headroom:
         began = self.clock.monotonic()
         lived = rollouts.live(self.plan.config(task, seed), "parent")
         place = Key("run", task, seed)
-        self.ledger.append(place, {**asdict(lived.ending), "wall_s": self.clock.monotonic() - began})
+        config = self.plan.config(task, seed).to_json()
+        told = {**asdict(lived.ending), "wall_s": self.clock.monotonic() - began, "config": config}
+        self.ledger.append(place, told)
         decisions = {each.packet.epoch: each for each in lived.decisions}
         if not known:
             states = [self._state(task, seed, each) for each in self._chosen(task, seed, lived)]

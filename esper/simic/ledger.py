@@ -28,23 +28,23 @@ class Key(NamedTuple):
 class Ledger:
     """The rows in `path` that were made with the settings `what`; those of other settings are kept and not read.
 
+    Without `what` they are those of the newest row.
+
     A last line that was cut off is left out. Raises InvalidInput where the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self.what = path, what
+    def __init__(self, path: Path, what: str | None = None) -> None:
+        self.path = path
         self.rows: dict[Key, Row] = {}
-        self.others = 0
         try:
             lines = path.read_text().splitlines() if path.is_file() else []
         except (OSError, ValueError) as error:
             raise InvalidInput(f"{path} cannot be read: {error}") from None
-        for line in lines:
-            row = _parsed(line)
-            if row is not None and row["what_of"] == what:
+        parsed = [row for row in map(_parsed, lines) if row is not None]
+        self.what = what if what is not None else str(parsed[-1]["what_of"]) if parsed else ""
+        for row in parsed:
+            if row["what_of"] == self.what:
                 self.rows[_key_of(row)] = row
-            else:
-                self.others += 1
 
     def find(self, key: Key) -> Row | None:
         """The row at this place."""

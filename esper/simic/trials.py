@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from contracts.leyline.v1.event_pb2 import PolicyPromoted, PolicyRejected
-from esper.errors import InvalidInput
+from esper.errors import Interrupted, InvalidInput
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.simic.experience import Experience
@@ -50,13 +50,17 @@ class Trials:
     corpus: Sequence[Experience] = ()
     observations: Sequence[bytes] = ()
     price: float = PRICE
+    against: str = "none"
+    """Which policy decides where none is live."""
+
+    stop: Callable[[], bool] = lambda: False
     tell: Callable[[str], None] = lambda _what: None
     _endings: dict[bytes | str, list[Ending]] = field(default_factory=dict)
 
     def evaluate(self, candidate: bytes, live: bytes | None, trained: Trained) -> Evidence:
-        """What the gates ask for; without a live policy the candidate is compared with never growing."""
+        """What the gates ask for; raises Interrupted where `stop` said so before a run."""
         controls = self._runs("none")
-        new, old = self._runs(candidate), controls if live is None else self._runs(live)
+        new, old = self._runs(candidate), self._runs(self.against if live is None else live)
         names = [f"{config.task} {config.seed}" for config in self.configs]
         worth = [
             [utility(end, control.training_flops, self.price) for end, control in zip(ends, controls, strict=True)]
@@ -83,6 +87,8 @@ class Trials:
         return self._endings[policy]
 
     def _run(self, config: RunConfig, policy: bytes | str) -> Lived:
+        if self.stop():
+            raise Interrupted("judging was interrupted; nothing was published, and the same command begins it anew")
         with TemporaryDirectory(prefix="esper-trials-") as folder:
             objects = ObjectStore(Path(folder))
             serving = serving_of(policy, objects) if isinstance(policy, bytes) else None

@@ -76,7 +76,7 @@ def answer(event: Event, *, now_ns: int, monotonic: Callable[[], float], serving
     started = monotonic()
     state = event.epoch_completed
     observation = state.SerializeToString(deterministic=True)
-    policy = (serving or Serving()).find(state.policy, event.recorded_at_ns)
+    policy = (serving or Serving()).find(state.policy, event.recorded_at_ns, event.run_id)
     decision = decide(observation, policy, draw_for(state.policy_seed, event.timeline, state.state.current_epoch))
     made = _decision_event(event, policy, decision, observation, now_ns)
     made.decision_made.latency_ms = (monotonic() - started) * 1e3

@@ -215,11 +215,14 @@ def _blueprints(places: _Places) -> _Blueprints:
     offered = [place.options for place in places.rows]
     ids = sorted({each for options in offered for each in options.ids})
     index = {each: at for at, each in enumerate(ids)}
-    rows = np.zeros((len(ids), len(features.BLUEPRINT)), dtype=np.float32)
+    rows: Floats = np.zeros((len(ids), len(features.BLUEPRINT)), dtype=np.float32)
     if ids:
         nodes = np.array([index[each] for options in offered for each in options.ids])
-        np.add.at(rows, nodes, np.concatenate([options.blueprint_rows for options in offered]))
-        rows /= np.bincount(nodes, minlength=len(ids))[:, None]
+        order = np.argsort(nodes, kind="stable")
+        counts = np.bincount(nodes)
+        given = np.concatenate([options.blueprint_rows for options in offered])[order]
+        sums = np.add.reduceat(given, counts.cumsum() - counts)
+        rows = (sums / counts[:, None]).astype(np.float32)
     return _Blueprints(ids, index, rows)
 
 

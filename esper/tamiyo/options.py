@@ -142,6 +142,8 @@ def action_table(
     kind = np.full(count, registries.KINDS.index(_GERMINATE), dtype=np.int64)
     seed, blueprint = np.full(count, -1, dtype=np.int64), np.full(count, -1, dtype=np.int64)
     choosable = np.ones(count, dtype=np.bool_)
+    needed = np.array(parameters, dtype=np.int64)
+    fits = needed <= room
     nodes = {id(each): np.array([blueprints[name] for name in each.ids], dtype=np.int64) for each in offered}
     at = 0
     while at < count:
@@ -152,15 +154,17 @@ def action_table(
         if options is not None and names[stretch] == options.ids and seeds[stretch].count(seeds[at]) == end - at:
             x[stretch] = options.x
             blueprint[stretch] = nodes[id(options)]
-            choosable[stretch] = _on_the_front(options, parameters[stretch], room)
+            choosable[stretch] = _on_the_front(options, fits[stretch])
         elif options is not None:
             end = next(
                 (later for later in range(at, count) if seeds[later] != seeds[at] or kinds[later] != kinds[at]), count
             )
             stretch = slice(at, end)
             place = [options.position.get(each, -1) for each in names[stretch]]
-            needs = dict(zip(place, parameters[stretch], strict=True))
-            front = _on_the_front(options, [needs.get(each, room + 1) for each in range(len(options.ids))], room)
+            fitting = np.zeros(len(options.ids), dtype=np.bool_)
+            for row, option in enumerate(place, at):
+                fitting[option] |= option >= 0 and fits[row]
+            front = _on_the_front(options, fitting)
             for row, option in enumerate(place, at):
                 if option >= 0:
                     x[row], blueprint[row] = options.x[option], nodes[id(options)][option]
@@ -171,19 +175,17 @@ def action_table(
             blueprint[at] = blueprints.get(names[at], -1)
         seed[stretch] = slot
         at = end
-    needed = np.array(parameters, dtype=np.float32)
     germinates = kind == registries.KINDS.index(_GERMINATE)
     x[:, COLUMN["parameters"]] = np.log1p(needed) / 2.0
     x[:, COLUMN["room_share"]] = np.minimum(4.0, needed / max(1, room))
-    x[:, COLUMN["fits"]] = germinates & (needed <= room)
+    x[:, COLUMN["fits"]] = germinates & fits
     x[:, COLUMN["size"]] = np.array([action.size for action in actions], dtype=np.float32)
-    return ActionTable(filled(x, x.shape[1]), kind, seed, blueprint, choosable)
+    return ActionTable(x, kind, seed, blueprint, choosable)
 
 
-def _on_the_front(options: Options, parameters: Sequence[int], room: int) -> NDArray[np.bool_]:
+def _on_the_front(options: Options, fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Of each option whether nothing that fits dominates it; where all fit that is known already."""
-    fits = tuple(needs <= room for needs in parameters)
-    return options.front if all(fits) else _front_of(options.objectives, fits)
+    return options.front if fits.all() else _front_of(options.objectives, tuple(fits.tolist()))
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from esper.leyline.objects import ObjectStore
 from esper.tamiyo import policies
 from esper.tamiyo.actions import legal_actions
 from esper.tamiyo.policy import Policy
+from esper.tamiyo.staging import serves
 
 LEARNED: Final = "learned"
 IN_FORCE_NS: Final = 2_000_000_000
@@ -71,6 +73,10 @@ class _Served:
     since_ns: int
     ref: str
     policy: Policy
+    share: float
+
+    def serves(self, run_id: str) -> bool:
+        return serves(run_id, self.policy.version, self.share)
 
 
 class Serving:
@@ -85,16 +91,24 @@ class Serving:
         self._served: list[_Served] = []
         self._shipped: Policy | None = None
 
-    def find(self, name: str, at_ns: int) -> Policy:
-        """The policy of that name for a packet recorded at `at_ns`; raises InvalidInput where there is none."""
+    def find(self, name: str, at_ns: int, run_id: str = "") -> Policy:
+        """The policy of that name for a run's packet recorded at `at_ns`; raises InvalidInput where there is none.
+
+        One that is promoted for a share of the runs is passed over for the others (R-SIM-40).
+        """
         if name != LEARNED:
             return policies.find(name)
         with self._lock:
             served = list(self._served)
-        in_force = [each for each in served if each.since_ns <= at_ns]
+        in_force = [each for each in served if each.since_ns <= at_ns and each.serves(run_id)]
         if not in_force and (len(served) == KEPT or (served and shipped() is None)):
-            in_force = served[:1]
+            in_force = [each for each in served if each.serves(run_id)][:1]
         return in_force[-1].policy if in_force else self._from_package()
+
+    def prepare(self, at_ns: int, run_id: str) -> None:
+        """Have the learned policy of a run that begins ready for its first packet: torch's import takes seconds."""
+        with contextlib.suppress(EsperError):  # its first packet says what is wrong
+            self.find(LEARNED, at_ns, run_id).advise(SMALL, *legal_actions(SMALL))
 
     def promote(self, event: Event) -> PolicyLoaded | PolicyRejected:
         """Load what a PolicyPromoted event names; the body to publish says whether it serves, or why not.
@@ -112,7 +126,7 @@ class Serving:
             return self._refuse(promoted, "swap_failed", f"{type(error).__name__}: {error}")
         with self._lock:
             before = self._served[-1].ref if self._served else ""
-            new = _Served(event.recorded_at_ns + IN_FORCE_NS, promoted.weights_ref, policy)
+            new = _Served(event.recorded_at_ns + IN_FORCE_NS, promoted.weights_ref, policy, promoted.share)
             others = [each for each in self._served if each != new and each.since_ns != new.since_ns]
             self._served = sorted([*others, new], key=lambda each: each.since_ns)[-KEPT:]
         return PolicyLoaded(

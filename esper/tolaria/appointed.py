@@ -1,17 +1,19 @@
-"""The world that the next `esper.grow` of this process trains in, where its script is run again under a record.
+"""The worlds that the calls of `esper.grow` of this process train in, where their script is run again under a record.
 
 A script makes its own model and data and calls `esper.grow` itself, so nobody can hand it a world. Whoever runs it
-again appoints one; `esper.grow` takes it instead of starting or joining a log, and ends the script by `RunOver` when
-the run is over: what the script does afterwards was done when it was run for the first time.
+again appoints one for each call up to the run that is meant: those before it come to what is on record again. Its end
+ends the script by `RunOver`: what the script does afterwards was done when it was run for the first time.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from contracts.leyline.v1.event_pb2 import Script
 from esper.errors import InvalidInput
 from esper.tolaria.config import RunConfig
 
@@ -26,43 +28,82 @@ class RunOver(BaseException):
 
 @dataclass(slots=True)
 class Appointment:
-    """What the script's run is to be, and what came of it: its result, or what ended it."""
+    """What a run of the script is to be, and what came of it: its result, or what ended it.
 
-    config: RunConfig
+    `is_last` says that the script ends with it. `config` None takes what the script asks for. A run that is new begins
+    with its first batch, and with `script` on record; an epoch of it has `steps` where its loader does not say.
+    """
+
+    config: RunConfig | None
     world: World
     run_id: str
+    is_last: bool = True
+    script: Script | None = None
+    steps: int = 0
     result: RunResult | None = None
     error: BaseException | None = None
-    taken: bool = False
 
 
-_next: list[Appointment] = []
+@dataclass(slots=True)
+class _Queue:
+    waiting: list[Appointment]
+    taken: list[Appointment] = field(default_factory=list)
+
+
+_queues: list[_Queue] = []
 
 
 @contextlib.contextmanager
-def appoint(config: RunConfig, world: World, run_id: str) -> Iterator[Appointment]:
-    """Have the next `esper.grow` of this process train in `world`."""
-    appointment = Appointment(config, world, run_id)
-    _next.append(appointment)
+def appoint(appointments: Sequence[Appointment]) -> Iterator[None]:
+    """Have the next calls of `esper.grow` in this process train in these worlds, in their order."""
+    _queues.append(_Queue(list(appointments)))
     try:
-        yield appointment
+        yield
     finally:
-        _next.remove(appointment)
+        _queues.pop()
 
 
 def take() -> Appointment | None:
-    """The appointment of this process, once; None where there is none.
+    """The appointment of the call of `esper.grow` that is made now; None where the script is not run again.
 
-    Raises InvalidInput where it was taken before: a script that grows several networks has one record for each, and
-    only its first can be trained again.
+    Raises InvalidInput where all were taken: the script has two runs at once.
     """
-    if not _next:
+    if not _queues:
         return None
-    appointment = _next[-1]
-    if appointment.taken:
-        raise InvalidInput(
-            "this script calls esper.grow more than once, and only the run of its first call can be trained again: "
-            "let one run of the script grow one network, and give what differs as an argument"
+    queue = _queues[-1]
+    if not queue.waiting:
+        error = InvalidInput(
+            "this script began another run of esper.grow before the one that is trained again was over, and two runs "
+            "of one script that train at once cannot be trained again: let one end before the next begins"
         )
-    appointment.taken = True
-    return appointment
+        queue.taken[-1].error = error
+        raise error
+    queue.taken.append(queue.waiting.pop(0))
+    return queue.taken[-1]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of `esper.grow` of this process: its run, whether that has begun, and the runs of the calls before."""
+
+    run_id: str
+    before: tuple[str, ...]
+    began: bool = False
+
+
+_calls: list[Call] = []
+_script: list[object] = [None]
+
+
+def count(run_id: str) -> Call:
+    """Count a call of `esper.grow` by the script that runs now; of an earlier call that never began the text is empty.
+
+    A process that runs one script after another counts each by itself.
+    """
+    main = sys.modules.get("__main__")
+    if _script[0] is not main:
+        _script[0] = main
+        _calls.clear()
+    call = Call(run_id, tuple(each.run_id if each.began else "" for each in _calls))
+    _calls.append(call)
+    return call

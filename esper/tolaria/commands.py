@@ -7,7 +7,7 @@ log. A change counts only when the log has it (ruling 1), and the next optimiser
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from google.protobuf.message import Message
@@ -252,7 +252,7 @@ def take_effect(run: Run, messages: Sequence[Message], chain: Chain | None = Non
     transitions = [message for message in messages if isinstance(message, SeedTransitioned)]
     for transition in transitions:
         _seed_moved(run, transition)
-    _follow_with_optimizer(run, chain)
+    follow_with_optimizer(run, lambda changes: publish(run, changes, chain))
     run.regroup()
     if transitions:
         run.structure_changed()
@@ -289,8 +289,8 @@ def _seed_moved(run: Run, transition: SeedTransitioned) -> None:
         run.epochs_since_structural_change = 0
 
 
-def _follow_with_optimizer(run: Run, chain: Chain | None) -> None:
-    """Let the optimiser and the learning rates follow the seeds that may learn now."""
+def follow_with_optimizer(run: Run, tell: Callable[[Sequence[Message]], None]) -> None:
+    """Let the optimiser and the learning rates follow the seeds that may learn now; the changes go to `tell`."""
     absorbed = run.optimizer.absorb(run.kasmina.drain_absorbed())
     before = set(run.optimizer.names)
     step = run.recorder.step
@@ -300,7 +300,7 @@ def _follow_with_optimizer(run: Run, chain: Chain | None) -> None:
         if change.change == "group_removed":
             run.rates.remove(change.group)
             before.discard(change.group)
-    publish(run, [*absorbed, *changes], chain)
+    tell([*absorbed, *changes])
     for name in run.optimizer.names:
         if name != HOST and name not in before:
-            publish(run, run.rates.add(name, factor, step), chain)
+            tell(run.rates.add(name, factor, step))

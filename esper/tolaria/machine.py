@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import safetensors
 import torch
+from torch import distributed
 
 import esper
 from contracts.leyline.v1.event_pb2 import Machine, RunStarted, TrainerProcess
@@ -26,6 +27,8 @@ _OF_THE_MACHINE: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 )
 _DEVICE: Final = ("CUDA error:", "HIP error:", "out of memory")
+_RANK: Final = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+"""What gloo says where another process of the group is gone."""
 _OF_A_KERNEL: Final = ("device-side assert", "illegal", "misaligned", "invalid argument", "invalid configuration")
 """CUDA errors that a model's own code makes, every time."""
 
@@ -134,7 +137,8 @@ def _differing(then: dict[str, str], now: dict[str, str]) -> Iterator[str]:
 def fault_of_machine(error: BaseException) -> str:
     """What the machine lacked, in one line, where that is why `error` was raised; else an empty string.
 
-    A full disk, no memory, a lost device: nothing of the run is wrong, and the same step may go well later.
+    A full disk, no memory, a lost device, another rank that is gone: nothing of the run is wrong, and the same step may
+    go well later.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -142,6 +146,11 @@ def fault_of_machine(error: BaseException) -> str:
         lacking = isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE
         lacking |= isinstance(cause, MemoryError | torch.OutOfMemoryError) or any(word in text for word in NO_ROOM)
         lost = isinstance(cause, RuntimeError) and any(word in text for word in _DEVICE)
+        gone = isinstance(cause, distributed.DistNetworkError | distributed.DistStoreError)
+        gone |= "gloo" in text and any(word in text for word in _RANK)
+        gone |= isinstance(cause, distributed.DistBackendError) and "remote process exited" in str(cause)
+        if gone:
+            return f"another rank is gone: {text}"
         if lacking or (lost and not any(word in text for word in _OF_A_KERNEL)):
             return text
         cause = cause.__cause__

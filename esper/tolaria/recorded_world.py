@@ -87,7 +87,7 @@ class RecordedWorld:
         self._fork = fork
         self._watch = watch
         self._target_step = target_step
-        self._next = 0
+        self._next = self._claimed = 0
         self._last = Event()
         self._step: Callable[[], int] = lambda: 0
         self._wanted = {fact.rolled_back.to_sequence for fact in facts if fact.HasField("rolled_back")}
@@ -126,8 +126,8 @@ class RecordedWorld:
 
     @property
     def published(self) -> int:
-        """The count of the live world: recorded facts are on the log already."""
-        return self._live.published
+        """The count of the live world, and the claim: recorded facts are on the log already."""
+        return self._live.published + self._claimed
 
     def track(self, step: Callable[[], int]) -> None:
         """Follow the facts by what `step` says."""
@@ -196,6 +196,7 @@ class RecordedWorld:
         while (claim := self._coming("run_resumed")) is not None:
             if claim is self._claim:
                 self.outside.log.claim(claim)
+                self._claimed = 1
             self._move_past(claim)
 
     def flush(self) -> None:

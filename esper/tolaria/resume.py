@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from contracts.leyline.v1.event_pb2 import RunResumed
+from contracts.leyline.v1.event_pb2 import RunResumed, Script
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import Signed
@@ -31,11 +31,18 @@ _EVER: Final = 2**62
 
 
 def resume_run(
-    recorded: Recorded, task: Trainable, outside: Outside, log: ClaimableLog, verifier: CommandVerifier
+    recorded: Recorded,
+    task: Trainable,
+    outside: Outside,
+    log: ClaimableLog,
+    verifier: CommandVerifier,
+    *,
+    script: Script | None = None,
 ) -> RunResult:
     """Follow the run's record from the last checkpoint on, claim the run where that ends, and be live.
 
-    `log` and `verifier` are those of `outside`.
+    `log` and `verifier` are those of `outside`. `script` are the files that `task` is from, where those are not the
+    ones on record.
 
     Where the run does not come to its record again, it goes on from that checkpoint, and the claim makes the record
     void from there on. Where it does not even begin as it did, as with another processor's arithmetic, it goes on from
@@ -52,6 +59,8 @@ def resume_run(
     incarnation = recorded.state.incarnation + 1
     while True:
         claim = _claim(recorded, upto, incarnation, start, outside, reason=reason, superseded=superseded)
+        if script is not None:
+            claim.run_resumed.script.CopyFrom(script)
         live = LiveWorld(outside, incarnation=incarnation)
         world = recorded_world(recorded, live, start=start, upto=upto, claim=claim)
         begun = recorded.begun(0 if start is None else start.sequence)

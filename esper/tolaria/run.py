@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -41,14 +41,23 @@ from esper.tolaria.outside import Clock, Outside
 from esper.tolaria.own_optimizer import FollowedRates
 from esper.tolaria.own_parts import own_optimizer, own_scheduler, with_own
 from esper.tolaria.shared_world import alike
-from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, SnapshotCache, digest, flatten, unflatten
+from esper.tolaria.state import (
+    PROGRESS,
+    Checkpoint,
+    Digest,
+    FlatState,
+    Pin,
+    SnapshotCache,
+    digest,
+    digested,
+    flatten,
+    unflatten,
+)
 from esper.tolaria.static import epochs_within, with_structure
 from esper.tolaria.tasks.task import Task
 from esper.tolaria.windows import Windows
 from esper.tolaria.work import TaskWork, Work
 from esper.tolaria.world import Recorder, World
-
-_PROGRESS: Final = "progress"
 
 Rates = LearningRates | FollowedRates
 
@@ -300,7 +309,7 @@ def make_kasmina(
     seed: int,
 ) -> Kasmina:
     """The seeds of a run's host, whose kernels and verdicts are the world's."""
-    found = world.outside.library if computes_in_32_bits(host) else None
+    found = world.outside.library if computes_in_32_bits(host) and not config.structure else None
     library = NoKernels() if found is None else LibraryKernels(found)
     return Kasmina(
         host,
@@ -473,21 +482,21 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         },
     }
     if not run.own_streams:
-        return FlatState(flat.tensors, {**flat.scalars, _PROGRESS: progress})
+        return FlatState(flat.tensors, {**flat.scalars, PROGRESS: progress})
     # Not digested: a script that does not draw from them does not seed them either.
     streams = flatten({"own_streams": own_streams()})
     return FlatState(
         flat.tensors | streams.tensors,
         {
             **flat.scalars,
-            _PROGRESS: progress | {"own_streams": streams.scalars, "steps_per_epoch": run.steps_per_epoch},
+            PROGRESS: progress | {"own_streams": streams.scalars, "steps_per_epoch": run.steps_per_epoch},
         },
     )
 
 
 def spent_by(flat: FlatState) -> dict[str, float]:
     """The FLOPs that a run had spent when `with_progress` made `flat`; a rollback does not bring them back."""
-    spent: dict[str, float] = flat.scalars[_PROGRESS].get("spent", {})
+    spent: dict[str, float] = flat.scalars[PROGRESS].get("spent", {})
     return spent
 
 
@@ -506,9 +515,7 @@ def publish_digest(run: Run, flat: FlatState, occasion: str) -> Digest:
 
 def verify(flat: FlatState, root: bytes, step: int) -> None:
     """Raise CorruptState where a stored state is not the one that was digested."""
-    scalars = {name: value for name, value in flat.scalars.items() if name != _PROGRESS}
-    tensors = {name: tensor for name, tensor in flat.tensors.items() if not name.startswith("own_streams/")}
-    if digest(FlatState(tensors, scalars)).root != root:
+    if digest(digested(flat)).root != root:
         raise CorruptState(f"the state kept for step {step} does not match its digest")
 
 
@@ -525,10 +532,10 @@ def restore(run: Run, flat: FlatState) -> None:
     for name, each in run.brought.items():
         each.load_state_dict(decode(tree["brought"][name]))
     if run.own_streams:
-        set_own_streams(tree[_PROGRESS]["own_streams"]["own_streams"])
+        set_own_streams(tree[PROGRESS]["own_streams"]["own_streams"])
     run.regroup()
     run.structure_changed()
-    _load_progress(run, tree[_PROGRESS])
+    _load_progress(run, tree[PROGRESS])
 
 
 def _load_progress(run: Run, progress: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,12 +32,15 @@ VARIABLES: Final = ("CUBLAS_", "CUDA_", "KMP_", "MKL_", "NCCL_", "OMP_", "PYTHON
 """Beginnings of the names of variables that may change what is computed; nothing else of the environment is kept."""
 
 
-def this_script(objects: ObjectStore) -> Script:
+def this_script(objects: ObjectStore, *, ranks: int = 0, before: Sequence[str] = ()) -> Script:
     """The script that runs in this process, its sources kept in `objects`.
 
-    A session without a file (a notebook, `python -c`) has arguments, folder and environment alone.
+    `ranks` are the processes that train together, 0 without torch.distributed; `before` the runs that the script grew
+    before. A session without a file (a notebook, `python -c`) has arguments, folder and environment alone.
     """
-    script = Script(arguments=sys.argv[1:], folder=str(Path.cwd()), environment=_environment())
+    script = Script(
+        arguments=sys.argv[1:], folder=str(Path.cwd()), environment=_environment(), ranks=ranks, before=before
+    )
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     if path is None or not Path(path).is_file():
         return script
@@ -106,6 +109,24 @@ def changed(script: Script) -> list[str]:
         for name, reference in sorted(script.sources.items())
         if not (file := home.joinpath(*_parts(name))).is_file() or f"sha256:{_digest(file)}" != reference
     ]
+
+
+def as_it_is_now(script: Script, objects: ObjectStore) -> Script:
+    """The same with its sources as they lie there now, which are kept in `objects`; those that are gone are left out.
+
+    Raises InvalidInput where the script itself is gone.
+    """
+    home = Path(script.folder, script.path).resolve().parent
+    found = Script.FromString(script.SerializeToString())
+    for name in script.sources:
+        file = home.joinpath(*_parts(name))
+        if file.is_file():
+            found.sources[name] = objects.put(file.read_bytes(), compress=True)
+        elif name == _key(Path(script.path)):
+            raise InvalidInput(f"{file} is gone: put it back, or leave --with-my-file out and run what was recorded")
+        else:
+            del found.sources[name]
+    return found
 
 
 def _digest(file: Path) -> str:

@@ -100,6 +100,7 @@ def publish_start(run: Run) -> None:
             control_of=config.control_of,
             lifecycle=config.seeds.lifecycle,
             machine=machine,
+            inherited=run.kasmina.observations() if config.structure and run.own_streams else (),
         )
     )
     run.recorder.publish(body)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import torch
@@ -27,6 +28,7 @@ from esper.leyline.envelope import Event, topic_of
 from esper.tolaria.fork_change import ForkPlace
 from esper.tolaria.guard import TrainerBreaker
 from esper.tolaria.outside import Answer, Outside
+from esper.tolaria.rank_streams import of_rank, streams_of, with_ranks
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot, digest
 from esper.tolaria.world import NewFork, RecordedFork, Request, StartingPoint, World
 
@@ -50,7 +52,8 @@ class SharedWorld:
         self._parted = self._asking = False
         self.incarnation = self._shared(lambda: world.incarnation)
         self.sequence = self._shared(lambda: world.sequence)
-        self.start: StartingPoint | None = self._shared(lambda: world.start)
+        start: StartingPoint | None = self._shared(lambda: world.start)
+        self.start = None if start is None else replace(start, snapshot=of_rank(start.snapshot, self.rank))
 
     @property
     def outside(self) -> Outside:
@@ -70,12 +73,13 @@ class SharedWorld:
         if self._parted or self._asking:  # a breaker's success polls it: that question is a part of this one
             return ask() if self._leads else None  # type: ignore[return-value] # nobody looks at it any more
         told: tuple[Any, BaseException | None] = (None, None)
+        own: Exception | None = None
         if self._leads:
             self._asking = True
             try:
                 told = (ask(), None)
             except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait for it
-                told = (None, _portable(error))
+                own, told = error, (None, _portable(error))
             finally:
                 self._asking = False
         unusual = told[1] is not None or not _is_usual(told[0])
@@ -86,6 +90,8 @@ class SharedWorld:
         box = [told]
         distributed.broadcast_object_list(box, src=0)
         answer, raised = box[0]
+        if own is not None:
+            raise own
         if raised is not None:
             raise raised
         return answer  # type: ignore[no-any-return]
@@ -217,7 +223,6 @@ class SharedWorld:
         return self._shared(lambda: self._world.hook_ms(found))
 
     # ----------------------------------------------------------------------------------------------- kernels and states
-    # ----------------------------------------------------------------------------------------------- kernels and states
 
     def kernel(self, _seed_id: str, _find: Callable[[], Verified | Unusable | None]) -> Verified | Unusable | None:
         """None: seeds of several ranks run without compiled kernels."""
@@ -232,8 +237,9 @@ class SharedWorld:
         return
 
     def save_checkpoint(self, snapshot: Snapshot) -> Checkpoint:
-        """By rank 0."""
-        return self._shared(lambda: self._world.save_checkpoint(snapshot))
+        """By rank 0, with what is each other rank's own."""
+        whole = self._with_ranks(snapshot)
+        return self._shared(lambda: self._world.save_checkpoint(whole))
 
     def surplus(self, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
         """As rank 0's."""
@@ -244,17 +250,27 @@ class SharedWorld:
         return self._shared(lambda: self._world.delete_checkpoint(saved)) or 0
 
     def remember(self, snapshot: Snapshot) -> None:
-        """By rank 0's world."""
+        """By rank 0's world, with what is each other rank's own."""
+        whole = self._with_ranks(snapshot)
         if self._leads:
-            self._world.remember(snapshot)
+            self._world.remember(whole)
+
+    def _with_ranks(self, snapshot: Snapshot) -> Snapshot:
+        """Rank 0's state with the other ranks' random streams, where those are elsewhere than its own."""
+        if self._parted:
+            return snapshot
+        every: list[FlatState | None] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(every, streams_of(snapshot.flat))
+        return with_ranks(snapshot, [each for each in every if each is not None])
 
     def rewinds(self, found: bool) -> bool:  # noqa: FBT001
         """As rank 0's."""
         return self._shared(lambda: self._world.rewinds(found)) or False
 
     def rollback_target(self) -> tuple[str, Snapshot] | None:
-        """As rank 0's."""
-        return self._shared(self._world.rollback_target)
+        """As rank 0's, with this rank's own streams."""
+        target = self._shared(self._world.rollback_target)
+        return None if target is None else (target[0], of_rank(target[1], self.rank))
 
 
 def _is_usual(answer: object) -> bool:

@@ -27,6 +27,9 @@ from esper.leyline.objects import ObjectStore
 from esper.tolaria.structure import MANIFEST_BYTES
 
 CHECKPOINT_FORMAT: Final = 1
+PROGRESS: Final = "progress"
+"""The part of a kept state's scalars that no digest covers."""
+_UNDIGESTED: Final = ("own_streams/", "ranks/")
 _TENSOR: Final = "$tensor"
 
 
@@ -74,6 +77,12 @@ def digest(flat: FlatState) -> Digest:
     parts["scalars"] = hashlib.sha256(json.dumps(flat.scalars, sort_keys=True).encode()).hexdigest()
     root = hashlib.sha256("".join(f"{name} {parts[name]}\n" for name in sorted(parts)).encode())
     return Digest(root.digest(), parts)
+
+
+def digested(flat: FlatState) -> FlatState:
+    """What the digest of a kept state covers of it."""
+    scalars = {name: value for name, value in flat.scalars.items() if name != PROGRESS}
+    return FlatState({n: each for n, each in flat.tensors.items() if not n.startswith(_UNDIGESTED)}, scalars)
 
 
 def _tensor_digest(tensor: Tensor) -> str:

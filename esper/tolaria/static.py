@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -52,6 +53,15 @@ def _static_host(task: Task, config: RunConfig, device: torch.device, seed: int)
     kasmina = Kasmina(
         host, places, at_once, build, steps_per_epoch=1, seed=seed, monotonic=lambda: 0.0, options=options
     )
+    build_in(kasmina, host, structure)
+    return kasmina.grown()
+
+
+def build_in(kasmina: Kasmina, host: nn.Module, structure: Sequence[Piece]) -> None:
+    """Grow a structure in a host at once, by seeds that are inserted as they germinate (the lifecycle `direct`).
+
+    Raises InvalidInput for one that the host cannot have.
+    """
     wider: list[Any] = []
     for piece in structure:
         place = kasmina.sites().get(piece.seed_id)
@@ -63,7 +73,6 @@ def _static_host(task: Task, config: RunConfig, device: torch.device, seed: int)
             raise InvalidInput(f"the structure has {piece.blueprint_id} at {piece.seed_id}: {refusal.detail}") from None
     for layer in dict.fromkeys(wider):
         layer.reset_parameters()
-    return kasmina.grown()
 
 
 def germinate(piece: Piece) -> AdaptationCommand:

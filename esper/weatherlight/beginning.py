@@ -33,7 +33,7 @@ CLAIMED_S: Final = 20.0
 """Less than a claim waits until it is its own (`streams.trainer_log`): who else has the run is known by then."""
 POLL_S: Final = 0.05
 
-Beginning = Literal["start", "resume", "fork"]
+Beginning = Literal["start", "resume", "fork", "static"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Plan:
 
     `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
     what the run that is gone on with recorded of its task, or what a request from elsewhere brought along; a fork
-    leaves `parent` at `step` with `change`.
+    leaves `parent` at `step` with `change`; a script's static run is of `parent`. `with_my_file` goes on with a
+    person's files as they are now.
     """
 
     begin: Beginning = "start"
@@ -51,6 +52,7 @@ class Plan:
     step: int = 0
     change: str = ""
     fresh: bool = False
+    with_my_file: bool = False
 
     def to_json(self) -> str:
         """As it goes to the trainer's process."""
@@ -125,17 +127,22 @@ def _as_read(stored: StoredRecord) -> Record:
 
 
 def read_recorded(archive: Path, run_id: str, ends: Mapping[tuple[str, int], int]) -> Recorded:
-    """All that is known of a run, its ancestors' part included, once the archive has what lies before `ends`.
+    """All that is known of a run, its ancestors and the earlier runs of its script included.
+
+    Once the archive has what lies before `ends`.
 
     Raises LogUnavailable where that does not come.
     """
     from projections.lineage import facts, requests  # noqa: PLC0415 - only who goes on with a run needs DuckDB
 
-    for history in _covering(archive, ends, ARCHIVED_S, {"run_resumed"}):
-        found = list(facts(history, run_id))
-    for history in _covering(archive, ends, ARCHIVED_S):
-        asked = list(requests(history, run_id))
-    return Recorded.of(run_id, found, asked)
+    def read(each: str) -> Recorded:
+        for history in _covering(archive, ends, ARCHIVED_S, {"run_resumed"}):
+            found = list(facts(history, each))
+        for history in _covering(archive, ends, ARCHIVED_S):
+            asked = list(requests(history, each))
+        return Recorded.of(each, found, asked)
+
+    return Recorded.whole(run_id, read)
 
 
 def _covering(

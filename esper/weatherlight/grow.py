@@ -36,17 +36,18 @@ from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
 from esper.metric import Metric
 from esper.tolaria import appointed
-from esper.tolaria.appointed import Appointment, RunOver
+from esper.tolaria.appointed import Appointment, Call, RunOver
 from esper.tolaria.config import RunConfig
 from esper.tolaria.dry_run import dry_run, explained
 from esper.tolaria.engine import Session
 from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
 from esper.tolaria.own_code import Place, caller
 from esper.tolaria.replay import NullLog
-from esper.tolaria.run import Stateful
+from esper.tolaria.run import Stateful, place_of_script, set_place_of_script
 from esper.tolaria.script import this_script
 from esper.tolaria.script_work import Brought, Probe, ScriptWork, make_script_run, replica_of
 from esper.tolaria.shared_world import SharedWorld
+from esper.tolaria.static_script import build_structure, fit_epochs, stretch
 from esper.tolaria.tasks.task import Evaluation
 from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
@@ -132,11 +133,13 @@ class Growth(Session):
         log: str | None,
         where: Place | None,
         appointment: Appointment | None,
+        call: Call,
     ) -> None:
         self._settings = settings
         self._is_context = self._is_begun = self._is_over = False
         self._where = where
         self._appointment = appointment
+        self._call = call
         self._asked_to_stop = threading.Event()
         self._open = ExitStack()
         self._late_log, self._late_library = LateLog(), LateLibrary()
@@ -145,21 +148,28 @@ class Growth(Session):
         """Whether this is another rank than the one that has the log."""
         self._lease: Any = None
         objects = object_store(settings.data)
+        asked = config.epochs
+        assert asked is not None
         world: World
         if appointment is not None:
-            world, run_id, config = appointment.world, appointment.run_id, appointment.config
+            world, run_id, config = appointment.world, appointment.run_id, appointment.config or config
         else:
             library = self._late_library if log is not None else None
             world = LiveWorld(self._outside(objects, REAL_CLOCK, library))
-            if replica_of(brought.model) is not None:
-                run_id = _of_rank_0(run_id)
-                self._follows = distributed.get_rank() != 0
-                world = SharedWorld(world)
+        if replica_of(brought.model) is not None:
+            run_id = _of_rank_0(run_id)
+            self._follows = distributed.get_rank() != 0
+            world = SharedWorld(world)
+        call.run_id = run_id
         with explained(brought.model, brought.probe, "probe", where):
             run = make_script_run(config, brought, world, run_id=run_id)
+        build_structure(run)
         super().__init__(run)
         self._objects = objects
-        self._late = appointment is None
+        self._late = appointment is None or appointment.script is not None
+        self._brought, self._asked = brought, asked
+        if run.config.structure and not self._late:
+            stretch(brought.scheduler, made_for=asked, epochs=run.epochs)
 
     def _outside(self, objects: ObjectStore, clock: Clock, library: KernelSource | None) -> Outside:
         verifier = CommandVerifier(load_key_ring(self._settings, "127.0.0.1:0" if self._how is None else None))
@@ -209,10 +219,25 @@ class Growth(Session):
         if closure is not None:
             with work.eagerly():
                 dry_run(self.run.host, {}, closure, where=self._where)
-        self._connect()
-        if work.recorded is None:
-            work.recorded = this_script(self._objects)
+        if self._appointment is None:
+            self._connect()
+            ranks = distributed.get_world_size() if self.run.shared else 0
+            work.recorded = this_script(self._objects, ranks=ranks, before=self._call.before)
+        else:
+            work.recorded = self._appointment.script
+            self._fit_epochs(closure, self._appointment.steps)
+        self._call.began = True
         super().begin_late(closure)
+
+    def _fit_epochs(self, closure: Closure | None, steps: int) -> None:
+        """Plan a static run, whose budget is known and whose first batch is there; the script's place is kept."""
+        place = place_of_script(self.run)
+        try:
+            fit_epochs(self.run, closure, samples=self._samples, steps=steps)
+        finally:
+            set_place_of_script(self.run, place)
+            self.run.told = {}
+        stretch(self._brought.scheduler, made_for=self._asked, epochs=self.run.epochs)
 
     def _connect(self) -> None:
         """Open the log, which what follows needs."""
@@ -268,12 +293,12 @@ class Growth(Session):
             raise
         else:
             self._over(error)
-        if self._appointment is not None:
+        if self._appointment is not None and self._appointment.is_last:
             raise RunOver from error
 
     def _over(self, error: BaseException | None) -> None:
         """Close what was opened, and tell whoever had the script run again."""
-        if self._appointment is not None:
+        if self._appointment is not None and self._appointment.error is None:
             self._appointment.result, self._appointment.error = self.result, error
         try:
             if self._lease is not None and error is None:
@@ -368,7 +393,8 @@ def grow(
         seeds=SeedSettings(**seeds),
         **values,
     )
-    appointment = appointed.take()
+    new_id = checked(run_id, "run_id") if run_id is not None else _new_id()
+    appointment, call = appointed.take(), appointed.count(new_id)
     settings = Settings.load(data=Path(data_dir) if data_dir is not None else None)
     brought = Brought(
         model=model,
@@ -384,11 +410,12 @@ def grow(
     return Growth(
         brought,
         made,
-        run_id=checked(run_id, "run_id") if run_id is not None else _new_id(),
+        run_id=new_id,
         settings=settings,
         log=settings.brokers if log == AUTO and settings.brokers else log,
         where=where,
         appointment=appointment,
+        call=call,
     )
 
 

@@ -28,7 +28,7 @@ class InParts:
         self._probe, self._report, self._options = probe, report, dict(options)
         self._run: Growth | None = None
         self._epochs: Iterator[int] = iter(())
-        self._epoch = 0
+        self._epoch = self._planned = 0
         self._judged = self._taken = False
 
     @property
@@ -46,7 +46,7 @@ class InParts:
         self._run = grow(model, optimizer, probe=self._probe, epochs=epochs, **options)
         self._run.__enter__()
         self._epochs = self._run.epochs()
-        self._epoch = next(self._epochs)
+        self._epoch, self._planned = next(self._epochs), epochs
 
     def before_batch(self, batch: object) -> bool:
         """Whether the epoch goes on."""
@@ -73,7 +73,7 @@ class InParts:
         self._judged = False
 
     def end_epoch(self) -> int:
-        """End the epoch and begin the next; returns how many epochs were taken back, 0 as a rule."""
+        """End the epoch and begin the next; returns how many epochs were taken back or added, 0 as a rule."""
         if self.over:
             return 0
         following = next(self._epochs, None)
@@ -81,8 +81,9 @@ class InParts:
             self.over = True
             return 0
         back = self._epoch + 1 - following
+        added, self._planned = self.run.run.epochs - self._planned, self.run.run.epochs  # a static run plans its own
         self._epoch = following
-        return back
+        return back + max(0, added)
 
     def end(self) -> None:
         """Report and end the run."""

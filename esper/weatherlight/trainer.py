@@ -129,8 +129,9 @@ def _train(
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415
     from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
-    from esper.tolaria.train import Trainable, train, trained_in  # noqa: PLC0415
+    from esper.tolaria.train import Trainable, mended, train, trained_in  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
+    from esper.weatherlight.ranks import beside  # noqa: PLC0415
 
     settings = Settings.load(data=data_dir)
     objects = object_store(settings.data)
@@ -158,10 +159,17 @@ def _train(
             assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
         if plan.begin == "resume":
-            recorded = read_recorded(archive, run_id, log.ends)
-            return resume_run(recorded, task or trained_in(recorded.root, objects), outside, log, verifier).to_dict()
-        parent, change = read_recorded(archive, plan.parent, {}), read_change(plan.change)
-        trained = task or trained_in(parent.root, objects)
+            recorded, script = read_recorded(archive, run_id, log.ends), None
+            trained = task or trained_in(recorded, objects, beside)
+            if plan.with_my_file:
+                trained, script = mended(recorded, trained, objects)
+            return resume_run(recorded, trained, outside, log, verifier, script=script).to_dict()
+        parent = read_recorded(archive, plan.parent, {})
+        trained = task or trained_in(parent, objects, beside)
+        if plan.begin == "static":
+            steps = parent.state.model.step // max(1, parent.state.model.epoch)
+            return train(config, trained, LiveWorld(outside), run_id=run_id, fresh_steps=max(1, steps)).to_dict()
+        change = read_change(plan.change)
         return fork_run(parent, run_id, trained, outside, step=plan.step, change=change).to_dict()
 
 

@@ -12,7 +12,7 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.signing import KeyRing
 from esper.tamiyo.answer import PRODUCER
-from esper.tamiyo.serving import KEPT, Serving
+from esper.tamiyo.serving import IN_FORCE_NS, KEPT, Serving
 from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.reader import Intake
@@ -28,16 +28,28 @@ class Promotions:
     """Reads `esper.policies` from its beginning without a group: every decider has to know what serves.
 
     Of what was promoted before it began only the newest are loaded, and none is told of twice. Loading takes a thread
-    of its own, so decisions go on meanwhile; `known` is set once all that was promoted before is loaded.
+    of its own, so decisions go on meanwhile, but for those that wait for it: see `settled`.
     """
 
     def __init__(self, serving: Serving, publisher: Publisher, metrics: Metrics) -> None:
-        self.known = asyncio.Event()
+        self._is_past_known = False
+        self._loading: dict[bytes, int] = {}
+        self._changed = asyncio.Condition()
         self._serving = serving
         self._publisher = publisher
         self._metrics = metrics
         self._past: list[Event] = []
         self._told: set[bytes] = set()
+
+    async def settled(self, at_ns: int) -> None:
+        """Return once every promotion read by now that is in force at `at_ns` is loaded, or refused.
+
+        Else a packet could be answered by the policy before it, and, were it answered again, by the new one.
+        """
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._is_past_known and not any(since <= at_ns for since in self._loading.values())
+            )
 
     async def handle(self, event: Event, _record: Record) -> None:
         """Load a PolicyPromoted; nothing else on the topic is for deciders."""
@@ -46,7 +58,7 @@ class Promotions:
             self._told.add(event.event_id)
         if name != "policy_promoted":
             return
-        if self.known.is_set():
+        if self._is_past_known:
             await self._load(event)
         else:
             self._past.append(event)
@@ -60,13 +72,21 @@ class Promotions:
             for event in sorted(self._past, key=lambda each: each.recorded_at_ns)[-KEPT:]:
                 await self._load(event)
             self._past.clear()
-            self.known.set()
+            async with self._changed:
+                self._is_past_known = True
+                self._changed.notify_all()
             await reader.follow(intake.take)
         finally:
             await reader.stop()
 
     async def _load(self, event: Event) -> None:
-        body = await asyncio.to_thread(self._serving.promote, event)
+        self._loading[event.event_id] = event.recorded_at_ns + IN_FORCE_NS
+        try:
+            body = await asyncio.to_thread(self._serving.promote, event)
+        finally:
+            async with self._changed:
+                del self._loading[event.event_id]
+                self._changed.notify_all()
         event_id = ids.derived_id(event.event_id, f"tamiyo.loaded.{PROCESS}", 0)
         if event_id in self._told:
             return

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
@@ -34,36 +35,41 @@ _DUMMY: Final = EpochCompleted()
 _DUMMY.CopyFrom(SMALL)
 _DUMMY.policy, _DUMMY.policy_seed = "heuristic", 1
 
+Settled = Callable[[int], Awaitable[None]]
+
 
 class Decider:
     """Answers packets: large observations into the object store first, then the events in order, acknowledged."""
 
     def __init__(
-        self, publisher: Publisher, objects: ObjectStore, metrics: Metrics, serving: Serving, known: asyncio.Event
+        self, publisher: Publisher, objects: ObjectStore, metrics: Metrics, serving: Serving, settled: Settled
     ) -> None:
-        """`known` is set once the promotions that there were are loaded: a learned policy's packets wait for that."""
+        """`settled` returns once the learned policies in force at a time are loaded: their packets wait for that."""
         self._publisher = publisher
         self._objects = objects
         self._metrics = metrics
         self._serving = serving
-        self._known = known
+        self._settled = settled
         self._thread = ThreadPoolExecutor(1, "tamiyo-learned")
 
-    async def handle(self, event: Event, _record: Record) -> None:
-        """Answer an EpochCompleted; every other fact is none of Tamiyo's business."""
-        if event.WhichOneof("body") != "epoch_completed":
+    async def handle(self, event: Event, record: Record) -> None:
+        """Answer an EpochCompleted; of other facts only a run's start matters, where a learned policy is to decide."""
+        body = event.WhichOneof("body")
+        if body == "run_started" and event.run_started.policy == LEARNED:
+            self._thread.submit(self._serving.prepare, event.recorded_at_ns, event.run_id)
+        if body != "epoch_completed":
             return
         started = time.perf_counter()
         decide = partial(answer, event, now_ns=time.time_ns(), monotonic=time.perf_counter, serving=self._serving)
         if event.epoch_completed.policy == LEARNED:
-            await self._known.wait()
+            await self._settled(event.recorded_at_ns)
             answered = await asyncio.get_running_loop().run_in_executor(self._thread, decide)
         else:
             answered = decide()
         self._metrics.observe("esper_tamiyo_inference_latency_seconds", time.perf_counter() - started)
         for content in answered.objects:
             await asyncio.to_thread(self._objects.put, content)
-        await self._publisher.publish(answered.events)
+        await self._publisher.publish(answered.events, partition=record.partition)
         self._metrics.observe("esper_tamiyo_answer_latency_seconds", time.perf_counter() - started)
 
     async def warm_up(self) -> None:
@@ -85,7 +91,7 @@ async def setup(context: AgentContext) -> None:
     objects = object_store(context.settings.data)
     serving = Serving(objects, process=PROCESS, freshness_s=context.settings.update_freshness_s)
     promotions = Promotions(serving, context.publisher, context.metrics)
-    decider = Decider(context.publisher, objects, context.metrics, serving, promotions.known)
+    decider = Decider(context.publisher, objects, context.metrics, serving, promotions.settled)
     intake = Intake("tamiyo", context.ring, context.publisher, context.metrics, decider.handle)
     add_agent(context.app, "tamiyo", [RUNS], intake.take)
     await decider.warm_up()

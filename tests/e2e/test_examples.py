@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import signal
@@ -164,11 +165,27 @@ def test_a_transformer_that_inductor_compiles_grows_and_is_replayed(shared_esper
     replays(shared_esper, run_id)
 
 
-def test_two_processes_grow_one_network(shared_esper):
+def rank_of(launcher: int, rank: int) -> int:
+    """The process id of a rank that `torchrun` started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # one that has ended meanwhile
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+    raise AssertionError(f"process {launcher} has no rank {rank}")
+
+
+def test_two_processes_grow_one_network_and_go_on_after_one_was_killed(shared_esper):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run_id = ran(shared_esper, "distributed", "--epochs", 5, by=torchrun)
-    (row,) = [each for each in shared_esper.json("runs") if each["run_id"] == run_id]
-    assert (row["status"], row["epochs_done"]) == ("completed", 5)
+    undisturbed = ran(shared_esper, "distributed", "--epochs", 4, by=torchrun)
+    process = started(shared_esper, "distributed", "--epochs", 4, by=torchrun)
+    while not process.stdout.readline().startswith("epoch 3"):
+        assert process.poll() is None, process.stderr.read()
+    os.kill(rank_of(process.pid, 1), signal.SIGKILL)
+    process.communicate()
+    run_id = shared_esper.json("resume", "last")["run_id"]
+    assert run_id != undisturbed
+    assert digests(shared_esper, run_id) == digests(shared_esper, undisturbed)
 
 
 @pytest.mark.parametrize("name", ["distributed", "language", "with_lightning", "with_transformers"])

@@ -21,7 +21,7 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource
 
 from contracts.leyline.v1.event_pb2 import StateDigested
-from contracts.topics import RUNS
+from contracts.topics import ARCHIVER_GROUP, RUNS
 from esper.cli.up import kept_by
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
@@ -191,6 +191,20 @@ def test_each_right_of_the_docs_is_needed_and_a_missing_one_is_named(kafka, ente
         assert [event async for event in tail(kafka.brokers, RING, "r", follow=False)]
 
     assert said in refused(lambda: asyncio.run(begin()))
+
+
+def test_each_group_needs_its_right_and_a_missing_one_is_named(kafka, entered, monkeypatch):
+    """A decider waited for ever to join, and it was said that it was not ready within 30 s."""
+    prefix = "lacks-groups."
+    monkeypatch.setenv("ESPER_TOPIC_PREFIX", prefix)
+    topics, (kind, _, operations) = RIGHTS
+    kafka.allow(prefix, rights=[topics])
+    for group in (ARCHIVER_GROUP, "esper-decider", "esper-worker"):
+        said = refused(lambda group=group: asyncio.run(ensure_topics(kafka.brokers, group=group)))
+        kafka.allow(prefix, rights=[(kind, group, operations)])
+        asyncio.run(ensure_topics(kafka.brokers, group=group))
+
+        assert said.startswith(f"group {prefix}{group} is closed to this user")
 
 
 def test_two_of_three_copies_acknowledge_and_topics_of_which_one_does_are_named(kafka, entered):

@@ -34,3 +34,10 @@ def test_the_loop_is_shown_whole_by_one_command(esper):
     versions = {each["version"]: each["state"] for each in esper.json("policy", "list")}
     assert sorted(versions.values()) == ["live", "rejected", "retired"]
     assert "has a live policy" in esper("learn", "demo", code=2).stderr
+
+    judged = esper(
+        "learn", "train", "--rows", str(esper.data_dir / "learn" / "demo"), "--epochs", "1", "--json", code=1
+    )
+    made = json.loads(judged.stdout.splitlines()[-1])
+    assert not made["passed"]  # a live policy that learnt from these forks is not beaten by one epoch more
+    assert set(made["events"]) >= {"policy_trained", "policy_validated", "policy_rejected"}

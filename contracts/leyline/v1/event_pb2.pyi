@@ -454,7 +454,7 @@ class RunStarted(_message.Message):
     def __init__(self, task: _Optional[str] = ..., config_json: _Optional[str] = ..., esper_version: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., cpu_capability: _Optional[str] = ..., threads: _Optional[int] = ..., seeds: _Optional[_Mapping[str, int]] = ..., data_fingerprint: _Optional[str] = ..., task_source: _Optional[str] = ..., weights_digest: _Optional[bytes] = ..., device: _Optional[str] = ..., params_host: _Optional[int] = ..., flops_per_sample: _Optional[int] = ..., epochs: _Optional[int] = ..., steps_per_epoch: _Optional[int] = ..., policy: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., control_of: _Optional[str] = ..., parent_run_id: _Optional[str] = ..., parent_sequence: _Optional[int] = ..., lifecycle: _Optional[str] = ..., train_samples: _Optional[int] = ..., probe_samples: _Optional[int] = ..., test_samples: _Optional[int] = ..., inherited: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., fork_change: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., script: _Optional[_Union[Script, _Mapping]] = ...) -> None: ...
 
 class Script(_message.Message):
-    __slots__ = ("path", "arguments", "folder", "sources", "commit", "diff", "environment")
+    __slots__ = ("path", "arguments", "folder", "sources", "commit", "diff", "environment", "ranks", "before")
     class SourcesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -476,6 +476,8 @@ class Script(_message.Message):
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     DIFF_FIELD_NUMBER: _ClassVar[int]
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
     path: str
     arguments: _containers.RepeatedScalarFieldContainer[str]
     folder: str
@@ -483,7 +485,9 @@ class Script(_message.Message):
     commit: str
     diff: str
     environment: _containers.ScalarMap[str, str]
-    def __init__(self, path: _Optional[str] = ..., arguments: _Optional[_Iterable[str]] = ..., folder: _Optional[str] = ..., sources: _Optional[_Mapping[str, str]] = ..., commit: _Optional[str] = ..., diff: _Optional[str] = ..., environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    ranks: int
+    before: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, path: _Optional[str] = ..., arguments: _Optional[_Iterable[str]] = ..., folder: _Optional[str] = ..., sources: _Optional[_Mapping[str, str]] = ..., commit: _Optional[str] = ..., diff: _Optional[str] = ..., environment: _Optional[_Mapping[str, str]] = ..., ranks: _Optional[int] = ..., before: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Machine(_message.Message):
     __slots__ = ("esper_version", "library_versions", "torch_build", "processor", "cpu_capability", "threads", "device", "process")
@@ -523,20 +527,22 @@ class TrainerProcess(_message.Message):
     def __init__(self, boot: _Optional[str] = ..., pid: _Optional[int] = ..., started_ticks: _Optional[int] = ...) -> None: ...
 
 class RunResumed(_message.Message):
-    __slots__ = ("accepted_sequence", "from_step", "checkpoint_ref", "superseded", "reason", "machine")
+    __slots__ = ("accepted_sequence", "from_step", "checkpoint_ref", "superseded", "reason", "machine", "script")
     ACCEPTED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     FROM_STEP_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_REF_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
+    SCRIPT_FIELD_NUMBER: _ClassVar[int]
     accepted_sequence: int
     from_step: int
     checkpoint_ref: str
     superseded: bool
     reason: str
     machine: Machine
-    def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ...) -> None: ...
+    script: Script
+    def __init__(self, accepted_sequence: _Optional[int] = ..., from_step: _Optional[int] = ..., checkpoint_ref: _Optional[str] = ..., superseded: _Optional[bool] = ..., reason: _Optional[str] = ..., machine: _Optional[_Union[Machine, _Mapping]] = ..., script: _Optional[_Union[Script, _Mapping]] = ...) -> None: ...
 
 class RunFinished(_message.Message):
     __slots__ = ("status", "reason", "test_accuracy", "test_loss", "params_final", "flops", "germinated", "fossilized", "culled", "telemetry_shed", "wall_s", "side_pass_flops", "probe_flops", "metrics", "unproven", "test_accuracy_without", "test_loss_without", "metrics_without")

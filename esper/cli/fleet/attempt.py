@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import traceback
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from esper.cli.trainers import PREPARE_S, Outcome, Trainer, Trainers
 from esper.cli.trust import foreign_code, own_keys
 from esper.errors import EsperError, InvalidInput, LogUnavailable
 from esper.leyline.names import checked
+from esper.record.recorded import lacked
 from esper.record.work import COMPLETED, DIED, FAILED, INTERRUPTED, Asked
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change
@@ -147,13 +147,11 @@ class Attempt:
     def _go_on(self, history: History) -> tuple[RunConfig, Plan] | Ending:
         self._check_code(history, self.run_id)
         recorded = recorded_run(history, self.run_id)
-        last = recorded.facts[-1]
-        if last.HasField("run_finished") and last.run_finished.status in {COMPLETED, FAILED}:
-            with contextlib.suppress(InvalidInput):
-                recorded.last_accepted()  # it can be gone on with: its machine had no room
-                return RunConfig.from_json(recorded.root.config_json), Plan("resume", source=recorded.root.task_source)
-            return Ending(last.run_finished.status, last.run_finished.reason)
-        return RunConfig.from_json(recorded.root.config_json), Plan("resume", source=recorded.root.task_source)
+        end = recorded.facts[-1].run_finished
+        # What failed by itself waits for a person to mend it; a machine without room says nothing of the run.
+        if end.status == COMPLETED or (end.status == FAILED and not lacked(end.reason)):
+            return Ending(end.status, end.reason)
+        return RunConfig.from_json(recorded.root.config_json), Plan("resume", source=recorded.task_source)
 
     def _fork(self, history: History, body: RunRequested) -> tuple[RunConfig, Plan]:
         change = read_change(body.change)
@@ -161,7 +159,7 @@ class Attempt:
         parent = recorded_run(history, body.parent_run_id)
         place_of(parent, body.step, change)
         config = RunConfig.from_json(parent.begun(len(parent.facts)).run_started.config_json)
-        plan = Plan("fork", parent.root.task_source, body.parent_run_id, body.step, change.text, fresh=self.number == 1)
+        plan = Plan("fork", parent.task_source, body.parent_run_id, body.step, change.text, fresh=self.number == 1)
         return config, plan
 
     def _check_code(self, history: History, run_id: str) -> None:

@@ -211,7 +211,8 @@ class Worker:
         if not claimed and not self._claim(run, number, why):
             return True
         again = f", attempt {number}: {why}" if number > 1 else ""
-        self._say(f"takes run {run.run_id} ({about(run)}){again}")
+        what = f" ({told})" if (told := about(run)) else ""
+        self._say(f"takes run {run.run_id}{what}{again}")
         self._attempts.append(Attempt(run, number, self._here))
         return True
 

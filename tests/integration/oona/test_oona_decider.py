@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +29,8 @@ from streams.metrics import Metrics
 from streams.records import Record
 from streams.trainer_log import KafkaLog
 from tests.integration.oona.oona_processes import delete_before
+
+KILLS = int(os.environ.get("ESPER_TEST_KILLS", "50"))
 
 
 @pytest.fixture(scope="module")
@@ -403,6 +406,57 @@ def test_after_a_kill_the_pending_packet_is_answered_and_answered_ones_keep_thei
     assert all(len(bodies) == 1 for bodies in commands.values()), "byte for byte the same"
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1_800)
+@pytest.mark.requirement("R-TAM-53", "R-TAM-56")
+def test_a_decider_that_is_killed_in_the_middle_of_swaps_answers_every_packet_once(
+    own_log, ring, run_id, events, processes, read, whole_topic, publishing
+):
+    """Fifty kills, each at another moment of a swap: a packet answered again is answered by the same policy."""
+    objects = ObjectStore(own_log.data_dir / "objects")
+    decider, chance = processes("decider", own_log.data_dir, own_log.address), random.Random(14)
+    packets, promoted = [], []
+
+    async def promote(seed):
+        ref = objects.put(weights.save(make("small", seed), f"{seed}.0.0"))
+        body = event_pb2.PolicyPromoted(policy_id="p", policy_version=f"{seed}.0.0", weights_ref=ref)
+        event_id = ids.derived_id(ref.encode(), "test")
+        now_ns = time.time_ns()
+        promoted.append(new_event(body, event_id=event_id, run_id="", producer="simic", recorded_at_ns=now_ns))
+        async with publishing(address=own_log.address) as publisher:
+            await publisher.publish(promoted[-1:])
+
+    asyncio.run(promote(0))
+    time.sleep(IN_FORCE_NS / 1e9)
+    with KafkaLog(own_log.address, ring, run_id=run_id, metrics=Metrics()) as trainer_log:
+        for kill in range(1, KILLS + 1):
+            asyncio.run(promote(kill))
+            until = time.monotonic() + chance.uniform(0.0, 1.5 * IN_FORCE_NS / 1e9)
+            while time.monotonic() < until:
+                packets.append(events.epoch(epoch=1 + len(packets), epochs_total=10_000, policy="learned"))
+                trainer_log.publish(packets[-1])
+                time.sleep(0.2)
+            trainer_log.flush()
+            decider.kill()
+            decider.start()
+        for packet in packets:
+            assert trainer_log.await_answer(packet.event_id, 60.0) is not None
+    found = read(address=own_log.address, topics=(COMMANDS,))
+    said = [
+        event for event in asyncio.run(whole_topic(POLICIES, address=own_log.address)) if event.producer == "tamiyo"
+    ]
+
+    made = {packet.event_id: set() for packet in packets}
+    for event in found:
+        if body_name(event) == "decision_made":
+            body = event.decision_made
+            made[body.packet_id].add((event.event_id, body.policy_ref, body.action, tuple(body.logits)))
+    assert {len(each) for each in made.values()} == {1}
+    assert len({ref for ((_, ref, _, _),) in made.values()}) > KILLS // 3
+    assert {event.causation_id for event in said} <= {event.event_id for event in promoted}
+    assert {body_name(event) for event in said} == {"policy_loaded"}
+
+
 def test_a_broker_that_is_killed_while_a_packet_waits_comes_back_to_an_answer(own_log, ring, run_id, events, processes):
     processes("decider", own_log.data_dir, own_log.address)
     with KafkaLog(own_log.address, ring, run_id=run_id, metrics=Metrics()) as trainer_log:
@@ -428,6 +482,20 @@ def test_it_is_healthy_and_exports_what_it_did(decider, trainer_log, events, scr
     assert samples["esper_tamiyo_inference_latency_seconds_count"] >= 1
     assert samples["esper_oona_log_up"] == 1
     assert all(name.startswith("esper_") for name in samples)
+
+
+def test_of_three_machines_the_one_that_is_left_without_a_partition_stands_by(own_log, processes, scrape, tmp_path):
+    """Faust gives two of them two each of the four."""
+    homes = [tmp_path / name for name in "abc"]
+    for home in homes:
+        home.mkdir()
+    machines = [processes("decider", home, own_log.address, env={"ESPER_BROKERS": own_log.address}) for home in homes]
+
+    for machine in machines:
+        deadline = time.monotonic() + 20
+        while (health := scrape(machine)[0]).status_code != 200 and time.monotonic() < deadline:
+            time.sleep(0.1)  # the group is still sharing out
+        assert health.json()["checks"] == {"log": "ok", "group": "ok"}
 
 
 @pytest.mark.serial

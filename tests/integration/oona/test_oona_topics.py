@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.leyline.v1.event_pb2 import StateDigested
@@ -14,7 +14,10 @@ from contracts.topics import PARTITIONS, RUNS, TOPICS
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
-from streams import access
+from projections.archive_writer import Archive
+from projections.manifest import covered
+from streams import access, archiver
+from streams.archive_start import connect
 from streams.broker.launch import start_broker
 from streams.consumer import LogConsumer, ends_of
 from streams.feed.log_reader import LogReader
@@ -198,3 +201,55 @@ async def test_a_topic_that_comes_late_is_waited_for_and_one_that_never_comes_is
     await publisher.stop()
 
     assert "\n" not in str(refused.value)
+
+
+async def add_partitions(address, count):
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.create_partitions({topic.name: NewPartitions(count) for topic in TOPICS})
+    finally:
+        await admin.close()
+
+
+@pytest.mark.asyncio
+async def test_where_somebody_adds_partitions_the_archive_takes_them_in_and_answers_find_the_run(
+    bare_log, tmp_path, monkeypatch
+):
+    """A decider that knew four partitions answered a run on the seventh where nobody read."""
+    monkeypatch.setattr(archiver, "COMPACT_S", 0.05)
+    address, folder = bare_log.address, tmp_path / "archive"
+    fields = {"run_id": "run", "producer": "tamiyo", "recorded_at_ns": 1}
+    first, second, third = (
+        new_event(StateDigested(occasion="epoch"), event_id=number.to_bytes(16, "big"), **fields)
+        for number in range(1, 4)
+    )
+    await ensure_topics(address)
+    publisher = Publisher(address, RING, Metrics())
+    await publisher.publish([first])
+
+    async def archived(stop: asyncio.Event) -> None:
+        with Archive(folder, RING) as archive:
+            consumer = await connect(address, archive)
+            try:
+                await archiver.ArchiveLoop(archive, consumer, Metrics(), stop).run()
+            finally:
+                await consumer.stop()
+
+    working = asyncio.create_task(archived(asyncio.Event()))
+    while not (folder / "manifest.json").exists():  # noqa: ASYNC110 - no event says so
+        await asyncio.sleep(0.05)
+    await add_partitions(address, 7)
+    with pytest.raises(LogUnavailable, match="partitions were added"):
+        await working
+    await publisher.publish([second], partition=6)
+    await publisher.publish([third])  # of a process that goes on: where it was
+    await publisher.stop()
+    stop = asyncio.Event()
+    again = asyncio.create_task(archived(stop))
+    while covered(folder).get((RUNS.name, 6)) != 1:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.05)
+    stop.set()
+    await again
+
+    assert covered(folder)[RUNS.name, partition_of(b"run", PARTITIONS)] == 2

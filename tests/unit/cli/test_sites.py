@@ -47,6 +47,19 @@ def test_a_script_is_looked_at_when_its_model_gets_its_first_batch(tmp_path: Pat
     assert (sys.argv, torch.compile, nn.Module.__call__) == before
 
 
+@pytest.mark.parametrize(("sites", "chosen"), [("'auto'", ["0", "1"]), ("('0',)", ["0"]), ("[('0', 'vector')]", ["0"])])
+def test_a_script_has_the_sites_marked_that_its_run_takes(
+    tmp_path: Path, capsys, sites: str, chosen: list[str]
+) -> None:
+    script = tmp_path / "train.py"
+    probe = "probe=lambda model: model(torch.ones(6, 4)).sum(1)"
+    script.write_text(
+        SCRIPT.format(before=f"import esper; esper.grow(model, optimizer, {probe}, epochs=1, sites={sites})")
+    )
+
+    assert [each["site"] for each in listed(capsys, str(script), "7") if each["chosen"]] == chosen
+
+
 def test_a_task_has_its_own_sites_marked(capsys) -> None:
     assert dispatch(["sites", "spirals"]) == 0
 

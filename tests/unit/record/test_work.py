@@ -137,6 +137,15 @@ def test_what_is_withdrawn_is_nobodys_and_higher_priorities_come_first(topic):
     assert not topic.work.holds("r2", "a", 1)
 
 
+def test_a_run_that_was_begun_goes_before_those_that_were_not(topic):
+    for number in range(6):
+        topic.ask(f"r{number}", priority=int(number == 5))
+    topic.take("r4", "a")
+    topic.release("r4", "a", 1, "interrupted", "the worker was stopped")
+
+    assert topic.free("b")[:2] == ["r5", "r4"]
+
+
 def test_workers_begin_with_different_runs_and_a_new_reader_begins_at_the_first_that_is_not_over(topic):
     for number in range(40):
         topic.ask(f"r{number}")

@@ -120,6 +120,16 @@ def test_a_measurement_goes_on_where_it_was_stopped(task, tmp_path):
     assert (table.states, table.runs, table.rollouts) == (1, 1, 4)
 
 
+def test_rows_are_of_one_kind_of_settings_the_newest_where_none_is_named(tmp_path):
+    first = Ledger(tmp_path / "rows.jsonl", "one")
+    first.append(Key("run", "tab", 1), {"loss": 1.0})
+    Ledger(first.path, "two").append(Key("run", "tab", 2), {"loss": 2.0})
+
+    assert [row["loss"] for row in Ledger(first.path, "one").of("run")] == [1.0]
+    assert [row["loss"] for row in Ledger(first.path).of("run")] == [2.0]
+    assert Ledger(tmp_path / "none.jsonl").rows == {}
+
+
 def test_rows_of_another_run_are_not_gone_on_with(task, tmp_path):
     asked = iter([False, False, True])
     first = Headroom(plan(task), tmp_path, REAL_CLOCK, stop=lambda: next(asked))

@@ -29,6 +29,7 @@ from esper.tamiyo.graph import build
 from esper.tamiyo.network import make
 from esper.tamiyo.policies import learned
 from esper.tamiyo.serving import IN_FORCE_NS, Serving
+from esper.tamiyo.staging import serves
 from esper.testing import FakeClock
 from tests.unit.tamiyo.conftest import PACKET_TIME_NS
 
@@ -86,6 +87,18 @@ def test_a_promoted_policy_decides_from_its_moment_on_and_an_older_packet_is_ans
     served.promote(promotion(first, "1.0.0", at_ns=began + 2))  # back to what was there
     later.recorded_at_ns += 1
     assert decided(later, served).policy_version == "1.0.0"
+
+
+@pytest.mark.requirement("R-SIM-40")
+def test_a_policy_for_a_share_of_the_runs_decides_for_those_and_the_one_before_for_the_others(objects):
+    served = Serving(objects)
+    served.promote(promotion(objects.put(trained(1, "1.0.0")), "1.0.0", at_ns=0))
+    served.promote(promotion(objects.put(trained(2, "2.0.0")), "2.0.0", at_ns=1, share=0.25))
+    runs = [f"run{number}" for number in range(200)]
+    versions = [served.find("learned", 2 * IN_FORCE_NS, run_id).version for run_id in runs]
+
+    assert versions == ["2.0.0" if serves(run_id, "2.0.0", 0.25) else "1.0.0" for run_id in runs]
+    assert 25 < versions.count("2.0.0") < 75
 
 
 def test_the_last_bits_of_another_processor_are_forgiven_and_another_choice_is_not(objects, make_state, make_packet):
@@ -165,6 +178,22 @@ def test_without_a_learned_policy_the_error_says_how_to_get_one(make_state, make
     monkeypatch.setattr(serving, "SHIPPED", "nothing.safetensors")
     with pytest.raises(InvalidInput, match=r"train one with `esper learn`.*esper policy promote"):
         decided(make_packet(make_state(policy="learned")), Serving())
+
+
+def test_the_policy_that_comes_with_esper_decides_where_none_is_promoted(objects, make_state, make_packet, monkeypatch):
+    content = trained(5, "1.0.0")
+    monkeypatch.setattr(serving, "shipped", lambda: content)
+    served, packet = Serving(objects), make_packet(make_state(policy="learned"))
+    served.prepare(packet.recorded_at_ns, packet.run_id)
+    made = decided(packet, served)
+
+    assert made.policy_ref == serving.reference(content) not in objects
+    assert rederived(made, packet, objects) == ""
+    other = objects.put(trained(6, "2.0.0"))
+    served.promote(promotion(other, "2.0.0", at_ns=PACKET_TIME_NS))
+    assert decided(packet, served) == made  # it is in force for later packets
+    packet.recorded_at_ns += IN_FORCE_NS
+    assert decided(packet, served).policy_ref == other
 
 
 @pytest.mark.requirement("R-TAM-7")
