@@ -109,6 +109,9 @@ class MemoryLog:
         arrived, self._arrived = self._arrived, []
         return arrived
 
+    def await_command(self, timeout_s: float) -> None:
+        """It never waits."""
+
     def claim(self, event: Event) -> None:
         """Append the claim; raises Superseded where the run was claimed by that incarnation before."""
         if not supersedes(event.incarnation, self._claimed.get(event.run_id, 0)):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
+from contracts.leyline.v1.leyline_pb2 import FieldReport, FieldReportOutcome
 from contracts.topics import COMMANDS, REPORTS, RUNS
 from esper.leyline.envelope import Event
 from projections.projection import Projection, Row, fact_row, fields, row
@@ -46,17 +47,38 @@ def _rejected(event: Event, record: Record) -> tuple[str, Row]:
 
 def _reported(event: Event, record: Record) -> tuple[str, Row]:
     body = event.field_report
+    if why := wrong_with(body, event.run_id):
+        return "refused", row(event, record, run_id=event.run_id, reason=why)
     metrics: dict[str, Any] = {column: body.metrics.get(name) for name, column in _METRICS.items()}
     return "reported", row(
         event,
         record,
         run_id=event.run_id,
         command_id=_bytes(body.command_id),
+        decision_id=_bytes(body.decision_id),
         window_epochs=body.observation_window_epochs,
         ended_as=body.notes,
         **fields(body, ("seed_id", "blueprint_id", "outcome")),
         **metrics,
     )
+
+
+def wrong_with(report: FieldReport, run_id: str) -> str:
+    """Why a report is no experience; empty for one that is (R-TAM-51). Its version is judged where events are read.
+
+    One that does not say which run it is on is from before reports were judged, and was taken as it is.
+    """
+    if not report.training_run_id:
+        return ""
+    names_none = _bytes(report.command_id) is None and _bytes(report.decision_id) is None
+    checks = (
+        (not report.HasField("issued_at"), "it does not say when it was issued"),
+        (_bytes(report.report_id) is None, f"report id {report.report_id!r} is no UUID"),
+        (names_none, "it names neither a command nor a decision"),
+        (report.outcome not in FieldReportOutcome.values()[1:], f"outcome {report.outcome} is none"),
+        (report.training_run_id != run_id, f"it is on run {report.training_run_id!r}"),
+    )
+    return next((reason for wrong, reason in checks if wrong), "")
 
 
 def _bytes(command_id: str) -> bytes | None:

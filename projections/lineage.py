@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from contracts.topics import COMMANDS, REPORTS
+from contracts.topics import COMMANDS, LOCAL, REPORTS
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, Signed
@@ -104,6 +104,15 @@ def requests(history: History, run_id: str) -> Iterator[tuple[Event, Signed]]:
     for stretch in lineage(history, run_id):
         for raw, headers in _rows(history, query, [stretch.run_id, COMMANDS.name]):
             yield envelope.parse(raw), _signed(raw, headers)
+
+
+def commands_told(history: History, run_id: str, first: int) -> list[Signed]:
+    """The commands of people to a run that lie beside no log, from this offset on."""
+    query = (
+        "SELECT log_raw, log_headers FROM log.adaptation_command WHERE run_id = ? AND log_partition = ? "
+        "AND log_offset >= ? AND producer = 'person' ORDER BY log_offset"
+    )
+    return [_signed(raw, headers) for raw, headers in _rows(history, query, [run_id, LOCAL, first])]
 
 
 def claims_between(history: History, run_id: str, first: int, end: int) -> list[StoredRecord]:

@@ -1,5 +1,7 @@
 """A run without a log: its history goes straight into the archive, and its decisions are made in its own process.
 
+A person's command is put into that archive by `tell`, as if it were the log, and found there before the next step.
+
 What this writes lies in a partition that no log has (`LOCAL`), so an archive may hold such histories beside those of a
 log, and every reader of the archive reads both. Facts are archived when a state is kept, and at the end: a process that
 dies has lost what a resumed run comes to again.
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from contracts.topics import LOCAL
+from contracts.topics import COMMANDS, LOCAL
 from esper.errors import InvalidInput, LogUnavailable, Superseded
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.objects import ObjectStore
@@ -21,8 +23,10 @@ from esper.record.accept import supersedes
 from esper.tamiyo.answer import answer
 from esper.tamiyo.serving import Serving
 from esper.tolaria.outside import Answer, Clock
+from projections import manifest, open_history
 from projections.archive_writer import Archive
 from projections.compaction import MERGE_AT, merge_all
+from projections.lineage import commands_told
 from projections.records import StoredRecord
 from streams.records import headers_of, outgoing
 
@@ -30,7 +34,9 @@ KEEPS: Final = frozenset({"run_started", "run_resumed", "checkpoint_saved", "rol
 """What a person who looks wants to find: a flush archives once one of these was published."""
 BUSY_S: Final = 30.0
 """How long another writer of the same archive is waited for."""
+LOOK_S: Final = 0.05
 _MOST: Final = 5_000
+_PLACE: Final = (COMMANDS.name, LOCAL)
 
 
 class LocalLog:
@@ -62,6 +68,10 @@ class LocalLog:
         self._packet: Event | None = None
         self._given: dict[bytes, Answer] = {}
         self._arrived: list[Signed] = []
+        self._run_id = ""
+        self._stamp = manifest.stamp(folder)
+        self._told: int | None = None
+        """The offset of the first command that may not have been looked at."""
 
     @property
     def ends(self) -> Mapping[tuple[str, int], int]:
@@ -71,8 +81,10 @@ class LocalLog:
     def publish(self, event: Event) -> None:
         """Hold the event for the next flush."""
         name = body_name(event)
+        self._run_id = event.run_id
         self._waiting.append(event)
-        self._due = self._due or name in KEEPS or len(self._waiting) > _MOST
+        answers = name == "command_rejected" or (name == "command_applied" and bool(event.command_applied.told))
+        self._due = self._due or answers or name in KEEPS or len(self._waiting) > _MOST
         if name == "epoch_completed":
             self._packet = event
 
@@ -106,9 +118,30 @@ class LocalLog:
         return Answer(signed["decision_made"], signed.get("adaptation_command"))
 
     def take_commands(self) -> list[Signed]:
-        """Those that a resumed run had not answered yet; nobody can send any other."""
+        """Those that a resumed run had not answered yet, and those that `tell` has put into the archive since.
+
+        Looking costs one `stat` where nobody has written to the archive.
+        """
+        stamp = manifest.stamp(self._folder)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._look()
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    def await_command(self, timeout_s: float) -> None:
+        """Wait until somebody has written to the archive, at most so long."""
+        deadline = time.monotonic() + timeout_s
+        while not self._arrived and manifest.stamp(self._folder) == self._stamp and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+
+    def _look(self) -> None:
+        """Take in the commands to this run that somebody else has written."""
+        first, end = self._told or 0, manifest.load_or_empty(self._folder).next_offsets.get(_PLACE, 0)
+        if end > first:
+            with open_history(self._folder) as history:
+                self._arrived += commands_told(history, self._run_id, first)
+            self._told = end
 
     def catch_up(self, open_packet: bytes, requests: Iterable[tuple[Event, Signed]], known: Iterable[Signed]) -> None:  # noqa: ARG002 - nothing comes twice
         """Have ready what the archive holds of answers."""
@@ -138,7 +171,11 @@ class LocalLog:
         while True:
             try:
                 with Archive(self._folder, self._ring) as archive:
-                    archive.append(list(self._records(archive)))
+                    told = archive.manifest.next_offsets.get(_PLACE, 0)
+                    own = list(self._records(archive))
+                    archive.append(own)
+                    mine = sum(record.topic == COMMANDS.name for record in own)
+                    stamp = manifest.stamp(self._folder)
             except InvalidInput as error:
                 if time.monotonic() > deadline:
                     raise LogUnavailable(
@@ -150,6 +187,8 @@ class LocalLog:
                 raise LogUnavailable(f"the archive {self._folder} cannot be written: {error}") from error
             else:
                 self._waiting, self._due = [], False
+                if self._told is None or self._told == told:  # nobody else has written a command meanwhile
+                    self._told, self._stamp = told + mine, stamp
                 return
 
     def _records(self, archive: Archive) -> Iterable[StoredRecord]:
@@ -161,3 +200,23 @@ class LocalLog:
             ends[sent.topic, LOCAL] = offset + 1
             headers = tuple(headers_of(self._ring.sign(sent.payload)))
             yield StoredRecord(sent.topic, LOCAL, offset, now_ms, sent.key, sent.payload, headers)
+
+
+def tell(folder: Path, ring: KeyRing, event: Event, now_ms: int) -> None:
+    """Put a person's command into the archive of a run without a log, as its trainer finds it.
+
+    Raises InvalidInput where another process keeps the archive for itself, as the archiver of a log does.
+    """
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            with Archive(folder, ring) as archive:
+                sent = outgoing(event)
+                offset = archive.manifest.next_offsets.get((sent.topic, LOCAL), 0)
+                headers = tuple(headers_of(ring.sign(sent.payload)))
+                archive.append([StoredRecord(sent.topic, LOCAL, offset, now_ms, sent.key, sent.payload, headers)])
+                return
+        except InvalidInput:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_S)

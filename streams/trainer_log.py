@@ -98,6 +98,11 @@ class Answers:
             loose, self._loose = self._loose, []
             return loose
 
+    def wait_loose(self, timeout_s: float) -> None:
+        """Wait until there is a loose command, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._loose or self._given_up, timeout_s)
+
     def arrived(self, event: Event, signed: Signed) -> None:
         """A decision or command of this run whose signature holds."""
         digest = hashlib.sha256(signed.payload).digest()
@@ -115,6 +120,7 @@ class Answers:
         """A command whose signature does not hold: no answer, but the trainer records that it rejected it."""
         with self._changed:
             self._loose.append(signed)
+            self._changed.notify_all()
 
     def _decision(self, event: Event, signed: Signed) -> None:
         packet_id, command_id = event.decision_made.packet_id, event.decision_made.command_id
@@ -131,6 +137,7 @@ class Answers:
             self._finish(packet_id, Answer(decision, signed))
         else:
             self._loose.append(signed)
+            self._changed.notify_all()
 
     def _finish(self, packet_id: bytes, answer: Answer) -> None:
         # The first answer counts; a second one would be another decision on the same packet.
@@ -245,6 +252,11 @@ class KafkaLog:
         """
         self._claims.check()
         return self._answers.take_loose()
+
+    def await_command(self, timeout_s: float) -> None:
+        """Wait until a command has arrived that answers no packet, at most so long."""
+        self._answers.wait_loose(timeout_s)
+        self._claims.check()
 
     def shed(self) -> int:
         """How many telemetry events were shed so far."""

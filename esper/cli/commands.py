@@ -104,8 +104,11 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         ),
     ] = None,
     policy: Annotated[
-        Literal["heuristic", "random", "none", "learned"],
-        typer.Option("--policy", help="How Tamiyo decides; none never grows, learned asks the promoted policy."),
+        Literal["heuristic", "random", "explore", "none", "learned"],
+        typer.Option(
+            "--policy",
+            help="How Tamiyo decides; none never grows, explore tries everything, learned asks the promoted policy.",
+        ),
     ] = "heuristic",
     lifecycle: Annotated[
         Literal["careful", "swift", "direct", "full"] | None,
@@ -282,6 +285,33 @@ def fork(
     from esper.cli.resume import fork_command  # noqa: PLC0415
 
     return fork_command(data_dir, run, at, do, trust=trust, as_json=as_json)
+
+
+@app.command(epilog='Example: esper tell last "cull s1"')
+def tell(
+    run: Run,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            help='"cull s1", "fossilize s1", "hold s1", "advance s1", "germinate s1 residual_block", "rate 0.5", '
+            '"rollback", "pause" or "resume".',
+            metavar="WHAT...",
+        ),
+    ],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Tell a run that trains now what to do, and see what became of it; 1 where it is refused.
+
+    It is signed, recorded, and takes effect between two optimiser steps: before the next one, or while the run is
+    paused. `pause` stops the trainer until `resume`; `rate 0.5` makes every learning rate half of what it would be, and
+    `rate 1` puts it back; a seed that is held stays in its stage until it is advanced; one that is advanced meets its
+    gate at the end of the epoch. Replays, resumes and forks repeat it.
+    """
+    from esper.cli.tell import tell_command  # noqa: PLC0415
+
+    return tell_command(data_dir, run, " ".join(what), as_json=as_json)
 
 
 @app.command(epilog="Example: esper static last")

@@ -127,7 +127,12 @@ def _epoch_completed(body: Any) -> str:
 
 
 def _decision_made(body: Any) -> str:
-    return f"{chosen(body)}: {body.reason}" if body.reason else chosen(body)
+    told = f"{chosen(body)}: {body.reason}" if body.reason else chosen(body)
+    strict = [each for each in body.verdicts if each.effect != "note"]
+    if not strict:
+        return told
+    said = "; ".join(f"{each.evaluator} {each.effect}: {each.reason}" for each in strict)
+    return f"{told} [risk, {'instead of ' + body.replaced if body.replaced else 'not binding'}: {said}]"
 
 
 def _decision_timed_out(body: Any) -> str:
@@ -145,6 +150,8 @@ def _conservative_mode_changed(body: Any) -> str:
 
 
 def _adaptation_command(body: Any) -> str:
+    if body.annotations.get("told"):
+        return f"{body.annotations['told']} (from {body.issued_by})"
     if body.WhichOneof("payload") == "seed_operation":
         what = f"{_operation(body.seed_operation.operation)} {body.target_seed_id} {body.seed_operation.blueprint_id}"
     else:
@@ -153,6 +160,8 @@ def _adaptation_command(body: Any) -> str:
 
 
 def _command_applied(body: Any) -> str:
+    if body.told:
+        return f"{body.told}, told by {body.origin}, in {body.apply_ms:.1f} ms"
     what = (
         _operation(body.operation)
         if body.operation
@@ -211,6 +220,8 @@ def _field_report(body: Any) -> str:
     outcome = _short(leyline_pb2.FieldReportOutcome, body.outcome, "FIELD_REPORT_OUTCOME_")
     metrics = ", ".join(f"{name} {value:+.4g}" for name, value in sorted(body.metrics.items()))
     notes = f" - {body.notes}" if body.notes else ""
+    if body.decision_id:
+        return f"{outcome} an epoch after a decision{f': {metrics}' if metrics else ''}{notes}"
     return (
         f"{outcome} after {body.observation_window_epochs} epochs with {body.blueprint_id} at {body.seed_id}"
         f"{f': {metrics}' if metrics else ''}{notes}"

@@ -403,6 +403,8 @@ def _status(run: dict[str, Any], now: datetime) -> str:
         return str(work["told"])
     if run["status"] == "died":
         return f"died, last heard {_ago(ago)} ago"
+    if run["status"] == "running" and run["paused"]:
+        return "paused"
     if run["status"] == "running":
         silent = not run["trainer_lives"] and ago > SILENT_AFTER
         return f"last heard {_ago(ago)} ago" if silent else "running"

@@ -192,6 +192,7 @@ def to_json(state: RunState, mark: Mark, decision: Event | None, rates: Mapping[
         ],
         "breakers": {name: breaker_state(number) for name, number in status.breakers.items()},
         "conservative": status.conservative,
+        "paused": status.paused,
         "last_checkpoint": None
         if saved is None
         else {**asdict(saved), "kept": saved.ref in state.run_status.checkpoints},
@@ -268,7 +269,8 @@ def _lines(
             with_names(f"epoch {decision.epoch}: {chosen(body)}{f': {body.reason}' if body.reason else ''}"),
         )
         yield "policy", f"{body.policy} {body.policy_version}".strip()
-    yield "mode", "conservative" if status.conservative else "normal"
+    mode = "conservative" if status.conservative else "normal"
+    yield "mode", f"{mode}, paused by a person" if status.paused else mode
     named = ", ".join(f"{name} {breaker_state(number)}" for name, number in status.breakers.items())
     yield "breakers", named or "none has tripped"
     yield "open windows", ", ".join(sorted(set(model.windows.values()))) or "none"

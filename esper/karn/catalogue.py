@@ -183,9 +183,16 @@ def draft(blueprint: Blueprint, site: SiteShape | WidthShape, settings: Settings
 
 
 def offer(
-    site: SiteDescription, *, pool: Collection[str], dossier: Dossier, clearance: Clearance
+    site: SiteDescription,
+    *,
+    pool: Collection[str],
+    dossier: Dossier,
+    clearance: Clearance,
+    sheet_risk: bool = True,
 ) -> list[BlueprintOption]:
     """What could grow at `site`, in order of ids; what was issued as a risk data sheet replaces Karn's own.
+
+    With `sheet_risk` its score also stands in the place of the catalogue's risk (R-TAM-30).
 
     Raises InvalidInput as `options` does.
     """
@@ -197,6 +204,8 @@ def offer(
         option.tier = TIERS[blueprint.tier]
         option.stage = blueprint.stage
         sheet = sheets.get(option.blueprint_id) or risk_sheet(descriptor(blueprint), issued_at_ns=0)
+        if sheet_risk and option.blueprint_id in sheets:
+            option.risk = sheet.risk_score  # what was issued for it counts for more than what the catalogue says
         option.hazard_band = sheet.hazard_band
         if sheet.handling_class != HANDLING_CLASS_STANDARD:  # two bytes an option, in every packet
             option.handling_class = sheet.handling_class

@@ -5,7 +5,8 @@ Whether a command may be believed at all (signature, age, nonce) is judged befor
 
 All reasons: missing_payload, unsupported_command, unsupported_seed_operation, unknown_seed, illegal_transition,
 seed_embargoed, seed_fossilized, seed_busy, missing_blueprint, unknown_blueprint, bad_parameters, blueprint_refused,
-build_failed, shared_parameters, blend_unavailable, dwell_not_over, place_taken, seed_closed, larger_than_host.
+build_failed, shared_parameters, blend_unavailable, dwell_not_over, place_taken, seed_closed, larger_than_host,
+no_seed, already_held, already_advanced, needs_fossilize.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Final
 
 from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_SEED,
+    SEED_OPERATION_ADVANCE,
     SEED_OPERATION_CULL,
     SEED_OPERATION_FOSSILIZE,
     SEED_OPERATION_GERMINATE,
+    SEED_OPERATION_HOLD,
     AdaptationCommand,
     CommandType,
     SeedOperation,
@@ -29,7 +32,13 @@ from esper.errors import EsperError
 from esper.kasmina import lifecycle
 from esper.kasmina.seed import Slot, readable
 
-_SUPPORTED: Final = (SEED_OPERATION_GERMINATE, SEED_OPERATION_FOSSILIZE, SEED_OPERATION_CULL)
+_SUPPORTED: Final = (
+    SEED_OPERATION_GERMINATE,
+    SEED_OPERATION_FOSSILIZE,
+    SEED_OPERATION_CULL,
+    SEED_OPERATION_HOLD,
+    SEED_OPERATION_ADVANCE,
+)
 
 
 class CommandRefused(EsperError):
@@ -66,7 +75,7 @@ def read(command: AdaptationCommand) -> Request:
         known = payload.operation in SeedOperation.values()
         what = SeedOperation.Name(payload.operation) if known else str(payload.operation)
         raise CommandRefused(
-            "unsupported_seed_operation", f"{what} is not carried out: use GERMINATE, FOSSILIZE or CULL"
+            "unsupported_seed_operation", f"{what} is not carried out: use GERMINATE, FOSSILIZE, CULL, HOLD or ADVANCE"
         )
     return Request(
         operation=payload.operation,
@@ -101,6 +110,31 @@ def check_germinate(slot: Slot, request: Request) -> None:
     bad = [f"{name}={value}" for name, value in request.parameters.items() if not math.isfinite(value)]
     if bad:
         raise CommandRefused("bad_parameters", f"{request.blueprint_id} parameters must be finite: {', '.join(bad)}")
+
+
+def check_hold(slot: Slot) -> None:
+    """Raise CommandRefused unless a seed lives there that has yet to prove itself and is not held."""
+    _check_lives(slot, "held")
+    if slot.held:
+        raise CommandRefused("already_held", f"{slot.seed_id} is held in {lifecycle.name(slot.stage)}; advance it")
+
+
+def check_advance(slot: Slot, *, swift: bool) -> None:
+    """Raise CommandRefused unless a seed lives there that leaves its stage by itself, sooner or later."""
+    _check_lives(slot, "advanced")
+    if slot.stage == lifecycle.PROBATIONARY and not swift and not slot.held:
+        raise CommandRefused("needs_fossilize", f"{slot.seed_id} is PROBATIONARY, and leaves it by a fossilize command")
+    if slot.hurried:
+        raise CommandRefused(
+            "already_advanced", f"{slot.seed_id} leaves {lifecycle.name(slot.stage)} at the next epoch end already"
+        )
+
+
+def _check_lives(slot: Slot, what: str) -> None:
+    if slot.stage not in lifecycle.ALIVE:
+        raise CommandRefused(
+            "no_seed", f"{slot.seed_id} is {lifecycle.name(slot.stage)}: there is no seed to be {what} there"
+        )
 
 
 def check_move(slot: Slot, target: lifecycle.Stage) -> None:

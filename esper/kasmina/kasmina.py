@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import SeedObservation, SeedStep, SiteDescription, SiteEvidence
 from contracts.leyline.v1.leyline_pb2 import (
+    SEED_OPERATION_ADVANCE,
     SEED_OPERATION_FOSSILIZE,
     SEED_OPERATION_GERMINATE,
+    SEED_OPERATION_HOLD,
     TELEMETRY_LEVEL_CRITICAL,
     TELEMETRY_LEVEL_WARNING,
     AdaptationCommand,
@@ -124,6 +126,14 @@ class Kasmina:
             return self._germinate(slot, request)
         if request.operation == SEED_OPERATION_FOSSILIZE:
             return self._fossilize(slot, request)
+        if request.operation == SEED_OPERATION_HOLD:
+            commands.check_hold(slot)
+            slot.held, slot.hurried = True, False
+            return []
+        if request.operation == SEED_OPERATION_ADVANCE:
+            commands.check_advance(slot, swift=self.settings.swift)
+            self._progress.hurry(slot)
+            return []
         commands.check_move(slot, lifecycle.CULLED)
         self._forget_probe(slot)
         return self._moves.cull(slot, "cull command", request.command_id)
@@ -149,6 +159,8 @@ class Kasmina:
         if self.settings.swift:
             needed = self.settings.proof_epochs
             raise CommandRefused("dwell_not_over", f"{slot.seed_id} fossilizes by itself, after {needed} epochs' proof")
+        if slot.held:
+            raise CommandRefused("already_held", f"{slot.seed_id} is held in PROBATIONARY; advance it first")
         if impact is None or not self._progress.gate_ready(slot):
             needed = self.settings.probation_epochs
             raise CommandRefused("dwell_not_over", f"{slot.seed_id} must be PROBATIONARY for {needed} epoch ends first")

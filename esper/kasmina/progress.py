@@ -58,15 +58,28 @@ class Progress:
         slot.stage_steps += 1
         if facts := self._limit_memory(slot):
             return facts
+        if slot.held:
+            return []
         if slot.stage == lifecycle.BLENDING:
             seed = slot.occupant()
             seed.ramp_step += 1
             slot.set_alpha(ramp(seed.ramp_step, self._ramp_steps, self._settings.alpha_temperature))
             return self._hurry(slot)
-        if slot.stage == lifecycle.GERMINATED and slot.stage_steps >= self._settings.germination_steps:
+        if slot.stage == lifecycle.GERMINATED and (
+            slot.hurried or slot.stage_steps >= self._settings.germination_steps
+        ):
             verdict = self._verdicts.verdict(gates.g0_sanity(slot.subject, self._dry_run(slot)))
             return [*self._pass_or_cull(slot, verdict, lifecycle.TRAINING), *self._hurry(slot)]
         return []
+
+    def hurry(self, slot: Slot) -> None:
+        """Count the stage's dwell as over, its ramp included; of a seed that is held only the hold ends."""
+        if slot.held:
+            slot.held = False
+            return
+        slot.hurried = True
+        if slot.stage == lifecycle.BLENDING:
+            slot.occupant().ramp_step = self._ramp_steps
 
     def _hurry(self, slot: Slot) -> list[Message]:
         """`swift`: leave the stages without dwell, TRAINING and SHADOWING, and BLENDING when its ramp is finished.
@@ -112,9 +125,13 @@ class Progress:
 
     def end_epoch(self, slot: Slot, probing: Probing) -> list[Message]:
         """One more epoch in this stage is over."""
-        slot.stage_epochs += 1
         if slot.seed is not None and slot.seed.before is None:
             slot.seed.before = probing.as_is()  # germinated before anything had been probed
+        if slot.held:
+            if slot.stage in (lifecycle.SHADOWING, lifecycle.PROBATIONARY) and not self._settings.swift:
+                self._measure(slot, probing)  # a policy sees what it contributes all the same
+            return []
+        slot.stage_epochs += 1
         leave = {
             lifecycle.TRAINING: self._leave_training,
             lifecycle.BLENDING: self._leave_blending,
@@ -140,6 +157,10 @@ class Progress:
             lifecycle.PROBATIONARY: settings.probation_epochs,
             lifecycle.RESETTING: settings.reset_epochs,
         }.get(slot.stage)
+        if slot.held:
+            return False
+        if slot.hurried and slot.stage_steps > 0:
+            return True
         if epochs is None or slot.stage_epochs < epochs or slot.stage_steps < 1:
             return False
         return slot.stage != lifecycle.BLENDING or slot.occupant().ramp_step >= self._ramp_steps
@@ -225,7 +246,7 @@ class Progress:
             assert seed.before is not None
             epochs = slot.stage_epochs if slot.stage == lifecycle.PROBATIONARY else 0
             proof = Proof(difference(now, seed.before), now.mean, slot.alpha, epochs)
-            if self._may_wait(proof, last=last):
+            if self._may_wait(proof, last=last, hurried=slot.hurried):
                 continue
             verdict = self._verdicts.verdict(gates.g4_proof(slot.subject, slot.health(), proof, self._settings))
             facts.append(verdict)
@@ -234,9 +255,11 @@ class Progress:
             facts += self._moves.fossilize(slot, "G4_SYSTEM_IMPACT passed: it has proven itself")
         return facts, ""
 
-    def _may_wait(self, proof: Proof, *, last: bool) -> bool:
+    def _may_wait(self, proof: Proof, *, last: bool, hurried: bool) -> bool:
         """Whether a seed that has not proven itself has time left to; rules 1 gave none."""
         patience = self._settings.proof_patience if self._settings.rules > 1 else 0
+        if hurried:
+            return False
         fallen = -proof.change.mean > self._settings.benefit_z * proof.change.stderr
         return not last and not fallen and proof.epochs < patience
 
@@ -247,7 +270,9 @@ class Progress:
         return [
             slot
             for slot in mixed
-            if slot.stage == lifecycle.PROBATIONARY and slot.stage_epochs >= self._settings.proof_epochs
+            if slot.stage == lifecycle.PROBATIONARY
+            and not slot.held
+            and (slot.hurried or slot.stage_epochs >= self._settings.proof_epochs)
         ]
 
     def _leave_embargo(self, slot: Slot, _probing: Probing) -> list[Message]:

@@ -32,6 +32,8 @@ STATE_VERSION: Final = 1
 _SLOT_FIELDS: Final = ("stage", "stage_epochs", "stage_steps", "life", "culls", "fossils", "violations", "alpha")
 _SEED_FIELDS: Final = ("ramp_step", "training_steps", "forward_errors", "nonfinite_losses", "side_loss")
 _SEED_FIGURES: Final = ("gradient_norm", "output_ratio")
+_TOLD: Final = ("held", "hurried")
+"""Saved where they are true: digests of all other states stay what they were."""
 
 Form = Callable[[Tensor], Tensor]
 """A seed's forward in another form: the same function of an activation, over the module's own parameters."""
@@ -107,6 +109,10 @@ class Slot:
     alpha: float = 0.0
     closed: str = ""
     """The blueprint whose proof failed here, after which nothing may grow here any more; empty for an open place."""
+    held: bool = False
+    """Told to stay in this stage until it is advanced: no gate is judged, no patience ends, and a ramp stands still."""
+    hurried: bool = False
+    """Told to leave this stage: its dwell counts as over, and its exit gate is judged at the next epoch end."""
     seed: Seed | None = None
     absorbed: str = ""
     """The blueprint of the width seed that is part of the host now; the slot is FOSSILIZED and has no module."""
@@ -143,6 +149,7 @@ class Slot:
         self.stage = stage
         self.stage_epochs = 0
         self.stage_steps = 0
+        self.held = self.hurried = False
 
     def set_alpha(self, alpha: float) -> None:
         """Mix the seed at `alpha`, from 0 to 1, from the next forward on."""
@@ -239,6 +246,7 @@ def dump_slot(slot: Slot, tensors: dict[str, Tensor]) -> dict[str, Any]:
         scalars["closed"] = slot.closed
     if slot.absorbed:
         scalars["absorbed"] = slot.absorbed
+    scalars |= {name: True for name in _TOLD if getattr(slot, name)}
     seed = slot.seed
     if seed is None:
         return scalars | {"seed": None}
@@ -278,6 +286,8 @@ def load_slot(slot: Slot, scalars: Mapping[str, Any], tensors: Mapping[str, Tens
     slot.set_alpha(scalars["alpha"])
     slot.closed = scalars.get("closed", "")
     slot.absorbed = scalars.get("absorbed", "")
+    for name in _TOLD:
+        setattr(slot, name, scalars.get(name, False))
     if scalars["seed"] is not None:
         slot.seed = _load_seed(slot, scalars["seed"], tensors, rebuild, kept if same else None)
 

@@ -106,6 +106,7 @@ def observe(slot: Slot, *, gate_ready: bool, epochs_until_free: int) -> SeedObse
         epochs_until_free=epochs_until_free,
         isolation_violations=slot.violations,
         closed=bool(slot.closed),
+        held=slot.held,
     )
     if slot.absorbed:
         observation.blueprint_id = slot.absorbed

@@ -142,9 +142,12 @@ def new_event(
 def priority_of(body: Any) -> leyline_pb2.MessagePriority:
     """The priority of an event around `body`: security violations are CRITICAL, telemetry goes by its level.
 
+    So is a breaker that opens (R-TAM-38).
+
     CRITICAL, ERROR or WARNING, and INFO telemetry are CRITICAL, HIGH and NORMAL (R-KAS-38); the rest is NORMAL.
     """
-    if isinstance(body, event_pb2.SecurityViolation):
+    opens = isinstance(body, event_pb2.BreakerChanged) and body.to_state == leyline_pb2.CIRCUIT_BREAKER_STATE_OPEN
+    if opens or isinstance(body, event_pb2.SecurityViolation):
         return leyline_pb2.MESSAGE_PRIORITY_CRITICAL
     if isinstance(body, leyline_pb2.TelemetryPacket):
         return _PRIORITY_OF_LEVEL.get(body.level, leyline_pb2.MESSAGE_PRIORITY_NORMAL)

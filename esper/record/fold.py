@@ -263,7 +263,8 @@ def _optimizer(model: ModelState, event: Event) -> ModelState:
 def _applied(status: RunStatus, event: Event) -> RunStatus:
     body = event.command_applied
     decision_id = body.decision_id or status.last_decision_id
-    return replace(status, last_command_id=body.command_id, last_decision_id=decision_id)
+    paused = body.paused if body.HasField("paused") else status.paused
+    return replace(status, last_command_id=body.command_id, last_decision_id=decision_id, paused=paused)
 
 
 def _last_saved(model: ModelState, event: Event) -> ModelState:

@@ -75,6 +75,8 @@ class RunStatus:
     timeline: int = 0
     breakers: Mapping[str, int] = field(default_factory=dict)
     conservative: bool = False
+    paused: bool = False
+    """Whether a person has told its trainer to stand still."""
     checkpoints: Mapping[str, int] = field(default_factory=dict)  # reference -> step, those that are kept
     last_decision_id: bytes = b""
     last_command_id: bytes = b""

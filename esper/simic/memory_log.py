@@ -59,6 +59,9 @@ class MemoryLog:
         """Nobody sends any."""
         return []
 
+    def await_command(self, timeout_s: float) -> None:
+        """Return at once: none will ever come."""
+
     def shed(self) -> int:
         """Nothing is ever shed."""
         return 0

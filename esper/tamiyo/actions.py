@@ -14,8 +14,26 @@ from esper.kasmina.lifecycle import ALIVE, DORMANT, PROBATIONARY
 SIZES: Final = (1.0, 0.5, 0.25)
 """By how much of its units a layer may become wider at once; the first that fits is taken. Doubling was as good as
 eight small steps, and nothing was better (docs/log.md)."""
-Kind = Literal["nothing", "germinate", "cull", "fossilize", "adjust", "pause"]
-"""`adjust` and `pause` are what a risk data sheet makes of a germination: the optimiser's turn, or nobody's."""
+Kind = Literal[
+    "nothing",
+    "germinate",
+    "cull",
+    "fossilize",
+    "adjust",
+    "pause",
+    "advance",
+    "hold",
+    "breaker_open",
+    "breaker_close",
+    "rollback",
+]
+"""`adjust` and `pause` are also what a risk data sheet makes of a germination: the optimiser's turn, or nobody's.
+`rollback` is nothing that a policy may choose: the risk engine asks for it."""
+SEEDS_ONLY: Final = 0
+EVERYTHING: Final = 1
+"""Action sets: germinate, cull and fossilize; and all of R-TAM-17, behind the first in their order."""
+RATES: Final = (0.5, 1.0, 2.0)
+"""What a policy may make of all learning rates: shares of what they would be had nobody told anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +41,7 @@ class Action:
     """One possible action. `parameters`, `risk` and `sheet` are the blueprint's, for germinate alone.
 
     `sheet` is what its risk data sheet asks for; `size`, of a layer that becomes wider, the new units as a share of
-    those that it has.
+    those that it has, and of an `adjust` without a seed the share that all learning rates become.
     """
 
     kind: Kind
@@ -35,7 +53,8 @@ class Action:
     size: float = 1.0
 
     def __str__(self) -> str:
-        size = "" if self.size == 1.0 else f"x{self.size:g}"
+        of_rates = self.kind == "adjust" and not self.seed_id
+        size = f"x{self.size:g}" if self.size != 1.0 or of_rates else ""
         return " ".join(filter(None, (self.kind, self.seed_id, self.blueprint_id, size)))
 
 
@@ -43,8 +62,11 @@ NOTHING = Action("nothing")
 """Always the first action and always legal."""
 
 
-def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
+def legal_actions(state: EpochCompleted, action_set: int = SEEDS_ONLY) -> tuple[list[Action], list[bool]]:
     """All actions in a fixed order (nothing, then seed by seed in site order) and which of them are legal.
+
+    With EVERYTHING, which the trainer must be able to carry out (`state.action_set`), these are followed by advance and
+    hold of every seed that has yet to prove itself, `adjust` of all learning rates, the growth breaker, and a pause.
 
     Germinate needs a DORMANT slot without embargo that is not closed, a blueprint that fits in what is left of the
     parameter budget and an epoch left to learn in; fossilize a PROBATIONARY seed whose dwell is over; cull a seed that
@@ -67,6 +89,25 @@ def legal_actions(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
         elif seed.stage in ALIVE:
             actions += [Action("cull", site.seed_id), Action("fossilize", site.seed_id)]
             mask += [True, seed.stage == PROBATIONARY and seed.gate_ready]
+    if min(action_set, state.action_set) >= EVERYTHING:
+        further, legal = _further(state)
+        actions += further
+        mask += legal
+    return actions, mask
+
+
+def _further(state: EpochCompleted) -> tuple[list[Action], list[bool]]:
+    """The actions of EVERYTHING that SEEDS_ONLY lacks."""
+    actions, mask = list[Action](), list[bool]()
+    for seed in state.seeds:
+        if seed.stage in ALIVE:
+            by_itself = seed.stage != PROBATIONARY or state.lifecycle == "swift"
+            actions += [Action("advance", seed.seed_id), Action("hold", seed.seed_id)]
+            mask += [seed.held or (by_itself and not seed.gate_ready), not seed.held]
+    actions += [Action("adjust", size=share) for share in RATES]
+    mask += [True for _ in RATES]
+    actions += [Action("breaker_open"), Action("breaker_close"), Action("pause")]
+    mask += [not state.conservative, state.conservative, not state.conservative]
     return actions, mask
 
 

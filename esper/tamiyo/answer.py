@@ -14,16 +14,23 @@ from typing import Final
 
 from contracts.leyline.v1.event_pb2 import DecisionMade, ObservationWindow
 from contracts.leyline.v1.leyline_pb2 import (
+    CIRCUIT_BREAKER_STATE_CLOSED,
+    CIRCUIT_BREAKER_STATE_OPEN,
+    COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
     COMMAND_TYPE_PAUSE,
+    COMMAND_TYPE_ROLLBACK,
     COMMAND_TYPE_SEED,
     EMERGENCY_LEVEL_CONSERVATIVE,
     MESSAGE_PRIORITY_CRITICAL,
     MESSAGE_PRIORITY_HIGH,
+    SEED_OPERATION_ADVANCE,
     SEED_OPERATION_CULL,
     SEED_OPERATION_FOSSILIZE,
     SEED_OPERATION_GERMINATE,
+    SEED_OPERATION_HOLD,
     TELEMETRY_LEVEL_CRITICAL,
+    TELEMETRY_LEVEL_INFO,
     TELEMETRY_LEVEL_WARNING,
     AdaptationCommand,
     CommandOptimizerAdjustment,
@@ -32,6 +39,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     FieldReport,
     SeedOperation,
     TelemetryEvent,
+    TelemetryLevel,
     TelemetryPacket,
 )
 from esper.errors import ContractViolation
@@ -40,11 +48,14 @@ from esper.leyline.envelope import Event, new_event
 from esper.tamiyo import coverage, reports
 from esper.tamiyo.decide import Decision, decide, draw_for
 from esper.tamiyo.policy import Policy
+from esper.tamiyo.risk_engine import VERSION
 from esper.tamiyo.serving import Serving
 
 PRODUCER: Final = "tamiyo"
 INLINE_OBSERVATION_BYTES: Final = 4096
 EXECUTION_DEADLINE_MS: Final = 2000
+MOST_OF_A_REASON: Final = 80
+"""Characters: a command keeps its size."""
 LR_FACTOR: Final = 0.5
 """What `adjust` makes of the host's learning rate: at most this share of the configured one, however often it is said.
 A smaller step is the optimiser's own remedy for a loss that does not fall."""
@@ -53,6 +64,8 @@ _OPERATIONS: Final[dict[str, SeedOperation]] = {
     "germinate": SEED_OPERATION_GERMINATE,
     "cull": SEED_OPERATION_CULL,
     "fossilize": SEED_OPERATION_FOSSILIZE,
+    "advance": SEED_OPERATION_ADVANCE,
+    "hold": SEED_OPERATION_HOLD,
 }
 
 
@@ -86,10 +99,13 @@ def answer(event: Event, *, now_ns: int, monotonic: Callable[[], float], serving
     signal = _alarm(decision, event.run_id, event.recorded_at_ns)
     if signal is not None:
         events.append(_alarm_event(event, signal, made))
+    if decision.judged.events and policy.risk_engine >= VERSION:
+        events.append(_mode_event(event, decision, made))
     degraded = coverage.degraded(decision.coverage, event.recorded_at_ns)
     if degraded is not None:
         events.append(_alarm_event(event, degraded, made, ordinal=1))
     events += [_report_event(event, window, now_ns) for window in state.windows if window.closed]
+    events += _decision_reports(event, made, now_ns)
     return Answered(events, [observation] if len(observation) > INLINE_OBSERVATION_BYTES else [])
 
 
@@ -116,6 +132,11 @@ def _decision_event(packet: Event, policy: Policy, decision: Decision, observati
         risk=decision.risk,
         risk_reasons=decision.risk_reasons,
         value_estimate=decision.value_estimate,
+        verdicts=[each.message() for each in decision.judged.verdicts],
+        risk_engine=policy.risk_engine,
+        risk_level=decision.judged.level,
+        replaced=decision.replaced,
+        risk_memory=decision.judged.memory,
     )
     return _follows(packet, body, ids.derived_id(packet.event_id, "tamiyo.decide", 0), packet.event_id, now_ns)
 
@@ -139,7 +160,7 @@ def _command_event(packet: Event, policy: Policy, decision: Decision, made: Even
         body.command_type = COMMAND_TYPE_SEED
         body.seed_operation.CopyFrom(operation)
     else:
-        _sheet_command(body, decision)
+        _other_command(body, decision)
     body.issued_at.FromNanoseconds(packet.recorded_at_ns)
     return _follows(packet, body, command_id, made.event_id, packet.recorded_at_ns)
 
@@ -154,9 +175,45 @@ def _alarm_event(packet: Event, body: EmergencySignal | TelemetryPacket, made: E
     return event
 
 
+_LEVELS: Final[dict[str, TelemetryLevel]] = {
+    "breaker_opened": TELEMETRY_LEVEL_CRITICAL,
+    "conservative_entered": TELEMETRY_LEVEL_WARNING,
+}
+
+
+def _mode_event(packet: Event, decision: Decision, made: Event) -> Event:
+    """What changed of the risk engine's mode and breakers: CRITICAL where a breaker opened, INFO where one closed."""
+    told = [
+        TelemetryEvent(event_id=f"tamiyo.{name}", description=why, level=_LEVELS.get(name, TELEMETRY_LEVEL_INFO))
+        for name, why in decision.judged.events
+    ]
+    event_id = ids.derived_id(packet.event_id, "tamiyo.risk", 0)
+    level = max(each.level for each in told)
+    body = TelemetryPacket(packet_id=ids.text(event_id), source_subsystem="tamiyo", level=level, events=told)
+    body.timestamp.FromNanoseconds(packet.recorded_at_ns)
+    return _follows(packet, body, event_id, made.event_id, packet.recorded_at_ns)
+
+
 def _report_event(packet: Event, window: ObservationWindow, now_ns: int) -> Event:
     body = reports.report(window, packet.run_id, packet.recorded_at_ns)
     return _follows(packet, body, reports.report_id(window, packet.run_id), window.command_id, now_ns)
+
+
+def _decision_reports(packet: Event, made: Event, now_ns: int) -> list[Event]:
+    """The reports on decisions that no window watches; none of a trainer that does not tell of them."""
+    state, at_ns = packet.epoch_completed, packet.recorded_at_ns
+    bodies: list[tuple[bytes, FieldReport]] = []
+    if state.HasField("last_decision"):
+        last = state.last_decision
+        bodies.append((reports.decision_of(last), reports.report_on(last, state, packet.run_id, at_ns)))
+    if state.action_set and state.state.current_epoch >= state.epochs_total:
+        decided = made.decision_made
+        at_end = reports.report_at_end(made.event_id, decided.command_id, decided.policy_version, packet.run_id, at_ns)
+        bodies.append((made.event_id, at_end))
+    return [
+        _follows(packet, body, reports.decision_report_id(decision_id, packet.run_id), decision_id, now_ns)
+        for decision_id, body in bodies
+    ]
 
 
 def _follows(
@@ -182,21 +239,36 @@ def _follows(
     )
 
 
-def _sheet_command(body: AdaptationCommand, decision: Decision) -> None:
-    """Make `body` the command of an `adjust` or `pause`."""
-    if decision.chosen.kind == "pause":
-        body.command_type = COMMAND_TYPE_PAUSE
-    else:
-        body.command_type = COMMAND_TYPE_OPTIMIZER
-        adjustment = CommandOptimizerAdjustment(optimizer_id="host", hyperparameters={"lr_factor": LR_FACTOR})
-        body.optimizer_adjustment.CopyFrom(adjustment)
-    body.annotations["reason"] = decision.risk_reasons[-1]
+def _other_command(body: AdaptationCommand, decision: Decision) -> None:
+    """Make `body` the command of an action that is not about a seed's life."""
+    chosen = decision.chosen
+    reason = decision.risk_reasons[-1] if decision.replaced else decision.reason
+    body.annotations["reason"] = reason[:MOST_OF_A_REASON]
+    match chosen.kind:
+        case "pause":
+            body.command_type = COMMAND_TYPE_PAUSE
+        case "rollback":
+            body.command_type = COMMAND_TYPE_ROLLBACK
+            body.rollback_payload.update({"level": "fast"})
+        case "breaker_open" | "breaker_close":
+            body.command_type = COMMAND_TYPE_CIRCUIT_BREAKER
+            opens = chosen.kind == "breaker_open"
+            body.circuit_breaker.desired_state = CIRCUIT_BREAKER_STATE_OPEN if opens else CIRCUIT_BREAKER_STATE_CLOSED
+            body.circuit_breaker.rationale = body.annotations["reason"]
+            body.annotations["breaker"] = "growth"
+        case _:
+            body.command_type = COMMAND_TYPE_OPTIMIZER
+            values = {"lr_factor": LR_FACTOR} if decision.replaced else {"rate": chosen.size}
+            adjustment = CommandOptimizerAdjustment(optimizer_id="host", hyperparameters=values)
+            body.optimizer_adjustment.CopyFrom(adjustment)
 
 
 def _alarm(decision: Decision, run_id: str, at_ns: int) -> EmergencySignal | TelemetryPacket | None:
     """The event beside such a command, issued at `at_ns`, Unix nanoseconds; None for every other action."""
     chosen = decision.chosen
     attributes = {"seed_id": chosen.seed_id, "blueprint_id": chosen.blueprint_id}
+    if not decision.replaced:
+        return None  # what a policy chose itself is no alarm
     if chosen.kind == "pause":
         signal = EmergencySignal(
             version=1,

@@ -18,7 +18,8 @@ from esper.leyline.objects import ObjectStore
 from esper.tamiyo import serving
 from esper.tamiyo.actions import Action, legal_actions
 from esper.tamiyo.policy import Policy
-from esper.tamiyo.risk import OVERRIDING, assess, obey_sheet
+from esper.tamiyo.risk import OVERRIDING, assess, obey_engine, obey_sheet
+from esper.tamiyo.risk_engine import VERSION, Judged, judge
 
 LAST_BITS: Final = 1e-4
 """How far a learned policy's logits may be apart on two processors, of 1 plus the logit; adding up in another order
@@ -38,6 +39,10 @@ class Decision:
     risk: float
     risk_reasons: list[str]
     value_estimate: float
+    replaced: str
+    """The action that the policy wanted, where risk has put another in its place."""
+    judged: Judged
+    """What the risk engine said, whether it binds the policy or not."""
     coverage: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -55,13 +60,17 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
         state = EpochCompleted.FromString(observation)
     except DecodeError as error:
         raise ContractViolation(f"not an observation: {error}") from None
-    actions, legal = legal_actions(state)
+    actions, legal = legal_actions(state, policy.action_set)
     assessment = assess(state, actions, legal)
     advice = policy.advise(state, actions, legal)
     # 32-bit floats, as the event stores them, so that the choice can be derived from the event alone.
     logits = list(array("f", advice.logits))
     wanted = pick(logits, legal, draw, greedy=policy.greedy)
-    obeyed = obey_sheet(state, actions, assessment, wanted)
+    judged = judge(state, actions[wanted], assessment.risks[wanted])
+    if policy.risk_engine >= VERSION:
+        obeyed = obey_engine(actions, assessment, wanted, judged)
+    else:
+        obeyed = obey_sheet(state, actions, assessment, wanted)
     logits += [OVERRIDING] * (len(obeyed.actions) - len(actions))
     action = pick(logits, obeyed.mask, draw, greedy=policy.greedy)
     if obeyed.replaced:
@@ -80,6 +89,8 @@ def decide(observation: bytes, policy: Policy, draw: float) -> Decision:
         risk=obeyed.risks[action],
         risk_reasons=obeyed.reasons,
         value_estimate=advice.value_estimate,
+        replaced=str(actions[wanted]) if obeyed.replaced else "",
+        judged=judged,
         coverage=advice.coverage,
     )
 
@@ -149,11 +160,24 @@ def rederived(made: DecisionMade, packet: Event, objects: ObjectStore) -> str | 
         ("logits", again.logits, list(made.logits)),
         ("action", again.action, made.action),
         ("reason", again.reason, made.reason),
+        *_risk_again(again, made),
     ):
         if now != then:
             what = f"{now!r} instead of {then!r}"
             return f"{name} {what if len(what) < 200 else 'is another one'}"
     return ""
+
+
+def _risk_again(again: Decision, made: DecisionMade) -> list[tuple[str, object, object]]:
+    """What the risk engine said, beside what it says now; nothing of a decision from before there was one."""
+    if not made.risk_engine:
+        return []
+    now = [each.message() for each in again.judged.verdicts]
+    return [
+        ("verdicts", now, list(made.verdicts)),
+        ("risk memory", again.judged.memory, made.risk_memory),
+        ("replaced", again.replaced, made.replaced),
+    ]
 
 
 def _close(logits: Sequence[float], recorded: Sequence[float]) -> bool:

@@ -1,16 +1,17 @@
-"""What a policy is: a name, a version, settings and the advice it gives. The policies `none` and `random` are here."""
+"""What a policy is: a name, a version, settings and the advice it gives. `none`, `random` and `explore` are here."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted
-from esper.tamiyo.actions import Action
+from esper.tamiyo.actions import EVERYTHING, SEEDS_ONLY, Action
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class Policy:
     advise: Advise
     settings: Mapping[str, float] = field(default_factory=dict)
     weights: str = ""
+    action_set: int = SEEDS_ONLY
+    """What it chooses from, as far as the trainer can carry that out."""
+    risk_engine: int = 1
+    """The version of the risk engine that binds it; verdicts of the newest are recorded all the same."""
 
     @property
     def ref(self) -> str:
@@ -56,6 +61,8 @@ class Policy:
         """SHA-256 over name, version, settings and weights: whoever has the same digest decides the same."""
         content: dict[str, Any] = {"name": self.name, "version": self.version, "greedy": self.greedy}
         content["settings"] = dict(self.settings)
+        if (self.action_set, self.risk_engine) != (SEEDS_ONLY, 1):  # the digests of those of old stay what they were
+            content |= {"action_set": self.action_set, "risk_engine": self.risk_engine}
         if self.weights:
             content["weights"] = self.weights
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).digest()
@@ -78,3 +85,17 @@ def _act_at_random(_state: EpochCompleted, actions: Sequence[Action], mask: Sequ
 
 
 RANDOM = Policy("random", "1", greedy=False, advise=_act_at_random)
+
+
+def _explore(_state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
+    """Nothing with probability one half, otherwise any kind of action, each as likely, and one of that kind."""
+    counts = Counter(action.kind for action, legal in zip(actions, mask, strict=True) if legal)
+    kinds = max(1, len(counts) - 1)
+    logits = [
+        math.log(kinds) if action.kind == "nothing" else -math.log(max(1, counts[action.kind])) for action in actions
+    ]
+    return Advice(logits, lambda _index: f"drawn at random from {len(counts)} kinds of legal actions")
+
+
+EXPLORE = Policy("explore", "1", greedy=False, advise=_explore, action_set=EVERYTHING, risk_engine=2)
+"""Every action that there is, so that history holds what becomes of each; the risk engine binds it."""

@@ -1,12 +1,18 @@
-"""Field reports: what became of an applied command, from the observation window that the trainer kept over it."""
+"""Field reports: what became of every decision.
+
+Of an applied seed command by the observation window that the trainer kept over it. Of every other decision (for
+nothing, rejected, a pause, a rate, one that did not come in time) an epoch later, by the next packet; and of the last
+of a run, which no packet follows, at once.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Final, TypeAlias
 
-from contracts.leyline.v1.event_pb2 import ObservationWindow
+from contracts.leyline.v1.event_pb2 import EpochCompleted, LastDecision, ObservationWindow
 from contracts.leyline.v1.leyline_pb2 import (
+    COMMAND_TYPE_PAUSE,
     FIELD_REPORT_OUTCOME_ABORTED,
     FIELD_REPORT_OUTCOME_NEUTRAL,
     FIELD_REPORT_OUTCOME_REGRESSION,
@@ -73,9 +79,96 @@ def outcome(window: ObservationWindow) -> Outcome:
         return FIELD_REPORT_OUTCOME_REGRESSION
     if window.ended_as in _BY_ENDING:
         return _BY_ENDING[window.ended_as]
-    if not math.isfinite(window.loss_at_open):
+    return _by_loss(window.loss_at_open, window.loss_now)
+
+
+def decision_report_id(decision_id: bytes, run_id: str) -> bytes:
+    """The id of the report on a decision that no window watches: one a decision and run, however often it is told."""
+    return ids.derived_id(decision_id, f"tamiyo.report/{run_id}", 0)
+
+
+def decision_of(last: LastDecision) -> bytes:
+    """The id of the decision: of one that did not come in time the one that it has when it comes."""
+    return last.decision_id or ids.derived_id(last.packet_id, "tamiyo.decide", 0)
+
+
+def report_on(last: LastDecision, state: EpochCompleted, run_id: str, issued_at_ns: int) -> FieldReport:
+    """The report on the decision of an epoch ago, in the epoch's packet (R-TAM-45)."""
+    return _decided(
+        decision_of(last),
+        run_id,
+        issued_at_ns,
+        command_id=last.command_id,
+        outcome=outcome_of(last, state.state.validation_loss),
+        delta=state.state.validation_loss - last.loss,
+        hook_ms=state.hook_ms_before,
+        policy_version=last.policy_version,
+        epochs=max(0, state.state.current_epoch - last.epoch),
+        notes=last.ended or ": ".join(filter(None, (last.outcome, last.reason))),
+    )
+
+
+def report_at_end(
+    decision_id: bytes, command_id: bytes, policy_version: str, run_id: str, issued_at_ns: int
+) -> FieldReport:
+    """The report on the last decision of a run: it ended before anything came of it."""
+    return _decided(
+        decision_id,
+        run_id,
+        issued_at_ns,
+        command_id=command_id,
+        outcome=FIELD_REPORT_OUTCOME_NEUTRAL,
+        delta=0.0,
+        hook_ms=0.0,
+        policy_version=policy_version,
+        epochs=0,
+        notes="run_ended",
+    )
+
+
+def outcome_of(last: LastDecision, loss_now: float) -> Outcome:
+    """A decision that was undone or refused is aborted; one that came too late, and a pause, say nothing of growth."""
+    if last.ended or last.outcome == "rejected":
+        return FIELD_REPORT_OUTCOME_ABORTED
+    if last.outcome == "timed_out" or last.command_type == COMMAND_TYPE_PAUSE:
         return FIELD_REPORT_OUTCOME_NEUTRAL
-    delta = window.loss_now - window.loss_at_open
+    return _by_loss(last.loss, loss_now)
+
+
+def _decided(
+    decision_id: bytes,
+    run_id: str,
+    issued_at_ns: int,
+    *,
+    command_id: bytes,
+    outcome: Outcome,
+    delta: float,
+    hook_ms: float,
+    policy_version: str,
+    epochs: int,
+    notes: str,
+) -> FieldReport:
+    body = FieldReport(
+        version=1,
+        report_id=ids.text(decision_report_id(decision_id, run_id)),
+        command_id=ids.text(command_id) if command_id else "",
+        training_run_id=run_id,
+        outcome=outcome,
+        metrics={"loss_delta_total": delta, "avg_hook_latency_ms": hook_ms},
+        observation_window_epochs=epochs,
+        tamiyo_policy_version=policy_version,
+        notes=notes,
+        decision_id=ids.text(decision_id),
+    )
+    body.issued_at.FromNanoseconds(issued_at_ns)
+    return body
+
+
+def _by_loss(before: float, now: float) -> Outcome:
+    """Whether the probe loss fell; a loss that is no number any more is a regression."""
+    if not math.isfinite(before):
+        return FIELD_REPORT_OUTCOME_NEUTRAL
+    delta = now - before
     if not math.isfinite(delta):
         return FIELD_REPORT_OUTCOME_REGRESSION
     if delta < 0.0:

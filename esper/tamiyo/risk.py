@@ -16,11 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.karn.risk_sheet import ADVICE
-from esper.tamiyo.actions import Action
+from esper.tamiyo.actions import Action, Kind
+
+if TYPE_CHECKING:
+    from esper.tamiyo.risk_engine import Judged
 
 GRADIENT: Final = (5.0, 20.0, 0.30)
 """Training gradient norm: base, emergency and weight of the dimension; likewise the others."""
@@ -39,6 +42,7 @@ BLUEPRINT_RISK: Final = 0.5
 
 SAFE: Final = ("nothing", "cull")
 """Actions that no evaluator takes away."""
+RISKY: Final = ("germinate", "fossilize", "advance")
 OVERRIDING: Final = 1e6
 """The logit of what a risk data sheet puts in a germination's place: the softmax gives it probability 1."""
 
@@ -68,7 +72,7 @@ def assess(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
     of_state, reasons = state_risk(state)
     risks = [action_risk(action, of_state) for action in actions]
     narrowed = list(mask)
-    left = [index for index, action in enumerate(actions) if mask[index] and action.kind not in SAFE]
+    left = [index for index, action in enumerate(actions) if mask[index] and is_risky(action)]
     for evaluator in EVALUATORS:
         forbids, reason = evaluator(state)
         taken = [index for index in left if forbids(actions[index], risks[index])]
@@ -80,6 +84,11 @@ def assess(state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool
     return Assessment(narrowed, risks, reasons)
 
 
+def is_risky(action: Action) -> bool:
+    """Whether an evaluator may take the action away: what adds to the network, and higher learning rates."""
+    return action.kind in RISKY or (action.kind == "adjust" and not action.seed_id and action.size > 1.0)
+
+
 def action_risk(action: Action, of_state: float) -> float:
     """The probability that the action goes wrong; doing nothing carries the state's risk, a cull ends the seed's."""
     risk = action.risk if math.isfinite(action.risk) else 1.0
@@ -88,14 +97,10 @@ def action_risk(action: Action, of_state: float) -> float:
 
 def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
     """The risk of the state itself in 0..1, and a reason for every dimension that is out of bounds."""
-    hardware = state.state.hardware_context
-    total = hardware.total_memory_gb
-    of_device = hardware.device_type == "cuda" and total > 0.0  # a CPU's memory is everybody's
-    used_memory = 1.0 - hardware.available_memory_gb / total if of_device else 0.0
     dimensions = (
         ("gradient norm", state.state.training_metrics.get("gradient_norm", 0.0), GRADIENT),
-        ("memory in use", used_memory, MEMORY),
-        ("probe loss variance", _variance_about_trend(state.probe_loss_history), STABILITY),
+        ("memory in use", memory_in_use(state), MEMORY),
+        ("probe loss variance", variance_about_trend(state.probe_loss_history), STABILITY),
     )
     risk, reasons = 0.0, []
     for name, value, (base, emergency, weight) in dimensions:
@@ -108,6 +113,14 @@ def state_risk(state: EpochCompleted) -> tuple[float, list[str]]:
     if state.hook_ms_before > HOOK_MS:
         reasons.append(f"last hook took {state.hook_ms_before:.0f} ms")
     return risk, reasons
+
+
+def memory_in_use(state: EpochCompleted) -> float:
+    """The share of its device's memory that the run leaves nobody else; 0 on a CPU, whose memory is everybody's."""
+    hardware = state.state.hardware_context
+    total = hardware.total_memory_gb
+    of_device = hardware.device_type == "cuda" and total > 0.0
+    return 1.0 - hardware.available_memory_gb / total if of_device else 0.0
 
 
 def dimension_score(value: float, base: float, emergency: float) -> float:
@@ -131,6 +144,22 @@ def obey_sheet(state: EpochCompleted, actions: Sequence[Action], before: Assessm
     safe = [left and each.kind in SAFE for left, each in zip(before.mask, actions, strict=True)]
     risks = [*before.risks, before.risks[0]]
     return Obeyed([*actions, instead], [*safe, True], risks, [*before.reasons, says], replaced=True)
+
+
+def obey_engine(actions: Sequence[Action], before: Assessment, wanted: int, judged: Judged) -> Obeyed:
+    """What is left when version 2 of the risk engine has had its say: its strictest effect stands for the wish.
+
+    A pause and a rollback stand in the place of everything else, the optimiser's turn in the place of what grows.
+    """
+    reasons = [*before.reasons, *(each.reason for each in judged.verdicts)]
+    if judged.effect == "note":
+        return Obeyed(list(actions), before.mask, before.risks, reasons)
+    kind: Kind = {"optimizer": "adjust", "pause": "pause"}.get(judged.effect, "rollback")  # type: ignore[assignment]
+    strict = [each.reason for each in judged.verdicts if each.effect == judged.effect]
+    instead = Action(kind, actions[wanted].seed_id, actions[wanted].blueprint_id)
+    nothing_else = [False] * len(actions)
+    risks = [*before.risks, before.risks[0]]
+    return Obeyed([*actions, instead], [*nothing_else, True], risks, [*reasons, strict[0]], replaced=True)
 
 
 Forbids = Callable[[Action, float], bool]
@@ -174,7 +203,7 @@ def _isolation(state: EpochCompleted) -> tuple[Forbids, str]:
 EVALUATORS: Final = (_policy_risk, _conservative_mode, _blueprint_risk, _loss_rise, _isolation)
 
 
-def _variance_about_trend(history: Sequence[float]) -> float:
+def variance_about_trend(history: Sequence[float]) -> float:
     """Variance of what a straight line through the last six losses leaves over; 0 for fewer than three.
 
     NaN where a loss is not finite, or so large that its square is not.

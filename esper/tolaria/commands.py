@@ -12,7 +12,13 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-from contracts.leyline.v1.event_pb2 import BreakerChanged, CommandApplied, SecurityViolation, SeedTransitioned
+from contracts.leyline.v1.event_pb2 import (
+    BreakerChanged,
+    CommandApplied,
+    CommandRejected,
+    SecurityViolation,
+    SeedTransitioned,
+)
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
     COMMAND_TYPE_CIRCUIT_BREAKER,
@@ -20,13 +26,16 @@ from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_PAUSE,
     COMMAND_TYPE_ROLLBACK,
     COMMAND_TYPE_SEED,
+    EMERGENCY_LEVEL_CONSERVATIVE,
     MESSAGE_PRIORITY_CRITICAL,
     SEED_LIFECYCLE_STAGE_CULLED,
     SEED_LIFECYCLE_STAGE_GERMINATED,
     SEED_OPERATION_CULL,
     SEED_OPERATION_GERMINATE,
+    SEED_OPERATION_HOLD,
     TELEMETRY_LEVEL_CRITICAL,
     AdaptationCommand,
+    EmergencySignal,
     TelemetryPacket,
 )
 from contracts.topics import COMMANDS
@@ -36,14 +45,18 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, priority_of
 from esper.tolaria.kept import before_germination, pin, seed_ended
 from esper.tolaria.optimizer import HOST
-from esper.tolaria.run import Chain, Run, capture, publish_digest
+from esper.tolaria.run import Chain, Run, capture, publish_digest, stop_at_target_step
 from esper.tolaria.world import Request
 
+TAMIYO: Final = "tamiyo"
+"""Who has issued a policy's commands."""
 PAUSE: Final = "pause"
 """Why a run is in conservative mode until the decision of the next epoch has been made."""
 
 
-_HYPERPARAMETERS: Final = ("lr", "lr_factor", "weight_decay")
+_HYPERPARAMETERS: Final = ("lr", "lr_factor", "rate", "weight_decay")
+POLL_S: Final = 0.5
+"""How long a trainer that was told to pause waits for a command before it looks whether it was stopped."""
 
 
 def apply_arrived(run: Run) -> None:
@@ -52,23 +65,47 @@ def apply_arrived(run: Run) -> None:
         apply_command(run, request)
 
 
-def apply_command(run: Run, request: Request, decision: Event | None = None) -> None:
+def stand_still(run: Run) -> tuple[str, str] | None:
+    """Wait between two steps as long as a person has the run paused, and apply what comes meanwhile (ruling 35).
+
+    Returns how the run ends where it is to end, as an interruption does. Ends early where a rollback is asked for.
+    """
+    while run.paused and run.rollback_asked is None:
+        if (ending := run.world.ending()) is not None:
+            return ending
+        stop_at_target_step(run)
+        run.world.await_command(POLL_S)
+        apply_arrived(run)
+    return None
+
+
+ACTION_SET: Final = 1
+"""The actions that a policy may choose from here: all of `esper.tamiyo.actions`."""
+
+
+def apply_command(run: Run, request: Request, decision: Event | None = None) -> CommandRejected | None:
     """Apply a command, or reject it; `decision` is the decision that it follows from, if that was waited for.
 
+    Returns the rejection, if it was one.
     Publishes CommandApplied and what follows from it, or CommandRejected. Raises Diverged where a command that was
     applied when this was recorded is refused now.
     """
     event = request.event
     if event is None or request.rejected is not None:
         _reject(run, request)
-        return
+        return request.rejected
+    rejected = None
     try:
         if not request.settled:
             _check(run, event, decision)
         carry_out(run, event, decision)
     except CommandRefused as refusal:
-        _reject(run, Request(event, run.world.refused(event, refusal)))
+        rejected = run.world.refused(event, refusal)
+        _reject(run, Request(event, rejected))
+        if "told" in event.adaptation_command.annotations:
+            run.world.flush()  # whoever told it waits for the answer
     drain(run)
+    return rejected
 
 
 def carry_out(run: Run, event: Event, decision: Event | None) -> None:
@@ -86,6 +123,8 @@ def carry_out(run: Run, event: Event, decision: Event | None) -> None:
         run.chains[command.target_seed_id] = chain
         _watch(run, command, decision, blueprint_id=blueprint_id, parameters_added=run.params - params)
     take_effect(run, facts, chain)
+    if "told" in command.annotations and not facts:
+        run.world.flush()  # a hold or a pause has no fact but that it was applied, and holds only once the log has it
 
 
 def _check(run: Run, event: Event, decision: Event | None) -> None:
@@ -95,9 +134,72 @@ def _check(run: Run, event: Event, decision: Event | None) -> None:
         raise CommandRefused("wrong_run", f"the command is for run {event.run_id}", critical=True)
     if decision is None and event.correlation_id:
         raise CommandRefused("late", "the epoch that this answers went on without it")
-    grows = command.command_type == COMMAND_TYPE_SEED and command.seed_operation.operation != SEED_OPERATION_CULL
+    grows = command.command_type == COMMAND_TYPE_SEED and command.seed_operation.operation not in _NEVER_GROWS
     if run.mode.on and grows:
         raise CommandRefused("conservative_mode", "nothing grows or fossilizes in conservative mode; a cull is allowed")
+    if command.command_type == COMMAND_TYPE_OPTIMIZER:
+        _check_rate(run, command)
+    if command.command_type == COMMAND_TYPE_PAUSE and not _resumes(command):
+        _check_quota(run, command)
+
+
+_NEVER_GROWS: Final = (SEED_OPERATION_CULL, SEED_OPERATION_HOLD)
+
+
+def _check_rate(run: Run, command: AdaptationCommand) -> None:
+    """Raise CommandRefused for a learning rate beyond the limits of the configuration (R-TAM-19)."""
+    config, values = run.config, command.optimizer_adjustment.hyperparameters
+    group = command.optimizer_adjustment.optimizer_id or HOST
+    shares = {name: values[name] for name in ("rate", "lr_factor") if name in values}
+    if "lr" in values and group in run.optimizer.names:
+        shares["lr"] = values["lr"] / run.rates.untold(group, run.recorder.step)
+    for name, share in shares.items():
+        if (
+            math.isfinite(share)
+            and share > 0
+            and not config.lowest_rate_share * _NEARLY <= share <= config.highest_rate_share / _NEARLY
+        ):
+            raise CommandRefused(
+                "rate_out_of_bounds",
+                f"{name}={values[name]:g} makes {share:g} times of the rate; {config.lowest_rate_share:g} to "
+                f"{config.highest_rate_share:g} times are allowed (lowest_rate_share, highest_rate_share)",
+            )
+
+
+_NEARLY: Final = 1.0 - 1e-6
+"""A command's numbers are 32-bit floats."""
+
+
+def _check_quota(run: Run, command: AdaptationCommand) -> None:
+    """Refuse a pause, alarmed, where that master of the run has had its quota of this epoch.
+
+    The trainer alone counts, between two steps, so two that ask at once never both get the last one (R-TAM-44).
+    """
+    role = _role(command)
+    if run.pauses.get(role, 0) >= run.config.pause_quota:
+        detail = f"{role} has paused {run.config.pause_quota} times in this epoch, which is all it may (pause_quota)"
+        signal = EmergencySignal(
+            version=1,
+            level=EMERGENCY_LEVEL_CONSERVATIVE,
+            reason=f"pause quota exhausted: {detail}",
+            origin="tolaria",
+            run_id=run.recorder.run_id,
+        )
+        signal.triggered_at.FromNanoseconds(run.clock.wall_ns())
+        run.recorder.publish(signal, priority=MESSAGE_PRIORITY_CRITICAL)
+        raise CommandRefused("pause_quota", detail)
+
+
+def _role(command: AdaptationCommand) -> str:
+    return TAMIYO if command.issued_by == TAMIYO else "person"
+
+
+def _count_pause(run: Run, command: AdaptationCommand) -> None:
+    run.pauses[_role(command)] = run.pauses.get(_role(command), 0) + 1
+
+
+def _resumes(command: AdaptationCommand) -> bool:
+    return command.HasField("training") and not command.training.paused
 
 
 def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
@@ -107,7 +209,13 @@ def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
         return []
     if command.command_type == COMMAND_TYPE_OPTIMIZER:
         return _adjust_optimizer(run, command)
+    if command.command_type == COMMAND_TYPE_PAUSE and command.HasField("training"):
+        _pause_or_resume(run, paused=command.training.paused)
+        if command.training.paused:
+            _count_pause(run, command)
+        return []
     if command.command_type == COMMAND_TYPE_PAUSE:
+        _count_pause(run, command)
         run.paused_until = run.recorder.epoch + 1
         return list(run.mode.enter(PAUSE))
     if command.command_type == COMMAND_TYPE_CIRCUIT_BREAKER:
@@ -115,11 +223,21 @@ def _apply_other(run: Run, command: AdaptationCommand) -> list[Message]:
     raise CommandRefused("unsupported_command", f"command type {command.command_type} does nothing here")
 
 
+def _pause_or_resume(run: Run, *, paused: bool) -> None:
+    if paused == run.paused:
+        raise CommandRefused(
+            "already_paused" if paused else "not_paused",
+            "the run is paused already" if paused else "the run is not paused: there is nothing to resume",
+        )
+    run.paused = paused
+
+
 def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
     """Set the learning rate (`lr`) or `weight_decay` of one group; one value that does not fit refuses them all.
 
     `lr_factor` lowers the rate to that share of the configured one, and leaves a rate that is lower as it is: said
-    twice it does no more than said once.
+    twice it does no more than said once. `rate` makes the rates of all groups, and of those to come, that share of what
+    they would be had nobody told anything.
     """
     group = command.optimizer_adjustment.optimizer_id or "host"
     values = dict(command.optimizer_adjustment.hyperparameters)
@@ -143,13 +261,15 @@ def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
             facts.append(run.rates.set_base(group, value, f"command of {command.issued_by}", run.recorder.step))
         elif name == "lr_factor":
             facts += run.rates.limit(group, value, f"command of {command.issued_by}", run.recorder.step)
+        elif name == "rate":
+            facts += run.rates.tell(value, f"command of {command.issued_by}", run.recorder.step)
         else:
             facts.append(run.optimizer.set_hyperparameter(group, name, value))
     return facts
 
 
 def _force_breaker(run: Run, command: AdaptationCommand) -> list[Message]:
-    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rate_breaker)}
+    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rate_breaker, run.growth_breaker)}
     name = command.annotations.get("breaker", "")
     if name not in breakers:
         raise CommandRefused("unknown_breaker", f"annotation breaker={name!r} names none of {', '.join(breakers)}")
@@ -175,6 +295,8 @@ def _applied(run: Run, event: Event, decision: Event | None, apply_ms: float) ->
             parameters=operation.parameters,
             apply_ms=apply_ms,
             origin=command.issued_by,
+            told=command.annotations.get("told", ""),
+            paused=command.training.paused if command.HasField("training") else None,
         ),
         causation_id=event.event_id,
         correlation_id=event.correlation_id,

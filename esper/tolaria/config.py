@@ -19,7 +19,7 @@ from esper.leyline.field_checks import check_fields
 from esper.leyline.json_text import parsed
 from esper.tolaria.structure import Piece
 
-Policy = Literal["heuristic", "random", "none", "learned"]
+Policy = Literal["heuristic", "random", "explore", "none", "learned"]
 RatePolicy = Literal["constant", "cosine", "warmup", "wsd", "own"]
 OptimizerKind = Literal["adamw", "sgd", "own"]
 """`own`: the script of a run brings its optimiser and its schedule; no task can have it."""
@@ -31,6 +31,7 @@ LEGACY: Final[dict[str, Any]] = {
     "axes": ("depth",),
     "measuring_share": None,
     "growth_data_share": 0.0,
+    "sheet_risk": False,
 }
 """What a recorded configuration without the field meant: what was so before there was such a setting. Whoever adds a
 setting whose default changes what a run computes names it here, or in the table below, so that old runs replay."""
@@ -166,6 +167,16 @@ class RunConfig:
     rollback_rate_factor: PositiveFloat = 0.5
     """What a rollback after a failure does to every learning rate: the same step would fail the same way again."""
 
+    lowest_rate_share: PositiveFloat = 0.01
+    highest_rate_share: PositiveFloat = 4.0
+    """What a person or a policy may make of the learning rates: shares of what they would be otherwise (R-TAM-19)."""
+
+    sheet_risk: bool = True
+    """Let the score of a risk data sheet that was issued for a blueprint stand for the catalogue's risk (R-TAM-30)."""
+
+    pause_quota: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Pauses that each of a run's masters, its policy and a person, may ask for within an epoch (R-TAM-44)."""
+
     max_rollbacks: PositiveInt = 3
     """Failures without a completed epoch in between after which the run halts (R-TOL-30)."""
 
@@ -177,6 +188,11 @@ class RunConfig:
         if self.growth_data_share is None:
             object.__setattr__(self, "growth_data_share", 0.5 if self.seeds.swift else 0.0)
         check_fields(self, skip=_CHECKED_BY_THEMSELVES)
+        if not self.lowest_rate_share <= 1.0 <= self.highest_rate_share:
+            raise InvalidInput(
+                f"lowest_rate_share {self.lowest_rate_share:g} and highest_rate_share {self.highest_rate_share:g} must "
+                "have 1 between them: what nobody changes is within its limits"
+            )
         if self.pcgrad and self.microbatches < 2:
             raise InvalidInput("pcgrad compares the gradients of microbatches; set microbatches to 2 at least")
 

@@ -119,6 +119,9 @@ def tampered(event: Event, fact: Event) -> str:
     ours, recorded = (essence(each) for each in (event, fact))
     if body_name(fact) in _MEASURED_BY and not recorded.metrics:
         _as_without_metrics(ours, recorded)
+    if body_name(fact) == "epoch_completed" and not recorded.action_set:  # an older trainer told policies less
+        for field in ("action_set", "risk_memory", "last_decision"):
+            ours.ClearField(field)
     if body_name(fact) == "epoch_completed" and not recorded.HasField("normalizer"):
         ours.ClearField("normalizer")  # older packets do not say it
     if ours.SerializeToString(deterministic=True) == recorded.SerializeToString(deterministic=True):
@@ -155,6 +158,9 @@ def essence(event: Event) -> Any:
             body.state.ClearField(field)
         for window in body.windows:
             window.ClearField("hook_ms_mean")
+        if body.HasField("last_decision"):
+            for field in ("packet_id", "decision_id", "command_id"):
+                body.last_decision.ClearField(field)
     if name == "run_finished" and body.status != "completed":  # what ended by an error was not tested
         body.ClearField("test_accuracy")
         body.ClearField("test_loss")

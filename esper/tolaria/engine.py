@@ -27,10 +27,10 @@ from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_INFO, TelemetryPack
 from esper.errors import InvalidInput, LogUnavailable, Superseded
 from esper.kasmina.passes import WHOLE, Closure, Share
 from esper.leyline import ids
-from esper.tolaria.commands import apply_arrived, drain, set_rates, take_effect
+from esper.tolaria.commands import apply_arrived, drain, set_rates, stand_still, take_effect
 from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
-from esper.tolaria.gradients import Part, backward, clip
+from esper.tolaria.gradients import NormVariance, Part, backward, clip
 from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
@@ -76,6 +76,7 @@ class Session:
         self._loss: Tensor | float = 0.0
         self._loss_sum: Tensor | float = 0.0
         self._norm = 0.0
+        self._norms, self._conflicts_before = NormVariance(), 0
         self._steps = self._trained = self._accumulated = self._batches = 0
         self._samples = run.batch_size
         self._last = False
@@ -222,6 +223,7 @@ class Session:
         self._in_epoch = True
         self._loss_sum, self._norm, self._trouble, self._steps, self._trained = 0.0, 0.0, "", 0, 0
         self._accumulated, self._last, self._cost, self._sample_at = 0, False, None, 0.0
+        self._norms, self._conflicts_before = NormVariance(), self.run.gradient_conflicts
         self._epoch_began = self._monotonic()
 
     def end_epoch(self) -> None:
@@ -252,7 +254,17 @@ class Session:
             if run.own_streams and run.steps_per_epoch != self._steps:
                 run.set_steps_per_epoch(self._steps)
             duration_s = self._monotonic() - self._epoch_began
-            finish_epoch(run, Trained(float(self._loss_sum) / self._steps, self._norm, duration_s, self._trained))
+            microbatches = run.config.microbatches
+            pairs = self._steps * max(1, microbatches * (microbatches - 1) // 2)
+            trained = Trained(
+                loss=float(self._loss_sum) / self._steps,
+                gradient_norm=self._norm,
+                duration_s=duration_s,
+                samples=self._trained,
+                gradient_variance=self._norms.variance,
+                conflict_rate=(run.gradient_conflicts - self._conflicts_before) / pairs,
+            )
+            finish_epoch(run, trained)
 
     # --------------------------------------------------------------------------------------------------------- a step
 
@@ -387,10 +399,10 @@ class Session:
             return True  # between two batches of one step nothing changes, and before the first nothing can come
         run.mid_epoch = True
         now = self._step_began = self._monotonic()
-        if self._cost is not None and now < self._ask_at:
+        if self._cost is not None and now < self._ask_at and not run.paused:
             return True
         self._ask_at = now + ASKED_EVERY_S
-        if run.world.eventful():
+        if run.world.eventful() or run.paused:
             self._count_passed()
             self._cost = None
             if (ending := run.world.ending()) is not None:
@@ -398,6 +410,9 @@ class Session:
                 return False
             begin_fork(run, "step")
             apply_arrived(run)
+            if run.paused and (ending := stand_still(run)) is not None:
+                self._ending = ending
+                return False
             stop_at_target_step(run)
             self._step_began = self._monotonic()
         return run.rollback_asked is None
@@ -438,6 +453,7 @@ class Session:
             self._unscale(run.scaler)
         if run.guarded or run.config.clip_norm is not None or self._sampled:
             self._norm = clip(run.learners, run.config.clip_norm)
+            self._norms.add(self._norm)
         if run.guarded:
             # A scaler leaves a step out whose gradients are no numbers, and lowers its scale: nothing has failed.
             skipped = run.scaler is not None and not math.isfinite(self._norm)

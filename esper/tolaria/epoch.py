@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,24 +12,30 @@ import torch
 from contracts.leyline.v1.event_pb2 import (
     DecisionTimedOut,
     EpochCompleted,
+    LastDecision,
+    RiskMemory,
     SeedObservation,
     SiteEvidence,
     StepSampled,
 )
 from contracts.leyline.v1.leyline_pb2 import (
+    COMMAND_TYPE_SEED,
+    COMMAND_TYPE_UNKNOWN,
     SEED_LIFECYCLE_STAGE_DORMANT,
     TELEMETRY_LEVEL_INFO,
+    TELEMETRY_LEVEL_WARNING,
     HardwareContext,
     MetricPoint,
     SeedState,
     SystemStatePacket,
+    TelemetryEvent,
     TelemetryPacket,
 )
 from esper.kasmina.gates import Loss
 from esper.leyline import ids
-from esper.leyline.envelope import Event, parse
+from esper.leyline.envelope import Event, parse, priority_of
 from esper.tamiyo import normalizer
-from esper.tolaria.commands import PAUSE, apply_command, drain, publish, take_effect
+from esper.tolaria.commands import ACTION_SET, PAUSE, apply_command, drain, publish, take_effect
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
 from esper.tolaria.measuring import tries_candidates
@@ -120,13 +126,20 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     body = epoch_packet(run, packet_id, trained, evaluation, evidence)
     packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
     assembled = run.clock.monotonic()
+    run.last_decision = None
     answer = None if begin_fork(run, "decision") else _await_answer(run, packet)
     decided = run.clock.monotonic()
-    if answer is not None and answer.command is not None:
+    if answer is not None:
+        decision = parse(answer.decision.payload)
+        run.risk_memory = decision.decision_made.risk_memory.SerializeToString()
+        rejected: dict[bytes, str] = {}
         # A command is as old as the packet that it answers, and a run that was resumed did not age meanwhile.
         now_ns = packet.recorded_at_ns + round(1e9 * (decided - assembled))
         for request in run.world.command_of(answer, now_ns):
-            apply_command(run, request, parse(answer.decision.payload))
+            refusal = apply_command(run, request, decision)
+            if refusal is not None:
+                rejected[refusal.command_id] = refusal.reason
+        run.last_decision = _due(run, packet, decision, answer, rejected)
     applied = run.clock.monotonic()
     run.world.flush()
     acknowledged = run.clock.monotonic()
@@ -138,6 +151,27 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
         "command": 1e3 * (applied - decided),
         "acknowledgement": 1e3 * (acknowledged - applied),
     }
+
+
+def _due(
+    run: Run, packet: Event, decision: Event, answer: Answer, rejected: Mapping[bytes, str]
+) -> LastDecision | None:
+    """What the next packet says of this decision, so that it is reported; None where a window watches its command."""
+    made = decision.decision_made
+    command = None if answer.command is None else parse(answer.command.payload).adaptation_command
+    if command is not None and made.command_id not in rejected and command.command_type == COMMAND_TYPE_SEED:
+        return None
+    return LastDecision(
+        packet_id=packet.event_id,
+        decision_id=decision.event_id,
+        command_id=made.command_id,
+        outcome="nothing" if command is None else "rejected" if made.command_id in rejected else "applied",
+        reason=rejected.get(made.command_id, ""),
+        epoch=run.recorder.epoch,
+        loss=run.probe_losses[-1],
+        policy_version=made.policy_version,
+        command_type=COMMAND_TYPE_UNKNOWN if command is None else command.command_type,
+    )
 
 
 def _await_answer(run: Run, packet: Event) -> Answer | None:
@@ -156,10 +190,31 @@ def _await_answer(run: Run, packet: Event) -> Answer | None:
             causation_id=packet.event_id,
             correlation_id=packet.event_id,
         )
+        run.last_decision = LastDecision(
+            packet_id=packet.event_id, outcome="timed_out", epoch=run.recorder.epoch, loss=run.probe_losses[-1]
+        )
+        _tell_of_timeout(run, waited_ms)
         publish(run, breaker.failed(f"no decision within {timeout_s} s"))
     else:
         publish(run, breaker.succeeded())
     return answer
+
+
+def _tell_of_timeout(run: Run, waited_ms: float) -> None:
+    """An event of high priority beside the fact, for those who watch (R-TAM-13)."""
+    event = TelemetryEvent(
+        event_id="tamiyo.timeout_inference",
+        description=f"no decision within {waited_ms:.0f} ms; the run went on without one",
+        level=TELEMETRY_LEVEL_WARNING,
+    )
+    packet = TelemetryPacket(
+        packet_id=ids.text(run.recorder.new_id()),
+        source_subsystem="tolaria",
+        level=TELEMETRY_LEVEL_WARNING,
+        events=[event],
+    )
+    packet.timestamp.FromNanoseconds(run.clock.wall_ns())
+    run.recorder.publish(packet, priority=priority_of(packet))
 
 
 def _look_at_breakers(run: Run) -> None:
@@ -169,6 +224,7 @@ def _look_at_breakers(run: Run) -> None:
     """
     publish(run, run.rate_breaker.succeeded())
     run.failures_in_a_row = 0
+    run.pauses.clear()
     publish(run, run.mode.clear(CAUTION))
     if run.recorder.epoch >= run.paused_until:
         publish(run, run.mode.clear(PAUSE))
@@ -185,6 +241,10 @@ class Trained:
     gradient_norm: float
     duration_s: float
     samples: int
+    gradient_variance: float = 0.0
+    """Of the steps' gradient norms."""
+    conflict_rate: float = 0.0
+    """Of the pairs of microbatches, how many have gradients that point against each other."""
 
 
 def epoch_packet(
@@ -206,6 +266,8 @@ def epoch_packet(
         training_metrics={
             "gradient_norm": trained.gradient_norm,
             "samples_per_s": trained.samples / max(trained.duration_s, 1e-9),
+            "gradient_variance": trained.gradient_variance,
+            "gradient_conflict_rate": trained.conflict_rate,
             "optimizer_lr": run.rates.rate("host", recorder.step),
         },
         seed_states=[_seed_state(run, seed) for seed in observations if seed.stage != SEED_LIFECYCLE_STAGE_DORMANT],
@@ -247,6 +309,9 @@ def epoch_packet(
         flops_training=run.flops.spent["training"],
         flops_measuring=run.flops.measuring,
         metrics=told(evaluation.figures),
+        action_set=ACTION_SET,
+        risk_memory=RiskMemory.FromString(run.risk_memory) if run.risk_memory else None,
+        last_decision=run.last_decision,
         normalizer=normalizer.to_message(run.norms),
     )
 

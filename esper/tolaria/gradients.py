@@ -151,6 +151,26 @@ class Learners:
     alone: list[tuple[list[nn.Parameter], float]]
 
 
+class NormVariance:
+    """The variance of the gradient norms of an epoch's steps, one after the other (Welford 1962)."""
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, norm: float) -> None:
+        """Count one more; one that is no number is no step."""
+        if math.isfinite(norm):
+            self._count += 1
+            before = norm - self._mean
+            self._mean += before / self._count
+            self._squares += before * (norm - self._mean)
+
+    @property
+    def variance(self) -> float:
+        """0 for fewer than two."""
+        return self._squares / (self._count - 1) if self._count > 1 else 0.0
+
+
 def clip(learners: Learners, limit: float | None) -> float:
     """Scale the gradients of each loss down to a norm of `limit`, if any; returns the joint norm before, NaN included.
 

@@ -105,6 +105,7 @@ class LearningRates:
         self._schedule = schedule(policy, total_steps=total_steps, warmup_steps=warmup_steps, decay_share=decay_share)
         self._new_start = new_parameter_rate
         self._new_steps = new_parameter_warmup_steps
+        self._told = 1.0
         self._base: dict[str, float] = {"host": base_rate}
         self._born: dict[str, int] = {}
         self._written: dict[str, float] = {}
@@ -132,6 +133,15 @@ class LearningRates:
         """Multiply the rate of every group, now and for the rest of the run; new groups are not spared."""
         self._base_rate *= factor
         return [self.set_base(group, self._base[group] * factor, reason, step) for group in list(self._base)]
+
+    def untold(self, group: str, step: int) -> float:
+        """The rate that a group would have at this step had nobody told anything."""
+        return self.rate(group, step) / self._told
+
+    def tell(self, share: float, reason: str, step: int) -> list[LearningRateChanged]:
+        """Let every rate be `share` of what it would be had nobody told anything; said twice it does no more."""
+        before, self._told = self._told, share
+        return self.scale(share / before, reason, step) if share != before else []
 
     def set_base(self, group: str, base: float, reason: str, step: int) -> LearningRateChanged:
         """Give one group another base rate; raises InvalidInput for a group that does not exist or a rate below 0."""
@@ -178,13 +188,14 @@ class LearningRates:
             "base": dict(self._base),
             "born": dict(self._born),
             "written": dict(self._written),
-        }
+        } | ({"told": self._told} if self._told != 1.0 else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self._base_rate = state["first"]
         self._base, self._born = dict(state["base"]), dict(state["born"])
         self._written = dict(state["written"])
+        self._told = state.get("told", 1.0)
 
     def _change(self, group: str, old: float, new: float, reason: str) -> LearningRateChanged:
         return LearningRateChanged(group=group, old_lr=old, new_lr=new, policy=self.policy, reason=reason)

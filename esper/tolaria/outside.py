@@ -47,6 +47,9 @@ class Log(Protocol):
     def take_commands(self) -> list[Signed]:
         """Commands that arrived since the last call and answer no packet waited for: late ones, and a person's."""
 
+    def await_command(self, timeout_s: float) -> None:
+        """Wait until there is something for `take_commands` to return, at most so long."""
+
     def shed(self) -> int:
         """How many telemetry events were shed so far."""
 

@@ -243,7 +243,7 @@ class FollowedRates:
         self._new_start = new_parameter_rate
         self._warmup_steps = warmup_steps
         self._factors: dict[str, float] = {}
-        self._all = 1.0
+        self._all = self._told = 1.0
         self._born: dict[str, int] = {}
         self._nominal: list[tuple[dict[str, Any], Any]] = []
 
@@ -275,6 +275,15 @@ class FollowedRates:
         self._all *= factor
         self._factors = {name: share * factor for name, share in self._factors.items()}
         return [self._change(name, before[name], self.rate(name, step), reason) for name in names]
+
+    def untold(self, group: str, step: int) -> float:
+        """The rate that a group would have at this step had nobody told anything."""
+        return self.rate(group, step) / self._told
+
+    def tell(self, share: float, reason: str, step: int) -> list[LearningRateChanged]:
+        """Let every rate be `share` of what it would be had nobody told anything; said twice it does no more."""
+        before, self._told = self._told, share
+        return self.scale(share / before, reason, step) if share != before else []
 
     def set_base(self, group: str, base: float, reason: str, step: int) -> LearningRateChanged:
         """Give one group the share of the scheduler's rate that makes it `base` now."""
@@ -320,11 +329,13 @@ class FollowedRates:
 
     def state(self) -> dict[str, Any]:
         """Everything that decides the shares from now on."""
-        return {"all": self._all, "factors": dict(self._factors), "born": dict(self._born)}
+        state = {"all": self._all, "factors": dict(self._factors), "born": dict(self._born)}
+        return state | ({"told": self._told} if self._told != 1.0 else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self._all, self._factors, self._born = state["all"], dict(state["factors"]), dict(state["born"])
+        self._told = state.get("told", 1.0)
 
     def _change(self, group: str, old: float, new: float, reason: str) -> LearningRateChanged:
         return LearningRateChanged(group=group, old_lr=old, new_lr=new, policy=self.policy, reason=reason)

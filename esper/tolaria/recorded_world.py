@@ -272,6 +272,11 @@ class RecordedWorld:
         if self.over:
             yield from self._live.commands()
 
+    def await_command(self, timeout_s: float) -> None:
+        """Wait for nothing while a record is followed: it has what came."""
+        if self.over:
+            self._live.await_command(timeout_s)
+
     def command_of(self, answer: Answer, now_ns: int) -> Iterable[Request]:
         """The recorded command, if it was applied or rejected."""
         return self._live.command_of(answer, now_ns) if self.over else self._commands_here()

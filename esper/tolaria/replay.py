@@ -152,6 +152,9 @@ class NullLog:
         """No commands."""
         return []
 
+    def await_command(self, timeout_s: float) -> None:
+        """Return at once: none will ever come."""
+
     def shed(self) -> int:
         """None."""
         return 0

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from contracts.leyline.v1.event_pb2 import RolledBack
+from contracts.leyline.v1.event_pb2 import LastDecision, RolledBack
 from contracts.leyline.v1.leyline_pb2 import (
     EMERGENCY_LEVEL_CONSERVATIVE,
     EMERGENCY_LEVEL_HALT,
@@ -44,10 +44,11 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
     `level` is where to begin, fast or full. Raises CorruptState where no kept state can be restored.
     """
     from_step = run.recorder.step
-    watched = run.windows.state()
+    watched, kept = run.windows.state(), (run.risk_memory, run.last_decision)
     back = _to_recorded(run) or (_fast(run) if level == "fast" else None) or _full(run)
     run.windows.load_state(watched)
     run.windows.end_all("rolled_back")
+    _keep_decision(run, *kept, "rolled_back")
     _forget_after(run, back)
     body = _tell(run, back, RolledBack(reason=reason, from_step=from_step))
     if body.deadline_exceeded:
@@ -68,8 +69,10 @@ def rewind(run: Run, seed_id: str) -> bool:
         drain(run)
         return False
     from_step, watched = run.recorder.step, run.windows.state()
+    kept = run.risk_memory, run.last_decision
     back = _to_recorded(run) or _to_pinned(run, snapshot)
     run.windows.end_since(watched, seed_id)
+    _keep_decision(run, *kept, "rewound")
     undone = _forget_after(run, back)
     _tell(run, back, RolledBack(reason=reason, from_step=from_step, seed_id=seed_id))
     take_effect(run, run.kasmina.close(seed_id, blueprint_id, reason))
@@ -77,6 +80,13 @@ def rewind(run: Run, seed_id: str) -> bool:
     save_checkpoint(run, keep(run, flat, publish_digest(run, flat, REWIND)), REWIND, undone)
     run.world.flush()
     return True
+
+
+def _keep_decision(run: Run, memory: bytes, last: LastDecision | None, ended: str) -> None:
+    """Put back what no rollback undoes: what risk was seen, and that a decision is still to be reported."""
+    run.risk_memory, run.last_decision = memory, last
+    if last is not None and not last.ended:
+        last.ended = ended
 
 
 def _forget_after(run: Run, back: _Restored) -> list[Checkpoint]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from contracts.leyline.v1.event_pb2 import SiteDescription, StateDigested
+from contracts.leyline.v1.event_pb2 import LastDecision, SiteDescription, StateDigested
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_TRAINING, AdaptationCommand
 from esper.errors import CorruptState, InvalidInput
 from esper.karn import catalogue
@@ -100,6 +100,8 @@ class Run:
     optimizer: GroupedOptimizer
     rates: Rates
     rate_breaker: TrainerBreaker
+    growth_breaker: TrainerBreaker
+    """A policy or a person opens it, and nothing grows until one of them closes it; nothing else moves it."""
     random: RandomStreams
     guard: Guard
     flops: FlopMeter
@@ -132,6 +134,15 @@ class Run:
     gradient_conflicts: int = 0
     paused_until: int = 0
     """The epoch whose end lifts a pause that was commanded."""
+    paused: bool = False
+    """Whether a person has told the trainer to stand still. No part of the state: none is kept while it stands still,
+    but for one from before a germination, and going back there goes on."""
+    risk_memory: bytes = b""
+    """What the risk engine remembers, as the last decision left it; a rollback does not take it back."""
+    last_decision: LastDecision | None = None
+    """The decision whose report is due with the next packet; a rollback does not take it back."""
+    pauses: dict[str, int] = field(default_factory=dict)
+    """How often each of its masters has paused it within this epoch."""
     swaps_tried: set[tuple[str, str]] = field(default_factory=set)
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
@@ -219,7 +230,7 @@ def make_run(config: RunConfig, task: Task, world: World, *, run_id: str) -> Run
     torch.manual_seed(random.seeds["init"])
     task = with_structure(task, config, device, random.seeds["seeds"])
     host = task.make_host().to(device)
-    options = partial(offer, pool=pool, dossier=dossier, clearance=clearance)
+    options = partial(offer, pool=pool, dossier=dossier, clearance=clearance, sheet_risk=config.sheet_risk)
     sites = describe_sites(
         host, [] if config.structure else offered, task.train.head(config.batch_size).inputs, options
     )
@@ -363,6 +374,7 @@ def assembled(
         optimizer=optimizer,
         rates=rates,
         rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
+        growth_breaker=TrainerBreaker("growth", world, clock.monotonic),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(attention=config.count_attention),
@@ -475,6 +487,8 @@ def with_progress(run: Run, flat: FlatState) -> FlatState:
         "norms": normalizer.to_state(run.norms),
         "epochs_since_structural_change": run.epochs_since_structural_change,
         "paused_until": run.paused_until,
+        "risk_memory": run.risk_memory.hex(),
+        "last_decision": "" if run.last_decision is None else run.last_decision.SerializeToString().hex(),
         "spent": run.flops.state(),
         "pins": [asdict(pin) for pin in run.pins],
         "chains": {
@@ -545,6 +559,9 @@ def _load_progress(run: Run, progress: dict[str, Any]) -> None:
     run.norms = normalizer.of_state(progress.get("norms"))
     run.epochs_since_structural_change = progress["epochs_since_structural_change"]
     run.paused_until = progress.get("paused_until", 0)
+    run.risk_memory = bytes.fromhex(progress.get("risk_memory", ""))
+    last = bytes.fromhex(progress.get("last_decision", ""))
+    run.last_decision = LastDecision.FromString(last) if last else None
     if steps := progress.get("steps_per_epoch"):
         run.set_steps_per_epoch(steps)
     run.pins = [Pin.of(pin) for pin in progress.get("pins", [])]

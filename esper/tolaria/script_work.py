@@ -377,7 +377,7 @@ def make_script_run(config: RunConfig, brought: Brought, world: World, *, run_id
         recorded=brought.script,
         steps_per_epoch=steps,
     )
-    options = partial(offer, pool=pool, dossier=config.dossier, clearance=clearance)
+    options = partial(offer, pool=pool, dossier=config.dossier, clearance=clearance, sheet_risk=config.sheet_risk)
     described = _described(work, host, brought, axes, options)
     config = replace(config, dossier=config.dossier.of(pool, {site.shape_kind for site in described}))
     if described and not any(site.options for site in described):

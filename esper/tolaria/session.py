@@ -59,7 +59,7 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     run.recorder.timeline, run.recorder.step, run.recorder.epoch = where.timeline, where.step, where.epoch
     run.flops.spent |= spent_by(snapshot.flat)
     run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.sequence < where.sequence]
-    for breaker in (run.decider_breaker, run.rate_breaker):
+    for breaker in (run.decider_breaker, run.rate_breaker, run.growth_breaker):
         if breaker.name in before.run_status.breakers:
             breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
     for name, state in before.run_status.breakers.items():
@@ -69,6 +69,7 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
                 run.kasmina.reopen(name.removeprefix(ISOLATION))
     if run.paused_until > where.epoch:
         run.mode.enter(PAUSE)
+    run.paused = before.run_status.paused
     run.snapshots.add(snapshot)
     run.world.remember(snapshot)
     save_checkpoint(run, snapshot, start.reason)

@@ -172,6 +172,10 @@ class SharedWorld:
         """Those that reached rank 0."""
         return self._shared(lambda: list(self._world.commands())) or ()
 
+    def await_command(self, timeout_s: float) -> None:
+        """By rank 0; the others wait for it."""
+        self._shared(lambda: self._world.await_command(timeout_s))
+
     def answer(self, packet_id: bytes, timeout_s: float | None) -> Answer | None:
         """The answer to rank 0's packet."""
         return self._shared(lambda: self._world.answer(packet_id, timeout_s))

@@ -153,6 +153,9 @@ class World(Protocol):
     def commands(self) -> Iterable[Request]:
         """The commands that arrived since the last step."""
 
+    def await_command(self, timeout_s: float) -> None:
+        """Wait until a command has arrived, at most so long."""
+
     def answer(self, packet_id: bytes, timeout_s: float | None) -> Answer | None:
         """Tamiyo's answer to a packet; None where there was none in time."""
 
@@ -290,6 +293,10 @@ class LiveWorld:
             self._taken += self.outside.log.take_commands()
         while self._taken:
             yield from self._judge(self._taken.pop(0), self.outside.clock.wall_ns())
+
+    def await_command(self, timeout_s: float) -> None:
+        """On the log."""
+        self.outside.log.await_command(timeout_s)
 
     def answer(self, packet_id: bytes, timeout_s: float | None) -> Answer | None:
         """Wait for it."""

@@ -94,6 +94,10 @@ class LateLog:
         """None before it is opened."""
         return [] if self.real is None else self.real.take_commands()
 
+    def await_command(self, timeout_s: float) -> None:
+        """On the log that was opened."""
+        self._log().await_command(timeout_s)
+
     def shed(self) -> int:
         """None before it is opened."""
         return 0 if self.real is None else self.real.shed()

@@ -1,4 +1,4 @@
--- One row per field report: what came of an applied command.
+-- One row per field report: what came of an applied command, or of a decision that no window watches.
 -- `surviving` is false where the packet that closed its window does not count or a rollback or a resume cut it since.
 WITH told AS NOT MATERIALIZED (
     SELECT *, stands(fact.run_id, fact.causation_id, fact.correlation_id) AS surviving FROM log.field_report AS fact
@@ -16,8 +16,8 @@ SELECT
     fact.run_id,
     fact.epoch,
     fact.global_step AS step,
-    fact.seed_id,
-    fact.blueprint_id,
+    nullif(fact.seed_id, '') AS seed_id,
+    nullif(fact.blueprint_id, '') AS blueprint_id,
     outcome_name(fact.outcome) AS outcome,
     fact.metrics,
     fact.observation_window_epochs,
@@ -25,7 +25,8 @@ SELECT
     fact.follow_up_actions,
     fact.notes,
     fact.report_id,
-    fact.command_id,
+    nullif(fact.command_id, '') AS command_id,
+    nullif(fact.decision_id, '') AS decision_id,
     fact.issued_at,
     fact.surviving,
     moment(fact.recorded_at_ns) AS recorded_at,

@@ -48,6 +48,12 @@ WITH started AS (
     FROM log.every
     WHERE producer = 'trainer' AND run_id IN (SELECT run_id FROM going_on)
     GROUP BY run_id
+), told AS (
+    -- Whether a person has told its trainer to stand still.
+    SELECT run_id, arg_max(paused, log_offset) AS paused
+    FROM log.command_applied
+    WHERE log_verdict = 1 AND paused IS NOT NULL
+    GROUP BY run_id
 ), reached AS (
     SELECT run_id, max(epoch) AS epoch, max(global_step) AS step,
         max_by(state.validation_accuracy, log_offset) AS probe_accuracy, max_by(metrics, log_offset)[1] AS main,
@@ -59,6 +65,7 @@ WITH started AS (
 SELECT
     started.run_id,
     CASE WHEN problem.problem IS NOT NULL THEN 'stopped' ELSE coalesce(ended.status, 'running') END AS status,
+    ended.status IS NULL AND coalesce(told.paused, false) AS paused,
     started.task,
     nullif(regexp_extract(started.config_json, '"task": "([^"\\]*\.py:[^"\\]*)"', 1), '') AS task_file,
     started.policy,
@@ -110,6 +117,7 @@ SELECT
 FROM started
 LEFT JOIN ended USING (run_id)
 LEFT JOIN took USING (run_id)
+LEFT JOIN told USING (run_id)
 LEFT JOIN machines USING (run_id)
 LEFT JOIN heard USING (run_id)
 LEFT JOIN reached USING (run_id)

@@ -63,6 +63,10 @@ class TimedLog:
         """As the log does."""
         return self._log.take_commands()
 
+    def await_command(self, timeout_s: float) -> None:
+        """As the log does."""
+        self._log.await_command(timeout_s)
+
     def shed(self) -> int:
         """As the log does."""
         return self._log.shed()

@@ -88,7 +88,7 @@ def test_the_table_points_at_values_that_exist(root, heading):
 
 def test_every_operation_of_the_contract_aims_at_a_stage(root):
     operations = leyline_pb2.DESCRIPTOR.enum_types_by_name["SeedOperation"].values[1:]
-    names = {value.name.removeprefix("SEED_OPERATION_") for value in operations}
+    names = {value.name.removeprefix("SEED_OPERATION_") for value in operations if value.number < 100}  # published
 
     assert set(documented(root, "Seed operations and the stage they aim at")) == names
 

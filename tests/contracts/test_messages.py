@@ -75,7 +75,7 @@ ENUMS = {
     "CommandType": "UNKNOWN 0, SEED 1, ROLLBACK 2, OPTIMIZER 3, CIRCUIT_BREAKER 4, PAUSE 5, EMERGENCY 6,"
     " STRUCTURAL_PRUNING 7",
     "SeedOperation": "UNKNOWN 0, GERMINATE 1, START_TRAINING 2, START_GRAFTING 3, STABILIZE 4, EVALUATE 5,"
-    " FINE_TUNE 6, FOSSILIZE 7, CULL 8, CANCEL 9",
+    " FINE_TUNE 6, FOSSILIZE 7, CULL 8, CANCEL 9, ADVANCE 100, HOLD 101",
     "BlendMode": "UNKNOWN 0, CONVEX 1, RESIDUAL 2, CHANNEL 3, CONFIDENCE 4",
     "MessagePriority": "UNSPECIFIED 0, LOW 1, NORMAL 2, HIGH 3, CRITICAL 4",
     "DeliveryGuarantee": "UNKNOWN 0, AT_LEAST_ONCE 1, AT_MOST_ONCE 2, EXACTLY_ONCE 3",
@@ -92,7 +92,11 @@ ENUMS = {
     "Provenance": "UNSPECIFIED 0, URABRASK 1, CURATED 2, HEURISTIC 3, EXTERNAL 4",
 }
 
-OWN = {"KernelPrefetchRequest": ", 100 shape_kind str, 101 shape rep u32, 102 parameters map str f64"}
+OWN = {
+    "KernelPrefetchRequest": ", 100 shape_kind str, 101 shape rep u32, 102 parameters map str f64",
+    "AdaptationCommand": ", 100 training CommandTraining",
+    "FieldReport": ", 100 decision_id str",
+}
 """Fields that are not published: from 100 on, where no published one can come to lie."""
 
 SHORT = {
@@ -128,7 +132,10 @@ def test_a_message_has_the_published_tags_names_and_types(name):
 
 def test_no_message_is_left_out_of_the_table():
     """The three limit tables are checked number by number beside the constants that fill them."""
-    assert set(FILE.message_types_by_name) == {*MESSAGES, "PerformanceBudgets", "MemoryBudgets", "SystemLimits"}
+    own = {"CommandTraining"}
+    limits = {"PerformanceBudgets", "MemoryBudgets", "SystemLimits"}
+
+    assert set(FILE.message_types_by_name) == {*MESSAGES, *limits, *own}
 
 
 @pytest.mark.requirement("R-KAS-1", "R-LEY-3", "R-LEY-4")

@@ -266,7 +266,7 @@ class SiteEvidence(_message.Message):
     def __init__(self, seed_id: _Optional[str] = ..., gradient_norm: _Optional[float] = ..., activation_norm: _Optional[float] = ..., activation_rank: _Optional[float] = ..., dead_fraction: _Optional[float] = ..., descent: _Optional[float] = ..., candidate_descent: _Optional[float] = ...) -> None: ...
 
 class SeedObservation(_message.Message):
-    __slots__ = ("seed_id", "stage", "stage_age_epochs", "blueprint_id", "alpha", "life", "culls", "parameters", "gradient_norm", "activation_norm_ratio", "contribution", "contribution_stderr", "loss_before", "gate_ready", "epochs_until_free", "isolation_violations", "closed", "change", "change_stderr")
+    __slots__ = ("seed_id", "stage", "stage_age_epochs", "blueprint_id", "alpha", "life", "culls", "parameters", "gradient_norm", "activation_norm_ratio", "contribution", "contribution_stderr", "loss_before", "gate_ready", "epochs_until_free", "isolation_violations", "closed", "change", "change_stderr", "held")
     SEED_ID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     STAGE_AGE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
@@ -286,6 +286,7 @@ class SeedObservation(_message.Message):
     CLOSED_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     CHANGE_STDERR_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     seed_id: str
     stage: _leyline_pb2.SeedLifecycleStage
     stage_age_epochs: int
@@ -305,7 +306,8 @@ class SeedObservation(_message.Message):
     closed: bool
     change: float
     change_stderr: float
-    def __init__(self, seed_id: _Optional[str] = ..., stage: _Optional[_Union[_leyline_pb2.SeedLifecycleStage, str]] = ..., stage_age_epochs: _Optional[int] = ..., blueprint_id: _Optional[str] = ..., alpha: _Optional[float] = ..., life: _Optional[int] = ..., culls: _Optional[int] = ..., parameters: _Optional[int] = ..., gradient_norm: _Optional[float] = ..., activation_norm_ratio: _Optional[float] = ..., contribution: _Optional[float] = ..., contribution_stderr: _Optional[float] = ..., loss_before: _Optional[float] = ..., gate_ready: _Optional[bool] = ..., epochs_until_free: _Optional[int] = ..., isolation_violations: _Optional[int] = ..., closed: _Optional[bool] = ..., change: _Optional[float] = ..., change_stderr: _Optional[float] = ...) -> None: ...
+    held: bool
+    def __init__(self, seed_id: _Optional[str] = ..., stage: _Optional[_Union[_leyline_pb2.SeedLifecycleStage, str]] = ..., stage_age_epochs: _Optional[int] = ..., blueprint_id: _Optional[str] = ..., alpha: _Optional[float] = ..., life: _Optional[int] = ..., culls: _Optional[int] = ..., parameters: _Optional[int] = ..., gradient_norm: _Optional[float] = ..., activation_norm_ratio: _Optional[float] = ..., contribution: _Optional[float] = ..., contribution_stderr: _Optional[float] = ..., loss_before: _Optional[float] = ..., gate_ready: _Optional[bool] = ..., epochs_until_free: _Optional[int] = ..., isolation_violations: _Optional[int] = ..., closed: _Optional[bool] = ..., change: _Optional[float] = ..., change_stderr: _Optional[float] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class ObservationWindow(_message.Message):
     __slots__ = ("command_id", "decision_id", "seed_id", "blueprint_id", "opened_epoch", "age_epochs", "loss_at_open", "loss_min", "loss_max", "loss_now", "parameters_added", "hook_ms_mean", "critical", "closed", "ended_as", "policy_version")
@@ -585,7 +587,7 @@ class RunFinished(_message.Message):
     def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., test_accuracy: _Optional[float] = ..., test_loss: _Optional[float] = ..., params_final: _Optional[int] = ..., flops: _Optional[float] = ..., germinated: _Optional[int] = ..., fossilized: _Optional[int] = ..., culled: _Optional[int] = ..., telemetry_shed: _Optional[int] = ..., wall_s: _Optional[float] = ..., side_pass_flops: _Optional[float] = ..., probe_flops: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., unproven: _Optional[_Iterable[str]] = ..., test_accuracy_without: _Optional[float] = ..., test_loss_without: _Optional[float] = ..., metrics_without: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ...) -> None: ...
 
 class EpochCompleted(_message.Message):
-    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "normalizer", "hook_contended_ms_before")
+    __slots__ = ("state", "seeds", "evidence", "windows", "probe_loss_history", "epochs_total", "params", "params_host", "params_budget", "policy", "policy_seed", "sites", "probe_loss_stderr", "epochs_since_structural_change", "conservative", "duration_s", "hook_ms_before", "flops", "lifecycle", "rate_policy", "decay_from_epoch", "flops_training", "flops_measuring", "metrics", "action_set", "risk_memory", "last_decision", "normalizer", "hook_contended_ms_before")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
@@ -610,6 +612,9 @@ class EpochCompleted(_message.Message):
     FLOPS_TRAINING_FIELD_NUMBER: _ClassVar[int]
     FLOPS_MEASURING_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    ACTION_SET_FIELD_NUMBER: _ClassVar[int]
+    RISK_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    LAST_DECISION_FIELD_NUMBER: _ClassVar[int]
     NORMALIZER_FIELD_NUMBER: _ClassVar[int]
     HOOK_CONTENDED_MS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     state: _leyline_pb2.SystemStatePacket
@@ -636,9 +641,12 @@ class EpochCompleted(_message.Message):
     flops_training: float
     flops_measuring: float
     metrics: _containers.RepeatedCompositeFieldContainer[MetricValue]
+    action_set: int
+    risk_memory: RiskMemory
+    last_decision: LastDecision
     normalizer: Normalizer
     hook_contended_ms_before: float
-    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., normalizer: _Optional[_Union[Normalizer, _Mapping]] = ..., hook_contended_ms_before: _Optional[float] = ...) -> None: ...
+    def __init__(self, state: _Optional[_Union[_leyline_pb2.SystemStatePacket, _Mapping]] = ..., seeds: _Optional[_Iterable[_Union[SeedObservation, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[SiteEvidence, _Mapping]]] = ..., windows: _Optional[_Iterable[_Union[ObservationWindow, _Mapping]]] = ..., probe_loss_history: _Optional[_Iterable[float]] = ..., epochs_total: _Optional[int] = ..., params: _Optional[int] = ..., params_host: _Optional[int] = ..., params_budget: _Optional[int] = ..., policy: _Optional[str] = ..., policy_seed: _Optional[int] = ..., sites: _Optional[_Iterable[_Union[SiteDescription, _Mapping]]] = ..., probe_loss_stderr: _Optional[float] = ..., epochs_since_structural_change: _Optional[int] = ..., conservative: _Optional[bool] = ..., duration_s: _Optional[float] = ..., hook_ms_before: _Optional[float] = ..., flops: _Optional[float] = ..., lifecycle: _Optional[str] = ..., rate_policy: _Optional[str] = ..., decay_from_epoch: _Optional[int] = ..., flops_training: _Optional[float] = ..., flops_measuring: _Optional[float] = ..., metrics: _Optional[_Iterable[_Union[MetricValue, _Mapping]]] = ..., action_set: _Optional[int] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ..., last_decision: _Optional[_Union[LastDecision, _Mapping]] = ..., normalizer: _Optional[_Union[Normalizer, _Mapping]] = ..., hook_contended_ms_before: _Optional[float] = ...) -> None: ...
 
 class Normalizer(_message.Message):
     __slots__ = ("mean", "variance", "updates")
@@ -650,6 +658,70 @@ class Normalizer(_message.Message):
     updates: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, mean: _Optional[_Iterable[float]] = ..., variance: _Optional[_Iterable[float]] = ..., updates: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class RiskMemory(_message.Message):
+    __slots__ = ("thresholds", "out_of_bounds", "tuned_epoch", "level", "conservative_since", "conservative_cause", "stable_epochs", "outcomes", "predicted", "failed", "breakers", "accuracy")
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    TUNED_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    CONSERVATIVE_SINCE_FIELD_NUMBER: _ClassVar[int]
+    CONSERVATIVE_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    STABLE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    thresholds: _containers.RepeatedScalarFieldContainer[float]
+    out_of_bounds: _containers.RepeatedScalarFieldContainer[int]
+    tuned_epoch: int
+    level: int
+    conservative_since: int
+    conservative_cause: str
+    stable_epochs: int
+    outcomes: int
+    predicted: bytes
+    failed: bytes
+    breakers: _containers.RepeatedCompositeFieldContainer[RiskBreaker]
+    accuracy: float
+    def __init__(self, thresholds: _Optional[_Iterable[float]] = ..., out_of_bounds: _Optional[_Iterable[int]] = ..., tuned_epoch: _Optional[int] = ..., level: _Optional[int] = ..., conservative_since: _Optional[int] = ..., conservative_cause: _Optional[str] = ..., stable_epochs: _Optional[int] = ..., outcomes: _Optional[int] = ..., predicted: _Optional[bytes] = ..., failed: _Optional[bytes] = ..., breakers: _Optional[_Iterable[_Union[RiskBreaker, _Mapping]]] = ..., accuracy: _Optional[float] = ...) -> None: ...
+
+class RiskBreaker(_message.Message):
+    __slots__ = ("name", "state", "failures", "opened_epoch")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    OPENED_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    state: _leyline_pb2.CircuitBreakerState
+    failures: int
+    opened_epoch: int
+    def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[_leyline_pb2.CircuitBreakerState, str]] = ..., failures: _Optional[int] = ..., opened_epoch: _Optional[int] = ...) -> None: ...
+
+class LastDecision(_message.Message):
+    __slots__ = ("packet_id", "decision_id", "command_id", "outcome", "reason", "epoch", "loss", "policy_version", "command_type", "ended")
+    PACKET_ID_FIELD_NUMBER: _ClassVar[int]
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    packet_id: bytes
+    decision_id: bytes
+    command_id: bytes
+    outcome: str
+    reason: str
+    epoch: int
+    loss: float
+    policy_version: str
+    command_type: _leyline_pb2.CommandType
+    ended: str
+    def __init__(self, packet_id: _Optional[bytes] = ..., decision_id: _Optional[bytes] = ..., command_id: _Optional[bytes] = ..., outcome: _Optional[str] = ..., reason: _Optional[str] = ..., epoch: _Optional[int] = ..., loss: _Optional[float] = ..., policy_version: _Optional[str] = ..., command_type: _Optional[_Union[_leyline_pb2.CommandType, str]] = ..., ended: _Optional[str] = ...) -> None: ...
+
 class DecisionTimedOut(_message.Message):
     __slots__ = ("packet_id", "waited_ms")
     PACKET_ID_FIELD_NUMBER: _ClassVar[int]
@@ -659,7 +731,7 @@ class DecisionTimedOut(_message.Message):
     def __init__(self, packet_id: _Optional[bytes] = ..., waited_ms: _Optional[float] = ...) -> None: ...
 
 class CommandApplied(_message.Message):
-    __slots__ = ("command_id", "decision_id", "command_type", "operation", "seed_id", "blueprint_id", "parameters", "apply_ms", "origin")
+    __slots__ = ("command_id", "decision_id", "command_type", "operation", "seed_id", "blueprint_id", "parameters", "apply_ms", "origin", "told", "paused")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -676,6 +748,8 @@ class CommandApplied(_message.Message):
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     APPLY_MS_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
     command_id: bytes
     decision_id: bytes
     command_type: _leyline_pb2.CommandType
@@ -685,7 +759,9 @@ class CommandApplied(_message.Message):
     parameters: _containers.ScalarMap[str, float]
     apply_ms: float
     origin: str
-    def __init__(self, command_id: _Optional[bytes] = ..., decision_id: _Optional[bytes] = ..., command_type: _Optional[_Union[_leyline_pb2.CommandType, str]] = ..., operation: _Optional[_Union[_leyline_pb2.SeedOperation, str]] = ..., seed_id: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., parameters: _Optional[_Mapping[str, float]] = ..., apply_ms: _Optional[float] = ..., origin: _Optional[str] = ...) -> None: ...
+    told: str
+    paused: bool
+    def __init__(self, command_id: _Optional[bytes] = ..., decision_id: _Optional[bytes] = ..., command_type: _Optional[_Union[_leyline_pb2.CommandType, str]] = ..., operation: _Optional[_Union[_leyline_pb2.SeedOperation, str]] = ..., seed_id: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., parameters: _Optional[_Mapping[str, float]] = ..., apply_ms: _Optional[float] = ..., origin: _Optional[str] = ..., told: _Optional[str] = ..., paused: _Optional[bool] = ...) -> None: ...
 
 class CommandRejected(_message.Message):
     __slots__ = ("command_id", "reason", "detail", "critical", "seed_id")
@@ -946,7 +1022,7 @@ class ConservativeModeChanged(_message.Message):
     def __init__(self, entered: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DecisionMade(_message.Message):
-    __slots__ = ("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash", "action_mask", "logits", "draw", "action", "actions", "reason", "command_id", "risk", "risk_reasons", "latency_ms", "value_estimate", "policy_ref")
+    __slots__ = ("packet_id", "policy", "policy_version", "policy_hash", "observation", "observation_ref", "observation_hash", "action_mask", "logits", "draw", "action", "actions", "reason", "command_id", "risk", "risk_reasons", "latency_ms", "value_estimate", "verdicts", "risk_engine", "risk_level", "replaced", "policy_ref", "risk_memory")
     PACKET_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -965,7 +1041,12 @@ class DecisionMade(_message.Message):
     RISK_REASONS_FIELD_NUMBER: _ClassVar[int]
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     VALUE_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    RISK_ENGINE_FIELD_NUMBER: _ClassVar[int]
+    RISK_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
     POLICY_REF_FIELD_NUMBER: _ClassVar[int]
+    RISK_MEMORY_FIELD_NUMBER: _ClassVar[int]
     packet_id: bytes
     policy: str
     policy_version: str
@@ -984,8 +1065,27 @@ class DecisionMade(_message.Message):
     risk_reasons: _containers.RepeatedScalarFieldContainer[str]
     latency_ms: float
     value_estimate: float
+    verdicts: _containers.RepeatedCompositeFieldContainer[RiskVerdict]
+    risk_engine: int
+    risk_level: int
+    replaced: str
     policy_ref: str
-    def __init__(self, packet_id: _Optional[bytes] = ..., policy: _Optional[str] = ..., policy_version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., observation_ref: _Optional[str] = ..., observation_hash: _Optional[bytes] = ..., action_mask: _Optional[bytes] = ..., logits: _Optional[_Iterable[float]] = ..., draw: _Optional[float] = ..., action: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., command_id: _Optional[bytes] = ..., risk: _Optional[float] = ..., risk_reasons: _Optional[_Iterable[str]] = ..., latency_ms: _Optional[float] = ..., value_estimate: _Optional[float] = ..., policy_ref: _Optional[str] = ...) -> None: ...
+    risk_memory: RiskMemory
+    def __init__(self, packet_id: _Optional[bytes] = ..., policy: _Optional[str] = ..., policy_version: _Optional[str] = ..., policy_hash: _Optional[bytes] = ..., observation: _Optional[bytes] = ..., observation_ref: _Optional[str] = ..., observation_hash: _Optional[bytes] = ..., action_mask: _Optional[bytes] = ..., logits: _Optional[_Iterable[float]] = ..., draw: _Optional[float] = ..., action: _Optional[int] = ..., actions: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., command_id: _Optional[bytes] = ..., risk: _Optional[float] = ..., risk_reasons: _Optional[_Iterable[str]] = ..., latency_ms: _Optional[float] = ..., value_estimate: _Optional[float] = ..., verdicts: _Optional[_Iterable[_Union[RiskVerdict, _Mapping]]] = ..., risk_engine: _Optional[int] = ..., risk_level: _Optional[int] = ..., replaced: _Optional[str] = ..., policy_ref: _Optional[str] = ..., risk_memory: _Optional[_Union[RiskMemory, _Mapping]] = ...) -> None: ...
+
+class RiskVerdict(_message.Message):
+    __slots__ = ("evaluator", "effect", "reason", "value", "limit")
+    EVALUATOR_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    evaluator: str
+    effect: str
+    reason: str
+    value: float
+    limit: float
+    def __init__(self, evaluator: _Optional[str] = ..., effect: _Optional[str] = ..., reason: _Optional[str] = ..., value: _Optional[float] = ..., limit: _Optional[float] = ...) -> None: ...
 
 class BlueprintRegistered(_message.Message):
     __slots__ = ("descriptor", "shape_kinds", "tags")

@@ -74,6 +74,8 @@ class SeedOperation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SEED_OPERATION_FOSSILIZE: _ClassVar[SeedOperation]
     SEED_OPERATION_CULL: _ClassVar[SeedOperation]
     SEED_OPERATION_CANCEL: _ClassVar[SeedOperation]
+    SEED_OPERATION_ADVANCE: _ClassVar[SeedOperation]
+    SEED_OPERATION_HOLD: _ClassVar[SeedOperation]
 
 class BlendMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -223,6 +225,8 @@ SEED_OPERATION_FINE_TUNE: SeedOperation
 SEED_OPERATION_FOSSILIZE: SeedOperation
 SEED_OPERATION_CULL: SeedOperation
 SEED_OPERATION_CANCEL: SeedOperation
+SEED_OPERATION_ADVANCE: SeedOperation
+SEED_OPERATION_HOLD: SeedOperation
 BLEND_MODE_UNKNOWN: BlendMode
 BLEND_MODE_CONVEX: BlendMode
 BLEND_MODE_RESIDUAL: BlendMode
@@ -415,8 +419,14 @@ class CommandCircuitBreaker(_message.Message):
     rationale: str
     def __init__(self, desired_state: _Optional[_Union[CircuitBreakerState, str]] = ..., rationale: _Optional[str] = ...) -> None: ...
 
+class CommandTraining(_message.Message):
+    __slots__ = ("paused",)
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    paused: bool
+    def __init__(self, paused: _Optional[bool] = ...) -> None: ...
+
 class AdaptationCommand(_message.Message):
-    __slots__ = ("version", "command_id", "command_type", "target_seed_id", "execution_deadline_ms", "issued_at", "issued_by", "seed_operation", "optimizer_adjustment", "circuit_breaker", "rollback_payload", "annotations")
+    __slots__ = ("version", "command_id", "command_type", "target_seed_id", "execution_deadline_ms", "issued_at", "issued_by", "seed_operation", "optimizer_adjustment", "circuit_breaker", "rollback_payload", "annotations", "training")
     class AnnotationsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -436,6 +446,7 @@ class AdaptationCommand(_message.Message):
     CIRCUIT_BREAKER_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
     version: int
     command_id: str
     command_type: CommandType
@@ -448,7 +459,8 @@ class AdaptationCommand(_message.Message):
     circuit_breaker: CommandCircuitBreaker
     rollback_payload: _struct_pb2.Struct
     annotations: _containers.ScalarMap[str, str]
-    def __init__(self, version: _Optional[int] = ..., command_id: _Optional[str] = ..., command_type: _Optional[_Union[CommandType, str]] = ..., target_seed_id: _Optional[str] = ..., execution_deadline_ms: _Optional[int] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issued_by: _Optional[str] = ..., seed_operation: _Optional[_Union[CommandSeedOperation, _Mapping]] = ..., optimizer_adjustment: _Optional[_Union[CommandOptimizerAdjustment, _Mapping]] = ..., circuit_breaker: _Optional[_Union[CommandCircuitBreaker, _Mapping]] = ..., rollback_payload: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., annotations: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    training: CommandTraining
+    def __init__(self, version: _Optional[int] = ..., command_id: _Optional[str] = ..., command_type: _Optional[_Union[CommandType, str]] = ..., target_seed_id: _Optional[str] = ..., execution_deadline_ms: _Optional[int] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., issued_by: _Optional[str] = ..., seed_operation: _Optional[_Union[CommandSeedOperation, _Mapping]] = ..., optimizer_adjustment: _Optional[_Union[CommandOptimizerAdjustment, _Mapping]] = ..., circuit_breaker: _Optional[_Union[CommandCircuitBreaker, _Mapping]] = ..., rollback_payload: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., training: _Optional[_Union[CommandTraining, _Mapping]] = ...) -> None: ...
 
 class EmergencySignal(_message.Message):
     __slots__ = ("version", "level", "reason", "origin", "triggered_at", "monotonic_time_ms", "run_id", "attributes", "payload_checksum")
@@ -557,7 +569,7 @@ class MitigationAction(_message.Message):
     def __init__(self, action_type: _Optional[str] = ..., rationale: _Optional[str] = ...) -> None: ...
 
 class FieldReport(_message.Message):
-    __slots__ = ("version", "report_id", "command_id", "training_run_id", "seed_id", "blueprint_id", "outcome", "metrics", "observation_window_epochs", "issued_at", "tamiyo_policy_version", "follow_up_actions", "notes")
+    __slots__ = ("version", "report_id", "command_id", "training_run_id", "seed_id", "blueprint_id", "outcome", "metrics", "observation_window_epochs", "issued_at", "tamiyo_policy_version", "follow_up_actions", "notes", "decision_id")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -578,6 +590,7 @@ class FieldReport(_message.Message):
     TAMIYO_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_UP_ACTIONS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     version: int
     report_id: str
     command_id: str
@@ -591,7 +604,8 @@ class FieldReport(_message.Message):
     tamiyo_policy_version: str
     follow_up_actions: _containers.RepeatedCompositeFieldContainer[MitigationAction]
     notes: str
-    def __init__(self, version: _Optional[int] = ..., report_id: _Optional[str] = ..., command_id: _Optional[str] = ..., training_run_id: _Optional[str] = ..., seed_id: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., outcome: _Optional[_Union[FieldReportOutcome, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., observation_window_epochs: _Optional[int] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tamiyo_policy_version: _Optional[str] = ..., follow_up_actions: _Optional[_Iterable[_Union[MitigationAction, _Mapping]]] = ..., notes: _Optional[str] = ...) -> None: ...
+    decision_id: str
+    def __init__(self, version: _Optional[int] = ..., report_id: _Optional[str] = ..., command_id: _Optional[str] = ..., training_run_id: _Optional[str] = ..., seed_id: _Optional[str] = ..., blueprint_id: _Optional[str] = ..., outcome: _Optional[_Union[FieldReportOutcome, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., observation_window_epochs: _Optional[int] = ..., issued_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tamiyo_policy_version: _Optional[str] = ..., follow_up_actions: _Optional[_Iterable[_Union[MitigationAction, _Mapping]]] = ..., notes: _Optional[str] = ..., decision_id: _Optional[str] = ...) -> None: ...
 
 class BlueprintParameterBounds(_message.Message):
     __slots__ = ("min_value", "max_value")

@@ -6,9 +6,9 @@ from typing import Final
 
 from esper.errors import InvalidInput
 from esper.tamiyo.policies.heuristic import HEURISTIC, HEURISTIC_2, HEURISTIC_3
-from esper.tamiyo.policy import NONE, RANDOM, Policy
+from esper.tamiyo.policy import EXPLORE, NONE, RANDOM, Policy
 
-POLICIES: Final[dict[str, Policy]] = {policy.name: policy for policy in (HEURISTIC, RANDOM, NONE)}
+POLICIES: Final[dict[str, Policy]] = {policy.name: policy for policy in (HEURISTIC, RANDOM, EXPLORE, NONE)}
 
 EARLIER: Final = (HEURISTIC_2, HEURISTIC_3)
 """Policies that decide nothing any more, kept so that what they decided can be derived again."""

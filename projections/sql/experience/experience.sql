@@ -63,7 +63,10 @@ WITH jump AS (
     )
     QUALIFY row_number() OVER (PARTITION BY run_id, command_id ORDER BY place) = 1
 ), report AS (
-    SELECT * FROM reported QUALIFY row_number() OVER (PARTITION BY run_id, command_id ORDER BY place) = 1
+    -- A decision that no window watches is reported under its own id, with its command's where it had one.
+    SELECT *, coalesce(command_id, decision_id) AS about
+    FROM reported
+    QUALIFY row_number() OVER (PARTITION BY run_id, coalesce(command_id, decision_id) ORDER BY place) = 1
 ), control AS (
     SELECT begun.control_of AS run_id, arg_max(ended.test_accuracy, begun.recorded_at_ns) AS test_accuracy,
         arg_max(ended.test_loss, begun.recorded_at_ns) AS test_loss, arg_max(ended.flops, begun.recorded_at_ns) AS flops
@@ -97,8 +100,8 @@ SELECT
     CASE WHEN octet_length(made.command_id) > 0 THEN made.command_id END AS command_id,
     became.outcome,
     nullif(became.reason, '') AS rejected_reason,
-    report.seed_id,
-    report.blueprint_id,
+    nullif(report.seed_id, '') AS seed_id,
+    nullif(report.blueprint_id, '') AS blueprint_id,
     report.outcome AS report_outcome,
     report.window_epochs,
     report.loss_delta,
@@ -134,5 +137,7 @@ JOIN judged AS packet ON packet.event_id = made.packet_id
 LEFT JOIN begun ON begun.run_id = packet.run_id
 LEFT JOIN ended ON ended.run_id = packet.run_id
 LEFT JOIN became ON became.run_id = made.run_id AND became.command_id = made.command_id
-LEFT JOIN report ON report.run_id = made.run_id AND report.command_id = made.command_id
+LEFT JOIN report
+    ON report.run_id = made.run_id
+    AND report.about = CASE WHEN octet_length(made.command_id) > 0 THEN made.command_id ELSE made.event_id END
 LEFT JOIN control ON control.run_id = packet.run_id

@@ -114,7 +114,7 @@ def test_a_long_observation_goes_to_the_object_store(make_state, make_packet):
 
 
 def test_other_events_and_unknown_policies_are_refused(make_state, make_packet):
-    with pytest.raises(InvalidInput, match="no policy 'oracle'; choose heuristic, random, none"):
+    with pytest.raises(InvalidInput, match="no policy 'oracle'; choose heuristic, random, explore, none"):
         answer(make_packet(make_state(policy="oracle")), now_ns=1, monotonic=STOPPED)
     decision = answer(make_packet(make_state()), now_ns=1, monotonic=STOPPED).events[0]
     with pytest.raises(ContractViolation, match="not decision_made"):

@@ -197,7 +197,7 @@ def states(draw, build):
     )
 
 
-@given(st.data(), st.floats(0, 1, exclude_max=True), st.sampled_from(sorted(POLICIES)))
+@given(st.data(), st.floats(0, 1, exclude_max=True), st.sampled_from(["heuristic", "none", "random"]))
 def test_whatever_the_state_the_decision_is_legal_pure_and_bounded(make_state, data, draw, policy):
     state = data.draw(states(make_state))
     observation = state.SerializeToString()

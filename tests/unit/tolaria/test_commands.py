@@ -146,14 +146,14 @@ def adjustment(bench, group: str, **values: float) -> Signed:
 
 
 def test_the_optimiser_is_adjusted_by_command_through_the_one_writer(bench) -> None:
-    bench.run(should_stop=script({4: lambda: bench.log.send(adjustment(bench, "host", lr=0.5, weight_decay=0.25))}))
+    bench.run(should_stop=script({4: lambda: bench.log.send(adjustment(bench, "host", lr=0.03, weight_decay=0.25))}))
     (rate,) = bench.log.bodies("learning_rate_changed")
-    assert (rate.group, rate.old_lr, rate.new_lr) == ("host", pytest.approx(0.01), pytest.approx(0.5))
+    assert (rate.group, rate.old_lr, rate.new_lr) == ("host", pytest.approx(0.01), pytest.approx(0.03))
     (changed,) = bench.log.bodies("optimizer_changed")
     assert dict(changed.hyperparameters) == {"weight_decay": 0.25}
     points = [point for body in bench.log.bodies("telemetry_packet") for point in body.metrics]
     assert [point.value for point in points if point.name == "tolaria.lr_controller.current_lr"] == pytest.approx(
-        [0.01, 0.5, 0.5, 0.5]
+        [0.01, 0.03, 0.03, 0.03]
     )
 
 
@@ -221,7 +221,7 @@ def test_a_breaker_that_does_not_exist_is_named(bench) -> None:
     (body,) = bench.log.bodies("command_rejected")
     assert (body.reason, body.detail) == (
         "unknown_breaker",
-        "annotation breaker='fuse' names none of tamiyo, learning_rate",
+        "annotation breaker='fuse' names none of tamiyo, learning_rate, growth",
     )
 
 

@@ -29,7 +29,7 @@ def later(monkeypatch):
     """The projection `experience` of a later Esper, with a migration more."""
 
     def make(text: str) -> Projection:
-        monkeypatch.setattr(sys.modules[__name__], "MORE", [Script("0003_more", text)])
+        monkeypatch.setattr(sys.modules[__name__], "MORE", [Script("0004_more", text)])
         today = PROJECTIONS["experience"]
         return Changed(**{name: getattr(today, name) for name in Projection.__slots__})
 
@@ -45,7 +45,10 @@ def test_an_older_file_is_migrated_and_keeps_its_rows(records, expected, tmp_pat
     with Store(PROJECTIONS["experience"], path, None) as store:
         store.take(records)
     with Store(later("ALTER TABLE reported ADD COLUMN weight DOUBLE DEFAULT 0.5"), path, None) as store:
-        assert (store.migrated, migrations_of(store)) == (["0003_more"], ["0001_events", "0002_verdicts", "0003_more"])
+        assert (store.migrated, migrations_of(store)) == (
+            ["0004_more"],
+            ["0001_events", "0002_verdicts", "0003_decision_reports", "0004_more"],
+        )
         assert store.next_offsets != {}
         assert store.cursor().execute("SELECT DISTINCT weight FROM reported").fetchall() == [(0.5,)]
         assert content(store) == expected["experience"]
@@ -56,7 +59,10 @@ def test_a_migration_that_needs_old_events_folds_them_again(records, expected, t
     with Store(PROJECTIONS["experience"], path, None) as store:
         store.take(records)
     with Store(later("-- rebuild: weights come from the events\nSELECT 1"), path, None) as store:
-        assert (store.migrated, store.next_offsets) == (["0001_events", "0002_verdicts", "0003_more"], {})
+        assert (store.migrated, store.next_offsets) == (
+            ["0001_events", "0002_verdicts", "0003_decision_reports", "0004_more"],
+            {},
+        )
         store.take(records)
         assert content(store) == expected["experience"]
 
@@ -67,7 +73,7 @@ def test_a_newer_file_is_refused_and_untouched(records, tmp_path, later):
         store.take(records)
     before = path.read_bytes()
 
-    with pytest.raises(InvalidInput, match=r"newer Esper.*0003_more.*esper projections rebuild experience"):
+    with pytest.raises(InvalidInput, match=r"newer Esper.*0004_more.*esper projections rebuild experience"):
         Store(PROJECTIONS["experience"], path, None)
     assert path.read_bytes() == before
     assert seen(PROJECTIONS["experience"], tmp_path).state == "newer"

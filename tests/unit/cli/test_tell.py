@@ -1,0 +1,90 @@
+"""`esper tell`: a run in a person's own loop, which trains in another thread, is told and says what it made of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import esper
+from esper.cli.app import dispatch
+
+STEPS = 1_000_000
+
+
+class Training(threading.Thread):
+    """A run without a log that takes one endless epoch, until it is stopped."""
+
+    def __init__(self, folder) -> None:
+        super().__init__(daemon=True)
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        self.x, self.y = torch.randn(32, 4), torch.randint(2, (32,))
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
+        self.growth = esper.grow(
+            self.model,
+            optimizer,
+            probe=lambda model: nn.functional.cross_entropy(model(self.x), self.y, reduction="none"),
+            epochs=1,
+            log=None,
+            data_dir=folder,
+            run_id="told",
+            policy="heuristic",
+        )
+
+    def run(self) -> None:
+        with self.growth as run:
+            for _ in run.epochs():
+                for _ in run.batches(range(STEPS)):
+                    run.step(lambda: nn.functional.cross_entropy(self.model(self.x), self.y))
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    training = Training(tmp_path / "data")
+    training.start()
+    while not (tmp_path / "data" / "archive" / "manifest.json").exists():
+        assert training.is_alive()
+        time.sleep(0.05)
+    yield training
+    training.growth.stop()
+    training.join(60)
+
+
+def test_a_run_is_told_and_answers(training, tmp_path, capsys):
+    data = ["--data-dir", str(tmp_path / "data")]
+
+    def tell(*words: str) -> tuple[int, dict]:
+        code = dispatch(["tell", "told", *words, "--json", *data])
+        return code, json.loads(capsys.readouterr().out)
+
+    code, halved = tell("rate", "0.5")
+    assert (code, halved["outcome"], halved["told"]) == (0, "applied", "rate 0.5")
+    assert [each["body"]["new_lr"] for each in halved["effects"]] == [pytest.approx(0.005)]
+
+    code, refused = tell("cull s1")
+    assert (code, refused["outcome"], refused["reason"]) == (1, "rejected", "illegal_transition")
+
+    code, paused = tell("pause")
+    assert code == 0
+    assert dispatch(["runs", *data]) == 0
+    assert "paused" in capsys.readouterr().out
+    _, twice = tell("pause")
+    assert (twice["reason"], twice["step"]) == ("already_paused", paused["step"])  # it has taken no step since
+
+    assert tell("resume")[0] == 0
+    assert dispatch(["tell", "told", "grow bigger", *data]) == 2
+    assert "nothing that a run can be told" in capsys.readouterr().err
+
+
+def test_a_run_that_is_over_cannot_be_told_anything(training, tmp_path, capsys):
+    training.growth.stop()
+    training.join(60)
+
+    assert dispatch(["tell", "told", "pause", "--data-dir", str(tmp_path / "data")]) == 2
+    assert "was interrupted; `esper resume told`" in capsys.readouterr().err
