@@ -50,8 +50,8 @@ def replay_command(
     import torch  # noqa: PLC0415 - takes two seconds
 
     from esper.tolaria.machine import differences, unrecorded  # noqa: PLC0415
+    from esper.tolaria.new_run import find_device  # noqa: PLC0415
     from esper.tolaria.replay import replay_run  # noqa: PLC0415
-    from esper.tolaria.run import find_device  # noqa: PLC0415
     from esper.tolaria.train import trained_in  # noqa: PLC0415
     from esper.weatherlight.ranks import beside  # noqa: PLC0415
 

@@ -23,9 +23,9 @@ from esper.leyline.objects import ObjectStore
 from esper.record import Mark, Recorded, SeedState
 from esper.tolaria.config import RunConfig
 from esper.tolaria.machine import differences
+from esper.tolaria.new_run import find_device
 from esper.tolaria.outside import Clock
 from esper.tolaria.replay import state_at
-from esper.tolaria.run import find_device
 from esper.tolaria.state import FlatState
 from esper.tolaria.train import Trainable, trained_in
 from esper.weatherlight.ranks import beside

@@ -45,7 +45,8 @@ from esper.leyline import ids
 from esper.leyline.envelope import Event, priority_of
 from esper.tolaria.kept import before_germination, pin, seed_ended
 from esper.tolaria.optimizer import HOST
-from esper.tolaria.run import Chain, Run, capture, publish_digest, stop_at_target_step
+from esper.tolaria.run import Chain, Run
+from esper.tolaria.run_state import capture, publish_digest, stop_at_target_step
 from esper.tolaria.world import Request
 
 TAMIYO: Final = "tamiyo"

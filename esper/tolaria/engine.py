@@ -33,7 +33,8 @@ from esper.tolaria.epoch import Trained, finish_epoch, sample_step
 from esper.tolaria.gradients import NormVariance, Part, backward, clip
 from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
-from esper.tolaria.run import Run, TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
+from esper.tolaria.run import Run
+from esper.tolaria.run_state import TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
 from esper.tolaria.session import RunResult, abandon, begin, begin_fork, finish, interrupt
 from esper.tolaria.shared_world import average
 from esper.tolaria.swaps import swap_kernels

@@ -41,7 +41,8 @@ from esper.tolaria.learning_rate import decay_from_epoch
 from esper.tolaria.measuring import tries_candidates
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
-from esper.tolaria.run import Run, capture, publish_digest
+from esper.tolaria.run import Run
+from esper.tolaria.run_state import capture, publish_digest
 from esper.tolaria.session import begin_fork, told
 from esper.tolaria.tasks.task import Evaluation
 

@@ -17,7 +17,7 @@ from esper.kasmina.kasmina import Kasmina
 from esper.kasmina.sites import evaluating
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import own_random_stream
-from esper.tolaria.run import clearance_of
+from esper.tolaria.new_run import clearance_of
 from esper.tolaria.state import FlatState, unflatten
 from esper.tolaria.static import with_structure
 from esper.tolaria.tasks.task import Task

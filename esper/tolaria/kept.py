@@ -14,7 +14,8 @@ from typing import Final
 from contracts.leyline.v1.event_pb2 import CheckpointPruned, CheckpointSaved, SeedTransitioned
 from contracts.leyline.v1.leyline_pb2 import SEED_LIFECYCLE_STAGE_CULLED, SEED_LIFECYCLE_STAGE_FOSSILIZED
 from esper.errors import EsperError
-from esper.tolaria.run import Run, capture, publish_digest, with_progress
+from esper.tolaria.run import Run
+from esper.tolaria.run_state import capture, publish_digest, with_progress
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Pin, Position, Snapshot, load_checkpoint
 
 GERMINATION: Final = "germination"

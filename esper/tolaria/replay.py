@@ -20,7 +20,7 @@ from esper.tolaria.fork_change import Fork
 from esper.tolaria.kept import GERMINATION
 from esper.tolaria.outside import Answer, Clock, Outside
 from esper.tolaria.recorded_world import Record, RecordedWorld
-from esper.tolaria.run import TargetStepReached
+from esper.tolaria.run_state import TargetStepReached
 from esper.tolaria.state import Checkpoint, FlatState, Position, Snapshot, load_checkpoint, tensors_of_checkpoint
 from esper.tolaria.train import Trainable, train
 from esper.tolaria.world import LiveWorld, StartingPoint

@@ -23,7 +23,8 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.errors import CorruptState, EsperError, LogUnavailable
 from esper.tolaria.commands import drain, publish, take_effect
 from esper.tolaria.kept import keep, pinned, save_checkpoint
-from esper.tolaria.run import Run, capture, publish_digest, restore, verify
+from esper.tolaria.run import Run
+from esper.tolaria.run_state import capture, publish_digest, restore, verify
 from esper.tolaria.state import Checkpoint, Position, Snapshot, digest, load_checkpoint, store_checkpoint
 
 CAUTION: Final = "rollback"

@@ -33,9 +33,10 @@ from esper.metric import Figure, Metric, check_metrics
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import RandomStreams
 from esper.tolaria.encoded import own_streams, set_own_streams
+from esper.tolaria.new_run import assembled, clearance_of, find_pool, make_kasmina, stateful
 from esper.tolaria.own_code import defined_at
 from esper.tolaria.own_optimizer import OWN, FollowedRates, OwnOptimizer
-from esper.tolaria.run import Run, Stateful, assembled, clearance_of, find_pool, make_kasmina, stateful
+from esper.tolaria.run import Run, Stateful
 from esper.tolaria.script import SOURCE
 from esper.tolaria.tasks.task import ACCURACY, UNKNOWN_STEPS, Evaluation
 from esper.tolaria.world import World

@@ -33,7 +33,8 @@ from esper.tolaria.guard import ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
-from esper.tolaria.run import Run, capture, publish_digest, restore, spent_by
+from esper.tolaria.run import Run
+from esper.tolaria.run_state import capture, publish_digest, restore, spent_by
 from esper.tolaria.state import digest, flatten
 from esper.tolaria.tasks.task import Evaluation
 from esper.tolaria.world import NewFork, RecordedFork, StartingPoint

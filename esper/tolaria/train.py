@@ -15,7 +15,7 @@ from esper.record.recorded import FILE
 from esper.tolaria.config import RunConfig
 from esper.tolaria.data import every_stream_kept, own_random_stream
 from esper.tolaria.engine import Session, result_of
-from esper.tolaria.run import find_device, make_run
+from esper.tolaria.new_run import find_device, make_run
 from esper.tolaria.script import as_it_is_now
 from esper.tolaria.script_again import Ranks, RecordedScript, alone
 from esper.tolaria.session import RunResult

@@ -43,7 +43,8 @@ from esper.tolaria.engine import Session
 from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
 from esper.tolaria.own_code import Place, caller
 from esper.tolaria.replay import NullLog
-from esper.tolaria.run import Stateful, place_of_script, set_place_of_script
+from esper.tolaria.run import Stateful
+from esper.tolaria.run_state import place_of_script, set_place_of_script
 from esper.tolaria.script import this_script
 from esper.tolaria.script_work import Brought, Probe, ScriptWork, make_script_run, replica_of
 from esper.tolaria.shared_world import SharedWorld

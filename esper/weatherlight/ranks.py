@@ -33,7 +33,7 @@ from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.outside import Outside
 from esper.tolaria.replay import NullLog
-from esper.tolaria.run import TargetStepReached
+from esper.tolaria.run_state import TargetStepReached
 from esper.tolaria.script_again import Again, run_again
 from esper.tolaria.world import LiveWorld
 from esper.weatherlight.connected import REAL_CLOCK

@@ -126,8 +126,8 @@ def _train(
 ) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
     from esper.tolaria.dry_run import try_task  # noqa: PLC0415 - torch is loaded by now
+    from esper.tolaria.new_run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415
-    from esper.tolaria.run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
     from esper.tolaria.train import Trainable, mended, train, trained_in  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415

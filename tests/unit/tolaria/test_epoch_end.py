@@ -14,7 +14,7 @@ from esper.leyline.envelope import body_name
 from esper.testing import seed_command, signed
 from esper.tolaria.commands import set_rates
 from esper.tolaria.config import RunConfig
-from esper.tolaria.run import make_run
+from esper.tolaria.new_run import make_run
 from esper.tolaria.tasks import Site
 from esper.tolaria.world import FOR_EVER_S
 

@@ -21,9 +21,9 @@ from esper.tezzeret.jobs import job_id_of
 from esper.tezzeret.results import Order
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kernels import likely, recalled
+from esper.tolaria.new_run import computes_in_32_bits
 from esper.tolaria.outside import Outside
 from esper.tolaria.replay import replay_run
-from esper.tolaria.run import computes_in_32_bits
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
 from esper.urza.artifact import MAX_BYTES, Expected

@@ -9,7 +9,7 @@ from esper.leyline.objects import ObjectStore
 from esper.tolaria.encoded import own_streams
 from esper.tolaria.machine import fault_of_machine
 from esper.tolaria.rank_streams import of_rank, streams_of, with_ranks
-from esper.tolaria.run import verify
+from esper.tolaria.run_state import verify
 from esper.tolaria.state import (
     FlatState,
     Position,

@@ -14,8 +14,9 @@ from esper.leyline.envelope import body_name
 from esper.testing import command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kept import keep, save_checkpoint
+from esper.tolaria.new_run import make_run
 from esper.tolaria.rollback import roll_back
-from esper.tolaria.run import capture, make_run
+from esper.tolaria.run_state import capture
 from esper.tolaria.session import publish_start
 from esper.tolaria.state import digest, tensors_of_checkpoint
 

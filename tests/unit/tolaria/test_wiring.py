@@ -15,8 +15,9 @@ from esper.testing import command_event, seed_command, signed
 from esper.tolaria.commands import apply_command, drain, take_effect
 from esper.tolaria.config import RunConfig
 from esper.tolaria.gradients import stage_weight
+from esper.tolaria.new_run import make_run
 from esper.tolaria.optimizer import GroupedOptimizer
-from esper.tolaria.run import Run, make_run
+from esper.tolaria.run import Run
 from esper.tolaria.world import Request
 
 STEPS_PER_EPOCH = 4
