@@ -240,7 +240,9 @@ def test_a_blueprint_is_named_by_its_name_or_its_id():
 
 
 def test_a_policy_that_there_is_not_is_refused():
-    with pytest.raises(InvalidInput, match="there is no policy 'clever'; choose heuristic, random, explore, none, learned"):
+    with pytest.raises(
+        InvalidInput, match="there is no policy 'clever'; choose heuristic, random, explore, none, learned"
+    ):
         read_change("policy clever")
 
 

@@ -53,7 +53,10 @@ def test_resolving_keeps_what_was_chosen() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "clever"}, "policy is 'clever', which is unknown; choose heuristic, random, explore, none, learned"),
+        (
+            {"policy": "clever"},
+            "policy is 'clever', which is unknown; choose heuristic, random, explore, none, learned",
+        ),
         ({"rate_policy": "step"}, "rate_policy is 'step', which is unknown; choose constant, cosine, warmup, wsd"),
         ({"axes": ("depth", "height")}, r"axes is \('depth', 'height'\), which is unknown; choose depth, width, heads"),
         ({"rate_decay_share": 1.5}, "rate_decay_share is 1.5; it must be 1 at most"),
