@@ -137,12 +137,12 @@ _COLUMNS["epochs"] = "* exclude (metric, probe_metric, hook_contended_ms_before)
 _COLUMNS["seeds"] = "* exclude (opened_by, opened_epoch)"
 _COLUMNS |= dict.fromkeys(("fold_state_at(25)", "fold_state_at(9999)"), "* exclude (metrics)")
 _COLUMNS["runs"] = (
-    "* exclude (paused, processes, static_of, metric, metric_unit, metric_direction, probe_metric, test_metric, task_file, "
-    "random_seed, optimizer, learning_rate, rate_policy, weight_decay, batch_size, fork_step, fork_change, "
+    "* exclude (paused, processes, static_of, metric, metric_unit, metric_direction, probe_metric, test_metric, "
+    "task_file, random_seed, optimizer, learning_rate, rate_policy, weight_decay, batch_size, fork_step, fork_change, "
     "seeds_unproven, test_accuracy_without, test_loss_without) "
     "replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
 )
-"""Which had the last process's time, no pause, no processes, no static runs, no seeds in doubt, and no metric but accuracy."""
+"""Which had the last process's time, no pauses, processes, static runs or seeds in doubt, and no metric but accuracy."""
 
 
 def verdicts(history: History) -> list[tuple]:
