@@ -142,7 +142,7 @@ _COLUMNS["runs"] = (
     "seeds_unproven, test_accuracy_without, test_loss_without) "
     "replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
 )
-"""Which had the last process's time, no pauses, processes, static runs or seeds in doubt, and no metric but accuracy."""
+"""Which had the last process's time, no pauses, processes, static runs, seeds in doubt, and metrics but accuracy."""
 
 
 def verdicts(history: History) -> list[tuple]:
