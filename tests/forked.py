@@ -70,8 +70,10 @@ class Forked:
 
     def kill(self) -> None:
         """End it with SIGKILL."""
-        os.kill(self.pid, signal.SIGKILL)
-        self.wait()
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        finally:
+            self.wait()  # also where it has ended by itself: its pipe would be a later test's warning
 
     def wait(self) -> tuple[int, list[dict[str, Any]]]:
         """Its exit code and what it said, once it has ended."""

@@ -121,7 +121,7 @@ def test_sigterm_ends_it_and_its_child_in_time(house, when):
 
 
 def test_a_killed_forge_takes_its_child_along(house, when):
-    asked, _ = house.ask()
+    asked, _ = house.ask("BP009", {"depth": 1.0}, "fast")  # one without a compiler ends in 0.05 s, unseen
     house.publish(asked)
     house.start()
     forge = psutil.Process(house.forge.pid)

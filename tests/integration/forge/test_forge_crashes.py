@@ -53,12 +53,14 @@ def test_after_the_beginning(house, asked):
 
 
 @pytest.mark.requirement("R-TEZ-15", "R-OPS-9")
-def test_in_the_middle_of_compiling(house, asked, when):
+def test_in_the_middle_of_compiling(house, when):
+    event, job = house.ask("BP009", {"depth": 1.0}, "fast")  # without a compiler it is over in 0.05 s, unseen
+    house.publish(event)
     house.start()
     when(lambda: any(house.work.glob("*/weights.safetensors")))
     house.kill()
 
-    recovered(house, asked)
+    recovered(house, job)
 
 
 @pytest.mark.requirement("R-TEZ-15", "R-URZA-7")
