@@ -36,7 +36,7 @@ def log_columns(batches: Sequence[Batch], raw: pa.Array) -> list[pa.Array]:
     return [
         topics.take(pa.array(of_batch)),
         pa.array(np.repeat([batch.partition for batch in batches], counts).astype(np.int32)),
-        pa.array(np.concatenate([_numbers(batch.offsets) for batch in batches])),
+        pa.array(np.concatenate([np.empty(0, np.int64), *(_numbers(batch.offsets) for batch in batches)])),
         pa.array(_flat(batch.timestamps for batch in batches), pa.int64()),
         pa.array(_flat(batch.keys for batch in batches), pa.binary()),
         _header_column(ManyHeaders.joined(batch.headers for batch in batches)),

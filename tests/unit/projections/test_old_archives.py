@@ -33,7 +33,7 @@ WITHOUT_THE_VOID = {
     "15_decisions_by_kind": [["ppo", "nothing", 8], ["ppo", "germinate", 1]],
 }
 """Then these counted what a rollback or a resume had cut, too: `grown` went through 8 epochs of which 5 survive."""
-ADDED = {"isolation_violations": ("closed", "change", "change_stderr"), "descent": ("candidate_descent",)}
+ADDED = {"isolation_violations": ("closed", "change", "change_stderr", "held"), "descent": ("candidate_descent",)}
 """What structs have got since then, each kind known by a field that it had: a seed's and the evidence's."""
 EVERY = "select log_topic, log_partition, log_offset, log_raw from log.every order by all"
 
@@ -131,17 +131,18 @@ def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch)
         assert archive.manifest.migrations == (VERDICTS,)
 
 
-_COLUMNS = dict.fromkeys(("decisions", "commands", "reports"), "* exclude (surviving)")  # which they did not have then
+_COLUMNS = dict.fromkeys(("decisions", "commands"), "* exclude (surviving)")  # which they did not have then
+_COLUMNS["reports"] = "* exclude (surviving, decision_id)"
 _COLUMNS["epochs"] = "* exclude (metric, probe_metric, hook_contended_ms_before)"
 _COLUMNS["seeds"] = "* exclude (opened_by, opened_epoch)"
 _COLUMNS |= dict.fromkeys(("fold_state_at(25)", "fold_state_at(9999)"), "* exclude (metrics)")
 _COLUMNS["runs"] = (
-    "* exclude (processes, static_of, metric, metric_unit, metric_direction, probe_metric, test_metric, task_file, "
-    "random_seed, optimizer, learning_rate, rate_policy, weight_decay, batch_size, fork_step, fork_change, "
+    "* exclude (paused, processes, static_of, metric, metric_unit, metric_direction, probe_metric, test_metric, "
+    "task_file, random_seed, optimizer, learning_rate, rate_policy, weight_decay, batch_size, fork_step, fork_change, "
     "seeds_unproven, test_accuracy_without, test_loss_without) "
     "replace (case when run_id <> 'grown' then wall_s else 0 end as wall_s)"
 )
-"""Which had the last process's time, no processes, no static runs, no seeds in doubt, and no metric but accuracy."""
+"""Which had the last process's time, no pauses, processes, static runs, seeds in doubt, and metrics but accuracy."""
 
 
 def verdicts(history: History) -> list[tuple]:
