@@ -44,7 +44,7 @@ Start with:
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
   esper blueprints list     what a seed can be grown from
-  esper submit digits       ask for runs that any `esper work` on this log trains
+  esper submit digits       ask for runs that any `esper work` trains
 """
 
 app = typer.Typer(
