@@ -22,7 +22,7 @@ from tests.e2e.conftest import Esper, _kill_what_is_left
 from tests.kafka import MISSING, USER, Kafka
 
 EPOCHS = 32
-"""Seconds even on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
+"""Seconds on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
 SWEEP = f"""
 task: [digits, digits, digits]  # the same again: what is undisturbed beside what is not
 seeds: 3
