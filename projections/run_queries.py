@@ -56,6 +56,13 @@ def claims_of(history: History, runs: Sequence[str]) -> dict[str, Event]:
     return {run_id: envelope.parse(raw) for run_id, raw in found.fetchall()}
 
 
+def partition_of_run(history: History, run_id: str) -> int:
+    """The partition of the log that a run's facts lie on; `contracts.topics.LOCAL` for a run without a log."""
+    query = "select log_partition from log.run_started where run_id = ? order by log_offset limit 1"
+    ((partition,),) = history.cursor(query, [run_id]).fetchall()
+    return int(partition)
+
+
 def start_of(history: History, run_id: str) -> RunStarted:
     """The run's first fact."""
     query = "select log_raw from log.run_started where run_id = ? order by log_offset limit 1"

@@ -37,6 +37,10 @@ def main() -> NoReturn:
         code = RUN_FAILED
         _silence_stdout()
         _complain_of(error)
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        code = INTERRUPTED  # Python before 3.12 wraps what comes while a class names its attributes
     except ShadowedPackage as error:
         sys.stderr.write(f"esper: {error}\n")
         code = WRONG_INPUT

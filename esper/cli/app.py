@@ -36,7 +36,7 @@ The parts, by their code names:
   Weatherlight starts, watches and stops the processes
   Urza         the library of what was compiled from blueprints
   Tezzeret     compiles blueprints
-  Simic        trains Tamiyo's policies from history, and promotes what passes its gates
+  Simic        trains Tamiyo's policies, and promotes what passes gates
 
 \b
 Start with:
@@ -44,7 +44,7 @@ Start with:
   esper runs                what was run so far
   esper why last s1         why seed s1 did what it did
   esper blueprints list     what a seed can be grown from
-  esper submit digits       ask for runs that `esper work` trains, on any machine of the log
+  esper submit digits       ask for runs that any `esper work` trains
 """
 
 app = typer.Typer(

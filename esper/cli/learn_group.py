@@ -13,9 +13,9 @@ from esper.errors import InvalidInput
 HELP: Final = """Whether growing can be decided better than by the heuristic, and a policy that learns to.
 
 \b
-  esper learn headroom --minutes 30      how much better could any policy be?
-  esper learn train                      a policy out of such forks, judged before anybody uses it
-  esper learn demo --data-dir demo       the whole loop once, from a fresh policy to another one that decides
+  esper learn headroom --minutes 30    how much better could any policy be?
+  esper learn train                    a policy out of such forks, and judged
+  esper learn demo --data-dir demo     the whole loop once, on its own log
 """
 
 learn_app = typer.Typer(cls=Group, help=HELP)

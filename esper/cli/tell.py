@@ -24,7 +24,7 @@ from esper.tolaria.told import read_told, told_event
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from projections.history import History
-from projections.run_queries import EventReader, claims_of
+from projections.run_queries import EventReader, claims_of, partition_of_run
 from streams.keys import load_key_ring
 from streams.local_log import tell
 from streams.metrics import Metrics
@@ -145,9 +145,7 @@ def _way_to(history: History, run_id: str, data_dir: Path, settings: Settings) -
 
     Raises InvalidInput where the processes that the run needs are not there.
     """
-    query = "select log_partition from log.run_started where run_id = ? order by log_offset limit 1"
-    ((partition,),) = history.cursor(query, [run_id]).fetchall()
-    if partition == LOCAL:
+    if partition_of_run(history, run_id) == LOCAL:
         ring = load_key_ring(settings, "127.0.0.1:0")
         return lambda event: tell(data_dir / "archive", ring, event, time.time_ns() // 1_000_000)
     status = client.status(data_dir)

@@ -3,8 +3,8 @@
     python -m streams.feed.outcome --data-dir esper-data
 
 From the state packet on which Tamiyo acted it foretells how the field report will turn out. The chain is joined by ids
-as it comes: a report was caused by a command, the command's decision names its packet. The three lie on three topics,
-so any of them may come first; what waits for its partners is bounded.
+as it comes: a report was caused by a command or, where no window watched, by the decision itself; the decision names
+its packet. The three lie on three topics, so any of them may come first; what waits for its partners is bounded.
 
 It begins with all history and then follows the log, while `esper run` writes it. Whenever a field report comes, it says
 what it had expected, and learns. After every batch it writes a checkpoint: network, optimiser and the feed's own state
@@ -68,14 +68,14 @@ REPORTS: Final = Schema(
     "field_report",
     [
         Field("event_id", "id", width=16),
-        Field("causation_id", "command", width=16),
+        Field("causation_id", "cause", width=16),
         Field("outcome"),
         Field("metrics[loss_delta_total]", "delta"),
         Field("seed_id", "seed", among=SEEDS),
     ],
 )
 WAITING: Final = 10_000
-"""Packets, decisions and reports each that are kept for a partner."""
+"""Packets, ids of decisions and of their commands, and reports, each, that are kept for a partner."""
 REPLAY: Final = 4_096
 """Samples that are learnt from again."""
 STEPS: Final = 8
@@ -128,21 +128,22 @@ class Chain:
             self.packets.update(zip(_hex(batch["id"]), zip(run, seeds, strict=True), strict=True))
         elif batch.body == "decision_made":
             acted = (batch["command"] != 0).any(1)
+            self.decisions.update(zip(_hex(batch["id"]), _hex(batch["packet"]), strict=True))
             self.decisions.update(zip(_hex(batch["command"][acted]), _hex(batch["packet"][acted]), strict=True))
         else:
             success = (batch["outcome"] == FIELD_REPORT_OUTCOME_SUCCESS).tolist()
             found = zip(batch["seed"].tolist(), success, batch["delta"].nan_to_num().tolist(), strict=True)
-            self.reports.update(zip(_hex(batch["command"]), found, strict=True))
+            self.reports.update(zip(_hex(batch["cause"]), found, strict=True))
         yield from self._complete()
         for kept in (self.packets, self.decisions, self.reports):
             while len(kept) > WAITING:
                 kept.popitem(last=False)
 
     def _complete(self) -> Iterator[Sample]:
-        for command in list(self.reports):
-            packet = self.packets.get(self.decisions.get(command, ""))
+        for cause in list(self.reports):
+            packet = self.packets.get(self.decisions.get(cause, ""))
             if packet is not None:
-                seed, success, delta = self.reports.pop(command)
+                seed, success, delta = self.reports.pop(cause)
                 run, seeds = packet
                 at = seeds[seed - 1] if 0 < seed <= len(seeds) else torch.zeros(seeds.shape[1])
                 yield Sample(torch.cat([run, at]), float(success), delta)

@@ -21,8 +21,8 @@ from projections import open_history
 from tests.e2e.conftest import Esper, _kill_what_is_left
 from tests.kafka import MISSING, USER, Kafka
 
-EPOCHS = 16
-"""Two seconds on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
+EPOCHS = 32
+"""Seconds on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
 SWEEP = f"""
 task: [digits, digits, digits]  # the same again: what is undisturbed beside what is not
 seeds: 3
@@ -59,7 +59,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_i
     esper.wait_until(lambda: any(run.get("epochs_done") for run in esper.json("runs") if run["run_id"] == run_id))
     killed.kill()
     killed.communicate()
-    said, _ = other.communicate(timeout=120)
+    said, _ = other.communicate(timeout=200)
     runs = {run["run_id"]: run for run in esper.json("runs")}
     trained = {run["run_id"] for run in json.loads(said)["runs"]}
 

@@ -47,8 +47,8 @@ RING = KeyRing((b"k" * 32,))
 PASSWORD = "correct-horse-battery-staple"
 SCRAMBLED = "another-one-of-them"
 PARTITIONS = 3
-EPOCHS = 40
-"""Three times as long as it takes to see the second of them in the archive and to kill the trainer."""
+EPOCHS = 120
+"""Several times as long as it takes to see the second of them in the archive and to kill the trainer."""
 ROOT = Path(__file__).parents[2]
 
 

@@ -21,10 +21,12 @@ from projections import open_history
 from projections.lineage import facts
 from tests.forked import Forked, Forks
 
-EPOCHS = 60
-"""Two seconds of training and more on a quiet machine, so that whoever is to be stopped half-way is."""
+EPOCHS = 180
+"""Six seconds of training and more on a quiet machine, so that whoever is to be stopped half-way is."""
 WAY = 24
 """Epochs, each of twelve steps: long enough to be interrupted after the third."""
+CUT = 60
+"""Epochs: many more than the four before the power cut."""
 CONFIG = RunConfig(task="spirals", seed=5, epochs=EPOCHS, decision_timeout_s=None)
 DEATHS = 3
 SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
@@ -213,7 +215,7 @@ def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):
 
 def test_a_power_cut_costs_no_run(esper):
     """Everything dies at once, and the disk keeps less than was written: the run goes on from what there is."""
-    running = esper.start("run", "--task", "spirals", "--epochs", str(EPOCHS), "--seed", "5", "--no-control")
+    running = esper.start("run", "--task", "spirals", "--epochs", str(CUT), "--seed", "5", "--no-control")
     for line in running.stdout:
         if "epoch 4/" in line:
             break
@@ -230,6 +232,6 @@ def test_a_power_cut_costs_no_run(esper):
     assert cut
 
     resumed = esper.json("resume", "last")
-    assert resumed["epochs"] == EPOCHS
+    assert resumed["epochs"] == CUT
     assert esper.json("runs")[0]["status"] == "completed"
     assert esper.json("replay", "last")["diverged"] is False

@@ -54,7 +54,7 @@ def test_help_has_an_example_and_the_shared_options(capsys, command):
     [
         (["rnu"], "No such command 'rnu'. Did you mean 'run'?"),
         (["run", "--epocs", "3"], "No such option: --epocs (Possible options: --epochs"),
-        (["run", "--policy", "greedy"], "'greedy' is not one of 'heuristic', 'random', 'none'"),
+        (["run", "--policy", "greedy"], "'greedy' is not one of 'heuristic', 'random', 'explore', 'none'"),
         (["run", "--epochs", "0"], "epochs is 0; it must be above 0"),
         (["run", "--task", "no/such/file.py:task"], "task file no/such/file.py does not exist"),
         (["run", "--task", "file.txt:task"], "is no path/to/file.py:function"),

@@ -14,7 +14,7 @@ import pytest
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from contracts.topics import BLUEPRINTS
 from esper.cli.app import dispatch
-from esper.cli.commands import _seeds
+from esper.cli.commands import random_seeds
 from esper.cli.run import TASKS, RunRequest
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval
@@ -195,13 +195,13 @@ def test_a_setting_that_is_given_twice_is_refused(request_) -> None:
     ("text", "seeds"), [("", ()), ("0..4", (0, 1, 2, 3, 4)), ("3,1,3", (3, 1)), ("7", (7,)), (" 2 .. 3 ", (2, 3))]
 )
 def test_random_seeds_are_a_range_or_a_list(text, seeds) -> None:
-    assert _seeds(text) == seeds
+    assert random_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["4..0", "0..", "a,b", "-1..2", "0..100000", "1;2"])
 def test_what_is_no_range_of_random_seeds_is_told(text) -> None:
     with pytest.raises(InvalidInput, match="--seeds"):
-        _seeds(text)
+        random_seeds(text)
 
 
 def test_a_drill_adds_its_stressors_to_the_pool(request_) -> None:

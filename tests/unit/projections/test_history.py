@@ -39,6 +39,8 @@ PROMISED = {
         "timeline",
         "event_id",
     },
+    "policies": {"policy_version", "state", "passed", "reason", "said_by", "weights_ref"},
+    "alerts": {"alert_id", "rule", "run_id", "fired_at", "cleared_at", "delivered", "failed", "said_by"},
     "gains": {"run_id", "random_seed", "metric", "gain_over_control", "gain_over_static", "metric_direction"},
     "metrics": {"run_id", "epoch", "measured_on", "name", "unit", "direction", "value", "main", "surviving"},
     "decisions": {"run_id", "epoch", "policy", "chosen", "actions", "reason", "packet_id", "command_id"},
@@ -74,7 +76,7 @@ def test_an_empty_archive_has_every_view(view, tmp_path: Path, opened):
         assert columns_of(empty, view).keys() >= PROMISED[view]
 
 
-ASKED_ELSEWHERE = ("approvals", "artifacts", "gains")
+ASKED_ELSEWHERE = ("approvals", "artifacts", "gains", "policies")
 """Views without a run, or of runs in pairs: the small history has none, so others ask them (`test_gains` the last)."""
 
 
