@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -280,12 +281,11 @@ def transfer(
         wanted += _changed(target.local, right_size, trust=trust)
     total, done = sum(entry.size for entry in wanted), 0
     damage: list[Damage] = []
-    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        for entry, problem in zip(wanted, pool.map(lambda each: _copy(source, target, each), wanted), strict=True):
-            if problem is not None:
-                damage.append(Damage(f"{source.address}/{FILES}/{entry.name}", entry.table, entry.rows, problem))
-            done += entry.size
-            progress(done, total)
+    for entry, problem in _several_at_once(lambda each: _copy(source, target, each), wanted):
+        if problem is not None:
+            damage.append(Damage(f"{source.address}/{FILES}/{entry.name}", entry.table, entry.rows, problem))
+        done += entry.size
+        progress(done, total)
     retired, due = _retired(newest, before, there, now_s)
     if newest.generation != before.generation or retired != before.retired:
         target.write(manifest.NAME, manifest.as_bytes(replace(newest, retired=retired)))
@@ -323,12 +323,34 @@ def damaged_at(source: Folder, entries: Sequence[FileEntry], progress: Callable[
     Raises OSError where a store does not answer.
     """
     found: list[Damage] = []
-    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        for entry, problem in zip(entries, pool.map(lambda each: _problem(source, each), entries), strict=True):
-            if problem is not None:
-                found.append(Damage(f"{source.address}/{FILES}/{entry.name}", entry.table, entry.rows, problem))
-            progress(entry.size)
+    for entry, problem in _several_at_once(lambda each: _problem(source, each), entries):
+        if problem is not None:
+            found.append(Damage(f"{source.address}/{FILES}/{entry.name}", entry.table, entry.rows, problem))
+        progress(entry.size)
     return found
+
+
+def _several_at_once(
+    look: Callable[[FileEntry], str | None], entries: Sequence[FileEntry]
+) -> Iterator[tuple[FileEntry, str | None]]:
+    """Each file with what `look` says of it, in order, `AT_ONCE` at a time.
+
+    After the first error no other file is begun: the one who waits for the answers may be slower than those who ask,
+    and a store that is away would be asked for each of them meanwhile.
+    """
+    failed = threading.Event()
+
+    def unless_failed(entry: FileEntry) -> str | None:
+        if failed.is_set():
+            return None  # of no account: the error is raised
+        try:
+            return look(entry)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        yield from zip(entries, pool.map(unless_failed, entries), strict=True)
 
 
 class _Unsound(EsperError):
