@@ -41,6 +41,7 @@ VIEWS: Final = (
     "approvals",
     "artifacts",
     "alerts",
+    "slos",
     "policies",
 )
 

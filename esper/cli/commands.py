@@ -693,6 +693,17 @@ def verify(
     return verify_export_command(folder, as_json=as_json)
 
 
+@app.command(epilog="Example: esper slo --json")
+def slo(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: AsJson = False) -> int:
+    """What is promised, and what is left of each error budget of 30 days. Needs nothing running.
+
+    Of what the history knows; what Prometheus alone sees is in its rules. 1 where 40 % of a budget went in a day.
+    """
+    from esper.cli.slo import slo_command  # noqa: PLC0415
+
+    return slo_command(data_dir, archive, as_json=as_json)
+
+
 @app.command(epilog="Example: esper drill tamiyo-timeout broker-loss --window-scale 0.05")
 def drill(
     names: Annotated[

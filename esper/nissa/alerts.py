@@ -7,7 +7,7 @@ Source: R-NIS-5 to R-NIS-12; the thresholds are theirs in base units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -274,6 +274,20 @@ def evolve_ended(watches: Watches, scope: str) -> tuple[Watches, list[Alert]]:
         if of == scope and watch.active
     ]
     return {key: watch for key, watch in watches.items() if key[1] != scope}, cleared
+
+
+def evolve_absent(watches: Watches, metrics: Collection[str], present: Collection[str]) -> tuple[Watches, list[Alert]]:
+    """The watches once only the scopes that are `present` can be asked for these metrics: what others left on clears.
+
+    A process that was killed says no more that it is well.
+    """
+    absent = {
+        (name, of): each
+        for (name, of), each in watches.items()
+        if BY_RULE[name].metric in metrics and of not in present
+    }
+    cleared = [Alert(BY_RULE[name], of, active=False, value=0.0) for (name, of), each in absent.items() if each.active]
+    return {key: watch for key, watch in watches.items() if key not in absent}, cleared
 
 
 Verdict = Literal["bad", "good", "undecided"]

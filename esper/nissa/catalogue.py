@@ -97,6 +97,7 @@ NISSA: Final = (
     Metric("esper_tolaria_training_latency_seconds", "gauge", "The last epoch hook, publish to applied", ("run",)),
     Metric("esper_tolaria_hook_contended_seconds", "gauge", "Of that, while a task waited for a processor", ("run",)),
     Metric("esper_tolaria_hook_own_seconds", "gauge", "The rest of it: what Esper itself took", ("run",)),
+    Metric("esper_tolaria_hook_duration_seconds", "histogram", "Epoch hooks, of their own time", (), FAST),
     Metric("esper_tolaria_step_seconds", "gauge", "Time of the last sampled step", ("run",)),
     Metric("esper_tolaria_samples_per_second", "gauge", "Training samples a second at the last sampled step", ("run",)),
     Metric("esper_tolaria_gradient_norm", "gauge", "L2 of the gradient at the last sampled step", ("run",)),

@@ -88,6 +88,7 @@ def _epoch(body: Any) -> _Found:
             ("esper_tolaria_training_latency_seconds", body.hook_ms_before / MS_PER_S, {}),
             ("esper_tolaria_hook_contended_seconds", contended_ms / MS_PER_S, {}),
             ("esper_tolaria_hook_own_seconds", (body.hook_ms_before - contended_ms) / MS_PER_S, {}),
+            ("esper_tolaria_hook_duration_seconds", (body.hook_ms_before - contended_ms) / MS_PER_S, {}),
         ]
     return found
 

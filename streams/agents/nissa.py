@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY
@@ -23,6 +23,7 @@ from esper.nissa.alerts import (
     RULES,
     Alert,
     Watches,
+    evolve_absent,
     evolve_alerts,
     evolve_ended,
     evolve_restored,
@@ -33,7 +34,7 @@ from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
 from projections import manifest
 from streams.agents.notify import Notifier, channels_of
-from streams.agents.scraped import scraped, trains
+from streams.agents.scraped import METRICS, present, scraped, trains
 from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import AgentContext
@@ -110,8 +111,8 @@ class Nissa:
             self._tell(alert)
         self._metrics.observe("esper_nissa_ingest_latency_seconds", max(0.0, time.time() - record.timestamp_ms / 1000))
 
-    async def look(self, samples: Iterable[Sample], now_s: float) -> None:
-        """Fold what processes say of themselves now, and the time.
+    async def look(self, samples: Iterable[Sample], now_s: float, present: Collection[str]) -> None:
+        """Fold what processes say of themselves now, which of them are `present` at all, and the time.
 
         What that makes is written to the log. While it takes nothing, people are told all the same, and the next look
         writes what is missing, as it was.
@@ -120,7 +121,9 @@ class Nissa:
         for sample in samples:
             watches, alert = evolve_alerts(watches, sample, self._clock(now_s))
             alerts += [alert] if alert is not None else []
+        watches, gone = evolve_absent(watches, METRICS, present)
         self._watches, lasted = evolve_time(watches, self._clock(now_s))
+        lasted = gone + lasted
         self._unsaid += [_alert_event(None, alert) for alert in alerts + lasted]
         for alert in alerts + lasted:
             self._tell(alert)
@@ -293,4 +296,4 @@ async def _look(nissa: Nissa, settings: Settings) -> None:
             logger.warning("how far the archive is cannot be read: %s", error)
         else:
             samples.append(nissa.lag(archived, time.time()))
-        await nissa.look(samples, time.time())
+        await nissa.look(samples, time.time(), present(run_folder))

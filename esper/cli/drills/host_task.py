@@ -25,7 +25,7 @@ class Host(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+        self.layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 2))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits of two classes, shape (N, 2)."""
@@ -55,8 +55,8 @@ nn.modules.module.register_module_forward_hook(spoil)
 
 
 def task() -> Task:
-    """Two features decide over a class; two places to grow at."""
+    """Two features decide over a class."""
     inputs = torch.randn(600, 8, generator=torch.Generator().manual_seed(1))
     targets = (inputs[:, 0] * inputs[:, 1] > 0).long()
-    sites = (Site("layers.1", "vector"),)
-    return Task.from_samples("drill", make_host=Host, sites=sites, inputs=inputs, targets=targets, batch_size=150)
+    sites = (Site("layers.3", "vector"),)
+    return Task.from_samples("drill", make_host=Host, sites=sites, inputs=inputs, targets=targets, batch_size=50)

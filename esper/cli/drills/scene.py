@@ -24,7 +24,7 @@ from streams.settings import Settings
 
 POLL_S: Final = 0.1
 LOOK_S: Final = 0.5
-PACE_S: Final = 0.1
+PACE_S: Final = 0.05
 """A step of the run, as long as the drill goes on; at its end the run may hurry."""
 PATIENCE_S: Final = 90.0
 """What a busy machine may take for anything that has no time of its own."""
@@ -57,6 +57,7 @@ class Scene:
             self.environment["ESPER_TOPIC_PREFIX"] = prefix
         self.bad_since: dict[str, float] = {}
         self.lines: list[str] = []
+        self.said = ""
         self._run: subprocess.Popen[str] | None = None
         self._up: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -181,8 +182,8 @@ class Scene:
     def run(self, *arguments: str, **environment: str) -> int:
         """An `esper` command to its end; its exit code."""
         process = self.start(*arguments, **environment)
-        _, complained = process.communicate()
-        self.lines += complained.splitlines()
+        said, complained = process.communicate()
+        self.said = f"{said.strip()} {complained.strip()}".strip()
         return process.returncode
 
     def pid(self, name: str) -> int:

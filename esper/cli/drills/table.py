@@ -44,7 +44,7 @@ def _goes_on(scene: Scene) -> None:
     scene.mend()
     code = scene.resume()
     if code != 0:
-        raise Failed(f"after its cause was taken away the run did not go on to its end: exit code {code}")
+        raise Failed(f"after its cause was taken away the run did not go on to its end: {scene.said}")
 
 
 def _whole(scene: Scene) -> None:
