@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.cli import INTERRUPTED, RUN_FAILED
-from esper.cli.drills.ear import Ear
+from esper.cli.drills.ear import Ear, Heard
 from esper.cli.drills.scene import Scene
 from esper.cli.drills.table import BY_NAME, DRILLS, Drill
 from esper.cli.output import DIM, GREEN, RED, YELLOW, complain, say, say_json, say_json_rows, styled, table
@@ -129,6 +129,7 @@ def _play(drill: Drill, scene: Scene, outcome: Outcome) -> None:
     """Break, wait until people are told, mend, wait until that has cleared, and let the run end."""
     scene.begin(*drill.run)
     broken, contended = time.time(), contended_s()
+    fired: Heard | None = None
     with drill.how(scene):
         if drill.alert:
             fired = scene.wait_for(drill.alert, active=True)
