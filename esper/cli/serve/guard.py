@@ -18,7 +18,7 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS: Final = (
+ALWAYS: Final = (
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -46,15 +46,15 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+        said = dict(scope["headers"])
+        host, origin = (said.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
         why = self._trouble(host, origin)
         if why is None:
-            await self._app(scope, receive, _with_headers(send))
+            await self._app(scope, receive, _guarded(send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await _answer(_with_headers(send), 403, why)
+            await _answer(_guarded(send), 403, why)
 
     def _trouble(self, host: str, origin: str) -> str | None:
         name = name_of(host)
@@ -99,10 +99,10 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _with_headers(send: Send) -> Send:
+def _guarded(send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] in {"http.response.start", "websocket.http.response.start"}:
-            message["headers"] = [*message.get("headers", ()), *HEADERS]
+            message = {**message, "headers": [*message.get("headers", ()), *ALWAYS]}
         await send(message)
 
     return sending

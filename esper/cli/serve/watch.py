@@ -128,7 +128,8 @@ class Watch:
         Raises InvalidInput where the history says that there is no such thing, and where there is no history and never
         was.
         """
-        return await self._in_thread(lambda: self._answer(key, ask, beside))
+        answer: Answer = await self._in_thread(lambda: self._answer(key, ask, beside))
+        return answer
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
