@@ -151,7 +151,8 @@ class KafkaLog:
     It returns when the end of both topics is known, which `ends` has: no decision on anything published afterwards can
     be missed, and no claim either. `archived` are offsets: claims are looked for from there on, and not from the end on
     alone, where somebody may have used the run's id before. What the log deletes before it is read here `gone` finds:
-    the claims to the run in its partition between two offsets.
+    the claims to the run in its partition between two offsets. A run that began before is on `partition`: it stays
+    there, also where somebody has added partitions since.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class KafkaLog:
         producer: str = "trainer",
         archived: Mapping[Place, int] | None = None,
         gone: Callable[[int, int, int], Iterable[Record]] = lambda _partition, _first, _end: (),
+        partition: int | None = None,
     ) -> None:
         self.run_id = run_id
         self._key = run_id.encode()
@@ -177,7 +179,8 @@ class KafkaLog:
         self.ends: dict[Place, int] = {}
         self._archived = archived
         self._gone = gone
-        self._next = self._log_begins = self._runs_end = self._partition = 0
+        self._next = self._log_begins = self._runs_end = 0
+        self._partition = partition
         self._unknown = ""
         self._caught_up = threading.Event()
         if archived is None:
@@ -189,6 +192,8 @@ class KafkaLog:
         except (KafkaError, OSError, TimeoutError) as error:
             self.writer.close()
             raise unavailable(brokers, "answer", error) from None
+        assert self._partition is not None  # known since its consumers are there
+        self.writer.keep(self._key, self._partition)
         following = (self._follow(self._commands, self._arrived), self._follow_runs())
         self._tasks = [self.writer.thread.spawn(task) for task in (*following, self._summarise())]
 
@@ -284,11 +289,11 @@ class KafkaLog:
     # Everything below runs on the background loop.
 
     async def _connect(self, brokers: str) -> tuple[LogConsumer, LogConsumer]:
-        commands = await self._start(brokers, COMMANDS, urgent=True)
+        runs = await self._start(brokers, RUNS, urgent=True)  # first: decisions are where the packets are
         try:
-            return commands, await self._start(brokers, RUNS, urgent=True)
+            return await self._start(brokers, COMMANDS, urgent=True), runs
         except BaseException:
-            await commands.stop()
+            await runs.stop()
             raise
 
     async def _start(self, brokers: str, topic: Topic, *, urgent: bool) -> LogConsumer:
@@ -299,7 +304,7 @@ class KafkaLog:
         consumer = LogConsumer(bootstrap_servers=brokers, urgent=urgent, auto_offset_reset="earliest")
         try:
             await consumer.start()
-            (place,) = await consumer.places_of(self._key, topic)
+            (place,) = await consumer.places_of(self._key, topic, partition=self._partition)
             begin = self.ends[place.topic, place.partition] = (await consumer.end_offsets([place]))[place]
             if topic is RUNS:
                 self._runs_end, self._partition = begin, place.partition
