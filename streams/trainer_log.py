@@ -179,8 +179,7 @@ class KafkaLog:
         self.ends: dict[Place, int] = {}
         self._archived = archived
         self._gone = gone
-        self._next = self._log_begins = self._runs_end = 0
-        self._partition = partition
+        self._next = self._log_begins = self._runs_end = self._partition = 0
         self._unknown = ""
         self._caught_up = threading.Event()
         if archived is None:
@@ -188,11 +187,10 @@ class KafkaLog:
         self._closed = False
         self._since_ns = time.time_ns()
         try:
-            self._commands, self._runs = self.writer.thread.run(self._connect(brokers), CONNECT_S)
+            self._commands, self._runs = self.writer.thread.run(self._connect(brokers, partition), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
             self.writer.close()
             raise unavailable(brokers, "answer", error) from None
-        assert self._partition is not None  # known since its consumers are there
         self.writer.keep(self._key, self._partition)
         following = (self._follow(self._commands, self._arrived), self._follow_runs())
         self._tasks = [self.writer.thread.spawn(task) for task in (*following, self._summarise())]
@@ -288,23 +286,23 @@ class KafkaLog:
 
     # Everything below runs on the background loop.
 
-    async def _connect(self, brokers: str) -> tuple[LogConsumer, LogConsumer]:
-        runs = await self._start(brokers, RUNS, urgent=True)  # first: decisions are where the packets are
+    async def _connect(self, brokers: str, partition: int | None) -> tuple[LogConsumer, LogConsumer]:
+        runs = await self._start(brokers, RUNS, partition)
         try:
-            return await self._start(brokers, COMMANDS, urgent=True), runs
+            return await self._start(brokers, COMMANDS, self._partition), runs  # decisions are where the packets are
         except BaseException:
             await runs.stop()
             raise
 
-    async def _start(self, brokers: str, topic: Topic, *, urgent: bool) -> LogConsumer:
+    async def _start(self, brokers: str, topic: Topic, partition: int | None) -> LogConsumer:
         """A consumer of the run's partition of a topic, from its end on, which `ends` has then.
 
         Where the log deletes what it has not read yet, it goes on where the log begins.
         """
-        consumer = LogConsumer(bootstrap_servers=brokers, urgent=urgent, auto_offset_reset="earliest")
+        consumer = LogConsumer(bootstrap_servers=brokers, urgent=True, auto_offset_reset="earliest")
         try:
             await consumer.start()
-            (place,) = await consumer.places_of(self._key, topic, partition=self._partition)
+            (place,) = await consumer.places_of(self._key, topic, partition=partition)
             begin = self.ends[place.topic, place.partition] = (await consumer.end_offsets([place]))[place]
             if topic is RUNS:
                 self._runs_end, self._partition = begin, place.partition
