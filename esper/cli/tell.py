@@ -145,7 +145,8 @@ def _way_to(history: History, run_id: str, data_dir: Path, settings: Settings) -
 
     Raises InvalidInput where the processes that the run needs are not there.
     """
-    if partition_of_run(history, run_id) == LOCAL:
+    partition = partition_of_run(history, run_id)
+    if partition == LOCAL:
         ring = load_key_ring(settings, "127.0.0.1:0")
         return lambda event: tell(data_dir / "archive", ring, event, time.time_ns() // 1_000_000)
     status = client.status(data_dir)
@@ -153,13 +154,14 @@ def _way_to(history: History, run_id: str, data_dir: Path, settings: Settings) -
         raise InvalidInput(f"nobody trains run {run_id}: no processes of {data_dir} run; `esper resume {run_id}`")
     brokers = settings.brokers or (status.brokers if status is not None else "")
     ring = load_key_ring(settings)
-    return lambda event: asyncio.run(_publish(brokers, ring, event))
+    return lambda event: asyncio.run(_publish(brokers, ring, event, partition))
 
 
-async def _publish(brokers: str, ring: KeyRing, event: Event) -> None:
+async def _publish(brokers: str, ring: KeyRing, event: Event, partition: int | None) -> None:
+    """Write a command to where the run's trainer reads: on its partition, whatever the log has of them by now."""
     publisher = Publisher(brokers, ring, Metrics())
     try:
-        await publisher.publish([event])
+        await publisher.publish([event], partition)
     finally:
         await publisher.stop()
 
