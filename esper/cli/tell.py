@@ -148,7 +148,8 @@ def _way_to(history: History, run_id: str, data_dir: Path, settings: Settings) -
 
     Raises InvalidInput where the processes that the run needs are not there.
     """
-    if partition_of_run(history, run_id) == LOCAL:
+    partition = partition_of_run(history, run_id)
+    if partition == LOCAL:
         ring = load_key_ring(settings, "127.0.0.1:0")
         return lambda event: tell(data_dir / "archive", ring, event, time.time_ns() // 1_000_000)
     status = client.status(data_dir)
@@ -156,7 +157,8 @@ def _way_to(history: History, run_id: str, data_dir: Path, settings: Settings) -
         raise InvalidInput(f"nobody trains run {run_id}: no processes of {data_dir} run; `esper resume {run_id}`")
     brokers = settings.brokers or (status.brokers if status is not None else "")
     ring = load_key_ring(settings)
-    return lambda event: asyncio.run(publish_once(brokers, ring, [event]))
+    # To where the run's trainer reads: on its partition, whatever the log has of them by now.
+    return lambda event: asyncio.run(publish_once(brokers, ring, [event], partition))
 
 
 def _await(reader: EventReader, run_id: str, command: Event, alive: Callable[[], bool | None]) -> Told:

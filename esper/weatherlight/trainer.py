@@ -30,7 +30,7 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
 from esper.tolaria.own_code import told
 from esper.tolaria.script import SOURCE
-from esper.weatherlight.beginning import Plan, check_new, read_recorded
+from esper.weatherlight.beginning import Plan, check_new, partition_in, read_recorded
 from esper.weatherlight.connected import connected
 from esper.weatherlight.forkserver import preloaded
 from esper.weatherlight.said import Messages, without_a_terminal
@@ -153,8 +153,11 @@ def _train(
         raise InvalidInput("nobody waits for this run any more")
     archive = settings.data / "archive"
     archived = check_new(archive, run_id) if plan.begin == "start" and not plan.fresh else None
+    partition = partition_in(archive, run_id) if plan.begin == "resume" else None
     with ExitStack() as stack:
-        outside, log, verifier = connected(stack, settings, brokers, run_id, archived=archived, stop=stop)
+        outside, log, verifier = connected(
+            stack, settings, brokers, run_id, archived=archived, partition=partition, stop=stop
+        )
         if plan.begin == "start":
             assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
