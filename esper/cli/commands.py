@@ -671,6 +671,28 @@ def report(
     report_command(data_dir, run, to, as_json=as_json)
 
 
+@app.command(epilog="Example: esper serve --open")
+def serve(
+    data_dir: DataDir = DATA_DIR,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The page's port; 0 takes a free one.")] = 0,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to bind; any other than loopback's is one that others reach.")
+    ] = "127.0.0.1",
+    *,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Mission control, until Ctrl-C: a page with all runs as they are and were, alerts, and buttons to tell them.
+
+    It reads the archive in a process of its own: no run waits for it, and it needs no other one. The address that is
+    printed holds the token that lets a page act; ESPER_SERVE_TOKEN is that token instead, where it is set, and --json
+    never prints it.
+    """
+    from esper.cli.serve.command import serve_command  # noqa: PLC0415
+
+    serve_command(data_dir, host=host, port=port, open_page=open_page, as_json=as_json)
+
+
 @app.command(epilog="Example: esper export last --to for-ada --with-objects")
 def export(
     run: Run,

@@ -307,17 +307,9 @@ class Instructor:
         if left_out:
             complain(f"no site is free for {with_names(', '.join(left_out))}; the drill goes on without")
         self._waiting = ()
-        asyncio.run(self._say(commands, brokers))
+        from streams.producer import publish_once  # noqa: PLC0415 - a mistyped name is told without a Kafka client
 
-    async def _say(self, commands: Sequence[Event], brokers: str) -> None:
-        from streams.metrics import Metrics  # noqa: PLC0415 - a mistyped name is told without a Kafka client
-        from streams.producer import Publisher  # noqa: PLC0415
-
-        publisher = Publisher(brokers, self._ring, Metrics())
-        try:
-            await publisher.publish(commands)
-        finally:
-            await publisher.stop()
+        asyncio.run(publish_once(brokers, self._ring, commands))
 
 
 def germinations(run_id: str, stressors: Sequence[str], sites: Sequence[SiteDescription], now_ns: int) -> list[Event]:

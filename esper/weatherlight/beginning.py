@@ -22,7 +22,7 @@ from esper.tamiyo.serving import HOW_TO_GET_ONE, KEPT, Serving, shipped
 from projections import open_history
 from projections.manifest import Place, covered
 from projections.records import StoredRecord
-from projections.run_queries import promotions
+from projections.run_queries import partition_of_run, promotions
 from streams.records import Record, signed_of
 
 if TYPE_CHECKING:
@@ -89,6 +89,14 @@ def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
         return {} if history.damage else dict(history.manifest.next_offsets)
 
 
+def partition_in(archive: Path, run_id: str) -> int | None:
+    """The partition on which an archive has a run, for whoever goes on with it; None where it does not have it."""
+    if not archive.is_dir():
+        return None
+    with open_history(archive) as history:
+        return partition_of_run(history, run_id)
+
+
 def served(data_dir: Path, objects: ObjectStore) -> Serving:
     """The learned policies promoted in a data folder by now, loaded: for a run that decides in its own process."""
     serving = Serving(objects, process="trainer")
@@ -124,7 +132,7 @@ def archived_claims(archive: Path, run_id: str) -> Callable[[int, int, int], lis
         if not archive.is_dir():
             return []
         for history in _covering(archive, {(RUNS.name, partition): end}, CLAIMED_S, CLAIMS):
-            stored = claims_between(history, run_id, first, end)
+            stored = claims_between(history, run_id, partition, first, end)
         return [_as_read(each) for each in stored]
 
     return find

@@ -31,7 +31,7 @@ from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Outside
 from esper.tolaria.own_code import told
 from esper.tolaria.script import SOURCE
-from esper.weatherlight.beginning import Plan, check_new, read_recorded, trace_file
+from esper.weatherlight.beginning import Plan, check_new, partition_in, read_recorded, trace_file
 from esper.weatherlight.connected import connected
 from esper.weatherlight.forkserver import preloaded
 from esper.weatherlight.said import Messages, without_a_terminal
@@ -161,8 +161,11 @@ def _train(  # noqa: C901 - the ways to begin, one after the other
         raise InvalidInput("nobody waits for this run any more")
     archive = settings.data / "archive"
     archived = check_new(archive, run_id) if plan.begin == "start" and not plan.fresh else None
+    partition = partition_in(archive, run_id) if plan.begin == "resume" else None
     with ExitStack() as stack:
-        outside, log, verifier = connected(stack, settings, brokers, run_id, archived=archived, stop=stop)
+        outside, log, verifier = connected(
+            stack, settings, brokers, run_id, archived=archived, partition=partition, stop=stop
+        )
         if plan.profile:
             outside = _profiled(stack, outside, trace_file(settings.data, run_id))
         if plan.begin == "start":
