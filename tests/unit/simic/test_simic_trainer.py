@@ -217,7 +217,7 @@ def test_the_heads_of_rate_and_breaker_say_what_the_choice_says(wanted, rate, br
     seen = judge(network, experiences)
     aims = targets(experiences, 1e-3)
     logits = torch.tensor([[40.0 * chance - 20.0 for chance in breaker]] * 2)
-    right = replace(seen, rate=torch.full_like(seen.rate, rate), breaker=logits)
+    right = replace(seen, rate=torch.full_like(seen.rate, float(rate)), breaker=logits)
 
     assert float(readouts(right, experiences, aims)) == pytest.approx(0.0, abs=1e-6)
     assert float(readouts(replace(right, rate=right.rate + 0.5), experiences, aims)) == pytest.approx(0.25)
