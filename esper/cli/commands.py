@@ -774,10 +774,10 @@ def drill(
         list[str] | None,
         typer.Argument(help="Which, as `--list` names them; `all` for every one.", metavar="[NAME]..."),
     ] = None,
-    data_dir: Annotated[
+    folder: Annotated[
         Path | None,
         typer.Option(
-            "--data-dir",
+            "--folder",
             help="Where each drill gets a data folder of its own; otherwise a temporary place, kept where one fails.",
             callback=lambda value: None if value is None else _data_folder(value),
         ),
@@ -804,7 +804,7 @@ def drill(
     if listed:
         list_drills(as_json=as_json)
         return 0
-    return drill_command(names or (), data_dir, window_scale, broker_pid or (), as_json=as_json)
+    return drill_command(names or (), folder, window_scale, broker_pid or (), as_json=as_json)
 
 
 @app.command(epilog="Example: esper broker --port 9092")

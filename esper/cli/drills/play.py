@@ -111,7 +111,7 @@ def _played(drill: Drill, folder: Path, ear: Ear, scale: float, pids: Sequence[i
         outcome.verdict, outcome.why = "skipped", f"ESPER_BROKERS names the log: {drill.outside}"
         return outcome
     if (folder / "data").exists():
-        raise InvalidInput(f"{folder} is of an earlier drill: move it away, or name another folder with --data-dir")
+        raise InvalidInput(f"{folder} is of an earlier drill: move it away, or name another --folder")
     scene = Scene(folder, ear, scale, pids)
     ear.forget()
     try:
