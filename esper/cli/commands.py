@@ -251,8 +251,11 @@ def resume(
     It claims the run, trains it again from its last checkpoint to the end of its record, and goes on from there. What
     was recorded is run; after you have mended what it failed over, `--with-my-file` runs the file as it is now.
     """
+    from esper.cli.local import is_local, resume_locally  # noqa: PLC0415
     from esper.cli.resume import resume_command  # noqa: PLC0415
 
+    if is_local(data_dir, run):
+        return resume_locally(data_dir, run, trust=trust, with_my_file=with_my_file, as_json=as_json)
     return resume_command(data_dir, run, trust=trust, with_my_file=with_my_file, as_json=as_json)
 
 
@@ -314,8 +317,23 @@ def tell(
     return tell_command(data_dir, run, " ".join(what), as_json=as_json)
 
 
-@app.command(epilog="Example: esper static last")
-def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_json: AsJson = False) -> int:
+@app.command(epilog="Example: esper static last --seeds 0..4")
+def static(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="FIRST..LAST",
+            help="Run the script anew for each random seed, such as 0..4 or 0,3,7, which it gets as its argument "
+            "--seed, each with a static net; one table with \u00b1 over them.",
+        ),
+    ] = "",
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> int:
     """Train what grew in a run from its first step, for as many FLOPs, and print both beside each other.
 
     The fair comparison: whoever doubts growth would do just that. A script is run again as it is recorded, with the
@@ -324,7 +342,7 @@ def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_j
     """
     from esper.cli.static_run import static_command  # noqa: PLC0415
 
-    return static_command(data_dir, run, trust=trust, as_json=as_json)
+    return static_command(data_dir, run, seeds=random_seeds(seeds), trust=trust, as_json=as_json)
 
 
 @app.command(epilog="Example: esper submit digits --seeds 0..19 --set epochs=12 --wait")
