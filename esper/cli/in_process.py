@@ -22,7 +22,6 @@ from esper.cli.summary import Cost, Summary
 from esper.cli.trainers import Outcome, outcome_of
 from esper.errors import InvalidInput, LogUnavailable
 from esper.weatherlight import client
-from esper.weatherlight.beginning import Plan
 from esper.weatherlight.trainer import StopFlag, train_here
 from projections.run_queries import EventReader
 from streams.consumer import ends_of
@@ -54,9 +53,7 @@ def run_in_process(request: RunRequest, settings: Settings) -> int:
 
         addresses: list[str] = []
         with stopping() as stop:
-            outcome = outcome_of(
-                "grown", train_here(request.data_dir, run_id, config, brokers, stop, plan=Plan(fresh=True))
-            )
+            outcome = outcome_of("grown", train_here(request.data_dir, run_id, config, brokers, stop))
         if outcome.wrong_input:
             raise InvalidInput(outcome.error)
         if not outcome.result:

@@ -149,8 +149,8 @@ def carried(data_dir: Path, run_id: str, *, trust: bool) -> dict[str, bytes]:
     A script makes its model itself, so its run has weights and manifest alone.
     """
     if _is_of_script(data_dir, run_id):
-        files = _parts_of_script(data_dir, run_id).files(Path("network.safetensors"))
-        return {path.name: content for path, content in files}
+        kept = _parts_of_script(data_dir, run_id).files(Path("network.safetensors"))
+        return {path.name: content for path, content in kept}
     loaded = loaded_of(run_id, data_dir=data_dir, trust=trust, way="--trust")
     files = {path.name: content for path, content in _files(loaded, Path("network.safetensors"))}
     try:

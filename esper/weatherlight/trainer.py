@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.names import checked
@@ -40,6 +40,9 @@ from streams.local_log import LocalLog
 from streams.objects import object_store
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
+
+
+NEW: Final = Plan(fresh=True)
 
 
 class StopFlag:
@@ -97,7 +100,7 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
 
 
 def train_here(
-    data_dir: Path, run_id: str, config: RunConfig, brokers: Callable[[], str], stop: StopFlag, *, plan: Plan
+    data_dir: Path, run_id: str, config: RunConfig, brokers: Callable[[], str], stop: StopFlag, *, plan: Plan = NEW
 ) -> dict[str, Any]:
     """Train a run in this process; the last message that its own process would have sent.
 
