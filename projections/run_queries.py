@@ -56,11 +56,18 @@ def claims_of(history: History, runs: Sequence[str]) -> dict[str, Event]:
     return {run_id: envelope.parse(raw) for run_id, raw in found.fetchall()}
 
 
-def partition_of_run(history: History, run_id: str) -> int:
-    """The partition of the log that a run's facts lie on; `contracts.topics.LOCAL` for a run without a log."""
-    query = "select log_partition from log.run_started where run_id = ? order by log_offset limit 1"
-    ((partition,),) = history.cursor(query, [run_id]).fetchall()
-    return int(partition)
+def partition_of_run(history: History, run_id: str) -> int | None:
+    """The partition of the log that a run is on, that of its newest claim; `contracts.topics.LOCAL` without a log.
+
+    None where no claim to it is known that counts.
+    """
+    claims = " union all ".join(
+        f"select incarnation, log_partition, log_offset from log.{name} where log_verdict = 1 and run_id = $1"  # noqa: S608  names of ours
+        for name in ("run_started", "run_resumed")
+    )
+    query = f"select log_partition from ({claims}) order by incarnation desc, log_partition, log_offset limit 1"  # noqa: S608
+    found = history.cursor(query, [run_id]).fetchone()
+    return None if found is None else int(found[0])
 
 
 def start_of(history: History, run_id: str) -> RunStarted:

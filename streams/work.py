@@ -41,6 +41,9 @@ PUBLISH_S: Final = 30.0
 CLOSE_S: Final = 2.0
 POLL_MS: Final = 200
 RETRY_S: Final = 0.5
+ADDED_S: Final = 2.0
+"""How often it is looked whether somebody has added partitions: a worker that says there that it lives must be heard
+before its lease is over."""
 
 Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
@@ -89,10 +92,20 @@ class WorkLog:
             )
 
     def publish(self, events: Sequence[Event], timeout_s: float = PUBLISH_S) -> None:
-        """Write events and wait until the log has them; raises LogUnavailable where it does not."""
+        """Write events and wait until the log has them; raises LogUnavailable where it does not.
+
+        What is said of a run lies behind its request, on the same partition, so that all who read take it in the same
+        order: also where somebody has added partitions since.
+        """
+        with self.look() as work:
+            asked = {event.run_id: work.runs[event.run_id].place[0] for event in events if event.run_id in work.runs}
+        by_partition: dict[int | None, list[Event]] = {}
+        for event in events:
+            by_partition.setdefault(asked.get(event.run_id), []).append(event)
         with self._writing:  # a publisher that begins anew does so once
             try:
-                self._thread.run(self._publisher.publish(events), timeout_s)
+                for partition, those in by_partition.items():
+                    self._thread.run(self._publisher.publish(those, partition), timeout_s)
             except TimeoutError:
                 raise LogUnavailable(f"the log at {self._brokers} does not take what was written") from None
 
@@ -145,8 +158,9 @@ class WorkLog:
     async def _follow(self) -> None:
         while True:
             try:
+                await self._consumer.take_in_added(ADDED_S)
                 fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
-                positions = {place: await self._consumer.position(place) for place in self._at}
+                positions = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
             except KafkaError as error:
                 logger.warning("reading the topic of work failed, trying again: %s", error)
                 await asyncio.sleep(RETRY_S)

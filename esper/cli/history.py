@@ -278,24 +278,13 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
     with history_of(data_dir) as history:
         from projections.cross_checks import unverified  # noqa: PLC0415 - DuckDB, and only where there is a history
 
-        found = all_runs(history)
-        running = [run["run_id"] for run in found if run["status"] == "running"]
-        claims = claims_of(history, running) if running else {}
+        waiting, found = runs_now(history)
         absent = [(key, runs) for key, _, runs in unverified(history) if runs]
-        asked = {run.run_id: run for run in all_work(history)}
     for key, runs in absent:
         complain(
             f"{len(runs)} runs are left out, because no key here verifies what was signed by key {key}; "
             "`esper archive verify` says what to do"
         )
-    for run in found:
-        claim = claims.get(run["run_id"])
-        run["trainer_lives"] = None if claim is None else lives(body_of(claim).machine.process)
-        if run["trainer_lives"] is False:
-            run["status"] = "died"  # it says nothing any more, so the history has it running for ever
-        submitted = asked.pop(run["run_id"], None)
-        run["work"] = None if submitted is None else work_row(submitted)
-    waiting = [work_row(run) for run in reversed(asked.values())]
     if as_json:
         say_json([*({"run_id": row["run_id"], "status": row["status"], "work": row} for row in waiting), *found])
         return
@@ -314,6 +303,26 @@ def runs_command(data_dir: Path, *, as_json: bool) -> None:
         _run_row(run, *(beside.get((run["run_id"], role)) for role in ("control_of", "static_of"))) for run in shown
     ]
     say(table(_RUN_HEADERS, [*map(_waiting_row, waiting), *rows], right=(4, 6, 7, 8, 9)))
+
+
+def runs_now(history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What was asked for and has not begun, and the rows of `runs`, the latest first.
+
+    Each row says besides whether its trainer lives, where that can be told (a run whose trainer is gone has died), and
+    what the fleet has of it.
+    """
+    found = all_runs(history)
+    running = [run["run_id"] for run in found if run["status"] == "running"]
+    claims = claims_of(history, running) if running else {}
+    asked = {run.run_id: run for run in all_work(history)}
+    for run in found:
+        claim = claims.get(run["run_id"])
+        run["trainer_lives"] = None if claim is None else lives(body_of(claim).machine.process)
+        if run["trainer_lives"] is False:
+            run["status"] = "died"  # it says nothing any more, so the history has it running for ever
+        submitted = asked.pop(run["run_id"], None)
+        run["work"] = None if submitted is None else work_row(submitted)
+    return [work_row(run) for run in reversed(asked.values())], found
 
 
 def work_row(run: Asked) -> dict[str, Any]:

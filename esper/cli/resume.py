@@ -43,7 +43,7 @@ from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from esper.weatherlight.beginning import Plan
 from projections.history import History
-from projections.run_queries import EventReader, all_work, run_ids
+from projections.run_queries import EventReader, all_work, partition_of_run, run_ids
 from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
@@ -74,6 +74,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, with_my_file: bool
                 check_code(history, each, data_dir, "resume", trust=trust)
             recorded = {each: recorded_run(history, each) for each in family}
             before = {each: list(EventReader(history, each).new()) for each in family}
+            partitions = {each: partition_of_run(history, each) for each in family}
         going = [each for each in family if _goes_on(recorded[each])]
         if not going:
             recorded[run_id].last_accepted()  # says why
@@ -91,7 +92,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, with_my_file: bool
         request = request_of(data_dir, configs[going[0]], "resume", as_json=as_json)
         with Trainers(data_dir) as trainers:
             trainers.start(names, configs, plans)
-            command = RunCommand(request, ring, lease, trainers, before=before, told=family)
+            command = RunCommand(request, ring, lease, trainers, before=before, told=family, partitions=partitions)
             failure = command.train()
             if failure:
                 complain(failure + command.kept)

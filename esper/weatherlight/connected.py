@@ -41,17 +41,21 @@ def connected(
     run_id: str,
     *,
     archived: Mapping[Place, int] | None,
+    partition: int | None = None,
     stop: Callable[[], bool],
 ) -> tuple[Outside, KafkaLog, CommandVerifier]:
     """The outside of a run whose log is at `brokers`, until `stack` is closed; and its log and verifier.
 
-    `archived` says up to where the archive has no claim to the run, where that was looked for.
+    `archived` says up to where the archive has no claim to the run, where that was looked for; `partition` where it
+    lies, if it began before.
     """
     know_own(brokers, settings)
     ring = load_key_ring(settings, brokers)
     metrics, objects = Metrics(), object_store(settings.data)
     gone = archived_claims(settings.data / "archive", run_id)
-    log = stack.enter_context(KafkaLog(brokers, ring, run_id=run_id, metrics=metrics, archived=archived, gone=gone))
+    log = stack.enter_context(
+        KafkaLog(brokers, ring, run_id=run_id, metrics=metrics, archived=archived, gone=gone, partition=partition)
+    )
     health = stack.enter_context(HealthServer("trainer", metrics, checks={"log": log.writer.trouble}))
     stack.enter_context(scraped(settings.run_folder / f"trainer-{run_id}.json", "trainer", health.port))
     # The trainer's own memory of kernels; those of a small run's sites take about one megabyte together.

@@ -17,7 +17,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+<<<<<<< HEAD
 from contextlib import ExitStack
+=======
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+>>>>>>> main
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
@@ -54,7 +59,12 @@ from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
 from esper.weatherlight.alive import this_process
+<<<<<<< HEAD
 from esper.weatherlight.connected import NOWHERE, REAL_CLOCK, connected, local_log
+=======
+from esper.weatherlight.beginning import served, trace_file
+from esper.weatherlight.connected import REAL_CLOCK, connected
+>>>>>>> main
 from streams.keys import load_key_ring
 from streams.objects import object_store
 from streams.settings import Settings
@@ -139,6 +149,7 @@ class Growth(Session):
         where: Place | None,
         appointment: Appointment | None,
         call: Call,
+        profile: bool,
     ) -> None:
         self._settings = settings
         self._is_context = self._is_begun = self._is_over = False
@@ -153,6 +164,7 @@ class Growth(Session):
         self._follows = False
         """Whether this is another rank than the one that has the log."""
         self._lease: Any = None
+        self._profile: AbstractContextManager[Any] = nullcontext()
         objects = object_store(settings.data)
         asked = config.epochs
         assert asked is not None
@@ -161,7 +173,13 @@ class Growth(Session):
             world, run_id, config = appointment.world, appointment.run_id, appointment.config or config
         else:
             library = self._late_library if log is not None else None
-            world = LiveWorld(self._outside(objects, REAL_CLOCK, library))
+            outside = self._outside(objects, REAL_CLOCK, library)
+            if profile and (replica_of(brought.model) is None or distributed.get_rank() == 0):
+                from esper.tolaria.profile import Profile  # noqa: PLC0415 - few runs are profiled
+
+                self._profile = Profile(REAL_CLOCK, trace_file(settings.data, run_id))
+                outside = self._profile.outside(outside)
+            world = LiveWorld(outside)
         if replica_of(brought.model) is not None:
             run_id = _of_rank_0(run_id)
             self._follows = distributed.get_rank() != 0
@@ -278,6 +296,7 @@ class Growth(Session):
     def _connect(self) -> None:
         """Open the log, which what follows needs."""
         settings, run_id = self._settings, self.run_id
+        self._open.enter_context(self._profile)
         if self._follows:
             self._late_log.real = NullLog()
             return
@@ -377,6 +396,7 @@ def grow(
     seed: int = 0,
     run_id: str | None = None,
     config: Mapping[str, Any] | None = None,
+    profile: bool = False,
 ) -> Growth:
     """A run that trains and grows `model` in the caller's own loop.
 
@@ -394,6 +414,7 @@ def grow(
     elsewhere; with None decisions are made in this process and the history is written into the archive directly.
     `policy` "none" grows nothing: the weights are bit for bit those of the same script without Esper. `seed` is of
     seeds and decisions. `config` has further fields of `RunConfig`, `seeds` among them as a dictionary.
+    With `profile` a trace for Perfetto is written to `profiles/` of the data folder.
 
     Raises InvalidInput for what does not fit, with the line of the caller's file where one can be named.
     """
@@ -443,6 +464,7 @@ def grow(
         where=where,
         appointment=appointment,
         call=call,
+        profile=profile,
     )
 
 

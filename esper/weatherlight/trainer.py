@@ -32,7 +32,7 @@ from esper.tolaria.fork_change import read_change
 from esper.tolaria.outside import Outside
 from esper.tolaria.own_code import told
 from esper.tolaria.script import SOURCE
-from esper.weatherlight.beginning import Plan, check_new, read_recorded
+from esper.weatherlight.beginning import Plan, check_new, partition_in, read_recorded, trace_file
 from esper.weatherlight.connected import connected, connected_locally
 from esper.weatherlight.forkserver import preloaded
 from esper.weatherlight.said import Messages, without_a_terminal
@@ -40,7 +40,6 @@ from streams.local_log import LocalLog
 from streams.objects import object_store
 from streams.settings import Settings
 from streams.trainer_log import KafkaLog
-
 
 NEW: Final = Plan(fresh=True)
 
@@ -158,6 +157,8 @@ def _train(
     archive = settings.data / "archive"
     with ExitStack() as stack:
         outside, log, verifier = _joined(stack, settings, run_id, plan, brokers_of, stop=stop)
+        if plan.profile:
+            outside = _profiled(stack, outside, trace_file(settings.data, run_id))
         if plan.begin == "start":
             assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
@@ -182,11 +183,19 @@ def _joined(
     """The run's outside, its log and its verifier, once the log is there where it has one."""
     if plan.local:
         return connected_locally(stack, settings, stop=stop)
-    brokers = brokers_of()
+    brokers, archive = brokers_of(), settings.data / "archive"
     if not brokers:
         raise InvalidInput("nobody waits for this run any more")
-    archived = check_new(settings.data / "archive", run_id) if plan.begin == "start" and not plan.fresh else None
-    return connected(stack, settings, brokers, run_id, archived=archived, stop=stop)
+    archived = check_new(archive, run_id) if plan.begin == "start" and not plan.fresh else None
+    partition = partition_in(archive, run_id) if plan.begin == "resume" else None
+    return connected(stack, settings, brokers, run_id, archived=archived, partition=partition, stop=stop)
+
+
+def _profiled(stack: ExitStack, outside: Outside, file: Path) -> Outside:
+    """The outside, watched until `stack` is closed; then the trace is written to `file`."""
+    from esper.tolaria.profile import Profile  # noqa: PLC0415 - few runs are profiled
+
+    return stack.enter_context(Profile(outside.clock, file)).outside(outside)
 
 
 if __name__ == "__main__":
