@@ -22,11 +22,7 @@ from esper.tamiyo.serving import HOW_TO_GET_ONE, KEPT, Serving, shipped
 from projections import open_history
 from projections.manifest import Place, covered
 from projections.records import StoredRecord
-<<<<<<< HEAD
-from projections.run_queries import claims_of, promotions
-=======
-from projections.run_queries import partition_of_run, promotions
->>>>>>> main
+from projections.run_queries import claims_of, partition_of_run, promotions
 from streams.records import Record, signed_of
 
 if TYPE_CHECKING:
@@ -37,14 +33,10 @@ CLAIMED_S: Final = 20.0
 """Less than a claim waits until it is its own (`streams.trainer_log`): who else has the run is known by then."""
 POLL_S: Final = 0.05
 
-<<<<<<< HEAD
-Beginning = Literal["start", "resume", "fork", "again"]
-=======
 PROFILES: Final = "profiles"
 """Where the traces of profiled runs lie in a data folder."""
 
-Beginning = Literal["start", "resume", "fork", "static"]
->>>>>>> main
+Beginning = Literal["start", "resume", "fork", "again"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +45,10 @@ class Plan:
 
     `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
     what the run that is gone on with recorded of its task, or what a request from elsewhere brought along; a fork
-<<<<<<< HEAD
     leaves `parent` at `step` with `change`. `again` is a new run of the script that trained `parent`, such as its
     static run, with other `arguments` where they are given. `with_my_file` goes on with a person's files as they are
-    now. A `local` run has no log: its history goes into the archive by itself.
-=======
-    leaves `parent` at `step` with `change`; a script's static run is of `parent`. `with_my_file` goes on with a
-    person's files as they are now. `profile` has a trace written of it, which is nothing of the run's.
->>>>>>> main
+    now. A `local` run has no log: its history goes into the archive by itself. `profile` has a trace written of it,
+    which is nothing of the run's.
     """
 
     begin: Beginning = "start"
@@ -70,12 +58,9 @@ class Plan:
     change: str = ""
     fresh: bool = False
     with_my_file: bool = False
-<<<<<<< HEAD
     local: bool = False
     arguments: Sequence[str] | None = None
-=======
     profile: bool = False
->>>>>>> main
 
     def to_json(self) -> str:
         """As it goes to the trainer's process."""
@@ -108,7 +93,6 @@ def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
         return {} if history.damage else dict(history.manifest.next_offsets)
 
 
-<<<<<<< HEAD
 def claimed(archive: Path, run_id: str) -> int:
     """The incarnation that a run belongs to by its archive, 0 for a run that is not there."""
     if not archive.is_dir():
@@ -116,14 +100,14 @@ def claimed(archive: Path, run_id: str) -> int:
     with open_history(archive) as history:
         found = claims_of(history, [run_id]).get(run_id)
     return 0 if found is None else found.incarnation
-=======
+
+
 def partition_in(archive: Path, run_id: str) -> int | None:
     """The partition on which an archive has a run, for whoever goes on with it; None where it does not have it."""
     if not archive.is_dir():
         return None
     with open_history(archive) as history:
         return partition_of_run(history, run_id)
->>>>>>> main
 
 
 def served(data_dir: Path, objects: ObjectStore) -> Serving:

@@ -17,12 +17,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-<<<<<<< HEAD
-from contextlib import ExitStack
-=======
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
->>>>>>> main
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
@@ -59,12 +54,8 @@ from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
 from esper.weatherlight.alive import this_process
-<<<<<<< HEAD
+from esper.weatherlight.beginning import trace_file
 from esper.weatherlight.connected import NOWHERE, REAL_CLOCK, connected, local_log
-=======
-from esper.weatherlight.beginning import served, trace_file
-from esper.weatherlight.connected import REAL_CLOCK, connected
->>>>>>> main
 from streams.keys import load_key_ring
 from streams.objects import object_store
 from streams.settings import Settings
