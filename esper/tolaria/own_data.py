@@ -21,7 +21,7 @@ def fingerprint_of(loader: object, batch: object) -> str:
     for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor):
             found.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
-            found.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            found.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         elif isinstance(leaf, str | int | float | bool | None):
             found.update(repr(leaf).encode())
         else:  # the text of any other object may have its address in it
