@@ -19,9 +19,9 @@ from esper.leyline.signing import KeyRing
 from esper.simic import publication
 from esper.simic.experience import Experience
 from esper.simic.gates import Evidence, GateSettings, Verdict, validate
-from esper.simic.health import GIB, MOST_BYTES, Breakers, conservative, health, telemetry
+from esper.simic.health import MOST_BYTES, Breakers, conservative, health, telemetry
 from esper.simic.intake import Taken, take_rows
-from esper.simic.replay_buffer import BufferSettings, ReplayBuffer
+from esper.simic.replay_buffer import GIB, BufferSettings, ReplayBuffer
 from esper.simic.trainer import Told, Trained, Trainer, TrainingSettings, corpus_digest
 from esper.simic.versions import Change, Versions, next_version
 from esper.tamiyo import weights
