@@ -699,11 +699,11 @@ def export(
     data_dir: DataDir = DATA_DIR,
     *,
     form: Annotated[
-        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp"],
+        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp", "elasticsearch"],
         typer.Option(
             "--as",
-            help="Whose: Esper's own, or curves and notes for another tool: TensorBoard, MLflow, W&B offline, or an "
-            "OpenTelemetry collector.",
+            help="Whose: Esper's own, or for another tool: TensorBoard, MLflow, W&B offline, an OpenTelemetry "
+            "collector, or all events for Elasticsearch.",
         ),
     ] = "esper",
     to: Annotated[
@@ -712,7 +712,7 @@ def export(
             "--to",
             metavar="PLACE",
             help="The folder to make, esper-export-RUN by default; for MLflow also its address, for OpenTelemetry "
-            "http://HOST:PORT.",
+            "and Elasticsearch http://HOST:PORT.",
             show_default=False,
         ),
     ] = None,
