@@ -42,6 +42,7 @@ BENCHES = (
     "broker",
     "real_log",
     "scale",
+    "fleet",
 )
 
 
