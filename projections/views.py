@@ -36,6 +36,7 @@ VIEWS: Final = (
     "reports",
     "checkpoints",
     "telemetry",
+    "hooks",
     "events",
     "blueprint_outcomes",
     "approvals",

@@ -103,6 +103,18 @@ async def close_producer(producer: LogProducer, timeout_s: float) -> None:
         await producer.client.close()
 
 
+async def publish_once(brokers: str, ring: KeyRing, events: Sequence[Event], partition: int | None = None) -> None:
+    """Write events with a producer of their own and wait until the log has them all: what a person says, now and then.
+
+    Raises as `Publisher.publish` does.
+    """
+    publisher = Publisher(brokers, ring, Metrics())
+    try:
+        await publisher.publish(events, partition)
+    finally:
+        await publisher.stop()
+
+
 class Publisher:
     """A producer for processes that live in one asyncio loop. A producer that broke is replaced at the next call."""
 

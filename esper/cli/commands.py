@@ -181,6 +181,13 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
             "your own model.",
         ),
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Also write a trace of the grown run for ui.perfetto.dev: Esper's spans, seeds, torch's operators.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a task with growth, and the same without beside it. Needs nothing running, no network and no GPU.
@@ -205,6 +212,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         static=static,
         ignore_history=ignore_history,
         in_process=in_process,
+        profile=profile,
         as_json=as_json,
         seeds=random_seeds(seeds),
         settings=(*_given(learning_rate=lr, batch_size=batch_size, threads=threads), *(settings or ())),
@@ -635,6 +643,14 @@ def sql(
     data_dir: DataDir = DATA_DIR,
     archive: Archive = None,
     *,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside",
+            metavar="TOOL:PLACE",
+            help="Also runs of another tool, as foreign_runs and foreign_metrics: tensorboard:FOLDER or mlflow:PLACE.",
+        ),
+    ] = None,
     show_schema: Annotated[
         bool, typer.Option("--schema", help="Show the views; with a view's name in the query's place, its columns.")
     ] = False,
@@ -650,7 +666,9 @@ def sql(
     """
     from esper.cli.sql import sql_command  # noqa: PLC0415
 
-    sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
+    sql_command(
+        data_dir, query, archive=archive, beside=beside or (), sample=sample, show_schema=show_schema, as_json=as_json
+    )
 
 
 @app.command(epilog="Example: esper report last --to run.html")
@@ -670,13 +688,50 @@ def report(
     report_command(data_dir, run, to, as_json=as_json)
 
 
+@app.command(epilog="Example: esper serve --open")
+def serve(
+    data_dir: DataDir = DATA_DIR,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The page's port; 0 takes a free one.")] = 0,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to bind; any other than loopback's is one that others reach.")
+    ] = "127.0.0.1",
+    *,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Mission control, until Ctrl-C: a page with all runs as they are and were, alerts, and buttons to tell them.
+
+    It reads the archive in a process of its own: no run waits for it, and it needs no other one. The address that is
+    printed holds the token that lets a page act; ESPER_SERVE_TOKEN is that token instead, where it is set, and --json
+    never prints it.
+    """
+    from esper.cli.serve.command import serve_command  # noqa: PLC0415
+
+    serve_command(data_dir, host=host, port=port, open_page=open_page, as_json=as_json)
+
+
 @app.command(epilog="Example: esper export last --to for-ada --with-objects")
 def export(
     run: Run,
     data_dir: DataDir = DATA_DIR,
     *,
+    form: Annotated[
+        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp"],
+        typer.Option(
+            "--as",
+            help="Whose: Esper's own, or curves and notes for another tool: TensorBoard, MLflow, W&B offline, or an "
+            "OpenTelemetry collector.",
+        ),
+    ] = "esper",
     to: Annotated[
-        Path | None, typer.Option("--to", help="The folder to make; esper-export-RUN by default.", show_default=False)
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="PLACE",
+            help="The folder to make, esper-export-RUN by default; for MLflow also its address, for OpenTelemetry "
+            "http://HOST:PORT.",
+            show_default=False,
+        ),
     ] = None,
     with_objects: Annotated[
         bool, typer.Option("--with-objects", help="Also what a replay needs: checkpoints, digests, long observations.")
@@ -689,12 +744,21 @@ def export(
 ) -> None:
     """A run's whole history as one folder without keys, that anybody can ask with plain DuckDB and verify.
 
-    Its control run comes along, and the runs that it was forked from. Nothing is overwritten.
+    Its control run comes along, and the runs that it was forked from. Nothing is overwritten. With --as its figures,
+    settings and what happened to its seeds go to another tool, each figure by its epoch or step.
     """
+    if form != "esper":
+        if with_objects or with_network:
+            raise InvalidInput(f"--as {form} takes figures and notes; leave --with-objects and --with-network out")
+        from esper.cli.interchange import export_as  # noqa: PLC0415
+
+        export_as(data_dir, run, form, to, as_json=as_json)
+        return
     from esper.cli.archive import export_command  # noqa: PLC0415
 
+    folder = None if to is None else Path(to)
     export_command(
-        data_dir, run, to, with_objects=with_objects, with_network=with_network, trust=trust, as_json=as_json
+        data_dir, run, folder, with_objects=with_objects, with_network=with_network, trust=trust, as_json=as_json
     )
 
 

@@ -53,7 +53,8 @@ def run_in_process(request: RunRequest, settings: Settings) -> int:
 
         addresses: list[str] = []
         with stopping() as stop:
-            outcome = outcome_of("grown", train_here(request.data_dir, run_id, config, brokers, stop))
+            told = train_here(request.data_dir, run_id, config, brokers, stop, profile=request.profile)
+            outcome = outcome_of("grown", told)
         if outcome.wrong_input:
             raise InvalidInput(outcome.error)
         if not outcome.result:
@@ -114,5 +115,6 @@ def _tell(request: RunRequest, run_id: str, outcome: Outcome, since: float) -> N
         cost=Cost.until_now(since, outcome.steps, outcome.torch_import_s),
         data_dir=str(request.data_dir),
         flops=outcome.result["flops"],
+        profile=request.trace_of(run_id),
     )
     say_json(summary.to_json()) if request.as_json else say(summary.text())

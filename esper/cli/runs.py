@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from esper.cli.history import history_of
 from esper.cli.output import DIM, complain, say, say_json_rows, styled, table
 from esper.errors import InvalidInput
-from esper.leyline.envelope import body_of
+from esper.leyline.envelope import Event, body_of
 from esper.leyline.json_text import configuration
 from esper.leyline.names import meant
 from esper.metric import Figure, figure_of_row
@@ -20,9 +20,13 @@ from esper.record.work import COMPLETED, FAILED, INTERRUPTED, QUEUED, RUNNING, W
 from esper.weatherlight.alive import lives
 from projections.run_list import DIED, Sought, all_work, found_runs, waiting
 
+if TYPE_CHECKING:
+    from projections.history import History
+
 SHOWN: Final = 30
 """Rows of the table where nothing else is asked for: what was run lately, on one screen or two."""
 STATUSES: Final = (QUEUED, RUNNING, DIED, COMPLETED, FAILED, INTERRUPTED, "stopped", "superseded", WITHDRAWN)
+EVERYTHING: Final = Sought()
 _UNITS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 SILENT_AFTER: Final = timedelta(minutes=10)
 """Longer than most epochs take: of a running run that has completed none for so long it is said when it was heard."""
@@ -78,7 +82,7 @@ def runs_command(data_dir: Path, sought: Sought, *, as_json: bool) -> None:
                     "`esper archive verify` says what to do"
                 )
         wait, later = waiting(history, sought)
-        rows, older = found_runs(history, sought, lambda claim: lives(body_of(claim).machine.process))
+        rows, older = found_runs(history, sought, _lives)
         waits = [work_row(run) for run in wait]
         if as_json:
             asked = {run.run_id: work_row(run) for run in all_work(history)}
@@ -86,14 +90,33 @@ def runs_command(data_dir: Path, sought: Sought, *, as_json: bool) -> None:
             of_waits = ({"run_id": row["run_id"], "status": row["status"], "work": row} for row in waits)
             say_json_rows(chain(of_waits, of_rows))
         else:
-            found = list(rows)
-            asked = {run.run_id: work_row(run) for run in all_work(history, [row["run_id"] for row in found])}
-            _say_table(waits, [row | {"work": asked.get(row["run_id"])} for row in found], sought)
+            _say_table(waits, _with_work(history, rows), sought)
     if later or older:
         kinds = ((older, "older run" if older == 1 else "older runs"), (later, "that wait"))
         left = " and ".join(f"{count:,} {what}" for count, what in kinds if count)
         told = f"left out: {left}; `esper runs --limit 0` shows all"
         complain(told) if as_json else say(styled(told, DIM))
+
+
+def runs_now(history: History, sought: Sought = EVERYTHING) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What was asked for and has not begun, and the rows of `runs`, of what is sought, the latest first.
+
+    Each row says besides whether its trainer lives, where that can be told (a run whose trainer is gone has died), and
+    what the fleet has of it.
+    """
+    wait, _ = waiting(history, sought)
+    rows, _ = found_runs(history, sought, _lives)
+    return [work_row(run) for run in wait], _with_work(history, rows)
+
+
+def _with_work(history: History, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = list(rows)
+    asked = {run.run_id: work_row(run) for run in all_work(history, [row["run_id"] for row in found])}
+    return [row | {"work": asked.get(row["run_id"])} for row in found]
+
+
+def _lives(claim: Event) -> bool | None:
+    return lives(body_of(claim).machine.process)
 
 
 def _say_table(waits: list[dict[str, Any]], found: list[dict[str, Any]], sought: Sought) -> None:

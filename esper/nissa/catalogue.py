@@ -171,7 +171,17 @@ BROKER: Final = (
 )
 """Of the embedded broker."""
 
-METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER)
+SERVE: Final = (
+    Metric("esper_serve_clients", "gauge", "Pages that are open"),
+    Metric("esper_serve_messages_total", "counter", "Overviews sent to them"),
+    Metric("esper_serve_skipped_total", "counter", "Overviews that a page was too slow for"),
+    Metric("esper_serve_look_seconds", "histogram", "From looked at the archive to a new overview", (), SLOW),
+    Metric("esper_serve_kept_bytes", "gauge", "Answers that are kept for the next page that asks"),
+    Metric("esper_serve_refused_total", "counter", "Requests of who had no session, or too many", ("status",)),
+)
+"""Of `esper serve`."""
+
+METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER, *SERVE)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {

@@ -32,6 +32,7 @@ from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
 from esper.tolaria.gradients import NormVariance, Part, backward, clip
 from esper.tolaria.machine import fault_of_machine
+from esper.tolaria.outside import EPOCHS_END
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import Run
 from esper.tolaria.run_state import TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
@@ -163,9 +164,10 @@ class Session:
                 self._at_start = place_of_script(run)
             else:
                 stop_at_target_step(run)
-            self._begin_epoch()
-            yield run.recorder.epoch
-            self.end_epoch()
+            with run.outside.span(f"epoch {run.recorder.epoch + 1}"):
+                self._begin_epoch()
+                yield run.recorder.epoch
+                self.end_epoch()
         if self._ending is None:
             stop_at_target_step(run)
 
@@ -265,7 +267,8 @@ class Session:
                 gradient_variance=self._norms.variance,
                 conflict_rate=(run.gradient_conflicts - self._conflicts_before) / pairs,
             )
-            finish_epoch(run, trained)
+            with run.outside.span(EPOCHS_END):
+                finish_epoch(run, trained)
 
     # --------------------------------------------------------------------------------------------------------- a step
 

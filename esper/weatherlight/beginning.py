@@ -33,6 +33,9 @@ CLAIMED_S: Final = 20.0
 """Less than a claim waits until it is its own (`streams.trainer_log`): who else has the run is known by then."""
 POLL_S: Final = 0.05
 
+PROFILES: Final = "profiles"
+"""Where the traces of profiled runs lie in a data folder."""
+
 Beginning = Literal["start", "resume", "fork", "static"]
 
 
@@ -43,7 +46,7 @@ class Plan:
     `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
     what the run that is gone on with recorded of its task, or what a request from elsewhere brought along; a fork
     leaves `parent` at `step` with `change`; a script's static run is of `parent`. `with_my_file` goes on with a
-    person's files as they are now.
+    person's files as they are now. `profile` has a trace written of it, which is nothing of the run's.
     """
 
     begin: Beginning = "start"
@@ -53,6 +56,7 @@ class Plan:
     change: str = ""
     fresh: bool = False
     with_my_file: bool = False
+    profile: bool = False
 
     def to_json(self) -> str:
         """As it goes to the trainer's process."""
@@ -62,6 +66,11 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """What `to_json` wrote."""
         return cls(**json.loads(text))
+
+
+def trace_file(data_dir: Path, run_id: str) -> Path:
+    """Where the trace of a profiled run is written."""
+    return data_dir / PROFILES / f"{run_id}.json.gz"
 
 
 def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:

@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +54,7 @@ from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
 from esper.weatherlight.alive import this_process
-from esper.weatherlight.beginning import served
+from esper.weatherlight.beginning import served, trace_file
 from esper.weatherlight.connected import REAL_CLOCK, connected
 from streams.keys import load_key_ring
 from streams.local_log import LocalLog
@@ -139,6 +139,7 @@ class Growth(Session):
         where: Place | None,
         appointment: Appointment | None,
         call: Call,
+        profile: bool,
     ) -> None:
         self._settings = settings
         self._is_context = self._is_begun = self._is_over = False
@@ -152,6 +153,7 @@ class Growth(Session):
         self._follows = False
         """Whether this is another rank than the one that has the log."""
         self._lease: Any = None
+        self._profile: AbstractContextManager[Any] = nullcontext()
         objects = object_store(settings.data)
         asked = config.epochs
         assert asked is not None
@@ -160,7 +162,13 @@ class Growth(Session):
             world, run_id, config = appointment.world, appointment.run_id, appointment.config or config
         else:
             library = self._late_library if log is not None else None
-            world = LiveWorld(self._outside(objects, REAL_CLOCK, library))
+            outside = self._outside(objects, REAL_CLOCK, library)
+            if profile and (replica_of(brought.model) is None or distributed.get_rank() == 0):
+                from esper.tolaria.profile import Profile  # noqa: PLC0415 - few runs are profiled
+
+                self._profile = Profile(REAL_CLOCK, trace_file(settings.data, run_id))
+                outside = self._profile.outside(outside)
+            world = LiveWorld(outside)
         if replica_of(brought.model) is not None:
             run_id = _of_rank_0(run_id)
             self._follows = distributed.get_rank() != 0
@@ -247,6 +255,7 @@ class Growth(Session):
     def _connect(self) -> None:
         """Open the log, which what follows needs."""
         settings, run_id = self._settings, self.run_id
+        self._open.enter_context(self._profile)
         if self._follows:
             self._late_log.real = NullLog()
             return
@@ -355,6 +364,7 @@ def grow(
     seed: int = 0,
     run_id: str | None = None,
     config: Mapping[str, Any] | None = None,
+    profile: bool = False,
 ) -> Growth:
     """A run that trains and grows `model` in the caller's own loop.
 
@@ -372,6 +382,7 @@ def grow(
     elsewhere; with None decisions are made in this process and the history is written into the archive directly.
     `policy` "none" grows nothing: the weights are bit for bit those of the same script without Esper. `seed` is of
     seeds and decisions. `config` has further fields of `RunConfig`, `seeds` among them as a dictionary.
+    With `profile` a trace for Perfetto is written to `profiles/` of the data folder.
 
     Raises InvalidInput for what does not fit, with the line of the caller's file where one can be named.
     """
@@ -421,6 +432,7 @@ def grow(
         where=where,
         appointment=appointment,
         call=call,
+        profile=profile,
     )
 
 

@@ -28,9 +28,10 @@ from esper.errors import EsperError, InvalidInput
 from esper.leyline.names import checked
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
+from esper.tolaria.outside import Outside
 from esper.tolaria.own_code import told
 from esper.tolaria.script import SOURCE
-from esper.weatherlight.beginning import Plan, check_new, partition_in, read_recorded
+from esper.weatherlight.beginning import Plan, check_new, partition_in, read_recorded, trace_file
 from esper.weatherlight.connected import connected
 from esper.weatherlight.forkserver import preloaded
 from esper.weatherlight.said import Messages, without_a_terminal
@@ -93,13 +94,20 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
 
 
 def train_here(
-    data_dir: Path, run_id: str, config: RunConfig, brokers: Callable[[], str], stop: StopFlag
+    data_dir: Path,
+    run_id: str,
+    config: RunConfig,
+    brokers: Callable[[], str],
+    stop: StopFlag,
+    *,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train a new run in this process; the last message that its own process would have sent.
 
     `brokers` is called once everything is prepared, and gives the log's address. The terminal stays the caller's.
     """
-    _, message = _carried_out(lambda: _train(data_dir, run_id, config, brokers, Plan(fresh=True), stop=stop), stop)
+    plan = Plan(fresh=True, profile=profile)
+    _, message = _carried_out(lambda: _train(data_dir, run_id, config, brokers, plan, stop=stop), stop)
     return message
 
 
@@ -121,7 +129,7 @@ def _carried_out(train: Callable[[], dict[str, Any]], stop: StopFlag) -> tuple[i
     return 0, {"result": result, "steps": stop.steps, "torch_import_s": torch_import_s}
 
 
-def _train(
+def _train(  # noqa: C901 - the ways to begin, one after the other
     data_dir: Path, run_id: str, config: RunConfig, brokers_of: Callable[[], str], plan: Plan, *, stop: StopFlag
 ) -> dict[str, Any]:
     """Prepare, wait for the word, train; the result as JSON types."""
@@ -158,6 +166,8 @@ def _train(
         outside, log, verifier = connected(
             stack, settings, brokers, run_id, archived=archived, partition=partition, stop=stop
         )
+        if plan.profile:
+            outside = _profiled(stack, outside, trace_file(settings.data, run_id))
         if plan.begin == "start":
             assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
@@ -174,6 +184,13 @@ def _train(
             return train(config, trained, LiveWorld(outside), run_id=run_id, fresh_steps=max(1, steps)).to_dict()
         change = read_change(plan.change)
         return fork_run(parent, run_id, trained, outside, step=plan.step, change=change).to_dict()
+
+
+def _profiled(stack: ExitStack, outside: Outside, file: Path) -> Outside:
+    """The outside, watched until `stack` is closed; then the trace is written to `file`."""
+    from esper.tolaria.profile import Profile  # noqa: PLC0415 - few runs are profiled
+
+    return stack.enter_context(Profile(outside.clock, file)).outside(outside)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ BENCHES = (
     "kasmina",
     "decision_latency",
     "learned_policy",
+    "learning",
     "archive",
     "archive_peers",
     "state",
