@@ -485,12 +485,29 @@ def replay(
     return replay_command(data_dir, run, from_step, to_step, trust=trust, as_json=as_json)
 
 
-@app.command(epilog="Example: esper runs --json")
-def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
-    """All runs of the data folder, the latest first. Needs nothing running."""
-    from esper.cli.history import runs_command  # noqa: PLC0415
+@app.command(epilog="Example: esper runs --status failed --since 7d")
+def runs(
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=0, help="The newest so many (30 in the table, all as JSON); 0 is all.")
+    ] = None,
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help="Those of this task alone.")] = "",
+    status: Annotated[
+        list[str] | None, typer.Option("--status", metavar="STATUS", help="Those that are this, as failed; repeatable.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option("--since", metavar="WHEN", help="Those that began since: 90min, 12h, 7d, or a date of UTC.")
+    ] = "",
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Runs of the data folder, the latest first. Needs nothing running.
 
-    runs_command(data_dir, as_json=as_json)
+    Control and static runs come with the run that they stand beside, which the options choose.
+    """
+    from esper.cli.runs import runs_command, sought  # noqa: PLC0415
+
+    runs_command(data_dir, sought(limit, task, status or (), since, as_json=as_json), as_json=as_json)
 
 
 @app.command(epilog="Example: esper sites train.py --epochs 3", context_settings={"ignore_unknown_options": True})
@@ -717,11 +734,11 @@ def export(
     data_dir: DataDir = DATA_DIR,
     *,
     form: Annotated[
-        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp"],
+        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp", "elasticsearch"],
         typer.Option(
             "--as",
-            help="Whose: Esper's own, or curves and notes for another tool: TensorBoard, MLflow, W&B offline, or an "
-            "OpenTelemetry collector.",
+            help="Whose: Esper's own, or for another tool: TensorBoard, MLflow, W&B offline, an OpenTelemetry "
+            "collector, or all events for Elasticsearch.",
         ),
     ] = "esper",
     to: Annotated[
@@ -730,7 +747,7 @@ def export(
             "--to",
             metavar="PLACE",
             help="The folder to make, esper-export-RUN by default; for MLflow also its address, for OpenTelemetry "
-            "http://HOST:PORT.",
+            "and Elasticsearch http://HOST:PORT.",
             show_default=False,
         ),
     ] = None,

@@ -20,13 +20,13 @@ from esper.cli.history import (
     new_run_id,
     resolve,
     static_of,
-    told_of,
     wait_for_archive,
 )
 from esper.cli.output import BOLD, DIM, complain, one_line, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunRequest
 from esper.cli.run_view import RunView
+from esper.cli.runs import told_of
 from esper.cli.trainers import Trainers
 from esper.cli.training import RunCommand
 from esper.cli.trust import check_code
@@ -43,7 +43,8 @@ from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from esper.weatherlight.beginning import Plan
 from projections.history import History
-from projections.run_queries import EventReader, all_work, partition_of_run, run_ids
+from projections.run_list import all_work
+from projections.run_queries import EventReader, partition_of_run, run_ids
 from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
@@ -193,7 +194,7 @@ def _check_alone(lease: client.Lease, run_id: str) -> None:
 
 def _check_not_of_the_fleet(history: History, run_id: str) -> None:
     """Raise InvalidInput where workers have this run: whoever is fenced would take it back from the other for ever."""
-    run = next((each for each in all_work(history) if each.run_id == run_id), None)
+    run = next(iter(all_work(history, [run_id])), None)
     if run is not None and not run.over:
         raise InvalidInput(
             f"run {run_id} was submitted and is {told_of(run)}: `esper work` goes on with it; to do so here, have it "
