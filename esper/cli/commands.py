@@ -259,8 +259,11 @@ def resume(
     It claims the run, trains it again from its last checkpoint to the end of its record, and goes on from there. What
     was recorded is run; after you have mended what it failed over, `--with-my-file` runs the file as it is now.
     """
+    from esper.cli.local import is_local, resume_locally  # noqa: PLC0415
     from esper.cli.resume import resume_command  # noqa: PLC0415
 
+    if is_local(data_dir, run):
+        return resume_locally(data_dir, run, trust=trust, with_my_file=with_my_file, as_json=as_json)
     return resume_command(data_dir, run, trust=trust, with_my_file=with_my_file, as_json=as_json)
 
 
@@ -322,8 +325,23 @@ def tell(
     return tell_command(data_dir, run, " ".join(what), as_json=as_json)
 
 
-@app.command(epilog="Example: esper static last")
-def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_json: AsJson = False) -> int:
+@app.command(epilog="Example: esper static last --seeds 0..4")
+def static(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="FIRST..LAST",
+            help="Run the script anew for each random seed, such as 0..4 or 0,3,7, which it gets as its argument "
+            "--seed, each with a static net; one table with \u00b1 over them.",
+        ),
+    ] = "",
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> int:
     """Train what grew in a run from its first step, for as many FLOPs, and print both beside each other.
 
     The fair comparison: whoever doubts growth would do just that. A script is run again as it is recorded, with the
@@ -332,7 +350,7 @@ def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_j
     """
     from esper.cli.static_run import static_command  # noqa: PLC0415
 
-    return static_command(data_dir, run, trust=trust, as_json=as_json)
+    return static_command(data_dir, run, seeds=random_seeds(seeds), trust=trust, as_json=as_json)
 
 
 @app.command(epilog="Example: esper submit digits --seeds 0..19 --set epochs=12 --wait")
@@ -467,12 +485,29 @@ def replay(
     return replay_command(data_dir, run, from_step, to_step, trust=trust, as_json=as_json)
 
 
-@app.command(epilog="Example: esper runs --json")
-def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
-    """All runs of the data folder, the latest first. Needs nothing running."""
-    from esper.cli.history import runs_command  # noqa: PLC0415
+@app.command(epilog="Example: esper runs --status failed --since 7d")
+def runs(
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=0, help="The newest so many (30 in the table, all as JSON); 0 is all.")
+    ] = None,
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help="Those of this task alone.")] = "",
+    status: Annotated[
+        list[str] | None, typer.Option("--status", metavar="STATUS", help="Those that are this, as failed; repeatable.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option("--since", metavar="WHEN", help="Those that began since: 90min, 12h, 7d, or a date of UTC.")
+    ] = "",
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Runs of the data folder, the latest first. Needs nothing running.
 
-    runs_command(data_dir, as_json=as_json)
+    Control and static runs come with the run that they stand beside, which the options choose.
+    """
+    from esper.cli.runs import runs_command, sought  # noqa: PLC0415
+
+    runs_command(data_dir, sought(limit, task, status or (), since, as_json=as_json), as_json=as_json)
 
 
 @app.command(epilog="Example: esper sites train.py --epochs 3", context_settings={"ignore_unknown_options": True})
@@ -699,11 +734,11 @@ def export(
     data_dir: DataDir = DATA_DIR,
     *,
     form: Annotated[
-        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp"],
+        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp", "elasticsearch"],
         typer.Option(
             "--as",
-            help="Whose: Esper's own, or curves and notes for another tool: TensorBoard, MLflow, W&B offline, or an "
-            "OpenTelemetry collector.",
+            help="Whose: Esper's own, or for another tool: TensorBoard, MLflow, W&B offline, an OpenTelemetry "
+            "collector, or all events for Elasticsearch.",
         ),
     ] = "esper",
     to: Annotated[
@@ -712,7 +747,7 @@ def export(
             "--to",
             metavar="PLACE",
             help="The folder to make, esper-export-RUN by default; for MLflow also its address, for OpenTelemetry "
-            "http://HOST:PORT.",
+            "and Elasticsearch http://HOST:PORT.",
             show_default=False,
         ),
     ] = None,

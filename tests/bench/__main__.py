@@ -43,6 +43,7 @@ BENCHES = (
     "broker",
     "real_log",
     "scale",
+    "fleet",
 )
 
 
