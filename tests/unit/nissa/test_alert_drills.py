@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
-from esper.cli.drills.table import DRILLS
+from esper.cli.drills.table import DRILLS, RUNBOOK
 from esper.kasmina.isolation import Isolation
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
@@ -167,3 +170,11 @@ def test_there_is_a_drill_for_every_alert():
     here = {"training_latency_high", "tezzeret_conservative_mode"}
 
     assert {rule.name for rule in RULES} == here | {drill.alert for drill in DRILLS} - {""}
+
+
+def test_the_runbook_has_a_section_for_every_alert_and_every_drill_one_to_point_at():
+    text = (Path(__file__).parents[3] / RUNBOOK).read_text("utf-8")
+    sections = set(re.findall(r"^## (\S+)$", text, re.MULTILINE))
+
+    assert {rule.name for rule in RULES} | {drill.page.partition("#")[2] for drill in DRILLS} == sections
+    assert {drill.name for drill in DRILLS} <= set(re.findall(r"`esper drill ([a-z-]+)`", text))
