@@ -122,9 +122,9 @@ class Scene:
         """`esper tell last WORDS`, in an environment that may be another; its exit code."""
         return self.run("tell", "last", words, "--json", **environment)
 
-    def resume(self) -> int:
+    def resume(self, *arguments: str) -> int:
         """`esper resume last` to its end; its exit code."""
-        return self.run("resume", "last", "--json")
+        return self.run("resume", "last", *arguments, "--json")
 
     def interrupt(self) -> int:
         """Ctrl-C for the run; its exit code."""

@@ -42,7 +42,7 @@ class Drill:
 
 def _goes_on(scene: Scene) -> None:
     scene.mend()
-    code = scene.resume()
+    code = scene.resume("--with-my-file")
     if code != 0:
         raise Failed(f"after its cause was taken away the run did not go on to its end: {scene.said}")
 

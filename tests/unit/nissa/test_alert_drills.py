@@ -15,6 +15,7 @@ from esper.kasmina.isolation import Isolation
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.nissa.alerts import RULES, evolve_alerts, evolve_ended
+from esper.nissa.catalogue import prometheus_form
 from esper.nissa.measure import measure
 from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tezzeret import events
@@ -42,6 +43,18 @@ def watched(published):
             watches, cleared = evolve_ended(watches, event.run_id)
             told += [f"-{alert.rule.name}" for alert in cleared]
     return told
+
+
+def test_every_point_of_an_epoch_s_packet_is_kept(tmp_path):
+    """As a real run publishes it: 22 figures, each a series of its run."""
+    published = trained(tmp_path, [1, 1])
+    packets = [each for each in published if each.telemetry_packet.source_subsystem == "tolaria"]
+    points = {point.name for each in packets for point in each.telemetry_packet.metrics}
+    found = {sample.name for each in packets for sample in measure(each)}
+
+    assert len(points) == 22
+    assert found - {"esper_telemetry_packets_total"} == {prometheus_form(name, 0.0)[0] for name in points}
+    assert "esper_nissa_telemetry_unknown_total" not in found
 
 
 class SlowLog(MemoryLog):
