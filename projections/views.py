@@ -42,6 +42,7 @@ VIEWS: Final = (
     "approvals",
     "artifacts",
     "alerts",
+    "slos",
     "policies",
 )
 

@@ -1,7 +1,9 @@
-"""`esper export --as`: a run and its control for TensorBoard, MLflow, Weights & Biases or OpenTelemetry."""
+"""`esper export --as`: a run and its control for TensorBoard, MLflow, W&B, OpenTelemetry or Elasticsearch."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from projections.history import History
     from projections.interchange.figures import Taken
 
-Form = Literal["esper", "tensorboard", "mlflow", "wandb", "otlp"]
+Form = Literal["esper", "tensorboard", "mlflow", "wandb", "otlp", "elasticsearch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,20 @@ def _to_otlp(history: History, run: Taken, place: str) -> None:
     otlp.send(history, run, place)
 
 
+def _to_elasticsearch(history: History, run: Taken, place: str) -> None:
+    from projections.interchange.elastic import Sink  # noqa: PLC0415
+    from projections.run_queries import EventReader  # noqa: PLC0415
+
+    password = os.environ.get("ELASTIC_PASSWORD", "")
+    Sink(place, password, monotonic=time.monotonic, sleep=time.sleep).push(EventReader(history, run.run_id).new())
+
+
 WAYS: Final[dict[Form, Way]] = {
     "tensorboard": Way("esper-tensorboard", _to_tensorboard, "tensorboard --logdir {place}"),
     "mlflow": Way("esper-mlflow", _to_mlflow, "mlflow ui --backend-store-uri {address}"),
     "wandb": Way("esper-wandb", _to_wandb, "wandb sync {place}/wandb/offline-run-*     (sends it to W&B)"),
     "otlp": Way("http://127.0.0.1:4318", _to_otlp, ""),
+    "elasticsearch": Way("http://127.0.0.1:9200", _to_elasticsearch, ""),
 }
 
 
