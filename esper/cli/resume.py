@@ -86,11 +86,8 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, with_my_file: bool
                     "one writes from now on does not count"
                 )
         configs = {each: RunConfig.from_json(recorded[each].root.config_json) for each in going}
-        if not with_my_file and (files := changed_files(recorded[going[0]])):
-            complain(
-                f"{one_line(' and '.join(files))} changed since run {run_id} was trained; it goes on with what was "
-                "recorded, and --with-my-file goes on with the files as they are now"
-            )
+        if not with_my_file:
+            tell_changed_files(recorded[going[0]])
         plans = {each: plan_of(recorded[each], with_my_file=with_my_file) for each in going}
         names = {run_id: "grown", control_of(run_id): "control", static_of(run_id): "static"}
         request = request_of(data_dir, configs[going[0]], "resume", as_json=as_json)
@@ -121,6 +118,15 @@ def changed_files(recorded: Recorded) -> list[str]:
     file = Path(RunConfig.from_json(recorded.root.config_json).task.rpartition(":")[0])
     same = file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == recorded.task_source.removeprefix(FILE)
     return [] if same or not file.is_file() else [file.name]
+
+
+def tell_changed_files(recorded: Recorded) -> None:
+    """Say which files of a person's own changed, and that what was recorded is run all the same."""
+    if files := changed_files(recorded):
+        complain(
+            f"{one_line(' and '.join(files))} changed since run {recorded.run_id} was trained; it goes on with what "
+            "was recorded, and --with-my-file goes on with the files as they are now"
+        )
 
 
 def may_run(data_dir: Path, word: str, verb: str, *, trust: bool) -> bool:

@@ -27,6 +27,7 @@ from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_INFO, TelemetryPack
 from esper.errors import InvalidInput, LogUnavailable, Superseded
 from esper.kasmina.passes import WHOLE, Closure, Share
 from esper.leyline import ids
+from esper.tolaria.appointed import TwoAtOnce
 from esper.tolaria.commands import apply_arrived, drain, set_rates, stand_still, take_effect
 from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
@@ -129,7 +130,7 @@ class Session:
         """Let the history know why the run ends; raises what a person has to know where that is another error."""
         if isinstance(error, LogUnavailable):
             raise rescue(self.run, error) from error
-        if isinstance(error, (Diverged, TargetStepReached, RecordEnded, Superseded)):
+        if isinstance(error, (Diverged, TargetStepReached, RecordEnded, Superseded, TwoAtOnce)):
             return  # what this process writes is not its history
         if isinstance(error, KeyboardInterrupt) and self.run.own_streams:
             interrupt(self.run, "a keyboard interrupt", self._monotonic() - self._began)
