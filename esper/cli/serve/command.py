@@ -7,8 +7,9 @@ import secrets
 import socket
 import time
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from esper.cli.output import complain, say, say_json
 from esper.errors import InvalidInput
@@ -66,7 +67,19 @@ def serve_command(data_dir: Path, *, host: str, port: int, open_page: bool, as_j
             timeout_graceful_shutdown=2,
         )
         with _found_by_prometheus(settings, port, on_loopback=is_loopback(host) or host in {"0.0.0.0", "::"}):  # noqa: S104
-            uvicorn.Server(config).run([bound])
+            server = uvicorn.Server(config)
+            server.handle_exit = _also(site.watch.interrupt, server.handle_exit)  # type: ignore[method-assign]
+            server.run([bound])
+
+
+def _also(first: Callable[[], None], then: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+    """At a signal to end: no question to the history is waited for."""
+
+    def handle(number: int, frame: Any) -> None:
+        first()
+        then(number, frame)
+
+    return handle
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -35,6 +35,13 @@ EVENTS_SHOWN: Final = 120
 FOLLOWED: Final = 8
 """Runs whose events are followed at a time; that of a run that nobody has asked about for longest is given up."""
 NARROWEST, WIDEST, WIDTH_STEP = 300, 1_200, 20
+NOTHING: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("runs", "waiting", "alerts", "breakers", "budgets"), ()),
+    **dict.fromkeys(("runs_in_all", "alert_count"), 0),
+    "conservative_mode": False,
+    "generation": -1,
+}
+"""The overview of a data folder that has no history yet."""
 _RUN: Final = (
     *("run_id", "status", "paused", "task", "policy", "lifecycle", "epochs_done", "epochs_planned", "steps_done"),
     *("probe_loss", "params_host", "params_final", "control_of", "static_of", "parent_run_id", "fork_step"),

@@ -114,7 +114,8 @@ function showOverview() {
   const mode = overview.conservative_mode || overview.forge_conservative ? "conservative" : "normal";
   const glance = [["runs that train", going.length], ["alerts on", overview.alert_count],
     ["telemetry waiting", overview.queue_depth === null ? EMPTY : figure(overview.queue_depth)], ["mode", mode]];
-  fill("glance", glance, () => glance.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))));
+  fill("glance", glance, () => glance.map(([name, value]) => h("div", {}, h("dt", {}, name),
+    h("dd", {}, name === "alerts on" ? h("a", { href: "#alerts", "data-key": "to alerts" }, String(value)) : String(value)))));
   showRuns();
   showAlerts();
   fill("breakers", overview.breakers, () => overview.breakers.length ? overview.breakers.map((each) => h("li", {},
@@ -147,14 +148,23 @@ function showRuns() {
   ]);
 }
 
+let acking = null; // the alert whose form is open
 function showAlerts() {
-  fill("alerts", [overview.alerts, session !== null], () => overview.alerts.length ? overview.alerts.map((each) => h("li", {},
+  fill("alerts", [overview.alerts, session !== null, acking], () => overview.alerts.length ? overview.alerts.map((each) => h("li", {},
     h("strong", { class: each.cleared_at ? "soft" : "bad" }, each.rule), ` ${each.cleared_at ? "cleared" : "on"}`,
     h("div", { class: "note" }, `${each.run_id || "everywhere"} · ${moment(each.fired_at)} · ${figure(each.value)} against ${figure(each.threshold)}`),
-    each.said_by ? h("div", { class: "note" }, `known to ${each.said_by}${each.note ? `: ${each.note}` : ""}`) : session && h("form", { on: { submit: (event) => acknowledge(event, each) } },
+    each.said_by ? h("div", { class: "note" }, `known to ${each.said_by}${each.note ? `: ${each.note}` : ""}`)
+      : session && acking !== each.id ? h("button", { type: "button", class: "small", "data-key": `open ${each.id}`, on: { click: () => openForm(each.id) } }, "Acknowledge")
+      : session && h("form", { on: { submit: (event) => acknowledge(event, each) } },
       h("input", { name: "by", "data-key": `by ${each.id}`, value: localStorage.getItem("by") || "", placeholder: "your name", required: true, maxlength: 60, "aria-label": "Your name" }),
       h("input", { name: "note", "data-key": `note ${each.id}`, placeholder: "a note", maxlength: 200, "aria-label": "A note" }),
       h("button", { type: "submit", "data-key": `ack ${each.id}` }, "Acknowledge")))) : nothing("None has fired."));
+}
+
+function openForm(id) {
+  acking = id;
+  showAlerts();
+  $("alerts").querySelector("form input")?.focus();
 }
 
 async function acknowledge(event, alert) {
@@ -166,6 +176,7 @@ async function acknowledge(event, alert) {
   try {
     const told = await post(`/api/alerts/${alert.id}/ack`, { by, note });
     $("acked").textContent = `${told.rule} is known to ${told.by}`;
+    acking = null;
   } catch (error) {
     $("acked").textContent = `${alert.rule}: ${error.message}`;
     form.querySelector("button").disabled = false;
@@ -232,7 +243,7 @@ function showOne() {
   showState(run.then);
   $("decided").textContent = `${figure(run.decisions.acted)} of ${figure(run.decisions.total)} decisions were to do something.`;
   fill("decisions", run.decisions.rows, () => run.decisions.rows.map((each) => h("tr", {}, h("td", { class: "n" }, each.epoch),
-    h("th", { scope: "row" }, each.chosen), h("td", { class: "text" }, each.reason || EMPTY), h("td", { class: "n" }, each.risk === null ? EMPTY : each.risk.toFixed(2)),
+    h("th", { scope: "row", class: each.chosen === "nothing" ? "soft" : null }, each.chosen), h("td", { class: "text" }, each.reason || EMPTY), h("td", { class: "n" }, each.risk === null ? EMPTY : each.risk.toFixed(2)),
     h("td", {}, [each.outcome, each.rejected].filter(Boolean).join(": ") || EMPTY))));
   fill("events", run.events, () => run.events.map((each) => h("tr", {}, h("td", {}, h("time", { datetime: new Date(each.at * 1000).toISOString() }, clock(each.at))),
     h("td", { class: "n" }, each.epoch), h("td", {}, named(each.type)), h("td", { class: "text" }, each.told))));
@@ -264,7 +275,7 @@ function showState(then) {
   fill("seeds", [then.seeds, may], () => then.seeds.map((seed) => h("tr", {}, h("th", { scope: "row" }, seed.seed_id), h("td", {}, seed.site),
     h("td", {}, h("span", { class: `stage ${seed.stage.toLowerCase()}` }, named(seed.stage))), h("td", {}, (then.names || {})[seed.blueprint_id] || seed.blueprint_id || EMPTY),
     h("td", {}, seed.stage === "DORMANT" ? EMPTY : [h("meter", { min: 0, max: 1, value: seed.alpha, "aria-label": "alpha" }), figure(seed.alpha, 2)]),
-    h("td", { class: "n" }, seed.stage === "DORMANT" ? EMPTY : figure(seed.parameters)), h("td", { class: "n" }, seed.since_epoch),
+    h("td", { class: "n" }, seed.stage === "DORMANT" ? EMPTY : figure(seed.parameters)), h("td", { class: "n" }, seed.stage === "DORMANT" ? EMPTY : seed.since_epoch),
     h("td", { class: "acts" }, may ? actsOf(seed) : EMPTY))));
   for (const each of document.querySelectorAll("#tell button, #tell input")) each.disabled = session === null;
   point("picture-loss", run.pictures.loss.frame, epochs);

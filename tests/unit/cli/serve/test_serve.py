@@ -11,7 +11,7 @@ from importlib import resources
 import pytest
 
 from esper.cli.app import dispatch
-from esper.cli.serve import watch
+from esper.cli.serve import reader, watch
 from esper.cli.serve.guard import is_own
 from esper.cli.serve.newest import Newest, framed
 from projections import open_sample, questions
@@ -354,13 +354,14 @@ async def test_a_folder_without_a_history_is_waited_for(page, tmp_path, folder):
 async def test_twenty_pages_that_ask_for_the_same_are_one_question(page, grown, monkeypatch):
     asked = []
     async with page() as served:
-        real = served.site.watch._keep
-        monkeypatch.setattr(served.site.watch, "_keep", lambda key, kept: (asked.append(key), real(key, kept)))
+        asks = served.site.watch._asked
+        real = asks._keep
+        monkeypatch.setattr(asks, "_keep", lambda key, kept: (asked.append(key), real(key, kept)))
         answers = await asyncio.gather(*[served.get(f"/api/runs/{grown}/state?at=40") for _ in range(20)])
         read = len(asked)
         for n in range(100):
             await served.site.watch.ask(("n", n), lambda _history, _tails: {})
-        kept = len(served.site.watch._kept)
+        kept = len(asks._kept)
 
     assert len({each.text for each in answers}) == read == 1
-    assert kept == watch.MOST_KEPT  # and what is kept does not grow
+    assert kept == reader.MOST_KEPT  # and what is kept does not grow
