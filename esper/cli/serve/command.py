@@ -7,9 +7,9 @@ import secrets
 import socket
 import time
 import webbrowser
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from types import FrameType
+from typing import Final
 
 from esper.cli.output import complain, say, say_json
 from esper.errors import InvalidInput
@@ -35,6 +35,13 @@ def serve_command(data_dir: Path, *, host: str, port: int, open_page: bool, as_j
         from esper.cli.serve.site import Site  # noqa: PLC0415
     except ImportError:
         raise InvalidInput(NEEDS) from None
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """At a signal to end, no question to the history is waited for."""
+            site.watch.interrupt()
+            super().handle_exit(sig, frame)
+
     settings = Settings.load(data=data_dir)
     token = settings.serve_token.get_secret_value() if settings.serve_token is not None else secrets.token_urlsafe(32)
     with _bound(host, port) as bound:
@@ -67,19 +74,7 @@ def serve_command(data_dir: Path, *, host: str, port: int, open_page: bool, as_j
             timeout_graceful_shutdown=2,
         )
         with _found_by_prometheus(settings, port, on_loopback=is_loopback(host) or host in {"0.0.0.0", "::"}):  # noqa: S104
-            server = uvicorn.Server(config)
-            server.handle_exit = _also(site.watch.interrupt, server.handle_exit)  # type: ignore[method-assign]
-            server.run([bound])
-
-
-def _also(first: Callable[[], None], then: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
-    """At a signal to end: no question to the history is waited for."""
-
-    def handle(number: int, frame: Any) -> None:
-        first()
-        then(number, frame)
-
-    return handle
+            Server(config).run([bound])
 
 
 def _bound(host: str, port: int) -> socket.socket:

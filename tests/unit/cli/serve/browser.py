@@ -13,7 +13,7 @@ import time
 from collections import deque
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LIMIT_S = 120.0
+LIMIT_S = 60.0
 
 
 class Browser:
