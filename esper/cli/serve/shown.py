@@ -30,6 +30,8 @@ RUNS_SHOWN: Final = 100
 ALERTS_SHOWN: Final = 50
 FOLDED: Final = 8
 """Runs that go on whose breakers and mode stand in the overview; of each other one they stand on its own view."""
+KEPT_STATES: Final = ("state_digested", "checkpoint_saved", "checkpoint_pruned")
+"""What a run writes about its own keeping, several times an epoch: `esper events` lists it."""
 ROWS_SHOWN: Final = 60
 EVENTS_SHOWN: Final = 120
 FOLLOWED: Final = 8
@@ -165,7 +167,7 @@ class Tails:
     def lines(self, history: History, run_id: str) -> list[dict[str, Any]]:
         """One line for each of the newest events, the newest first; without telemetry and the library of kernels."""
         if run_id not in self._followed:
-            types = types_of((), {*CHATTER, *TELEMETRY.bodies})
+            types = types_of((), {*CHATTER, *TELEMETRY.bodies, *KEPT_STATES})
             self._followed[run_id] = (EventReader(history, run_id, types), deque(maxlen=EVENTS_SHOWN))
         self._followed.move_to_end(run_id)
         while len(self._followed) > FOLLOWED:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
 import time
 from collections import deque
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LIMIT_S = 60.0
+LIMIT_S = 200.0
 
 
 class Browser:
@@ -28,15 +28,13 @@ class Browser:
     def __enter__(self):
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
-        self._process = subprocess.Popen(
-            # The browser reads commands from descriptor 3 and writes answers to 4.
-            ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", BROWSER, *self._options()],
-            pass_fds=(to_read, to_write),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_read)
-        os.close(to_write)
+        ends = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 32) for each in (to_read, to_write)]
+        nowhere = [(os.POSIX_SPAWN_OPEN, each, os.devnull, os.O_WRONLY, 0) for each in (1, 2)]
+        # The browser reads commands from descriptor 3 and writes answers to 4.
+        given = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(ends, (3, 4), strict=True)]
+        self._pid = os.posix_spawn(BROWSER, [BROWSER, *self._options()], os.environ, file_actions=[*nowhere, *given])
+        for each in (to_read, to_write, *ends):
+            os.close(each)
         target = self._ask("Target.createTarget", {"url": "about:blank"})["targetId"]
         self._session = self._ask("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -46,7 +44,7 @@ class Browser:
     def __exit__(self, *_):
         with contextlib.suppress(OSError, AssertionError):
             self._ask("Browser.close", {})
-        self._process.wait(LIMIT_S)
+        os.waitpid(self._pid, 0)
         os.close(self._write)
         os.close(self._read)
 
@@ -86,7 +84,7 @@ class Browser:
         """What a script says once that is something true."""
         deadline = time.monotonic() + LIMIT_S
         while not (found := self.value(script)):
-            assert time.monotonic() < deadline, f"never: {script}"
+            assert time.monotonic() < deadline, f"never: {script}; {self.troubles()}"
             time.sleep(0.05)
         return found
 
