@@ -9,7 +9,6 @@ from contracts.leyline.v1.event_pb2 import RunStarted
 from contracts.topics import POLICIES
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
-from esper.record.work import Asked, Work
 from projections.columns import BODIES
 
 if TYPE_CHECKING:
@@ -24,25 +23,6 @@ def run_ids(history: History) -> list[str]:
     """The ids of all runs, the latest first."""
     query = "select run_id from log.run_started group by run_id order by min(recorded_at_ns) desc"
     return [run_id for (run_id,) in history.execute(query).fetchall()]
-
-
-def all_runs(history: History) -> list[dict[str, Any]]:
-    """The rows of the view `runs`, the latest run first."""
-    return rows(history, "select * from runs order by started_at desc")
-
-
-def all_work(history: History) -> list[Asked]:
-    """Every run that was asked for, in the order of asking, as the workers' own fold has it."""
-    if not any(entry.table == "run_requested" for entry in history.manifest.files):
-        return []
-    said = " union all ".join(
-        f"select log_partition, log_offset, log_raw from log.{name}"  # noqa: S608  names of ours
-        for name in ("run_requested", "run_taken", "run_released")
-    )
-    work = Work()
-    for partition, offset, raw in history.cursor(f"from ({said}) order by all").fetchall():
-        work.apply(envelope.parse(raw), (partition, offset), 0.0)
-    return sorted(work.runs.values(), key=lambda run: (run.requested_at_ns, run.place))
 
 
 def claims_of(history: History, runs: Sequence[str]) -> dict[str, Event]:

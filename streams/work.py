@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 
-from contracts.topics import WORK
+from contracts.topics import FLEET_GROUP, WORK
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
@@ -33,9 +33,8 @@ from streams.not_let_in import no_log
 from streams.producer import Publisher
 from streams.reader import record_of
 from streams.records import Refused, verified
+from streams.topics import closed
 
-GROUP: Final = "esper-fleet"
-"""Of consumers: how far all requests are over. Its lag is the work that is left."""
 CONNECT_S: Final = 15.0
 PUBLISH_S: Final = 30.0
 CLOSE_S: Final = 2.0
@@ -70,6 +69,8 @@ class WorkLog:
             self._consumer = self._thread.run(self._connect(), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
             self._thread.stop()
+            if isinstance(error, GroupAuthorizationFailedError):
+                raise closed(prefix_of(brokers) + FLEET_GROUP) from None
             raise no_log(brokers, error) from None
         self._following = self._thread.spawn(self._follow())
 
@@ -137,7 +138,7 @@ class WorkLog:
 
     async def _connect(self) -> LogConsumer:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that restarts is no news for a person
-        group = prefix_of(self._brokers) + GROUP
+        group = prefix_of(self._brokers) + FLEET_GROUP
         consumer = LogConsumer(
             bootstrap_servers=self._brokers, group_id=group, urgent=True, auto_offset_reset="earliest"
         )

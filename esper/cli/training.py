@@ -326,6 +326,7 @@ class RunCommand:
             lost=0 if self._to_go else sum(lacks),
             gone=gone,
             to_go=self._to_go,
+            profile=self._request.trace_of(grown.run_id),
         )
 
     def cost(self, since: float) -> Cost:

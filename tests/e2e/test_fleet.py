@@ -12,23 +12,30 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from contextlib import closing
 
 import psutil
 import pytest
 
 from esper.cli.replay import recorded_run
+from esper.cli.tail import LogTail
+from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
+from esper.weatherlight import client
 from projections import open_history
+from streams.access import know_own
+from streams.keys import load_key_ring
+from streams.settings import Settings
 from streams.work import WorkLog
 from tests.e2e.conftest import Esper, _kill_what_is_left
 from tests.kafka import MISSING, USER, Kafka
 
-EPOCHS = 32
-"""Seconds on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
+EPOCHS = 24
+"""Many more than the one after which its worker is killed."""
 KEY = "5e" * 32
 RUNS = 20
 SWEEP = f"""
-task: [digits, digits, digits]  # the same again: what is undisturbed beside what is not
+task: [digits, digits]  # the same again: what is undisturbed beside what is not
 seeds: 3
 epochs: {EPOCHS}
 """
@@ -53,6 +60,17 @@ def digests(esper: Esper, run_id: str) -> list[tuple[int, bytes]]:
     ]
 
 
+def kept(esper: Esper, run_id: str) -> Event:
+    """The first checkpoint of a run that says on the log that it has trained, as soon as it does."""
+    settings, brokers = Settings.load(data=esper.data_dir), client.status(esper.data_dir).brokers
+    know_own(brokers, settings)
+    with closing(LogTail(brokers, load_key_ring(settings, brokers), [run_id])) as tail:
+        while (event := tail.take(60.0)) is not None:
+            if event.checkpoint_saved.step:
+                return event
+    raise AssertionError(f"run {run_id} has kept no checkpoint")
+
+
 def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_it_would_have_been(esper, tmp_path):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     asked = esper.json("submit", str(tmp_path / "sweep.yaml"))["runs"]
@@ -60,23 +78,24 @@ def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_i
     killed = esper.start("work", "--lease", "5")
     other = esper.start("work", "--lease", "5", "--until-empty", "--json")
     run_id = takes(killed)
-    # Looked for in the folder: a command would take as long to answer as the run takes to end.
-    esper.wait_until((esper.data_dir / "run" / f"trainer-{run_id}.json").exists, every_s=0.05)
-    time.sleep(1.0)
+    checkpoint = kept(esper, run_id)
     killed.kill()
     killed.communicate()
     said, _ = other.communicate(timeout=200)
     runs = {run["run_id"]: run for run in esper.json("runs")}
     trained = {run["run_id"] for run in json.loads(said)["runs"]}
+    (went_on,) = esper.json("sql", f"select from_step, global_step from log.run_resumed where run_id = '{run_id}'")
 
-    assert queued == {"queued": 3}
+    assert queued == {"queued": 2}
     assert [(runs[each["run_id"]]["status"], runs[each["run_id"]]["epochs_done"]) for each in asked] == [
         ("completed", EPOCHS)
-    ] * 3
+    ] * 2
     assert run_id in trained
     assert runs[run_id]["work"]["attempts"] == 2
-    one, two, three = (digests(esper, each["run_id"]) for each in asked)
-    assert one == two == three
+    assert went_on["from_step"] >= checkpoint.checkpoint_saved.step, "it went on from this checkpoint or a later one"
+    assert went_on["global_step"] >= checkpoint.global_step
+    one, two = (digests(esper, each["run_id"]) for each in asked)
+    assert one == two
     assert len(one) == EPOCHS
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from contracts.topics import TELEMETRY
 from esper.cli.events import CHATTER, headline, types_of
-from esper.cli.history import find_run, runs_now
+from esper.cli.history import find_run
+from esper.cli.runs import runs_now
 from esper.cli.state import place_of, state_json
 from esper.errors import EsperError
 from esper.karn.table import with_names
