@@ -39,8 +39,9 @@ class Settings(BaseModel):
     is recorded, for deciders to load them; 0 is any age.
 
     What begins with `alert_` says whom alerts reach (`docs/alerts.md`); nobody is reached by default. `alert_smtp_url`
-    is smtp://[USER:PASSWORD@]HOST[:PORT], or smtps:// for TLS from the first byte. `serve_token` is what lets somebody
-    act through `esper serve`; each start makes one of its own by default.
+    is smtp://[USER:PASSWORD@]HOST[:PORT], or smtps:// for TLS from the first byte. `alert_window_scale` multiplies
+    every time that an alert's rule waits for: a drill makes them shorter. `serve_token` is what lets somebody act
+    through `esper serve`; each start makes one of its own by default.
 
     Read by hand: pydantic-settings costs every process that starts a tenth of a second, for these few variables.
     """
@@ -71,6 +72,7 @@ class Settings(BaseModel):
     alert_smtp_url: SecretStr | None = None
     alert_email_to: str | None = None
     alert_email_from: str | None = None
+    alert_window_scale: float = Field(default=1.0, gt=0, le=10)
     serve_token: SecretStr | None = None
     update_freshness_s: float = Field(default=0.0, ge=0)
     topic_prefix: str = ""

@@ -353,16 +353,27 @@ class LogWriter:
             self.metrics.count("esper_oona_emergency_published_total")
 
     async def _watch(self, producer: LogProducer) -> None:
-        """Keep the gauges, report what was shed, and ask the log for a sign of life while nothing is written."""
-        while True:
-            self.metrics.set("esper_oona_queue_depth", self.depth, writer=self._name)
-            self.metrics.set("esper_oona_queue_depth_max", self.deepest)
-            self._report_shed()
-            silent_s = time.monotonic() - self._log_answered_at
-            if silent_s >= LOG_CHECK_S and await producer.client.force_metadata_update():
-                self._log_answered_at = time.monotonic()
-            self.metrics.set("esper_oona_log_up", 0.0 if self.trouble() else 1.0)
-            await asyncio.sleep(WATCH_S)
+        """Keep the gauges, report what was shed, and ask the log for a sign of life while nothing is written.
+
+        Nothing waits for that sign: a log that hangs must not keep the gauges from saying so.
+        """
+        asking: asyncio.Future[bool] | None = None
+        try:
+            while True:
+                self.metrics.set("esper_oona_queue_depth", self.depth, writer=self._name)
+                self.metrics.set("esper_oona_queue_depth_max", self.deepest)
+                self._report_shed()
+                if asking is not None and asking.done():
+                    if not asking.cancelled() and asking.exception() is None and asking.result():
+                        self._log_answered_at = time.monotonic()
+                    asking = None
+                if asking is None and time.monotonic() - self._log_answered_at >= LOG_CHECK_S:
+                    asking = asyncio.ensure_future(producer.client.force_metadata_update())
+                self.metrics.set("esper_oona_log_up", 0.0 if self.trouble() else 1.0)
+                await asyncio.sleep(WATCH_S)
+        finally:
+            if asking is not None:
+                asking.cancel()
 
     def _report_shed(self) -> None:
         """Say how much telemetry was shed since the last report; the report itself is never shed."""

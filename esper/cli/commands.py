@@ -792,6 +792,56 @@ def verify(
     return verify_export_command(folder, as_json=as_json)
 
 
+@app.command(epilog="Example: esper slo --json")
+def slo(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: AsJson = False) -> int:
+    """What is promised, and what is left of each error budget of 30 days. Needs nothing running.
+
+    Of what the history knows; what Prometheus alone sees is in its rules. 1 where 40 % of a budget went in a day.
+    """
+    from esper.cli.slo import slo_command  # noqa: PLC0415
+
+    return slo_command(data_dir, archive, as_json=as_json)
+
+
+@app.command(epilog="Example: esper drill tamiyo-timeout broker-loss --window-scale 0.05")
+def drill(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Which, as `--list` names them; `all` for every one.", metavar="[NAME]..."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            help="Where each drill gets a data folder of its own; otherwise a temporary place, kept where one fails.",
+            callback=lambda value: None if value is None else _data_folder(value),
+        ),
+    ] = None,
+    window_scale: Annotated[
+        float,
+        typer.Option("--window-scale", min=0.01, max=1.0, help="Alerts wait for so much of the time that they do."),
+    ] = 1.0,
+    broker_pid: Annotated[
+        list[int] | None,
+        typer.Option("--broker-pid", min=2, help="A process of the log at ESPER_BROKERS that drills may stop."),
+    ] = None,
+    *,
+    listed: Annotated[bool, typer.Option("--list", help="Only say which drills there are.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Break a running Esper on purpose, in a folder of its own, and see whether the right alert reaches people.
+
+    Each drill trains a run, stops or spoils something of it from outside, waits for the alert at a webhook, mends what
+    it broke, and waits until the alert has cleared and the run has ended as it should; 1 where one does not.
+    """
+    from esper.cli.drills.play import drill_command, list_drills  # noqa: PLC0415
+
+    if listed:
+        list_drills(as_json=as_json)
+        return 0
+    return drill_command(names or (), folder, window_scale, broker_pid or (), as_json=as_json)
+
+
 @app.command(epilog="Example: esper broker --port 9092")
 def broker(
     data_dir: DataDir = DATA_DIR, port: Port = 0, *, anonymous: Anonymous = False, as_json: AsJson = False

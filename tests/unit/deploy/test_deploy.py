@@ -167,8 +167,9 @@ def test_the_prometheus_files_fit_together():
     configuration = load("prometheus.yml")
     mounted = load("compose.yaml")["services"]["prometheus"]["volumes"]
 
-    assert configuration["rule_files"] == ["alerts.yml"]
-    assert any("alerts.yml:/etc/prometheus/alerts.yml" in volume for volume in mounted)
+    assert configuration["rule_files"] == ["alerts.yml", "slo.yml"]
+    for name in configuration["rule_files"]:
+        assert any(f"./{name}:/etc/prometheus/{name}" in volume for volume in mounted)
 
 
 def test_a_process_announces_itself_in_the_form_that_prometheus_reads(tmp_path):
