@@ -108,6 +108,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
+def bare(tmp_path):
+    """A page to be entered, of a folder where nothing was run yet."""
+    return lambda host="127.0.0.1": serving(tmp_path, host)
+
+
+@pytest.fixture
 def page(folder):
     """A page to be entered, on another folder or address where one is given."""
 

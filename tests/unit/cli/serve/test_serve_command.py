@@ -25,14 +25,16 @@ def running(monkeypatch, *words):
     made, codes = [], []
     real = uvicorn.Server.run
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: (made.append(self), real(self, sockets)))
-    thread = threading.Thread(target=lambda: codes.append(dispatch(["serve", *words])))
+    thread = threading.Thread(target=lambda: codes.append(dispatch(["serve", *words])), daemon=True)
     thread.start()
     while not (made and made[0].started):
         assert thread.is_alive()
         thread.join(0.01)
-    yield codes
-    made[0].should_exit = True
-    thread.join(30)
+    try:
+        yield codes
+    finally:
+        made[0].should_exit = True
+        thread.join(30)
 
 
 def first_message(port: int, **headers: str) -> dict:
