@@ -18,13 +18,12 @@ import pytest
 
 from esper.cli.replay import recorded_run
 from projections import open_history
-from tests.e2e.conftest import Esper, _kill_what_is_left
+from tests.e2e.conftest import SLOW, Esper, _kill_what_is_left
 from tests.kafka import MISSING, USER, Kafka
 
-EPOCHS = 32
-"""Seconds on a quiet machine: several times as long as it takes to see that a run has begun and kill its worker."""
+EPOCHS = 12
 SWEEP = f"""
-task: [digits, digits, digits]  # the same again: what is undisturbed beside what is not
+task: [{SLOW}, {SLOW}, {SLOW}]  # the same again: what is undisturbed beside what is not
 seeds: 3
 epochs: {EPOCHS}
 """
@@ -49,18 +48,20 @@ def digests(esper: Esper, run_id: str) -> list[tuple[int, bytes]]:
     ]
 
 
-def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_it_would_have_been(esper, tmp_path):
+def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_it_would_have_been(
+    esper, tmp_path, go_on
+):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     asked = esper.json("submit", str(tmp_path / "sweep.yaml"))["runs"]
     queued = Counter(run["status"] for run in esper.json("runs"))
     killed = esper.start("work", "--lease", "5")
     other = esper.start("work", "--lease", "5", "--until-empty", "--json")
     run_id = takes(killed)
-    # Looked for in the folder: a command would take as long to answer as the run takes to end.
-    esper.wait_until((esper.data_dir / "run" / f"trainer-{run_id}.json").exists, every_s=0.05)
-    time.sleep(1.0)
-    killed.kill()
+    done = lambda: {run["run_id"]: run.get("epochs_done") for run in esper.json("runs")}  # noqa: E731
+    esper.wait_until(lambda: done()[run_id], every_s=0.2)
+    killed.kill()  # its run gets ever slower, so it is not over
     killed.communicate()
+    go_on.touch()
     said, _ = other.communicate(timeout=200)
     runs = {run["run_id"]: run for run in esper.json("runs")}
     trained = {run["run_id"] for run in json.loads(said)["runs"]}
