@@ -87,6 +87,12 @@ def state_command(
         show(state, mark, decision, rates)
 
 
+def state_json(history: History, run_id: str, place: Place | None) -> dict[str, Any]:
+    """The run's state at a place of its surviving timeline, now without one, as `esper state --json` says it."""
+    state, mark, decision = folded(history, run_id, place)
+    return to_json(state, mark, decision, rates_at(mark.model, start_of(history, run_id)))
+
+
 def folded(history: History, run_id: str, place: Place | None) -> tuple[RunState, Mark, Event | None]:
     """The run as it is now, as it was at a place, and the last decision before that.
 

@@ -54,7 +54,7 @@ def page(history: History, run_id: str) -> str:
         styles=Markup(css + svg.style()),  # noqa: S704  ours
         verdict=verdict(told),
         over_seeds=over_seeds(told),
-        tiles=_tiles(told),
+        tiles=tiles(told),
         pictures=drawn,
         seeds=told.seeds,
         decided=told.decided,
@@ -160,7 +160,8 @@ def _against_static(told: Report) -> str:
     return f" At equal cost ({spent}) {net} compares by {by_main}test loss as {loss}."
 
 
-def _tiles(told: Report) -> list[dict[str, str]]:
+def tiles(told: Report) -> list[dict[str, str]]:
+    """The run in figures: a name, a value and a note each."""
     run, control = told.run, told.control
     forms = {"test_loss": figure, "params_final": figure, "flops": figure, "wall_s": seconds}
     beside = {name: f"control {form(control[name])}" if control is not None else "" for name, form in forms.items()}
