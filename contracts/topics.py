@@ -18,6 +18,12 @@ LOCAL: Final = 1_000_000
 ARCHIVER_GROUP: Final = "esper-archiver"
 """Consumer group of the archive. The embedded log deletes nothing that this group has not committed."""
 
+FLEET_GROUP: Final = "esper-fleet"
+"""The group without members that holds how far all requests of the topic of work are over: its lag is what is left."""
+
+GROUPS: Final = (ARCHIVER_GROUP, "esper-decider", "esper-worker", FLEET_GROUP)
+"""Every group of a data folder's processes and of its workers of the fleet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:

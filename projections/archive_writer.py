@@ -16,7 +16,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -264,9 +264,9 @@ class Archive:
     def _new_verdicts(self) -> Verdicts:
         """What judges the next facts: it knows which runs began, and counts a run's archived facts when it goes on."""
 
-        def archived(run_id: str) -> list[Fact] | None:
+        def archived(run_ids: Collection[str]) -> Iterator[Fact] | None:
             held = [entry for entry in self.manifest.files if entry.table in FACT_TABLES]
-            return archived_facts(self.folder, held, run_id)
+            return archived_facts(self.folder, held, run_ids)
 
         return Verdicts(self._runs(), archived)
 

@@ -94,8 +94,10 @@ def _judged(found: Split, verdicts: Verdicts) -> pa.Array:
     """The verdict on every record, null for what is no fact."""
     places = np.flatnonzero(_FACTS[found.kinds])
     kinds = found.kinds[places]
+    run_ids = found.column("run_id", places)
+    verdicts.expect(run_ids.unique().to_pylist())
     facts = zip(
-        found.column("run_id", places).to_pylist(),
+        run_ids.to_pylist(),
         [NAMES[kind] for kind in kinds.tolist()],
         found.column("event_id", places).to_pylist(),
         found.column("incarnation", places).to_pylist(),

@@ -2,9 +2,9 @@
 
 Schemas: `log` has one view per body type with the archive's own columns (see `columns`), `empty` the same tables
 without rows, and `main` the readable views of `sql/`: `runs`, `epochs`, `metrics`, `decisions`, `commands`,
-`transitions`, `gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `events`, `blueprint_outcomes`, `approvals`,
-`artifacts`, `alerts`, `policies`, and what the facts come to (`accepted_facts`, `stops`, `fold_state_at`, ...). Any
-number of processes may read at once, with or without a writer.
+`transitions`, `gates`, `seeds`, `reports`, `checkpoints`, `telemetry`, `hooks`, `events`, `blueprint_outcomes`,
+`approvals`, `artifacts`, `alerts`, `slos`, `policies`, and what the facts come to (`accepted_facts`, `stops`,
+`fold_state_at`, ...). Any number of processes may read at once, with or without a writer.
 """
 
 from __future__ import annotations

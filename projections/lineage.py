@@ -115,11 +115,12 @@ def commands_told(history: History, run_id: str, first: int) -> list[Signed]:
     return [_signed(raw, headers) for raw, headers in _rows(history, query, [run_id, LOCAL, first])]
 
 
-def claims_between(history: History, run_id: str, first: int, end: int) -> list[StoredRecord]:
-    """The claims to a run at the offsets `[first, end)` of its partition, in the order of the log."""
+def claims_between(history: History, run_id: str, partition: int, first: int, end: int) -> list[StoredRecord]:
+    """The claims to a run at the offsets `[first, end)` of a partition, in the order of the log."""
     claims = " UNION ALL ".join(f"SELECT {_FIELDS}, run_id FROM log.{name}" for name in sorted(CLAIMS))  # noqa: S608  ours
-    query = f"SELECT {_FIELDS} FROM ({claims}) WHERE run_id = ? AND log_offset >= ? AND log_offset < ?"  # noqa: S608
-    return [_stored(row) for row in _rows(history, f"{query} ORDER BY log_offset", [run_id, first, end])]
+    query = f"SELECT {_FIELDS} FROM ({claims}) WHERE run_id = ? AND log_partition = ?"  # noqa: S608  as above
+    order = "AND log_offset >= ? AND log_offset < ? ORDER BY log_offset"
+    return [_stored(row) for row in _rows(history, f"{query} {order}", [run_id, partition, first, end])]
 
 
 def _ids(stretches: Sequence[Stretch]) -> set[str]:

@@ -9,7 +9,6 @@ from contracts.leyline.v1.event_pb2 import RunStarted
 from contracts.topics import POLICIES
 from esper.leyline import envelope
 from esper.leyline.envelope import Event
-from esper.record.work import Asked, Work
 from projections.columns import BODIES
 
 if TYPE_CHECKING:
@@ -26,25 +25,6 @@ def run_ids(history: History) -> list[str]:
     return [run_id for (run_id,) in history.execute(query).fetchall()]
 
 
-def all_runs(history: History) -> list[dict[str, Any]]:
-    """The rows of the view `runs`, the latest run first."""
-    return rows(history, "select * from runs order by started_at desc")
-
-
-def all_work(history: History) -> list[Asked]:
-    """Every run that was asked for, in the order of asking, as the workers' own fold has it."""
-    if not any(entry.table == "run_requested" for entry in history.manifest.files):
-        return []
-    said = " union all ".join(
-        f"select log_partition, log_offset, log_raw from log.{name}"  # noqa: S608  names of ours
-        for name in ("run_requested", "run_taken", "run_released")
-    )
-    work = Work()
-    for partition, offset, raw in history.cursor(f"from ({said}) order by all").fetchall():
-        work.apply(envelope.parse(raw), (partition, offset), 0.0)
-    return sorted(work.runs.values(), key=lambda run: (run.requested_at_ns, run.place))
-
-
 def claims_of(history: History, runs: Sequence[str]) -> dict[str, Event]:
     """The claim by which each of these runs belongs to its trainer now: its start, or the newest resume that counts."""
     claims = " union all ".join(
@@ -56,11 +36,18 @@ def claims_of(history: History, runs: Sequence[str]) -> dict[str, Event]:
     return {run_id: envelope.parse(raw) for run_id, raw in found.fetchall()}
 
 
-def partition_of_run(history: History, run_id: str) -> int:
-    """The partition of the log that a run's facts lie on; `contracts.topics.LOCAL` for a run without a log."""
-    query = "select log_partition from log.run_started where run_id = ? order by log_offset limit 1"
-    ((partition,),) = history.cursor(query, [run_id]).fetchall()
-    return int(partition)
+def partition_of_run(history: History, run_id: str) -> int | None:
+    """The partition of the log that a run is on, that of its newest claim; `contracts.topics.LOCAL` without a log.
+
+    None where no claim to it is known that counts.
+    """
+    claims = " union all ".join(
+        f"select incarnation, log_partition, log_offset from log.{name} where log_verdict = 1 and run_id = $1"  # noqa: S608  names of ours
+        for name in ("run_started", "run_resumed")
+    )
+    query = f"select log_partition from ({claims}) order by incarnation desc, log_partition, log_offset limit 1"  # noqa: S608
+    found = history.cursor(query, [run_id]).fetchone()
+    return None if found is None else int(found[0])
 
 
 def start_of(history: History, run_id: str) -> RunStarted:

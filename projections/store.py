@@ -10,7 +10,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -217,12 +217,15 @@ class Store:
         rows.setdefault("facts", {}).setdefault(event.event_id, row)
         return int(self._verdicts.take(fact))
 
-    def _facts_of(self, run_id: str) -> list[Fact]:
-        """A run's facts so far, in the order of the log."""
-        query = "SELECT name, event_id, incarnation, sequence, raw FROM facts WHERE run_id = ? ORDER BY place"
+    def _facts_of(self, run_ids: Collection[str]) -> list[Fact]:
+        """The facts of runs so far, each run's in the order of the log."""
+        query = """
+            SELECT run_id, name, event_id, incarnation, sequence, raw FROM facts
+            WHERE run_id IN (SELECT unnest(?)) ORDER BY run_id, place
+        """
         return [
             Fact(run_id, name, event_id, incarnation, sequence, None if raw is None else body_of(name, raw))
-            for name, event_id, incarnation, sequence, raw in self._execute(query, [run_id]).fetchall()
+            for run_id, name, event_id, incarnation, sequence, raw in self._execute(query, [list(run_ids)]).fetchall()
         ]
 
     def _commit(self, rows: Mapping[str, dict[bytes, Row]], offsets: Mapping[Place, int]) -> None:

@@ -35,8 +35,12 @@ VERDICTS: Final = "0001_verdicts"
 MIGRATIONS: Final = (VERDICTS,)
 """Every migration of archives, in order."""
 
-REMEMBERED: Final = 200
-"""Runs whose tallies are kept between two flushes; others are counted again when a fact of theirs comes."""
+REMEMBERED_BYTES: Final = 32 * 2**20
+"""What the tallies hold together that are kept between two flushes; a run that has none is counted again when a fact of
+it comes. A tally holds 16 bytes a fact: two million facts, of some hundred runs that are live or of one."""
+
+COUNTED_AT_ONCE: Final = 200
+"""Runs whose archived facts are read together: every reading goes through all files."""
 
 FACT_TABLES: Final = tuple(RUNS.bodies)
 """The tables whose rows have a verdict."""
@@ -48,7 +52,7 @@ _ACCEPTED: Final = int(Verdict.ACCEPTED)
 
 _BATCH: Final = 10_000
 
-Archived = Callable[[str], Iterable[Fact] | None]
+Archived = Callable[[Collection[str]], Iterable[Fact] | None]
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +60,12 @@ _log = logging.getLogger(__name__)
 class Verdicts:
     """Judges facts as they arrive, each run by its own tally.
 
-    `started` are the runs of which facts are archived already, None where that is not known; `archived` gives a run's
-    archived facts in order, or None where some of them are damaged: then nothing can be decided here.
+    `started` are the runs of which facts are archived already, None where that is not known; `archived` gives the
+    archived facts of runs, each run's in order, or None where some are damaged: then nothing can be decided here.
     `undecided` are the runs with facts that only a reader can judge, `unstarted` those whose start never came.
     """
 
-    def __init__(self, started: Collection[str] | None = (), archived: Archived = lambda _run_id: ()) -> None:
+    def __init__(self, started: Collection[str] | None = (), archived: Archived = lambda _run_ids: ()) -> None:
         self._started = None if started is None else set(started)
         self._archived = archived
         self._tallies: OrderedDict[str, Tally] = OrderedDict()
@@ -72,7 +76,11 @@ class Verdicts:
         """The verdict on the next fact in the log's order."""
         tally = self._tallies.get(fact.run_id)
         if tally is None:
-            tally = self._tallies[fact.run_id] = self._counted(fact)
+            begins = fact.name == "run_started" and self._started is not None and fact.run_id not in self._started
+            self._tallies[fact.run_id] = Tally(fact.run_id)
+            if not begins:
+                self._count([fact.run_id])
+            tally = self._tallies[fact.run_id]
             if self._started is not None:
                 self._started.add(fact.run_id)
         verdict = tally.take(fact)
@@ -93,46 +101,75 @@ class Verdicts:
                 verdicts.append(int(self.take(Fact(run_id, name, event_id, incarnation, sequence, body))))
         return verdicts
 
+    def expect(self, run_ids: Iterable[str]) -> None:
+        """Facts of these runs come next: those that are archived and not remembered are counted now, many at a time."""
+        unknown = []
+        for run_id in dict.fromkeys(run_ids):
+            if run_id in self._tallies:
+                self._tallies.move_to_end(run_id)
+            elif self._started is None or run_id in self._started:
+                unknown.append(run_id)
+        for start in range(0, len(unknown), COUNTED_AT_ONCE):
+            some = unknown[start : start + COUNTED_AT_ONCE]
+            self._tallies |= {run_id: Tally(run_id) for run_id in some}
+            self._count(some)
+
     def trim(self) -> None:
         """Forget the runs that were seen longest ago; only when all that was taken is archived."""
-        while len(self._tallies) > REMEMBERED:
-            self._tallies.popitem(last=False)
+        held = sum(tally.size for tally in self._tallies.values())
+        while held > REMEMBERED_BYTES and len(self._tallies) > 1:
+            _, tally = self._tallies.popitem(last=False)
+            held -= tally.size
 
-    def _counted(self, fact: Fact) -> Tally:
-        """The tally of a run that is not remembered, from its archived facts."""
-        tally = Tally(fact.run_id)
-        if fact.name == "run_started" and self._started is not None and fact.run_id not in self._started:
-            return tally
-        facts = self._archived(fact.run_id)
-        tally.undecided = facts is None
-        for each in facts or ():
-            tally.take(each)
-        return tally
+    def _count(self, run_ids: Collection[str]) -> None:
+        """Fill the empty tallies of these runs from their archived facts."""
+        facts = self._archived(run_ids)
+        if facts is None:
+            for run_id in run_ids:
+                self._tallies[run_id].undecided = True
+            return
+        for each in facts:
+            self._tallies[each.run_id].take(each)
 
 
-def archived_facts(folder: Path, entries: Sequence[FileEntry], run_id: str) -> list[Fact] | None:
-    """A run's facts in the files of an archive, in the order of the log; None where a file cannot be read."""
+def archived_facts(folder: Path, entries: Sequence[FileEntry], run_ids: Collection[str]) -> Iterator[Fact] | None:
+    """The facts of runs in the files of an archive, in the order of the log; None where a file cannot be read."""
     import pyarrow as pa  # noqa: PLC0415  readers need no Arrow, and importing it costs 0.1 s
     import pyarrow.parquet as pq  # noqa: PLC0415  as above
 
     for damage in damaged(folder, entries):
-        _log.warning("%s: facts of run %s stay undecided", damage, run_id)
+        _log.warning("%s: facts of %d runs stay undecided", damage, len(run_ids))
         return None
-    columns = ["log_partition", "log_offset", "event_id", "incarnation", "sequence"]
-    found: list[tuple[int, int, Fact]] = []
+    columns = ["log_partition", "log_offset", "run_id", "event_id", "incarnation", "sequence"]
+    wanted = [("run_id", "in", list(run_ids))]
+    found = []
     for entry in entries:
         special = ["log_raw"] if entry.table in SPECIAL else []
         try:
             path = folder / FILES / entry.name
-            rows = pq.read_table(path, columns=[*columns, *special], filters=[("run_id", "=", run_id)]).to_pylist()
+            rows = pq.read_table(path, columns=[*columns, *special], filters=wanted)
         except (OSError, pa.ArrowException) as error:
-            _log.warning("%s is damaged (%s): facts of run %s stay undecided", path, error, run_id)
+            _log.warning("%s is damaged (%s): facts of %d runs stay undecided", path, error, len(run_ids))
             return None
-        for row in rows:
-            body = body_of(entry.table, row["log_raw"]) if special else None
-            fact = Fact(run_id, entry.table, row["event_id"], row["incarnation"], row["sequence"], body)
-            found.append((row["log_partition"], row["log_offset"], fact))
-    return [fact for *_, fact in sorted(found, key=lambda each: each[:2])]
+        raw = rows["log_raw"].cast(pa.large_binary()) if special else pa.nulls(len(rows), pa.large_binary())
+        name = pa.repeat(entry.table, len(rows))
+        found.append(rows.select(columns).append_column("name", name).append_column("raw", raw))
+    return _in_order(found)
+
+
+def _in_order(found: Sequence[Any]) -> Iterator[Fact]:
+    """The rows of Arrow tables as facts, in the order of the log; few are objects at a time."""
+    import pyarrow as pa  # noqa: PLC0415  as above
+
+    if not found:
+        return
+    rows = pa.concat_tables(found, promote_options="permissive")
+    rows = rows.sort_by([("log_partition", "ascending"), ("log_offset", "ascending")])
+    for batch in rows.to_batches(max_chunksize=_BATCH):
+        for row in batch.to_pylist():
+            name, raw = row["name"], row["raw"]
+            body = None if raw is None else body_of(name, raw)
+            yield Fact(row["run_id"], name, row["event_id"], row["incarnation"], row["sequence"], body)
 
 
 def body_of(name: str, raw: bytes) -> Any:

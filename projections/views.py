@@ -36,11 +36,13 @@ VIEWS: Final = (
     "reports",
     "checkpoints",
     "telemetry",
+    "hooks",
     "events",
     "blueprint_outcomes",
     "approvals",
     "artifacts",
     "alerts",
+    "slos",
     "policies",
 )
 
@@ -109,6 +111,11 @@ def read_sql(name: str) -> str:
     folder = resources.files("projections").joinpath("sql")
     text = folder.joinpath(f"{name}.sql").read_text("utf-8").rstrip().removesuffix(";")
     return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
+
+
+def runs_of() -> str:
+    """The query of the view `runs` for the runs of the ids `$ids` alone: of them nothing else is read or folded."""
+    return read_sql("runs").replace("-- of some:", "")
 
 
 def spill() -> str:

@@ -18,14 +18,14 @@ from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from contracts.topics import COMMANDS, RUNS, Topic
+from contracts.topics import BY_NAME, COMMANDS, RUNS, Topic
 from projections.manifest import Place
 from projections.records import Unreadable
 from streams.access import credentials, prefix_of
 from streams.fetching import Reading, SoundFetcher, name_it
 from streams.not_let_in import all_closed, no_log
 from streams.producer import MADE_S
-from streams.records import partition_of
+from streams.records import settled
 
 LONG_WAIT_MS: Final = 1_000
 """How long a fetch waits at the broker for records: an idle client costs a request a second."""
@@ -38,6 +38,8 @@ GATHERING_BYTES: Final = 2
 """`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the
 embedded log answers these after 50 ms with all that came meanwhile, and urgent ones first
 (`broker.handlers.records`)."""
+LOOK_FOR_MORE_S: Final = 10.0
+"""How often it is looked whether somebody has added partitions."""
 TIMEOUT_S: Final = 10.0
 ENTER_S: Final = 4.0
 
@@ -92,6 +94,7 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
         way_in = credentials(brokers) if isinstance(brokers, str) else {}
         super().__init__(*topics, **{**settings, **ours, **way_in})
         self._prefix = prefix_of(brokers) if isinstance(brokers, str) else ""
+        self._looked_at = time.monotonic()
         # The one thing of ours that the fetcher gets.
         self._client.reading = Reading(batches, unreadable, self._prefix)
 
@@ -115,11 +118,34 @@ class LogConsumer(AIOKafkaConsumer):  # type: ignore[misc]
             for number in sorted(cluster.partitions_for_topic(full))
         ]
 
-    async def places_of(self, key: bytes, *topics: Topic) -> list[TopicPartition]:
-        """The partition of a key in each of some topics."""
+    async def places_of(self, key: bytes, *topics: Topic, partition: int | None = None) -> list[TopicPartition]:
+        """The partition of a key in each of some topics.
+
+        That is `partition` where it is known: what began before somebody added partitions stays where it is. A log that
+        has no such partition is another one.
+        """
         places = await self.places(*topics)
         counts = Counter(place.topic for place in places)
-        return [place for place in places if place.partition == partition_of(key, counts[place.topic])]
+        return [place for place in places if place.partition == settled(key, counts[place.topic], partition)]
+
+    async def take_in_added(self, every_s: float = LOOK_FOR_MORE_S) -> bool:
+        """Read what somebody has added of partitions, too, from its beginning on; whether there was any.
+
+        For whoever reads all of a topic without a group, before it fetches; the log is asked every so often.
+        """
+        now = time.monotonic()
+        if now < self._looked_at + every_s:
+            return False
+        self._looked_at = now
+        if not await self.has_grown():
+            return False
+        at = {place: await self.position(place) for place in self.assignment()}
+        names = {place.topic for place in at}
+        places = [each for name in sorted(names) for each in await self.places(BY_NAME[name])]
+        self.assign(places)
+        for place in places:
+            self.seek(place, at.get(place, 0))
+        return True
 
     async def has_grown(self) -> bool:
         """Whether the log has more partitions of what is read than are assigned; it is asked."""

@@ -42,6 +42,8 @@ FIRST_ANSWERS_S: Final = 1.0
 """How long `want` waits for the library, before a run's first step: a small run germinates a tenth of a second later,
 and its kernels would always come too late."""
 RETRY_S: Final = 1.0
+POLL_MS: Final = 10_000
+"""How long an idle look at the log lasts; a record ends it."""
 STOP_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
@@ -162,23 +164,28 @@ class Prefetch:
 
     async def _listen(self, consumer: LogConsumer) -> None:
         while True:
-            record = record_of(await consumer.getone())
-            event = verified(record, self._ring, since_ns=self._since_ns)
-            if isinstance(event, Refused):
-                self._refused(record, event)
-                continue
-            match body_name(event):
-                case "kernel_artifact_ready":
-                    expected = self._requests.ready(event.kernel_artifact_ready)
-                    if expected is not None:
-                        task = asyncio.create_task(self._read(expected, event))
-                        self._reading.add(task)
-                        task.add_done_callback(self._reading.discard)
-                case "kernel_artifact_error":
-                    self._requests.failed(event.kernel_artifact_error.request_id, event.kernel_artifact_error.reason)
-                    self._tell_settled()
-                case "kernel_catalog_update":
-                    self._requests.catalogued(event.kernel_catalog_update.blueprint_id)
+            await consumer.take_in_added()
+            for messages in (await consumer.getmany(timeout_ms=POLL_MS)).values():
+                for message in messages:
+                    self._arrived(record_of(message))
+
+    def _arrived(self, record: Record) -> None:
+        event = verified(record, self._ring, since_ns=self._since_ns)
+        if isinstance(event, Refused):
+            self._refused(record, event)
+            return
+        match body_name(event):
+            case "kernel_artifact_ready":
+                expected = self._requests.ready(event.kernel_artifact_ready)
+                if expected is not None:
+                    task = asyncio.create_task(self._read(expected, event))
+                    self._reading.add(task)
+                    task.add_done_callback(self._reading.discard)
+            case "kernel_artifact_error":
+                self._requests.failed(event.kernel_artifact_error.request_id, event.kernel_artifact_error.reason)
+                self._tell_settled()
+            case "kernel_catalog_update":
+                self._requests.catalogued(event.kernel_catalog_update.blueprint_id)
 
     async def _read(self, expected: Expected, answer: Event) -> None:
         taken = await asyncio.to_thread(self._requests.kernels.fetch, expected)

@@ -38,6 +38,8 @@ class LogProducer(AIOKafkaProducer):  # type: ignore[misc]
         )
         self._prefix = prefix_of(brokers)
         self._topics: dict[str, tuple[str, int]] = {}
+        self._counts: dict[str, int] = {}
+        """Of topics as they are called on the log: how many partitions were seen last."""
 
     async def topic(self, name: str) -> tuple[str, int]:
         """What one of our topics is called on this log, and how many partitions it has.
@@ -47,8 +49,16 @@ class LogProducer(AIOKafkaProducer):  # type: ignore[misc]
         found = self._topics.get(name)
         if found is None:
             there = self._prefix + name
-            found = self._topics[name] = (there, await self._count(there))
+            count = self._counts[there] = await self._count(there)
+            found = self._topics[name] = (there, count)
         return found
+
+    async def has(self, there: str, partition: int) -> bool:
+        """Whether a topic that was asked for has a partition; somebody may have added it since."""
+        if partition >= self._counts[there]:
+            await self.client.force_metadata_update()
+            self._counts[there] = len(await self.partitions_for(there))
+        return partition < self._counts[there]
 
     async def _count(self, there: str) -> int:
         deadline = time.monotonic() + MADE_S
@@ -67,16 +77,16 @@ async def send(
 ) -> asyncio.Future[Any]:
     """Sign and hand over one record; the returned future is done when the log acknowledged it.
 
-    Without a `partition` it is that of the record's key.
+    Without a `partition` it is that of the record's key; also on a log that has no such partition.
     """
     topic, partitions = await producer.topic(record.topic)
-    if partition is not None and partition >= partitions:  # somebody added it
-        await producer.client.force_metadata_update()
+    if partition is None or not await producer.has(topic, partition):
+        partition = partition_of(record.key, partitions)
     return await producer.send(  # type: ignore[no-any-return]
         topic,
         record.payload,
         key=record.key,
-        partition=partition_of(record.key, partitions) if partition is None else partition,
+        partition=partition,
         headers=headers_of(ring.sign(record.payload)),
     )
 
@@ -91,6 +101,18 @@ async def close_producer(producer: LogProducer, timeout_s: float) -> None:
         producer._message_accumulator.fail_all(KafkaTimeoutError())  # noqa: SLF001
         await producer._sender.close()  # noqa: SLF001
         await producer.client.close()
+
+
+async def publish_once(brokers: str, ring: KeyRing, events: Sequence[Event], partition: int | None = None) -> None:
+    """Write events with a producer of their own and wait until the log has them all: what a person says, now and then.
+
+    Raises as `Publisher.publish` does.
+    """
+    publisher = Publisher(brokers, ring, Metrics())
+    try:
+        await publisher.publish(events, partition)
+    finally:
+        await publisher.stop()
 
 
 class Publisher:

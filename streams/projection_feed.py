@@ -23,7 +23,7 @@ from esper.errors import CorruptState
 from projections.manifest import Place, covered
 from projections.registry import follow_what_the_log_lost
 from projections.store import Store
-from streams.consumer import LogConsumer
+from streams.consumer import LOOK_FOR_MORE_S, LogConsumer
 from streams.metrics import Metrics
 from streams.not_let_in import unavailable
 
@@ -36,8 +36,6 @@ RETRY_S: Final = 1.0
 ARCHIVE_S: Final = 10.0
 """How long what the log has lost is waited for: the archiver may be starting, or behind."""
 LOOK_S: Final = 0.1
-LOOK_FOR_MORE_S: Final = 10.0
-"""How often it is asked whether somebody has added partitions."""
 CATCH_UP_S: Final = 10.0
 """How long a process begins for its projections' sake. On a log that others wrote to for long a new data folder has all
 of it to fold: the library has no kernel meanwhile that others stored, which costs a run time and changes nothing."""

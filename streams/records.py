@@ -138,6 +138,11 @@ def _verified(signed: Signed, ring: KeyRing, arrived_ns: Callable[[Event], int])
 _FAR_FUTURE_NS: Final = 2**63
 
 
+def settled(key: bytes, partitions: int, partition: int | None) -> int:
+    """Where a key lies: on the partition that is known of it, as far as the log has that, else on its hash's."""
+    return partition if partition is not None and partition < partitions else partition_of(key, partitions)
+
+
 @lru_cache(maxsize=4096)
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key in a topic of so many: what aiokafka's, Java's and librdkafka's partitioners agree on.

@@ -18,6 +18,8 @@ MAX_PARTITIONS: Final = 200
 """Of one topic: ten topics of them are what the embedded log takes, and more than any cluster of Esper's needs."""
 MAX_PREFIX: Final = 200
 """Characters; a topic's name has at most 249."""
+MIN_TOKEN: Final = 16
+"""Characters of what lets somebody act through the page: nobody tries as many."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -37,7 +39,9 @@ class Settings(BaseModel):
     is recorded, for deciders to load them; 0 is any age.
 
     What begins with `alert_` says whom alerts reach (`docs/alerts.md`); nobody is reached by default. `alert_smtp_url`
-    is smtp://[USER:PASSWORD@]HOST[:PORT], or smtps:// for TLS from the first byte.
+    is smtp://[USER:PASSWORD@]HOST[:PORT], or smtps:// for TLS from the first byte. `alert_window_scale` multiplies
+    every time that an alert's rule waits for: a drill makes them shorter. `serve_token` is what lets somebody act
+    through `esper serve`; each start makes one of its own by default.
 
     Read by hand: pydantic-settings costs every process that starts a tenth of a second, for these few variables.
     """
@@ -68,6 +72,8 @@ class Settings(BaseModel):
     alert_smtp_url: SecretStr | None = None
     alert_email_to: str | None = None
     alert_email_from: str | None = None
+    alert_window_scale: float = Field(default=1.0, gt=0, le=10)
+    serve_token: SecretStr | None = None
     update_freshness_s: float = Field(default=0.0, ge=0)
     topic_prefix: str = ""
     partitions: int = Field(default=PARTITIONS, ge=1, le=MAX_PARTITIONS)
@@ -100,6 +106,13 @@ class Settings(BaseModel):
             host, _, port = address.strip().rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ValueError(f"{names.shown(address.strip())} is no HOST:PORT with a port of 1 to 65535")
+        return value
+
+    @field_validator("serve_token")
+    @classmethod
+    def _not_guessed(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value) < MIN_TOKEN:
+            raise ValueError(f"is too short: take {MIN_TOKEN} characters or more")
         return value
 
     @field_validator("topic_prefix")

@@ -46,8 +46,9 @@ class TopicReader:
         return await self._consumer.end_offsets(await self._consumer.places(self._topic))
 
     async def follow(self, handler: Handler) -> None:
-        """Hand over what comes, until cancelled."""
+        """Hand over what comes, on partitions that are added too, until cancelled."""
         while True:
+            await self._consumer.take_in_added()
             await self._hand_over(handler)
 
     async def stop(self) -> None:

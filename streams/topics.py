@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAlreadyExistsError, for_code
 
-from contracts.topics import BY_NAME, FOR_EVER, TOPICS, Topic
+from contracts.topics import BY_NAME, FOR_EVER, GROUPS, TOPICS, Topic
 from esper.errors import LogUnavailable
 from streams.access import credentials, prefix_of
 from streams.not_let_in import no_log
@@ -61,15 +61,41 @@ async def ensure_topics(brokers: str, *, group: str = "", timeout_s: float = 10.
 
 
 async def _look_for(admin: AIOKafkaAdminClient, group: str) -> None:
+    if not await _is_open(admin, group):
+        raise closed(group)
+
+
+async def _is_open(admin: AIOKafkaAdminClient, group: str) -> bool:
     try:
         await admin.find_coordinator(group)
     except GroupAuthorizationFailedError:
-        raise LogUnavailable(
-            f"group {group} is closed to this user (GroupAuthorizationFailedError): give it Read on that group; "
-            "docs/kafka.md has the rights"
-        ) from None
+        return False
     except KafkaError:
-        return  # Kafka makes the place of all groups when the first is asked for, and says meanwhile that there is none
+        return True  # Kafka makes the place of all groups when the first is asked for, and says until then it has none
+    return True
+
+
+def closed(group: str) -> LogUnavailable:
+    """What is said where this user may not be in a group, which is named as on the log."""
+    return LogUnavailable(
+        f"group {group} is closed to this user (GroupAuthorizationFailedError): give it Read on that group; "
+        "docs/kafka.md has the rights"
+    )
+
+
+async def closed_groups(brokers: str) -> list[str]:
+    """The groups of ours that are closed to this user; raises LogUnavailable where the log does not say in time."""
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=brokers, request_timeout_ms=int(COPIES_S * 800), **credentials(brokers)
+    )
+    try:
+        async with asyncio.timeout(COPIES_S):
+            await admin.start()
+            return [group for group in GROUPS if not await _is_open(admin, prefix_of(brokers) + group)]
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise no_log(brokers, error) from None
+    finally:
+        await admin.close()
 
 
 async def _partitions(admin: AIOKafkaAdminClient, prefix: str, topics: list[Topic]) -> int:

@@ -151,7 +151,8 @@ class KafkaLog:
     It returns when the end of both topics is known, which `ends` has: no decision on anything published afterwards can
     be missed, and no claim either. `archived` are offsets: claims are looked for from there on, and not from the end on
     alone, where somebody may have used the run's id before. What the log deletes before it is read here `gone` finds:
-    the claims to the run in its partition between two offsets.
+    the claims to the run in its partition between two offsets. A run that began before is on `partition`: it stays
+    there, also where somebody has added partitions since.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class KafkaLog:
         producer: str = "trainer",
         archived: Mapping[Place, int] | None = None,
         gone: Callable[[int, int, int], Iterable[Record]] = lambda _partition, _first, _end: (),
+        partition: int | None = None,
     ) -> None:
         self.run_id = run_id
         self._key = run_id.encode()
@@ -185,10 +187,11 @@ class KafkaLog:
         self._closed = False
         self._since_ns = time.time_ns()
         try:
-            self._commands, self._runs = self.writer.thread.run(self._connect(brokers), CONNECT_S)
+            self._commands, self._runs = self.writer.thread.run(self._connect(brokers, partition), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
             self.writer.close()
             raise unavailable(brokers, "answer", error) from None
+        self.writer.keep(self._key, self._partition)
         following = (self._follow(self._commands, self._arrived), self._follow_runs())
         self._tasks = [self.writer.thread.spawn(task) for task in (*following, self._summarise())]
 
@@ -283,23 +286,23 @@ class KafkaLog:
 
     # Everything below runs on the background loop.
 
-    async def _connect(self, brokers: str) -> tuple[LogConsumer, LogConsumer]:
-        commands = await self._start(brokers, COMMANDS, urgent=True)
+    async def _connect(self, brokers: str, partition: int | None) -> tuple[LogConsumer, LogConsumer]:
+        runs = await self._start(brokers, RUNS, partition)
         try:
-            return commands, await self._start(brokers, RUNS, urgent=True)
+            return await self._start(brokers, COMMANDS, self._partition), runs  # decisions are where the packets are
         except BaseException:
-            await commands.stop()
+            await runs.stop()
             raise
 
-    async def _start(self, brokers: str, topic: Topic, *, urgent: bool) -> LogConsumer:
+    async def _start(self, brokers: str, topic: Topic, partition: int | None) -> LogConsumer:
         """A consumer of the run's partition of a topic, from its end on, which `ends` has then.
 
         Where the log deletes what it has not read yet, it goes on where the log begins.
         """
-        consumer = LogConsumer(bootstrap_servers=brokers, urgent=urgent, auto_offset_reset="earliest")
+        consumer = LogConsumer(bootstrap_servers=brokers, urgent=True, auto_offset_reset="earliest")
         try:
             await consumer.start()
-            (place,) = await consumer.places_of(self._key, topic)
+            (place,) = await consumer.places_of(self._key, topic, partition=partition)
             begin = self.ends[place.topic, place.partition] = (await consumer.end_offsets([place]))[place]
             if topic is RUNS:
                 self._runs_end, self._partition = begin, place.partition

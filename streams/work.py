@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 
-from contracts.topics import WORK
+from contracts.topics import FLEET_GROUP, WORK
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import Event
 from esper.leyline.signing import KeyRing
@@ -33,14 +33,16 @@ from streams.not_let_in import no_log
 from streams.producer import Publisher
 from streams.reader import record_of
 from streams.records import Refused, verified
+from streams.topics import closed
 
-GROUP: Final = "esper-fleet"
-"""Of consumers: how far all requests are over. Its lag is the work that is left."""
 CONNECT_S: Final = 15.0
 PUBLISH_S: Final = 30.0
 CLOSE_S: Final = 2.0
 POLL_MS: Final = 200
 RETRY_S: Final = 0.5
+ADDED_S: Final = 2.0
+"""How often it is looked whether somebody has added partitions: a worker that says there that it lives must be heard
+before its lease is over."""
 
 Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class WorkLog:
             self._consumer = self._thread.run(self._connect(), CONNECT_S)
         except (KafkaError, OSError, TimeoutError) as error:
             self._thread.stop()
+            if isinstance(error, GroupAuthorizationFailedError):
+                raise closed(prefix_of(brokers) + FLEET_GROUP) from None
             raise no_log(brokers, error) from None
         self._following = self._thread.spawn(self._follow())
 
@@ -89,10 +93,20 @@ class WorkLog:
             )
 
     def publish(self, events: Sequence[Event], timeout_s: float = PUBLISH_S) -> None:
-        """Write events and wait until the log has them; raises LogUnavailable where it does not."""
+        """Write events and wait until the log has them; raises LogUnavailable where it does not.
+
+        What is said of a run lies behind its request, on the same partition, so that all who read take it in the same
+        order: also where somebody has added partitions since.
+        """
+        with self.look() as work:
+            asked = {event.run_id: work.runs[event.run_id].place[0] for event in events if event.run_id in work.runs}
+        by_partition: dict[int | None, list[Event]] = {}
+        for event in events:
+            by_partition.setdefault(asked.get(event.run_id), []).append(event)
         with self._writing:  # a publisher that begins anew does so once
             try:
-                self._thread.run(self._publisher.publish(events), timeout_s)
+                for partition, those in by_partition.items():
+                    self._thread.run(self._publisher.publish(those, partition), timeout_s)
             except TimeoutError:
                 raise LogUnavailable(f"the log at {self._brokers} does not take what was written") from None
 
@@ -124,7 +138,7 @@ class WorkLog:
 
     async def _connect(self) -> LogConsumer:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that restarts is no news for a person
-        group = prefix_of(self._brokers) + GROUP
+        group = prefix_of(self._brokers) + FLEET_GROUP
         consumer = LogConsumer(
             bootstrap_servers=self._brokers, group_id=group, urgent=True, auto_offset_reset="earliest"
         )
@@ -145,8 +159,9 @@ class WorkLog:
     async def _follow(self) -> None:
         while True:
             try:
+                await self._consumer.take_in_added(ADDED_S)
                 fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
-                positions = {place: await self._consumer.position(place) for place in self._at}
+                positions = {place: await self._consumer.position(place) for place in self._consumer.assignment()}
             except KafkaError as error:
                 logger.warning("reading the topic of work failed, trying again: %s", error)
                 await asyncio.sleep(RETRY_S)

@@ -185,6 +185,7 @@ class LogWriter:
         self._backlog = Backlog(kept_limit, sheddable_limit)
         self._shed_reported = 0
         self._last_run_id = ""
+        self._place: tuple[bytes, int] | None = None
         self._log_answered_at = 0.0
         self._closed = False
         try:
@@ -214,6 +215,10 @@ class LogWriter:
             raise self._not_acknowledged(UNAVAILABLE_AFTER_S) from None
         if not added:
             self.metrics.count("esper_oona_publish_dropped_total")
+
+    def keep(self, key: bytes, partition: int) -> None:
+        """From now on what has this key goes to this partition of its topic, wherever the key's hash lies."""
+        self._place = (key, partition)
 
     def nudge(self) -> None:
         """Have facts sent now instead of within 50 ms. Waking the thread costs a system call, enqueueing none."""
@@ -312,7 +317,7 @@ class LogWriter:
                 await self._pause(kept=kept)
                 continue
             try:
-                future = await send(producer, self._ring, entry.outgoing)
+                future = await send(producer, self._ring, entry.outgoing, self._partition_of(entry.outgoing))
             except Exception as error:  # noqa: BLE001 - whatever it is, the writer must hear of it and not wait
                 self._backlog.done(entry, error)
             else:
@@ -320,6 +325,10 @@ class LogWriter:
             sent += 1
             if sent % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    def _partition_of(self, record: Outgoing) -> int | None:
+        """The partition that is kept for what has this record's key, if there is one."""
+        return self._place[1] if self._place is not None and self._place[0] == record.key else None
 
     async def _pause(self, *, kept: bool) -> None:
         """Sleep for a tick; facts can be woken, telemetry gathers."""
@@ -344,16 +353,27 @@ class LogWriter:
             self.metrics.count("esper_oona_emergency_published_total")
 
     async def _watch(self, producer: LogProducer) -> None:
-        """Keep the gauges, report what was shed, and ask the log for a sign of life while nothing is written."""
-        while True:
-            self.metrics.set("esper_oona_queue_depth", self.depth, writer=self._name)
-            self.metrics.set("esper_oona_queue_depth_max", self.deepest)
-            self._report_shed()
-            silent_s = time.monotonic() - self._log_answered_at
-            if silent_s >= LOG_CHECK_S and await producer.client.force_metadata_update():
-                self._log_answered_at = time.monotonic()
-            self.metrics.set("esper_oona_log_up", 0.0 if self.trouble() else 1.0)
-            await asyncio.sleep(WATCH_S)
+        """Keep the gauges, report what was shed, and ask the log for a sign of life while nothing is written.
+
+        Nothing waits for that sign: a log that hangs must not keep the gauges from saying so.
+        """
+        asking: asyncio.Future[bool] | None = None
+        try:
+            while True:
+                self.metrics.set("esper_oona_queue_depth", self.depth, writer=self._name)
+                self.metrics.set("esper_oona_queue_depth_max", self.deepest)
+                self._report_shed()
+                if asking is not None and asking.done():
+                    if not asking.cancelled() and asking.exception() is None and asking.result():
+                        self._log_answered_at = time.monotonic()
+                    asking = None
+                if asking is None and time.monotonic() - self._log_answered_at >= LOG_CHECK_S:
+                    asking = asyncio.ensure_future(producer.client.force_metadata_update())
+                self.metrics.set("esper_oona_log_up", 0.0 if self.trouble() else 1.0)
+                await asyncio.sleep(WATCH_S)
+        finally:
+            if asking is not None:
+                asking.cancel()
 
     def _report_shed(self) -> None:
         """Say how much telemetry was shed since the last report; the report itself is never shed."""

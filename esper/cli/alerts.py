@@ -15,14 +15,12 @@ from esper.cli.blueprints.compile import of_a_person
 from esper.cli.history import check_writable, history_of, wait_for_archive
 from esper.cli.output import RED, YELLOW, say, say_json, say_json_rows, styled, table
 from esper.errors import EsperError, InvalidInput
-from esper.leyline.envelope import Event
 from esper.nissa.alerts import BY_RULE
 from esper.weatherlight import client
 from projections.alert_queries import Row, alerts
 from streams.consumer import ends_of
 from streams.keys import load_key_ring
-from streams.metrics import Metrics
-from streams.producer import Publisher
+from streams.producer import publish_once
 from streams.settings import Settings
 
 ARCHIVE_S: Final = 30.0
@@ -53,10 +51,19 @@ def list_command(data_dir: Path, address: str | None, limit: int, *, active: boo
 
 
 def acknowledge_command(data_dir: Path, word: str, *, by: str, note: str, as_json: bool) -> None:
-    """Record who knows of an alert."""
+    """Record who knows of an alert, and say so."""
+    alert, who = acknowledge(data_dir, word, by=by, note=note)
+    _tell(as_json, f"{alert['rule']} of {alert['run_id']} is known to {who}", alert_id=alert["id"], by=who, note=note)
+
+
+def acknowledge(data_dir: Path, word: str, *, by: str, note: str) -> tuple[Row, str]:
+    """Record who knows of the alert that `word` means; the alert and the person, once the archive has it.
+
+    Raises InvalidInput where the word means none or several, and where nobody is named.
+    """
     alert, who = _meant(_alerts(data_dir), word), _person(by)
     _say(data_dir, [AlertAcknowledged(alert_id=bytes(alert["alert_id"]), rule=alert["rule"], by=who, note=note)])
-    _tell(as_json, f"{alert['rule']} of {alert['run_id']} is known to {who}", alert_id=alert["id"], by=who, note=note)
+    return alert, who
 
 
 def silence_command(data_dir: Path, rule: str, lasting: str, *, run: str, by: str, reason: str, as_json: bool) -> None:
@@ -154,15 +161,7 @@ def _say(data_dir: Path, bodies: Sequence[Any]) -> None:
     events = [of_a_person(body) for body in bodies]
     with client.join(data_dir, client="esper alerts", brokers=settings.brokers) as lease:
         lease.wait_ready()
-
-        async def publish(events: Sequence[Event]) -> None:
-            publisher = Publisher(lease.brokers, ring, Metrics())
-            try:
-                await publisher.publish(events)
-            finally:
-                await publisher.stop()
-
-        asyncio.run(publish(events))
+        asyncio.run(publish_once(lease.brokers, ring, events))
         ends = ends_of(lease.brokers, (EMERGENCY,))
         wait_for_archive(data_dir, ends, ARCHIVE_S, lambda _to_go: None, lease.unwritable)
 

@@ -199,6 +199,25 @@ def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool)
     return RUN_FAILED if done.damage else 0
 
 
+def ducklake_command(data_dir: Path, to: Path, *, as_sql: bool, as_json: bool) -> None:
+    """Make the catalogue, or print the SQL that does."""
+    from projections.interchange import ducklake  # noqa: PLC0415 - only needed here
+
+    folder, manifest = found(data_dir, None)
+    assert folder.local is not None
+    if as_sql:
+        text = ducklake.script(folder.local, manifest, to)
+        say_json({"sql": text}) if as_json else say(text)
+        return
+    ducklake.register(folder.local, manifest, to)
+    tables = sorted({entry.table for entry in manifest.files})
+    if as_json:
+        say_json({"catalogue": str(to), "tables": tables, "files": len(manifest.files)})
+        return
+    say(f"{to}: {len(tables)} tables of {len(manifest.files):,} files, which stay where they are")
+    say(one_line(f"  ATTACH 'ducklake:{to}' AS esper (READ_ONLY); FROM esper.epoch_completed;"))
+
+
 def repair_command(data_dir: Path, name: str, copy: str | None, *, as_json: bool) -> None:
     """Make a damaged file again."""
     from projections import repair  # noqa: PLC0415

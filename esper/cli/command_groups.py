@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -162,6 +163,26 @@ def repair(
     from esper.cli.archive import repair_command  # noqa: PLC0415
 
     repair_command(data_dir, name, copy, as_json=as_json)
+
+
+@archive_app.command(epilog="Example: esper archive ducklake esper.ducklake")
+def ducklake(
+    to: Annotated[Path, typer.Argument(help="The catalogue to make, a file.", metavar="FILE")],
+    data_dir: DataDir = DATA_DIR,
+    *,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL that makes it, for a DuckDB that has the extension.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register the archive as a DuckLake: a catalogue that lists its files as tables, for any DuckDB to attach.
+
+    The files stay where they are, and nothing of them is copied or written. The catalogue is of this moment: delete it
+    and make it anew when the archive has gone on.
+    """
+    from esper.cli.archive import ducklake_command  # noqa: PLC0415
+
+    ducklake_command(data_dir, to, as_sql=sql, as_json=as_json)
 
 
 blueprints_app = typer.Typer(

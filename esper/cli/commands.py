@@ -181,6 +181,13 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
             "your own model.",
         ),
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Also write a trace of the grown run for ui.perfetto.dev: Esper's spans, seeds, torch's operators.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a task with growth, and the same without beside it. Needs nothing running, no network and no GPU.
@@ -205,6 +212,7 @@ def run(  # noqa: PLR0917 - one parameter for each option of the command line
         static=static,
         ignore_history=ignore_history,
         in_process=in_process,
+        profile=profile,
         as_json=as_json,
         seeds=random_seeds(seeds),
         settings=(*_given(learning_rate=lr, batch_size=batch_size, threads=threads), *(settings or ())),
@@ -251,8 +259,11 @@ def resume(
     It claims the run, trains it again from its last checkpoint to the end of its record, and goes on from there. What
     was recorded is run; after you have mended what it failed over, `--with-my-file` runs the file as it is now.
     """
+    from esper.cli.local import is_local, resume_locally  # noqa: PLC0415
     from esper.cli.resume import resume_command  # noqa: PLC0415
 
+    if is_local(data_dir, run):
+        return resume_locally(data_dir, run, trust=trust, with_my_file=with_my_file, as_json=as_json)
     return resume_command(data_dir, run, trust=trust, with_my_file=with_my_file, as_json=as_json)
 
 
@@ -314,8 +325,23 @@ def tell(
     return tell_command(data_dir, run, " ".join(what), as_json=as_json)
 
 
-@app.command(epilog="Example: esper static last")
-def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_json: AsJson = False) -> int:
+@app.command(epilog="Example: esper static last --seeds 0..4")
+def static(
+    run: Run,
+    data_dir: DataDir = DATA_DIR,
+    *,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="FIRST..LAST",
+            help="Run the script anew for each random seed, such as 0..4 or 0,3,7, which it gets as its argument "
+            "--seed, each with a static net; one table with \u00b1 over them.",
+        ),
+    ] = "",
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> int:
     """Train what grew in a run from its first step, for as many FLOPs, and print both beside each other.
 
     The fair comparison: whoever doubts growth would do just that. A script is run again as it is recorded, with the
@@ -324,7 +350,7 @@ def static(run: Run, data_dir: DataDir = DATA_DIR, *, trust: Trust = False, as_j
     """
     from esper.cli.static_run import static_command  # noqa: PLC0415
 
-    return static_command(data_dir, run, trust=trust, as_json=as_json)
+    return static_command(data_dir, run, seeds=random_seeds(seeds), trust=trust, as_json=as_json)
 
 
 @app.command(epilog="Example: esper submit digits --seeds 0..19 --set epochs=12 --wait")
@@ -459,12 +485,29 @@ def replay(
     return replay_command(data_dir, run, from_step, to_step, trust=trust, as_json=as_json)
 
 
-@app.command(epilog="Example: esper runs --json")
-def runs(data_dir: DataDir = DATA_DIR, *, as_json: AsJson = False) -> None:
-    """All runs of the data folder, the latest first. Needs nothing running."""
-    from esper.cli.history import runs_command  # noqa: PLC0415
+@app.command(epilog="Example: esper runs --status failed --since 7d")
+def runs(
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=0, help="The newest so many (30 in the table, all as JSON); 0 is all.")
+    ] = None,
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help="Those of this task alone.")] = "",
+    status: Annotated[
+        list[str] | None, typer.Option("--status", metavar="STATUS", help="Those that are this, as failed; repeatable.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option("--since", metavar="WHEN", help="Those that began since: 90min, 12h, 7d, or a date of UTC.")
+    ] = "",
+    data_dir: DataDir = DATA_DIR,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Runs of the data folder, the latest first. Needs nothing running.
 
-    runs_command(data_dir, as_json=as_json)
+    Control and static runs come with the run that they stand beside, which the options choose.
+    """
+    from esper.cli.runs import runs_command, sought  # noqa: PLC0415
+
+    runs_command(data_dir, sought(limit, task, status or (), since, as_json=as_json), as_json=as_json)
 
 
 @app.command(epilog="Example: esper sites train.py --epochs 3", context_settings={"ignore_unknown_options": True})
@@ -618,6 +661,14 @@ def sql(
     data_dir: DataDir = DATA_DIR,
     archive: Archive = None,
     *,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside",
+            metavar="TOOL:PLACE",
+            help="Also runs of another tool, as foreign_runs and foreign_metrics: tensorboard:FOLDER or mlflow:PLACE.",
+        ),
+    ] = None,
     show_schema: Annotated[
         bool, typer.Option("--schema", help="Show the views; with a view's name in the query's place, its columns.")
     ] = False,
@@ -633,7 +684,9 @@ def sql(
     """
     from esper.cli.sql import sql_command  # noqa: PLC0415
 
-    sql_command(data_dir, query, archive=archive, sample=sample, show_schema=show_schema, as_json=as_json)
+    sql_command(
+        data_dir, query, archive=archive, beside=beside or (), sample=sample, show_schema=show_schema, as_json=as_json
+    )
 
 
 @app.command(epilog="Example: esper report last --to run.html")
@@ -653,13 +706,50 @@ def report(
     report_command(data_dir, run, to, as_json=as_json)
 
 
+@app.command(epilog="Example: esper serve --open")
+def serve(
+    data_dir: DataDir = DATA_DIR,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The page's port; 0 takes a free one.")] = 0,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to bind; any other than loopback's is one that others reach.")
+    ] = "127.0.0.1",
+    *,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Mission control, until Ctrl-C: a page with all runs as they are and were, alerts, and buttons to tell them.
+
+    It reads the archive in a process of its own: no run waits for it, and it needs no other one. The address that is
+    printed holds the token that lets a page act; ESPER_SERVE_TOKEN is that token instead, where it is set, and --json
+    never prints it.
+    """
+    from esper.cli.serve.command import serve_command  # noqa: PLC0415
+
+    serve_command(data_dir, host=host, port=port, open_page=open_page, as_json=as_json)
+
+
 @app.command(epilog="Example: esper export last --to for-ada --with-objects")
 def export(
     run: Run,
     data_dir: DataDir = DATA_DIR,
     *,
+    form: Annotated[
+        Literal["esper", "tensorboard", "mlflow", "wandb", "otlp", "elasticsearch"],
+        typer.Option(
+            "--as",
+            help="Whose: Esper's own, or for another tool: TensorBoard, MLflow, W&B offline, an OpenTelemetry "
+            "collector, or all events for Elasticsearch.",
+        ),
+    ] = "esper",
     to: Annotated[
-        Path | None, typer.Option("--to", help="The folder to make; esper-export-RUN by default.", show_default=False)
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="PLACE",
+            help="The folder to make, esper-export-RUN by default; for MLflow also its address, for OpenTelemetry "
+            "and Elasticsearch http://HOST:PORT.",
+            show_default=False,
+        ),
     ] = None,
     with_objects: Annotated[
         bool, typer.Option("--with-objects", help="Also what a replay needs: checkpoints, digests, long observations.")
@@ -672,12 +762,21 @@ def export(
 ) -> None:
     """A run's whole history as one folder without keys, that anybody can ask with plain DuckDB and verify.
 
-    Its control run comes along, and the runs that it was forked from. Nothing is overwritten.
+    Its control run comes along, and the runs that it was forked from. Nothing is overwritten. With --as its figures,
+    settings and what happened to its seeds go to another tool, each figure by its epoch or step.
     """
+    if form != "esper":
+        if with_objects or with_network:
+            raise InvalidInput(f"--as {form} takes figures and notes; leave --with-objects and --with-network out")
+        from esper.cli.interchange import export_as  # noqa: PLC0415
+
+        export_as(data_dir, run, form, to, as_json=as_json)
+        return
     from esper.cli.archive import export_command  # noqa: PLC0415
 
+    folder = None if to is None else Path(to)
     export_command(
-        data_dir, run, to, with_objects=with_objects, with_network=with_network, trust=trust, as_json=as_json
+        data_dir, run, folder, with_objects=with_objects, with_network=with_network, trust=trust, as_json=as_json
     )
 
 
@@ -691,6 +790,56 @@ def verify(
     from esper.cli.archive import verify_export_command  # noqa: PLC0415
 
     return verify_export_command(folder, as_json=as_json)
+
+
+@app.command(epilog="Example: esper slo --json")
+def slo(data_dir: DataDir = DATA_DIR, archive: Archive = None, *, as_json: AsJson = False) -> int:
+    """What is promised, and what is left of each error budget of 30 days. Needs nothing running.
+
+    Of what the history knows; what Prometheus alone sees is in its rules. 1 where 40 % of a budget went in a day.
+    """
+    from esper.cli.slo import slo_command  # noqa: PLC0415
+
+    return slo_command(data_dir, archive, as_json=as_json)
+
+
+@app.command(epilog="Example: esper drill tamiyo-timeout broker-loss --window-scale 0.05")
+def drill(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Which, as `--list` names them; `all` for every one.", metavar="[NAME]..."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            help="Where each drill gets a data folder of its own; otherwise a temporary place, kept where one fails.",
+            callback=lambda value: None if value is None else _data_folder(value),
+        ),
+    ] = None,
+    window_scale: Annotated[
+        float,
+        typer.Option("--window-scale", min=0.01, max=1.0, help="Alerts wait for so much of the time that they do."),
+    ] = 1.0,
+    broker_pid: Annotated[
+        list[int] | None,
+        typer.Option("--broker-pid", min=2, help="A process of the log at ESPER_BROKERS that drills may stop."),
+    ] = None,
+    *,
+    listed: Annotated[bool, typer.Option("--list", help="Only say which drills there are.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Break a running Esper on purpose, in a folder of its own, and see whether the right alert reaches people.
+
+    Each drill trains a run, stops or spoils something of it from outside, waits for the alert at a webhook, mends what
+    it broke, and waits until the alert has cleared and the run has ended as it should; 1 where one does not.
+    """
+    from esper.cli.drills.play import drill_command, list_drills  # noqa: PLC0415
+
+    if listed:
+        list_drills(as_json=as_json)
+        return 0
+    return drill_command(names or (), folder, window_scale, broker_pid or (), as_json=as_json)
 
 
 @app.command(epilog="Example: esper broker --port 9092")

@@ -67,7 +67,7 @@ INITIAL: Final = "0.0.1"
 RUN_SEEDS: Final = (0, 1, 2)
 TRIAL_SEEDS: Final = tuple(range(100, 108))
 FORKS: Final = Plan(
-    tasks=(TASK,), states=10, actions=7, orders=2, states_a_run=2, lifecycle="swift", policy="learned", epochs=EPOCHS
+    tasks=(TASK,), states=6, actions=7, orders=2, states_a_run=2, lifecycle="swift", policy="learned", epochs=EPOCHS
 )
 TRAINING: Final = TrainingSettings(epochs=15, steps_per_epoch=10, batch=16, rate=1e-3, curriculum=False)
 SWAP_S: Final = 12.0

@@ -10,6 +10,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -22,7 +23,7 @@ from esper.cli.summary import Cost, Summary
 from esper.cli.trainers import Outcome, outcome_of
 from esper.errors import InvalidInput, LogUnavailable
 from esper.weatherlight import client
-from esper.weatherlight.trainer import StopFlag, train_here
+from esper.weatherlight.trainer import NEW, StopFlag, train_here
 from projections.run_queries import EventReader
 from streams.consumer import ends_of
 
@@ -53,7 +54,10 @@ def run_in_process(request: RunRequest, settings: Settings) -> int:
 
         addresses: list[str] = []
         with stopping() as stop:
-            outcome = outcome_of("grown", train_here(request.data_dir, run_id, config, brokers, stop))
+            told = train_here(
+                request.data_dir, run_id, config, brokers, stop, plan=replace(NEW, profile=request.profile)
+            )
+            outcome = outcome_of("grown", told)
         if outcome.wrong_input:
             raise InvalidInput(outcome.error)
         if not outcome.result:
@@ -114,5 +118,6 @@ def _tell(request: RunRequest, run_id: str, outcome: Outcome, since: float) -> N
         cost=Cost.until_now(since, outcome.steps, outcome.torch_import_s),
         data_dir=str(request.data_dir),
         flops=outcome.result["flops"],
+        profile=request.trace_of(run_id),
     )
     say_json(summary.to_json()) if request.as_json else say(summary.text())

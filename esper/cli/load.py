@@ -124,24 +124,33 @@ def load_command(data_dir: Path, word: str, at: str | None, out: Path, *, trust:
     place = None if at in {None, BEST} else place_of(str(at))
     epoch: Epoch | None = "best" if at == BEST else place.number if place and place.unit == "epoch" else None
     step = place.number if place is not None and place.unit == "step" else None
-    loaded = loaded_of(word, data_dir=data_dir, epoch=epoch, at=step, trust=trust, way="--trust")
+    if out.suffix == ".safetensors" and _is_of_script(data_dir, word):
+        parts = _parts_of_script(data_dir, word, epoch=epoch, at=step)
+        described, grew, files = parts.described, parts.grew, parts.files(out)
+    else:
+        loaded = loaded_of(word, data_dir=data_dir, epoch=epoch, at=step, trust=trust, way="--trust")
+        described = network_files.manifest(loaded.network, loaded.grew, loaded.about)
+        grew, files = loaded.grew, _files(loaded, out)
     written = [out]
-    for name, content in _files(loaded, out):
+    for name, content in files:
         write_whole(name, content, "--out")
         written = [*dict.fromkeys([*written, name])]
     if as_json:
-        say_json(
-            {**network_files.manifest(loaded.network, loaded.grew, loaded.about), "files": list(map(str, written))}
-        )
+        say_json({**described, "files": list(map(str, written))})
         return
-    about = loaded.about
-    say(one_line(f"{', '.join(map(str, written))}: the network of run {about['run']} at step {about['step']}"))
-    for each in loaded.grew:
+    say(one_line(f"{', '.join(map(str, written))}: the network of run {described['run']} at step {described['step']}"))
+    for each in grew:
         say(one_line(f"  {each}"))
 
 
 def carried(data_dir: Path, run_id: str, *, trust: bool) -> dict[str, bytes]:
-    """The files of a run's network that an export takes along, by their names; code where there can be some."""
+    """The files of a run's network that an export takes along, by their names; code where there can be some.
+
+    A script makes its model itself, so its run has weights and manifest alone.
+    """
+    if _is_of_script(data_dir, run_id):
+        kept = _parts_of_script(data_dir, run_id).files(Path("network.safetensors"))
+        return {path.name: content for path, content in kept}
     loaded = loaded_of(run_id, data_dir=data_dir, trust=trust, way="--trust")
     files = {path.name: content for path, content in _files(loaded, Path("network.safetensors"))}
     try:
@@ -198,17 +207,81 @@ def loaded_of(
         if model is None and recorded.root.HasField("script"):
             raise InvalidInput(
                 f"run {run_id} is of a script of your own, which makes its model itself: load it in Python with "
-                f"esper.load({run_id!r}, model=...), which takes the model as the script makes it"
+                f"esper.load({run_id!r}, model=...), which takes the model as the script makes it; its weights alone "
+                f"are written by `esper load {run_id} --out net.safetensors`"
             )
-        if isinstance(epoch, str):
-            epoch = _best(recorded, object_store(folder))
-        place = Place("epoch", epoch) if epoch is not None else Place("step", at) if at is not None else None
-        _, mark, _ = folded(history, run_id, place)
-        if place is None:
-            _check_over(history, run_id, mark)
+        mark, place = _found(history, recorded, object_store(folder), epoch, at)
         if model is None:
             check_code(history, run_id, folder, "load", trust=trust, way=way)
     return _loaded(recorded, mark, place, object_store(folder), model)
+
+
+def _found(
+    history: History, recorded: Recorded, objects: ObjectStore, epoch: Epoch | None, at: int | None
+) -> tuple[Mark, Place | None]:
+    """The place that is asked for, None for the newest; raises InvalidInput where the run goes on there."""
+    if isinstance(epoch, str):
+        epoch = _best(recorded, objects)
+    place = Place("epoch", epoch) if epoch is not None else Place("step", at) if at is not None else None
+    _, mark, _ = folded(history, recorded.run_id, place)
+    if place is None:
+        _check_over(history, recorded.run_id, mark)
+    return mark, place
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is kept of a script's network without its model, by the names that `esper state --load` gives tensors."""
+
+    tensors: dict[str, Any]
+    described: dict[str, Any]
+    grew: list[Growth]
+
+    def files(self, out: Path) -> list[tuple[Path, bytes]]:
+        """The weights, and beside them what they are."""
+        from esper.tolaria.network_files import saved  # noqa: PLC0415 - torch, as in `load`
+
+        text = json.dumps(self.described, indent=2) + "\n"
+        return [(out, saved(self.tensors, self.described)), (out.with_suffix(".json"), text.encode())]
+
+
+def _is_of_script(data_dir: Path, word: str) -> bool:
+    with history_of(data_dir) as history:
+        return recorded_run(history, find_run(history, word)).root.HasField("script")
+
+
+def _parts_of_script(data_dir: Path, word: str, *, epoch: Epoch | None = None, at: int | None = None) -> Parts:
+    from esper.cli.weights import weights  # noqa: PLC0415 - torch, as in `load`
+    from esper.tolaria.network_files import growths, listed  # noqa: PLC0415
+
+    objects = object_store(data_dir)
+    with history_of(data_dir) as history:
+        recorded = recorded_run(history, find_run(history, word))
+        mark, place = _found(history, recorded, objects, epoch, at)
+    flat = _kept(recorded, mark, place, objects)
+    if flat is None:
+        raise _not_kept(recorded, objects)
+    tensors, grew = weights(flat), growths(flat, recorded.root.sites)
+    return Parts(tensors, listed(tensors, grew, _about(recorded, mark)), grew)
+
+
+def _about(recorded: Recorded, mark: Mark) -> dict[str, Any]:
+    return {
+        "run": recorded.run_id,
+        "task": recorded.root.task,
+        "step": mark.model.step,
+        "epoch": mark.model.epoch,
+        "probe_loss": mark.model.probe_loss,
+        "esper": esper.__version__,
+    }
+
+
+def _not_kept(recorded: Recorded, objects: ObjectStore) -> InvalidInput:
+    kept = ", ".join(map(str, _kept_epochs(recorded, objects))) or "none"
+    way = "name one of them" if recorded.root.HasField("script") else "without `model` it is trained up to there"
+    return InvalidInput(
+        f"run {recorded.run_id} keeps no checkpoint of that place (epochs that are kept: {kept}); {way}"
+    )
 
 
 def _kept_epochs(recorded: Recorded, objects: ObjectStore) -> dict[int, Event]:
@@ -258,21 +331,10 @@ def _loaded(
     root = recorded.root
     sites, config = root.sites, RunConfig.from_json(root.config_json)
     flat = _kept(recorded, mark, place, objects)
-    about = {
-        "run": recorded.run_id,
-        "task": root.task,
-        "step": mark.model.step,
-        "epoch": mark.model.epoch,
-        "probe_loss": mark.model.probe_loss,
-        "esper": esper.__version__,
-    }
+    about = _about(recorded, mark)
     if model is not None:
         if flat is None:
-            kept = ", ".join(map(str, _kept_epochs(recorded, objects))) or "none"
-            way = "name one of them" if root.HasField("script") else "without `model` it is trained up to there"
-            raise InvalidInput(
-                f"run {recorded.run_id} keeps no checkpoint of that place (epochs that are kept: {kept}); {way}"
-            )
+            raise _not_kept(recorded, objects)
         return Loaded(network_of(model, sites, config, flat), about, growths(flat, sites), unproven(flat))
     task = recorded_task(config.task, root.task_source, objects)
     if flat is None:

@@ -166,7 +166,7 @@ def silence(stream: TextIO) -> None:
 
 def say_json(value: Any) -> None:
     """One JSON document on one line."""
-    sys.stdout.write(_json(value) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
     sys.stdout.flush()
 
 
@@ -174,12 +174,12 @@ def say_json_rows(rows: Iterable[Any]) -> None:
     """One JSON list on one line, written as its items come."""
     sys.stdout.write("[")
     for i, row in enumerate(rows):
-        sys.stdout.write(", " * (i > 0) + _json(row))
+        sys.stdout.write(", " * (i > 0) + json_text(row))
     sys.stdout.write("]\n")
     sys.stdout.flush()
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
     """JSON as every parser takes it: what is no finite number is null (RFC 8259 has no NaN)."""
     try:
         return json.dumps(value, default=plain, separators=(", ", ": "), allow_nan=False)

@@ -15,8 +15,7 @@ from esper.simic.versions import Versions, fold
 from esper.weatherlight import client
 from streams.consumer import ends_of
 from streams.keys import load_key_ring
-from streams.metrics import Metrics
-from streams.producer import Publisher
+from streams.producer import publish_once
 from streams.reader import past
 from streams.settings import Settings
 
@@ -42,9 +41,5 @@ def publish(data_dir: Path, make: Callable[[Versions], Sequence[Event]]) -> Sequ
 
 async def _publish(brokers: str, ring: KeyRing, make: Callable[[Versions], Sequence[Event]]) -> Sequence[Event]:
     made = make(fold([event async for event in past(brokers, ring, POLICIES)]))
-    publisher = Publisher(brokers, ring, Metrics())
-    try:
-        await publisher.publish(made)
-    finally:
-        await publisher.stop()
+    await publish_once(brokers, ring, made)
     return made

@@ -19,7 +19,9 @@ from esper.tolaria.outside import Clock
 from streams.objects import object_store
 
 if TYPE_CHECKING:
+    from esper.tolaria.divergence import Divergence
     from esper.tolaria.replay import Replayed
+    from esper.tolaria.train import Trainable
     from projections.history import History
 
 REDRAWN_S: Final = 0.1
@@ -75,12 +77,25 @@ def replay_command(
     live = _live_steps_per_s(recorded)
     if replayed.diverged is not None and (unknown := unrecorded(recorded.facts)):
         different.append(unknown)
+    why = [] if replayed.diverged is None else list(reasons_of(task, replayed.diverged))
     if as_json:
         speeds = {"steps_per_s": _speed(replayed), "live_steps_per_s": live}
-        say_json({"run_id": recorded.run_id, **replayed.to_dict(), **speeds, "differences": different})
+        say_json({"run_id": recorded.run_id, **replayed.to_dict(), **speeds, "differences": different, "reasons": why})
     else:
-        say("\n".join(verdict(recorded.run_id, replayed, live, different)))
+        told = verdict(recorded.run_id, replayed, live, different)
+        say("\n".join([*told, *(f"it may be that {each}" for each in why)]))
     return RUN_FAILED if replayed.diverged else 0
+
+
+def reasons_of(task: Trainable, diverged: Divergence) -> Iterator[str]:
+    """Why a script that was run again may not have come to its record, in one line each; nothing for a task."""
+    from esper.tolaria.script_again import RecordedScript  # noqa: PLC0415 - torch, as above
+
+    if not isinstance(task, RecordedScript):
+        return
+    if diverged.place.step == 0:
+        yield "nothing seeds its first weights: call torch.manual_seed before the model is made"
+    yield from dict.fromkeys(task.reasons)
 
 
 def _speed(replayed: Replayed) -> float:

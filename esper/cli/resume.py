@@ -20,13 +20,13 @@ from esper.cli.history import (
     new_run_id,
     resolve,
     static_of,
-    told_of,
     wait_for_archive,
 )
 from esper.cli.output import BOLD, DIM, complain, one_line, say, say_json, styled, table
 from esper.cli.replay import recorded_run
 from esper.cli.run import RunRequest
 from esper.cli.run_view import RunView
+from esper.cli.runs import told_of
 from esper.cli.trainers import Trainers
 from esper.cli.training import RunCommand
 from esper.cli.trust import check_code
@@ -43,7 +43,8 @@ from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from esper.weatherlight.beginning import Plan
 from projections.history import History
-from projections.run_queries import EventReader, all_work, run_ids
+from projections.run_list import all_work
+from projections.run_queries import EventReader, partition_of_run, run_ids
 from streams.consumer import ends_of
 from streams.keys import load_key_ring
 from streams.settings import Settings
@@ -74,6 +75,7 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, with_my_file: bool
                 check_code(history, each, data_dir, "resume", trust=trust)
             recorded = {each: recorded_run(history, each) for each in family}
             before = {each: list(EventReader(history, each).new()) for each in family}
+            partitions = {each: partition_of_run(history, each) for each in family}
         going = [each for each in family if _goes_on(recorded[each])]
         if not going:
             recorded[run_id].last_accepted()  # says why
@@ -84,17 +86,14 @@ def resume_command(data_dir: Path, word: str, *, trust: bool, with_my_file: bool
                     "one writes from now on does not count"
                 )
         configs = {each: RunConfig.from_json(recorded[each].root.config_json) for each in going}
-        if not with_my_file and (files := changed_files(recorded[going[0]])):
-            complain(
-                f"{one_line(' and '.join(files))} changed since run {run_id} was trained; it goes on with what was "
-                "recorded, and --with-my-file goes on with the files as they are now"
-            )
+        if not with_my_file:
+            tell_changed_files(recorded[going[0]])
         plans = {each: plan_of(recorded[each], with_my_file=with_my_file) for each in going}
         names = {run_id: "grown", control_of(run_id): "control", static_of(run_id): "static"}
         request = request_of(data_dir, configs[going[0]], "resume", as_json=as_json)
         with Trainers(data_dir) as trainers:
             trainers.start(names, configs, plans)
-            command = RunCommand(request, ring, lease, trainers, before=before, told=family)
+            command = RunCommand(request, ring, lease, trainers, before=before, told=family, partitions=partitions)
             failure = command.train()
             if failure:
                 complain(failure + command.kept)
@@ -119,6 +118,15 @@ def changed_files(recorded: Recorded) -> list[str]:
     file = Path(RunConfig.from_json(recorded.root.config_json).task.rpartition(":")[0])
     same = file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == recorded.task_source.removeprefix(FILE)
     return [] if same or not file.is_file() else [file.name]
+
+
+def tell_changed_files(recorded: Recorded) -> None:
+    """Say which files of a person's own changed, and that what was recorded is run all the same."""
+    if files := changed_files(recorded):
+        complain(
+            f"{one_line(' and '.join(files))} changed since run {recorded.run_id} was trained; it goes on with what "
+            "was recorded, and --with-my-file goes on with the files as they are now"
+        )
 
 
 def may_run(data_dir: Path, word: str, verb: str, *, trust: bool) -> bool:
@@ -186,7 +194,7 @@ def _check_alone(lease: client.Lease, run_id: str) -> None:
 
 def _check_not_of_the_fleet(history: History, run_id: str) -> None:
     """Raise InvalidInput where workers have this run: whoever is fenced would take it back from the other for ever."""
-    run = next((each for each in all_work(history) if each.run_id == run_id), None)
+    run = next(iter(all_work(history, [run_id])), None)
     if run is not None and not run.over:
         raise InvalidInput(
             f"run {run_id} was submitted and is {told_of(run)}: `esper work` goes on with it; to do so here, have it "

@@ -36,7 +36,7 @@ from esper.leyline.signing import KeyRing
 from esper.tolaria.config import Policy, RatePolicy, RunConfig
 from esper.tolaria.own_code import check_function
 from esper.weatherlight import client
-from esper.weatherlight.beginning import Plan
+from esper.weatherlight.beginning import Plan, trace_file
 from streams.keys import load_key_ring
 from streams.settings import Settings
 
@@ -98,6 +98,15 @@ class RunRequest:
     """The command that was given."""
     in_process: bool = False
     """Train in the command's own process, and nothing beside it."""
+    profile: bool = False
+    """Write a trace of the grown run."""
+
+    def trace_of(self, run_id: str) -> str | None:
+        """The trace of the run where one was asked for and is there."""
+        if not self.profile:
+            return None
+        file = trace_file(self.data_dir, run_id)
+        return str(file) if file.is_file() else None
 
     @property
     def compares(self) -> bool:
@@ -191,7 +200,8 @@ def trained(request: RunRequest) -> Summary | None:
         configs, names = {run_id: grown}, {run_id: "grown", control_of(run_id): "control"}
         if control is not None:
             configs[control_of(run_id)] = replace(control, control_of=run_id)
-        trainers.start(names, configs, dict.fromkeys(configs, Plan(fresh=True)))
+        plans = dict.fromkeys(configs, Plan(fresh=True)) | {run_id: Plan(fresh=True, profile=request.profile)}
+        trainers.start(names, configs, plans)
         if own:
             _prepare_alone(trainers)
         name = f"esper run {run_id}"
@@ -297,17 +307,9 @@ class Instructor:
         if left_out:
             complain(f"no site is free for {with_names(', '.join(left_out))}; the drill goes on without")
         self._waiting = ()
-        asyncio.run(self._say(commands, brokers))
+        from streams.producer import publish_once  # noqa: PLC0415 - a mistyped name is told without a Kafka client
 
-    async def _say(self, commands: Sequence[Event], brokers: str) -> None:
-        from streams.metrics import Metrics  # noqa: PLC0415 - a mistyped name is told without a Kafka client
-        from streams.producer import Publisher  # noqa: PLC0415
-
-        publisher = Publisher(brokers, self._ring, Metrics())
-        try:
-            await publisher.publish(commands)
-        finally:
-            await publisher.stop()
+        asyncio.run(publish_once(brokers, self._ring, commands))
 
 
 def germinations(run_id: str, stressors: Sequence[str], sites: Sequence[SiteDescription], now_ns: int) -> list[Event]:

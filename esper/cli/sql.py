@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.cli.history import history_of
 from esper.cli.output import DIM, say, say_json, say_json_rows, say_table, styled, table
+from esper.errors import InvalidInput
 
 if TYPE_CHECKING:
     from projections.history import History
@@ -18,10 +19,19 @@ if TYPE_CHECKING:
 
 
 def sql_command(
-    data_dir: Path, query: str | None, *, archive: str | None, sample: bool, show_schema: bool, as_json: bool
+    data_dir: Path,
+    query: str | None,
+    *,
+    archive: str | None,
+    sample: bool,
+    show_schema: bool,
+    as_json: bool,
+    beside: Sequence[str] = (),
 ) -> None:
-    """Answer a person's query, show the schema, or begin a shell."""
+    """Answer a person's query, show the schema, or begin a shell; `beside` are places of other tools to ask, too."""
     with history_of(_sample_folder() if sample else data_dir, None if sample else archive) as history:
+        if beside:
+            _put_beside(history, beside)
         if show_schema:
             say_schema(history, query, as_json=as_json)
         elif query is None and sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
@@ -31,6 +41,18 @@ def sql_command(
         else:
             with _ended_by_signals():
                 _answer(history, sys.stdin.read() if query is None else query, as_json=as_json)
+
+
+def _put_beside(history: History, places: Sequence[str]) -> None:
+    from projections.interchange import foreign, mlflow, tensorboard  # noqa: PLC0415 - few queries are about them
+
+    found = []
+    for place in places:
+        tool, _, where = place.partition(":")
+        if tool not in {"mlflow", "tensorboard"} or not where:
+            raise InvalidInput(f"--beside {place!r} is no place of another tool: tensorboard:FOLDER or mlflow:PLACE")
+        found.append(mlflow.read(where) if tool == "mlflow" else tensorboard.read(Path(where)))
+    foreign.register(history, found)
 
 
 def _answer(history: History, query: str, *, as_json: bool) -> None:

@@ -87,6 +87,12 @@ def state_command(
         show(state, mark, decision, rates)
 
 
+def state_json(history: History, run_id: str, place: Place | None) -> dict[str, Any]:
+    """The run's state at a place of its surviving timeline, now without one, as `esper state --json` says it."""
+    state, mark, decision = folded(history, run_id, place)
+    return to_json(state, mark, decision, rates_at(mark.model, start_of(history, run_id)))
+
+
 def folded(history: History, run_id: str, place: Place | None) -> tuple[RunState, Mark, Event | None]:
     """The run as it is now, as it was at a place, and the last decision before that.
 
@@ -312,7 +318,7 @@ def rates_at(model: ModelState, begun: RunStarted) -> dict[str, float]:
             decay_share=config.get("rate_decay_share", 1.0),
         )
         warm_up = round(config["new_parameter_warmup_epochs"] * steps)
-    except (ValueError, KeyError, TypeError):  # none, as of early runs, or a stranger's
+    except (ValueError, KeyError, TypeError, InvalidInput):  # none, as of early runs; a person's own; or a stranger's
         return {group: rate.lr for group, rate in model.learning_rates.items()}
 
     def factor(step: int, born: int | None) -> float:

@@ -51,7 +51,7 @@ class Summary:
 
     `flops` are those of the grown run by purpose, as its trainer counted them. `lost` of their events
     are not in the archive, and at `gone` offsets the log gave it nothing: telemetry may have been there, or nothing
-    ever. `to_go` records lie before their end still.
+    ever. `to_go` records lie before their end still. `profile` is the file of the trace that was asked for.
     """
 
     grown: RunView
@@ -65,6 +65,7 @@ class Summary:
     lost: int = 0
     gone: int = 0
     to_go: int = 0
+    profile: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `esper run --json`. `test_metric` and its like are the main metric's, in its unit.
@@ -110,6 +111,7 @@ class Summary:
             "records_to_archive": self.to_go,
             "hook_ms": {"p50": round(self.hook_ms["p50"], 3), "p99": round(self.hook_ms["p99"], 3)},
             **{name: None if each is None else round(each, 3) for name, each in asdict(self.cost).items()},
+            "profile": self.profile,
         }
 
     def text(self) -> str:
@@ -232,6 +234,8 @@ class Summary:
         also = "".join(f" and {view.events:,} of the {name} run" for name, view in others.items() if view is not None)
         yield f"events written   {grown.events:,}{also}{self._kept()}"
         yield f"epoch hook       p50 {self.hook_ms['p50']:.1f} ms, p99 {self.hook_ms['p99']:.1f} ms"
+        if self.profile is not None:
+            yield f"profile          {one_line(self.profile)}: open it at https://ui.perfetto.dev or chrome://tracing"
         yield ""
         yield styled("try next", DIM)
         yield from (f"  {command}" for command in self._next())

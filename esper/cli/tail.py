@@ -7,7 +7,8 @@ import contextlib
 import logging
 import queue
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from aiokafka import TopicPartition
@@ -35,13 +36,21 @@ WRITTEN: Final = (RUNS, COMMANDS, REPORTS, TELEMETRY, EMERGENCY)
 class LogTail:
     """Started at construction: every event of `run_ids` that is written afterwards comes out of `take`.
 
-    Raises LogUnavailable where no broker answers. A broker that goes away later is waited for.
+    `partitions` are those of runs that began before. Raises LogUnavailable where no broker answers. A broker that goes
+    away later is waited for.
     """
 
-    def __init__(self, brokers: str, ring: KeyRing, run_ids: Iterable[str]) -> None:
+    def __init__(
+        self,
+        brokers: str,
+        ring: KeyRing,
+        run_ids: Iterable[str],
+        partitions: Mapping[str, int | None] = MappingProxyType({}),
+    ) -> None:
         self._brokers = brokers
         self._ring = ring
         self._run_ids = frozenset(run_ids)
+        self._partitions = partitions
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._since_ns = time.time_ns()
         self._thread = LoopThread("log-tail")
@@ -92,8 +101,10 @@ class LogTail:
         return consumer
 
     async def _places(self, consumer: LogConsumer, topics: tuple[Topic, ...]) -> list[TopicPartition]:
-        keys = [run_id.encode() for run_id in sorted(self._run_ids)]
-        return sorted({place for key in keys for place in await consumer.places_of(key, *topics)})
+        found = set()
+        for run_id in self._run_ids:
+            found.update(await consumer.places_of(run_id.encode(), *topics, partition=self._partitions.get(run_id)))
+        return sorted(found)
 
     async def _follow(self) -> None:
         while True:

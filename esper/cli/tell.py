@@ -19,7 +19,6 @@ from esper.cli.output import complain, say, say_hanging, say_json
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.leyline.ids import text
-from esper.leyline.signing import KeyRing
 from esper.tolaria.told import read_told, told_event
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives
@@ -27,8 +26,7 @@ from projections.history import History
 from projections.run_queries import EventReader, claims_of, partition_of_run
 from streams.keys import load_key_ring
 from streams.local_log import tell
-from streams.metrics import Metrics
-from streams.producer import Publisher
+from streams.producer import publish_once
 from streams.settings import Settings
 
 ANSWER_S: Final = 60.0
@@ -79,7 +77,17 @@ class Told:
 
 
 def tell_command(data_dir: Path, word: str, words: str, *, as_json: bool) -> int:
-    """Tell a run something, wait for what it makes of it, and print that; 1 where it is refused or nothing answers.
+    """Tell a run something, wait for what it makes of it, and print that; 1 where it is refused or nothing answers."""
+    told = tell_run(data_dir, word, words)
+    if as_json:
+        say_json(told.to_json())
+    else:
+        _show(told)
+    return 0 if told.outcome == "applied" else RUN_FAILED
+
+
+def tell_run(data_dir: Path, word: str, words: str) -> Told:
+    """Tell a run something and wait for what it makes of it.
 
     Raises InvalidInput for what nobody can be told, and for a run that nobody trains.
     """
@@ -94,12 +102,7 @@ def tell_command(data_dir: Path, word: str, words: str, *, as_json: bool) -> int
             pass  # what was there before answers nothing
         event = told_event(run_id, command, now_ns=time.time_ns(), random_bytes=os.urandom(10))
         send(event)
-        told = _await(reader, run_id, event, lambda: _lives(history, run_id))
-    if as_json:
-        say_json(told.to_json())
-    else:
-        _show(told)
-    return 0 if told.outcome == "applied" else RUN_FAILED
+        return _await(reader, run_id, event, lambda: _lives(history, run_id))
 
 
 def _show(told: Told) -> None:
@@ -145,7 +148,8 @@ def _way_to(history: History, run_id: str, data_dir: Path, settings: Settings) -
 
     Raises InvalidInput where the processes that the run needs are not there.
     """
-    if partition_of_run(history, run_id) == LOCAL:
+    partition = partition_of_run(history, run_id)
+    if partition == LOCAL:
         ring = load_key_ring(settings, "127.0.0.1:0")
         return lambda event: tell(data_dir / "archive", ring, event, time.time_ns() // 1_000_000)
     status = client.status(data_dir)
@@ -153,15 +157,8 @@ def _way_to(history: History, run_id: str, data_dir: Path, settings: Settings) -
         raise InvalidInput(f"nobody trains run {run_id}: no processes of {data_dir} run; `esper resume {run_id}`")
     brokers = settings.brokers or (status.brokers if status is not None else "")
     ring = load_key_ring(settings)
-    return lambda event: asyncio.run(_publish(brokers, ring, event))
-
-
-async def _publish(brokers: str, ring: KeyRing, event: Event) -> None:
-    publisher = Publisher(brokers, ring, Metrics())
-    try:
-        await publisher.publish([event])
-    finally:
-        await publisher.stop()
+    # To where the run's trainer reads: on its partition, whatever the log has of them by now.
+    return lambda event: asyncio.run(publish_once(brokers, ring, [event], partition))
 
 
 def _await(reader: EventReader, run_id: str, command: Event, alive: Callable[[], bool | None]) -> Told:

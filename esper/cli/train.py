@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +66,7 @@ def train_command(
         LearnerSettings(training=training, buffer=BufferSettings(minimum=1), price=price),
         monotonic=time.monotonic,
         now_ns=time.time_ns,
+        memory_bytes=_held,
     )
     versions = _versions(data_dir)
     learner.store(corpus, versions)
@@ -93,6 +96,12 @@ def train_command(
     kept.unlink(missing_ok=True)
     _tell(learnt, len(states), len(judged_on), as_json=as_json)
     return 0 if learnt.verdict.passed else RUN_FAILED
+
+
+def _held() -> int:
+    """The memory that this process has held at most, bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # kibibytes but there
 
 
 def _configs(ledger: Ledger) -> dict[str, RunConfig]:

@@ -50,7 +50,8 @@ INTERRUPTED_ARCHIVE_S: Final = 0.5
 class RunCommand:
     """One `esper run`, `resume` or `fork` between its lease and its summary.
 
-    `before` are the events that the runs begin with, which are on the log already; `told` the runs of the summary.
+    `before` are the events that the runs begin with, which are on the log already; `told` the runs of the summary;
+    `partitions` where on the log those lie that began before.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class RunCommand:
         *,
         before: Mapping[str, Sequence[Event]] = MappingProxyType({}),
         told: Sequence[str] = (),
+        partitions: Mapping[str, int | None] = MappingProxyType({}),
         instructor: Instructor | None = None,
         static: StaticArm | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class RunCommand:
         if static is not None:
             self._run_ids.append(static.run_id)
         self._told = told or self._run_ids
+        self._partitions = partitions
         self._hook_ms: Mapping[str, float] = {}
         self._flops: Mapping[str, float] = {}
         self._steps: tuple[float, float] | None = None
@@ -134,7 +137,7 @@ class RunCommand:
                 self._take_news(screen)
                 screen.refresh()
                 if tail is None and self._lease.status.state == "ready":
-                    tail = LogTail(self._lease.brokers, self._ring, self._run_ids)
+                    tail = self._tail()
                 self._check_in_time(deadline)
             self._lease.wait_ready()
         except BaseException:
@@ -143,7 +146,10 @@ class RunCommand:
             raise
         log = "embedded broker" if self._lease.status.embedded else "ESPER_BROKERS"
         screen.note(f"data {self._request.data_dir} · log {self._lease.brokers} ({log})")
-        return tail or LogTail(self._lease.brokers, self._ring, self._run_ids)
+        return tail or self._tail()
+
+    def _tail(self) -> LogTail:
+        return LogTail(self._lease.brokers, self._ring, self._run_ids, self._partitions)
 
     def _check_in_time(self, deadline: float) -> None:
         if time.monotonic() > deadline:
@@ -320,6 +326,7 @@ class RunCommand:
             lost=0 if self._to_go else sum(lacks),
             gone=gone,
             to_go=self._to_go,
+            profile=self._request.trace_of(grown.run_id),
         )
 
     def cost(self, since: float) -> Cost:

@@ -12,11 +12,12 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from contracts.topics import FLEET_GROUP, GROUPS
 from esper.cli import RUN_FAILED
 from esper.cli.history import check_writable
 from esper.cli.output import GREEN, RED, YELLOW, say, say_json, styled, table
@@ -151,6 +152,7 @@ def examine(data_dir: Path) -> Iterator[Finding]:
         ("processes", lambda: _processes(data_dir)),
         ("log address", lambda: _address(data_dir)),
         ("log copies", _copies),
+        ("log groups", _groups),
         ("signing key", _key),
         ("other users", lambda: _other_users(data_dir)),
     )
@@ -270,6 +272,28 @@ def _copies() -> tuple[Verdict, str]:
         return kept_by(asyncio.run(copies_of(outside)))
     except LogUnavailable as error:
         return "note", str(error)
+
+
+def _groups() -> tuple[Verdict, str]:
+    """Whether this user may be in the groups on an outside log, of which each process needs its own."""
+    outside = os.environ.get("ESPER_BROKERS")
+    if not outside:
+        return "ok", "the embedded log has them for itself (ESPER_BROKERS is not set)"
+    from streams.topics import closed_groups  # noqa: PLC0415
+
+    try:
+        return open_of(asyncio.run(closed_groups(outside)))
+    except LogUnavailable as error:
+        return "note", str(error)
+
+
+def open_of(shut: Sequence[str]) -> tuple[Verdict, str]:
+    """The verdict on the groups of ours that are closed to this user."""
+    if not shut:
+        return "ok", f"all {len(GROUPS)} are open to this user"
+    only = "; that one is for `esper submit`, `work` and `withdraw` alone" if list(shut) == [FLEET_GROUP] else ""
+    told = f"closed to this user: {', '.join(shut)}; give it Read on them: docs/kafka.md has the rights{only}"
+    return ("note" if only else "bad"), told
 
 
 def kept_by(log: Copies) -> tuple[Verdict, str]:

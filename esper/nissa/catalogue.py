@@ -97,6 +97,7 @@ NISSA: Final = (
     Metric("esper_tolaria_training_latency_seconds", "gauge", "The last epoch hook, publish to applied", ("run",)),
     Metric("esper_tolaria_hook_contended_seconds", "gauge", "Of that, while a task waited for a processor", ("run",)),
     Metric("esper_tolaria_hook_own_seconds", "gauge", "The rest of it: what Esper itself took", ("run",)),
+    Metric("esper_tolaria_hook_duration_seconds", "histogram", "Epoch hooks, of their own time", (), FAST),
     Metric("esper_tolaria_step_seconds", "gauge", "Time of the last sampled step", ("run",)),
     Metric("esper_tolaria_samples_per_second", "gauge", "Training samples a second at the last sampled step", ("run",)),
     Metric("esper_tolaria_gradient_norm", "gauge", "L2 of the gradient at the last sampled step", ("run",)),
@@ -134,8 +135,10 @@ NISSA: Final = (
     Metric("esper_telemetry_shed_total", "counter", "Telemetry events that writers report as shed"),
     Metric("esper_security_violations_total", "counter", "Security violations", ("reason",)),
     Metric("esper_emergency_signals_total", "counter", "Emergency signals", ("level",)),
+    Metric("esper_emergency_level", "gauge", "Level of a run's emergency, 3 conservative, 4 halt; else 0", ("run",)),
     Metric("esper_dead_letters_total", "counter", "Records on the dead-letter topic", ("source",)),
     Metric("esper_nissa_ingest_latency_seconds", "histogram", "From written to folded", (), SLOW),
+    Metric("esper_archive_lag_seconds", "gauge", "How long what the worker has handled waits to be archived"),
     Metric("esper_nissa_telemetry_unknown_total", "counter", "Points of telemetry packets that this list lacks"),
     Metric("esper_nissa_alerts_active", "gauge", "1 while the alert is active, else 0", ("rule",)),
     Metric("esper_nissa_alerts_total", "counter", "Alerts fired", ("rule",)),
@@ -160,6 +163,7 @@ BROKER: Final = (
     Metric("esper_broker_requests_total", "counter", "Requests read"),
     Metric("esper_broker_malformed_total", "counter", "Connections closed because they sent no request"),
     Metric("esper_broker_refused_total", "counter", "Batches and commits refused, a full disk among the reasons"),
+    Metric("esper_broker_unwritable", "gauge", "1 from a write that the disk refused to the next one, else 0"),
     Metric("esper_broker_records_total", "counter", "Records stored"),
     Metric("esper_broker_duplicates_total", "counter", "Batches that came again and were not stored again"),
     Metric("esper_broker_received_bytes_total", "counter", "Bytes of the batches stored"),
@@ -171,7 +175,17 @@ BROKER: Final = (
 )
 """Of the embedded broker."""
 
-METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER)
+SERVE: Final = (
+    Metric("esper_serve_clients", "gauge", "Pages that are open"),
+    Metric("esper_serve_messages_total", "counter", "Overviews sent to them"),
+    Metric("esper_serve_skipped_total", "counter", "Overviews that a page was too slow for"),
+    Metric("esper_serve_look_seconds", "histogram", "From looked at the archive to a new overview", (), SLOW),
+    Metric("esper_serve_kept_bytes", "gauge", "Answers that are kept for the next page that asks"),
+    Metric("esper_serve_refused_total", "counter", "Requests of who had no session, or too many", ("status",)),
+)
+"""Of `esper serve`."""
+
+METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER, *SERVE)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {

@@ -78,6 +78,7 @@ def _epoch(body: Any) -> _Found:
         ("esper_tolaria_seeds_active", float(alive), {}),
         ("esper_kasmina_isolation_violations", float(sum(seed.isolation_violations for seed in body.seeds)), {}),
         ("esper_tamiyo_conservative_mode", float(body.conservative), {}),
+        ("esper_emergency_level", 0.0, {}),  # the run got on: it has completed an epoch
     ]
     if not math.isnan(state.validation_accuracy):  # a task without classes has none
         found.append(("esper_tolaria_training_accuracy_ratio", state.validation_accuracy, {}))
@@ -87,6 +88,7 @@ def _epoch(body: Any) -> _Found:
             ("esper_tolaria_training_latency_seconds", body.hook_ms_before / MS_PER_S, {}),
             ("esper_tolaria_hook_contended_seconds", contended_ms / MS_PER_S, {}),
             ("esper_tolaria_hook_own_seconds", (body.hook_ms_before - contended_ms) / MS_PER_S, {}),
+            ("esper_tolaria_hook_duration_seconds", (body.hook_ms_before - contended_ms) / MS_PER_S, {}),
         ]
     return found
 
@@ -134,6 +136,11 @@ def _breaker(body: Any) -> _Found:
     state = _short(leyline_pb2.CircuitBreakerState, body.to_state)
     kind = body.breaker.partition("/")[0]  # Kasmina has one for each seed: gradient_isolation/s1
     return [("esper_tolaria_breaker_changes_total", 1.0, {"breaker": label(kind), "state": state})]
+
+
+def _emergency(body: Any) -> _Found:
+    level = _short(leyline_pb2.EmergencyLevel, body.level)
+    return [("esper_emergency_signals_total", 1.0, {"level": level}), ("esper_emergency_level", float(body.level), {})]
 
 
 def _decision(body: Any) -> _Found:
@@ -200,8 +207,6 @@ _MEASURES: Final[dict[str, Callable[[Any], _Found]]] = {
     ),
     "telemetry_shed": lambda body: [("esper_telemetry_shed_total", float(body.count), {})],
     "security_violation": _one("esper_security_violations_total", "reason", lambda body: str(body.reason)),
-    "emergency_signal": _one(
-        "esper_emergency_signals_total", "level", lambda body: _short(leyline_pb2.EmergencyLevel, body.level)
-    ),
+    "emergency_signal": _emergency,
     "dead_lettered": _one("esper_dead_letters_total", "source", lambda body: str(body.topic)),
 }

@@ -268,6 +268,11 @@ class Tally:
         self._others.add(fact.event_id)
         return verdict
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return 2_000 + len(self._ids) + 100 * (len(self._others) + len(self._moves))
+
     def id_of(self, sequence: int) -> bytes | None:
         """The id of the accepted fact with this sequence."""
         place = 16 * (sequence - 1 - self.shared)

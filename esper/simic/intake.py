@@ -25,7 +25,7 @@ from esper.simic.choice import draws, recorded_log_probability
 from esper.simic.experience import Experience, Provenance, broken
 from esper.simic.utility import Ending, utility
 from esper.tamiyo import graph
-from esper.tamiyo.actions import legal_actions
+from esper.tamiyo.actions import EVERYTHING, SEEDS_ONLY, Action, legal_actions
 
 MOST_REWARD: Final = 1e3
 """Nats. A run that ends with a loss beyond it has diverged, and what it says is not learnt from as a number."""
@@ -104,10 +104,9 @@ def _worth(run: Sequence[Mapping[str, Any]], price: float) -> float:
 
 def _experience(row: Mapping[str, Any], objects: ObjectStore, sizes: graph.Sizes, generation: Generation) -> Experience:
     state = EpochCompleted.FromString(_observation(row, objects))
-    actions, _ = legal_actions(state)
     names, mask = list(row["actions"]), [bool(each) for each in row["action_mask"]]
-    # What the risk engine put in an action's place stands behind those of the state; the network never sees it.
-    if [str(action) for action in actions] != names[: len(actions)] or len(mask) != len(names):
+    actions = _actions(state, names)
+    if actions is None or len(mask) != len(names):
         raise _Refused("no such actions")
     taken = int(row["action"])
     if not (taken < len(actions) and mask[taken]):
@@ -126,6 +125,18 @@ def _experience(row: Mapping[str, Any], objects: ObjectStore, sizes: graph.Sizes
         log_probability=recorded_log_probability(row["logits"], mask, taken) if draws(policy) else 0.0,
         generation=generation(policy, version),
     )
+
+
+def _actions(state: EpochCompleted, names: list[str]) -> list[Action] | None:
+    """What the policy chose from, of the larger action set or the smaller; None where it was neither.
+
+    What the risk engine put in an action's place stands behind those of the state; the network never sees it.
+    """
+    for action_set in (EVERYTHING, SEEDS_ONLY):
+        actions, _ = legal_actions(state, action_set)
+        if [str(action) for action in actions] == names[: len(actions)]:
+            return actions
+    return None
 
 
 def _observation(row: Mapping[str, Any], objects: ObjectStore) -> bytes:

@@ -5,6 +5,7 @@ Also what the three kinds of learning are made of: targets from simulated action
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,7 @@ from contracts.leyline.v1.leyline_pb2 import (
 from esper.simic.choice import Choice
 from esper.simic.experience import Experience, batched
 from esper.simic.ppo import Judged
+from esper.tamiyo import features, registries
 from esper.tamiyo.network import TamiyoNet
 
 RISK_LEVELS: Final = {
@@ -34,14 +36,25 @@ RISK_LEVELS: Final = {
 """What became of a command, as the level of risk that it is taken to have had (0 green to 4 critical)."""
 RISK_WEIGHT, VALUE_WEIGHT, POLICY_WEIGHT = 0.40, 0.35, 0.25
 """Of the losses of supervised learning: policy sheet 1.3."""
+READOUT_WEIGHT: Final = 0.1
+"""Of the loss of parameters: policy sheet 2.4."""
+_ADJUST, _OPEN, _CLOSE = (registries.KINDS.index(kind) for kind in ("adjust", "breaker_open", "breaker_close"))
+_SIZE: Final = features.ACTION.index("size")
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a network says of some experiences (rows): as PPO takes it, and the logits of the five risk levels."""
+    """What a network says of some experiences (rows): as PPO takes it, and the logits of the five risk levels.
+
+    `rate` (slots) is the change of the learning rates that it asks for, the binary logarithm of a share; `of_slot`
+    (slots) is the row of each; `breaker` (rows, 2) are the logits of opening and closing the growth breaker.
+    """
 
     judged: Judged
     risk: Tensor
+    rate: Tensor
+    of_slot: Tensor
+    breaker: Tensor
 
 
 def judge(network: TamiyoNet, experiences: Sequence[Experience]) -> Seen:
@@ -59,7 +72,35 @@ def judge(network: TamiyoNet, experiences: Sequence[Experience]) -> Seen:
     legal = torch.cat([experience.mask for experience in experiences])
     logits = pad_sequence(list(outputs.logits.split(counts)), batch_first=True)
     mask = pad_sequence(list((legal & choosable).split(counts)), batch_first=True)
-    return Seen(Judged(Choice(logits, mask), outputs.value), outputs.risk)
+    judged = Judged(Choice(logits, mask), outputs.value)
+    return Seen(judged, outputs.risk, outputs.params[:, 0], outputs.graph_of_slot, outputs.breaker)
+
+
+def readouts(seen: Seen, experiences: Sequence[Experience], aims: Tensor) -> Tensor:
+    """The loss of the heads that say a distribution over actions in other words; `aims` (rows, most actions) is it.
+
+    The change of the learning rates is its mean over the actions, all others changing nothing; the breaker's two
+    chances are those of opening and closing it. Where no such action is listed there is nothing to say, and it is 0.
+    """
+    rates, breakers, rows = [], [], []
+    for row, (experience, aim) in enumerate(zip(experiences, aims, strict=True)):
+        action = experience.graph["action"]
+        of_rate = action.kind == _ADJUST
+        if not bool(of_rate.any()):
+            continue
+        chances = aim[: len(action.kind)]
+        rows.append(row)
+        rates.append((chances * of_rate * action.x[:, _SIZE].clamp(min=1e-3).log2()).sum())
+        breakers.append(torch.stack([chances[action.kind == kind].sum() for kind in (_OPEN, _CLOSE)]))
+    if not rows:
+        return (seen.rate.sum() + seen.breaker.sum()) * 0.0
+    wanted = torch.full((len(experiences),), math.nan)
+    wanted[rows] = torch.stack(rates)
+    of_slot = wanted[seen.of_slot]
+    known = of_slot.isfinite()
+    rate = (seen.rate[known] - of_slot[known]).square().mean() if bool(known.any()) else seen.rate.sum() * 0.0
+    chances = torch.stack(breakers).clamp(0.0, 1.0)
+    return rate + functional.binary_cross_entropy_with_logits(seen.breaker[rows], chances)
 
 
 def targets(experiences: Sequence[Experience], temperature: float) -> Tensor:
@@ -96,16 +137,21 @@ class Imitation:
     policy: Tensor
     value: Tensor
     risk: Tensor
+    readouts: Tensor
     errors: Tensor
 
     def figures(self) -> dict[str, float]:
         """As numbers, by the names that an event's metrics have."""
         parts = {"loss": self.total, "policy_loss": self.policy, "value_loss": self.value, "risk_loss": self.risk}
+        parts["param_loss"] = self.readouts
         return {name: float(part.detach()) for name, part in parts.items()}
 
 
 def imitation(seen: Seen, experiences: Sequence[Experience], weights: Tensor, temperature: float) -> Imitation:
-    """Cross-entropy to the targets, squared error to what runs came to, cross-entropy to what became of commands."""
+    """Cross-entropy to the targets, squared error to what runs came to, cross-entropy to what became of commands.
+
+    And `readouts` of the targets.
+    """
     aims = targets(experiences, temperature)
     log_probabilities = seen.judged.choice.log_probabilities
     # A target may lie on an action that another dominates now: it has no probability to be raised, and is left out.
@@ -121,5 +167,6 @@ def imitation(seen: Seen, experiences: Sequence[Experience], weights: Tensor, te
     rows = [row for row, each in enumerate(experiences) if each.provenance.outcome in RISK_LEVELS]
     levels = torch.tensor([RISK_LEVELS[experiences[row].provenance.outcome] for row in rows], dtype=torch.long)  # type: ignore[index]
     risk = functional.cross_entropy(seen.risk[rows], levels) if rows else seen.risk.sum() * 0.0
-    total = POLICY_WEIGHT * policy + VALUE_WEIGHT * value + RISK_WEIGHT * risk
-    return Imitation(total, policy, value, risk, errors.detach())
+    told = readouts(seen, experiences, aims)
+    total = POLICY_WEIGHT * policy + VALUE_WEIGHT * value + RISK_WEIGHT * risk + READOUT_WEIGHT * told
+    return Imitation(total, policy, value, risk, told, errors.detach())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from esper.errors import Interrupted
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.leyline.objects import ObjectStore
@@ -18,9 +19,9 @@ from esper.leyline.signing import KeyRing
 from esper.simic import publication
 from esper.simic.experience import Experience
 from esper.simic.gates import Evidence, GateSettings, Verdict, validate
-from esper.simic.health import Breakers, conservative, health, telemetry
+from esper.simic.health import MOST_BYTES, Breakers, conservative, health, telemetry
 from esper.simic.intake import Taken, take_rows
-from esper.simic.replay_buffer import BufferSettings, ReplayBuffer
+from esper.simic.replay_buffer import GIB, BufferSettings, ReplayBuffer
 from esper.simic.trainer import Told, Trained, Trainer, TrainingSettings, corpus_digest
 from esper.simic.versions import Change, Versions, next_version
 from esper.tamiyo import weights
@@ -108,7 +109,8 @@ class Learner:
         """Train from the live policy's weights, or new ones, and have the gates judge; the events in their order.
 
         The same experience, settings and live policy give the same weights, and under them the same events. Raises
-        InvalidInput where there is too little experience (`insufficient data`) or a breaker is open.
+        InvalidInput where there is too little experience (`insufficient data`) or a breaker is open, Interrupted where
+        the process comes to hold too much memory.
         """
         live = versions.by_name.get(versions.live)
         content = None if live is None else self._objects.get(live.weights_ref)
@@ -125,8 +127,13 @@ class Learner:
         )
         if resume is not None:
             trainer.restore(resume)
+
+        def tell(told: Told) -> None:
+            progress(told)
+            self._within_memory()
+
         with self.breakers.guard("training"):
-            trained = trainer.train(progress, save)
+            trained = trainer.train(tell, save)
         self._restored = trained.restored
         version = next_version(versions, change)
         provenance = self._provenance(training, "" if live is None else live.version, command)
@@ -141,6 +148,15 @@ class Learner:
         )
         learnt = Learnt([], candidate, version, trained, verdict)
         return replace(learnt, events=self._events(learnt, provenance, versions))
+
+    def _within_memory(self) -> None:
+        """Raise Interrupted where the process holds more than it may (R-SIM-47); the epoch's checkpoint is saved."""
+        held = self._memory_bytes()
+        if held >= MOST_BYTES:
+            raise Interrupted(
+                f"the training holds {held / GIB:.1f} GiB of memory and may hold {MOST_BYTES / GIB:.0f}; it stops "
+                "after this epoch, and with less experience or a smaller batch it goes on"
+            )
 
     def _network(self, content: bytes | None, seed: int) -> TamiyoNet:
         return make(self.settings.preset, seed) if content is None else weights.load(content).network

@@ -16,7 +16,7 @@ import torch
 from esper.simic.experience import Experience, Provenance
 from esper.simic.q_ensemble import Ensemble, ForkedState
 from esper.tamiyo import graph
-from esper.tamiyo.actions import legal_actions
+from esper.tamiyo.actions import EVERYTHING, legal_actions
 from esper.tamiyo.policies import heuristic
 
 
@@ -30,7 +30,7 @@ def lessons(states: Iterable[ForkedState], ensemble: Ensemble | None = None) -> 
 
 def _lesson(state: ForkedState, ensemble: Ensemble | None) -> Experience:
     seen = state.observation
-    actions, mask = legal_actions(seen)
+    actions, mask = legal_actions(seen, EVERYTHING)
     known = {str(action): at for at, action in enumerate(actions)}
     utilities = torch.full((len(actions),), math.nan)
     if ensemble is None:

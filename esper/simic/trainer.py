@@ -25,7 +25,7 @@ from esper.simic import ewc, lora
 from esper.simic.advantages import Estimate, estimates, reference_choice
 from esper.simic.curriculum import sampling_weights, stage_of
 from esper.simic.experience import Experience
-from esper.simic.judging import Seen, imitation, judge
+from esper.simic.judging import READOUT_WEIGHT, Seen, imitation, judge, readouts
 from esper.simic.learning_rate import LearningRateController
 from esper.simic.ppo import Batch, Judged, PPOSettings, Progress, Stepper, ppo_loss
 from esper.simic.replay_buffer import ReplayBuffer
@@ -238,6 +238,7 @@ class Trainer:
         losses = ppo_loss(
             Judged(seen.judged.choice, seen.judged.values), batch, torch.arange(len(experiences)), self.settings.ppo
         )
+        told = readouts(seen, experiences, seen.judged.choice.probabilities.detach())
         errors = (batch.targets - seen.judged.values.detach()).tolist()
         target_kl = self.settings.ppo.target_kl
         if target_kl and float(losses.kl) > target_kl and self.step % self.settings.steps_per_epoch:
@@ -245,7 +246,8 @@ class Trainer:
             self._sums["stopped_early"] += 1
             value_alone = self.settings.ppo.value_weight * losses.value
             return value_alone, losses.figures(), errors
-        return losses.total, losses.figures(), errors
+        figures = losses.figures() | {"param_loss": float(told.detach())}
+        return losses.total + READOUT_WEIGHT * told, figures, errors
 
     def _factors(self) -> Tensor | None:
         if not self.settings.curriculum:

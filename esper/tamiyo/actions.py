@@ -73,7 +73,7 @@ def legal_actions(state: EpochCompleted, action_set: int = SEEDS_ONLY) -> tuple[
     has yet to prove itself.
     """
     observed = {seed.seed_id: seed for seed in state.seeds}
-    room, blocked = _room(state), _blocked(state)
+    room, blocked = room_for_one(state), _blocked(state)
     epochs_left = state.epochs_total - state.state.current_epoch
     actions, mask = [NOTHING], [True]
     for site in state.sites:
@@ -82,10 +82,10 @@ def legal_actions(state: EpochCompleted, action_set: int = SEEDS_ONLY) -> tuple[
             continue
         if seed.stage == DORMANT:
             free = seed.epochs_until_free == 0 and epochs_left > 0 and not seed.closed and site.seed_id not in blocked
-            for option in site.options:
-                action = _germinate(site, option, room)
-                actions.append(action)
-                mask.append(free and action.parameters <= room)
+            sized = room if site.HasField("width") else 0  # nothing else has a size that depends on the room
+            grown = germinations(site.SerializeToString(deterministic=True), sized)
+            actions += grown
+            mask += [free and action.parameters <= room for action in grown]
         elif seed.stage in ALIVE:
             actions += [Action("cull", site.seed_id), Action("fossilize", site.seed_id)]
             mask += [True, seed.stage == PROBATIONARY and seed.gate_ready]
@@ -126,11 +126,21 @@ def _blocked(state: EpochCompleted) -> set[str]:
     return blocked
 
 
-def _room(state: EpochCompleted) -> int:
+def room_for_one(state: EpochCompleted) -> int:
     """Parameters that one more seed may have: what is left of the budget, and in `swift` no more than its host has."""
     budget_left = state.params_budget - max(0, state.params - state.params_host)
     host = state.params - sum(seed.parameters for seed in state.seeds)
     return min(budget_left, max(host, 0)) if state.lifecycle == "swift" else budget_left
+
+
+@lru_cache(maxsize=2048)
+def germinations(described: bytes, room: int) -> tuple[Action, ...]:
+    """Growing each option of a site, as large as fits in `room`; the same objects for the same description.
+
+    Remembered, because a run describes its sites in the same bytes after every epoch, and waits for the answer.
+    """
+    site = SiteDescription.FromString(described)
+    return tuple(_germinate(site, option, room) for option in site.options)
 
 
 def _germinate(site: SiteDescription, option: BlueprintOption, room: int) -> Action:

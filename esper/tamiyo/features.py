@@ -8,17 +8,12 @@ that rows of a host of 300 parameters and of 300 million can be compared. No col
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
-from contracts.leyline.v1.event_pb2 import (
-    BlueprintOption,
-    EpochCompleted,
-    SeedObservation,
-    SiteDescription,
-    SiteEvidence,
-)
-from esper.kasmina.lifecycle import ALIVE, STAGES
+from contracts.leyline.v1.event_pb2 import BlueprintOption, EpochCompleted, SeedObservation, SiteDescription
+from esper.kasmina.lifecycle import ALIVE, FOSSILIZED
 from esper.tamiyo import normalizer, registries
 
 LARGEST: Final = 10.0
@@ -90,14 +85,15 @@ def optional_log(value: float, known: bool = True) -> tuple[float, float]:  # no
     return (symlog(value), 1.0) if known and math.isfinite(value) else (0.0, 0.0)
 
 
-def whole(state: EpochCompleted) -> list[float]:
-    """The row of the run as a whole."""
+def whole(state: EpochCompleted, seeds: Sequence[SeedObservation]) -> list[float]:
+    """The row of the run as a whole; `seeds` are the packet's."""
     packet = state.state
     norms = normalizer.of_message(state.normalizer)
     loss = packet.validation_loss
     gradient, seen = packet.training_metrics.get("gradient_norm", math.nan), math.isfinite(packet.training_loss)
     epoch, total = packet.current_epoch, max(1, state.epochs_total)
-    live = sum(seed.stage in ALIVE for seed in state.seeds)
+    stages = Counter(seed.stage for seed in seeds)
+    live = sum(stages[each] for each in ALIVE)
     grown = max(0, state.params - state.params_host)
     return [
         norms["loss"].score(loss) if math.isfinite(loss) else 0.0,
@@ -116,9 +112,9 @@ def whole(state: EpochCompleted) -> list[float]:
         grown / max(1, state.params),
         max(0.0, state.params_budget - grown) / max(1, state.params_budget),
         math.log1p(len(state.sites)),
-        live / max(1, len(state.seeds)),
-        math.log1p(sum(seed.stage == STAGES[7] for seed in state.seeds)),
-        math.log1p(sum(seed.culls for seed in state.seeds)),
+        live / max(1, len(seeds)),
+        math.log1p(stages[FOSSILIZED]),
+        math.log1p(sum(seed.culls for seed in seeds)),
         *(float((state.lifecycle or "full") == each) for each in registries.LIFECYCLES.keys),
         *(float((state.rate_policy or "cosine") == each) for each in registries.SCHEDULES.keys),
         float(0 < state.decay_from_epoch <= epoch or (state.rate_policy or "cosine") == "cosine"),
@@ -149,87 +145,26 @@ def _trend(history: Sequence[float]) -> tuple[float, float, float]:
     return symlog(10.0 * slope), symlog(10.0 * math.sqrt(rest)), 1.0
 
 
-def seed(state: EpochCompleted, observed: SeedObservation, site: SiteDescription, deepest: int) -> list[float]:
-    """The row of one slot."""
-    stage, loss = observed.stage, state.state.validation_loss
-    stages = [float(stage == each) for each in STAGES[1:9]]
-    attached = observed.parameters > 0
-    return [
-        *stages,
-        float(stage in STAGES[9:]),
-        math.log1p(observed.stage_age_epochs),
-        observed.alpha,
-        math.log1p(observed.life),
-        math.log1p(observed.culls),
-        math.log1p(observed.parameters) / 2.0,
-        symlog(observed.gradient_norm),
-        symlog(observed.activation_norm_ratio),
-        *_measured(observed.contribution, observed.contribution_stderr, known=observed.HasField("contribution")),
-        *optional_log(loss - observed.loss_before, attached and observed.loss_before > 0.0),
-        float(observed.gate_ready),
-        math.log1p(observed.epochs_until_free),
-        math.log1p(observed.isolation_violations),
-        float(observed.closed),
-        *_measured(observed.change, observed.change_stderr, known=observed.HasField("change")),
-        site.depth / deepest,
-        float(site.HasField("width")),
-    ]
-
-
-def _measured(value: float, stderr: float, *, known: bool) -> tuple[float, float, float]:
-    """A paired measurement: the value, how many standard errors it is, and whether it was made."""
-    if not known or not math.isfinite(value):
-        return 0.0, 0.0, 0.0
-    errors = value / stderr if math.isfinite(stderr) and stderr > 0.0 else 0.0
-    return symlog(10.0 * value), symlog(errors), 1.0
-
-
-def layer(site: SiteDescription, row: SiteEvidence | None, strongest: Mapping[str, float], deepest: int) -> list[float]:
-    """The row of the layer behind which, or in which, a slot is; `strongest` are the largest of each figure."""
+def layer(site: SiteDescription) -> list[float]:
+    """The row of the layer behind which, or in which, a slot is, as far as the site decides it; `seen` has the rest."""
     kind, shape = shape_of(site), site.shape
-    gradient, norm, descent, candidate = _evidence(row)
-    units, width = site.width.units, site.HasField("width")
     channels = shape[0] if len(shape) != 2 else shape[1]
     positions = max(1, math.prod(shape)) // max(1, channels) if shape else 1
-    known = row is not None and row.HasField("candidate_descent")
-    return [
-        *(float(kind == each) for each in registries.SHAPES.keys[:4]),
-        site.depth / deepest,
-        math.log1p(channels) / 2.0,
-        math.log1p(positions) / 2.0,
-        gradient / strongest["gradient"],
-        symlog(norm),
-        gradient * norm / strongest["pull"],
-        descent / strongest["descent"],
-        *optional(candidate / strongest["candidate"], known),
-        float(row is not None),
-        float(width),
-        math.log1p(units),
-        math.log1p(site.width.parameters_per_unit),
-        rank_share(site, row),
-    ]
+    row = dict.fromkeys(LAYER, 0.0) | {each: float(kind == each) for each in registries.SHAPES.keys[:4]}
+    row |= {
+        "depth": float(site.depth),  # to be divided by the deepest
+        "channels": math.log1p(channels) / 2.0,
+        "positions": math.log1p(positions) / 2.0,
+        "wider": float(site.HasField("width")),
+        "units": math.log1p(site.width.units),
+        "unit_parameters": math.log1p(site.width.parameters_per_unit),
+    }
+    return [row[name] for name in LAYER]
 
 
-def _evidence(row: SiteEvidence | None) -> tuple[float, float, float, float]:
-    if row is None:
-        return 0.0, 0.0, 0.0, 0.0
-    figures = (row.gradient_norm, row.activation_norm, row.descent, row.candidate_descent)
-    return tuple(each if math.isfinite(each) else 0.0 for each in figures)  # type: ignore[return-value]
-
-
-def strongest_of(rows: Sequence[SiteEvidence]) -> dict[str, float]:
-    """The largest of each figure over all sites, by which a layer's is divided; 1 where none is above 0."""
-    largest = {"gradient": 0.0, "pull": 0.0, "descent": 0.0, "candidate": 0.0}
-    for row in rows:
-        gradient, norm, descent, candidate = _evidence(row)
-        for name, value in (
-            ("gradient", gradient),
-            ("pull", gradient * norm),
-            ("descent", descent),
-            ("candidate", candidate),
-        ):
-            largest[name] = max(largest[name], value)
-    return {name: value if value > 0.0 else 1.0 for name, value in largest.items()}
+def units_of(site: SiteDescription) -> int:
+    """The units that the rank of a layer's activation is a share of, 1 at least."""
+    return max(1, site.width.units or (site.shape[1] if len(site.shape) == 2 else site.shape[0] if site.shape else 1))
 
 
 def shape_of(site: SiteDescription) -> str:
@@ -237,23 +172,6 @@ def shape_of(site: SiteDescription) -> str:
     shape = site.shape
     signal = site.shape_kind == "image" and 1 in shape[1:] and max(shape[1:], default=1) > 1
     return "signal" if signal else site.shape_kind
-
-
-def rank_share(site: SiteDescription, row: SiteEvidence | None) -> float:
-    """The effective rank of an activation as a share of its units, 0 to 1; 0 where it is not known."""
-    units = site.width.units or (site.shape[1] if len(site.shape) == 2 else site.shape[0] if site.shape else 1)
-    share = (row.activation_rank if row is not None else 0.0) / max(1, units)
-    return min(1.0, share) if math.isfinite(share) else 0.0
-
-
-def activation(site: SiteDescription, row: SiteEvidence | None) -> list[float]:
-    """The row of what a layer gives."""
-    if row is None:
-        return [0.0] * len(ACTIVATION)
-    gradient, norm, _, _ = _evidence(row)
-    rank = row.activation_rank if math.isfinite(row.activation_rank) else 0.0
-    dead = row.dead_fraction if math.isfinite(row.dead_fraction) else 0.0
-    return [symlog(norm), math.log1p(max(0.0, rank)), rank_share(site, row), dead, symlog(100.0 * gradient), 1.0]
 
 
 def parameter(state: EpochCompleted, count: int, gradient_norm: float, *, host: bool) -> list[float]:

@@ -18,22 +18,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from contracts.leyline.v1.event_pb2 import (
-    EpochCompleted,
-    SeedObservation,
-    SiteDescription,
-    SiteEvidence,
-)
+from contracts.leyline.v1.event_pb2 import EpochCompleted
 from esper.errors import ContractViolation
-from esper.kasmina.lifecycle import ALIVE
-from esper.tamiyo import features, registries
-from esper.tamiyo.actions import Action
-from esper.tamiyo.options import COLUMN, ActionTable, Floats, Indices, Options, action_table, filled, options_of
+from esper.tamiyo import features, seen
+from esper.tamiyo.action_rows import ActionTable, action_table
+from esper.tamiyo.actions import Action, room_for_one
+from esper.tamiyo.options import Floats, Indices, cut, filled
+from esper.tamiyo.seen import Column, Places
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -128,172 +124,135 @@ def build(state: EpochCompleted, actions: Sequence[Action], sizes: Sizes = NAMED
 
     Raises ContractViolation for sizes that do not hold the features; nothing that a packet lacks is an error.
     """
-    places = _places(state)
-    blueprints = _blueprints(places)
-    x: dict[str, Sequence[Sequence[float]] | Floats] = {
-        "global": [features.whole(state)],
-        "seed": [features.seed(state, place.seed, place.site, places.deepest) for place in places.rows],
-        "blueprint": blueprints.rows,
-        "layer": [features.layer(each.site, each.evidence, places.strongest, places.deepest) for each in places.rows],
-        "activation": [features.activation(place.site, place.evidence) for place in places.rows],
-        "parameter": _parameters(state, places),
-    }
-    shapes = np.array([_layer_type(place.site) for place in places.rows], dtype=np.int64)
-    registry = {
-        "global": np.zeros(1, dtype=np.int64),
-        "seed": shapes,
-        "blueprint": np.array([registries.BLUEPRINTS.index(each) for each in blueprints.ids], dtype=np.int64),
-        "layer": shapes,
-        "activation": shapes,
-        "parameter": np.zeros(len(x["parameter"]), dtype=np.int64),
-    }
-    room = max(0, state.params_budget - max(0, state.params - state.params_host))
-    return Graph(
-        x={name: filled(columns, sizes.width(name)) for name, columns in x.items()},
-        registry=registry,
-        edges=_edges(state, places, blueprints, room),
-        actions=action_table(actions, places.index, [each.options for each in places.rows], blueprints.index, room),
-    )
+    seeds = list(state.seeds)
+    with np.errstate(all="ignore"):  # what is no number becomes 0, and its mask says so
+        places = seen.read(state, seeds)
+        host = places.host
+        x: dict[str, Sequence[Sequence[float]] | NDArray[Any]] = {
+            "global": [features.whole(state, seeds)],
+            "seed": seen.seed_rows(places, state.state.validation_loss),
+            "blueprint": host.blueprint,
+            "layer": seen.layer_rows(places),
+            "activation": seen.activation_rows(places),
+            "parameter": _parameters(state, places),
+        }
+        registry = {
+            "global": np.zeros(1, dtype=np.int64),
+            "seed": host.shapes,
+            "blueprint": host.blueprint_registry,
+            "layer": host.shapes,
+            "activation": host.shapes,
+            "parameter": np.zeros(len(x["parameter"]), dtype=np.int64),
+        }
+        room = max(0, state.params_budget - max(0, state.params - state.params_host))
+        return Graph(
+            x={name: filled(columns, sizes.width(name)) for name, columns in x.items()},
+            registry=registry,
+            edges=_edges(state, places, room),
+            actions=action_table(actions, host, places.live, room, room_for_one(state)),
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- nodes
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    site: SiteDescription
-    seed: SeedObservation
-    evidence: SiteEvidence | None
-    options: Options
-
-
-@dataclass(frozen=True, slots=True)
-class _Places:
-    rows: list[_Place]
-    index: dict[str, int]
-    strongest: dict[str, float]
-    deepest: int
-
-
-def _places(state: EpochCompleted) -> _Places:
-    """The sites whose slot was observed, in the packet's order; a slot without a site is nowhere and has no row."""
-    evidence = {row.seed_id: row for row in state.evidence}
-    observed = {seed.seed_id: seed for seed in state.seeds}
-    rows = [
-        _Place(
-            site,
-            observed[site.seed_id],
-            evidence.get(site.seed_id),
-            options_of(site.SerializeToString(deterministic=True)),
-        )
-        for site in state.sites
-        if site.seed_id in observed
-    ]
-    index = {place.site.seed_id: number for number, place in enumerate(rows)}
-    return _Places(
-        rows,
-        index,
-        features.strongest_of([place.evidence for place in rows if place.evidence is not None]),
-        max(1, *(place.site.depth for place in rows)) if rows else 1,
-    )
-
-
-def _layer_type(site: SiteDescription) -> int:
-    wider = "heads" if site.width.sections > 1 else "width"
-    return registries.SHAPES.index(wider if site.HasField("width") else features.shape_of(site))
-
-
-@dataclass(frozen=True, slots=True)
-class _Blueprints:
-    ids: list[str]
-    index: dict[str, int]
-    rows: Floats
-
-
-def _blueprints(places: _Places) -> _Blueprints:
-    """One node for each template that any site offers, its figures the mean over those sites."""
-    offered = [place.options for place in places.rows]
-    ids = sorted({each for options in offered for each in options.ids})
-    index = {each: at for at, each in enumerate(ids)}
-    rows: Floats = np.zeros((len(ids), len(features.BLUEPRINT)), dtype=np.float32)
-    if ids:
-        nodes = np.array([index[each] for options in offered for each in options.ids])
-        order = np.argsort(nodes, kind="stable")
-        counts = np.bincount(nodes)
-        given = np.concatenate([options.blueprint_rows for options in offered])[order]
-        sums = np.add.reduceat(given, counts.cumsum() - counts)
-        rows = (sums / counts[:, None]).astype(np.float32)
-    return _Blueprints(ids, index, rows)
-
-
-def _parameters(state: EpochCompleted, places: _Places) -> list[list[float]]:
+def _parameters(state: EpochCompleted, places: Places) -> list[list[float]]:
     """The host's row first, then one for each live seed in the seeds' order."""
     gradient = state.state.training_metrics.get("gradient_norm", math.nan)
     rows = [features.parameter(state, state.params_host, gradient, host=True)]
-    for place in places.rows:
-        if place.seed.stage in ALIVE:
-            count = place.seed.parameters
-            rows.append(features.parameter(state, count, place.seed.gradient_norm, host=False))
+    for at in places.live:
+        count, norm = places.parameters[at], places.seed_gradient[at]
+        rows.append(features.parameter(state, int(count), float(norm), host=False))
     return rows
 
 
 # --------------------------------------------------------------------------------------------------------------- edges
 
-_Row = tuple[int, int, float, float, float]
-"""Source, target, strength, volume, known."""
+
+_Rows = tuple[Indices, Indices, Column | float, Column | float, Column | float]
+"""Sources, targets, and the attributes strength, volume, known, one number where all edges have the same."""
+_UNSORTED: Final = frozenset({"connects", "tunes", "may_grow"})
+"""Relations whose edges do not come sorted by target and by source both."""
 
 
-def _edges(state: EpochCompleted, places: _Places, blueprints: _Blueprints, room: int) -> dict[Relation, Edges]:
-    rows = dict[str, list[_Row]]({name: [] for _, name, _ in FORWARD})
-    order = sorted(range(len(places.rows)), key=lambda at: (places.rows[at].site.depth, at))
-    rows["connects"] = [_connects(places.rows[a], places.rows[b], a, b) for a, b in pairwise(order)]
-    live = 1
+def _edges(state: EpochCompleted, places: Places, room: int) -> dict[Relation, Edges]:
+    count = len(places.host.offered)
+    each, of_host = np.arange(count), np.zeros(count, dtype=np.int64)
+    live = np.array(places.live, dtype=np.int64)
+    parameter = np.arange(1, 1 + len(live))
+    share = places.parameters[live] / max(1, state.params)
     host_norm, known = features.optional_log(state.state.training_metrics.get("gradient_norm", math.nan))
-    for at, place in enumerate(places.rows):
-        seed, row = place.seed, place.evidence
-        seen = float(row is not None)
-        rank, dead = features.rank_share(place.site, row), row.dead_fraction if row is not None else 0.0
-        gradient = row.gradient_norm / places.strongest["gradient"] if row is not None else 0.0
-        rows["governs"].append((0, at, seed.alpha, 0.0, 1.0))
-        rows["operates"].append((0, at, gradient, 0.0, seen))
-        rows["monitors"].append((at, at, seed.alpha, features.symlog(seed.activation_norm_ratio), 1.0))
-        rows["feeds"].append((at, at, dead, rank, seen))
-        rows["influences"].append((at, at, gradient, rank, seen))
-        rows["tunes"].append((0, at, host_norm, state.params_host / max(1, state.params), known))
-        if seed.stage in ALIVE:
-            share = seed.parameters / max(1, state.params)
-            rows["tunes"].append((live, at, features.symlog(seed.gradient_norm), share, 1.0))
-            rows["allows"].append((at, live, seed.alpha, share, 1.0))
-            live += 1
-        else:
-            options = place.options
-            for option in options.edged:
-                share = min(4.0, options.parameters[option] / max(1, room))
-                merit = float(options.x[option, COLUMN["merit"]])
-                rows["may_grow"].append((at, blueprints.index[options.ids[option]], merit, share, 1.0))
+    host_share = state.params_host / max(1, state.params)
+    gradient, evidence = places.gradient_share, places.evidence
+    tunes = (
+        np.concatenate([of_host, parameter]),
+        np.concatenate([each, live]),
+        np.concatenate([np.full(count, host_norm), seen.symlog(places.seed_gradient[live])]),
+        np.concatenate([np.full(count, host_share), share]),
+        np.concatenate([np.full(count, known), np.ones(len(live))]),
+    )
+    return _both_ways(
+        {
+            "governs": (of_host, each, places.alpha, 0.0, 1.0),
+            "operates": (of_host, each, gradient, 0.0, evidence),
+            "connects": _connects(places),
+            "monitors": (each, each, places.alpha, seen.symlog(places.ratio), 1.0),
+            "feeds": (each, each, places.dead, places.rank_share, evidence),
+            "influences": (each, each, gradient, places.rank_share, evidence),
+            "tunes": tunes,
+            "allows": (live, parameter, places.alpha[live], share, 1.0),
+            "may_grow": _may_grow(places, room),
+        }
+    )
+
+
+def _connects(places: Places) -> _Rows:
+    """Each place to the next in the order of their depths."""
+    order = places.host.in_depth
+    source, target = order[:-1], order[1:]
+    before, after = places.norm[source], places.norm[target]
+    known = (before > 0.0) & (after > 0.0)
+    ratio = seen.symlog(np.where(known, np.log(after / before), 0.0))
+    return source, target, ratio, places.host.volume[source], known.astype(np.float64)
+
+
+def _may_grow(places: Places, room: int) -> _Rows:
+    """Of each slot where nothing lives, the options that have an edge."""
+    host = places.host
+    free = sorted(set(range(len(host.offered))).difference(places.live))
+    if not free:
+        return _NO_INDEX, _NO_INDEX, 0.0, 0.0, 1.0
+    target = np.concatenate([host.edged[at] for at in free])
+    source = np.repeat(np.array(free), [len(host.edged[at]) for at in free])
+    needed = np.concatenate([host.offered[at].edged_parameters for at in free])
+    merit = np.concatenate([host.offered[at].edged_merit for at in free])
+    return source, target, merit, np.minimum(4.0, needed / max(1, room)), 1.0
+
+
+_NO_INDEX: Final[Indices] = np.zeros(0, dtype=np.int64)
+
+
+def _both_ways(rows: Mapping[str, _Rows]) -> dict[Relation, Edges]:
+    """Each relation and its reverse; their attributes are made of one table, and shared where the order allows it."""
+    ends = np.cumsum([len(each[0]) for each in rows.values()])
+    attributes = np.empty((int(ends[-1]), len(features.EDGE)), dtype=np.float32)
+    there = np.empty((2, len(attributes)), dtype=np.int64)
+    for end, (source, target, strength, volume, known) in zip(ends, rows.values(), strict=True):
+        here = slice(end - len(source), end)
+        there[0, here], there[1, here] = source, target
+        attributes[here, 0], attributes[here, 1], attributes[here, 2] = strength, volume, known
+    cut(attributes)
+    back = np.ascontiguousarray(there[::-1])
     found = dict[Relation, Edges]()
-    for forward, reverse in zip(FORWARD, REVERSE, strict=True):
-        found[forward], found[reverse] = _both_ways(rows[forward[1]])
+    for end, forward, reverse in zip(ends, FORWARD, REVERSE, strict=True):
+        here = slice(end - len(rows[forward[1]][0]), end)
+        for relation, index in ((forward, there[:, here]), (reverse, back[:, here])):
+            made = Edges(index, attributes[here])
+            found[relation] = _sorted(made) if forward[1] in _UNSORTED else made
     return found
 
 
-def _connects(one: _Place, other: _Place, source: int, target: int) -> _Row:
-    norms = [place.evidence.activation_norm if place.evidence is not None else 0.0 for place in (one, other)]
-    known = all(math.isfinite(norm) and norm > 0.0 for norm in norms)
-    ratio = features.symlog(math.log(norms[1] / norms[0])) if known else 0.0
-    return source, target, ratio, math.log1p(math.prod(one.site.shape)) / 4.0, float(known)
-
-
-def _both_ways(rows: Sequence[_Row]) -> tuple[Edges, Edges]:
-    if not rows:
-        nothing = Edges(np.zeros((2, 0), dtype=np.int64), np.zeros((0, len(features.EDGE)), dtype=np.float32))
-        return nothing, nothing
-    table = np.array(rows, dtype=np.float64)
-    index, attributes = table[:, :2].astype(np.int64).T, filled(table[:, 2:], len(features.EDGE))
-    return _sorted(index, attributes), _sorted(index[::-1], attributes)
-
-
-def _sorted(index: Indices, attributes: Floats) -> Edges:
+def _sorted(edges: Edges) -> Edges:
     """By target, then by source: sums over equal edges then have equal bits."""
-    order = np.lexsort((index[0], index[1]))
-    return Edges(np.ascontiguousarray(index[:, order]), np.ascontiguousarray(attributes[order]))
+    order = np.lexsort((edges.index[0], edges.index[1]))
+    return Edges(edges.index[:, order], edges.attributes[order])

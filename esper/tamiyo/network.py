@@ -102,7 +102,8 @@ class Outputs:
     logits [A] of each action; value [B], of the run's end; risk [B, 5] logits of the five levels; params [S, 4] in
     [-1, 1]; blending [S, 3] logits of linear, cosine and warmup_hold; schedule [S, 2] start <= end in [0, 1]; breaker
     [B, 2] logits of open and close. `graph_of_action` [A] says whose an action is, `choosable` [A] whether it may be
-    chosen at all: a softmax goes over the actions of one graph that are legal and choosable.
+    chosen at all: a softmax goes over the actions of one graph that are legal and choosable; `graph_of_slot` [S] says
+    whose a slot is.
     """
 
     logits: Tensor
@@ -113,6 +114,7 @@ class Outputs:
     schedule: Tensor
     breaker: Tensor
     graph_of_action: Tensor
+    graph_of_slot: Tensor
     choosable: Tensor
 
 
@@ -257,6 +259,7 @@ class TamiyoNet(nn.Module):
             schedule=torch.stack([schedule.amin(1), schedule.amax(1)], dim=1),
             breaker=self.breaker(whole),
             graph_of_action=inputs.graph_of_action,
+            graph_of_slot=inputs.graph_of_layer,
             choosable=inputs.choosable,
         )
 

@@ -1,13 +1,14 @@
-"""The rows of a graph's actions, and what a site offers as numbers.
+"""What a site is and offers, and what all sites of a run are together, as numbers.
 
-Of a germination nearly everything is the same after every epoch, so it is computed once for a site's description.
+Of a site and of a germination there nearly everything is the same after every epoch, so it is computed once for a
+site's description, and once for all sites of a run. What is left for each packet is done for all sites at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from contracts.leyline.v1.event_pb2 import BlueprintOption, SiteDescription
 from esper.tamiyo import features, registries
-from esper.tamiyo.actions import Action
 from esper.tamiyo.pareto import Objectives, dominated, standings
 from esper.tamiyo.policies.merit import merits
 
@@ -25,40 +25,55 @@ Indices = NDArray[np.int64]
 
 MOST_GROWN: Final = 4
 """So many options of a site have an edge, the best by the Pareto score; all of them are actions that are scored."""
+_DEPTH: Final = features.LAYER.index("depth")
 COLUMN: Final = {name: column for column, name in enumerate(features.ACTION)}
 _PAST: Final = ("kept_share", "kept_share?", "loss_delta", "loss_delta?")
-_GERMINATE: Final = "germinate"
 
 
-@dataclass(frozen=True, slots=True)
-class ActionTable:
-    """A row for each action, in the actions' order. `seed` and `blueprint` index nodes, -1 where it has none.
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """A site and what it offers, as numbers: rows [n, columns of ACTION] where the run does not matter.
 
-    `choosable` is false for a germination that another of the same slot dominates (R-TAM-63).
+    There is one for each description, so they are compared by identity. `layer` is the row of its layer as far as the
+    site decides it, `rank_of` the units that the rank of its activation is a share of.
     """
 
-    x: Floats
-    kind: Indices
-    seed: Indices
-    blueprint: Indices
-    choosable: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a site offers, as numbers: rows [n, columns of ACTION] where the run does not matter."""
-
+    described: bytes
+    seed_id: str
     ids: tuple[str, ...]
     position: dict[str, int]
     x: Floats
-    parameters: tuple[int, ...]
+    parameters: Indices
+    most: int
     objectives: tuple[Objectives, ...]
     front: NDArray[np.bool_]
     blueprint_rows: Floats
-    edged: list[int]
+    edged: Indices
+    edged_merit: Floats
+    edged_parameters: Indices
+    layer: Sequence[float]
+    rank_of: int
+    volume: float
+    registry: int
+    depth: int
+    wider: bool
+    fronts: dict[bytes, NDArray[np.bool_]] = field(default_factory=dict)
+    """What is not dominated of those that fit, by which fit."""
+
+    def front_of(self, fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of each option whether nothing that fits dominates it."""
+        if fits.all():
+            return self.front
+        found = self.fronts.get(fits.tobytes())
+        if found is None:
+            left = np.flatnonzero(fits).tolist()
+            found = np.zeros(len(fits), dtype=np.bool_)
+            found[left] = np.logical_not(dominated([self.objectives[at] for at in left]))
+            self.fronts[fits.tobytes()] = found
+        return found
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def options_of(described: bytes) -> Options:
     """Remembered, because a run describes its sites in the same bytes after every epoch."""
     site = SiteDescription.FromString(described)
@@ -77,25 +92,45 @@ def options_of(described: bytes) -> Options:
             "dominated": float(standing.dominated),
             **dict(zip(_PAST, features.past(option), strict=True)),
             "sheet": option.hazard_band / 4.0,
+            "size": 1.0,
             "seed": 1.0,
         }
         for name, value in row.items():
             x[number, COLUMN[name]] = value
     ids = tuple(option.blueprint_id for option in site.options)
     best = sorted(range(len(ids)), key=lambda at: (found[ids[at]].dominated, -found[ids[at]].score, ids[at]))
+    edged = np.array(sorted(best[:MOST_GROWN]), dtype=np.int64)
+    wider = site.HasField("width")
+    parameters = np.array([option.parameters for option in site.options], dtype=np.int64)
     return Options(
-        ids,
-        {each: number for number, each in enumerate(ids)},
-        filled(x, x.shape[1]),
-        tuple(option.parameters for option in site.options),
-        tuple(found[each].objectives for each in ids),
-        np.array([not found[each].dominated for each in ids], dtype=np.bool_),
-        filled(
+        described=described,
+        seed_id=site.seed_id,
+        ids=ids,
+        position={each: number for number, each in enumerate(ids)},
+        x=filled(x, x.shape[1]),
+        parameters=parameters,
+        most=int(parameters.max(initial=0)),
+        objectives=tuple(found[each].objectives for each in ids),
+        front=np.array([not found[each].dominated for each in ids], dtype=np.bool_),
+        blueprint_rows=filled(
             [_blueprint_row(option, worths[option.blueprint_id].merit) for option in site.options],
             len(features.BLUEPRINT),
         ),
-        sorted(best[:MOST_GROWN]),
+        edged=edged,
+        edged_merit=x[edged, COLUMN["merit"]],
+        edged_parameters=parameters[edged],
+        layer=features.layer(site),
+        rank_of=features.units_of(site),
+        volume=math.log1p(math.prod(site.shape)) / 4.0,
+        registry=_layer_type(site),
+        depth=site.depth,
+        wider=wider,
     )
+
+
+def _layer_type(site: SiteDescription) -> int:
+    wider = "heads" if site.width.sections > 1 else "width"
+    return registries.SHAPES.index(wider if site.HasField("width") else features.shape_of(site))
 
 
 def _blueprint_row(option: BlueprintOption, merit: float) -> list[float]:
@@ -118,78 +153,64 @@ def filled(rows: Sequence[Sequence[float]] | NDArray[Any], width: int) -> Floats
     """As float32 with `width` columns, 0 where there is none, cut off at `features.LARGEST`; what is no number is 0."""
     array = np.zeros((len(rows), width), dtype=np.float32)
     if len(rows):
-        given = np.asarray(rows, dtype=np.float32)
+        given = np.asarray(rows)
         array[:, : given.shape[1]] = given
-    np.nan_to_num(array, copy=False, nan=0.0, posinf=features.LARGEST, neginf=-features.LARGEST)
-    return np.clip(array, -features.LARGEST, features.LARGEST, out=array)
+    return cut(array)
 
 
-def action_table(
-    actions: Sequence[Action],
-    index: Mapping[str, int],
-    offered: Sequence[Options],
-    blueprints: Mapping[str, int],
-    room: int,
-) -> ActionTable:
-    """The rows of `actions`; `index` is each slot's node, `offered` what it offers, `blueprints` each template's node.
+def cut(array: Floats) -> Floats:
+    """In place: cut off at `features.LARGEST`, and 0 where there is no number."""
+    np.clip(array, -features.LARGEST, features.LARGEST, out=array)
+    np.copyto(array, 0.0, where=np.isnan(array))
+    return array
 
-    Read in stretches of one slot, whose germinations come in the order of its options where `legal_actions` made them.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Host:
+    """What all sites of a packet are together, as far as no epoch changes it: nodes, and rows [places, ...].
+
+    `nodes` are the blueprint nodes of each site's options, `edged` those of its options that have an edge, `blueprint`
+    the nodes' rows, each the mean over the sites that offer the template.
     """
-    count = len(actions)
-    kinds, seeds = [action.kind for action in actions], [action.seed_id for action in actions]
-    names, parameters = tuple(action.blueprint_id for action in actions), [action.parameters for action in actions]
-    x = np.zeros((count, len(features.ACTION)), dtype=np.float32)
-    kind = np.full(count, registries.KINDS.index(_GERMINATE), dtype=np.int64)
-    seed, blueprint = np.full(count, -1, dtype=np.int64), np.full(count, -1, dtype=np.int64)
-    choosable = np.ones(count, dtype=np.bool_)
-    needed = np.array(parameters, dtype=np.int64)
-    fits = needed <= room
-    nodes = {id(each): np.array([blueprints[name] for name in each.ids], dtype=np.int64) for each in offered}
-    at = 0
-    while at < count:
-        slot = index.get(seeds[at], -1)
-        options = offered[slot] if slot >= 0 and kinds[at] == _GERMINATE else None
-        end = at + (len(options.ids) if options is not None else 1)
-        stretch = slice(at, end)
-        if options is not None and names[stretch] == options.ids and seeds[stretch].count(seeds[at]) == end - at:
-            x[stretch] = options.x
-            blueprint[stretch] = nodes[id(options)]
-            choosable[stretch] = _on_the_front(options, fits[stretch])
-        elif options is not None:
-            end = next(
-                (later for later in range(at, count) if seeds[later] != seeds[at] or kinds[later] != kinds[at]), count
-            )
-            stretch = slice(at, end)
-            place = [options.position.get(each, -1) for each in names[stretch]]
-            fitting = np.zeros(len(options.ids), dtype=np.bool_)
-            for row, option in enumerate(place, at):
-                fitting[option] |= option >= 0 and fits[row]
-            front = _on_the_front(options, fitting)
-            for row, option in enumerate(place, at):
-                if option >= 0:
-                    x[row], blueprint[row] = options.x[option], nodes[id(options)][option]
-                choosable[row] = option < 0 or front[option]
-        else:
-            kind[at] = registries.KINDS.index(kinds[at])
-            x[at, COLUMN["seed"]] = float(slot >= 0)
-            blueprint[at] = blueprints.get(names[at], -1)
-        seed[stretch] = slot
-        at = end
-    germinates = kind == registries.KINDS.index(_GERMINATE)
-    x[:, COLUMN["parameters"]] = np.log1p(needed) / 2.0
-    x[:, COLUMN["room_share"]] = np.minimum(4.0, needed / max(1, room))
-    x[:, COLUMN["fits"]] = germinates & fits
-    x[:, COLUMN["size"]] = np.array([action.size for action in actions], dtype=np.float32)
-    return ActionTable(x, kind, seed, blueprint, choosable)
+
+    offered: tuple[Options, ...]
+    index: Mapping[str, int]
+    nodes: tuple[Indices, ...]
+    edged: tuple[Indices, ...]
+    blueprint: Floats
+    blueprint_registry: Indices
+    shapes: Indices
+    layer: NDArray[np.float64]
+    depth: NDArray[np.float64]
+    rank_of: NDArray[np.float64]
+    volume: NDArray[np.float64]
+    in_depth: Indices
 
 
-def _on_the_front(options: Options, fits: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of each option whether nothing that fits dominates it; where all fit that is known already."""
-    return options.front if fits.all() else _front_of(options.objectives, tuple(fits.tolist()))
-
-
-@lru_cache(maxsize=1024)
-def _front_of(objectives: tuple[Objectives, ...], fits: tuple[bool, ...]) -> NDArray[np.bool_]:
-    left = [at for at, fit in enumerate(fits) if fit]
-    beaten = dict(zip(left, dominated([objectives[at] for at in left]), strict=True))
-    return np.array([not beaten.get(at, True) for at in range(len(fits))], dtype=np.bool_)
+@lru_cache(maxsize=64)
+def host_of(offered: tuple[Options, ...]) -> Host:
+    """Remembered, because a run has the same sites after every epoch until its structure changes."""
+    names = sorted({each for options in offered for each in options.ids})
+    at = {name: node for node, name in enumerate(names)}
+    nodes = tuple(np.array([at[each] for each in options.ids], dtype=np.int64) for options in offered)
+    sums, counts = np.zeros((len(names), len(features.BLUEPRINT))), np.zeros((len(names), 1))
+    for options, of_site in zip(offered, nodes, strict=True):
+        sums[of_site] += options.blueprint_rows
+        counts[of_site] += 1.0
+    depth = np.array([float(options.depth) for options in offered])
+    layer = np.array([options.layer for options in offered]).reshape(-1, len(features.LAYER))
+    layer[:, _DEPTH] = depth / max(1.0, depth.max(initial=1.0))
+    return Host(
+        offered=offered,
+        index={options.seed_id: number for number, options in enumerate(offered)},
+        nodes=nodes,
+        edged=tuple(each[options.edged] for options, each in zip(offered, nodes, strict=True)),
+        blueprint=(sums / np.maximum(counts, 1.0)).astype(np.float32),
+        blueprint_registry=np.array([registries.BLUEPRINTS.index(each) for each in names], dtype=np.int64),
+        shapes=np.array([options.registry for options in offered], dtype=np.int64),
+        layer=layer,
+        depth=layer[:, _DEPTH],
+        rank_of=np.array([float(options.rank_of) for options in offered]),
+        volume=np.array([options.volume for options in offered]),
+        in_depth=np.argsort(depth, kind="stable"),
+    )

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from esper.errors import InvalidInput
 from esper.tamiyo import features, graph, registries
+from esper.tamiyo.actions import EVERYTHING, SEEDS_ONLY
 from esper.tamiyo.network import ARCHITECTURE, Settings, TamiyoNet
+from esper.tamiyo.risk_engine import VERSION
 
 FORMAT: Final = 1
 MOST_BYTES: Final = 64 * 1024**2
@@ -39,12 +41,18 @@ class Refused(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Weights that were read: the network in eval mode, its version, the file's SHA-256, what its maker told."""
+    """Weights that were read: the network in eval mode, its version, the file's SHA-256, what its maker told.
+
+    `action_set` is what it chooses from, `risk_engine` the version that binds it; a file from before it said so has the
+    first of both.
+    """
 
     network: TamiyoNet
     version: str
     digest: bytes
     provenance: Mapping[str, Any]
+    action_set: int = SEEDS_ONLY
+    risk_engine: int = 1
 
     @property
     def ref(self) -> str:
@@ -62,6 +70,8 @@ def manifest(settings: Settings, version: str, provenance: Mapping[str, Any]) ->
         "registries": registries.digests(),
         "features": {**features.NODES, "action": features.ACTION, "edge": features.EDGE},
         "relations": [list(relation) for relation in graph.RELATIONS],
+        "action_set": EVERYTHING,
+        "risk_engine": VERSION,
         "provenance": dict(provenance),
     }
 
@@ -103,9 +113,17 @@ def load(content: bytes) -> Loaded:
             raise Refused(
                 reason, f"its {name} are others than this Esper's: {_first_difference(told.get(name), asked[name])}"
             )
+    sets = told.get("action_set", SEEDS_ONLY), told.get("risk_engine", 1)
+    if sets[0] not in (SEEDS_ONLY, EVERYTHING) or sets[1] not in (1, VERSION):
+        raise Refused(
+            "incompatible_update",
+            f"action set {sets[0]!r} and risk engine {sets[1]!r}; this Esper has "
+            f"{SEEDS_ONLY} and {EVERYTHING}, 1 and {VERSION}",
+        )
     _into(network, _tensors(content))
     network.eval()
-    return Loaded(network, str(told["version"]), hashlib.sha256(content).digest(), told.get("provenance", {}))
+    digest = hashlib.sha256(content).digest()
+    return Loaded(network, str(told["version"]), digest, told.get("provenance", {}), *map(int, sets))
 
 
 def metadata(content: bytes) -> dict[str, Any]:

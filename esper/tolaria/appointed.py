@@ -26,12 +26,25 @@ class RunOver(BaseException):
     """The run that was appointed is over, and the script with it; no Exception, so that no script catches it."""
 
 
+class TwoAtOnce(InvalidInput):
+    """A script that is run again has two runs that train at once, of which only one has the record's world."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this script trains two runs of esper.grow at once, and such runs cannot be trained again: let one end "
+            "before the next begins, or start each by a script of its own"
+        )
+
+
 @dataclass(slots=True)
 class Appointment:
     """What a run of the script is to be, and what came of it: its result, or what ended it.
 
     `is_last` says that the script ends with it. `config` None takes what the script asks for. A run that is new begins
     with its first batch, and with `script` on record; an epoch of it has `steps` where its loader does not say.
+    Without a `run_id` it is that of a call that began no run before the next one was made. `passed` says that the next
+    one was appointed while this was not over. `data` is the fingerprint of its data on record, and `reasons` takes why
+    it may not come to the same again.
     """
 
     config: RunConfig | None
@@ -40,8 +53,21 @@ class Appointment:
     is_last: bool = True
     script: Script | None = None
     steps: int = 0
+    passed: bool = False
+    data: str = ""
+    reasons: list[str] = field(default_factory=list)
     result: RunResult | None = None
     error: BaseException | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its first fact is not on record, and waits for the first batch."""
+        return self.script is not None or not self.run_id
+
+    def check_alone(self) -> None:
+        """Raise TwoAtOnce before a step that is taken beside the run of a later call."""
+        if self.passed:
+            raise TwoAtOnce
 
 
 @dataclass(slots=True)
@@ -66,18 +92,16 @@ def appoint(appointments: Sequence[Appointment]) -> Iterator[None]:
 def take() -> Appointment | None:
     """The appointment of the call of `esper.grow` that is made now; None where the script is not run again.
 
-    Raises InvalidInput where all were taken: the script has two runs at once.
+    Raises TwoAtOnce where all were taken: the last of them would end the script, and is not over.
     """
     if not _queues:
         return None
     queue = _queues[-1]
     if not queue.waiting:
-        error = InvalidInput(
-            "this script began another run of esper.grow before the one that is trained again was over, and two runs "
-            "of one script that train at once cannot be trained again: let one end before the next begins"
-        )
-        queue.taken[-1].error = error
-        raise error
+        queue.taken[-1].error = TwoAtOnce()
+        raise queue.taken[-1].error
+    for earlier in queue.taken:
+        earlier.passed = earlier.result is None and earlier.error is None
     queue.taken.append(queue.waiting.pop(0))
     return queue.taken[-1]
 

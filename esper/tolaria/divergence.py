@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from esper.errors import EsperError
 from esper.leyline.envelope import Event, body_name, body_of
+from esper.tolaria.script import SOURCE
 from esper.tolaria.state import Digest, FlatState
 
 _MEASURED: Final[dict[str, tuple[str, ...]]] = {
@@ -117,6 +118,9 @@ def tampered(event: Event, fact: Event) -> str:
         if getattr(event, name) != getattr(fact, name):
             return f"{body_name(fact)} has {name} {getattr(fact, name)} on record and {getattr(event, name)} now"
     ours, recorded = (essence(each) for each in (event, fact))
+    if body_name(fact) == "run_started" and recorded.task_source == SOURCE:  # known once its first batch comes
+        for each in (ours, recorded):
+            each.ClearField("data_fingerprint")
     if body_name(fact) in _MEASURED_BY and not recorded.metrics:
         _as_without_metrics(ours, recorded)
     if body_name(fact) == "epoch_completed" and not recorded.action_set:  # an older trainer told policies less

@@ -27,11 +27,13 @@ from contracts.leyline.v1.leyline_pb2 import TELEMETRY_LEVEL_INFO, TelemetryPack
 from esper.errors import InvalidInput, LogUnavailable, Superseded
 from esper.kasmina.passes import WHOLE, Closure, Share
 from esper.leyline import ids
+from esper.tolaria.appointed import TwoAtOnce
 from esper.tolaria.commands import apply_arrived, drain, set_rates, stand_still, take_effect
 from esper.tolaria.divergence import Diverged, RecordEnded
 from esper.tolaria.epoch import Trained, finish_epoch, sample_step
 from esper.tolaria.gradients import NormVariance, Part, backward, clip
 from esper.tolaria.machine import fault_of_machine
+from esper.tolaria.outside import EPOCHS_END
 from esper.tolaria.rollback import Halt, recover, rescue, roll_back_as_asked
 from esper.tolaria.run import Run
 from esper.tolaria.run_state import TargetStepReached, place_of_script, set_place_of_script, stop_at_target_step
@@ -128,7 +130,7 @@ class Session:
         """Let the history know why the run ends; raises what a person has to know where that is another error."""
         if isinstance(error, LogUnavailable):
             raise rescue(self.run, error) from error
-        if isinstance(error, (Diverged, TargetStepReached, RecordEnded, Superseded)):
+        if isinstance(error, (Diverged, TargetStepReached, RecordEnded, Superseded, TwoAtOnce)):
             return  # what this process writes is not its history
         if isinstance(error, KeyboardInterrupt) and self.run.own_streams:
             interrupt(self.run, "a keyboard interrupt", self._monotonic() - self._began)
@@ -163,9 +165,10 @@ class Session:
                 self._at_start = place_of_script(run)
             else:
                 stop_at_target_step(run)
-            self._begin_epoch()
-            yield run.recorder.epoch
-            self.end_epoch()
+            with run.outside.span(f"epoch {run.recorder.epoch + 1}"):
+                self._begin_epoch()
+                yield run.recorder.epoch
+                self.end_epoch()
         if self._ending is None:
             stop_at_target_step(run)
 
@@ -265,7 +268,8 @@ class Session:
                 gradient_variance=self._norms.variance,
                 conflict_rate=(run.gradient_conflicts - self._conflicts_before) / pairs,
             )
-            finish_epoch(run, trained)
+            with run.outside.span(EPOCHS_END):
+                finish_epoch(run, trained)
 
     # --------------------------------------------------------------------------------------------------------- a step
 

@@ -68,7 +68,8 @@ def finish_epoch(run: Run, trained: Trained) -> None:
         run.windows.end_all("run_ended")
     begin_fork(run, "packet")
     evidence = _gather_evidence(run)
-    _decide(run, trained, evaluation, evidence)
+    with run.outside.span("hook"):
+        _decide(run, trained, evaluation, evidence)
     run.norms = normalizer.updated(
         run.norms,
         {"loss": evaluation.loss.mean, "gradient_norm": trained.gradient_norm, "training_loss": trained.loss},
@@ -76,8 +77,9 @@ def finish_epoch(run: Run, trained: Trained) -> None:
     _look_at_breakers(run)
     if run.outside.verifier is not None:
         run.outside.verifier.expire(now_ns=run.clock.wall_ns())
-    flat = capture(run)
-    snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
+    with run.outside.span("state digested"):
+        flat = capture(run)
+        snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
     if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:
         save_checkpoint(run, snapshot, "final" if last else "epoch")
     report_epoch(run, trained, evaluation)
@@ -92,13 +94,15 @@ def _probe_and_gates(run: Run, *, last: bool, again: bool = False) -> Evaluation
     seen: list[Evaluation] = []
 
     def probe() -> Loss:
-        with run.flops.counted("probe", f"probe {run.kasmina.measured}", run.work.probe_samples):
+        counted = run.flops.counted("probe", f"probe {run.kasmina.measured}", run.work.probe_samples)
+        with run.outside.span("probe"), counted:
             seen.append(run.work.probe(run.host))
         return seen[-1].loss
 
     judge = run.kasmina.prove_others if again else run.kasmina.end_epoch
-    take_effect(run, judge(probe, last=last))
-    drain(run)
+    with run.outside.span("gates"):
+        take_effect(run, judge(probe, last=last))
+        drain(run)
     # Kasmina also probes with single seeds switched off; its own probe_loss is of the network as it stands.
     evaluation = next(each for each in seen if each.loss is run.kasmina.probe_loss)
     if again:
@@ -115,17 +119,21 @@ def _gather_evidence(run: Run) -> list[SiteEvidence]:
     if run.config.policy == "none" or (no_room and run.config.seeds.rules > 1):
         return []
     closure = run.work.evidence(run.host)
-    with run.flops.counted("evidence", f"evidence {run.kasmina.measured}", run.work.evidence_samples):
+    counted = run.flops.counted("evidence", f"evidence {run.kasmina.measured}", run.work.evidence_samples)
+    with run.outside.span("evidence"), counted:
         return run.kasmina.evidence(closure, candidates=tries_candidates(run.config))
 
 
 def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequence[SiteEvidence]) -> None:
     """The epoch hook: publish the packet, wait for the decision, apply its command; the log has it all afterwards."""
+    span = run.outside.span
     started, contended = run.clock.monotonic(), run.clock.contended()
     publish(run, run.decider_breaker.poll())
     packet_id = run.recorder.new_id()
-    body = epoch_packet(run, packet_id, trained, evaluation, evidence)
-    packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
+    with span("packet built"):
+        body = epoch_packet(run, packet_id, trained, evaluation, evidence)
+    with span("packet published"):
+        packet = run.recorder.publish(body, event_id=packet_id, correlation_id=packet_id)
     assembled = run.clock.monotonic()
     run.last_decision = None
     answer = None if begin_fork(run, "decision") else _await_answer(run, packet)
@@ -136,10 +144,11 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
         rejected: dict[bytes, str] = {}
         # A command is as old as the packet that it answers, and a run that was resumed did not age meanwhile.
         now_ns = packet.recorded_at_ns + round(1e9 * (decided - assembled))
-        for request in run.world.command_of(answer, now_ns):
-            refusal = apply_command(run, request, decision)
-            if refusal is not None:
-                rejected[refusal.command_id] = refusal.reason
+        with span("command applied"):
+            for request in run.world.command_of(answer, now_ns):
+                refusal = apply_command(run, request, decision)
+                if refusal is not None:
+                    rejected[refusal.command_id] = refusal.reason
         run.last_decision = _due(run, packet, decision, answer, rejected)
     applied = run.clock.monotonic()
     run.world.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -39,7 +40,8 @@ NO_ACTION: Final = "no action"
 ORDER: Final = ", order "
 FORMS: Final = (
     '"cull s2", "fossilize s2", "germinate s1 residual_block" (or its id; "x0.5" after it for half the units), '
-    '"policy random", "no action" at the end of an epoch, or "nothing"; each with ", order 1" for another order of data'
+    '"rate 0.5" for half of all learning rates, "policy random", "no action" at the end of an epoch, or "nothing"; '
+    'each with ", order 1" for another order of data'
 )
 
 
@@ -59,6 +61,13 @@ class Change:
     refrains: bool = False
     size: float = 1.0
     order: int = 0
+    rate: float = 0.0
+    """The share of what they would be that all learning rates become; 0 where they are left alone."""
+
+    @property
+    def commands(self) -> bool:
+        """Whether it is a command, which takes the place of a decision."""
+        return bool(self.operation or self.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,7 @@ def place_of(recorded: Recorded, step: int, change: Change) -> tuple[int, ForkPl
     packet = _packet_at(recorded, step)
     if change.refrains and packet is None:
         raise InvalidInput(f"{change.text!r}: no decision was made at step {step}, but at the last step of each epoch")
-    if packet is not None and (change.operation or change.refrains):
+    if packet is not None and (change.commands or change.refrains):
         upto, where = packet.sequence, "decision"
     elif packet is not None and change.policy:
         upto, where = packet.sequence - 1, "packet"
@@ -211,8 +220,18 @@ def _read(words: list[str], text: str) -> Change:
             return Change(written, OPERATIONS["germinate"], seed_id, found, size=size)
         case ["cull" | "fossilize" as word, seed_id]:
             return Change(" ".join(words), OPERATIONS[word], seed_id)
+        case ["rate", share] | ["adjust", share]:  # a person's word, and the decision's
+            return Change(f"rate {_rate(share, text):g}", rate=_rate(share, text))
         case _:
             raise InvalidInput(f"{text!r} is nothing that a fork can do; write {FORMS}")
+
+
+def _rate(share: str, text: str) -> float:
+    with suppress(ValueError):
+        rate = float(share.removeprefix("x"))
+        if 0.0 < rate < math.inf:
+            return rate
+    raise InvalidInput(f"{text!r}: {share!r} is no share of the learning rates above 0; write such as rate 0.5")
 
 
 def _size(sized: list[str], text: str) -> float:

@@ -40,8 +40,9 @@ def _snapshot(run: Run, flat: FlatState, found: Digest) -> Snapshot:
 
 def save_checkpoint(run: Run, snapshot: Snapshot, reason: str, undone: Sequence[Checkpoint] = ()) -> None:
     """Store a state durably, publish that, and prune what is older than the newest few, and what was `undone`."""
-    _save(run, snapshot, reason)
-    _prune(run, undone)
+    with run.outside.span("checkpoint"):
+        _save(run, snapshot, reason)
+        _prune(run, undone)
 
 
 def _save(run: Run, snapshot: Snapshot, reason: str) -> Checkpoint:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from contracts.leyline.v1.event_pb2 import SiteDescription
@@ -72,27 +72,37 @@ def growths(flat: FlatState, sites: Sequence[SiteDescription]) -> list[Growth]:
 
 def manifest(network: nn.Module, grew: Sequence[Growth], about: Mapping[str, Any]) -> dict[str, Any]:
     """What a network is, for people and programs: `about`, what grew where, and every tensor of its state."""
+    parameters = sum(each.numel() for each in network.parameters())
+    of_it = {**about, "network": type(network).__name__, "parameters": parameters}
+    return listed(network.state_dict(), grew, of_it)
+
+
+def listed(tensors: Mapping[str, Tensor], grew: Sequence[Growth], about: Mapping[str, Any]) -> dict[str, Any]:
+    """`about`, what grew where, and every one of these tensors."""
     return {
         "format": FORMAT,
         **about,
-        "network": type(network).__name__,
-        "parameters": sum(each.numel() for each in network.parameters()),
         "grew": [asdict(each) for each in grew],
         "tensors": {
             name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-            for name, tensor in network.state_dict().items()
+            for name, tensor in tensors.items()
         },
     }
 
 
 def weights(network: nn.Module, described: Mapping[str, Any]) -> bytes:
-    """The state dictionary as a safetensors file, whose metadata has what is `described`, but for the tensors' shapes.
+    """The state dictionary as a safetensors file, as `saved` writes it."""
+    return saved(network.state_dict(), described)
 
-    Tensors that the network has under two names are written twice.
+
+def saved(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> bytes:
+    """Tensors as a safetensors file, whose metadata has what is `described`, but for the tensors' shapes.
+
+    Tensors that a network has under two names are written twice.
     """
     told = json.dumps({name: value for name, value in described.items() if name != "tensors"})
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in network.state_dict().items()}
-    return safetensors.torch.save(tensors, metadata={_METADATA: told})
+    own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    return safetensors.torch.save(own, metadata={_METADATA: told})
 
 
 def source(network: nn.Module, inputs: Any, described: Mapping[str, Any], grew: Sequence[Growth]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from contracts.leyline.v1.event_pb2 import TrainerProcess
 from esper.leyline.envelope import Event
@@ -95,6 +96,20 @@ def never() -> bool:
     return False
 
 
+Spans = Callable[[str], contextlib.AbstractContextManager[Any]]
+"""What is entered around a stretch of the run, by its name, so that a profile shows it (`esper.tolaria.profile`)."""
+
+EPOCHS_END: Final = "epoch's end"
+"""The span of all that lies between two epochs."""
+
+_NOT_WATCHED: Final = contextlib.nullcontext()
+
+
+def unwatched(_name: str) -> contextlib.AbstractContextManager[Any]:
+    """The spans of a run that nobody profiles."""
+    return _NOT_WATCHED
+
+
 @dataclass(frozen=True, slots=True)
 class Outside:
     """Everything outside of the trainer that a run uses.
@@ -102,7 +117,7 @@ class Outside:
     `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
     Seeds germinate with the kernels of `library` as far as it has them by then; the run waits for none. Without a
     `verifier` every command is accepted, which is for tests alone. `process` is this one, for those who ask whether the
-    run's trainer lives.
+    run's trainer lives. `span` is entered around what a profile shows.
     """
 
     log: Log
@@ -112,3 +127,4 @@ class Outside:
     library: KernelSource | None = None
     should_stop: Callable[[], bool] = never
     process: TrainerProcess | None = None
+    span: Spans = unwatched

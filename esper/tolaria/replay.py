@@ -14,6 +14,7 @@ from esper.record import Recorded, mark_at_step, replay, sequence_at_step
 from esper.record.content import tensor_digests
 from esper.record.run_status import path_from
 from esper.tamiyo.decide import rederived
+from esper.tolaria.appointed import TwoAtOnce
 from esper.tolaria.config import RunConfig
 from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded
 from esper.tolaria.fork_change import Fork
@@ -237,6 +238,8 @@ def replay_run(
             followed(ended.end)
     except Diverged as error:
         progress.diverged = error.divergence
+    except TwoAtOnce:
+        raise
     except Exception:
         if world.end is not None:  # it raised at an epoch's end, and does so again
             followed(world.end)

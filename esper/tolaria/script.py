@@ -7,6 +7,7 @@ was run then and not what the file has become.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from esper.leyline.objects import ObjectStore
 
 SOURCE: Final = "script"
 """The `task_source` of a run that a person's own script trained."""
+SEED: Final = "--seed"
+"""The argument by which a script takes its random seed, where it is run again with another."""
 MOST_SOURCES: Final = 500
 MOST_BYTES: Final = 4 * 2**20
 """Of one source, and of the difference to the commit: what is larger is not kept."""
@@ -55,6 +58,25 @@ def this_script(objects: ObjectStore, *, ranks: int = 0, before: Sequence[str] =
         if 0 < len(difference) <= MOST_BYTES:
             script.diff = objects.put(difference, compress=True)
     return script
+
+
+def seed_of(arguments: Sequence[str]) -> int | None:
+    """The random seed that a script was given as an argument; None where it was given none."""
+    for word, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        text = value if equals else following
+        if name == SEED and text.isdecimal():
+            return int(text)
+    return None
+
+
+def with_seed(arguments: Sequence[str], seed: int) -> list[str]:
+    """The arguments with another random seed in its place, or at their end where there was none."""
+    found: list[str] = []
+    for word in arguments:
+        is_value = found[-1:] == [SEED]
+        found.append(str(seed) if is_value else f"{SEED}={seed}" if word.startswith(f"{SEED}=") else word)
+    return found if seed_of(found) == seed else [*found, SEED, str(seed)]
 
 
 def _environment() -> Mapping[str, str]:

@@ -8,7 +8,7 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.leyline.v1.event_pb2 import Script
@@ -50,6 +50,7 @@ class RecordedScript:
     """A person's script as a run recorded it.
 
     `earlier` are the runs that it grew before this one, None for one that never began; `ranks` starts other processes.
+    `data` is the fingerprint of its data on record; running it leaves in `reasons` why it may not come to the same.
     """
 
     name: str
@@ -57,6 +58,8 @@ class RecordedScript:
     objects: ObjectStore
     earlier: Sequence[Recorded | None] = ()
     ranks: Ranks = alone
+    data: str = ""
+    reasons: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """Empty: the script reads its samples itself, and what it comes to is compared step by step."""
@@ -71,7 +74,8 @@ class RecordedScript:
         and records the same script; its epochs have so many steps where its loader does not say.
         """
         script = self.script
-        meant = Appointment(config, world, run_id, script=script if fresh_steps else None, steps=fresh_steps)
+        new = script if fresh_steps else None
+        meant = Appointment(config, world, run_id, script=new, steps=fresh_steps, data=self.data, reasons=self.reasons)
         appointments = [*(self._before(each, world) for each in self.earlier), meant]
         runs = [(each.run_id, each.config) for each in appointments]
         with tempfile.TemporaryDirectory(prefix="esper-script-") as folder:
@@ -95,11 +99,11 @@ class RecordedScript:
             raise
 
     def _before(self, earlier: Recorded | None, world: World) -> Appointment:
-        """The run of an earlier call, which comes to its record again; behind its end it is asked to stop."""
+        """The run of an earlier call, which comes to its record again; one that the script left goes on until then."""
         from esper.tolaria.replay import NullLog, recorded_world  # noqa: PLC0415 - it imports what trains
 
         outside = world.outside
-        live = LiveWorld(Outside(NullLog(), outside.clock, outside.objects, should_stop=lambda: True))
+        live = LiveWorld(Outside(NullLog(), outside.clock, outside.objects))
         if earlier is None:
             return Appointment(None, live, "", is_last=False)
         config = RunConfig.from_json(earlier.root.config_json)

@@ -58,7 +58,8 @@ class ScriptWork:
     """What a script brings, as the engine sees it.
 
     `model` is what the person calls, `probe` and `test` are called with it. `recorded` are the facts of the script's
-    file. `evidence_samples` and `probe_samples` are known once a batch and a probe were seen.
+    file, and `data_fingerprint` is there once a batch was seen. `evidence_samples` and `probe_samples` are known once a
+    batch and a probe were seen.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ScriptWork:
     probe_samples: int = 1
     evidence_samples: int = 1
     train_samples: int = 0
+    data_fingerprint: str = ""
     _last: Closure | None = field(default=None, init=False)
     _test: Probe | None = field(default=None, init=False)
     _tested: Evaluation | None = field(default=None, init=False)
@@ -206,6 +208,7 @@ class ScriptWork:
             train_samples=self.train_samples,
             probe_samples=self.probe_samples,
             script=self.recorded,
+            data_fingerprint=self.data_fingerprint,
             metrics=[
                 MetricMessage(name=each.name, unit=each.unit, lower_is_better=each.lower_is_better)
                 for each in self.metrics

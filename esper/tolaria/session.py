@@ -16,10 +16,10 @@ import numpy as np
 from contracts.leyline.v1.event_pb2 import MetricValue, RunFinished, RunStarted
 from contracts.leyline.v1.leyline_pb2 import (
     CIRCUIT_BREAKER_STATE_OPEN,
+    COMMAND_TYPE_OPTIMIZER,
     COMMAND_TYPE_SEED,
     AdaptationCommand,
     CircuitBreakerState,
-    CommandSeedOperation,
 )
 from esper.errors import Interrupted, InvalidInput, LogUnavailable
 from esper.kasmina.lifecycle import name as stage_name
@@ -341,7 +341,7 @@ def _begin_new(run: Run, new: NewFork) -> None:
     )
     started = run.recorder.publish(body, causation_id=shared.event_id)
     run.random.reorder(fork.change.order)
-    if fork.change.operation:
+    if fork.change.commands:
         packet_id = shared.event_id if fork.place == "decision" else b""
         command = _command(run, fork.change, started, packet_id)
         run.outside.log.publish(command)
@@ -356,15 +356,17 @@ def _command(run: Run, change: Change, started: Event, packet_id: bytes) -> Even
     body = AdaptationCommand(
         version=1,
         command_id=ids.text(command_id),
-        command_type=COMMAND_TYPE_SEED,
+        command_type=COMMAND_TYPE_SEED if change.operation else COMMAND_TYPE_OPTIMIZER,
         target_seed_id=change.seed_id,
         issued_by=FORK,
-        seed_operation=CommandSeedOperation(
-            operation=change.operation,
-            blueprint_id=change.blueprint_id,
-            parameters={} if change.size == 1.0 else {"factor": change.size},
-        ),
     )
+    if change.operation:
+        body.seed_operation.operation = change.operation
+        body.seed_operation.blueprint_id = change.blueprint_id
+        body.seed_operation.parameters.update({} if change.size == 1.0 else {"factor": change.size})
+    else:
+        body.optimizer_adjustment.optimizer_id = "host"
+        body.optimizer_adjustment.hyperparameters["rate"] = change.rate
     body.issued_at.FromNanoseconds(now_ns)
     return new_event(
         body,

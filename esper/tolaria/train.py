@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def trained_in(recorded: Recorded, objects: ObjectStore, ranks: Ranks = alone) -
     if root.HasField("script"):
         if recorded.lacks:
             raise InvalidInput(f"run {recorded.run_id} cannot be trained again: {recorded.lacks}")
-        return RecordedScript(root.task, recorded.script, objects, recorded.earlier, ranks)
+        return RecordedScript(root.task, recorded.script, objects, recorded.earlier, ranks, root.data_fingerprint)
     return recorded_task(RunConfig.from_json(root.config_json).task, recorded.task_source, objects)
 
 
@@ -59,6 +60,20 @@ def mended(recorded: Recorded, task: Trainable, objects: ObjectStore) -> tuple[T
         return now, None
     file = Path(name.rpartition(":")[0])
     return now, Script(path=name, sources={file.name: objects.put(file.read_bytes(), compress=True)})
+
+
+def steps_of_epoch(recorded: Recorded) -> int:
+    """Optimiser steps of an epoch of this run, at least 1."""
+    return max(1, recorded.state.model.step // max(1, recorded.state.model.epoch))
+
+
+def with_arguments(task: Trainable, arguments: Sequence[str] | None) -> Trainable:
+    """A script that is started with other arguments than on record; what else there is stays as it is."""
+    if not isinstance(task, RecordedScript) or arguments is None:
+        return task
+    script = Script.FromString(task.script.SerializeToString())
+    script.arguments[:] = arguments
+    return replace(task, script=script)
 
 
 def train(config: RunConfig, task: Trainable, world: World, *, run_id: str, fresh_steps: int = 0) -> RunResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -22,7 +22,7 @@ from esper.tamiyo.serving import HOW_TO_GET_ONE, KEPT, Serving, shipped
 from projections import open_history
 from projections.manifest import Place, covered
 from projections.records import StoredRecord
-from projections.run_queries import promotions
+from projections.run_queries import claims_of, partition_of_run, promotions
 from streams.records import Record, signed_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ CLAIMED_S: Final = 20.0
 """Less than a claim waits until it is its own (`streams.trainer_log`): who else has the run is known by then."""
 POLL_S: Final = 0.05
 
-Beginning = Literal["start", "resume", "fork", "static"]
+PROFILES: Final = "profiles"
+"""Where the traces of profiled runs lie in a data folder."""
+
+Beginning = Literal["start", "resume", "fork", "again"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,10 @@ class Plan:
 
     `fresh` says that the run's id was drawn just now, so that nobody can have started one with it before. `source` is
     what the run that is gone on with recorded of its task, or what a request from elsewhere brought along; a fork
-    leaves `parent` at `step` with `change`; a script's static run is of `parent`. `with_my_file` goes on with a
-    person's files as they are now.
+    leaves `parent` at `step` with `change`. `again` is a new run of the script that trained `parent`, such as its
+    static run, with other `arguments` where they are given. `with_my_file` goes on with a person's files as they are
+    now. A `local` run has no log: its history goes into the archive by itself. `profile` has a trace written of it,
+    which is nothing of the run's.
     """
 
     begin: Beginning = "start"
@@ -53,6 +58,9 @@ class Plan:
     change: str = ""
     fresh: bool = False
     with_my_file: bool = False
+    local: bool = False
+    arguments: Sequence[str] | None = None
+    profile: bool = False
 
     def to_json(self) -> str:
         """As it goes to the trainer's process."""
@@ -62,6 +70,11 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """What `to_json` wrote."""
         return cls(**json.loads(text))
+
+
+def trace_file(data_dir: Path, run_id: str) -> Path:
+    """Where the trace of a profiled run is written."""
+    return data_dir / PROFILES / f"{run_id}.json.gz"
 
 
 def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
@@ -78,6 +91,23 @@ def check_new(archive: Path, run_id: str) -> Mapping[Place, int]:
                 f"run {run_id} was started before: give the new one another id, or go on with `esper resume {run_id}`"
             )
         return {} if history.damage else dict(history.manifest.next_offsets)
+
+
+def claimed(archive: Path, run_id: str) -> int:
+    """The incarnation that a run belongs to by its archive, 0 for a run that is not there."""
+    if not archive.is_dir():
+        return 0
+    with open_history(archive) as history:
+        found = claims_of(history, [run_id]).get(run_id)
+    return 0 if found is None else found.incarnation
+
+
+def partition_in(archive: Path, run_id: str) -> int | None:
+    """The partition on which an archive has a run, for whoever goes on with it; None where it does not have it."""
+    if not archive.is_dir():
+        return None
+    with open_history(archive) as history:
+        return partition_of_run(history, run_id)
 
 
 def served(data_dir: Path, objects: ObjectStore) -> Serving:
@@ -115,7 +145,7 @@ def archived_claims(archive: Path, run_id: str) -> Callable[[int, int, int], lis
         if not archive.is_dir():
             return []
         for history in _covering(archive, {(RUNS.name, partition): end}, CLAIMED_S, CLAIMS):
-            stored = claims_between(history, run_id, first, end)
+            stored = claims_between(history, run_id, partition, first, end)
         return [_as_read(each) for each in stored]
 
     return find

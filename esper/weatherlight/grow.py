@@ -17,11 +17,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -30,18 +29,19 @@ from esper.errors import InvalidInput, LogUnavailable
 from esper.kasmina.passes import Closure
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites_auto import SiteNames
-from esper.leyline.names import checked
+from esper.leyline.names import checked, meant
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
 from esper.metric import Metric
 from esper.tolaria import appointed
-from esper.tolaria.appointed import Appointment, Call, RunOver
+from esper.tolaria.appointed import Appointment, Call, RunOver, TwoAtOnce
 from esper.tolaria.config import RunConfig
 from esper.tolaria.dry_run import dry_run, explained
 from esper.tolaria.engine import Session
 from esper.tolaria.outside import Answer, Clock, KernelSource, Log, Outside
 from esper.tolaria.own_code import Place, caller
+from esper.tolaria.own_data import fingerprint_of, reasons
 from esper.tolaria.replay import NullLog
 from esper.tolaria.run import Stateful
 from esper.tolaria.run_state import place_of_script, set_place_of_script
@@ -54,12 +54,13 @@ from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
 from esper.weatherlight.alive import this_process
-from esper.weatherlight.beginning import served
-from esper.weatherlight.connected import REAL_CLOCK, connected
+from esper.weatherlight.beginning import trace_file
+from esper.weatherlight.connected import NOWHERE, REAL_CLOCK, connected, local_log
 from streams.keys import load_key_ring
-from streams.local_log import LocalLog
 from streams.objects import object_store
 from streams.settings import Settings
+
+_Batch = TypeVar("_Batch")
 
 AUTO: Final = "auto"
 ARCHIVE_S: Final = 30.0
@@ -139,6 +140,7 @@ class Growth(Session):
         where: Place | None,
         appointment: Appointment | None,
         call: Call,
+        profile: bool,
     ) -> None:
         self._settings = settings
         self._is_context = self._is_begun = self._is_over = False
@@ -149,9 +151,11 @@ class Growth(Session):
         self._open = ExitStack()
         self._late_log, self._late_library = LateLog(), LateLibrary()
         self._how = log
+        self._looked_at = False
         self._follows = False
         """Whether this is another rank than the one that has the log."""
         self._lease: Any = None
+        self._profile: AbstractContextManager[Any] = nullcontext()
         objects = object_store(settings.data)
         asked = config.epochs
         assert asked is not None
@@ -160,7 +164,13 @@ class Growth(Session):
             world, run_id, config = appointment.world, appointment.run_id, appointment.config or config
         else:
             library = self._late_library if log is not None else None
-            world = LiveWorld(self._outside(objects, REAL_CLOCK, library))
+            outside = self._outside(objects, REAL_CLOCK, library)
+            if profile and (replica_of(brought.model) is None or distributed.get_rank() == 0):
+                from esper.tolaria.profile import Profile  # noqa: PLC0415 - few runs are profiled
+
+                self._profile = Profile(REAL_CLOCK, trace_file(settings.data, run_id))
+                outside = self._profile.outside(outside)
+            world = LiveWorld(outside)
         if replica_of(brought.model) is not None:
             run_id = _of_rank_0(run_id)
             self._follows = distributed.get_rank() != 0
@@ -171,13 +181,13 @@ class Growth(Session):
         build_structure(run)
         super().__init__(run)
         self._objects = objects
-        self._late = appointment is None or appointment.script is not None
+        self._late = appointment is None or appointment.is_new
         self._brought, self._asked = brought, asked
         if run.config.structure and not self._late:
             stretch(brought.scheduler, made_for=asked, epochs=run.epochs)
 
     def _outside(self, objects: ObjectStore, clock: Clock, library: KernelSource | None) -> Outside:
-        verifier = CommandVerifier(load_key_ring(self._settings, "127.0.0.1:0" if self._how is None else None))
+        verifier = CommandVerifier(load_key_ring(self._settings, NOWHERE if self._how is None else None))
         return Outside(self._late_log, clock, objects, verifier, library, self._asked_to_stop.is_set, this_process())
 
     @property
@@ -209,6 +219,33 @@ class Growth(Session):
         self._is_begun = True
         return super().epochs()
 
+    def batches(self, loader: Iterable[_Batch]) -> Iterator[_Batch]:
+        """As in any session; the first batch of all is looked at, for the fingerprint of the data."""
+        found = super().batches(loader)
+        return found if self._looked_at else self._look_at(loader, found)
+
+    def _look_at(self, loader: object, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+        for batch in batches:
+            if not self._looked_at:
+                self._note_data(loader, batch)
+            yield batch
+
+    def _note_data(self, loader: object, batch: object) -> None:
+        run, self._looked_at = self.run, True
+        assert isinstance(run.work, ScriptWork)
+        run.work.data_fingerprint = fingerprint_of(loader, batch)
+        if self._appointment is not None:
+            recorded = "" if run.recorder.step else self._appointment.data
+            self._appointment.reasons += reasons(loader, run.work.data_fingerprint, recorded)
+
+    def before_batch(self, batch: object = None) -> bool:
+        """As in any session; raises TwoAtOnce for a step that a record does not have alone."""
+        if self._appointment is not None:
+            self._appointment.check_alone()
+        if batch is not None and not self._looked_at:
+            self._note_data(None, batch)
+        return super().before_batch(batch)
+
     def __enter__(self) -> Self:
         """The run; leaving it ends it, and an error on the way is told to the history."""
         self._is_context = self._is_begun = True
@@ -228,9 +265,12 @@ class Growth(Session):
             self._connect()
             ranks = distributed.get_world_size() if self.run.shared else 0
             work.recorded = this_script(self._objects, ranks=ranks, before=self._call.before)
+        elif self._appointment.script is None:
+            raise TwoAtOnce  # on record this one had not begun when the next was made
         else:
             work.recorded = self._appointment.script
-            self._fit_epochs(closure, self._appointment.steps)
+            if self.run.config.flops_budget is not None:
+                self._fit_epochs(closure, self._appointment.steps)
         self._call.began = True
         super().begin_late(closure)
 
@@ -247,20 +287,12 @@ class Growth(Session):
     def _connect(self) -> None:
         """Open the log, which what follows needs."""
         settings, run_id = self._settings, self.run_id
+        self._open.enter_context(self._profile)
         if self._follows:
             self._late_log.real = NullLog()
             return
         if self._how is None:
-            from esper.weatherlight import client  # noqa: PLC0415 - only who has no log looks
-
-            if client.status(settings.data) is not None:
-                raise InvalidInput(
-                    f"the processes of {settings.data} run and own its archive: join them with log='auto', or give "
-                    "data_dir= a folder of this run's own"
-                )
-            ring = load_key_ring(settings, "127.0.0.1:0")
-            serving = partial(served, settings.data, self._objects)
-            local = LocalLog(settings.data / "archive", ring, self._objects, REAL_CLOCK, serving=serving)
+            local = local_log(settings, self._objects)
             self._open.callback(local.close)
             self._late_log.real = local
             return
@@ -355,6 +387,7 @@ def grow(
     seed: int = 0,
     run_id: str | None = None,
     config: Mapping[str, Any] | None = None,
+    profile: bool = False,
 ) -> Growth:
     """A run that trains and grows `model` in the caller's own loop.
 
@@ -372,6 +405,7 @@ def grow(
     elsewhere; with None decisions are made in this process and the history is written into the archive directly.
     `policy` "none" grows nothing: the weights are bit for bit those of the same script without Esper. `seed` is of
     seeds and decisions. `config` has further fields of `RunConfig`, `seeds` among them as a dictionary.
+    With `profile` a trace for Perfetto is written to `profiles/` of the data folder.
 
     Raises InvalidInput for what does not fit, with the line of the caller's file where one can be named.
     """
@@ -385,7 +419,7 @@ def grow(
         raise InvalidInput(f"model and optimizer are {given}; give a nn.Module and a torch.optim.Optimizer")
     if not callable(probe):
         raise InvalidInput(f"probe is a {type(probe).__name__}; it must be a function of the model")
-    _check_known(values)
+    _check_known(values, seeds)
     made = RunConfig(
         task=name or _own_name(),
         seed=seed,
@@ -421,6 +455,7 @@ def grow(
         where=where,
         appointment=appointment,
         call=call,
+        profile=profile,
     )
 
 
@@ -435,12 +470,16 @@ def _refuse_empty() -> NoReturn:
     raise InvalidInput("the run had no step: write `for epoch in run.epochs():` and call run.step in it")
 
 
-def _check_known(values: Mapping[str, Any]) -> None:
+def _check_known(values: Mapping[str, Any], seeds: Mapping[str, Any]) -> None:
     known = set(RunConfig.__dataclass_fields__)
-    unknown = sorted(set(values) - known)
-    if unknown:
+    for unknown in sorted(set(values) - known):
+        listed = f"the fields are {', '.join(sorted(known))}"
+        raise InvalidInput(f"config has {unknown!r}, which does not exist; {meant(unknown, known, listed)}")
+    settings = set(SeedSettings.__dataclass_fields__)
+    for unknown in sorted(set(seeds) - settings):
         raise InvalidInput(
-            f"config has {unknown[0]!r}, which does not exist; the fields are {', '.join(sorted(known))}"
+            f"config['seeds'] has {unknown!r}, which does not exist; "
+            f"{meant(unknown, settings, 'its settings are ' + ', '.join(sorted(settings)))}"
         )
 
 

@@ -22,20 +22,26 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from esper.errors import EsperError, InvalidInput
 from esper.leyline.names import checked
+from esper.leyline.verifier import CommandVerifier
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
+from esper.tolaria.outside import Outside
 from esper.tolaria.own_code import told
 from esper.tolaria.script import SOURCE
-from esper.weatherlight.beginning import Plan, check_new, read_recorded
-from esper.weatherlight.connected import connected
+from esper.weatherlight.beginning import Plan, check_new, partition_in, read_recorded, trace_file
+from esper.weatherlight.connected import connected, connected_locally
 from esper.weatherlight.forkserver import preloaded
 from esper.weatherlight.said import Messages, without_a_terminal
+from streams.local_log import LocalLog
 from streams.objects import object_store
 from streams.settings import Settings
+from streams.trainer_log import KafkaLog
+
+NEW: Final = Plan(fresh=True)
 
 
 class StopFlag:
@@ -93,13 +99,13 @@ def run(arguments: Sequence[str], messages: TextIO) -> int:
 
 
 def train_here(
-    data_dir: Path, run_id: str, config: RunConfig, brokers: Callable[[], str], stop: StopFlag
+    data_dir: Path, run_id: str, config: RunConfig, brokers: Callable[[], str], stop: StopFlag, *, plan: Plan = NEW
 ) -> dict[str, Any]:
-    """Train a new run in this process; the last message that its own process would have sent.
+    """Train a run in this process; the last message that its own process would have sent.
 
     `brokers` is called once everything is prepared, and gives the log's address. The terminal stays the caller's.
     """
-    _, message = _carried_out(lambda: _train(data_dir, run_id, config, brokers, Plan(fresh=True), stop=stop), stop)
+    _, message = _carried_out(lambda: _train(data_dir, run_id, config, brokers, plan, stop=stop), stop)
     return message
 
 
@@ -129,7 +135,7 @@ def _train(
     from esper.tolaria.new_run import find_device, find_pool  # noqa: PLC0415
     from esper.tolaria.resume import fork_run, resume_run  # noqa: PLC0415
     from esper.tolaria.tasks import load_task, recorded_task  # noqa: PLC0415
-    from esper.tolaria.train import Trainable, mended, train, trained_in  # noqa: PLC0415
+    from esper.tolaria.train import Trainable, mended, steps_of_epoch, train, trained_in, with_arguments  # noqa: PLC0415
     from esper.tolaria.world import LiveWorld  # noqa: PLC0415
     from esper.weatherlight.ranks import beside  # noqa: PLC0415
 
@@ -148,13 +154,11 @@ def _train(
             try_task(task, find_device(config.device), config.batch_size)
     elif plan.source != SOURCE:
         task = recorded_task(config.task, plan.source, objects)
-    brokers = brokers_of()
-    if not brokers:
-        raise InvalidInput("nobody waits for this run any more")
     archive = settings.data / "archive"
-    archived = check_new(archive, run_id) if plan.begin == "start" and not plan.fresh else None
     with ExitStack() as stack:
-        outside, log, verifier = connected(stack, settings, brokers, run_id, archived=archived, stop=stop)
+        outside, log, verifier = _joined(stack, settings, run_id, plan, brokers_of, stop=stop)
+        if plan.profile:
+            outside = _profiled(stack, outside, trace_file(settings.data, run_id))
         if plan.begin == "start":
             assert task is not None  # a script is started by its owner, and only goes on here
             return train(config, task, LiveWorld(outside), run_id=run_id).to_dict()
@@ -166,11 +170,32 @@ def _train(
             return resume_run(recorded, trained, outside, log, verifier, script=script).to_dict()
         parent = read_recorded(archive, plan.parent, {})
         trained = task or trained_in(parent, objects, beside)
-        if plan.begin == "static":
-            steps = parent.state.model.step // max(1, parent.state.model.epoch)
-            return train(config, trained, LiveWorld(outside), run_id=run_id, fresh_steps=max(1, steps)).to_dict()
+        if plan.begin == "again":
+            trained, steps = with_arguments(trained, plan.arguments), steps_of_epoch(parent)
+            return train(config, trained, LiveWorld(outside), run_id=run_id, fresh_steps=steps).to_dict()
         change = read_change(plan.change)
         return fork_run(parent, run_id, trained, outside, step=plan.step, change=change).to_dict()
+
+
+def _joined(
+    stack: ExitStack, settings: Settings, run_id: str, plan: Plan, brokers_of: Callable[[], str], *, stop: StopFlag
+) -> tuple[Outside, KafkaLog | LocalLog, CommandVerifier]:
+    """The run's outside, its log and its verifier, once the log is there where it has one."""
+    if plan.local:
+        return connected_locally(stack, settings, stop=stop)
+    brokers, archive = brokers_of(), settings.data / "archive"
+    if not brokers:
+        raise InvalidInput("nobody waits for this run any more")
+    archived = check_new(archive, run_id) if plan.begin == "start" and not plan.fresh else None
+    partition = partition_in(archive, run_id) if plan.begin == "resume" else None
+    return connected(stack, settings, brokers, run_id, archived=archived, partition=partition, stop=stop)
+
+
+def _profiled(stack: ExitStack, outside: Outside, file: Path) -> Outside:
+    """The outside, watched until `stack` is closed; then the trace is written to `file`."""
+    from esper.tolaria.profile import Profile  # noqa: PLC0415 - few runs are profiled
+
+    return stack.enter_context(Profile(outside.clock, file)).outside(outside)
 
 
 if __name__ == "__main__":

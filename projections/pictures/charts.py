@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from projections.pictures.svg import CHARACTER, Picture, Scale, escape, number, picture, rule, short, ticks, words
+from projections.pictures.svg import (
+    CHARACTER,
+    Frame,
+    Picture,
+    Scale,
+    escape,
+    number,
+    picture,
+    rule,
+    short,
+    ticks,
+    words,
+)
 
 ROW, BAR_TOP, BAR_BOTTOM = 28, 40, 40
 
@@ -55,7 +67,7 @@ def _bar(row: Bar, y: float, across: Scale, width: float, form: Callable[[float]
     yield words(across.start - 8, y + 17, row.name, anchor="end")
     yield (
         f'<rect x="{number(start)}" y="{number(y + 4)}" width="{number(wide)}" height="{ROW - 10}" rx="2" '
-        f'style="fill: var(--{colour})"><title>{escape(f"{row.name}: {form(row.value)} {row.note}")}</title></rect>'
+        f'fill="var(--{colour})"><title>{escape(f"{row.name}: {form(row.value)} {row.note}")}</title></rect>'
     )
     if row.low is not None and row.high is not None:
         middle = y + 4 + (ROW - 10) / 2
@@ -138,7 +150,8 @@ def swimlane(
         parts.append(f"<g>{rule(x, LANE_TOP - 4, x, bottom, 'mark')}<title>{escape(mark.text)}</title></g>")
     parts += _mark_words(marks, across)
     told = " ".join(f"{lane.name} {lane.below}: {_lanes_told(lane)}." for lane in lanes)
-    return picture(width, bottom + LANE_BOTTOM + key_height, title, told, [*parts, *key])
+    frame = Frame(across.start, across.end, LANE_TOP, bottom, across.low, across.high)
+    return picture(width, bottom + LANE_BOTTOM + key_height, title, told, [*parts, *key], frame=frame)
 
 
 def _mark_words(marks: Sequence[Mark], across: Scale) -> Iterator[str]:
@@ -189,7 +202,7 @@ def _apart(stays: Sequence[Stay], across: Scale) -> Iterator[Stay]:
 def _block(x: float, y: float, width: float, stage: str, told: str) -> str:
     return (
         f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{LANE}" rx="3" '
-        f'style="fill: var(--{stage})"><title>{escape(told)}</title></rect>'
+        f'fill="var(--{stage})"><title>{escape(told)}</title></rect>'
     )
 
 
@@ -202,7 +215,7 @@ def _key(stages: Sequence[str], left: float, y: float, width: float) -> tuple[li
             x, row = 12.0, row + 1
         at = y + 20 * row
         place = f'x="{number(x)}" y="{number(at)}"'
-        parts.append(f'<rect {place} width="12" height="12" rx="2" style="fill: var(--{stage.lower()})"/>')
+        parts.append(f'<rect {place} width="12" height="12" rx="2" fill="var(--{stage.lower()})"/>')
         parts.append(words(x + 17, at + 10.5, stage.title()))
         x += room
     return parts, 20.0 * (row + 1) if stages else 0.0
@@ -276,7 +289,8 @@ def lines(
     parts = [words(12, 18, title, kind="strong"), *legend, *_axes(across, up, x_name, form, width)]
     parts += _marks(marks, across, up)
     parts += [_curve(each, place, across, up, form) for place, each in enumerate(series)]
-    return picture(width, height, title, description or _told(series, form), parts)
+    frame = Frame(across.start, across.end, up.end, up.start, across.low, across.high)
+    return picture(width, height, title, description or _told(series, form), parts, frame=frame)
 
 
 def _drawable(y: float | None) -> bool:
@@ -308,9 +322,9 @@ def _legend(series: Sequence[Series], width: float) -> tuple[list[str], float]:
         if x + room > width and x > 12.0:
             x, y = 12.0, y + LEGEND_ROW
         dashed = " dashed" if place == DASHED else ""
-        colour = f"stroke: var(--c{place % COLOURS})"
+        colour = f"var(--c{place % COLOURS})"
         ends = f'x1="{number(x)}" y1="{number(y)}" x2="{number(x + 22)}" y2="{number(y)}"'
-        parts += [f'<line class="line{dashed}" style="{colour}" {ends}/>', words(x + 28, y + 4, each.name)]
+        parts += [f'<line class="line{dashed}" stroke="{colour}" {ends}/>', words(x + 28, y + 4, each.name)]
         x += room + 16
     return parts, y - 32.0
 
@@ -354,7 +368,7 @@ def _curve(series: Series, place: int, across: Scale, up: Scale, form: Callable[
     dashed = " dashed" if place == DASHED else ""
     colour = f"var(--c{place % COLOURS})"
     told = escape(_last(series, form))
-    return f'<path class="line{dashed}" style="stroke: {colour}" d="{"".join(path)}"><title>{told}</title></path>'
+    return f'<path class="line{dashed}" stroke="{colour}" d="{"".join(path)}"><title>{told}</title></path>'
 
 
 def _thinned(points: Sequence[tuple[float, float | None]], across: Scale) -> Iterator[tuple[float, float | None]]:

@@ -105,9 +105,9 @@ class _Box:
         stage = growth.stage.lower()
         yield (
             f'<g><rect x="{number(x)}" y="{number(y)}" width="{number(self.width)}" height="{number(self.height)}" '
-            f'rx="5" style="fill: var(--paper); stroke: var(--{stage})" stroke-width="1.5"{dashes}/>'
+            f'rx="5" fill="var(--paper)" stroke="var(--{stage})" stroke-width="1.5"{dashes}/>'
             f'<rect x="{number(x)}" y="{number(y)}" width="6" height="{number(self.height)}" rx="2" '
-            f'style="fill: var(--{stage})"/>'
+            f'fill="var(--{stage})"/>'
             f"<title>{escape(f'{growth.name}: {growth.text}')}</title></g>"
         )
         for row, line in enumerate(self.lines):
@@ -117,7 +117,7 @@ class _Box:
 def _layer(place: Place, x: float, y: float, width: float, height: float) -> Iterator[str]:
     yield (
         f'<rect x="{number(x)}" y="{number(y)}" width="{number(width)}" height="{number(height)}" rx="5" '
-        f'style="fill: var(--dormant)"><title>{escape(f"{place.name} {place.gives}")}</title></rect>'
+        f'fill="var(--dormant)"><title>{escape(f"{place.name} {place.gives}")}</title></rect>'
     )
     most = int((width - 12) / CHARACTER)
     yield words(x + PAD, y + PAD + 12, _short(place.name, most), kind="strong")

@@ -22,10 +22,26 @@ def style() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a picture's x axis lies in it, in pixels, and the values at its ends: a page can point at a moment."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """One SVG element; a notebook shows it as it stands, a page that has `style()` once takes `svg`."""
+    """One SVG element; a notebook shows it as it stands, a page that has `style()` once takes `svg`.
+
+    It has no style of its own elements, so that a page which allows none (a Content Security Policy) shows it too.
+    """
 
     svg: str
+    frame: Frame | None = None
 
     def _repr_html_(self) -> str:
         return f"<style>{style()}</style>{self.svg}"
@@ -41,14 +57,17 @@ def number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def picture(width: float, height: float, title: str, description: str, parts: Iterable[str]) -> Picture:
+def picture(
+    width: float, height: float, title: str, description: str, parts: Iterable[str], *, frame: Frame | None = None
+) -> Picture:
     """An SVG with its title and description, which a screen reader says instead of it."""
     body = "".join(parts)
     key = hashlib.sha256(f"{title}{description}{body}".encode()).hexdigest()[:10]
     return Picture(
         f'<svg class="esper-picture" role="img" aria-labelledby="t{key} d{key}" xmlns="http://www.w3.org/2000/svg" '
         f'viewBox="0 0 {number(width)} {number(height)}" width="{number(width)}" height="{number(height)}">'
-        f'<title id="t{key}">{escape(title)}</title><desc id="d{key}">{escape(description)}</desc>{body}</svg>'
+        f'<title id="t{key}">{escape(title)}</title><desc id="d{key}">{escape(description)}</desc>{body}</svg>',
+        frame,
     )
 
 

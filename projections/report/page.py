@@ -54,7 +54,7 @@ def page(history: History, run_id: str) -> str:
         styles=Markup(css + svg.style()),  # noqa: S704  ours
         verdict=verdict(told),
         over_seeds=over_seeds(told),
-        tiles=_tiles(told),
+        tiles=tiles(told),
         pictures=drawn,
         seeds=told.seeds,
         decided=told.decided,
@@ -160,15 +160,17 @@ def _against_static(told: Report) -> str:
     return f" At equal cost ({spent}) {net} compares by {by_main}test loss as {loss}."
 
 
-def _tiles(told: Report) -> list[dict[str, str]]:
+def tiles(told: Report) -> list[dict[str, str]]:
+    """The run in figures: a name, a value and a note each."""
     run, control = told.run, told.control
     forms = {"test_loss": figure, "params_final": figure, "flops": figure, "wall_s": seconds}
     beside = {name: f"control {form(control[name])}" if control is not None else "" for name, form in forms.items()}
     kept = "-" if run["seeds_germinated"] is None else f"{run['seeds_fossilized']} of {run['seeds_germinated']}"
     culled = "" if run["seeds_culled"] is None else f"{run['seeds_culled']} culled"
+    loss = () if run["metric"] == "loss" else (("Test loss", figure(run["test_loss"]), beside["test_loss"]),)
     named = (
         _measured(told),
-        ("Test loss", figure(run["test_loss"]), beside["test_loss"]),
+        *loss,
         ("Parameters", figure(run["params_final"]), beside["params_final"] or f"{figure(run['params_host'])} at first"),
         ("FLOPs spent", figure(run["flops"]), beside["flops"]),
         ("Seeds kept", kept, culled),

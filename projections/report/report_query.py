@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from esper.errors import InvalidInput
@@ -96,29 +96,50 @@ class Report:
 def report_query(history: History, run_id: str) -> Report:
     """Everything about a run; raises InvalidInput where the history does not have its start."""
     mine = {"run": run_id}
-    runs = rows(history, "from runs where run_id = $run", mine)
-    if not runs:
-        raise InvalidInput(f"the history has events of run {run_id} and not its start, so there is nothing to report")
-    control = _first(rows(history, "from runs where control_of = $run order by started_at desc limit 1", mine))
-    static = _first(rows(history, "from runs where static_of = $run order by started_at desc limit 1", mine))
-    chains = {"run": run_id, "control": control["run_id"] if control else ""}
-    return Report(
-        run=runs[0],
-        start=rows(history, "from log.run_started where run_id = $run order by log_offset limit 1", mine)[0],
+    told = brief_query(history, run_id)
+    chains = {"run": run_id, "control": told.control["run_id"] if told.control else ""}
+    return replace(
+        told,
         end=_ended(history, run_id),
-        control=control,
         control_end=_ended(history, chains["control"]),
-        static=static,
         seeds=rows(history, "from seeds where run_id = $run order by length(seed_id), seed_id", mine),
-        decided=_listed(history, f"{_DECISIONS} AND decision.chosen <> 'nothing'", "log_offset", mine),
-        idle=_listed(history, _IDLE, "log_offset", mine),
         gates=_listed(history, _GATES, "sequence", mine),
         commands=_listed(history, _COMMANDS, "recorded_at, log_offset", mine),
         rollbacks=_listed(history, _ROLLBACKS, "log_offset", mine),
         alerts=rows(history, _ALERTS, mine),
         events=rows(history, _EVENTS, chains),
-        parent=runs[0]["parent_run_id"],
-        alike=_alike(history, runs[0]),
+        alike=_alike(history, told.run),
+    )
+
+
+def brief_query(history: History, run_id: str) -> Report:
+    """What a run comes to and what was decided, for whoever looks again every second: the other tables are empty.
+
+    Raises InvalidInput where the history does not have its start.
+    """
+    mine = {"run": run_id}
+    found = rows(history, "from runs where $run in (run_id, control_of, static_of) order by started_at desc", mine)
+    run = next((row for row in found if row["run_id"] == run_id), None)
+    if run is None:
+        raise InvalidInput(f"the history has events of run {run_id} and not its start, so there is nothing to report")
+    nothing = Listed((), 0)
+    return Report(
+        run=run,
+        start=rows(history, "from log.run_started where run_id = $run order by log_offset limit 1", mine)[0],
+        end=None,
+        control=next((row for row in found if row["control_of"] == run_id), None),
+        control_end=None,
+        static=next((row for row in found if row["static_of"] == run_id), None),
+        seeds=(),
+        decided=_listed(history, f"{_DECISIONS} AND decision.chosen <> 'nothing'", "log_offset", mine),
+        idle=_listed(history, _IDLE, "log_offset", mine),
+        gates=nothing,
+        commands=nothing,
+        rollbacks=nothing,
+        alerts=(),
+        events=(),
+        parent=run["parent_run_id"],
+        alike=(),
     )
 
 
@@ -161,16 +182,12 @@ def _listed(history: History, query: str, order: str, parameters: Mapping[str, A
     return Listed(found, found[0]["total"] if found else 0)
 
 
-def _first(found: Sequence[Row]) -> Row | None:
-    return found[0] if found else None
-
-
 def _ended(history: History, run_id: str) -> Row | None:
     ends = (
         "from log.run_finished as fact where run_id = $run and log_verdict = 1 "
         "and survives(fact.run_id, fact.log_offset, fact.sequence) order by log_offset desc limit 1"
     )
-    return _first(rows(history, ends, {"run": run_id}))
+    return next(iter(rows(history, ends, {"run": run_id})), None)
 
 
 _DECISIONS = """

@@ -12,18 +12,18 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY
-from esper.errors import LogUnavailable
+from esper.errors import EsperError, LogUnavailable
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event, unknown_values
 from esper.nissa.alerts import (
     RULES,
     Alert,
     Watches,
+    evolve_absent,
     evolve_alerts,
     evolve_ended,
     evolve_restored,
@@ -32,14 +32,16 @@ from esper.nissa.alerts import (
 )
 from esper.nissa.catalogue import BY_NAME
 from esper.nissa.measure import Sample, measure
+from projections import manifest
 from streams.agents.notify import Notifier, channels_of
-from streams.agents.scraped import scraped, trains
+from streams.agents.scraped import METRICS, present, scraped, trains
 from streams.app import add_agent
 from streams.metrics import Metrics
 from streams.process import AgentContext
 from streams.producer import Publisher
 from streams.reader import Intake, handled, past
 from streams.records import Record
+from streams.settings import Settings
 
 RECENT_IDS: Final = 4_096
 """R-OONA-10. A redelivery comes soon after its first; one older than this is counted twice in a graph, no more."""
@@ -47,10 +49,14 @@ RUNS_SHOWN: Final = 50
 """Runs with series of their own; the oldest make room."""
 RECALLED_S: Final = 3_600.0
 """How far back the facts are folded again that a process before this one has handled."""
-LOOK_S: Final = 2.0
+LOOK_S: Final = 1.0
 """How often, while a run trains or something bad lasts, processes are asked and time is folded."""
 IDLE_LOOK_S: Final = 30.0
 """The same while nothing of the kind is so. R-NIS-10."""
+LEAST_LAG_SCALE: Final = 1 / 3
+"""A drill waits for ten seconds of lag at least: on a busy machine the archiver may be some behind."""
+TELL_S: Final = 1.0
+"""How long what was found by looking waits for the log; after that people are told without it."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +64,14 @@ logger = logging.getLogger(__name__)
 class Nissa:
     """Folds events into the metrics of its process and publishes the alerts that they fire or clear."""
 
-    def __init__(self, publisher: Publisher, metrics: Metrics, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self, publisher: Publisher, metrics: Metrics, notifier: Notifier | None = None, window_scale: float = 1.0
+    ) -> None:
         self._publisher = publisher
+        self._window_scale = window_scale
+        self._unsaid: list[Event] = []
+        self._mark: tuple[manifest.Place, int, float] | None = None
+        self._newest: tuple[manifest.Place, int] | None = None
         self._notifier = notifier
         self._metrics = metrics
         self._watches: Watches = {}
@@ -77,11 +89,12 @@ class Nissa:
         if event.event_id in self._recent:
             return
         samples = measure(event)
-        watches, alerts = _folded(self._watches, event, samples, record.timestamp_ms / 1000)
+        watches, alerts = _folded(self._watches, event, samples, self._clock(record.timestamp_ms / 1000))
         if alerts:
             await self._publisher.publish([_alert_event(event, alert) for alert in alerts])
         # Nothing above changed this object, so an attempt that failed can be made again.
         self._watches = watches
+        self._newest = (record.topic, record.partition), record.offset
         self._remember(event.event_id)
         self._count_runs(event)
         for sample in samples:
@@ -98,27 +111,56 @@ class Nissa:
             self._tell(alert)
         self._metrics.observe("esper_nissa_ingest_latency_seconds", max(0.0, time.time() - record.timestamp_ms / 1000))
 
-    async def look(self, samples: Iterable[Sample], now_s: float) -> None:
-        """Fold what processes say of themselves now, and the time; raises LogUnavailable where nothing can be told."""
+    async def look(self, samples: Iterable[Sample], now_s: float, present: Collection[str]) -> None:
+        """Fold what processes say of themselves now, which of them are `present` at all, and the time.
+
+        What that makes is written to the log. While it takes nothing, people are told all the same, and the next look
+        writes what is missing, as it was.
+        """
         watches, alerts = self._watches, list[Alert]()
         for sample in samples:
-            watches, alert = evolve_alerts(watches, sample, now_s)
+            watches, alert = evolve_alerts(watches, sample, self._clock(now_s))
             alerts += [alert] if alert is not None else []
-        watches, lasted = evolve_time(watches, now_s)
-        if alerts + lasted:
-            await self._publisher.publish([_alert_event(None, alert) for alert in alerts + lasted])
-        self._watches = watches
+        watches, gone = evolve_absent(watches, METRICS, present)
+        self._watches, lasted = evolve_time(watches, self._clock(now_s))
+        lasted = gone + lasted
+        self._unsaid += [_alert_event(None, alert) for alert in alerts + lasted]
         for alert in alerts + lasted:
             self._tell(alert)
+        if not self._unsaid:
+            return
+        try:
+            await asyncio.wait_for(self._publisher.publish(self._unsaid), TELL_S)
+        except (LogUnavailable, TimeoutError) as error:
+            logger.warning("alerts wait for the log: %s", error or f"it took nothing for {TELL_S:g} s")
+            for event in self._unsaid:
+                if self._notifier is not None:
+                    self._notifier.take(event)
+        else:
+            self._unsaid = []
+
+    def lag(self, archived: Mapping[manifest.Place, int], now_s: float) -> Sample:
+        """How long the newest record that was handled when the archive last had all that was waits to be archived."""
+        if self._mark is None or archived.get(self._mark[0], 0) > self._mark[1]:
+            newest = self._newest
+            late = newest is not None and archived.get(newest[0], 0) <= newest[1]
+            self._mark = (*newest, now_s) if late and newest is not None else None
+        seconds = 0.0 if self._mark is None else now_s - self._mark[2]
+        self._metrics.set("esper_archive_lag_seconds", seconds)
+        return Sample("esper_archive_lag_seconds", seconds / max(self._window_scale, LEAST_LAG_SCALE), "archive")
+
+    def _clock(self, seconds: float) -> float:
+        """The time by which rules wait: a drill has it pass quicker."""
+        return seconds / self._window_scale
 
     @property
     def waits(self) -> bool:
-        """Whether time alone may change something: what is bad lasts, or a fired alert may clear without an event."""
-        return waits(self._watches)
+        """Whether time alone may change something: what is bad lasts, a fired alert may clear, or one is to be told."""
+        return bool(self._unsaid) or self._mark is not None or waits(self._watches)
 
     def recall(self, event: Event, record: Record) -> None:
         """Take over an event that an earlier process has handled; what it fired is on the log."""
-        self._watches, _ = _folded(self._watches, event, measure(event), record.timestamp_ms / 1000)
+        self._watches, _ = _folded(self._watches, event, measure(event), self._clock(record.timestamp_ms / 1000))
         self._count_runs(event)
 
     def restore(self, event: Event) -> None:
@@ -225,7 +267,7 @@ def _alert_event(cause: Event | None, alert: Alert) -> Event:
 async def setup(context: AgentContext) -> None:
     """Nissa's two agents, with the alerts that an earlier process left active."""
     notifier = Notifier(channels_of(context.settings), context.publisher, context.metrics)
-    nissa = Nissa(context.publisher, context.metrics, notifier)
+    nissa = Nissa(context.publisher, context.metrics, notifier, context.settings.alert_window_scale)
     async for event, record in handled(context.brokers, context.ring, RUNS, context.app.conf.id, RECALLED_S):
         nissa.recall(event, record)
     async for event in past(context.brokers, context.ring, EMERGENCY):
@@ -234,7 +276,7 @@ async def setup(context: AgentContext) -> None:
     add_agent(context.app, "nissa-emergency", [EMERGENCY, DEADLETTER], intake.take)
     add_agent(context.app, "nissa", [RUNS, COMMANDS, REPORTS, BLUEPRINTS, TELEMETRY], intake.take)
     notifier.send_due()  # what an earlier process did not come to tell
-    looking = asyncio.create_task(_look(nissa, context.settings.run_folder))
+    looking = asyncio.create_task(_look(nissa, context.settings))
     _tasks.add(looking)
     looking.add_done_callback(_tasks.discard)
 
@@ -242,12 +284,16 @@ async def setup(context: AgentContext) -> None:
 _tasks: Final[set[asyncio.Task[None]]] = set()
 
 
-async def _look(nissa: Nissa, run_folder: Path) -> None:
-    """Ask the data folder's processes and fold the time, for ever."""
+async def _look(nissa: Nissa, settings: Settings) -> None:
+    """Ask the data folder's processes, read how far its archive is, and fold the time, for ever."""
+    run_folder, archive = settings.run_folder, settings.data / "archive"
     while True:
         await asyncio.sleep(LOOK_S if nissa.waits or trains(run_folder) else IDLE_LOOK_S)
         samples = await asyncio.to_thread(lambda: list(scraped(run_folder)))
         try:
-            await nissa.look(samples, time.time())
-        except LogUnavailable as error:
-            logger.warning("alerts wait for the log: %s", error)
+            archived = await asyncio.to_thread(manifest.covered, archive)
+        except (EsperError, OSError) as error:
+            logger.warning("how far the archive is cannot be read: %s", error)
+        else:
+            samples.append(nissa.lag(archived, time.time()))
+        await nissa.look(samples, time.time(), present(run_folder))

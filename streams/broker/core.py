@@ -75,6 +75,8 @@ class Core:
     peers: Peers = field(default_factory=Peers)
     secret: str | None = None
     """What clients have to name; None lets anyone in."""
+    unwritable: bool = False
+    """The last write was refused by the disk."""
     _complained: float = float("-inf")
     _turned_away: float = float("-inf")
 
@@ -112,7 +114,10 @@ class Core:
     def complain(self, refused: Refused) -> None:
         """Tells the operator about a disk that refuses; at most every ten seconds, as producers try again."""
         self.counters.refused += 1
-        if refused.code is ErrorCode.kafka_storage_error and time.monotonic() - self._complained > _COMPLAIN_EVERY_S:
+        if refused.code is not ErrorCode.kafka_storage_error:
+            return
+        self.unwritable = True
+        if time.monotonic() - self._complained > _COMPLAIN_EVERY_S:
             self._complained = time.monotonic()
             _LOG.error("%s", refused.why)
 

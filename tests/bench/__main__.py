@@ -29,6 +29,7 @@ BENCHES = (
     "kasmina",
     "decision_latency",
     "learned_policy",
+    "learning",
     "archive",
     "archive_peers",
     "state",
@@ -42,6 +43,7 @@ BENCHES = (
     "broker",
     "real_log",
     "scale",
+    "fleet",
 )
 
 

@@ -22,15 +22,13 @@ from projections import open_history
 from projections.history import History
 from tests.bench.table import Row
 
-HOOK = "tolaria.epoch_hook."
 RUNS = 10
 QUICK_RUNS = 3
 LIMITS_MS = {"p50": 5.0, "p99": 18.0}
 
-_PARTS = f"""
-    SELECT metric.name[{len(HOOK) + 1}:], list(metric.value)
-    FROM (SELECT unnest(metrics) AS metric FROM log.telemetry_packet)
-    WHERE metric.name LIKE '{HOOK}%' GROUP BY ALL ORDER BY 1
+_PARTS = """
+    SELECT part, list(spent_ms)
+    FROM (UNPIVOT (SELECT COLUMNS('_ms$') FROM hooks) ON * INTO NAME part VALUE spent_ms) GROUP BY part ORDER BY part
 """
 
 

@@ -93,17 +93,17 @@ def rows(*, full: bool = False) -> list[Row]:
     """Graph and advice for each number of sites, then the hooks of runs over the log."""
     rounds, found = 400 if full else 100, []
     torch.set_num_threads(1)
-    loaded = weights.load(weights.save(make(), "1.0.0"))
+    policy = learned.policy(weights.save(make(), "1.0.0"))
     for sites in SITES:
         packet = state(sites)
-        actions, mask = legal_actions(packet)
-        learned.advise(loaded, packet, actions, mask)
+        actions, mask = legal_actions(packet, policy.action_set)
+        policy.advise(packet, actions, mask)
         gc.collect()
         gc.freeze()  # as the decider's process does
         fixture = f"{sites} sites x {OPTIONS} blueprints, {rounds} rounds, processor time, one thread"
         graph = times_ms(lambda: build(packet, actions), rounds)  # noqa: B023 - called at once
-        advice = times_ms(lambda: learned.advise(loaded, packet, actions, mask), rounds)  # noqa: B023 - called at once
-        found.append(Row("learned policy, graph, p95", graph["p95"], "ms", fixture, 2.0 if sites <= 10 else None))
+        advice = times_ms(lambda: policy.advise(packet, actions, mask), rounds)  # noqa: B023 - called at once
+        found.append(Row("learned policy, graph, p95", graph["p95"], "ms", fixture, 2.0))
         found.append(Row("learned policy, graph and network, p99", advice["p99"], "ms", fixture, 5.0))
     hooks = over_the_log(runs=5 if full else 1)
     fixture = f"`esper run --no-control --policy learned` with all its processes, {len(hooks)} hooks, none left out"

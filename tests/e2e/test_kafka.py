@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource
 
 from contracts.leyline.v1.event_pb2 import StateDigested
-from contracts.topics import ARCHIVER_GROUP, RUNS
+from contracts.topics import FLEET_GROUP, GROUPS, RUNS
 from esper.cli.up import kept_by
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
@@ -32,7 +33,8 @@ from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.reader import tail
 from streams.records import partition_of
-from streams.topics import copies_of, ensure_topics
+from streams.topics import closed_groups, copies_of, ensure_topics
+from streams.work import WorkLog
 from streams.writer import LogWriter
 from tests.e2e.test_relive import House, digests
 from tests.kafka import MISSING, NODES, RIGHTS, USER, Kafka, token
@@ -199,12 +201,27 @@ def test_each_group_needs_its_right_and_a_missing_one_is_named(kafka, entered, m
     monkeypatch.setenv("ESPER_TOPIC_PREFIX", prefix)
     topics, (kind, _, operations) = RIGHTS
     kafka.allow(prefix, rights=[topics])
-    for group in (ARCHIVER_GROUP, "esper-decider", "esper-worker"):
-        said = refused(lambda group=group: asyncio.run(ensure_topics(kafka.brokers, group=group)))
+    asyncio.run(ensure_topics(kafka.brokers))
+    assert asyncio.run(closed_groups(kafka.brokers)) == list(GROUPS)
+    for number, group in enumerate(GROUPS, 1):
+        fleet = group == FLEET_GROUP
+        asks = partial(work_done, kafka) if fleet else partial(begun, kafka, group)
+        said = refused(asks)
         kafka.allow(prefix, rights=[(kind, group, operations)])
-        asyncio.run(ensure_topics(kafka.brokers, group=group))
+        asks()
 
         assert said.startswith(f"group {prefix}{group} is closed to this user")
+        assert asyncio.run(closed_groups(kafka.brokers)) == list(GROUPS)[number:]
+
+
+def begun(kafka, group):
+    asyncio.run(ensure_topics(kafka.brokers, group=group))
+
+
+def work_done(kafka):
+    with WorkLog(kafka.brokers, RING) as log:
+        assert log.caught_up(20)
+        log.commit()
 
 
 def test_two_of_three_copies_acknowledge_and_topics_of_which_one_does_are_named(kafka, entered):

@@ -51,7 +51,12 @@ TORCH_FREE = (
     *KARN,
 )
 
-WITH_TORCH = ("esper.tamiyo.network", "esper.tamiyo.weights", "esper.tamiyo.policies.learned")
+WITH_TORCH = (
+    "esper.tamiyo.network",
+    "esper.tamiyo.served",
+    "esper.tamiyo.weights",
+    "esper.tamiyo.policies.learned",
+)
 """Of those rooms: what serves a learned policy, imported where one is asked for."""
 
 OURS = ("contracts", "esper", "projections", "streams")

@@ -22,11 +22,10 @@ from esper.cli.history import (
     check_writable,
     control_of,
     new_run_id,
-    told_of,
-    work_row,
 )
 from esper.cli.output import complain, one_line, say, say_json, say_now, table
 from esper.cli.run import names_own_code
+from esper.cli.runs import told_of, work_row
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event
 from esper.record.work import COMPLETED, QUEUED, RUNNING, WITHDRAWN, Asked, Work

@@ -1,8 +1,8 @@
 """The learned policy: the graph of the observation, the network's logit for every action.
 
 It is a policy like the others: pure, with a digest, which is over its name, its version and the SHA-256 of its weights.
-Its decision is served deterministic: eval mode, no autograd, one thread. Imports torch; `esper.tamiyo.policies` does so
-only when a learned policy is asked for.
+Its decision is served deterministic: no dropout, no autograd, one thread. Imports torch; `esper.tamiyo.policies` does
+so only when a learned policy is asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from contracts.leyline.v1.event_pb2 import EpochCompleted
@@ -19,8 +20,8 @@ from esper.leyline.objects import ObjectStore
 from esper.tamiyo.actions import Action
 from esper.tamiyo.coverage import of_graph
 from esper.tamiyo.graph import build
-from esper.tamiyo.network import to_inputs
 from esper.tamiyo.policy import Advice, Policy
+from esper.tamiyo.served import Served
 from esper.tamiyo.weights import Loaded, load
 
 NAME: Final = "learned"
@@ -37,12 +38,15 @@ def policy(weights: str | Path | bytes | Loaded, objects: ObjectStore | None = N
     this Esper can serve.
     """
     loaded = weights if isinstance(weights, Loaded) else load(_content(weights, objects))
+    served = Served(loaded.network)
     return Policy(
         NAME,
         loaded.version,
         greedy=True,
-        advise=lambda state, actions, mask: advise(loaded, state, actions, mask),
+        advise=lambda state, actions, mask: advise(loaded, served, state, actions, mask),
         weights=loaded.digest.hex(),
+        action_set=loaded.action_set,
+        risk_engine=loaded.risk_engine,
     )
 
 
@@ -59,7 +63,9 @@ def _content(weights: str | Path | bytes, objects: ObjectStore | None) -> bytes:
         raise InvalidInput(f"a policy's weights cannot be read: {error}") from None
 
 
-def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]) -> Advice:
+def advise(
+    loaded: Loaded, served: Served, state: EpochCompleted, actions: Sequence[Action], mask: Sequence[bool]
+) -> Advice:
     """A logit for every action, those that another of the same slot dominates far below; and the value of the state.
 
     Where nothing but waiting is legal the network is not asked (ruling 35).
@@ -72,9 +78,11 @@ def advise(loaded: Loaded, state: EpochCompleted, actions: Sequence[Action], mas
     try:
         with torch.inference_mode():
             graph = build(state, actions, loaded.network.settings.sizes)
-            outputs = loaded.network(to_inputs(graph))
-            logits = torch.where(outputs.choosable, outputs.logits, NOT_CHOSEN).tolist()
-            value = float(outputs.value[0])
+            rows = np.flatnonzero(graph.actions.choosable)
+            found, value = served.act(graph, rows)
+            scores = np.full(len(actions), NOT_CHOSEN, dtype=np.float32)
+            scores[rows] = found.numpy()
+            logits: list[float] = scores.tolist()
     finally:
         if threads != 1:
             torch.set_num_threads(threads)

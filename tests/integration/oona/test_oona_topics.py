@@ -9,9 +9,11 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from contracts.leyline.v1.event_pb2 import StateDigested
-from contracts.topics import PARTITIONS, RUNS, TOPICS
-from esper.errors import LogUnavailable
+from contracts.leyline.v1.event_pb2 import RunResumed, RunStarted, StateDigested
+from contracts.leyline.v1.leyline_pb2 import AdaptationCommand
+from contracts.topics import COMMANDS, PARTITIONS, RUNS, TOPICS
+from esper.cli.tell import _publish
+from esper.errors import LogUnavailable, Superseded
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
 from projections.archive_writer import Archive
@@ -26,6 +28,8 @@ from streams.producer import Publisher
 from streams.reader import tail
 from streams.records import partition_of
 from streams.topics import ensure_topics
+from streams.trainer_log import KafkaLog
+from tests.integration.oona.oona_events import Events
 
 RING = KeyRing((b"k" * 32,))
 
@@ -253,3 +257,48 @@ async def test_where_somebody_adds_partitions_the_archive_takes_them_in_and_answ
     await again
 
     assert covered(folder)[RUNS.name, partition_of(b"run", PARTITIONS)] == 2
+
+
+def settled_run():
+    """The id of a run that lies elsewhere among seven partitions than among four, and where it lies among four."""
+    ids = (f"run-{number}" for number in range(100))
+    run_id = next(each for each in ids if partition_of(each.encode(), 4) != partition_of(each.encode(), 7))
+    return run_id, partition_of(run_id.encode(), 4)
+
+
+def test_a_run_stays_where_it_began_when_somebody_adds_partitions(bare_log):
+    """Its key lies elsewhere then: two trainers owned it, each on its own partition, and commands came to neither."""
+    address, (run_id, was) = bare_log.address, settled_run()
+    asyncio.run(ensure_topics(address))
+    events = Events(run_id)
+    told = [events.make(AdaptationCommand(version=1)) for _ in range(2)]
+    with KafkaLog(address, RING, run_id=run_id, metrics=Metrics()) as first:
+        first.claim(events.fact(RunStarted(task="x")))
+        asyncio.run(add_partitions(address, 7))
+        asyncio.run(_publish(address, RING, told[0], was))
+        first.await_command(20.0)
+        taken = first.take_commands()
+        first.publish(events.fact())
+        first.flush()
+        with KafkaLog(address, RING, run_id=run_id, metrics=Metrics(), partition=was) as second:
+            second.claim(events.make(RunResumed(accepted_sequence=2), sequence=3, incarnation=2))
+            asyncio.run(_publish(address, RING, told[1], was))
+            second.await_command(20.0)
+            taken += second.take_commands()
+        with pytest.raises(Superseded, match="taken over by another process"):
+            first.await_answer(bytes(16), 20.0)
+
+    assert [signed.payload for signed in taken] == [each.SerializeToString(deterministic=True) for each in told]
+    assert {place: end for place, end in ends_of(address).items() if end} == {
+        (RUNS.name, was): 3,
+        (COMMANDS.name, was): 2,
+    }
+
+
+def test_a_run_of_another_log_lies_by_its_key(bare_log):
+    address, (run_id, was) = bare_log.address, settled_run()
+    asyncio.run(ensure_topics(address))
+    with KafkaLog(address, RING, run_id=run_id, metrics=Metrics(), partition=6) as log:
+        log.claim(Events(run_id).fact(RunStarted(task="x")))
+
+    assert ends_of(address)[RUNS.name, was] == 1

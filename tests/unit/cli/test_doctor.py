@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from esper.cli.app import dispatch
-from esper.cli.up import examine, kept_by
+from esper.cli.up import examine, kept_by, open_of
 from streams.background import LoopThread
 from streams.broker.limits import Limits
 from streams.broker.server import Broker, listening_socket
@@ -73,6 +73,7 @@ def test_a_log_that_answers_is_fine_but_needs_a_key(tmp_path, monkeypatch, addre
     monkeypatch.setenv("ESPER_BROKERS", address)
     found = {finding.check: finding for finding in examine(tmp_path / "data")}
     assert (found["log address"].verdict, found["log copies"].verdict) == ("ok", "ok")
+    assert (found["log groups"].verdict, found["log groups"].found) == ("ok", "all 4 are open to this user")
     assert "no topics yet" in found["log copies"].found
     assert found["signing key"].verdict == "bad"
     assert "set ESPER_KEY" in found["signing key"].found
@@ -147,3 +148,12 @@ def test_topics_that_die_with_one_broker_are_named(log, verdict, said):
 
     assert found[0] == verdict
     assert said in found[1]
+
+
+def test_groups_that_are_closed_are_named_and_that_of_the_fleet_is_not_everybodys():
+    assert open_of(["esper-archiver", "esper-fleet"]) == (
+        "bad",
+        "closed to this user: esper-archiver, esper-fleet; give it Read on them: docs/kafka.md has the rights",
+    )
+    assert open_of(["esper-fleet"])[0] == "note"
+    assert "for `esper submit`, `work` and `withdraw` alone" in open_of(["esper-fleet"])[1]

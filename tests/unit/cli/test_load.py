@@ -342,7 +342,8 @@ def test_a_run_that_goes_on_and_one_that_died_at_once(tmp_path: Path, *, lives: 
         esper.load("last", data_dir=tmp_path)
 
 
-def test_a_run_of_a_script_asks_for_the_model_that_the_script_makes(tmp_path: Path) -> None:
+def test_a_run_of_a_script_asks_for_the_model_that_the_script_makes(tmp_path: Path, capsys) -> None:
+    """Its weights alone are to be had without."""
     objects, log = ObjectStore(tmp_path / "objects"), MemoryLog()
     config, outside = RunConfig(task="spirals", policy="none", epochs=1), Outside(log, REAL_CLOCK, objects)
     train(config, load_task("spirals"), LiveWorld(outside), run_id="spirals")
@@ -352,8 +353,13 @@ def test_a_run_of_a_script_asks_for_the_model_that_the_script_makes(tmp_path: Pa
 
     with pytest.raises(InvalidInput, match=r"a script of your own.*esper.load\('spirals', model=\.\.\.\)"):
         esper.load(data_dir=tmp_path)
+    export_command(tmp_path, "last", tmp_path / "e", with_objects=False, with_network=True, trust=False, as_json=False)
+    assert "its network: network.json, network.safetensors" in capsys.readouterr().out
+    tensors = safetensors.torch.load_file(tmp_path / "e" / "network" / "network.safetensors")
+    assert json.loads((tmp_path / "e" / "network" / "network.json").read_text())["tensors"].keys() == tensors.keys()
     model = load_task("spirals").make_host()
     assert esper.load(data_dir=tmp_path, model=model) is model
+    assert all(torch.equal(tensors[f"host.{name}"], each) for name, each in model.state_dict().items())
     assert figures(model, "spirals")[1] == next(each for each in reversed(log.events)).run_finished.test_loss
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
 from contracts.leyline.v1 import event_pb2 as e
 from esper.cli.app import dispatch
+from esper.cli.runs import sought
+from esper.errors import InvalidInput
 from esper.leyline.envelope import new_event
 from esper.weatherlight.alive import this_process
 from projections.archive_writer import Archive
@@ -19,7 +22,7 @@ AT_NS = 1_760_000_000_000_000_000
 def fact(body, run_id: str, sequence: int, at: int, step: int = 0):
     event = new_event(
         body,
-        event_id=f"{run_id}/{sequence:<7}".encode(),
+        event_id=f"{run_id}/{sequence}".encode()[-16:].rjust(16),
         run_id=run_id,
         producer="trainer",
         recorded_at_ns=AT_NS + at * 10**9,
@@ -80,3 +83,96 @@ def test_json_has_died_and_where_a_fork_began(folder, capsys):
     assert [runs[name]["status"] for name in ("aaaaaaaa", "bbbbbbbb", "cccccccc")] == ["failed", "died", "running"]
     assert (runs["bbbbbbbb"]["fork_step"], runs["bbbbbbbb"]["fork_change"]) == (240, "cull s2")
     assert runs["aaaaaaaa"]["task_file"] == "my/mine.py:task"
+
+
+def request(run_id: str, at: int, place: int):
+    config = json.dumps({"task": "digits"})
+    return fact(e.RunRequested(begin="start", config_json=config, place=place), run_id, 1, at)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Ten runs that completed, one a day, each with its control run; two that failed before; four that wait."""
+    events = []
+    for number in range(12):
+        run_id, day = f"run-{number:02}", 86_400 * number
+        task = "digits" if number % 2 else "spirals"
+        events += [
+            fact(e.RunStarted(task=task, policy="heuristic"), run_id, 1, day),
+            fact(e.RunStarted(task=task, policy="none", control_of=run_id), f"{run_id}-control", 1, day + 1),
+            fact(e.RunFinished(status="failed" if number < 2 else "completed"), run_id, 2, day + 2),
+            fact(e.RunFinished(status="completed"), f"{run_id}-control", 2, day + 3),
+        ]
+    events += [request(f"wait-{number}", 2_000_000 + number, place=number) for number in range(4)]
+    folder = tmp_path_factory.mktemp("many")
+    with Archive(folder / "archive") as archive:
+        archive.append(LogOfRecords().place(events))
+    return folder
+
+
+def listed(folder, capsys, *options):
+    """The ids of a listing, and what it says of those that it leaves out."""
+    assert dispatch(["runs", *options, "--data-dir", str(folder)]) == 0
+    said = capsys.readouterr()
+    if "--json" in options:
+        return [run["run_id"] for run in json.loads(said.out)], said.err
+    _, *rows = said.out.splitlines()
+    left = rows.pop() if rows and rows[-1].startswith("left out") else ""
+    return [row.split()[0] for row in rows], left
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), ["wait-3", "wait-2", "wait-1", "wait-0", *(f"run-{number:02}" for number in reversed(range(12)))]),
+        (("--status", "failed"), ["run-01", "run-00"]),
+        (("--status", "failed", "--task", "digits"), ["run-01"]),
+        (("--status", "queued"), ["wait-3", "wait-2", "wait-1", "wait-0"]),
+        (("--task", "spirals", "--since", "2025-10-18"), ["run-10"]),
+        (("--since", "2025-10-20T08:53:20", "--status", "completed"), ["run-11"]),
+        (("--since", "2025-10-20T10:53:20+02:00", "--status", "completed"), ["run-11"]),
+        (("--status", "died", "--status", "queued", "--limit", "1"), ["wait-3"]),
+    ],
+)
+def test_runs_are_found_by_task_status_and_time(many, capsys, options, expected):
+    found, _ = listed(many, capsys, *options)
+
+    assert found == expected
+
+
+def test_the_newest_are_shown_and_how_many_were_left_out_is_said(many, capsys):
+    assert listed(many, capsys, "--limit", "2") == (
+        ["wait-3", "wait-2", "run-11", "run-10"],
+        "left out: 10 older runs and 2 that wait; `esper runs --limit 0` shows all",
+    )
+    assert listed(many, capsys, "--limit", "12")[1] == ""
+    found, told = listed(many, capsys, "--json", "--limit", "1")
+    assert found == ["wait-3", "run-11-control", "run-11"]
+    assert told == "esper: left out: 11 older runs and 3 that wait; `esper runs --limit 0` shows all\n"
+    found, told = listed(many, capsys, "--json")
+    assert (len(found), told) == (4 + 2 * 12, "")
+
+
+def test_how_long_ago_is_a_time_of_now_and_what_is_none_is_named():
+    now = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+    ago = {text: sought(None, "", (), text, as_json=True, now=now).since for text in ("90min", "1.5 h", "7d")}
+
+    assert ago == {
+        "90min": datetime(2026, 11, 30, 10, 30),  # noqa: DTZ001 - as the archive has it
+        "1.5 h": datetime(2026, 11, 30, 10, 30),  # noqa: DTZ001
+        "7d": datetime(2026, 11, 23, 12, 0),  # noqa: DTZ001
+    }
+    with pytest.raises(InvalidInput, match="--since 'yesterday' is no time: give how long ago, as 90min"):
+        sought(None, "", (), "yesterday", as_json=True)
+    with pytest.raises(InvalidInput, match="no run has status 'faild'; did you mean failed"):
+        sought(None, "", ("faild",), "", as_json=True)
+
+
+def test_who_died_is_told_from_who_runs(folder, capsys):
+    assert listed(folder, capsys, "--status", "died")[0] == ["bbbbbbbb"]
+    assert listed(folder, capsys, "--status", "running")[0] == ["cccccccc"]
+    assert listed(folder, capsys, "--status", "running", "--status", "died")[0] == ["cccccccc", "bbbbbbbb"]
+    assert listed(folder, capsys, "--task", "my/mine.py:task", "--limit", "1") == (
+        ["bbbbbbbb"],
+        "left out: 1 older run; `esper runs --limit 0` shows all",
+    )

@@ -132,7 +132,8 @@ def test_every_file_that_compose_mounts_is_there_and_every_port_is_local():
     mounts = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
     ports = [port for service in services.values() for port in service.get("ports", [])]
 
-    assert set(services) == {"redpanda", "console", "esper", "prometheus", "grafana"}
+    assert set(services) == {"redpanda", "console", "esper", "prometheus", "grafana", "elasticsearch"}
+    assert [name for name, service in services.items() if "profiles" in service] == ["elasticsearch"]
     assert [path for path in mounts if path.startswith(".") and not (DEPLOY / path).exists()] == []
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
@@ -166,8 +167,9 @@ def test_the_prometheus_files_fit_together():
     configuration = load("prometheus.yml")
     mounted = load("compose.yaml")["services"]["prometheus"]["volumes"]
 
-    assert configuration["rule_files"] == ["alerts.yml"]
-    assert any("alerts.yml:/etc/prometheus/alerts.yml" in volume for volume in mounted)
+    assert configuration["rule_files"] == ["alerts.yml", "slo.yml"]
+    for name in configuration["rule_files"]:
+        assert any(f"./{name}:/etc/prometheus/{name}" in volume for volume in mounted)
 
 
 def test_a_process_announces_itself_in_the_form_that_prometheus_reads(tmp_path):

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
 from esper.leyline.envelope import new_event
-from esper.nissa.alerts import BY_RULE, RULES, Watch, evolve_alerts, evolve_ended, evolve_restored, evolve_time
+from esper.nissa.alerts import (
+    BY_RULE,
+    RULES,
+    Watch,
+    evolve_absent,
+    evolve_alerts,
+    evolve_ended,
+    evolve_restored,
+    evolve_time,
+)
 from esper.nissa.measure import Sample, measure
 
 
@@ -170,3 +179,61 @@ def test_whatever_comes_an_alert_fires_and_clears_in_turn(values):
             assert alert.active is not last[alert.rule.name]
             last[alert.rule.name] = alert.active
         assert watches[(RULES[which].name, "run-a")].active is last[RULES[which].name]
+
+
+def signal(level):
+    return leyline_pb2.EmergencySignal(level=level)
+
+
+def test_an_emergency_fires_from_conservative_on_and_clears_with_the_next_whole_epoch():
+    notice, conservative, halt = (
+        leyline_pb2.EMERGENCY_LEVEL_NOTICE,
+        leyline_pb2.EMERGENCY_LEVEL_CONSERVATIVE,
+        leyline_pb2.EMERGENCY_LEVEL_HALT,
+    )
+
+    _, told = fold([signal(notice), signal(conservative), signal(halt), hook(5), hook(5)])
+
+    assert told == [[], ["+emergency_signal"], [], ["-emergency_signal"], []]
+
+
+def test_what_recurs_fires_at_its_number_and_clears_once_it_has_not_for_a_while():
+    """Three late decisions in five minutes; of the fourth, four minutes after them, the window begins anew."""
+    watches, told = fold([event_pb2.DecisionTimedOut()] * 4, every_s=80.0)
+
+    assert told == [[], [], ["+tamiyo_timeout"], []]
+    for at_s, cleared in ((500.0, []), (540.0, ["tamiyo_timeout"]), (900.0, [])):
+        watches, changed = evolve_time(watches, at_s)
+        assert [each.rule.name for each in changed if not each.active] == cleared
+    _, told = fold([event_pb2.DecisionTimedOut()] * 4, every_s=200.0)
+    assert told == [[], [], [], []]
+
+
+def test_only_signatures_that_do_not_hold_fire_and_of_all_processes_once():
+    watches, told = fold([event_pb2.SecurityViolation(reason="nonce_replayed")])
+    _, again = fold([event_pb2.SecurityViolation(reason="invalid_signature")], watches=watches)
+    watches, _ = fold([event_pb2.SecurityViolation(reason="invalid_signature")], watches=watches)
+    _, elsewhere = fold([event_pb2.SecurityViolation(reason="missing_signature")], watches=watches, run_id="run-b")
+
+    assert (told, again, elsewhere) == ([[]], [["+bad_signatures"]], [[]])
+    assert evolve_restored({}, "bad_signatures", "log", active=True)["bad_signatures", "log"].active
+    assert evolve_restored({}, "of_a_newer_esper", "log", active=True) == {}
+
+
+def test_a_log_that_is_down_fires_below_its_threshold():
+    assert asked("esper_oona_log_up", [1.0, 0.0, 0.0, 1.0], 1.0) == [[], ["+log_down"], [], ["-log_down"]]
+
+
+def test_what_a_killed_process_left_on_clears_and_a_hung_one_s_stays():
+    watches = {}
+    for run in ("run-a", "run-b"):
+        watches, _ = evolve_alerts(watches, Sample("esper_oona_log_up", 0.0, run), 1.0)
+    watches, _ = fold([signal(leyline_pb2.EMERGENCY_LEVEL_HALT)], watches=watches)
+
+    watches, cleared = evolve_absent(watches, {"esper_oona_log_up"}, {"run-b"})
+
+    assert [(each.rule.name, each.scope, each.active) for each in cleared] == [("log_down", "run-a", False)]
+    assert {key for key, watch in watches.items() if watch.active} == {
+        ("log_down", "run-b"),
+        ("emergency_signal", "run-a"),
+    }

@@ -41,6 +41,7 @@ PROMISED = {
     },
     "policies": {"policy_version", "state", "passed", "reason", "said_by", "weights_ref"},
     "alerts": {"alert_id", "rule", "run_id", "fired_at", "cleared_at", "delivered", "failed", "said_by"},
+    "slos": {"slo", "kind", "objective", "asked", "bad", "budget", "budget_left", "burn_1h", "spent_1d", "burning"},
     "gains": {"run_id", "random_seed", "metric", "gain_over_control", "gain_over_static", "metric_direction"},
     "metrics": {"run_id", "epoch", "measured_on", "name", "unit", "direction", "value", "main", "surviving"},
     "decisions": {"run_id", "epoch", "policy", "chosen", "actions", "reason", "packet_id", "command_id"},
@@ -52,6 +53,7 @@ PROMISED = {
     "reports": {"run_id", "seed_id", "blueprint_id", "outcome", "metrics"},
     "checkpoints": {"run_id", "ref", "step", "kept", "reason", "surviving"},
     "telemetry": {"run_id", "step", "seed_id", "name", "value", "unit"},
+    "hooks": {"run_id", "epoch", "latency_ms", "assembly_ms", "decision_ms", "command_ms", "acknowledgement_ms"},
     "events": {"run_id", "body", "step", "event_id", "causation_id", "topic", "partition", "offset", "raw"},
     "blueprint_outcomes": {"blueprint_id", "shape_kind", "shape", "germinated", "fossilized", "culled", "mean_delta"},
     "approvals": {"blueprint_id", "approved", "said_by", "why", "holds"},
@@ -69,15 +71,16 @@ def test_every_promised_view_is_there():
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_an_empty_archive_has_every_view(view, tmp_path: Path, opened):
-    """Without rows, and with the columns and types that it has later."""
+    """Without rows, and with the columns and types that it has later; of the objectives nothing is asked yet."""
+    asked = " WHERE asked > 0" if view == "slos" else ""
     with open_history(tmp_path / "nothing") as empty:
-        assert empty.execute(f"SELECT * FROM {view}").fetchall() == []
+        assert empty.execute(f"SELECT * FROM {view}{asked}").fetchall() == []
         assert columns_of(empty, view) == columns_of(opened, view)
         assert columns_of(empty, view).keys() >= PROMISED[view]
 
 
-ASKED_ELSEWHERE = ("approvals", "artifacts", "gains", "policies")
-"""Views without a run, or of runs in pairs: the small history has none, so others ask them (`test_gains` the last)."""
+ASKED_ELSEWHERE = ("approvals", "artifacts", "gains", "policies", "hooks")
+"""Views without a run, of runs in pairs, or of what only trainers measure: the small history has none."""
 
 
 @pytest.mark.parametrize("view", [view for view in VIEWS if view not in ASKED_ELSEWHERE])
@@ -94,6 +97,17 @@ def test_values_are_readable(opened):
     assert len(row[2]) == 36
     assert row[3].year == 2025
     assert gates == ("G0_SANITY",)
+
+
+def test_the_parts_of_every_hook_are_its_latency():
+    """And the view is what the trainers said, a row a hook."""
+    with open_sample() as history:
+        hooks = "SELECT count(*), count(DISTINCT event_id), max(abs(latency_ms - assembly_ms - decision_ms - command_ms"
+        found = history.execute(f"{hooks} - acknowledgement_ms)) FROM hooks").fetchone()
+        said = history.execute("SELECT count(*) FROM telemetry WHERE name = 'tolaria.epoch_hook.latency_ms'").fetchone()
+
+    assert found == (said[0], said[0], 0.0)
+    assert said[0] > 100
 
 
 def test_events_are_as_many_as_were_archived(opened):

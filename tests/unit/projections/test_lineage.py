@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from esper.kasmina.lifecycle import DORMANT, GERMINATED, TRAINING
 from esper.leyline import ids
 from esper.leyline.envelope import Event, new_event
 from esper.record import Recorded, accepted_facts, replay, sequence_at_step
+from esper.weatherlight.beginning import partition_in
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.lineage import facts, lineage, requests
@@ -239,3 +241,21 @@ def test_a_fork_whose_parent_is_elsewhere_is_no_record_to_train_by(tmp_path, fam
 
     with open_history(tmp_path / "part") as history, pytest.raises(InvalidInput, match="child was forked from parent"):
         Recorded.of("child", facts(history, "child"), [])
+
+
+def test_whoever_goes_on_with_a_run_finds_the_partition_that_it_is_on(tmp_path):
+    """An older Esper went on where the key lay by then, when somebody had added partitions."""
+    log, run, moved = LogOfRecords(), Trainers("run"), Trainers("moved")
+    for each in (run, moved):
+        each.complete_epoch(0)
+        each.resume(0, 0)
+    records = [*log.place(run.events), *log.place(moved.events)]
+    resumed = next(each for each in records if each.value == moved.events[-1].SerializeToString())
+    records = [replace(each, partition=9, offset=0) if each is resumed else each for each in records]
+    with Archive(tmp_path / "archive") as archive:
+        archive.append(records)
+
+    assert partition_in(tmp_path / "archive", "run") == records[0].partition
+    assert partition_in(tmp_path / "archive", "moved") == 9
+    assert partition_in(tmp_path / "archive", "unheard of") is None
+    assert partition_in(tmp_path / "none", "run") is None

@@ -57,10 +57,10 @@ def test_nothing_counts_after_a_fact_that_cannot_be_true(run):
     assert judged(run.events)[2:] == [Verdict.GAP, Verdict.AFTER_STOP, Verdict.REPEATED]
 
 
-@pytest.mark.parametrize("remembered", [1, 200])
+@pytest.mark.parametrize("remembered", [1, 2**20])
 def test_runs_that_were_forgotten_are_counted_again(tmp_path, monkeypatch, remembered):
     """Three runs take turns, a flush each; with room for one tally every turn begins from the archived facts."""
-    monkeypatch.setattr(verdicts, "REMEMBERED", remembered)
+    monkeypatch.setattr(verdicts, "REMEMBERED_BYTES", remembered)
     runs = [Trainers(f"run-{number}") for number in range(3)]
     places = LogOfRecords()
     told = [0] * 3
@@ -73,6 +73,41 @@ def test_runs_that_were_forgotten_are_counted_again(tmp_path, monkeypatch, remem
                 told[number] = len(run.events)
 
     assert archived(tmp_path) == [Verdict.ACCEPTED] * sum(told)
+
+
+def test_many_runs_that_go_on_are_counted_in_one_reading(tmp_path, monkeypatch):
+    """After a restart of the archiver, say; each by itself went through every file."""
+    runs = [Trainers(f"run-{number}") for number in range(30)]
+    places = LogOfRecords()
+    with Archive(tmp_path) as archive:
+        archive.append(places.place([event for run in runs for event in run.events]))
+    before = [len(run.events) for run in runs]
+    for run in runs:
+        run.complete_epoch(0)
+    asked: list[int] = []
+    answer = verdicts.archived_facts
+    monkeypatch.setattr(
+        "projections.archive_writer.archived_facts",
+        lambda folder, entries, run_ids: asked.append(len(run_ids)) or answer(folder, entries, run_ids),
+    )
+    with Archive(tmp_path) as archive:
+        going_on = [run.events[first:] for run, first in zip(runs, before, strict=True)]
+        archive.append(places.place([event for events in zip(*going_on, strict=True) for event in events]))
+
+    assert asked == [30]
+    assert archived(tmp_path) == [Verdict.ACCEPTED] * sum(len(run.events) for run in runs)
+
+
+def test_the_run_that_was_seen_longest_ago_is_forgotten_first(monkeypatch):
+    """It was the one that was seen first: a long run among short ones was counted again and again."""
+    monkeypatch.setattr(verdicts, "REMEMBERED_BYTES", 3 * Tally("run").size)
+    asked: list[str] = []
+    judge = verdicts.Verdicts(None, lambda run_ids: asked.extend(run_ids) or ())
+    for run_id in ("long", "a", "long", "b", "long", "c", "long", "d", "long"):
+        judge.expect([run_id])
+        judge.trim()
+
+    assert asked == ["long", "a", "b", "c", "d"]
 
 
 def test_a_start_that_comes_again_after_a_restart_is_a_repetition(tmp_path, run):

@@ -8,14 +8,14 @@ import pytest
 
 from contracts.leyline.v1.event_pb2 import RunReleased, RunRequested, RunTaken, TrainerProcess, WorkerSeen
 from contracts.topics import WORK
-from esper.cli.history import told_of
+from esper.cli.runs import told_of
 from esper.leyline import ids
 from esper.leyline.envelope import new_event
 from esper.record.work import Work
 from projections import open_history
 from projections.archive_writer import Archive
 from projections.records import StoredRecord
-from projections.run_queries import all_work
+from projections.run_list import all_work
 
 NOBODY_KNOWS = lambda _process: None  # noqa: E731 - no process is of this machine
 

@@ -97,6 +97,18 @@ def test_a_fork_may_refrain_and_take_another_order_of_data(lived, other, change)
     check_replays(other)
 
 
+@pytest.mark.parametrize("step", [7, 9])
+def test_a_fork_may_change_all_learning_rates(lived, other, step):
+    lived.train(seed=6, policy="none")
+    other.fork(lived, step, "adjust x0.5")
+    applied = [event for event in other.log.events if event.HasField("command_applied")]
+
+    assert [(each.global_step, each.command_applied.origin) for each in applied] == [(step, "fork")]
+    assert other.log.events[0].run_started.fork_change == "rate 0.5"
+    assert digests(other.log.events)[LAST, "epoch"] != digests(lived.log.events)[LAST, "epoch"]
+    check_replays(other)
+
+
 def test_each_order_of_data_is_another_one_and_the_same_again(lived, other, tmp_path):
     lived.train(seed=6, policy="none")
     ends = []
@@ -116,6 +128,7 @@ def test_each_order_of_data_is_another_one_and_the_same_again(lived, other, tmp_
         ("germinate s1 BP051 x0.5, order 2", ("germinate s1 BP051 x0.5, order 2", 0.5, 2, False)),
         ("cull s2", ("cull s2", 1.0, 0, False)),
         ("no action, order 03", ("no action, order 3", 1.0, 3, True)),
+        ("adjust x0.5", ("rate 0.5", 1.0, 0, False)),
     ],
 )
 def test_a_change_is_read_with_its_size_and_order(words, read):
@@ -132,6 +145,7 @@ def test_a_change_is_read_with_its_size_and_order(words, read):
         ("nothing, order x", "'x' is no order of data"),
         ("germinate s1 BP051 x2", "'x2' is no size"),
         ("germinate s1 BP051 half", "'half' is no size"),
+        ("rate nan", "'nan' is no share of the learning rates"),
     ],
 )
 def test_a_size_or_order_that_cannot_be_is_told(words, told):

@@ -85,8 +85,9 @@ def test_states_and_actions_depend_on_the_place_alone(lived):
         tried = choose_actions(state, 6, "small 4")
         names = [each.action for each in tried]
         assert tried == choose_actions(state, 6, "small 4")
-        assert {NOTHING, state.chosen} <= set(names) <= set(state.legal)
-        assert len(set(names)) == len(names) == min(6, len(state.legal))
+        rates = {"adjust x0.5", "adjust x2"}  # which the heuristic cannot take, and the trainer can
+        assert {NOTHING, state.chosen} <= set(names) <= set(state.legal) | rates
+        assert len(set(names)) == len(names) == min(6, len(state.legal) + 2)
         assert 0 < sum(each.drawn for each in tried) < len(tried)
 
 
@@ -110,6 +111,8 @@ def test_a_measurement_goes_on_where_it_was_stopped(task, tmp_path):
     second = Headroom(plan(task), tmp_path / "parts", REAL_CLOCK)
 
     assert second.work()
+    lines = second.ledger.path.read_text().splitlines()
+    assert [line for line in lines if '"kind"' in line and not line.endswith("}")] == ['{"kind": "rollout", "cut o']
     assert 0 < len(done) < len(figures(whole.ledger))
     assert second.progress.trained == len(figures(whole.ledger)) - len(done)
     assert figures(Ledger(second.ledger.path, second.plan.what())) == figures(whole.ledger)

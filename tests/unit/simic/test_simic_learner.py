@@ -13,7 +13,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     HEALTH_STATUS_HEALTHY,
     TELEMETRY_LEVEL_WARNING,
 )
-from esper.errors import InvalidInput, LogUnavailable
+from esper.errors import Interrupted, InvalidInput, LogUnavailable
 from esper.leyline.objects import ObjectStore
 from esper.simic import health as simic_health
 from esper.simic import publication
@@ -55,6 +55,20 @@ def evidence_of(corpus, observations, gain: float):
         return Evidence(pairs, [], trained.figures, corpus[:13], observations[:3])
 
     return evaluate
+
+
+@pytest.mark.requirement("R-SIM-47")
+def test_a_training_that_holds_too_much_memory_stops_once_its_checkpoint_is_saved(corpus, observations, tmp_path):
+    held, saved = iter([GIB, 12 * GIB]), list[bytes]()
+    learner = learner_of(tmp_path)
+    learner._memory_bytes = lambda: next(held, GIB)
+    learner.store(corpus, Versions())
+    judge = evidence_of(corpus, observations, 0.1)
+
+    with pytest.raises(Interrupted, match=r"holds 12\.0 GiB of memory and may hold 12"):
+        learner.learn(Versions(), judge, save=saved.append)
+
+    assert len(saved) == 2
 
 
 def bodies(events) -> list[str]:

@@ -12,11 +12,14 @@ import torch
 from esper.errors import CorruptState, InvalidInput
 from esper.simic import ewc, lora
 from esper.simic.advantages import estimates
-from esper.simic.judging import judge, targets
+from esper.simic.judging import imitation, judge, readouts, targets
 from esper.simic.ppo import PPOSettings
 from esper.simic.replay_buffer import BufferSettings, ReplayBuffer
 from esper.simic.trainer import Trainer, TrainingSettings
+from esper.tamiyo import graph
+from esper.tamiyo.actions import EVERYTHING, legal_actions
 from esper.tamiyo.network import make
+from tests.unit.simic.conftest import make_experience, make_state
 
 QUICK = TrainingSettings(epochs=3, steps_per_epoch=4, batch=16, rate=3e-3, temperature=0.05, warmup_steps=2)
 
@@ -184,6 +187,48 @@ def test_an_older_policys_decisions_are_corrected_and_the_own_are_not(lived):
             assert math.isclose(one.target, mine[run + 3].reward, rel_tol=1e-4)
             assert math.isclose(one.advantage, mine[run + 3].reward - one.value, rel_tol=1e-3, abs_tol=1e-5)
     assert any(abs(theirs[key].advantage - ours[key].advantage) > 1e-3 for key in ours)
+
+
+def everything(number: int, wanted: str):
+    """An experience of a trainer that carries out every action, of which one is worth the most."""
+    each, state = make_experience(number), make_state(number)
+    state.action_set = EVERYTHING
+    actions, mask = legal_actions(state, EVERYTHING)
+    names = [str(action) for action in actions]
+    worths = torch.where(torch.tensor(mask), 0.0, math.nan)
+    worths[names.index(wanted)] = 1.0
+    seen = graph.build(state, actions).to_hetero()
+    return replace(each, graph=seen, mask=torch.tensor(mask), action=names.index(wanted), utilities=worths)
+
+
+@pytest.mark.requirement("R-TAM-9")
+@pytest.mark.parametrize(
+    ("wanted", "rate", "breaker"),
+    [
+        ("adjust x0.5", -1.0, (0, 0)),
+        ("adjust x2", 1.0, (0, 0)),
+        ("nothing", 0.0, (0, 0)),
+        ("breaker_open", 0.0, (1, 0)),
+    ],
+)
+def test_the_heads_of_rate_and_breaker_say_what_the_choice_says(wanted, rate, breaker):
+    experiences = [everything(2, wanted), everything(3, wanted)]
+    network = make(seed=1).eval()
+    seen = judge(network, experiences)
+    aims = targets(experiences, 1e-3)
+    logits = torch.tensor([[40.0 * chance - 20.0 for chance in breaker]] * 2)
+    right = replace(seen, rate=torch.full_like(seen.rate, float(rate)), breaker=logits)
+
+    assert float(readouts(right, experiences, aims)) == pytest.approx(0.0, abs=1e-6)
+    assert float(readouts(replace(right, rate=right.rate + 0.5), experiences, aims)) == pytest.approx(0.25)
+    assert float(readouts(replace(right, breaker=-logits), experiences, aims)) > 10.0
+    imitation(seen, experiences, torch.ones(2), 1e-3).total.backward()
+    assert all(bool(each.grad.any()) for each in (network.params[-1].weight, network.breaker[-1].weight))
+
+
+def test_a_trainer_that_carries_out_less_teaches_those_heads_nothing(corpus):
+    seen = judge(make(seed=1), corpus[:3])
+    assert float(readouts(seen, corpus[:3], targets(corpus[:3], 1e-3)).detach()) == 0.0
 
 
 def test_what_is_imitated_is_the_softmax_of_what_is_known(corpus, lived):

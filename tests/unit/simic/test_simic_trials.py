@@ -16,7 +16,7 @@ from esper.simic.rollouts import Rollouts
 from esper.simic.trainer import Trained
 from esper.simic.trials import Trials, serving_of
 from esper.tamiyo import weights
-from esper.tamiyo.actions import legal_actions
+from esper.tamiyo.actions import EVERYTHING, legal_actions
 from esper.tamiyo.network import make
 from esper.testing import REAL_CLOCK
 from esper.tolaria.config import RunConfig
@@ -59,7 +59,7 @@ def states(configs, tmp_path_factory):
 
 def test_a_lesson_has_what_was_tried_and_nothing_of_what_was_not(states):
     for state, lesson in zip(states, lessons(states), strict=True):
-        actions, mask = legal_actions(state.observation)
+        actions, mask = legal_actions(state.observation, EVERYTHING)
         known = {str(action): at for at, action in enumerate(actions)}
 
         assert lesson.mask.tolist() == mask

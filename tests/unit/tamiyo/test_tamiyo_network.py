@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,13 +16,14 @@ from torch_geometric.nn import GATConv, SAGEConv
 
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
-from esper.tamiyo import weights
+from esper.tamiyo import registries, weights
 from esper.tamiyo.actions import legal_actions
 from esper.tamiyo.decide import decide
 from esper.tamiyo.graph import build
 from esper.tamiyo.network import GAT, PRESETS, GraphSAGE, make, to_inputs
 from esper.tamiyo.policies import learned
 from esper.tamiyo.policies.learned import policy
+from esper.tamiyo.served import Served
 from tests.unit.tamiyo.test_tamiyo_graph import corpus
 
 
@@ -34,9 +36,9 @@ def graphs_of(states, preset="small"):
     return [build(state, legal_actions(state)[0], PRESETS[preset].sizes) for state in states]
 
 
-def trained(seed=0):
+def trained(seed=0, preset="small"):
     """A network whose logits depend on what it sees: a fresh one's do not."""
-    network = make("small", seed)
+    network = make(preset, seed)
     with torch.no_grad():
         network.logit.weight.normal_(generator=torch.Generator().manual_seed(seed))
     return network.eval()
@@ -94,6 +96,23 @@ def test_outputs_are_in_range_for_every_graph(states, preset):
         assert ((out.schedule >= 0) & (out.schedule <= 1)).all()
         assert (out.schedule[:, 0] <= out.schedule[:, 1]).all()
         assert all(torch.isfinite(each).all() for each in (out.logits, out.value, out.risk, out.blending))
+
+
+@pytest.mark.parametrize("preset", ["small", "full"])
+def test_what_serves_is_the_network(states, preset):
+    """Also where scores of attention are so far apart that they cannot be exponentiated beside each other."""
+    for network, far in ((trained(0, preset), False), (trained(1, preset), True)):
+        if far:
+            for stage in network.gat:
+                stage.of_relation.weight.data.mul_(4_000.0)
+        served = Served(network)
+        for graph in graphs_of(states, preset):
+            rows = np.flatnonzero(graph.actions.choosable)[::2]
+            with torch.inference_mode():
+                logits, value = served.act(graph, rows)
+                out = network(graph)
+            torch.testing.assert_close(logits, out.logits[rows], atol=2e-5, rtol=1e-5)
+            assert value == pytest.approx(float(out.value), abs=2e-5)
 
 
 def test_a_batch_of_graphs_gives_what_each_gives_alone(states):
@@ -156,9 +175,9 @@ def test_its_digest_is_of_its_weights_and_an_action_that_is_dominated_is_never_t
 
 
 @pytest.mark.requirement("R-TAM-20")
-def test_where_nothing_but_waiting_is_legal_the_network_is_not_asked(make_state):
+def test_where_nothing_but_waiting_is_legal_the_network_is_not_asked(make_state, monkeypatch):
     loaded = weights.load(weights.save(trained(), "1.0.0"))
-    loaded.network.register_forward_pre_hook(lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr(Served, "act", lambda *_: pytest.fail("the network ran"))
     full = make_state(params=1_700)
 
     made = decide(full.SerializeToString(deterministic=True), policy(loaded), 0.0)
@@ -169,9 +188,28 @@ def test_where_nothing_but_waiting_is_legal_the_network_is_not_asked(make_state)
         decide(make_state().SerializeToString(deterministic=True), policy(loaded), 0.0)
 
 
+@pytest.mark.requirement("R-TAM-17")
+def test_it_chooses_among_all_that_the_trainer_carries_out_and_its_weights_say_so(make_state):
+    """The risk engine of that version binds it; a file from before weights said so has the first of both."""
+    network = trained()
+    with torch.no_grad():
+        network.prior.weight[registries.KINDS.index("adjust")] = 100.0
+    content = weights.save(network, "1.0.0")
+    now, before = policy(content), policy(changed(content, action_set=None, risk_engine=None))
+    able, unable = (make_state(action_set=each).SerializeToString(deterministic=True) for each in (1, 0))
+
+    assert ((now.action_set, now.risk_engine), (before.action_set, before.risk_engine)) == ((1, 2), (0, 1))
+    made = decide(able, now, 0.0)
+    assert made.chosen.kind == "adjust"
+    assert {"pause", "breaker_open", "adjust x0.5"} <= {str(each) for each in made.actions}
+    assert made.judged.verdicts == decide(able, now, 0.0).judged.verdicts
+    assert decide(unable, now, 0.0).actions == decide(able, before, 0.0).actions
+    assert now.digest != before.digest
+
+
 def changed(content, **fields):
     """The same tensors, told otherwise."""
-    told = {**weights.metadata(content), **fields}
+    told = {name: each for name, each in {**weights.metadata(content), **fields}.items() if each is not None}
     return safetensors.torch.save(safetensors.torch.load(content), metadata={"policy": json.dumps(told)})
 
 
@@ -192,6 +230,7 @@ def without(content, name, put=None):
         (lambda content: changed(content, settings={"sage": -3}), "invalid_payload"),
         (lambda content: changed(content, registries={"blueprint": "0"}), "registry_mismatch"),
         (lambda content: changed(content, features={}), "incompatible_update"),
+        (lambda content: changed(content, action_set=7), "incompatible_update"),
         (lambda content: without(content, "logit.bias"), "incompatible_update"),
         (lambda content: without(content, "logit.bias", torch.zeros(3)), "shape_mismatch"),
         (lambda content: without(content, "logit.bias", torch.tensor([float("nan")])), "invalid_payload"),

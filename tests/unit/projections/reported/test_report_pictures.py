@@ -62,13 +62,13 @@ def test_lanes_are_as_long_as_the_stays():
     stays = [Stay("TRAINING", 2, 4), Stay("FOSSILIZED", 4, 10, "helped")]
     picture = swimlane([Lane("s1", "layer", stays), Lane("s2", "other", [])], epochs=10, marks=[Mark(5, "rewound")])
     widths = {
-        each.get("style"): float(each.get("width"))
+        each.get("fill"): float(each.get("width"))
         for each in drawn(picture).iter("{http://www.w3.org/2000/svg}rect")
         if float(each.get("height")) > 20
     }
 
-    assert widths["fill: var(--fossilized)"] == pytest.approx(3 * widths["fill: var(--training)"], abs=0.1)
-    assert widths["fill: var(--dormant)"] == pytest.approx(5 * widths["fill: var(--training)"], abs=0.1)
+    assert widths["var(--fossilized)"] == pytest.approx(3 * widths["var(--training)"], abs=0.1)
+    assert widths["var(--dormant)"] == pytest.approx(5 * widths["var(--training)"], abs=0.1)
     assert "TRAINING from epoch 2, FOSSILIZED from epoch 4" in picture.svg
     assert "s2 other: never germinated" in picture.svg
     assert "epochs 4 to 10: helped" in picture.svg
