@@ -202,6 +202,7 @@ def test_6_gib_are_learnt_from_in_2_gib(shared_esper):
 
 @pytest.mark.soak
 @pytest.mark.timeout(1_200)
+@pytest.mark.filterwarnings("ignore")  # as above: of torch's compiler
 @pytest.mark.skipif(which("g++") is None, reason="torch.compile's inductor needs a C++ compiler, and there is no g++")
 def test_a_transformer_that_inductor_compiles_grows_and_is_replayed(shared_esper):
     """Every structure is compiled anew, which takes a minute each: the short form goes by its eager backend."""
