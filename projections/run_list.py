@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from esper.leyline import envelope
 from esper.leyline.json_text import configuration
 from esper.record.work import Asked, Work
+from projections import views
 from projections.run_queries import claims_of
 
 if TYPE_CHECKING:
@@ -55,11 +56,14 @@ def found_runs(
     says of its claim. Rows are made a few hundred at a time.
     """
     ids, left_out = sought.cut(_run_ids(history, sought, lives))
-    everything = sought == Sought(most=sought.most) and not left_out
-    mine = " or ".join(f"list_contains($1, {name})" for name in ("run_id", "control_of", "static_of"))
-    which = "" if everything else f"where {mine}"
-    query = f"select * from runs {which} order by started_at desc"  # noqa: S608  conditions of ours
-    return _rows(history, query, [] if everything else [ids], lives), left_out
+    if sought == Sought(most=sought.most) and not left_out:
+        return _rows(history, "from runs order by started_at desc", {}, lives), 0
+    query = (
+        f"select run_id from log.run_started where list_contains($ids, control_of) or list_contains($ids, {_STATIC_OF})"  # noqa: S608
+    )
+    beside = [run_id for (run_id,) in history.cursor(query, {"ids": ids}).fetchall()]
+    query = f"from ({views.runs_of()}) order by started_at desc"
+    return _rows(history, query, {"ids": [*ids, *beside]}, lives), left_out
 
 
 def _run_ids(history: History, sought: Sought, lives: Callable[[Event], bool | None]) -> list[str]:
@@ -85,15 +89,15 @@ def _run_ids(history: History, sought: Sought, lives: Callable[[Event], bool | N
     ids = [run_id for (run_id,) in history.execute(query, parameters).fetchall()]
     if not by_status or (DIED in wanted) == (RUNNING in sought.statuses):
         return ids
-    query = "select run_id from runs where list_contains($1, run_id) and status = 'running'"
-    running = [run_id for (run_id,) in history.execute(query, [ids]).fetchall()]
+    query = f"select run_id from ({views.runs_of()}) where status = 'running'"  # noqa: S608  of ours
+    running = [run_id for (run_id,) in history.cursor(query, {"ids": ids}).fetchall()]
     dead = {run_id for run_id, claim in claims_of(history, running).items() if lives(claim) is False}
     out = dead if RUNNING in sought.statuses else set(running) - dead
     return [run_id for run_id in ids if run_id not in out]
 
 
 def _rows(
-    history: History, query: str, parameters: list[Any], lives: Callable[[Event], bool | None]
+    history: History, query: str, parameters: dict[str, Any], lives: Callable[[Event], bool | None]
 ) -> Iterator[dict[str, Any]]:
     answer = history.cursor(query, parameters)
     names = [column[0] for column in answer.description or ()]

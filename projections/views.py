@@ -113,6 +113,11 @@ def read_sql(name: str) -> str:
     return text.replace("{versions}", folder.joinpath("library", "versions.sql").read_text("utf-8"))
 
 
+def runs_of() -> str:
+    """The query of the view `runs` for the runs of the ids `$ids` alone: of them nothing else is read or folded."""
+    return read_sql("runs").replace("-- of some:", "")
+
+
 def spill() -> str:
     """SQL for a folder of the system's temporary files, which DuckDB makes where a query needs it, and removes.
 

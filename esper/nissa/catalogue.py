@@ -258,7 +258,7 @@ def page() -> str:
         "",
         "Made by `python -m esper.nissa.catalogue docs`. Each process serves them at `/metrics` of its own port",
         "(`esper doctor` has the ports, `run/*.json` in the data folder is the list that Prometheus reads). A label's",
-        "value is one word of a small set; `run` is that of a run that goes on, one of fifty at most, and goes with it.",
+        "value is one word of a small set; `run` is that of a run that goes on, of fifty at most, and goes with it.",
     ]
     for whose, metrics in WHOSE:
         lines += ["", f"## {whose}", "", "| Metric | Kind | Labels | Meaning |", "|---|---|---|---|"]

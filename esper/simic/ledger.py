@@ -37,10 +37,11 @@ class Ledger:
         self.path = path
         self.rows: dict[Key, Row] = {}
         try:
-            lines = path.read_text().splitlines() if path.is_file() else []
+            content = path.read_text() if path.is_file() else ""
         except (OSError, ValueError) as error:
             raise InvalidInput(f"{path} cannot be read: {error}") from None
-        parsed = [row for row in map(_parsed, lines) if row is not None]
+        self._cut_off = bool(content) and not content.endswith("\n")
+        parsed = [row for row in map(_parsed, content.splitlines()) if row is not None]
         self.what = what if what is not None else str(parsed[-1]["what_of"]) if parsed else ""
         for row in parsed:
             if row["what_of"] == self.what:
@@ -60,9 +61,11 @@ class Ledger:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                # A line that was cut off ends here, or it would take this one with it.
+                file.write("\n" * self._cut_off + json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+            self._cut_off = False
         except OSError as error:
             raise InvalidInput(f"{self.path} cannot be written: {error}") from None
         self.rows[key] = row

@@ -1,13 +1,17 @@
 -- One row per run: what it was to do, how far it came, how it ended, and whether its history holds together.
 -- `status` is running until the trainer says otherwise, and stopped where the fold found a fact that cannot be true.
+-- What stands behind "of some:" is its SQL where only the runs of some ids are asked for (`views.runs_of`).
 WITH started AS (
-    SELECT DISTINCT ON (run_id) * FROM log.run_started ORDER BY log_offset
+    SELECT DISTINCT ON (run_id) * FROM log.run_started
+    -- of some: WHERE run_id IN (SELECT unnest($ids))
+    ORDER BY log_offset
 ), owner AS (
     SELECT run_id, max(incarnation) AS incarnation
     FROM (
         SELECT run_id, incarnation FROM log.run_started WHERE log_verdict = 1
         UNION ALL SELECT run_id, incarnation FROM log.run_resumed WHERE log_verdict = 1
     )
+    -- of some: WHERE run_id IN (SELECT unnest($ids))
     GROUP BY run_id
 ), ended AS (
     -- A process that takes a run over goes on with it, however it had ended.
@@ -15,9 +19,11 @@ WITH started AS (
     FROM log.run_finished AS fact
     JOIN owner ON owner.run_id = fact.run_id AND owner.incarnation = fact.incarnation
     WHERE fact.log_verdict = 1
+    -- of some: AND fact.run_id IN (SELECT unnest($ids))
     ORDER BY log_offset DESC
 ), going_on AS (
     SELECT DISTINCT run_id FROM log.run_started WHERE run_id NOT IN (SELECT run_id FROM ended)
+    -- of some: AND run_id IN (SELECT unnest($ids))
 ), process AS (
     -- What each process took: as it said at its end, else from its first fact to its last. One that was superseded and wrote
     -- on has facts that do not count.
@@ -29,6 +35,7 @@ WITH started AS (
     ) AS told ON told.run_id = fact.run_id AND told.incarnation = fact.incarnation
     WHERE fact.log_verdict = 1
         AND fact.run_id IN (SELECT run_id FROM log.run_resumed UNION SELECT run_id FROM going_on)
+        -- of some: AND fact.run_id IN (SELECT unnest($ids))
     GROUP BY ALL
 ), took AS (
     SELECT run_id, sum(wall_s) AS wall_s FROM process GROUP BY run_id
@@ -41,6 +48,7 @@ WITH started AS (
         UNION ALL
         SELECT run_id, log_offset, incarnation, global_step, machine FROM log.run_resumed WHERE log_verdict = 1
     )
+    -- of some: WHERE run_id IN (SELECT unnest($ids))
     GROUP BY run_id
 ), heard AS (
     -- The last that its trainer said of a run that has not ended: telemetry comes within an epoch, too.
@@ -53,6 +61,7 @@ WITH started AS (
     SELECT run_id, arg_max(paused, log_offset) AS paused
     FROM log.command_applied
     WHERE log_verdict = 1 AND paused IS NOT NULL
+    -- of some: AND run_id IN (SELECT unnest($ids))
     GROUP BY run_id
 ), reached AS (
     SELECT run_id, max(epoch) AS epoch, max(global_step) AS step,
@@ -60,6 +69,7 @@ WITH started AS (
         max_by(state.validation_loss, log_offset) AS probe_loss, max_by(params, log_offset) AS params
     FROM log.epoch_completed AS fact
     WHERE log_verdict = 1 AND survives(fact.run_id, fact.log_offset, fact.sequence)
+    -- of some: AND run_id IN (SELECT unnest($ids))
     GROUP BY run_id
 )
 SELECT

@@ -15,7 +15,7 @@ from esper.kasmina.isolation import Isolation
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.nissa.alerts import RULES, evolve_alerts, evolve_ended
-from esper.nissa.catalogue import prometheus_form
+from esper.nissa.catalogue import BY_NAME, prometheus_form
 from esper.nissa.measure import measure
 from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tezzeret import events
@@ -185,6 +185,16 @@ def test_there_is_a_drill_for_every_alert():
     assert {rule.name for rule in RULES} == here | {drill.alert for drill in DRILLS} - {""}
 
 
+@pytest.mark.requirement("R-NIS-24")
+def test_every_metric_that_the_runbook_names_can_be_asked_of_prometheus():
+    text = (Path(__file__).parents[3] / RUNBOOK).read_text("utf-8")
+    named = set(re.findall(r"esper_[a-z_]+[a-z]", text))
+
+    assert named
+    assert {name for name in named if name not in BY_NAME} == set()
+
+
+@pytest.mark.requirement("R-OPS-10")
 def test_the_runbook_has_a_section_for_every_alert_and_every_drill_one_to_point_at():
     text = (Path(__file__).parents[3] / RUNBOOK).read_text("utf-8")
     sections = set(re.findall(r"^## (\S+)$", text, re.MULTILINE))

@@ -111,6 +111,8 @@ def test_a_measurement_goes_on_where_it_was_stopped(task, tmp_path):
     second = Headroom(plan(task), tmp_path / "parts", REAL_CLOCK)
 
     assert second.work()
+    lines = second.ledger.path.read_text().splitlines()
+    assert [line for line in lines if '"kind"' in line and not line.endswith("}")] == ['{"kind": "rollout", "cut o']
     assert 0 < len(done) < len(figures(whole.ledger))
     assert second.progress.trained == len(figures(whole.ledger)) - len(done)
     assert figures(Ledger(second.ledger.path, second.plan.what())) == figures(whole.ledger)

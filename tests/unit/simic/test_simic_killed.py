@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import random
+import sys
 import time
+from collections import Counter
 
 import pytest
 import torch
 
 from esper.simic import checkpoint
+from esper.simic.headroom import Headroom, Plan
+from esper.simic.ledger import Ledger, _key_of
 from esper.simic.replay_buffer import BufferSettings, ReplayBuffer
 from esper.simic.trainer import Trainer, TrainingSettings
 from esper.tamiyo import weights
 from esper.tamiyo.network import make
+from esper.testing import REAL_CLOCK
+from tests.unit.simic.test_simic_headroom import TASK
 
 SETTINGS = TrainingSettings(epochs=30, steps_per_epoch=1, batch=8, seed=7)
 
@@ -42,6 +49,52 @@ def test_the_newest_checkpoint_is_there_whole_or_none_is(tmp_path):
     checkpoint.save(path, b"second")
     assert checkpoint.load(path) == b"second"
     assert [each.name for each in path.parent.iterdir()] == ["training"]
+
+
+def roll_out(task, folder) -> None:
+    """Measure to the end, from the rows that there are."""
+    torch.set_num_threads(1)
+    plan = Plan(tasks=(task,), states=4, states_a_run=2, actions=3, first_seed=4)
+    assert Headroom(plan, folder, REAL_CLOCK).work()
+
+
+def measured(folder) -> dict:
+    """What every row says, but for the times in it and in what was seen."""
+    rows = Ledger(folder / "rows.jsonl").rows
+    return {
+        key: {name: value for name, value in row.items() if name not in {"wall_s", "observation"}}
+        for key, row in rows.items()
+    }
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_fifty_kills_of_a_trainer_of_rollouts_lose_nothing_and_double_nothing(tmp_path):
+    """A rollout whose row is on the disk is not trained again, and the rows are those of one that nobody killed."""
+    path = tmp_path / "small.py"
+    path.write_text(TASK)
+    task, fork, draw, kills, last = f"{path}:small", multiprocessing.get_context("fork"), random.Random(5), 0, 0
+    started = time.monotonic()
+    roll_out(task, tmp_path / "whole")
+    took_s, expected = time.monotonic() - started, measured(tmp_path / "whole")
+    rollouts = sum(key.kind == "rollout" for key in expected)
+
+    while kills < 50:
+        folder = tmp_path / str(last)
+        last += 1
+        while sum(key.kind == "rollout" for key in (measured(folder) if folder.is_dir() else {})) < rollouts:
+            process = fork.Process(target=roll_out, args=(task, folder))
+            process.start()
+            process.join(draw.uniform(0.05, 0.9) * took_s)
+            if process.is_alive():
+                process.kill()
+                process.join()
+                kills += 1
+        lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines() if line.endswith("}")]
+        trained = Counter(_key_of(row) for row in lines if row["kind"] == "rollout")
+        assert measured(folder) == expected
+        assert set(trained.values()) == {1}
+    sys.stderr.write(f"{kills} kills in {last} measurements of {rollouts} rollouts\n")
 
 
 @pytest.mark.soak
@@ -73,3 +126,4 @@ def test_fifty_kills_change_no_weight(corpus, tmp_path):
 
     assert expected is not None
     assert trainings > 5
+    sys.stderr.write(f"{kills} kills in {trainings} trainings\n")

@@ -225,7 +225,8 @@ def test_the_state_of_any_optimiser_comes_back_with_its_seeds() -> None:
         ({"probe": lambda model: (probe(model), {"mae": 1.0})}, "declare it"),
         ({"sites": ("stemm",)}, "stem"),
         ({"optimizer": 3}, "torch.optim.Optimizer"),
-        ({"config": {"clip_nrom": 1.0}}, "clip_nrom"),
+        ({"config": {"clip_nrom": 1.0}}, "clip_nrom.*did you mean clip_norm?"),
+        ({"config": {"seeds": {"blend_epoch": 1}}}, "blend_epoch'.*did you mean blend_epochs?"),
         ({"model": torch.compile(Net(), fullgraph=True)}, "fullgraph"),
     ],
 )
