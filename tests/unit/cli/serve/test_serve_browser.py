@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.unit.cli.serve.browser import BROWSER, Browser
-from tests.unit.cli.serve.test_serve_command import running
+from tests.unit.cli.serve.conftest import running
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed here")
 
