@@ -82,7 +82,7 @@ class Watch:
         said = await asyncio.to_thread(_said, self._data_dir)
         try:
             answer = await self._follower.ask(("overview",), lambda history, _tails: overview(history))
-            budgets = await self._asked.ask(("budgets",), lambda history, _tails: budgets_view(history), BUDGETS_S)
+            budgets = await self._follower.ask(("budgets",), lambda history, _tails: budgets_view(history), BUDGETS_S)
             answer = Answer(beside(answer.text, **json.loads(budgets.text)), answer.stale)
         except TROUBLE as error:
             answer = Answer(json_text(NOTHING), str(error))
