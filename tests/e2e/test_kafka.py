@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,19 +23,16 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from contracts.leyline.v1.event_pb2 import StateDigested
 from contracts.topics import FLEET_GROUP, GROUPS, RUNS
-from esper.cli.tail import LogTail
 from esper.cli.up import kept_by
 from esper.errors import LogUnavailable
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
 from streams.consumer import ends_of, enter
 from streams.feed import EventFeed, Field, Schema
-from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import Publisher
 from streams.reader import tail
 from streams.records import partition_of
-from streams.settings import Settings
 from streams.topics import closed_groups, copies_of, ensure_topics
 from streams.work import WorkLog
 from streams.writer import LogWriter
@@ -53,10 +49,8 @@ RING = KeyRing((b"k" * 32,))
 PASSWORD = "correct-horse-battery-staple"
 SCRAMBLED = "another-one-of-them"
 PARTITIONS = 3
-EPOCHS = 48
-"""Many more than the second, at which its trainer is killed as soon as the log has that."""
-LONG = 120
-"""Under soak: several times as long as it takes to see an epoch in the archive, for faults at random."""
+EPOCHS = 40
+"""Of a task that gets ever slower until everything was killed that is to be (`go_on`)."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -269,26 +263,26 @@ def test_with_two_of_three_away_it_is_waited_as_for_a_log_that_is_away(kafka, en
 
 
 @pytest.fixture
-def house(kafka, entered, esper, forks, request):
+def house(kafka, entered, esper, forks):
     """`esper up` on the cluster."""
-    made = House(esper, forks, LONG if request.node.get_closest_marker("soak") else EPOCHS)
+    made = House(esper, forks, EPOCHS)
     yield made
     made.close()
 
 
-def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esper, house, conformance):
+def test_the_way_of_a_run_whose_trainer_and_whose_leader_die(kafka, entered, esper, house, conformance, go_on):
+    go_on.touch()
     assert house.train("calm").last_word()["result"]["status"] == "completed"
     lived = digests(house.whole("calm"))
     if conformance:
         conformance.wait()
-    with closing(LogTail(house.brokers, load_key_ring(Settings.load(data=esper.data_dir)), ["stirred"])) as tail:
-        trainer = house.train("stirred")
-        while (event := tail.take(120.0)) is not None and event.epoch < 2:
-            continue
-        trainer.kill()
-        assert event is not None
+    go_on.unlink()
+    trainer = house.train("stirred")
+    house.wait_for_epoch("stirred", 2)
+    trainer.kill()
     resumed = house.resume("stirred")
     kafka.kill(kafka.leader(entered + RUNS.name, partition_of(b"stirred", PARTITIONS)))
+    go_on.touch()
     assert resumed.last_word()["result"]["status"] == "completed"
     facts = house.whole("stirred")
 
@@ -345,7 +339,7 @@ FAULTS = ("broker killed", "broker paused", "broker restarted", "trainer killed"
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
-def test_twenty_faults_of_brokers_and_trainers_at_random_cost_no_fact(kafka, house):
+def test_twenty_faults_of_brokers_and_trainers_at_random_cost_no_fact(kafka, house, go_on):
     """Four of each kind in random order, run after run; every run ends as one that nothing happened to.
 
     One broker at a time is away, for longer than its session (3 s) or less. Who could write nothing for half a minute
@@ -355,12 +349,13 @@ def test_twenty_faults_of_brokers_and_trainers_at_random_cost_no_fact(kafka, hou
     chance = random.Random(seed)
     faults = list(FAULTS) * 4
     chance.shuffle(faults)
+    go_on.touch()
     assert house.train("calm").last_word()["result"]["status"] == "completed"
     lived = digests(house.whole("calm"))
     told, number = [], 0
     while faults:
         number += 1
-        told.append(ended := disturbed(kafka, house, f"run-{number}", faults, chance))
+        told.append(ended := disturbed(kafka, house, f"run-{number}", faults, chance, go_on))
         facts = house.whole(f"run-{number}")
 
         assert digests(facts) == lived, (seed, told)
@@ -369,8 +364,11 @@ def test_twenty_faults_of_brokers_and_trainers_at_random_cost_no_fact(kafka, hou
     assert sum(len(each) for each in told) == 4 * len(FAULTS), ended
 
 
-def disturbed(kafka: Kafka, house: House, run_id: str, faults: list[str], chance: random.Random) -> list[str]:
+def disturbed(
+    kafka: Kafka, house: House, run_id: str, faults: list[str], chance: random.Random, go_on: Path
+) -> list[str]:
     """Train to the end under faults that are taken from the list; which they were."""
+    go_on.unlink(missing_ok=True)
     trainer, met = house.train(run_id), []
     house.wait_for_epoch(run_id, 1)
     while True:
@@ -395,6 +393,7 @@ def disturbed(kafka: Kafka, house: House, run_id: str, faults: list[str], chance
             else:
                 trainer.kill()
                 trainer = house.resume(run_id)
+        go_on.touch()
         last = trainer.last_word()
         if last.get("result", {}).get("status") == "completed" or "is over (completed)" in last.get("error", ""):
             return met

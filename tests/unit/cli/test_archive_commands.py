@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,25 @@ def test_a_copy_is_asked_where_it_lies(kind, esper, folder, tmp_path):
     assert esper("archive", "verify", "--archive", to)[0] == 0
     again = json.loads(esper("archive", "copy", to, "--json")[1])
     assert (again["copied"], again["there_already"], again["damaged"]) == (0, 4, [])
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_a_backup_is_restored_byte_for_byte_and_goes_on(kind, esper, folder, tmp_path):
+    """Copied, lost, copied back: the same files, verified, and a writer opens it as ever."""
+    to = f"memory://{secrets.token_hex(6)}/a" if kind == "memory" else str(tmp_path / "copy")
+    files = {file.name: file.read_bytes() for file in (folder / "archive" / "files").iterdir()}
+    assert esper("archive", "copy", to)[0] == 0
+    shutil.rmtree(folder)
+
+    code, out, err = esper("archive", "copy", str(folder / "archive"), "--archive", to)
+
+    assert (code, err) == (0, "")
+    assert "4 files" in out
+    assert {file.name: file.read_bytes() for file in (folder / "archive" / "files").iterdir()} == files
+    assert esper("archive", "verify")[0] == 0
+    with Archive(folder / "archive") as archive:
+        assert archive.manifest.next_offsets
+    assert [run["run_id"] for run in json.loads(esper("runs", "--json")[1])] == ["k3f9x2qa"]
 
 
 def test_a_copy_without_a_damaged_file_says_so(esper, folder, tmp_path):
