@@ -73,7 +73,7 @@ def section(shown: Shown) -> str:
     node = found(ROOT / shown.file, shown.defined)
     parts = [f"## {shown.name}\n", _described(node, shown.name)]
     if isinstance(node, ast.ClassDef):
-        bases = [node] if shown.name != GROWTH else [node, found(ROOT / "esper/tolaria/engine.py", "Session")]
+        bases = [node] if shown.name != GROWTH else [found(ROOT / "esper/tolaria/engine.py", "Session"), node]
         methods = {
             each.name: each for base in reversed(bases) for each in base.body if isinstance(each, ast.FunctionDef)
         }

@@ -9,6 +9,7 @@ machine does says nothing about the code.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -80,6 +81,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker(SERIAL):
             item.add_marker(pytest.mark.xdist_group(SERIAL))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Have the collector leave alone what imports make: it finds next to nothing, in a fifth of the time they take.
+
+    Nor does it look at all that again whenever the tests have made a quarter as much.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -20,7 +20,7 @@ import psutil
 from esper.cli.trainers import LIBRARIES as TRAINERS
 from esper.installation import python_module
 from esper.weatherlight.forkserver import Order, child_environment, request
-from tests.processes.warm import LIBRARIES, module_of
+from tests.processes.warm import LIBRARIES, words_of
 
 HERE: Final = Path(__file__).parent
 MODULES: Final = (HERE / "processes", HERE / "e2e", HERE / "integration" / "forge")
@@ -94,17 +94,19 @@ COLD: Final = subprocess.Popen
 class Warm(subprocess.Popen[Any]):
     """A `Popen` whose process is forked by `everybodys` where it is one of ours (see `tests.processes.warm`)."""
 
+    libraries: tuple[str, ...] = ()
+    """What its processes have imported beside what any process of Esper's does."""
     _forked: Forked | None = None
 
     def _execute_child(self, args: Any, *given: Any) -> None:
         prepared, descriptors, folder, environment, pipes = given[1], given[3], given[4], given[5], given[9:15]
-        if not (module := module_of(args)) or prepared is not None or descriptors:
+        if not (words := words_of(args)) or prepared is not None or descriptors:
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
-        told = (str(folder or Path.cwd()), json.dumps(dict(environment or os.environ)), module)
+        told = (str(folder or Path.cwd()), json.dumps(dict(environment or os.environ)))
         stdin, stdout, stderr = (pipes[at] if pipes[at] >= 0 else number for number, at in enumerate((0, 3, 5)))
-        order = Order("python", "warm:process", (*told, *map(str, args[args.index(module) + 1 :])))
-        self._forked = everybodys().order(order, stdin=stdin, log=stderr, inherit=(stdout,))
+        order = Order("python", "warm:process", (*told, *words))
+        self._forked = everybodys(*self.libraries).order(order, stdin=stdin, log=stderr, inherit=(stdout,))
         self.pid = self._forked.pid
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
@@ -138,22 +140,22 @@ def processes(kind: type[subprocess.Popen[Any]]) -> Iterator[None]:
         subprocess.Popen = started  # type: ignore[misc]
 
 
-_everybodys: list[tuple[Any, Forks]] = []
+_everybodys: dict[tuple[str, ...], tuple[Any, Forks]] = {}
 
 
-def everybodys() -> Forks:
-    """The fork server of this session, which has imported what any process of Esper's does."""
-    if not _everybodys:
+def everybodys(*more: str) -> Forks:
+    """The fork server of this session which has imported what any process of Esper's does, and `more`."""
+    if more not in _everybodys:
         libraries = (*TRAINERS, "esper.weatherlight.beginning", *LIBRARIES, "warm", "feed_job")
-        server = fork_server(*libraries)
-        _everybodys.append((server, server.__enter__()))
-    return _everybodys[0][1]
+        server = fork_server(*libraries, *more)
+        _everybodys[more] = (server, server.__enter__())
+    return _everybodys[more][1]
 
 
 def end_everybodys() -> None:
-    """End the session's fork server, and with it whatever it forked."""
+    """End the session's fork servers, and with them whatever they forked."""
     while _everybodys:
-        _everybodys.pop()[0].__exit__(None, None, None)
+        _everybodys.popitem()[1][0].__exit__(None, None, None)
 
 
 @contextmanager

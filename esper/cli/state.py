@@ -318,7 +318,7 @@ def rates_at(model: ModelState, begun: RunStarted) -> dict[str, float]:
             decay_share=config.get("rate_decay_share", 1.0),
         )
         warm_up = round(config["new_parameter_warmup_epochs"] * steps)
-    except (ValueError, KeyError, TypeError):  # none, as of early runs, or a stranger's
+    except (ValueError, KeyError, TypeError, InvalidInput):  # none, as of early runs; a person's own; or a stranger's
         return {group: rate.lr for group, rate in model.learning_rates.items()}
 
     def factor(step: int, born: int | None) -> float:

@@ -8,6 +8,7 @@ were before; what a person's code keeps elsewhere, such as a counter of its own,
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -270,14 +271,16 @@ class _Trial:
                     f"{path} is {_short(leaf.dtype)} and {type(self._model).__name__} computes in {_short(wanted)}; "
                     f"give {path}.to({wanted})"
                 )
-        named = [each for each in tensors if any(word in text for word in _WORDS.get(each[2].dtype, ()))]
+        got = re.split("but (?:got|found)", text)[-1]  # what stands before is what was wanted
+        named = [each for each in tensors if any(word in got for word in _WORDS.get(each[2].dtype, ()))]
         for name, path, leaf in named:
             if not leaf.is_floating_point() and leaf.dtype != torch.int64 and ("Long" in text or "Int" in text):
                 return name, f"{path} is {_short(leaf.dtype)} and classes and indices are int64; give {path}.long()"
         for name, path, leaf in named:
             if not leaf.is_floating_point():
                 return name, f"{path} is {_short(leaf.dtype)} and floats are needed there; give {path}.float()"
-        return "", ""
+        wants_classes = "Long" in text and "Long" not in got
+        return "", "classes and indices are int64; give .long()" if wants_classes else ""
 
     def _blamed(self) -> str:
         """The first of the batch that holds a number that is not finite, with its line; empty where all are."""

@@ -29,7 +29,7 @@ from esper.errors import InvalidInput, LogUnavailable
 from esper.kasmina.passes import Closure
 from esper.kasmina.settings import SeedSettings
 from esper.kasmina.sites_auto import SiteNames
-from esper.leyline.names import checked
+from esper.leyline.names import checked, meant
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
 from esper.leyline.verifier import CommandVerifier
@@ -419,7 +419,7 @@ def grow(
         raise InvalidInput(f"model and optimizer are {given}; give a nn.Module and a torch.optim.Optimizer")
     if not callable(probe):
         raise InvalidInput(f"probe is a {type(probe).__name__}; it must be a function of the model")
-    _check_known(values)
+    _check_known(values, seeds)
     made = RunConfig(
         task=name or _own_name(),
         seed=seed,
@@ -470,12 +470,16 @@ def _refuse_empty() -> NoReturn:
     raise InvalidInput("the run had no step: write `for epoch in run.epochs():` and call run.step in it")
 
 
-def _check_known(values: Mapping[str, Any]) -> None:
+def _check_known(values: Mapping[str, Any], seeds: Mapping[str, Any]) -> None:
     known = set(RunConfig.__dataclass_fields__)
-    unknown = sorted(set(values) - known)
-    if unknown:
+    for unknown in sorted(set(values) - known):
+        listed = f"the fields are {', '.join(sorted(known))}"
+        raise InvalidInput(f"config has {unknown!r}, which does not exist; {meant(unknown, known, listed)}")
+    settings = set(SeedSettings.__dataclass_fields__)
+    for unknown in sorted(set(seeds) - settings):
         raise InvalidInput(
-            f"config has {unknown[0]!r}, which does not exist; the fields are {', '.join(sorted(known))}"
+            f"config['seeds'] has {unknown!r}, which does not exist; "
+            f"{meant(unknown, settings, 'its settings are ' + ', '.join(sorted(settings)))}"
         )
 
 

@@ -167,9 +167,10 @@ def tiles(told: Report) -> list[dict[str, str]]:
     beside = {name: f"control {form(control[name])}" if control is not None else "" for name, form in forms.items()}
     kept = "-" if run["seeds_germinated"] is None else f"{run['seeds_fossilized']} of {run['seeds_germinated']}"
     culled = "" if run["seeds_culled"] is None else f"{run['seeds_culled']} culled"
+    loss = () if run["metric"] == "loss" else (("Test loss", figure(run["test_loss"]), beside["test_loss"]),)
     named = (
         _measured(told),
-        ("Test loss", figure(run["test_loss"]), beside["test_loss"]),
+        *loss,
         ("Parameters", figure(run["params_final"]), beside["params_final"] or f"{figure(run['params_host'])} at first"),
         ("FLOPs spent", figure(run["flops"]), beside["flops"]),
         ("Seeds kept", kept, culled),

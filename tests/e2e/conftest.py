@@ -24,6 +24,8 @@ from streams.settings import Settings
 from tests.forked import Forks, everybodys
 
 ROOT = Path(__file__).parents[2]
+SLOW = f"{Path(__file__).with_name('slow_task.py')}:task"
+"""The task of a run that must not be over before the test has done something to it; see the fixture `go_on`."""
 READING = ("diff", "events", "replay", "runs", "sql", "state", "why")
 READING_BLUEPRINTS = ("history", "list", "show")
 
@@ -144,6 +146,14 @@ def _kill_what_is_left(made: Esper) -> None:
             if pipe is not None:
                 pipe.close()
     assert not left, f"left running: {left}"
+
+
+@pytest.fixture
+def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: while it is not there, runs of `SLOW` that begin within the test get ever slower."""
+    file = tmp_path / "go-on"
+    monkeypatch.setenv("ESPER_TESTS_GO_ON", str(file))
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import json
 import os
 import signal
 import subprocess
@@ -16,25 +16,40 @@ import torch
 
 import esper as package
 from projections import open_history
+from tests.forked import COLD, Warm, processes
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 MOST_LINES = 6
 
 
-def started(esper, name: str, *arguments: object, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+class WithTheirLibraries(Warm):
+    """Its processes have imported what the examples do, which takes ten processor seconds."""
+
+    libraries = ("sklearn.datasets", "lightning", "transformers", "transformers.trainer", "torch.distributed.run")
+
+
+def started(
+    esper,
+    name: str,
+    *arguments: object,
+    by: tuple[str, ...] = (),
+    folder: Path = EXAMPLES,
+    kind: type = WithTheirLibraries,
+) -> subprocess.Popen[str]:
     """An example that runs, `by` Python itself or a module of it, its history in the data folder of `esper`."""
-    command = (sys.executable, *by, EXAMPLES / f"{name}.py", *map(str, arguments))
+    command = (sys.executable, *by, folder / f"{name}.py", *map(str, arguments))
     quiet = {**os.environ, "ESPER_DATA": str(esper.data_dir), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
+    with processes(kind):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
     esper.started.append(process)
     return process
 
 
-def ran(esper, name: str, *arguments: object, by: tuple[str, ...] = ()) -> str:
+def ran(esper, name: str, *arguments: object, **how: object) -> str:
     """The id of the run of an example that came to its end."""
     before = {each["run_id"] for each in esper.json("runs")} if (esper.data_dir / "archive").exists() else set()
-    process = started(esper, name, *arguments, by=by)
+    process = started(esper, name, *arguments, **how)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stdout + stderr
     (run_id,) = {each["run_id"] for each in esper.json("runs")} - before
@@ -48,14 +63,44 @@ def digests(esper, run_id: str) -> list[tuple[int, bytes]]:
         return history.execute(f"{digested} WHERE run_id = ? AND log_verdict = 1 ORDER BY ALL", [run_id]).fetchall()
 
 
+def waiting(name: str, go_on: Path) -> Path:
+    """The folder of a copy of an example that waits behind its third epoch until there is the file `go_on`.
+
+    Whoever kills it then finds it half-way on any machine. Processes of torchrun leave their ids beside that file.
+    """
+    waits = f"while epoch == 2 and not os.path.exists({str(go_on)!r}): time.sleep(0.02)"
+    leaves = f'open("{go_on}-%s" % distributed.get_rank(), "w").write(str(os.getpid()))'
+    lines = ["import os, time", *(EXAMPLES / f"{name}.py").read_text().partition('"""\n\n')[2].splitlines()]
+    for number in reversed(range(len(lines))):
+        line, indent = lines[number].strip(), " " * (len(lines[number]) - len(lines[number].lstrip()))
+        if line.startswith('print(f"epoch {epoch + 1}'):
+            lines.insert(number + 1, indent + waits)
+        elif line.startswith("distributed.init_process_group("):
+            lines.insert(number + 1, indent + leaves)
+    copy = go_on.parent / "examples" / f"{name}.py"
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_text("\n".join(lines) + "\n")
+    return copy.parent
+
+
+def wait_for_third_epoch(process: subprocess.Popen[str]) -> None:
+    while not process.stdout.readline().startswith("epoch 3"):
+        assert process.poll() is None, process.stderr.read()
+
+
 def replays(esper, run_id: str) -> None:
-    found = esper.json("replay", run_id)
+    with processes(WithTheirLibraries):  # a replay runs the script, and imports what it does
+        process = esper.start("replay", run_id, "--json")
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stdout + stderr
+    found = json.loads(stdout.splitlines()[-1])  # above it stands what the script printed
     assert (found["diverged"], found["digests_checked"] > 3) == (False, True), found
 
 
 @pytest.fixture(scope="module")
 def vision(shared_esper) -> str:
-    return ran(shared_esper, "vision", "--epochs", 14)
+    """Started from nothing, as a person does."""
+    return ran(shared_esper, "vision", "--epochs", 14, kind=COLD)
 
 
 def test_a_plain_script_grows_and_replays(shared_esper, vision):
@@ -66,12 +111,12 @@ def test_a_plain_script_grows_and_replays(shared_esper, vision):
     replays(shared_esper, vision)
 
 
-def test_a_script_that_was_killed_goes_on_to_the_same_digests(shared_esper, vision):
-    process = started(shared_esper, "vision", "--epochs", 14)
-    while not process.stdout.readline().startswith("epoch 8"):
-        assert process.poll() is None, process.stderr.read()
+def test_a_script_that_was_killed_goes_on_to_the_same_digests(shared_esper, vision, go_on):
+    process = started(shared_esper, "vision", "--epochs", 14, folder=waiting("vision", go_on))
+    wait_for_third_epoch(process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    go_on.touch()
     run_id = shared_esper.json("resume", "last")["run_id"]
     assert run_id != vision
     assert digests(shared_esper, run_id) == digests(shared_esper, vision)
@@ -99,7 +144,6 @@ def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypat
         ("with_transformers", ("--epochs", 3)),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # of the libraries, whose code a replay runs in this process
 def test_the_others_run_and_replay(shared_esper, name, arguments):
     run_id = ran(shared_esper, name, *arguments)
     replays(shared_esper, run_id)
@@ -158,6 +202,7 @@ def test_6_gib_are_learnt_from_in_2_gib(shared_esper):
 
 @pytest.mark.soak
 @pytest.mark.timeout(1_200)
+@pytest.mark.filterwarnings("ignore")  # as above: of torch's compiler
 @pytest.mark.skipif(which("g++") is None, reason="torch.compile's inductor needs a C++ compiler, and there is no g++")
 def test_a_transformer_that_inductor_compiles_grows_and_is_replayed(shared_esper):
     """Every structure is compiled anew, which takes a minute each: the short form goes by its eager backend."""
@@ -165,24 +210,14 @@ def test_a_transformer_that_inductor_compiles_grows_and_is_replayed(shared_esper
     replays(shared_esper, run_id)
 
 
-def rank_of(launcher: int, rank: int) -> int:
-    """The process id of a rank that `torchrun` started."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # one that has ended meanwhile
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == launcher and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                return int(folder.name)
-    raise AssertionError(f"process {launcher} has no rank {rank}")
-
-
-def test_two_processes_grow_one_network_and_go_on_after_one_was_killed(shared_esper):
+def test_two_processes_grow_one_network_and_go_on_after_one_was_killed(shared_esper, go_on):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     undisturbed = ran(shared_esper, "distributed", "--epochs", 4, by=torchrun)
-    process = started(shared_esper, "distributed", "--epochs", 4, by=torchrun)
-    while not process.stdout.readline().startswith("epoch 3"):
-        assert process.poll() is None, process.stderr.read()
-    os.kill(rank_of(process.pid, 1), signal.SIGKILL)
+    process = started(shared_esper, "distributed", "--epochs", 4, by=torchrun, folder=waiting("distributed", go_on))
+    wait_for_third_epoch(process)
+    os.kill(int(Path(f"{go_on}-1").read_text()), signal.SIGKILL)
     process.communicate()
+    go_on.touch()
     run_id = shared_esper.json("resume", "last")["run_id"]
     assert run_id != undisturbed
     assert digests(shared_esper, run_id) == digests(shared_esper, undisturbed)

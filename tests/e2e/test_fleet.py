@@ -27,15 +27,14 @@ from streams.access import know_own
 from streams.keys import load_key_ring
 from streams.settings import Settings
 from streams.work import WorkLog
-from tests.e2e.conftest import Esper, _kill_what_is_left
+from tests.e2e.conftest import SLOW, Esper, _kill_what_is_left
 from tests.kafka import MISSING, USER, Kafka
 
-EPOCHS = 24
-"""Many more than the one after which its worker is killed."""
+EPOCHS = 12
 KEY = "5e" * 32
 RUNS = 20
 SWEEP = f"""
-task: [digits, digits]  # the same again: what is undisturbed beside what is not
+task: [{SLOW}, {SLOW}]  # the same again: what is undisturbed beside what is not
 seeds: 3
 epochs: {EPOCHS}
 """
@@ -71,7 +70,9 @@ def kept(esper: Esper, run_id: str) -> Event:
     raise AssertionError(f"run {run_id} has kept no checkpoint")
 
 
-def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_it_would_have_been(esper, tmp_path):
+def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_it_would_have_been(
+    esper, tmp_path, go_on
+):
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     asked = esper.json("submit", str(tmp_path / "sweep.yaml"))["runs"]
     queued = Counter(run["status"] for run in esper.json("runs"))
@@ -79,8 +80,9 @@ def test_a_worker_that_is_killed_loses_nothing_and_its_run_is_bit_for_bit_what_i
     other = esper.start("work", "--lease", "5", "--until-empty", "--json")
     run_id = takes(killed)
     checkpoint = kept(esper, run_id)
-    killed.kill()
+    killed.kill()  # its run gets ever slower, so it is not over
     killed.communicate()
+    go_on.touch()
     said, _ = other.communicate(timeout=200)
     runs = {run["run_id"]: run for run in esper.json("runs")}
     trained = {run["run_id"] for run in json.loads(said)["runs"]}

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.e2e.conftest import SLOW
+
 
 def _interrupt(esper, process) -> str:
     since = time.monotonic()
@@ -35,10 +37,11 @@ def test_while_it_starts(esper, after_s):
 
 
 @pytest.mark.requirement("R-OPS-4")
+@pytest.mark.usefixtures("go_on")
 def test_in_the_middle_of_a_run(esper):
-    process = esper.start("run", "--task", "spirals", "--epochs", "200", "--no-static")
+    process = esper.start("run", "--task", SLOW, "--epochs", "40", "--no-static")
     seen = ""
-    while not seen.startswith("grown    epoch 2/200"):
+    while not seen.startswith("grown    epoch 2/40"):
         seen = process.stdout.readline()
         assert seen, process.stderr.read()
     assert "Traceback" not in _interrupt(esper, process)

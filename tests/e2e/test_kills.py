@@ -20,9 +20,10 @@ from esper.kasmina.lifecycle import name as stage_name
 from esper.record import accepted_facts, replay
 from projections import manifest, open_history
 from projections.run_queries import EventReader
+from tests.e2e.conftest import SLOW
 
-EPOCHS = 70
-"""Ten seconds on a quiet machine: ten kills take six and more."""
+EPOCHS = 40
+"""Of a task that gets ever slower until all that is to be killed was (`go_on`)."""
 SUPERVISED = ("broker", "decider", "worker", "archiver", "forge")
 KILLS = 2
 SOAKS = [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 25)]
@@ -111,11 +112,12 @@ def _assert_answered(esper, run_id: str, epochs: int) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("soak", [0, *SOAKS])
-def test_a_run_survives_the_death_of_every_supervised_process(esper, soak):
+def test_a_run_survives_the_death_of_every_supervised_process(esper, soak, go_on):
     chooser = random.Random(f"{random.random()} {soak}")
-    running = Running(esper, "--epochs", str(EPOCHS))
+    running = Running(esper, "--task", SLOW, "--epochs", str(EPOCHS))
     esper.wait_until(lambda: running.said("epoch 1/"), 60.0)
     _kill_at_random(esper, running, chooser)
+    go_on.touch()
     assert running.end(400.0) == 0, (running.lines, esper.logs())
     (run,) = esper.json("runs")
     assert (run["status"], run["epochs_done"]) == ("completed", EPOCHS)

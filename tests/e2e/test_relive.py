@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -19,15 +20,15 @@ from esper.record import replay
 from esper.tolaria.config import RunConfig
 from projections import open_history
 from projections.lineage import facts
+from tests.e2e.conftest import SLOW
 from tests.forked import Forked, Forks
 
-EPOCHS = 180
-"""Six seconds of training and more on a quiet machine, so that whoever is to be stopped half-way is."""
-WAY = 24
-"""Epochs, each of twelve steps: long enough to be interrupted after the third."""
-CUT = 60
-"""Epochs: many more than the four before the power cut."""
-CONFIG = RunConfig(task="spirals", seed=5, epochs=EPOCHS, decision_timeout_s=None)
+EPOCHS = 40
+WAY = 16
+CUT = 12
+"""Epochs, each of twelve steps. What is to be stopped half-way gets ever slower until it has been (`go_on`)."""
+SOURCE = "file:" + hashlib.sha256(Path(SLOW.rpartition(":")[0]).read_bytes()).hexdigest()
+CONFIG = RunConfig(task=SLOW, seed=5, epochs=EPOCHS, decision_timeout_s=None)
 DEATHS = 3
 SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
 
@@ -52,7 +53,8 @@ class House:
         )
 
     def resume(self, run_id: str) -> Forked:
-        return self.train(run_id, '{"begin": "resume"}')
+        """A trainer's process that goes on with it, on the task's file that the run recorded."""
+        return self.train(run_id, json.dumps({"begin": "resume", "source": SOURCE}))
 
     def facts(self, run_id: str) -> list:
         """What the archive has of a run."""
@@ -96,8 +98,9 @@ def digests(run: list) -> list[tuple[int, bytes]]:
     return sorted(kept.items())
 
 
-def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) -> int:
+def kill_at_random(house: House, run_id: str, chance: random.Random, most: int, go_on: Path) -> int:
     """Train to the end, killed at most so often, each time when it had gone on; how often it was killed."""
+    go_on.unlink()
     trainer = house.train(run_id)
     house.wait_for_epoch(run_id, 1)
     killed = 0
@@ -110,6 +113,7 @@ def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) 
         seen = len(house.facts(run_id))
         trainer = house.resume(run_id)
         house.wait_until(lambda t=trainer, n=seen: len(house.facts(run_id)) > n or t.is_over)
+    go_on.touch()
     last = trainer.last_word()
     # Whoever was killed between the run's last word and its own end finds it over.
     assert last.get("result", {}).get("status") == "completed" or "is over (completed)" in last["error"], last
@@ -117,26 +121,29 @@ def kill_at_random(house: House, run_id: str, chance: random.Random, most: int) 
 
 
 @pytest.mark.parametrize("deaths", [DEATHS, SOAK])
-def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, deaths):
+def test_a_trainer_that_is_killed_over_and_over_ends_as_one_that_lived(house, deaths, go_on):
     """As many runs as so many deaths take: each is killed until it is over."""
     chance = random.Random(random.random())
+    go_on.touch()
     assert house.train(f"whole-{deaths}").last_word()["result"]["status"] == "completed"
     lived = digests(house.whole(f"whole-{deaths}"))
     runs, died = 0, 0
     while died < deaths:
         run_id = f"killed-{deaths}-{runs}"
-        killed = kill_at_random(house, run_id, chance, deaths - died)
+        killed = kill_at_random(house, run_id, chance, deaths - died, go_on)
         runs, died = runs + 1, died + killed
 
         assert digests(house.whole(run_id)) == lived
         assert (replay(house.facts(run_id)).incarnation > 1) == (killed > 0)
 
 
-def test_of_two_that_resume_a_run_at_once_one_wins(house):
+def test_of_two_that_resume_a_run_at_once_one_wins(house, go_on):
     trainer = house.train("wanted")
     house.wait_for_epoch("wanted", 2)
     trainer.kill()
     both = [house.resume("wanted") for _ in range(2)]
+    house.wait_until(lambda: any(each.is_over for each in both))
+    go_on.touch()
     messages = [each.last_word() for each in both]
 
     won, lost = sorted(messages, key=lambda message: "error" in message)
@@ -148,10 +155,11 @@ def test_of_two_that_resume_a_run_at_once_one_wins(house):
     assert row == {"status": "completed", "epochs_done": EPOCHS, "incarnation": state.incarnation}
 
 
-def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house):
+def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house, go_on):
     zombie = house.train("asleep")
     house.wait_for_epoch("asleep", 2)
     os.kill(zombie.pid, signal.SIGSTOP)
+    go_on.touch()
     assert house.resume("asleep").last_word()["result"]["status"] == "completed"
     os.kill(zombie.pid, signal.SIGCONT)
 
@@ -161,14 +169,15 @@ def test_a_trainer_that_was_only_asleep_stops_when_it_finds_its_run_taken(house)
 
 
 @pytest.mark.timeout(600)
-def test_a_persons_way_from_ctrl_c_to_a_fork(esper):
+def test_a_persons_way_from_ctrl_c_to_a_fork(esper, go_on):
     """Interrupted with its control run, resumed, replayed, forked twice; each command says what the next needs."""
-    running = esper.start("run", "--task", "spirals", "--epochs", str(WAY), "--seed", "5", "--no-static")
+    running = esper.start("run", "--task", SLOW, "--epochs", str(WAY), "--seed", "5", "--no-static")
     for line in running.stdout:
         if line.startswith("grown") and "epoch 3/" in line:  # the control run waits for no kernels and is ahead
             break
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
+    go_on.touch()
     run_id = esper.json("runs")[0]["run_id"].removesuffix("-control")
     assert f"`esper resume {run_id}` goes on from there" in err
     up = esper.start("up", "--json")  # spares all that follows the start of a log of its own
@@ -213,9 +222,9 @@ def test_a_task_that_was_changed_since_is_replayed_as_it_was(esper, tmp_path):
     assert esper.json("replay", "last")["diverged"] is False  # on the source that the run kept
 
 
-def test_a_power_cut_costs_no_run(esper):
+def test_a_power_cut_costs_no_run(esper, go_on):
     """Everything dies at once, and the disk keeps less than was written: the run goes on from what there is."""
-    running = esper.start("run", "--task", "spirals", "--epochs", str(CUT), "--seed", "5", "--no-control")
+    running = esper.start("run", "--task", SLOW, "--epochs", str(CUT), "--seed", "5", "--no-control")
     for line in running.stdout:
         if "epoch 4/" in line:
             break
@@ -224,6 +233,7 @@ def test_a_power_cut_costs_no_run(esper):
             process.send_signal(signal.SIGKILL)
     running.communicate()
     esper.wait_until(lambda: not esper.processes())
+    go_on.touch()
     cut = [
         path for path in (esper.data_dir / "log").rglob("*.log") if "esper.runs" in str(path) and path.stat().st_size
     ]

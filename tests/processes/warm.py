@@ -40,26 +40,36 @@ FORKED: Final = frozenset(
         "esper.cli",
         "esper.tezzeret.child",
         "esper.weatherlight",
+        "esper.weatherlight.ranks",
         "esper.weatherlight.forkserver",
         "streams.archiver",
         "streams.broker",
         "streams.decider",
         "streams.forge",
         "streams.worker",
+        "torch.distributed.run",
     }
 )
 
 
+EXAMPLES: Final = "examples"
+"""The folder of scripts that run in a fork, too: ours, and copies of them."""
 COMPILES: Final = "esper.tezzeret.child"
 HEADERS: Final = "ESPER_TESTS_HEADERS"
 """Names the folder where the session keeps what a compiler made of torch's headers (tests/conftest.py)."""
 
 
-def module_of(command: object) -> str:
-    """Which of `FORKED` a command line runs; empty where it runs something else."""
-    words = [word for word in command if word != "-P"] if isinstance(command, list | tuple) else []
-    ours = words[:2] == [sys.executable, "-m"] and words[2] in FORKED
-    return words[2] if ours else ""
+def words_of(command: object) -> list[str]:
+    """What a command line that runs one of `FORKED`, or a script of `EXAMPLES`, has behind Python's name and options.
+
+    Empty where it runs something else.
+    """
+    if not isinstance(command, list | tuple) or command[:1] != type(command)([sys.executable]):
+        return []
+    words = [str(word) for word in command[1:] if word not in {"-P", "-u"}]
+    if words[0] == "-m" and words[1] in FORKED:
+        return words[1:]
+    return words if Path(words[0]).parent.name == EXAMPLES else []
 
 
 def process(arguments: Sequence[str], _messages: object) -> int:
@@ -84,15 +94,13 @@ class Within(subprocess.Popen[Any]):
     """Forks instead of starting Python for one of `FORKED`; all else is started."""
 
     def _execute_child(self, args: Any, *given: Any) -> None:
-        if not (module := module_of(args)):
+        if not (words := words_of(args)):
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
         kept, environment, pipes = given[3], given[5], given[9:15]
         self.pid = os.fork()
         if self.pid == 0:
-            _become(
-                [module, *args[args.index(module) + 1 :]], (pipes[0], pipes[3], pipes[5]), sorted(kept), environment
-            )
+            _become(words, (pipes[0], pipes[3], pipes[5]), sorted(kept), environment or os.environ)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -116,8 +124,9 @@ def _become(words: list[str], standard: Sequence[int], kept: Sequence[int], envi
 
 def _run(words: Sequence[str], environment: Mapping[str, str]) -> int:
     """What `python -m` with these words does: its exit code."""
+    variables = dict(environment)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(variables)
     tempfile.tempdir = None
     _name_in_the_list_of_processes(words)
     signal.set_wakeup_fd(-1)
@@ -131,7 +140,11 @@ def _run(words: Sequence[str], environment: Mapping[str, str]) -> int:
     sys.argv = list(words)
     with headers(Path(tempfile.gettempdir(), "headers")) if words[0] == COMPILES else contextlib.nullcontext():
         try:
-            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+            if words[0].endswith(".py"):
+                sys.path.insert(0, str(Path(words[0]).parent))
+                runpy.run_path(words[0], run_name="__main__")
+            else:
+                runpy.run_module(words[0], run_name="__main__", alter_sys=True)
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         return 0
@@ -144,6 +157,8 @@ def headers(own: Path) -> Iterator[None]:
     Each kernel has them in a folder of its `own`, by hard links. What a compiler was killed over never gets out of it.
     """
     codecache: Any = import_module("torch._inductor.codecache")
+    cpp: Any = import_module("torch._inductor.config").cpp
+    cpp.cxx = (None, os.environ.get("CXX", "g++"))  # as the import would have it, which is over
     codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(own), str(own / "locks")
     kept = Path(os.environ.get(HEADERS) or own)
     _link(kept, own)

@@ -8,6 +8,7 @@ import socket
 import time
 import webbrowser
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from esper.cli.output import complain, say, say_json
@@ -34,6 +35,13 @@ def serve_command(data_dir: Path, *, host: str, port: int, open_page: bool, as_j
         from esper.cli.serve.site import Site  # noqa: PLC0415
     except ImportError:
         raise InvalidInput(NEEDS) from None
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """At a signal to end, no question to the history is waited for."""
+            site.watch.interrupt()
+            super().handle_exit(sig, frame)
+
     settings = Settings.load(data=data_dir)
     token = settings.serve_token.get_secret_value() if settings.serve_token is not None else secrets.token_urlsafe(32)
     with _bound(host, port) as bound:
@@ -66,7 +74,7 @@ def serve_command(data_dir: Path, *, host: str, port: int, open_page: bool, as_j
             timeout_graceful_shutdown=2,
         )
         with _found_by_prometheus(settings, port, on_loopback=is_loopback(host) or host in {"0.0.0.0", "::"}):  # noqa: S104
-            uvicorn.Server(config).run([bound])
+            Server(config).run([bound])
 
 
 def _bound(host: str, port: int) -> socket.socket:

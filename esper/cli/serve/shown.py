@@ -17,7 +17,7 @@ from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.ids import text
 from esper.metric import figure_of_row
-from projections.alert_queries import alerts
+from projections.alert_queries import alerts, slos
 from projections.pictures import of_run
 from projections.pictures.svg import Picture
 from projections.report.page import tiles, verdict
@@ -31,11 +31,20 @@ RUNS_SHOWN: Final = 100
 ALERTS_SHOWN: Final = 50
 FOLDED: Final = 8
 """Runs that go on whose breakers and mode stand in the overview; of each other one they stand on its own view."""
+KEPT_STATES: Final = ("state_digested", "checkpoint_saved", "checkpoint_pruned")
+"""What a run writes about its own keeping, several times an epoch: `esper events` lists it."""
 ROWS_SHOWN: Final = 60
 EVENTS_SHOWN: Final = 120
 FOLLOWED: Final = 8
 """Runs whose events are followed at a time; that of a run that nobody has asked about for longest is given up."""
 NARROWEST, WIDEST, WIDTH_STEP = 300, 1_200, 20
+NOTHING: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("runs", "waiting", "alerts", "breakers", "budgets"), ()),
+    **dict.fromkeys(("runs_in_all", "alert_count"), 0),
+    "conservative_mode": False,
+    "generation": -1,
+}
+"""The overview of a data folder that has no history yet."""
 _RUN: Final = (
     *("run_id", "status", "paused", "task", "policy", "lifecycle", "epochs_done", "epochs_planned", "steps_done"),
     *("probe_loss", "params_host", "params_final", "control_of", "static_of", "parent_run_id", "fork_step"),
@@ -60,9 +69,13 @@ def overview(history: History) -> dict[str, Any]:
             for name, state in then["breakers"].items()
         ],
         "conservative_mode": any(then["conservative"] for then in states.values()),
-        "budgets": [],
         "generation": history.manifest.generation,
     }
+
+
+def budgets_view(history: History) -> dict[str, Any]:
+    """The objectives of which anything was asked, with what is left of their error budgets and how fast they burn."""
+    return {"budgets": [each for each in slos(history) if each["asked"]]}
 
 
 def _states(history: History, runs: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -159,7 +172,7 @@ class Tails:
     def lines(self, history: History, run_id: str) -> list[dict[str, Any]]:
         """One line for each of the newest events, the newest first; without telemetry and the library of kernels."""
         if run_id not in self._followed:
-            types = types_of((), {*CHATTER, *TELEMETRY.bodies})
+            types = types_of((), {*CHATTER, *TELEMETRY.bodies, *KEPT_STATES})
             self._followed[run_id] = (EventReader(history, run_id, types), deque(maxlen=EVENTS_SHOWN))
         self._followed.move_to_end(run_id)
         while len(self._followed) > FOLLOWED:

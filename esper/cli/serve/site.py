@@ -22,9 +22,10 @@ from esper.cli.alerts import acknowledge
 from esper.cli.output import json_text
 from esper.cli.serve.guard import Guard, is_loopback
 from esper.cli.serve.newest import framed
+from esper.cli.serve.reader import TROUBLE, Answer
 from esper.cli.serve.sessions import Refused, Sessions
-from esper.cli.serve.shown import Tails, pictures_view, run_view, state_view
-from esper.cli.serve.watch import TROUBLE, Answer, Key, Watch
+from esper.cli.serve.shown import pictures_view, run_view, state_view
+from esper.cli.serve.watch import Watch
 from esper.cli.tell import tell_run
 from esper.errors import EsperError, InvalidInput
 from projections.pictures import svg
@@ -141,22 +142,19 @@ class Site:
 
     async def _run(self, request: Request) -> Response:
         run = request.path_params["run"]
-        return _json(await self._asked(("run", run), lambda history, tails: run_view(history, run, tails)))
+        return _json(await self.watch.ask(("run", run), lambda history, tails: run_view(history, run, tails)))
 
     async def _state(self, request: Request) -> Response:
         run, at = request.path_params["run"], request.query_params.get("at")
-        return _json(await self._asked(("state", run, at), lambda history, _tails: state_view(history, run, at)))
+        return _json(await self.watch.ask(("state", run, at), lambda history, _tails: state_view(history, run, at)))
 
     async def _pictures(self, request: Request) -> Response:
         run, asked = request.path_params["run"], request.query_params.get("width", "720")
         if not (asked.isascii() and asked.isdigit() and len(asked) < 6):
             raise InvalidInput(f"width {asked!r} is no number of pixels")
         width = int(asked)
-        found = self._asked(("pictures", run, width), lambda history, _tails: pictures_view(history, run, width))
-        return _json(await found)
-
-    async def _asked(self, key: Key, ask: Callable[[Any, Tails], Any]) -> Answer:
-        return await self.watch.ask(key, ask)
+        key = ("pictures", run, width)
+        return _json(await self.watch.ask(key, lambda history, _tails: pictures_view(history, run, width)))
 
     async def _metrics_page(self, _request: Request) -> Response:
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4")

@@ -92,6 +92,7 @@ def test_a_request_behind_a_long_poll_ends_its_wait(raw):
     assert time.monotonic() - began < 5.0
 
 
+@pytest.mark.serial
 def test_a_reader_that_gathers_is_answered_after_the_urgent_one_and_once(host, broker, raw, batch_of):
     """The write wakes both; the one that asked for more than a byte has the second write in its one answer, too."""
     raw.create("t")
@@ -117,6 +118,7 @@ def test_a_reader_that_gathers_is_answered_after_the_urgent_one_and_once(host, b
     assert at_once < GATHER_S <= waited < 5.0
 
 
+@pytest.mark.serial
 def test_a_reader_that_gathers_does_not_wait_where_there_is_much(raw, batch_of):
     raw.create("t")
     raw.produce("t", batch_of(bytes(GATHER_BYTES)))

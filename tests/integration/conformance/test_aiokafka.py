@@ -91,12 +91,14 @@ async def test_a_waiting_reader_is_woken_by_a_write(brokers, new_topic):
     async with producer(brokers) as sender, reader(brokers, topic, fetch_max_wait_ms=5000) as consumer:
         await sender.send_and_wait(topic, b"warm up")
         await take(consumer, 1)
+        took = []
         for _ in range(5):
             await asyncio.sleep(0.15)
             began = time.monotonic()
             await sender.send_and_wait(topic, b"now")
             await take(consumer, 1)
-            assert time.monotonic() - began < 1.0
+            took.append(time.monotonic() - began)
+    assert sorted(took)[2] < 2.0  # who is not woken waits for five, at least three of five times
 
 
 async def test_two_members_share_and_one_takes_over(brokers, new_topic, group_id):

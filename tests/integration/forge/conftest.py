@@ -29,6 +29,12 @@ from streams.records import verified
 from streams.topics import ensure_topics
 
 KEY = "5e" * 32
+NO_COMPILER = {"CXX": "/nowhere/c++"}
+"""The environment of a forge that compiles nothing: what is asked for is served as it is."""
+WAITS = """#!/bin/sh
+while kill -0 $PPID 2>/dev/null && [ ! -e "$0.ends" ]; do sleep 0.02; done
+exit 1
+"""
 
 
 @pytest.fixture
@@ -37,6 +43,15 @@ def house(tmp_path):
     built = House(tmp_path)
     yield built
     built.end()
+
+
+@pytest.fixture
+def compiler(tmp_path):
+    """A C++ compiler that is at work until there is the file `c++.ends` beside it, and then has failed."""
+    path = tmp_path / "c++"
+    path.write_text(WAITS)
+    path.chmod(0o700)
+    return path
 
 
 class House:

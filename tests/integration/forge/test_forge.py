@@ -10,6 +10,7 @@ from contracts.topics import EMERGENCY, TELEMETRY
 from esper.leyline.envelope import body_name, body_of
 from esper.tezzeret import events
 from esper.tezzeret.jobs import request
+from tests.integration.forge.conftest import NO_COMPILER
 
 ROOM_FOR_THE_FORGE = 150 * 2**20
 
@@ -77,7 +78,7 @@ def test_what_fails_is_tried_again_without_the_compiler_then_parked_and_may_be_a
     assert [body.will_retry for body in failures] == [True, True, False]
 
     house.kill()
-    house.start(env={"CXX": "/nowhere/c++"})
+    house.start(env=NO_COMPILER)
     house.publish(asked)  # the old request, come again: no reason to begin anew
     house.publish(events.requested(request_of(job), 2, producer="test", attempts_made=3))
     found = house.until("kernel_catalog_update")
@@ -101,10 +102,10 @@ def request_of(job):
 
 
 @pytest.mark.serial
-def test_sigterm_ends_it_and_its_child_in_time(house, when):
-    asked, job = house.ask()
+def test_sigterm_ends_it_and_its_child_in_time(house, when, compiler):
+    asked, job = house.ask("BP009", {"depth": 1.0}, "fast")
     house.publish(asked)
-    house.start()
+    house.start(env={"CXX": str(compiler)})
     house.until("compile_started")
     forge = psutil.Process(house.forge.pid)
     when(forge.children)
@@ -114,16 +115,16 @@ def test_sigterm_ends_it_and_its_child_in_time(house, when):
 
     assert (code, seconds < 2.5) == (0, True)
     assert not running.is_running()
-    house.start()
+    house.start(env=NO_COMPILER)
     house.until("kernel_catalog_update")
     assert house.names().count("compile_started") == 1
     house.stored_once(job)
 
 
-def test_a_killed_forge_takes_its_child_along(house, when):
+def test_a_killed_forge_takes_its_child_along(house, when, compiler):
     asked, _ = house.ask("BP009", {"depth": 1.0}, "fast")  # one without a compiler ends in 0.05 s, unseen
     house.publish(asked)
-    house.start()
+    house.start(env={"CXX": str(compiler)})
     forge = psutil.Process(house.forge.pid)
     when(forge.children)
     (running,) = forge.children()

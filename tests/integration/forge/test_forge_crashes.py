@@ -12,6 +12,7 @@ from esper.karn.table import CATALOGUE
 from esper.leyline.envelope import body_name, body_of
 from esper.tezzeret import events, results
 from esper.tezzeret.jobs import Place, evolve
+from tests.integration.forge.conftest import NO_COMPILER
 
 READY_S = 12.0
 
@@ -33,7 +34,7 @@ def begun(house, job):
 
 def recovered(house, job, *, attempts=1):
     """Start the forge again: in time, the artifact stored once, nothing left behind."""
-    assert house.start() < READY_S
+    assert house.start(env=NO_COMPILER) < READY_S
     house.until("kernel_catalog_update")
     kept = house.stored_once(job)
     assert house.names().count("compile_started") == attempts
@@ -53,10 +54,10 @@ def test_after_the_beginning(house, asked):
 
 
 @pytest.mark.requirement("R-TEZ-15", "R-OPS-9")
-def test_in_the_middle_of_compiling(house, when):
+def test_in_the_middle_of_compiling(house, when, compiler):
     event, job = house.ask("BP009", {"depth": 1.0}, "fast")  # without a compiler it is over in 0.05 s, unseen
     house.publish(event)
-    house.start()
+    house.start(env={"CXX": str(compiler)})
     when(lambda: any(house.work.glob("*/weights.safetensors")))
     house.kill()
 
@@ -75,16 +76,19 @@ def test_in_the_middle_of_storing_the_artifact(house, asked, when):
 
 
 @pytest.mark.requirement("R-TEZ-15")
-def test_before_the_commit(house, asked, when):
+def test_before_the_commit(house, when, compiler):
     """The log takes nothing; what the child had made is used, not made again."""
-    house.start()
+    event, job = house.ask("BP009", {"depth": 1.0}, "fast")
+    house.publish(event)
+    house.start(env={"CXX": str(compiler)})
     when(lambda: any(house.work.glob("*/weights.safetensors")))
     with house.frozen_log():
+        compiler.with_name("c++.ends").touch()
         when(lambda: len(house.stored()) == 2)
         made = house.stored()
         house.kill()
 
-    kept = recovered(house, asked)
+    kept = recovered(house, job)
     assert house.stored() == made == {kept.ref, kept.weights_ref}
 
 

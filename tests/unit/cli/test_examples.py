@@ -22,7 +22,8 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield from leaves(each, (*path, name))
 
 
-COMMANDS = dict(leaves(typer.main.get_command(app)))
+COMMAND = typer.main.get_command(app)
+COMMANDS = dict(leaves(COMMAND))
 
 
 def example_of(command: Any) -> str:
@@ -34,7 +35,7 @@ def parse(line: str) -> tuple[str, ...]:
     """The words that name the command of a line whose arguments and options exist and have values that they take."""
     program, *arguments = shlex.split(line)
     assert program == "esper", line
-    command, path = typer.main.get_command(app), ()
+    command, path = COMMAND, ()
     context = command.make_context("esper", arguments)
     while getattr(command, "commands", None):
         name, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])

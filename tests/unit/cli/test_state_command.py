@@ -156,6 +156,8 @@ def test_learning_rates_are_those_that_the_trainer_takes(policy):
     for step in (44, 60, 119):
         expected = {group: controller.rate(group, step) for group in ("host", "s1")}
         assert rates_at(ModelState(step=step, learning_rates=rates), begun) == pytest.approx(expected, rel=1e-9)
+    own = pb.RunStarted(config_json=json.dumps({**json.loads(begun.config_json), "rate_policy": "own"}))
+    assert rates_at(ModelState(step=7, learning_rates={"host": Rate(0.25, 7)}), own) == {"host": 0.25}
     assert rates_at(ModelState(step=7), begun)["host"] == pytest.approx(2 * controller.rate("host", 7), rel=1e-9)
 
 

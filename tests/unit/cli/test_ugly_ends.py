@@ -123,58 +123,64 @@ def test_a_home_that_cannot_be_written_to_is_named(monkeypatch: pytest.MonkeyPat
 ENDS = """
 import os, sys
 import esper.cli, esper.cli.app, esper.cli.history, projections.history
-how, *streams = sys.argv[1:]
-for words in ["runs", "sql --schema --json", "--help", "runz"]:
-    child = os.fork()
-    if child:
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        os.write(int(os.environ["REPORT"]), f"{words}: {code}\\n".encode())
-        continue
-    sys.argv = ["esper", *words.split()]
-    for number, stream in enumerate(("stdin", "stdout", "stderr")):
-        if stream in streams:
-            getattr(sys, stream).close()
-            if how == "full":
-                os.dup2(os.open("/dev/full", os.O_RDWR), number)
-            setattr(sys, stream, open(number, "r" if number == 0 else "w") if how == "full" else None)
-    esper.cli.main()
+for case in sys.argv[1:]:
+    for words in ["runs", "sql --schema --json", "--help", "runz"]:
+        child = os.fork()
+        if child:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            with open(case + " report", "a") as report:
+                report.write(f"{words}: {code}\\n")
+            continue
+        sys.argv = ["esper", *words.split()]
+        how, *streams = case.split()
+        for number, stream in enumerate(("stdin", "stdout", "stderr")):
+            if number:
+                os.dup2(os.open(f"{case} {number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            if stream in streams:
+                getattr(sys, stream).close()
+                if how == "full":
+                    os.dup2(os.open("/dev/full", os.O_RDWR), number)
+                setattr(sys, stream, open(number, "r" if number == 0 else "w") if how == "full" else None)
+        esper.cli.main()
 """
+CASES = {
+    "closed stdin": 0,
+    "closed stdout": 0,
+    "closed stdin stdout stderr": 0,
+    "full stdout": 1,
+    "full stdout stderr": 1,
+    "full stderr": 0,
+}
+"""How which streams are, and with what a command ends then that has nothing else to complain of."""
 
 
-@pytest.mark.parametrize(
-    ("how", "streams", "code", "wrong"),
-    [
-        ("closed", ["stdin"], 0, 2),
-        ("closed", ["stdout"], 0, 2),
-        ("closed", ["stdin", "stdout", "stderr"], 0, 2),
-        ("full", ["stdout"], 1, 2),
-        ("full", ["stdout", "stderr"], 1, 2),
-        ("full", ["stderr"], 0, 2),
-    ],
-)
-def test_closed_and_full_streams_end_in_one_line(
-    how: str, streams: list[str], code: int, wrong: int, tmp_path: Path
-) -> None:
-    report = tmp_path / "report"
-    with report.open("wb") as file:
-        done = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "ignore", "-c", ENDS, how, *streams],
-            env={"REPORT": str(file.fileno()), "ESPER_DATA": str(questions.folder()), "PATH": "/usr/bin:/bin"},
-            pass_fds=[file.fileno()],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-    ended = dict(line.split(": ") for line in report.read_text().splitlines())
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands wrote and how they ended, each case in files of its own: one process forks them all."""
+    folder = tmp_path_factory.mktemp("ends")
+    subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore", "-c", ENDS, *CASES],
+        env={"ESPER_DATA": str(questions.folder()), "PATH": "/usr/bin:/bin"},
+        cwd=folder,
+        check=True,
+        timeout=120,
+    )
+    return folder
 
-    assert "Traceback" not in done.stderr + done.stdout
-    assert "Exception ignored" not in done.stderr
-    assert ended.pop("runz") == str(wrong)
-    assert ended == dict.fromkeys(ended, str(code))
+
+@pytest.mark.parametrize("case", CASES)
+def test_closed_and_full_streams_end_in_one_line(ends: Path, case: str) -> None:
+    stdout, stderr, report = ((ends / f"{case} {what}").read_text() for what in (1, 2, "report"))
+    ended = dict(line.split(": ") for line in report.splitlines())
+
+    assert "Traceback" not in stderr + stdout
+    assert "Exception ignored" not in stderr
+    assert ended.pop("runz") == "2"
+    assert ended == dict.fromkeys(ended, str(CASES[case]))
     assert len(ended) == 3
-    if how == "full" and "stderr" not in streams:
-        assert done.stderr.count("No space left on device; make room") == 3
+    assert bool(stdout) == ("stdout" not in case)
+    if case == "full stdout":
+        assert stderr.count("No space left on device; make room") == 3
 
 
 def test_what_ended_a_process_is_told_where_its_log_lies_on_the_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

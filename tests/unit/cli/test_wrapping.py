@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from functools import cache
 
 import pytest
 import typer
@@ -46,11 +47,16 @@ class Terminal(io.StringIO):
         return True
 
 
+@cache
+def the_command():
+    """The whole command: it takes a tenth of a second to make."""
+    return typer.main.get_command(app)
+
+
 def helps():
     """Every command line that shows a help."""
-    groups = typer.main.get_command(app).commands
     yield []
-    for name, command in groups.items():
+    for name, command in the_command().commands.items():
         yield [name]
         yield from ([name, inner] for inner in getattr(command, "commands", {}))
 
@@ -117,7 +123,7 @@ def test_a_command_breaks_no_word(arguments, width, run_id, shown, whole_of):
 @pytest.mark.parametrize("arguments", list(helps()), ids=lambda words: " ".join(words) or "esper")
 def test_a_help_breaks_no_word(arguments, width):
     def text(columns: int) -> str:
-        command = typer.main.get_command(app)
+        command = the_command()
         with command.make_context("esper", [], resilient_parsing=True, terminal_width=columns) as top:
             for name in arguments:
                 command = command.commands[name]

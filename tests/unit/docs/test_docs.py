@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted(
-    path
-    for path in ROOT.rglob("*.md")
-    if not {"node_modules", "esper-data"} & set(path.parts) and not any(part.startswith(".") for part in path.parts)
-)
+
+
+def pages() -> Iterator[Path]:
+    """Every page, without a look into what is installed beside."""
+    for folder, inner, files in os.walk(ROOT):
+        inner[:] = [name for name in inner if name not in {"node_modules", "esper-data"} and not name.startswith(".")]
+        yield from (Path(folder, name) for name in files if name.endswith(".md"))
+
+
+PAGES = sorted(pages())
 TITLES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -24,26 +32,38 @@ def test_its_links_lead_somewhere(page):
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
+@cache
+def of_the_tests() -> list[str]:
+    """Every file of the tests."""
+    return [str(path) for path in (ROOT / "tests").rglob("*.*")]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=TITLES)
 def test_the_files_that_it_names_exist(page):
     named = re.findall(r"`([\w./-]+\.(?:py|sql|proto|yml|yaml|toml))`", page.read_text(encoding="utf-8"))
     elsewhere = [name for name in named if not (page.parent / name).exists() and not (ROOT / name).exists()]
 
-    assert [name for name in elsewhere if not any((ROOT / "tests").rglob(name))] == []
+    assert [name for name in elsewhere if not any(path.endswith(f"/{name}") for path in of_the_tests())] == []
 
 
-def unknown_words(text: str) -> list[str]:
-    """Commands and options of `esper` that a page names and that do not exist, as `esper run --sed`."""
+@cache
+def the_command():
+    """The `esper` command as its parser has it: made once, it takes a tenth of a second."""
     import typer
 
     from esper.cli.app import app
 
+    return typer.main.get_command(app)
+
+
+def unknown_words(text: str) -> list[str]:
+    """Commands and options of `esper` that a page names and that do not exist, as `esper run --sed`."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
     found = []
     for line in lines:
         for used in re.findall(r"(?:^|&& |exec |\$ )esper ([a-z].*)", line.partition(" #")[0]):
-            command, words = typer.main.get_command(app), re.sub(r"\"[^\"]*\"|'[^']*'", "TEXT", used).split()
+            command, words = the_command(), re.sub(r"\"[^\"]*\"|'[^']*'", "TEXT", used).split()
             words = words[1:] if words[:1] == ["esper"] else words  # of `docker compose exec esper esper run`
             while words and words[0] in getattr(command, "commands", {}):
                 command = command.commands[words.pop(0)]

@@ -35,7 +35,18 @@ HARMLESS = [blueprint for blueprint in CATALOGUE.values() if not blueprint.quara
 APPROVED = Dossier(
     {blueprint.blueprint_id: Approval("a tester", "tests") for blueprint in HARMLESS if blueprint.approval_required}
 )
-CASES = [pytest.param(b.blueprint_id, kind, id=f"{b.blueprint_id}-{kind}") for b in HARMLESS for kind in b.kinds]
+CASES = [
+    pytest.param(
+        b.blueprint_id,
+        kind,
+        id=f"{b.blueprint_id}-{kind}",
+        marks=[pytest.mark.soak] if place != n % len(b.kinds) else [],
+    )
+    for n, b in enumerate(HARMLESS)
+    for place, kind in enumerate(b.kinds)
+]
+"""Each template on one kind of site that it is for, and under `-m soak` on the others: what it computes there, and that
+it grafts, is tested of every kind (`unit/karn/test_blueprint_modules.py`, `unit/kasmina/test_catalogue_seeds.py`)."""
 STAGES = ["GERMINATED", "TRAINING", "BLENDING", "SHADOWING", "PROBATIONARY"]
 
 TASKS = {"vector": ("spirals", "s1", 20), "image": ("digits", "s1", 20), "token": ("chars", "s2", 8)}

@@ -191,6 +191,13 @@ def test_without_a_batch_the_closures_own_variables_are_looked_at() -> None:
         raise InvalidInput("no site")
 
 
+def test_a_type_that_was_wanted_is_not_taken_for_one_that_was_given() -> None:
+    """The indices of the batch are int64 and right; the classes that the closure makes of them are not."""
+    model, rows = nn.Linear(2, 3), torch.arange(4)
+    with pytest.raises(InvalidInput, match=r"test_dry_run.py:\d+: classes and indices are int64; give .long\(\)"):
+        dry_run(model, {}, lambda: nn.functional.cross_entropy(model(torch.ones(4, 2)), (rows % 3).int()))
+
+
 def test_what_the_machine_lacks_is_nobodys_mistake() -> None:
     def loss() -> torch.Tensor:
         raise torch.OutOfMemoryError("no room")

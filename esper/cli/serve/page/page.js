@@ -114,14 +114,18 @@ function showOverview() {
   const mode = overview.conservative_mode || overview.forge_conservative ? "conservative" : "normal";
   const glance = [["runs that train", going.length], ["alerts on", overview.alert_count],
     ["telemetry waiting", overview.queue_depth === null ? EMPTY : figure(overview.queue_depth)], ["mode", mode]];
-  fill("glance", glance, () => glance.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))));
+  fill("glance", glance, () => glance.map(([name, value]) => h("div", {}, h("dt", {}, name),
+    h("dd", {}, name === "alerts on" ? h("a", { href: "#alerts", "data-key": "to alerts" }, String(value)) : String(value)))));
   showRuns();
   showAlerts();
   fill("breakers", overview.breakers, () => overview.breakers.length ? overview.breakers.map((each) => h("li", {},
     h("span", { class: each.state === "CLOSED" ? "good" : "bad" }, named(each.state)), ` ${each.breaker} `,
     h("div", { class: "note" }, each.run_id))) : nothing("None of a run that trains has tripped."));
   fill("budgets", overview.budgets, () => overview.budgets.length ? overview.budgets.map((each) => h("li", {},
-    h("strong", {}, each.name), h("div", { class: "note" }, each.told))) : nothing("No objective has been measured here."));
+    h("strong", { class: each.burning ? "bad" : null }, named(each.slo)), h("meter", { min: 0, max: 1, low: 0.25, optimum: 1, value: each.budget_left, "aria-label": "left of the budget" }),
+    h("div", {}, `${figure(100 * each.budget_left, 3)} % of the budget left`), h("div", { class: "note" }, `${figure(each.bad)} of ${figure(each.asked)} were bad; ${figure(100 - 100 * each.objective, 3)} % may be. `
+      + `Spent ${figure(each.burn_1h, 2)} times as fast as it may be in the last hour, ${figure(each.burn_1d, 2)} in the last day.`)))
+    : nothing("No objective has been measured here."));
   const mine = overview.runs.find((each) => each.run_id === chosen);
   if (mine && JSON.stringify(mine) !== shownKey) showRun();
 }
@@ -140,21 +144,30 @@ function showRuns() {
       h("span", { class: "name" }, h("span", {}, each.task), h("span", { class: `state ${each.status}` }, each.paused ? "paused" : each.status)),
       each.status === "running" && h("progress", { max: Math.max(each.epochs_planned, 1), value: each.epochs_done, "aria-label": "epochs" }),
       h("div", { class: "note" }, `${each.run_id} · ${each.epochs_done}/${each.epochs_planned} epochs`
-        + (each.probe_loss === null ? "" : ` · loss ${figure(each.probe_loss)}`) + (each.metric ? ` · ${each.metric}` : "")),
+        + (each.probe_loss === null ? "" : ` · loss ${figure(each.probe_loss)}`) + (each.metric && !each.metric.startsWith("loss ") ? ` · ${each.metric}` : "")),
       each.seeds.map((seed) => h("span", { class: "chip" }, h("span", { class: `stage ${seed.stage.toLowerCase()}` }, `${seed.seed_id} ${named(seed.stage)}`)))))),
     ...overview.waiting.map((each) => h("li", {}, h("div", { class: "note" }, `${each.run_id} · ${each.task || ""} · ${each.told}`))),
     ...(overview.runs_in_all > overview.runs.length ? nothing(`The newest ${overview.runs.length} of ${overview.runs_in_all}; esper runs lists all.`) : []),
   ]);
 }
 
+let acking = null; // the alert whose form is open
 function showAlerts() {
-  fill("alerts", [overview.alerts, session !== null], () => overview.alerts.length ? overview.alerts.map((each) => h("li", {},
+  fill("alerts", [overview.alerts, session !== null, acking], () => overview.alerts.length ? overview.alerts.map((each) => h("li", {},
     h("strong", { class: each.cleared_at ? "soft" : "bad" }, each.rule), ` ${each.cleared_at ? "cleared" : "on"}`,
     h("div", { class: "note" }, `${each.run_id || "everywhere"} · ${moment(each.fired_at)} · ${figure(each.value)} against ${figure(each.threshold)}`),
-    each.said_by ? h("div", { class: "note" }, `known to ${each.said_by}${each.note ? `: ${each.note}` : ""}`) : session && h("form", { on: { submit: (event) => acknowledge(event, each) } },
+    each.said_by ? h("div", { class: "note" }, `known to ${each.said_by}${each.note ? `: ${each.note}` : ""}`)
+      : session && acking !== each.id ? h("button", { type: "button", class: "small", "data-key": `open ${each.id}`, on: { click: () => openForm(each.id) } }, "Acknowledge")
+      : session && h("form", { on: { submit: (event) => acknowledge(event, each) } },
       h("input", { name: "by", "data-key": `by ${each.id}`, value: localStorage.getItem("by") || "", placeholder: "your name", required: true, maxlength: 60, "aria-label": "Your name" }),
       h("input", { name: "note", "data-key": `note ${each.id}`, placeholder: "a note", maxlength: 200, "aria-label": "A note" }),
       h("button", { type: "submit", "data-key": `ack ${each.id}` }, "Acknowledge")))) : nothing("None has fired."));
+}
+
+function openForm(id) {
+  acking = id;
+  showAlerts();
+  $("alerts").querySelector("form input")?.focus();
 }
 
 async function acknowledge(event, alert) {
@@ -166,6 +179,7 @@ async function acknowledge(event, alert) {
   try {
     const told = await post(`/api/alerts/${alert.id}/ack`, { by, note });
     $("acked").textContent = `${told.rule} is known to ${told.by}`;
+    acking = null;
   } catch (error) {
     $("acked").textContent = `${alert.rule}: ${error.message}`;
     form.querySelector("button").disabled = false;
@@ -177,7 +191,7 @@ async function acknowledge(event, alert) {
 function choose(id) {
   chosen = id;
   live = true;
-  run = null;
+  run = target = epoch = null;
   shownKey = "";
   for (const name of ["seeds", "then", "decisions", "events", "tiles"]) drawn.delete(name);
   for (const name of ["picture-loss", "picture-seeds"]) $(name).replaceChildren();
@@ -226,13 +240,12 @@ function showOne() {
   $("tell").hidden = run.run.status !== "running";
   const slider = $("at");
   slider.max = run.state.now.step;
-  if (live) slider.value = run.state.now.step;
   showPicture("picture-loss", run.pictures.loss);
   showPicture("picture-seeds", run.pictures.seeds);
   showState(run.then);
   $("decided").textContent = `${figure(run.decisions.acted)} of ${figure(run.decisions.total)} decisions were to do something.`;
   fill("decisions", run.decisions.rows, () => run.decisions.rows.map((each) => h("tr", {}, h("td", { class: "n" }, each.epoch),
-    h("th", { scope: "row" }, each.chosen), h("td", { class: "text" }, each.reason || EMPTY), h("td", { class: "n" }, each.risk === null ? EMPTY : each.risk.toFixed(2)),
+    h("th", { scope: "row", class: each.chosen === "nothing" ? "soft" : null }, each.chosen), h("td", { class: "text" }, each.reason || EMPTY), h("td", { class: "n" }, each.risk === null ? EMPTY : each.risk.toFixed(2)),
     h("td", {}, [each.outcome, each.rejected].filter(Boolean).join(": ") || EMPTY))));
   fill("events", run.events, () => run.events.map((each) => h("tr", {}, h("td", {}, h("time", { datetime: new Date(each.at * 1000).toISOString() }, clock(each.at))),
     h("td", { class: "n" }, each.epoch), h("td", {}, named(each.type)), h("td", { class: "text" }, each.told))));
@@ -246,7 +259,9 @@ function showPicture(id, picture) {
 }
 
 function showState(then) {
-  const now = run.state.now, slider = $("at"), epochs = then.step / run.steps_per_epoch;
+  const now = run.state.now, slider = $("at"), exact = then.step / run.steps_per_epoch;
+  const epochs = Math.abs(exact - then.epoch) <= 1 ? exact : then.epoch; // a loop of one's own may have epochs of any length
+  slider.value = then.step;
   $("live").setAttribute("aria-pressed", String(live));
   $("at-told").textContent = `Step ${figure(then.step)}, epoch ${then.epoch}`;
   $("at-more").textContent = live ? "now" : `of ${figure(now.step)} by now`;
@@ -261,14 +276,14 @@ function showState(then) {
     ["last decision", decision ? `epoch ${decision.epoch}: ${decision.chosen}${decision.reason ? `: ${decision.reason}` : ""}` : "none yet"]];
   fill("then", told, () => told.map(([name, value]) => h("div", { class: name === "last decision" ? "long" : null }, h("dt", {}, name), h("dd", {}, String(value)))));
   const may = session !== null && live && run.run.status === "running";
-  fill("seeds", [then.seeds, may], () => then.seeds.map((seed) => h("tr", {}, h("th", { scope: "row" }, seed.seed_id), h("td", {}, seed.site),
+  fill("seeds", [then.seeds, may], () => then.seeds.map((seed) => h("tr", {}, h("th", { scope: "row" }, seed.seed_id, h("div", { class: "soft" }, seed.site)),
     h("td", {}, h("span", { class: `stage ${seed.stage.toLowerCase()}` }, named(seed.stage))), h("td", {}, (then.names || {})[seed.blueprint_id] || seed.blueprint_id || EMPTY),
     h("td", {}, seed.stage === "DORMANT" ? EMPTY : [h("meter", { min: 0, max: 1, value: seed.alpha, "aria-label": "alpha" }), figure(seed.alpha, 2)]),
-    h("td", { class: "n" }, seed.stage === "DORMANT" ? EMPTY : figure(seed.parameters)), h("td", { class: "n" }, seed.since_epoch),
+    h("td", { class: "n" }, seed.stage === "DORMANT" ? EMPTY : figure(seed.parameters)), h("td", { class: "n" }, seed.stage === "DORMANT" ? EMPTY : seed.since_epoch),
     h("td", { class: "acts" }, may ? actsOf(seed) : EMPTY))));
   for (const each of document.querySelectorAll("#tell button, #tell input")) each.disabled = session === null;
   point("picture-loss", run.pictures.loss.frame, epochs);
-  point("picture-seeds", run.pictures.seeds.frame, epochs);
+  point("picture-seeds", run.pictures.seeds.frame, exact);
 }
 
 function actsOf(seed) {
@@ -290,11 +305,10 @@ function point(id, frame, epochs) {
 }
 
 // --------------------------------------------------------------------------------------------------------------- time
-let moving = false, target = null;
-async function goTo(step) {
+let moving = false, target = null, epoch = null; // the epoch that was gone to; null where a step was
+async function goTo(place) {
+  // A place is what `esper state --at` takes: a step, or epoch:7.
   if (!run) return;
-  const last = run.state.now.step, place = Math.min(last, Math.max(0, Math.round(step)));
-  $("at").value = place;
   live = false;
   target = place;
   if (moving) return; // the newest place is asked for when the answer is there
@@ -304,34 +318,42 @@ async function goTo(step) {
     target = null;
     try {
       const then = await ask(`/api/runs/${id}/state?at=${wanted}`);
-      if (id === chosen && !live) { run.then = then; showState(then); }
+      if (id === chosen && !live && target === null) { run.then = then; showState(then); }
     } catch (error) { $("at-more").textContent = error.message; }
   }
   moving = false;
 }
 
+function goToStep(step) {
+  epoch = null;
+  goTo(Math.min(run.state.now.step, Math.max(0, Math.round(step))));
+}
+
+function byEpoch(way) {
+  const at = epoch === null ? run.then.epoch + (way > 0 || live ? way : 0) : epoch + way;
+  if (at > run.state.now.epoch) { goLive(); return; }
+  epoch = Math.max(0, at);
+  goTo(`epoch:${epoch}`);
+}
+
 function goLive() {
   if (!run) return;
   live = true;
-  target = null;
-  $("at").value = run.state.now.step;
+  target = epoch = null;
   run.then = run.state;
   showState(run.state);
 }
 
-$("at").addEventListener("input", (event) => goTo(Number(event.target.value)));
+$("at").addEventListener("input", (event) => run && goToStep(Number(event.target.value)));
 $("at").addEventListener("keydown", (event) => {
   const way = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
   if (!way || !run) return;
   event.preventDefault();
-  byEpoch(way, event.shiftKey ? 1 : run.steps_per_epoch);
+  if (event.shiftKey) goToStep(Number($("at").value) + way);
+  else byEpoch(way);
 });
-function byEpoch(way, size) {
-  const now = Number($("at").value), place = (way > 0 ? Math.floor(now / size) + 1 : Math.ceil(now / size) - 1) * size;
-  goTo(place);
-}
-$("back").addEventListener("click", () => run && byEpoch(-1, run.steps_per_epoch));
-$("on").addEventListener("click", () => run && byEpoch(1, run.steps_per_epoch));
+$("back").addEventListener("click", () => run && byEpoch(-1));
+$("on").addEventListener("click", () => run && byEpoch(1));
 $("live").addEventListener("click", goLive);
 for (const name of ["loss", "seeds"]) {
   $(`picture-${name}`).addEventListener("click", (event) => {
@@ -339,7 +361,10 @@ for (const name of ["loss", "seeds"]) {
     if (!picture || !frame) return;
     const box = picture.getBoundingClientRect(), x = (event.clientX - box.left) / box.width * picture.viewBox.baseVal.width;
     const share = (x - frame.left) / (frame.right - frame.left || 1);
-    goTo((frame.low + share * (frame.high - frame.low)) * run.steps_per_epoch);
+    const place = frame.low + share * (frame.high - frame.low);
+    if (name === "seeds") { goToStep(place * run.steps_per_epoch); return; }
+    epoch = Math.min(run.state.now.epoch, Math.max(0, Math.round(place)));
+    goTo(`epoch:${epoch}`);
   });
 }
 

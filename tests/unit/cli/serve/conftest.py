@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from contextlib import asynccontextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager
 
+import httpx
 import pytest
 
+from esper.cli.app import dispatch
 from projections import questions
-
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("starlette", reason="the extra `serve` is not installed")
-pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
-pytest.importorskip("wsproto", reason="the extra `serve` is not installed")
-
-from esper.cli.serve.site import Site  # noqa: E402 - as above
-from streams.metrics import Metrics  # noqa: E402
+from streams.metrics import Metrics
 
 TOKEN = "the-token-of-this-page"
 HERE = "127.0.0.1:8000"
@@ -90,6 +86,9 @@ async def message(sent):
 
 @asynccontextmanager
 async def serving(folder, host="127.0.0.1"):
+    pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+    from esper.cli.serve.site import Site
+
     clock = Clock()
     site = Site(folder, TOKEN, host, Metrics(), clock)
     async with (
@@ -99,12 +98,38 @@ async def serving(folder, host="127.0.0.1"):
         yield Page(site, client, clock)
 
 
+@contextmanager
+def running(monkeypatch, *words):
+    """The command in a thread of its own, until what is inside is over; its exit code comes last."""
+    uvicorn = pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+    pytest.importorskip("wsproto", reason="the extra `serve` is not installed")
+    made, codes = [], []
+    real = uvicorn.Server.run
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: (made.append(self), real(self, sockets)))
+    thread = threading.Thread(target=lambda: codes.append(dispatch(["serve", *words])), daemon=True)
+    thread.start()
+    while not (made and made[0].started):
+        assert thread.is_alive()
+        thread.join(0.01)
+    try:
+        yield codes
+    finally:
+        made[0].should_exit = True
+        thread.join(30)
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A data folder with the small history; whoever changes it copies it."""
     to = tmp_path_factory.mktemp("serve") / "data"
     shutil.copytree(questions.folder(), to)
     return to
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A page to be entered, of a folder where nothing was run yet."""
+    return lambda host="127.0.0.1": serving(tmp_path, host)
 
 
 @pytest.fixture

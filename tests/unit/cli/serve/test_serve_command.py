@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import socket
 import sys
-import threading
 
 import httpx
 import pytest
-import uvicorn
-import wsproto
-from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
 from esper.cli.app import dispatch
-from tests.unit.cli.serve.conftest import TOKEN
+from tests.unit.cli.serve.conftest import TOKEN, running
 
-
-@contextlib.contextmanager
-def running(monkeypatch, *words):
-    """The command in a thread of its own, until what is inside is over; its exit code comes last."""
-    made, codes = [], []
-    real = uvicorn.Server.run
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: (made.append(self), real(self, sockets)))
-    thread = threading.Thread(target=lambda: codes.append(dispatch(["serve", *words])))
-    thread.start()
-    while not (made and made[0].started):
-        assert thread.is_alive()
-        thread.join(0.01)
-    yield codes
-    made[0].should_exit = True
-    thread.join(30)
+wsproto = pytest.importorskip("wsproto", reason="the extra `serve` is not installed")
 
 
 def first_message(port: int, **headers: str) -> dict:
@@ -40,17 +21,19 @@ def first_message(port: int, **headers: str) -> dict:
     with socket.create_connection(("127.0.0.1", port), 30) as wire:
         client = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
         extra = [(name.encode(), value.encode()) for name, value in headers.items()]
-        wire.sendall(client.send(Request(host=f"127.0.0.1:{port}", target="/ws/stream", extra_headers=extra)))
+        wire.sendall(
+            client.send(wsproto.events.Request(host=f"127.0.0.1:{port}", target="/ws/stream", extra_headers=extra))
+        )
         text = ""
         while True:
             client.receive_data(wire.recv(65536) or None)
             for event in client.events():
-                if isinstance(event, TextMessage):
+                if isinstance(event, wsproto.events.TextMessage):
                     text += event.data
                     if event.message_finished:
-                        wire.sendall(client.send(CloseConnection(code=1000)))
+                        wire.sendall(client.send(wsproto.events.CloseConnection(code=1000)))
                         return json.loads(text)
-                elif not isinstance(event, AcceptConnection):
+                elif not isinstance(event, wsproto.events.AcceptConnection):
                     return {"refused": type(event).__name__}
 
 

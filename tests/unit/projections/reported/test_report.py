@@ -229,7 +229,7 @@ def test_a_real_browser_shows_it_whole_and_legibly(tmp_path, small, runs, width,
     found = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[1]))
 
     assert found["width"] == width  # nothing sticks out
-    assert found["pictures"] == 6  # the seeds in the one form or in the other
+    assert found["pictures"] == 7  # seeds and network in the one form or in the other
     assert found["smallest"] >= 11.0  # pixels from the top of a line to its bottom
     assert found["outside"] == []
     assert found["asked"] == 0
@@ -288,3 +288,18 @@ def test_the_line_that_reproduces_a_run_is_one_that_works(tmp_path, config, scri
         archive.append(LogOfRecords().place([event]))
     with open_history(tmp_path) as history:
         assert line in html.unescape(page(history, "aaaa"))
+
+
+def test_a_run_that_is_measured_by_its_loss_is_not_told_of_it_twice(tmp_path):
+    started = pb.RunStarted(
+        task="mine", policy="none", device="cpu", epochs=2, config_json=json.dumps({"task": "mine"})
+    )
+    started.metrics.add(name="loss", lower_is_better=True)
+    event = new_event(started, event_id=bytes(16), run_id="aaaa", producer="trainer", recorded_at_ns=1, sequence=1)
+    event.incarnation = event.timeline = 1
+    with Archive(tmp_path) as archive:
+        archive.append(LogOfRecords().place([event]))
+    with open_history(tmp_path) as history:
+        headings = re.findall("<h2>(.*?)</h2>|class=.name.>(Test.*?)</div>", page(history, "aaaa"))
+
+    assert [each for pair in headings for each in pair if "oss" in each] == ["Test loss", "Loss"]
