@@ -6,7 +6,9 @@ ratios) at their end. `oona.publish.latency_ms` is `esper_oona_publish_latency_s
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from esper.leyline.breaker import STATE_NUMBERS
@@ -89,7 +91,30 @@ URZA: Final = (
 )
 """Of the worker, by Urza's library."""
 
+EPOCH_PACKET: Final = (
+    Metric("esper_tolaria_epoch_duration_seconds", "gauge", "Time of the last epoch", ("run",)),
+    Metric("esper_tolaria_seeds_attached", "gauge", "Seed modules in the network now", ("run",)),
+    Metric("esper_tolaria_epoch_hook_latency_seconds", "gauge", "The last epoch's own hook, whole", ("run",)),
+    Metric("esper_tolaria_epoch_hook_assembly_seconds", "gauge", "Of it: making the state packet", ("run",)),
+    Metric("esper_tolaria_epoch_hook_decision_seconds", "gauge", "Of it: waiting for the decision", ("run",)),
+    Metric("esper_tolaria_epoch_hook_command_seconds", "gauge", "Of it: carrying the command out", ("run",)),
+    Metric("esper_tolaria_epoch_hook_acknowledgement_seconds", "gauge", "Of it: waiting for the log", ("run",)),
+    Metric("esper_tolaria_epochs", "gauge", "Epochs that the run has completed", ("run",)),
+    Metric("esper_tolaria_mode_conservative", "gauge", "1 while nothing may grow in the run", ("run",)),
+    Metric("esper_tolaria_timeout_tamiyo", "gauge", "Decisions of the run that did not come in time", ("run",)),
+    Metric("esper_tolaria_lr_controller_current_lr", "gauge", "Learning rate of the host", ("run",)),
+    Metric("esper_tolaria_opt_rebuilds", "gauge", "How often the run's optimizer was made anew", ("run",)),
+    Metric("esper_tolaria_rollback_fast_size_bytes", "gauge", "Size of the states kept in memory", ("run",)),
+    Metric("esper_tolaria_rollback_snapshots", "gauge", "States kept in memory", ("run",)),
+    Metric("esper_tolaria_rollback_evictions", "gauge", "States that made room in memory", ("run",)),
+    Metric("esper_tolaria_grad_agg_microbatches", "gauge", "Parts that a batch is learnt in", ("run",)),
+    Metric("esper_tolaria_grad_agg_conflicts", "gauge", "Parts whose gradients disagreed", ("run",)),
+)
+"""Of a run, by the telemetry packet at each epoch's end, beside what other events say of it."""
+
 NISSA: Final = (
+    *EPOCH_PACKET,
+    Metric("esper_weatherlight_restarts", "gauge", "How often a process was started again", ("process",)),
     Metric("esper_training_runs", "gauge", "Runs that started and did not finish"),
     Metric("esper_tolaria_training_loss", "gauge", "Training loss of the last epoch, nats", ("run",)),
     Metric("esper_tolaria_probe_loss", "gauge", "Probe loss of the last epoch, nats", ("run",)),
@@ -197,10 +222,49 @@ _BASE_UNITS: Final = {
 
 
 def prometheus_form(name: str, value: float) -> tuple[str, float]:
-    """The catalogue's form of one of the original's names and its value, such as `oona.publish.latency_ms` and 3.0."""
+    """The catalogue's form of one of the original's names and its value, such as `oona.publish.latency_ms` and 3.0.
+
+    A total that a packet tells is a gauge of its source, and no counter: it loses the ending that Prometheus keeps for
+    those, `_total`. A share is told as one.
+    """
+    if name.endswith((".total", "_total")):
+        name = name[: -len("_total")]
+    if name == "tolaria.training.accuracy":
+        name += "_ratio"
     stem = "esper_" + name.replace(".", "_")
     head, _, unit = stem.rpartition("_")
     if unit in _BASE_UNITS:
         base, units = _BASE_UNITS[unit]
         return f"{head}_{base}", value / units
     return stem, value
+
+
+WHOSE: Final = (
+    ("Every process that talks to the log", OONA),
+    ("Decider", TAMIYO),
+    ("Forge", TEZZERET),
+    ("Worker, by the library of kernels", URZA),
+    ("Worker, of what runs tell", NISSA),
+    ("Archiver", ARCHIVE),
+    ("Embedded broker", BROKER),
+    ("Mission control", SERVE),
+)
+
+
+def page() -> str:
+    """docs/metrics.md: every metric, whose it is, and what it means."""
+    lines = [
+        "# Metrics",
+        "",
+        "Made by `python -m esper.nissa.catalogue docs`. Each process serves them at `/metrics` of its own port",
+        "(`esper doctor` has the ports, `run/*.json` in the data folder is the list that Prometheus reads). A label's",
+        "value is one word of a small set; `run` is that of a run that goes on, of fifty at most, and goes with it.",
+    ]
+    for whose, metrics in WHOSE:
+        lines += ["", f"## {whose}", "", "| Metric | Kind | Labels | Meaning |", "|---|---|---|---|"]
+        lines += [f"| `{m.name}` | {m.kind} | {', '.join(m.labels)} | {m.help} |" for m in metrics]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (Path(sys.argv[1]) / "metrics.md").write_text(page(), "utf-8")

@@ -84,14 +84,17 @@ class Nissa:
     async def handle(self, event: Event, record: Record) -> None:
         """Fold one event. Alerts are on the log before the event counts as handled, under ids derived from it.
 
-        They come back from there as any events do, and then people are told.
+        Then people are told. The alerts come back from there as any events do, and say nothing new to who knows them.
         """
         if event.event_id in self._recent:
             return
         samples = measure(event)
         watches, alerts = _folded(self._watches, event, samples, self._clock(record.timestamp_ms / 1000))
-        if alerts:
-            await self._publisher.publish([_alert_event(event, alert) for alert in alerts])
+        told = [_alert_event(event, alert) for alert in alerts]
+        if told:
+            await self._publisher.publish(told)
+            # Time may have been folded meanwhile.
+            watches, _ = _folded(self._watches, event, samples, self._clock(record.timestamp_ms / 1000))
         # Nothing above changed this object, so an attempt that failed can be made again.
         self._watches = watches
         self._newest = (record.topic, record.partition), record.offset
@@ -101,8 +104,7 @@ class Nissa:
             self._emit(sample)
         if event.WhichOneof("body") == "run_finished":
             self._forget(event.run_id)
-        if self._notifier is not None and record.topic == EMERGENCY.name:
-            self._notifier.take(event)
+        self._notify([*told, event] if record.topic == EMERGENCY.name else told)
         strangers = unknown_values(event)
         if strangers:
             words = ", ".join(f"{enum} {number}" for enum, number in strangers)
@@ -133,11 +135,10 @@ class Nissa:
             await asyncio.wait_for(self._publisher.publish(self._unsaid), TELL_S)
         except (LogUnavailable, TimeoutError) as error:
             logger.warning("alerts wait for the log: %s", error or f"it took nothing for {TELL_S:g} s")
-            for event in self._unsaid:
-                if self._notifier is not None:
-                    self._notifier.take(event)
+            self._notify(self._unsaid)
         else:
-            self._unsaid = []
+            told, self._unsaid = self._unsaid, []
+            self._notify(told)
 
     def lag(self, archived: Mapping[manifest.Place, int], now_s: float) -> Sample:
         """How long the newest record that was handled when the archive last had all that was waits to be archived."""
@@ -173,6 +174,12 @@ class Nissa:
         if self._notifier is not None:
             self._notifier.recall(event)
         self._show_active()
+
+    def _notify(self, events: Iterable[Event]) -> None:
+        """Have people told, at once: a worker that is behind reads late what it has written itself."""
+        for event in events:
+            if self._notifier is not None:
+                self._notifier.take(event)
 
     def _remember(self, event_id: bytes) -> None:
         self._recent[event_id] = None

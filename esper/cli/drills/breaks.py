@@ -43,10 +43,9 @@ def seed_without_numbers(scene: Scene) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def seed_that_stays_without_numbers(scene: Scene) -> Iterator[None]:
-    """A seed in the network gives NaN at every step, also after the run has gone back."""
-    scene.spoil("nan")
-    _germinate(scene)
+def host_without_numbers(scene: Scene) -> Iterator[None]:
+    """The network gives NaN at every step, also after the run has gone back."""
+    scene.spoil("host")
     yield
 
 

@@ -24,11 +24,11 @@ from streams.settings import Settings
 
 POLL_S: Final = 0.1
 LOOK_S: Final = 0.5
-PACE_S: Final = 0.05
+PACE_S: Final = 0.2
 """A step of the run, as long as the drill goes on; at its end the run may hurry."""
 PATIENCE_S: Final = 90.0
 """What a busy machine may take for anything that has no time of its own."""
-EPOCHS: Final = 300
+EPOCHS: Final = 120
 
 
 class Failed(EsperError):
@@ -70,7 +70,7 @@ class Scene:
         source = (Path(__file__).with_name("host_task.py")).read_text(encoding="utf-8")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "task.py").write_text(source.replace("@FOLDER@", str(self.folder)), encoding="utf-8")
-        self.pace(PACE_S)
+        self.pace(PACE_S * (1 + self.scale))
         self._serve()
         task = ("--task", f"{self.folder / 'task.py'}:task", "--epochs", str(EPOCHS), "--no-control", "--no-static")
         self._follow(self.start("run", *task, *arguments, "--json"))
@@ -122,9 +122,9 @@ class Scene:
         """`esper tell last WORDS`, in an environment that may be another; its exit code."""
         return self.run("tell", "last", words, "--json", **environment)
 
-    def resume(self) -> int:
+    def resume(self, *arguments: str) -> int:
         """`esper resume last` to its end; its exit code."""
-        return self.run("resume", "last", "--json")
+        return self.run("resume", "last", *arguments, "--json")
 
     def interrupt(self) -> int:
         """Ctrl-C for the run; its exit code."""

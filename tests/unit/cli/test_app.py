@@ -13,7 +13,7 @@ from esper.cli.app import app, dispatch
 
 GROUPS = {group.name for group in app.registered_groups}
 COMMANDS = [name for name in typer.main.get_command(app).commands if name not in GROUPS]
-OF_A_FOLDER = ("verify", "sites")  # it is given the folder itself
+OF_A_FOLDER = ("verify", "sites", "drill")  # it is given the folder itself
 PARTS = (
     "Kasmina",
     "Tolaria",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from contracts.leyline.v1.leyline_pb2 import SEED_OPERATION_GERMINATE
-from esper.cli.drills.table import DRILLS
+from esper.cli.drills.table import DRILLS, RUNBOOK
 from esper.kasmina.isolation import Isolation
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
 from esper.nissa.alerts import RULES, evolve_alerts, evolve_ended
+from esper.nissa.catalogue import BY_NAME, prometheus_form
 from esper.nissa.measure import measure
 from esper.testing import KEYS, FakeClock, MemoryLog, seed_command, signed
 from esper.tezzeret import events
@@ -39,6 +43,18 @@ def watched(published):
             watches, cleared = evolve_ended(watches, event.run_id)
             told += [f"-{alert.rule.name}" for alert in cleared]
     return told
+
+
+def test_every_point_of_an_epoch_s_packet_is_kept(tmp_path):
+    """As a real run publishes it: 22 figures, each a series of its run."""
+    published = trained(tmp_path, [1, 1])
+    packets = [each for each in published if each.telemetry_packet.source_subsystem == "tolaria"]
+    points = {point.name for each in packets for point in each.telemetry_packet.metrics}
+    found = {sample.name for each in packets for sample in measure(each)}
+
+    assert len(points) == 22
+    assert found - {"esper_telemetry_packets_total"} == {prometheus_form(name, 0.0)[0] for name in points}
+    assert "esper_nissa_telemetry_unknown_total" not in found
 
 
 class SlowLog(MemoryLog):
@@ -167,3 +183,21 @@ def test_there_is_a_drill_for_every_alert():
     here = {"training_latency_high", "tezzeret_conservative_mode"}
 
     assert {rule.name for rule in RULES} == here | {drill.alert for drill in DRILLS} - {""}
+
+
+@pytest.mark.requirement("R-NIS-24")
+def test_every_metric_that_the_runbook_names_can_be_asked_of_prometheus():
+    text = (Path(__file__).parents[3] / RUNBOOK).read_text("utf-8")
+    named = set(re.findall(r"esper_[a-z_]+[a-z]", text))
+
+    assert named
+    assert {name for name in named if name not in BY_NAME} == set()
+
+
+@pytest.mark.requirement("R-OPS-10")
+def test_the_runbook_has_a_section_for_every_alert_and_every_drill_one_to_point_at():
+    text = (Path(__file__).parents[3] / RUNBOOK).read_text("utf-8")
+    sections = set(re.findall(r"^## (\S+)$", text, re.MULTILINE))
+
+    assert {rule.name for rule in RULES} | {drill.page.partition("#")[2] for drill in DRILLS} == sections
+    assert {drill.name for drill in DRILLS} <= set(re.findall(r"`esper drill ([a-z-]+)`", text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from contracts.leyline.v1.leyline_pb2 import CircuitBreakerState
 from esper.leyline.breaker import STATE_NAMES
 from esper.leyline.envelope import Event, new_event
 from esper.nissa.alerts import RULES
-from esper.nissa.catalogue import BY_NAME, METRICS, NISSA, prometheus_form
+from esper.nissa.catalogue import BY_NAME, METRICS, NISSA, page, prometheus_form
 from esper.nissa.measure import measure
 from streams.agents.scraped import WATCHED
 
@@ -24,6 +25,14 @@ BY_THE_AGENT = {
     "esper_archive_lag_seconds",
 }
 """What Nissa's agent measures of itself (shown in tests/integration/oona)."""
+
+EPOCH_POINTS = (
+    *("tolaria.epoch.duration_ms", "tolaria.seeds.attached", "tolaria.epochs.total", "tolaria.mode.conservative"),
+    *(f"tolaria.epoch_hook.{part}_ms" for part in ("latency", "assembly", "decision", "command", "acknowledgement")),
+    *("tolaria.timeout.tamiyo_total", "tolaria.lr_controller.current_lr", "tolaria.opt.rebuilds_total"),
+    *(f"tolaria.rollback.{what}" for what in ("fast_size_bytes", "snapshots_total", "evictions_total")),
+    *("tolaria.grad_agg.microbatches_total", "tolaria.grad_agg.conflicts", "weatherlight.restarts_total"),
+)
 
 BODIES = (
     event_pb2.EpochCompleted(
@@ -63,6 +72,9 @@ BODIES = (
             leyline_pb2.MetricPoint(name="unheard.of", value=1),
         ],
         events=[leyline_pb2.TelemetryEvent(event_id="violation_recorded")],
+    ),
+    leyline_pb2.TelemetryPacket(
+        source_subsystem="tolaria", metrics=[leyline_pb2.MetricPoint(name=name, value=1) for name in EPOCH_POINTS]
     ),
     event_pb2.TelemetryShed(count=5, total=9),
     event_pb2.SecurityViolation(reason="invalid_signature"),
@@ -113,6 +125,21 @@ def test_names_have_their_prefix_base_unit_and_counter_suffix(metric):
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert bool(metric.buckets) == (metric.kind == "histogram")
     assert metric.help
+
+
+def test_the_page_has_every_metric_as_the_code_has_it():
+    written = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text("utf-8")
+
+    assert written == page(), "make it by `python -m esper.nissa.catalogue docs`"
+    assert [metric.name for metric in METRICS if f"| `{metric.name}` |" not in written] == []
+
+
+def test_a_label_is_never_an_id_but_that_of_a_run_that_goes_on():
+    """A run's series go with it, and at most fifty have any (`streams/agents/nissa.py`)."""
+    few = {"topic", "partition", "writer", "handler", "reason", "outcome", "strategy", "breaker", "projection"}
+    few |= {"run", "level", "state", "to", "gate", "passed", "operation", "policy", "enum", "source", "event", "rule"}
+
+    assert {name for metric in METRICS for name in metric.labels} <= few | {"channel", "process", "status"}
 
 
 def test_no_metric_is_listed_twice():
