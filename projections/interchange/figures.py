@@ -42,12 +42,8 @@ WITH point AS (
         step, recorded_at, value
     FROM telemetry WHERE run_id = $run AND source = 'trainer'
     UNION ALL
-    SELECT 'own/' || point.name, 'step', coalesce(TRY_CAST(point.attributes['step'] AS UBIGINT), global_step),
-        global_step, moment(recorded_at_ns), point.value
-    FROM (
-        SELECT *, unnest(metrics) AS point
-        FROM log.telemetry_packet WHERE run_id = $run AND source_subsystem = 'script'
-    )
+    SELECT 'own/' || name, 'step', step, step, recorded_at, value
+    FROM telemetry WHERE run_id = $run AND source = 'script'
 )
 SELECT name, axis, place, step, epoch_ns(recorded_at) AS time_ns, value
 FROM point

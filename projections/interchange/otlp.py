@@ -6,6 +6,7 @@ Ids are derived from the run's, so that a run that is sent twice is the same tra
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,7 @@ def send(history: History, run: Taken, endpoint: str) -> tuple[int, int]:
 
     Raises InvalidInput where opentelemetry is not installed or nobody took them.
     """
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # each try that failed; what came of them is told
     spans = spans_of(history, run)
     _send_spans(run, spans, endpoint.rstrip("/"))
     _send_points(run, endpoint.rstrip("/"))

@@ -31,6 +31,8 @@ FROM (
     FROM (SELECT *, unnest(seeds) AS seed FROM log.step_sampled)
 )
 UNION ALL
-SELECT run_id, global_step, epoch, point.attributes['seed_id'], point.name, point.value, point.unit,
+-- What a script said of a step goes out with the next sample, and says which step it was.
+SELECT run_id, CASE source_subsystem WHEN 'script' THEN coalesce(TRY_CAST(point.attributes['step'] AS UBIGINT), global_step)
+    ELSE global_step END, epoch, point.attributes['seed_id'], point.name, point.value, point.unit,
     source_subsystem, moment(recorded_at_ns)
 FROM (SELECT *, unnest(metrics) AS point FROM log.telemetry_packet);

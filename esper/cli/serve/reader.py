@@ -75,13 +75,13 @@ class Reader:
         self._tails = Tails()
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
 
-    async def ask(self, key: Key, ask: Ask) -> Answer:
-        """The JSON of what `ask` finds, or found lately: it is kept under `key`.
+    async def ask(self, key: Key, ask: Ask, good_s: float = FRESH_S) -> Answer:
+        """The JSON of what `ask` finds, or found lately: it is kept under `key`, and good for `good_s` at least.
 
         Raises EsperError where the history says that there is no such thing, and what the history raises where it
         cannot be read and the same was never asked before.
         """
-        return await self._in_thread(lambda: self._answer(key, ask))
+        return await self._in_thread(lambda: self._answer(key, ask, good_s))
 
     async def generation(self) -> int:
         """The newest generation of the archive; -2 where it cannot be read now."""
@@ -121,15 +121,17 @@ class Reader:
             return -2
         return history.manifest.generation
 
-    def _answer(self, key: Key, ask: Ask) -> Answer:
+    def _answer(self, key: Key, ask: Ask, good_s: float) -> Answer:
         kept, now = self._kept.get(key), self._clock()
         try:
             history = self._opened()
             history.refresh()
             generation = history.manifest.generation
-            if kept is None or now - kept.at >= (SAME_S if kept.generation == generation else kept.fresh_s):
+            if kept is None or now - kept.at >= (
+                max(SAME_S, good_s) if kept.generation == generation else kept.fresh_s
+            ):
                 text = json_text(ask(history, self._tails))
-                kept = _Kept(generation, now, max(FRESH_S, SHARE * (self._clock() - now)), text)
+                kept = _Kept(generation, now, max(good_s, SHARE * (self._clock() - now)), text)
                 self._keep(key, kept)
         except TROUBLE as error:
             if isinstance(error, duckdb.Error | OSError):

@@ -17,7 +17,7 @@ from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.ids import text
 from esper.metric import figure_of_row
-from projections.alert_queries import alerts
+from projections.alert_queries import alerts, slos
 from projections.pictures import of_run
 from projections.pictures.svg import Picture
 from projections.report.page import tiles, verdict
@@ -69,9 +69,13 @@ def overview(history: History) -> dict[str, Any]:
             for name, state in then["breakers"].items()
         ],
         "conservative_mode": any(then["conservative"] for then in states.values()),
-        "budgets": [],
         "generation": history.manifest.generation,
     }
+
+
+def budgets_view(history: History) -> dict[str, Any]:
+    """The objectives of which anything was asked, with what is left of their error budgets and how fast they burn."""
+    return {"budgets": [each for each in slos(history) if each["asked"]]}
 
 
 def _states(history: History, runs: Sequence[str]) -> dict[str, dict[str, Any]]:

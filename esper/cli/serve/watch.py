@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ from esper.cli.events import POLL_S
 from esper.cli.output import json_text
 from esper.cli.serve.newest import Newest
 from esper.cli.serve.reader import SAME_S, TROUBLE, Answer, Ask, Key, Reader, beside
-from esper.cli.serve.shown import NOTHING, overview
+from esper.cli.serve.shown import NOTHING, budgets_view, overview
 from esper.weatherlight import client
 from streams.agents.scraped import scraped
 from streams.metrics import Metrics
 
+BUDGETS_S: Final = 30.0
+"""How old what is said of budgets of thirty days may be: it takes all telemetry of them."""
 BEAT_S: Final = SAME_S
 """A client hears something at least so often (R-NIS-19)."""
 
@@ -79,6 +82,8 @@ class Watch:
         said = await asyncio.to_thread(_said, self._data_dir)
         try:
             answer = await self._follower.ask(("overview",), lambda history, _tails: overview(history))
+            budgets = await self._follower.ask(("budgets",), lambda history, _tails: budgets_view(history), BUDGETS_S)
+            answer = Answer(beside(answer.text, **json.loads(budgets.text)), answer.stale)
         except TROUBLE as error:
             answer = Answer(json_text(NOTHING), str(error))
         return Answer(beside(answer.text, **said, stale=answer.stale), answer.stale)

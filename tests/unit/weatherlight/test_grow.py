@@ -344,10 +344,12 @@ def test_a_loop_that_is_left_early_ends_its_epoch_and_a_persons_own_figures_keep
         saved = history.execute("SELECT max(step) FROM log.checkpoint_saved", []).fetchall()
         packets = "SELECT count(*) FROM log.telemetry_packet WHERE source_subsystem = 'script'"
         told = history.execute(packets, []).fetchall()
+        steps = history.execute("SELECT step FROM telemetry WHERE name = 'lr' ORDER BY step").fetchall()
 
     assert (run.result.status, run.result.epochs) == ("completed", 2)
     assert saved == [(11,)]
     assert told[0][0] >= 2
+    assert steps == [(step,) for step in range(1, 12)]
 
 
 def test_an_interrupt_is_told_and_can_be_resumed(tmp_path) -> None:

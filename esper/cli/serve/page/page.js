@@ -122,7 +122,10 @@ function showOverview() {
     h("span", { class: each.state === "CLOSED" ? "good" : "bad" }, named(each.state)), ` ${each.breaker} `,
     h("div", { class: "note" }, each.run_id))) : nothing("None of a run that trains has tripped."));
   fill("budgets", overview.budgets, () => overview.budgets.length ? overview.budgets.map((each) => h("li", {},
-    h("strong", {}, each.name), h("div", { class: "note" }, each.told))) : nothing("No objective has been measured here."));
+    h("strong", { class: each.burning ? "bad" : null }, named(each.slo)), h("meter", { min: 0, max: 1, low: 0.25, optimum: 1, value: each.budget_left, "aria-label": "left of the budget" }),
+    h("div", {}, `${figure(100 * each.budget_left, 3)} % of the budget left`), h("div", { class: "note" }, `${figure(each.bad)} of ${figure(each.asked)} were bad; ${figure(100 - 100 * each.objective, 3)} % may be. `
+      + `Spent ${figure(each.burn_1h, 2)} times as fast as it may be in the last hour, ${figure(each.burn_1d, 2)} in the last day.`)))
+    : nothing("No objective has been measured here."));
   const mine = overview.runs.find((each) => each.run_id === chosen);
   if (mine && JSON.stringify(mine) !== shownKey) showRun();
 }

@@ -46,12 +46,14 @@ async def test_the_status_has_breakers_queues_and_alerts(page, folder, capsys):
 
 @pytest.mark.requirement("R-NIS-17")
 @pytest.mark.asyncio
-async def test_the_summary_has_alerts_and_budgets(page):
+async def test_the_summary_has_alerts_and_budgets_with_their_burn_rates(page, folder, capsys):
     async with page() as served:
         told = (await served.get("/api/metrics/summary")).json()
+    said = said_by_command(capsys, "sql", "from slos where asked > 0", "--data-dir", str(folder))
 
     assert (told["alerts"], told["alert_count"], told["runs_live"]) == ([], 0, 0)
-    assert "budgets" in told
+    assert told["budgets"] == said
+    assert {"slo", "budget_left", "burn_1h", "burn_1d"} <= told["budgets"][0].keys()
 
 
 @pytest.mark.asyncio

@@ -158,6 +158,19 @@ def collector():
     server.server_close()
 
 
+def test_a_collector_that_is_not_there_is_told_in_one_line(run, capsys, caplog, monkeypatch):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    from projections.interchange import otlp
+
+    monkeypatch.setattr(otlp, "_TIMEOUT_S", 1)
+    given = ["export", run.run_id, "--data-dir", str(questions.folder()), "--as", "otlp", "--to", "http://127.0.0.1:9"]
+
+    assert dispatch(given) == 2
+    err = capsys.readouterr().err
+    assert (err.count("\n"), caplog.text) == (1, "")
+    assert err.startswith("esper: nobody took the run at http://127.0.0.1:9")
+
+
 def test_a_collector_gets_the_trace_and_the_figures_with_the_times_of_the_record(run, collector, capsys):
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest

@@ -229,7 +229,7 @@ def test_a_real_browser_shows_it_whole_and_legibly(tmp_path, small, runs, width,
     found = json.loads(html.unescape(re.search(r"<pre>(.*)</pre>", done.stdout, re.DOTALL)[1]))
 
     assert found["width"] == width  # nothing sticks out
-    assert found["pictures"] == 6  # the seeds in the one form or in the other
+    assert found["pictures"] == 7  # seeds and network in the one form or in the other
     assert found["smallest"] >= 11.0  # pixels from the top of a line to its bottom
     assert found["outside"] == []
     assert found["asked"] == 0
