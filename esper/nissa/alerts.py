@@ -121,7 +121,7 @@ RULES: Final = (
         "consecutive",
         2.0,
         "A run signalled an emergency: it has gone back to a kept state, stands still, or has halted",
-        "Read why with esper events RUN --type emergency_signal; a run that halted goes on with esper resume",
+        "Read why with esper events RUN --type emergency_signal; one that halted goes on with esper fork",
         ("pagerduty", "slack"),
     ),
     Rule(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from esper.errors import InvalidInput
@@ -86,13 +87,31 @@ def broken(data: HeteroData) -> str:
 
 
 def batched(experiences: Sequence[Experience]) -> HeteroData:
-    """One graph of all their graphs, in order; raises InvalidInput where that loses a node or an edge (R-SIM-11)."""
-    from torch_geometric.data import Batch  # noqa: PLC0415 - 1.3 s and 96 MB, for who batches
+    """One graph of all their graphs, in order; raises InvalidInput where that loses a node or an edge (R-SIM-11).
+
+    What `torch_geometric.data.Batch.from_data_list` makes of them, tensor by tensor, in a fraction of its time: their
+    stores are known to be alike.
+    """
+    from torch_geometric.data import HeteroData  # noqa: PLC0415 - 1.3 s and 96 MB, for who batches
 
     graphs = [each.graph for each in experiences]
-    batch: HeteroData = Batch.from_data_list(graphs)
+    whole, first = HeteroData(), dict[str, Tensor]()
+    for name in graphs[0].node_types:
+        stores = [each[name] for each in graphs]
+        counts = torch.tensor([store.num_nodes for store in stores])
+        first[name] = counts.cumsum(0) - counts
+        for key in stores[0].keys():  # noqa: SIM118 - of a store, which is no dict
+            whole[name][key] = torch.cat([store[key] for store in stores])
+        whole[name].batch = torch.arange(len(graphs)).repeat_interleave(counts)
+    for relation in graphs[0].edge_types:
+        stores = [each[relation] for each in graphs]
+        shift = torch.stack([first[relation[0]], first[relation[2]]])
+        counts = torch.tensor([store.edge_index.shape[1] for store in stores])
+        for key in stores[0].keys():  # noqa: SIM118
+            joined = torch.cat([store[key] for store in stores], dim=1 if key == "edge_index" else 0)
+            whole[relation][key] = joined + shift.repeat_interleave(counts, 1) if key == "edge_index" else joined
     for what in ("num_nodes", "num_edges"):
-        parts, whole = sum(getattr(each, what) for each in graphs), getattr(batch, what)
-        if parts != whole:
-            raise InvalidInput(f"a batch of {len(graphs)} graphs has {whole} {what}, and its parts {parts}")
-    return batch
+        parts, found = sum(getattr(each, what) for each in graphs), getattr(whole, what)
+        if parts != found:
+            raise InvalidInput(f"a batch of {len(graphs)} graphs has {found} {what}, and its parts {parts}")
+    return whole

@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from mnist1d.data import get_dataset_args, make_dataset
 from torch import Tensor, nn
 
 from esper.tolaria.data import Samples
@@ -91,6 +90,8 @@ def signals() -> Samples:
     With mnist1d's default arguments, which fix its seed. It seeds the random streams of the whole process, so these are
     put back.
     """
+    from mnist1d.data import get_dataset_args, make_dataset
+
     before = random.getstate(), np.random.get_state()  # noqa: NPY002 (the stream that mnist1d seeds)
     try:
         made = make_dataset(get_dataset_args())

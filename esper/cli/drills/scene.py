@@ -29,6 +29,8 @@ PACE_S: Final = 0.2
 PATIENCE_S: Final = 90.0
 """What a busy machine may take for anything that has no time of its own."""
 EPOCHS: Final = 120
+STEPS_AN_EPOCH: Final = 7
+"""Of the drills' task."""
 
 
 class Failed(EsperError):
@@ -74,7 +76,7 @@ class Scene:
         self._serve()
         task = ("--task", f"{self.folder / 'task.py'}:task", "--epochs", str(EPOCHS), "--no-control", "--no-static")
         self._follow(self.start("run", *task, *arguments, "--json"))
-        self.until(lambda: self._epoch() >= 1, "the run's first epoch")
+        self.until(lambda: self._epoch() >= 1, "the run's first epoch", trains=True)
 
     def _serve(self) -> None:
         """Have the folder's processes run until they are ended: alerts are told of after the run, too."""
@@ -110,7 +112,7 @@ class Scene:
     def epochs(self, number: int) -> None:
         """Wait until the run has completed so many epochs more."""
         to = self._epoch() + number
-        self.until(lambda: self._epoch() >= to, f"epoch {to}")
+        self.until(lambda: self._epoch() >= to, f"epoch {to}", trains=True)
 
     def end(self) -> int:
         """Let the run hurry to its end; its exit code."""
@@ -122,9 +124,10 @@ class Scene:
         """`esper tell last WORDS`, in an environment that may be another; its exit code."""
         return self.run("tell", "last", words, "--json", **environment)
 
-    def resume(self, *arguments: str) -> int:
-        """`esper resume last` to its end; its exit code."""
-        return self.run("resume", "last", *arguments, "--json")
+    def fork_from_last_step(self) -> int:
+        """`esper fork last` before the last step of its last whole epoch, to the end; its exit code."""
+        at = str(STEPS_AN_EPOCH * self._epoch() - 1)
+        return self.run("fork", "last", "--at", at, "--do", "nothing", "--trust", "--json")
 
     def interrupt(self) -> int:
         """Ctrl-C for the run; its exit code."""
@@ -136,7 +139,7 @@ class Scene:
         """Have the run that was interrupted go on, and wait until it has completed an epoch more."""
         to = self._epoch() + 1
         self._follow(self.start("resume", "last", "--json"))
-        self.until(lambda: self._epoch() >= to, f"epoch {to}")
+        self.until(lambda: self._epoch() >= to, f"epoch {to}", trains=True)
 
     def _follow(self, run: subprocess.Popen[str]) -> None:
         self._run = run
@@ -225,13 +228,18 @@ class Scene:
 
     # --------------------------------------------------------------------------------------------------------- waiting
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-        """What `condition` says once it says something true; raises Failed where that does not come in time."""
+    def until(
+        self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S, *, trains: bool = False
+    ) -> Any:
+        """What `condition` says once it says something true.
+
+        Raises Failed where that does not come in time, or where only a run that `trains` can bring it, and it is over.
+        """
         deadline = time.monotonic() + timeout_s
         while not (said := condition()):
             if time.monotonic() > deadline:
                 raise Failed(f"{what} did not come within {timeout_s:.0f} s")
-            if self._run is not None and self._run.poll() not in {None, 0} and not self.ear.heard():
+            if trains and self._run is not None and self._run.poll() is not None:
                 raise Failed(f"the run ended before {what}: {self.lines[-1] if self.lines else 'it said nothing'}")
             time.sleep(POLL_S)
         return said

@@ -8,15 +8,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from contracts.topics import TELEMETRY
-from esper.cli.events import CHATTER, headline, types_of
+from esper.cli.events import CHATTER, breaker_state, headline, stage, types_of
 from esper.cli.history import find_run
 from esper.cli.runs import runs_now
 from esper.cli.state import place_of, state_json
-from esper.errors import EsperError
 from esper.karn.table import with_names
 from esper.leyline.envelope import Event, body_name
 from esper.leyline.ids import text
 from esper.metric import figure_of_row
+from esper.record import Mark
+from projections import folded
 from projections.alert_queries import alerts, slos
 from projections.pictures import of_run
 from projections.pictures.svg import Picture
@@ -64,11 +65,11 @@ def overview(history: History) -> dict[str, Any]:
         "alerts": [_alert(each) for each in fired[:ALERTS_SHOWN]],
         "alert_count": sum(each["cleared_at"] is None for each in fired),
         "breakers": [
-            {"run_id": run_id, "breaker": name, "state": state}
-            for run_id, then in states.items()
-            for name, state in then["breakers"].items()
+            {"run_id": run_id, "breaker": name, "state": breaker_state(number)}
+            for run_id, mark in states.items()
+            for name, number in mark.run_status.breakers.items()
         ],
-        "conservative_mode": any(then["conservative"] for then in states.values()),
+        "conservative_mode": any(mark.run_status.conservative for mark in states.values()),
         "generation": history.manifest.generation,
     }
 
@@ -78,24 +79,29 @@ def budgets_view(history: History) -> dict[str, Any]:
     return {"budgets": [each for each in slos(history) if each["asked"]]}
 
 
-def _states(history: History, runs: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _states(history: History, runs: Sequence[str]) -> dict[str, Mark]:
+    """Where each of these runs is now, by the fold of `esper state`; a run's own view says why one has none."""
     found = {}
     for run_id in runs:
-        try:
-            found[run_id] = state_json(history, run_id, None)
-        except EsperError:  # a history that cannot be folded: the run's own view says why
-            continue
+        line = folded.Line.of(history, run_id)
+        mark = None if line is None else folded.mark_now(history, line)
+        if mark is not None:
+            found[run_id] = mark
     return found
 
 
-def _run(run: Mapping[str, Any], state: Mapping[str, Any] | None) -> dict[str, Any]:
+def _run(run: Mapping[str, Any], mark: Mark | None) -> dict[str, Any]:
     told = figure_of_row(run) or figure_of_row(run, "probe")
-    live = [] if state is None else [seed for seed in state["seeds"] if seed["stage"] != "DORMANT"]
+    seeds = (
+        [] if mark is None else [(each.seed_id, stage(each.stage), each.alpha) for each in mark.model.seeds.values()]
+    )
     return {
         **{name: run[name] for name in _RUN},
         "told": None if run["work"] is None else run["work"]["told"],
         "metric": None if told is None else told.phrase,
-        "seeds": [{"seed_id": each["seed_id"], "stage": each["stage"], "alpha": each["alpha"]} for each in live],
+        "seeds": [
+            {"seed_id": name, "stage": where, "alpha": alpha} for name, where, alpha in seeds if where != "DORMANT"
+        ],
     }
 
 

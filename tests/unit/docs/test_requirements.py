@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from tests import requirements
 
 ROOT = Path(__file__).parents[3]
-TESTS = requirements.marked_tests()
+
+
+@cache
+def marked() -> dict[str, list[str]]:
+    """The tests by the requirements that they show: half a second, which only who asks is to spend."""
+    return requirements.marked_tests()
+
+
 ALL = {each.id: each for entries in requirements.read(requirements.source()).values() for each in entries}
 
 
@@ -18,22 +26,22 @@ def test_the_page_is_what_the_marks_and_the_table_give():
     """After a change of either: `python -m tests.requirements`."""
     written = requirements.PAGE.read_text(encoding="utf-8")
 
-    assert written == requirements.page(requirements.source(), TESTS)
+    assert written == requirements.page(requirements.source(), marked())
 
 
 def test_every_marked_requirement_exists():
-    assert {requirement: tests for requirement, tests in TESTS.items() if requirement not in ALL} == {}
+    assert {requirement: tests for requirement, tests in marked().items() if requirement not in ALL} == {}
 
 
 def test_what_is_built_has_a_test():
     built = [each.id for each in ALL.values() if each.state == "built"]
 
     assert len(built) > 100
-    assert [requirement for requirement in built if requirement not in TESTS] == []
+    assert [requirement for requirement in built if requirement not in marked()] == []
 
 
 def test_what_is_not_built_has_none():
-    assert [each.id for each in ALL.values() if each.state == "not built" and each.id in TESTS] == []
+    assert [each.id for each in ALL.values() if each.state == "not built" and each.id in marked()] == []
 
 
 def test_every_place_that_is_named_exists():

@@ -137,7 +137,7 @@ def test_a_file_that_is_none_is_named(told, tmp_path, variable, content):
 def test_a_process_that_runs_code_of_others_has_no_secret(told, tmp_path):
     secrets = {
         *("KEY", "KEY_PREVIOUS", "KEYS_RETIRED", "SASL_PASSWORD", "SSL_KEY_PASSWORD"),
-        *("ALERT_SLACK_URL", "ALERT_WEBHOOK_URL", "ALERT_PAGERDUTY_KEY", "ALERT_SMTP_URL"),
+        *("ALERT_SLACK_URL", "ALERT_WEBHOOK_URL", "ALERT_PAGERDUTY_KEY", "ALERT_SMTP_URL", "SERVE_TOKEN"),
     }
     told(**dict.fromkeys(secrets, PASSWORD), DATA=tmp_path)
     environment = child._environment(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_geometric.data import HeteroData
+from torch_geometric.data import Batch, HeteroData
 
 from esper.errors import InvalidInput
 from esper.simic import experience
@@ -187,6 +187,11 @@ def test_a_batch_has_every_node_and_edge_and_a_broken_graph_is_found():
     batch = experience.batched([item(number, graph=graph) for number, graph in enumerate(graphs)])
 
     assert (batch.num_nodes, batch.num_edges) == (16, 8)
+    theirs = Batch.from_data_list(graphs)
+    for store in (*theirs.node_stores, *theirs.edge_stores):  # torch_geometric's own takes several times as long
+        names = [name for name in store.keys() if name != "ptr"]  # noqa: SIM118 - of a store, which is no dict
+        assert set(batch[store._key].keys()) == set(names)
+        assert all(torch.equal(batch[store._key][name], store[name]) for name in names)
     assert batch["action", "at", "seed"].edge_index.max() == 7
     assert [experience.broken(graph) for graph in graphs] == ["", "", ""]
     graphs[0]["action", "at", "seed"].edge_index[1, 0] = 3

@@ -85,7 +85,7 @@ def test_fifty_kills_of_a_trainer_of_rollouts_lose_nothing_and_double_nothing(tm
         while sum(key.kind == "rollout" for key in (measured(folder) if folder.is_dir() else {})) < rollouts:
             process = fork.Process(target=roll_out, args=(task, folder))
             process.start()
-            process.join(draw.uniform(0.05, 0.9) * took_s)
+            process.join(draw.uniform(0.05, 0.5) * took_s)
             if process.is_alive():
                 process.kill()
                 process.join()
