@@ -8,7 +8,8 @@ gives a callback no loss: it is taken from what the model returns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,13 +49,15 @@ class GrowthCallback(TrainerCallback):
         model, optimizer = parts["model"], parts["optimizer"]
         self._hook = model.register_forward_hook(self._note_loss, with_kwargs=True)
         self._accumulated = args.gradient_accumulation_steps
-        self._parts.begin(
+        first = self._parts.begin(
             model,
             getattr(optimizer, "optimizer", optimizer),  # accelerate's, around torch's
             epochs=self._epochs or round(state.num_train_epochs),
             scheduler=parts.get("lr_scheduler"),
             accumulate=args.gradient_accumulation_steps,
         )
+        if first:
+            _count_from(first, parts.get("train_dataloader"))
 
     def _note_loss(self, model: nn.Module, _inputs: Any, named: Mapping[str, Any], outputs: Any) -> None:
         """The batch's mean loss: a model that was told how many items make the step has returned its part of theirs."""
@@ -109,3 +112,24 @@ class GrowthCallback(TrainerCallback):
     def _ask(self, control: TrainerControl) -> None:
         if not self._parts.before_batch(None):
             control.should_epoch_stop = True
+
+
+def _count_from(first: int, loader: Any) -> None:
+    """Let a loader's epochs have the numbers that the run's have: of a run that goes on, Trainer counts from 0 again.
+
+    accelerate's samplers draw an epoch's order from its number, which the loader tells them (`set_epoch`).
+    """
+    batches = getattr(loader, "batch_sampler", None)
+    inner = getattr(batches, "batch_sampler", None)  # of a loader that is shared among processes
+    samplers: list[Any] = [getattr(batches, "sampler", None), getattr(inner, "sampler", None)]
+    others: list[Any] = [batches, getattr(loader, "dataset", None)]
+    for each in [*filter(_counts, samplers)] or [*filter(_counts, others)]:
+        each.set_epoch = partial(_set_epoch, each.set_epoch, first)
+
+
+def _counts(part: Any) -> bool:
+    return hasattr(part, "set_epoch")
+
+
+def _set_epoch(set_epoch: Callable[[int], Any], first: int, epoch: int) -> None:
+    set_epoch(first + epoch)

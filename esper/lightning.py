@@ -49,13 +49,15 @@ class GrowthCallback(Callback):
                 f"max_epochs is {trainer.max_epochs}; growth is planned by epochs: give Trainer a number"
             )
         schedules = [each.scheduler for each in trainer.lr_scheduler_configs]
-        self._parts.begin(
+        first = self._parts.begin(
             pl_module,
             trainer.optimizers[0],
             epochs=trainer.max_epochs,
             scheduler=schedules[0] if schedules else None,
             accumulate=trainer.accumulate_grad_batches,
         )
+        if first:
+            _count_from(first, trainer)
 
     def on_train_batch_start(  # type: ignore[override]  # Lightning takes -1 for "end this epoch"
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -98,3 +100,13 @@ class GrowthCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the history know why the run ends."""
         self._parts.fail(exception)
+
+
+def _count_from(first: int, trainer: Trainer) -> None:
+    """Let Lightning's epochs have the numbers that the run's have: of a run that goes on, it counts from 0 again.
+
+    And the iterator of its first epoch was made before the run began, of a random state that this run did not have
+    there; one for any later epoch is made afterwards.
+    """
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    progress.ready = progress.started = progress.processed = progress.completed = first

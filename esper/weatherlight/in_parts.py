@@ -38,8 +38,11 @@ class InParts:
             raise InvalidInput("the run begins with the training; before that there is none")
         return self._run
 
-    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, epochs: int, **given: Any) -> None:
-        """Begin the run and its first epoch; `given` are arguments of `esper.grow` that the library knows."""
+    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, epochs: int, **given: Any) -> int:
+        """Begin the run and its first epoch, whose number is returned: not 0 where a run goes on.
+
+        `given` are arguments of `esper.grow` that the library knows.
+        """
         config = dict(self._options.get("config") or {})
         config["seeds"] = {"training_rule": RULE, **config.get("seeds", {})}
         options = {"lifecycle": "swift"} | given | self._options | {"config": config}
@@ -47,6 +50,7 @@ class InParts:
         self._run.__enter__()
         self._epochs = self._run.epochs()
         self._epoch, self._planned = next(self._epochs), epochs
+        return self._epoch
 
     def before_batch(self, batch: object) -> bool:
         """Whether the epoch goes on."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from shutil import which
 
@@ -133,6 +135,8 @@ def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypat
     assert float(losses.detach().double().mean()) == pytest.approx(row["test_loss"], abs=1e-6)
     assert not any(each._forward_hooks for each in network.modules())
     assert torch.equal(losses, script.losses(network, script.digits()[2]))
+    images = torch.stack([image for image, _ in script.digits()[2]])
+    assert torch.equal(torch.export.export(network, (images,)).module()(images), network(images))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +151,59 @@ def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypat
 def test_the_others_run_and_replay(shared_esper, name, arguments):
     run_id = ran(shared_esper, name, *arguments)
     replays(shared_esper, run_id)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("tabular", ("--epochs", 9, "--rows", 16384)),
+        ("language", ("--epochs", 9, "--steps", 10, "--backend", "eager")),
+        ("with_lightning", ("--epochs", 9)),
+        ("with_transformers", ("--epochs", 8)),
+    ],
+)
+def test_the_others_go_on_to_the_same_digests_after_a_kill_and_give_their_network(esper, go_on, name, arguments):
+    """Killed in the probe behind the fifth epoch: the place from which it goes on has an order of batches behind it."""
+    whole = ran(esper, name, *arguments)
+    copy = go_on.parent / f"{name}.py"
+    reached = go_on.parent / "reached"
+    code = (EXAMPLES / f"{name}.py").read_text()
+    for measured in re.findall(r"^def (?:losses|errors)\(.*\n    \"\"\".*\"\"\"\n", code, re.MULTILINE):
+        code = code.replace(measured, f"{measured}    wait()\n")
+    assert "    wait()\n" in code
+    copy.write_text(
+        code.replace("import argparse\n", f"import argparse\n{WAIT.format(go_on=go_on, reached=reached)}", 1)
+    )
+    process = started(esper, name, *arguments, folder=copy.parent)
+    while not reached.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    go_on.touch()
+
+    killed = esper.json("resume", "last")["run_id"]
+    assert killed != whole
+    with open_history(esper.data_dir / "archive") as history:
+        (place,) = history.execute("SELECT from_step FROM log.run_resumed WHERE run_id = ?", [killed]).fetchone()
+    assert place > 0
+    assert digests(esper, killed) == digests(esper, whole)
+    replays(esper, killed)
+    assert esper("why", killed, "s1").stdout
+    assert esper("report", killed, "--to", esper.data_dir / "page.html").returncode == 0
+    assert esper("load", killed, "--out", esper.data_dir / "net.safetensors").returncode == 0
+
+
+WAIT = """import os, time
+calls = []
+def wait():
+    calls.append(1)
+    while len(calls) > 6 and not os.path.exists("{go_on}"):
+        open("{reached}", "w").close()
+        time.sleep(0.05)
+"""
+"""Stands in an example's copy, whose probe calls it: once before the first epoch, once behind each."""
 
 
 LIMITED = """

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from esper.cli.app import dispatch
 
@@ -68,7 +69,8 @@ def test_every_line_of_the_page_works(esper, monkeypatch, capsys):
     script.run()
     assert script.names["run"].result.status == "completed"
     exec(compile(next(code for kind, code in others if kind == "python"), "train.py", "exec"), script.names)
-    assert (folder / "waves.pt2").exists()
+    grown, points = script.names["grown"], torch.stack([point for point, _ in script.names["test"]])
+    assert torch.equal(torch.export.load(folder / "waves.pt2").module()(points), grown(points))
     blocks = [code for kind, code in others if kind == "sh"]
     assert ELSEWHERE in blocks
     said = []
