@@ -24,10 +24,15 @@ from esper.errors import InvalidInput
 from esper.tolaria.config import RunConfig
 from esper.weatherlight.beginning import Plan
 from projections.run_queries import partition_of_run
+from streams.settings import Settings
 
 
 def is_local(data_dir: Path, word: str) -> bool:
-    """Whether the run that is meant has no log; not where the archive does not know it."""
+    """Whether the run that is meant has no log; not where the archive does not know it.
+
+    Raises InvalidInput for settings that are wrong, before the folder is looked at, and for a folder without a history.
+    """
+    Settings.load(data=data_dir)
     with history_of(data_dir) as history:
         try:
             return partition_of_run(history, find_run(history, word)) == LOCAL
