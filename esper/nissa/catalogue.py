@@ -99,9 +99,9 @@ EPOCH_PACKET: Final = (
     Metric("esper_tolaria_epoch_hook_decision_seconds", "gauge", "Of it: waiting for the decision", ("run",)),
     Metric("esper_tolaria_epoch_hook_command_seconds", "gauge", "Of it: carrying the command out", ("run",)),
     Metric("esper_tolaria_epoch_hook_acknowledgement_seconds", "gauge", "Of it: waiting for the log", ("run",)),
-    Metric("esper_tolaria_epochs", "gauge", "Epochs that the run has completed", ("run",)),
+    Metric("esper_tolaria_epochs_of_run", "gauge", "Epochs that the run has completed", ("run",)),
     Metric("esper_tolaria_mode_conservative", "gauge", "1 while nothing may grow in the run", ("run",)),
-    Metric("esper_tolaria_timeout_tamiyo", "gauge", "Decisions of the run that did not come in time", ("run",)),
+    Metric("esper_tolaria_timeout_tamiyo_of_run", "gauge", "Decisions of the run that did not come in time", ("run",)),
     Metric("esper_tolaria_lr_controller_current_lr", "gauge", "Learning rate of the host", ("run",)),
     Metric("esper_tolaria_opt_rebuilds", "gauge", "How often the run's optimizer was made anew", ("run",)),
     Metric("esper_tolaria_rollback_fast_size_bytes", "gauge", "Size of the states kept in memory", ("run",)),
@@ -136,7 +136,7 @@ NISSA: Final = (
     Metric("esper_tolaria_breaker_state", "gauge", f"The breaker of decisions: {STATE_NUMBERS}", ("run",)),
     Metric("esper_tolaria_breaker_changes_total", "counter", "Breakers that opened or closed", ("breaker", "state")),
     Metric("esper_kasmina_isolation_violations", "gauge", "Leaks of the seeds' present lives into the host", ("run",)),
-    Metric("esper_kasmina_isolation_violations_total", "counter", "Leaks into the host that Kasmina told of"),
+    Metric("esper_kasmina_isolation_violations_told_total", "counter", "Leaks into the host that Kasmina told of"),
     Metric("esper_kasmina_rewinds_total", "counter", "Seeds that were undone because their proof failed"),
     Metric("esper_kasmina_seed_transitions_total", "counter", "Stage changes", ("to",)),
     Metric("esper_kasmina_gates_total", "counter", "Gates evaluated", ("gate", "passed")),
@@ -225,13 +225,16 @@ def prometheus_form(name: str, value: float) -> tuple[str, float]:
     """The catalogue's form of one of the original's names and its value, such as `oona.publish.latency_ms` and 3.0.
 
     A total that a packet tells is a gauge of its source, and no counter: it loses the ending that Prometheus keeps for
-    those, `_total`. A share is told as one.
+    those, `_total`. A share is told as one. Where a counter of all runs together has that name already, which is kept
+    without its ending in a process's registry, the gauge is "of run".
     """
     if name.endswith((".total", "_total")):
         name = name[: -len("_total")]
     if name == "tolaria.training.accuracy":
         name += "_ratio"
     stem = "esper_" + name.replace(".", "_")
+    if f"{stem}_total" in BY_NAME:
+        stem += "_of_run"
     head, _, unit = stem.rpartition("_")
     if unit in _BASE_UNITS:
         base, units = _BASE_UNITS[unit]

@@ -157,7 +157,7 @@ def _packet(body: Any) -> _Found:
     for event in body.events:
         found.append(("esper_telemetry_events_total", 1.0, {"source": source, "event": label(event.event_id)}))
         if source == "kasmina" and event.event_id == "violation_recorded":
-            found.append(("esper_kasmina_isolation_violations_total", 1.0, {}))
+            found.append(("esper_kasmina_isolation_violations_told_total", 1.0, {}))
     for point in body.metrics:
         name, value = prometheus_form(point.name, point.value)
         metric = BY_NAME.get(name)

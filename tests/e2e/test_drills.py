@@ -12,8 +12,8 @@ from esper.cli.drills.table import DRILLS
 from tests.kafka import MISSING, Kafka
 
 SCALE = "0.05"
-SHORT = "disk-full"
-"""Its alert fires with the next write, and clears with the one after."""
+SHORT = "stale-key"
+"""Its alert fires with the first record that is refused."""
 LONG = [pytest.param(drill.name, marks=pytest.mark.soak) for drill in DRILLS if drill.name != SHORT]
 PASSWORD = "correct-horse-battery-staple"
 

@@ -44,6 +44,7 @@ FIELDS = {
     "records_to_archive",
     "hook_ms",
     "first_step_s",
+    "profile",
     "prompt_s",
     "torch_import_s",
     "cpu_s",

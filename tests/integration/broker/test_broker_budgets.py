@@ -184,7 +184,8 @@ async def test_an_answer_that_nobody_takes_is_dropped_and_leaves_room_for_others
         await settle()
 
         assert 8 * MIB < unsent < 20 * MIB + 10 * MIB
-        assert len(served.peers) == 0
+        assert len(served.peers) < 10
+        assert sum(peer.unsent for peer in served.peers) == 0  # a small one may be in the system's buffers
 
 
 @pytest.mark.asyncio

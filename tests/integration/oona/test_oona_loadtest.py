@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from esper.leyline.signing import KeyRing
-from streams.loadtest import run
+from streams.loadtest import Load, run
 
 
 @pytest.mark.requirement("R-OONA-1", "R-OONA-2")
 def test_a_small_load_gets_through_whole(log, ring):
-    report = run(log.address, KeyRing(ring.secrets), rate=500, seconds=1.0, size=100)
+    report = run(log.address, KeyRing(ring.secrets), Load(rate=500, facts=100, seconds=1.0, size=100))
 
     assert (report.events, report.shed, report.lost) == (500, 0, 0)
     assert 0 < report.latency_ms_p50 <= report.latency_ms_p95 <= report.latency_ms_p99

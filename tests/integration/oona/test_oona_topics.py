@@ -12,7 +12,6 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from contracts.leyline.v1.event_pb2 import RunResumed, RunStarted, StateDigested
 from contracts.leyline.v1.leyline_pb2 import AdaptationCommand
 from contracts.topics import COMMANDS, PARTITIONS, RUNS, TOPICS
-from esper.cli.tell import _publish
 from esper.errors import LogUnavailable, Superseded
 from esper.leyline.envelope import new_event
 from esper.leyline.signing import KeyRing
@@ -24,7 +23,7 @@ from streams.broker.launch import start_broker
 from streams.consumer import LogConsumer, ends_of
 from streams.feed.log_reader import LogReader
 from streams.metrics import Metrics
-from streams.producer import Publisher
+from streams.producer import Publisher, publish_once
 from streams.reader import tail
 from streams.records import partition_of
 from streams.topics import ensure_topics
@@ -275,14 +274,14 @@ def test_a_run_stays_where_it_began_when_somebody_adds_partitions(bare_log):
     with KafkaLog(address, RING, run_id=run_id, metrics=Metrics()) as first:
         first.claim(events.fact(RunStarted(task="x")))
         asyncio.run(add_partitions(address, 7))
-        asyncio.run(_publish(address, RING, told[0], was))
+        asyncio.run(publish_once(address, RING, [told[0]], was))
         first.await_command(20.0)
         taken = first.take_commands()
         first.publish(events.fact())
         first.flush()
         with KafkaLog(address, RING, run_id=run_id, metrics=Metrics(), partition=was) as second:
             second.claim(events.make(RunResumed(accepted_sequence=2), sequence=3, incarnation=2))
-            asyncio.run(_publish(address, RING, told[1], was))
+            asyncio.run(publish_once(address, RING, [told[1]], was))
             second.await_command(20.0)
             taken += second.take_commands()
         with pytest.raises(Superseded, match="taken over by another process"):

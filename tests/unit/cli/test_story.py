@@ -153,6 +153,7 @@ def test_summary_object_has_exactly_the_promised_fields(story):
         "hook_ms": {"p50": 3.123, "p99": 9.877},
         "first_step_s": 2.346,
         "prompt_s": 0.5,
+        "profile": None,
         "torch_import_s": 1.877,
         "cpu_s": 9.877,
         "wall_s": 41.235,

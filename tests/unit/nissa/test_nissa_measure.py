@@ -15,6 +15,7 @@ from esper.nissa.alerts import RULES
 from esper.nissa.catalogue import BY_NAME, METRICS, NISSA, page, prometheus_form
 from esper.nissa.measure import measure
 from streams.agents.scraped import WATCHED
+from streams.metrics import Metrics
 
 BY_THE_AGENT = {
     "esper_training_runs",
@@ -254,3 +255,13 @@ def test_every_gauge_of_a_breaker_says_the_numbers_of_the_contract():
     }
     assert len(gauges) == 3
     assert [gauge.name for gauge in gauges if numbers not in gauge.help] == []
+
+
+def test_one_process_can_serve_every_metric():
+    """Prometheus keeps a counter's name without its ending: a gauge of that name stopped the worker at every epoch."""
+    metrics = Metrics()
+    add = {"counter": metrics.count, "gauge": metrics.set, "histogram": metrics.observe}
+    for metric in METRICS:
+        add[metric.kind](metric.name, 1.0, **dict.fromkeys(metric.labels, "x"))
+
+    assert len(metrics.render().split(b"# HELP")) > len(METRICS)
