@@ -8,6 +8,7 @@ topics afterwards.
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -45,11 +46,25 @@ def new_topic(admin: AdminClient) -> Iterator[Callable[..., str]]:
         config = {key.replace("_", "."): value for key, value in configs.items()}
         admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result(10)
         made.append(name)
+        wait_until_all_know(admin, name, partitions)
         return name
 
     yield make
     for future in admin.delete_topics(made, operation_timeout=10).values() if made else ():
         future.result(10)
+
+
+def wait_until_all_know(admin: AdminClient, topic: str, partitions: int) -> None:
+    """A broker of a cluster may hear after the one that was asked that there is a topic; clients ask any of them."""
+    until = time.monotonic() + 30
+    for broker in admin.list_topics(timeout=10).brokers.values():
+        address = f"{broker.host}:{broker.port}"
+        while True:  # a client that is new asks the one that it was told of
+            known = AdminClient({"bootstrap.servers": address}).list_topics(topic, timeout=10).topics[topic]
+            if known.error is None and len(known.partitions) == partitions:
+                break
+            assert time.monotonic() < until, f"{address} does not know {topic}: {known.error}"
+            time.sleep(0.02)
 
 
 @pytest.fixture
