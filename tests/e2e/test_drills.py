@@ -12,8 +12,8 @@ from esper.cli.drills.table import DRILLS
 from tests.kafka import MISSING, Kafka
 
 SCALE = "0.05"
-SHORT = "stale-key"
-"""Its alert fires with the first record that is refused."""
+SHORT = "isolation"
+"""The quickest of those whose alert comes of what a trainer tells."""
 LONG = [pytest.param(drill.name, marks=pytest.mark.soak) for drill in DRILLS if drill.name != SHORT]
 PASSWORD = "correct-horse-battery-staple"
 
