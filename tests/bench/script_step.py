@@ -74,7 +74,6 @@ def net() -> nn.Module:
 def rows(*, full: bool = False) -> list[Row]:
     """The slowdown, what ten figures a step add, and the same of the loggers that are installed."""
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # the net learns its batches by heart: gradients too small to be normal take 1.3 ms
     torch.manual_seed(1)
     inputs, targets = torch.randn(64 * BATCH, FEATURES), torch.randint(10, (64 * BATCH,))
     data = [*zip(inputs.split(BATCH), targets.split(BATCH), strict=True)]
