@@ -53,7 +53,8 @@ def test_it_is_whole_at_both_widths_light_and_dark_and_goes_back_in_time_by_keyb
         first = browser.value("document.querySelectorAll('#runs a').length")
         browser.value("document.querySelectorAll('#runs a')[1].focus()")
         browser.press("Enter", 13)
-        browser.until(f"document.getElementById('run-id').textContent !== '' && {SHOWN} && run.run.run_id === chosen")
+        named = "document.getElementById('run-id').textContent"
+        browser.until(f"{named} === chosen && {SHOWN} && run.run.run_id === chosen")
         other = browser.value(
             "[chosen, document.getElementById('run-id').textContent, location.hash, session !== null]"
         )
