@@ -51,10 +51,11 @@ def test_it_is_whole_at_both_widths_light_and_dark_and_goes_back_in_time_by_keyb
         browser.press("Enter", 13)
         browser.until(f"{STEP} === {now!r}")
         first = browser.value("document.querySelectorAll('#runs a').length")
-        browser.value("document.querySelectorAll('#runs a')[1].focus()")
+        before = browser.value("chosen")
+        browser.value(f"[...document.querySelectorAll('#runs a')].find((a) => a.hash !== '#/{before}').focus()")
         browser.press("Enter", 13)
-        named = "document.getElementById('run-id').textContent"
-        browser.until(f"{named} === chosen && {SHOWN} && run.run.run_id === chosen")
+        named = "document.getElementById('run-id').textContent === chosen && location.hash === '#/' + chosen"
+        browser.until(f"chosen !== '{before}' && {named} && {SHOWN} && run.run.run_id === chosen")
         other = browser.value(
             "[chosen, document.getElementById('run-id').textContent, location.hash, session !== null]"
         )
