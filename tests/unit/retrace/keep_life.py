@@ -1,9 +1,9 @@
 """A life that is kept: a tiny run that an earlier Esper trained, as its log had it, without telemetry.
 
-`python -m tests.unit.retrace.keep_life` writes that of this version, once: `kept/life_<version>.gz`. It belongs to every
-release (docs/releases.md), and no later one may change it. `kept/life_0_1_0.gz` was written in the tree of commit
-c4e31d1, of version 0.1.0. It grows two seeds, loses a step to a loss that is no number, goes back at a person's command
-and takes another learning rate.
+`python -m tests.unit.retrace.keep_life` writes that of this version, once: `kept/life_<version>.gz`. It belongs to
+every release (docs/releases.md), and no later one may change it. `kept/life_0_1_0.gz` was written in the tree of
+commit c4e31d1, of version 0.1.0. It grows two seeds, loses a step to a loss that is no number, goes back at a person's
+command and takes another learning rate.
 """
 
 from __future__ import annotations
