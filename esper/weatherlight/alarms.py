@@ -45,7 +45,8 @@ class RunAlarms:
     def close(self) -> None:
         """Take the flag away."""
         self._flag.close()
-        self._path.unlink(missing_ok=True)
+        if self._flag.shared:
+            self._path.unlink(missing_ok=True)
 
 
 class LateAlarms:

@@ -70,6 +70,7 @@ class Flag:
     def make(cls, path: Path) -> Flag:
         """A flag that nobody has raised, in a new file at `path`; one of this process alone where there can be none."""
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:

@@ -46,8 +46,9 @@ def test_what_is_no_flag_is_none(tmp_path):
 
 @pytest.mark.requirement("R-TOL-28")
 def test_where_no_memory_can_be_shared_the_flag_is_the_process_s_own(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
     with caplog.at_level(logging.WARNING):
-        alarms = RunAlarms(tmp_path / "no such folder" / "emergency-a", list)
+        alarms = RunAlarms(tmp_path / "file" / "emergency-a", list)
     alarms.told(signal())
     alarms.begins(1.0)
     alarms.ends()
