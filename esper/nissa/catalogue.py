@@ -51,6 +51,19 @@ OONA: Final = (
 )
 """Of every process that talks to the log."""
 
+WEATHERLIGHT: Final = (
+    Metric(
+        "esper_weatherlight_emergency_detections_total",
+        "counter",
+        "Emergencies of level 3 or higher that the supervisor saw, by the flag or by the log",
+        ("way",),
+    ),
+    Metric("esper_weatherlight_emergency_last_level", "gauge", "Level of the last of them"),
+    Metric("esper_weatherlight_emergency_latency_seconds", "histogram", "From raised to seen", (), FAST),
+    Metric("esper_weatherlight_deadlines_missed_total", "counter", "Rollbacks that went on beyond their deadline"),
+)
+"""Of the supervisor."""
+
 TAMIYO: Final = (
     Metric("esper_tamiyo_inference_latency_seconds", "histogram", "Time to decide, without the log", (), FAST),
     Metric("esper_tamiyo_answer_latency_seconds", "histogram", "From packet read to answer acknowledged", (), FAST),
@@ -210,7 +223,7 @@ SERVE: Final = (
 )
 """Of `esper serve`."""
 
-METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER, *SERVE)
+METRICS: Final = (*OONA, *WEATHERLIGHT, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER, *SERVE)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {
@@ -244,6 +257,7 @@ def prometheus_form(name: str, value: float) -> tuple[str, float]:
 
 WHOSE: Final = (
     ("Every process that talks to the log", OONA),
+    ("Supervisor", WEATHERLIGHT),
     ("Decider", TAMIYO),
     ("Forge", TEZZERET),
     ("Worker, by the library of kernels", URZA),
