@@ -62,6 +62,8 @@ def found_runs(
     ids, left_out = sought.cut(_run_ids(history, sought, lives))
     if sought == Sought(most=sought.most) and not left_out:
         return _rows(history, "from runs order by started_at desc", {}, lives), 0
+    if not ids:
+        return iter(()), left_out
     query = (
         f"select run_id from log.run_started where list_contains($ids, control_of) or list_contains($ids, {_STATIC_OF})"  # noqa: S608
     )
@@ -93,7 +95,7 @@ def _run_ids(history: History, sought: Sought, lives: Callable[[Event], bool | N
     )
     ids = [run_id for (run_id,) in history.execute(query, parameters).fetchall()]
     both = {RUNNING, DIED} <= sought.statuses
-    if RUNNING not in wanted or (both and not only_running):
+    if not ids or RUNNING not in wanted or (both and not only_running):
         return ids
     query = f"select run_id from ({views.runs_of()}) where status = 'running'"  # noqa: S608  of ours
     running = {run_id for (run_id,) in history.cursor(query, {"ids": ids}).fetchall()}
