@@ -43,6 +43,7 @@ from esper.errors import InvalidInput
 from esper.kasmina.commands import CommandRefused
 from esper.leyline import ids
 from esper.leyline.envelope import Event, priority_of
+from esper.tolaria.guard import ALARM
 from esper.tolaria.kept import before_germination, pin, seed_ended
 from esper.tolaria.optimizer import HOST
 from esper.tolaria.run import Chain, Run
@@ -61,7 +62,15 @@ POLL_S: Final = 0.5
 
 
 def apply_arrived(run: Run) -> None:
-    """Apply the commands that came since the last step. An answer among them comes too late and is rejected."""
+    """Heed the emergencies and apply the commands that came since the last step.
+
+    An answer among the commands comes too late and is rejected.
+    """
+    for heard in run.world.emergencies():
+        changes = run.alarm_breaker.failed(heard.reason)
+        publish(run, changes, Chain(heard.event_id, b""))
+        if changes:
+            run.world.flush()
     for request in run.world.commands():
         apply_command(run, request)
 
@@ -270,11 +279,12 @@ def _adjust_optimizer(run: Run, command: AdaptationCommand) -> list[Message]:
 
 
 def _force_breaker(run: Run, command: AdaptationCommand) -> list[Message]:
-    breakers = {breaker.name: breaker for breaker in (run.decider_breaker, run.rate_breaker, run.growth_breaker)}
+    breakers, payload = run.breakers, command.circuit_breaker
     name = command.annotations.get("breaker", "")
     if name not in breakers:
         raise CommandRefused("unknown_breaker", f"annotation breaker={name!r} names none of {', '.join(breakers)}")
-    payload = command.circuit_breaker
+    if name == ALARM and payload.desired_state == CIRCUIT_BREAKER_STATE_OPEN:
+        raise CommandRefused("bad_breaker_state", "an emergency signal opens the emergency breaker, no command does")
     try:
         return list(breakers[name].force(payload.desired_state, payload.rationale))
     except InvalidInput as error:

@@ -96,14 +96,26 @@ class ConservativeMode:
         return [] if self._reasons else [ConservativeModeChanged(entered=False, reason=reason)]
 
 
+ALARM: Final = "emergency"
+"""The breaker that opens at an emergency which somebody else has signalled."""
+
+
 class TrainerBreaker(CircuitBreaker):
     """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32).
 
     When it changes depends on a clock, so its changes come from the world. A command forces it directly.
     """
 
-    def __init__(self, name: str, world: World, monotonic: Callable[[], float]) -> None:
-        super().__init__(name, failures=3, window_s=600.0, reset_s=30.0, successes=1, monotonic=monotonic)
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        monotonic: Callable[[], float],
+        *,
+        failures: int = 3,
+        window_s: float = 600.0,
+    ) -> None:
+        super().__init__(name, failures=failures, window_s=window_s, reset_s=30.0, successes=1, monotonic=monotonic)
         self._world = world
 
     def poll(self) -> list[BreakerChanged]:

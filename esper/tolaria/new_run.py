@@ -26,7 +26,7 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.data import RandomStreams
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners
-from esper.tolaria.guard import ConservativeMode, Guard, TrainerBreaker
+from esper.tolaria.guard import ALARM, ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates, warmup_steps
 from esper.tolaria.measuring import chosen, costs_of, plan
@@ -212,6 +212,7 @@ def assembled(
         rates=rates,
         rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
         growth_breaker=TrainerBreaker("growth", world, clock.monotonic),
+        alarm_breaker=TrainerBreaker(ALARM, world, clock.monotonic, failures=1),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(attention=config.count_attention),

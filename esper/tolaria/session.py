@@ -60,7 +60,7 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     run.recorder.timeline, run.recorder.step, run.recorder.epoch = where.timeline, where.step, where.epoch
     run.flops.spent |= spent_by(snapshot.flat)
     run.checkpoints = [checkpoint for checkpoint in start.checkpoints if checkpoint.position.sequence < where.sequence]
-    for breaker in (run.decider_breaker, run.rate_breaker, run.growth_breaker):
+    for breaker in run.breakers.values():
         if breaker.name in before.run_status.breakers:
             breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
     for name, state in before.run_status.breakers.items():

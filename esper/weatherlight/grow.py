@@ -53,9 +53,10 @@ from esper.tolaria.tasks.task import Evaluation
 from esper.tolaria.world import LiveWorld, World
 from esper.urza.artifact import Kernel, Refusal
 from esper.urza.library import Wanted
+from esper.weatherlight.alarms import LateAlarms
 from esper.weatherlight.alive import this_process
 from esper.weatherlight.beginning import trace_file
-from esper.weatherlight.connected import NOWHERE, REAL_CLOCK, connected, local_log
+from esper.weatherlight.connected import NOWHERE, REAL_CLOCK, alarms_of, connected, local_log
 from streams.keys import load_key_ring
 from streams.objects import object_store
 from streams.settings import Settings
@@ -149,7 +150,7 @@ class Growth(Session):
         self._call = call
         self._asked_to_stop = threading.Event()
         self._open = ExitStack()
-        self._late_log, self._late_library = LateLog(), LateLibrary()
+        self._late_log, self._late_library, self._late_alarms = LateLog(), LateLibrary(), LateAlarms()
         self._how = log
         self._looked_at = False
         self._follows = False
@@ -188,7 +189,8 @@ class Growth(Session):
 
     def _outside(self, objects: ObjectStore, clock: Clock, library: KernelSource | None) -> Outside:
         verifier = CommandVerifier(load_key_ring(self._settings, NOWHERE if self._how is None else None))
-        return Outside(self._late_log, clock, objects, verifier, library, self._asked_to_stop.is_set, this_process())
+        stop, alarms = self._asked_to_stop.is_set, self._late_alarms
+        return Outside(self._late_log, clock, objects, verifier, library, stop, this_process(), alarms=alarms)
 
     @property
     def run_id(self) -> str:
@@ -295,12 +297,13 @@ class Growth(Session):
             local = local_log(settings, self._objects)
             self._open.callback(local.close)
             self._late_log.real = local
+            self._late_alarms.real = alarms_of(self._open, settings, run_id)
             return
         brokers = self._join() if self._how == AUTO else self._how
         outside, log, _ = connected(
             self._open, settings, brokers, run_id, archived=None, stop=self._asked_to_stop.is_set
         )
-        self._late_log.real, self._late_library.real = log, outside.library
+        self._late_log.real, self._late_library.real, self._late_alarms.real = log, outside.library, outside.alarms
 
     def _join(self) -> str:
         """The address of the data folder's log, whose processes are started where none run."""

@@ -81,6 +81,13 @@ def test_a_run_is_told_and_answers(training, tmp_path, capsys):
     assert dispatch(["tell", "told", "grow bigger", *data]) == 2
     assert "nothing that a run can be told" in capsys.readouterr().err
 
+    code, heeded = tell("caution smoke in the room")
+    assert (code, heeded["outcome"], heeded["ways"]) == (0, "heeded", ["the flag"])
+    assert heeded["effect"]["body"]["reason"] == "smoke in the room"
+    code, halted = tell("halt fire")
+    assert (code, halted["effect"]["type"]) == (0, "run_finished")
+    assert halted["effect"]["body"]["reason"] == "emergency: fire"
+
 
 def test_a_run_that_is_over_cannot_be_told_anything(training, tmp_path, capsys):
     training.growth.stop()

@@ -221,7 +221,7 @@ def test_a_breaker_that_does_not_exist_is_named(bench) -> None:
     (body,) = bench.log.bodies("command_rejected")
     assert (body.reason, body.detail) == (
         "unknown_breaker",
-        "annotation breaker='fuse' names none of tamiyo, learning_rate, growth",
+        "annotation breaker='fuse' names none of tamiyo, learning_rate, growth, emergency",
     )
 
 
