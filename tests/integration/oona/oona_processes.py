@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from prometheus_client.parser import text_string_to_metric_families
 
-from contracts.topics import RUNS
+from contracts.topics import RUNS, TOPICS
 from streams.broker.launch import start_broker
 
 KEY = "5e" * 32
@@ -134,3 +134,13 @@ async def committed(log, group, partition, wanted, timeout_s=10.0):
         return found
     finally:
         await consumer.stop()
+
+
+async def add_partitions(address, count):
+    """Have so many partitions of every topic."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.create_partitions({topic.name: NewPartitions(count) for topic in TOPICS})
+    finally:
+        await admin.close()
