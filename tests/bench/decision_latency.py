@@ -24,7 +24,7 @@ from tests.bench.table import Row
 
 RUNS = 10
 QUICK_RUNS = 3
-LIMITS_MS = {"p50": 5.0, "p99": 18.0}
+LIMITS_MS = {"p50": 5.0, "p95": 18.0, "p99": 18.0}
 PARTS_P95_MS = {
     "latency_ms": 18.0,
     "assembly_ms": 3.5,
@@ -32,7 +32,7 @@ PARTS_P95_MS = {
     "command_ms": 1.5,
     "acknowledgement_ms": 1.0,
 }
-"""R-TOL-1: the whole and the four parts that it is made of."""
+"""R-TOL-1: the four parts that it is made of."""
 
 _PARTS = """
     SELECT part, list(spent_ms)
