@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Final
 from esper.record.accept import Verdict
 from projections.columns import ROW_GROUP, pattern, quoted
 from projections.compaction import unfinished
-from projections.manifest import FILES, FileEntry, Manifest
+from projections.manifest import FILES, MIGRATIONS, VERDICTS, FileEntry, Manifest
 from projections.verdicts import (
     FACT_TABLES,
-    MIGRATIONS,
-    VERDICTS,
     columns_with_verdict,
     fact_rows,
     judged,

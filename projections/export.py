@@ -28,9 +28,9 @@ from projections import manifest, open_history, schema
 from projections.columns import INVALID, ROW_GROUP, pattern, quoted
 from projections.decode import decode
 from projections.lineage import stored_records
-from projections.manifest import EXPORTED, FILES, FileEntry, Manifest
+from projections.manifest import EXPORTED, FILES, MIGRATIONS, FileEntry, Manifest
 from projections.records import batches_of
-from projections.verdicts import FACT_TABLES, MIGRATIONS, VERDICTS_HERE, columns_with_verdict, with_verdicts
+from projections.verdicts import FACT_TABLES, VERDICTS_HERE, columns_with_verdict, with_verdicts
 from projections.verify import CACHE
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from esper.errors import CorruptState
 from esper.record.accept import Verdict
 from projections import manifest, verdicts, views
 from projections.columns import ENVELOPE, LOG_COLUMNS, TABLES, duckdb_columns, pattern, quoted, shape_of
-from projections.manifest import FILES, FileEntry, Manifest
+from projections.manifest import FILES, VERDICTS, FileEntry, Manifest
 from projections.parquet_pages import Chunk, unpacked_bytes
-from projections.verdicts import VERDICTS, with_verdicts
+from projections.verdicts import with_verdicts
 from projections.verify import Damage, damaged
 
 if TYPE_CHECKING:

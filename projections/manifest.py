@@ -34,6 +34,10 @@ LOCK: Final = "lock"
 UNWRITABLE: Final = "the archive cannot be written"
 """What the archiver's last words begin with where the disk refuses."""
 FORMAT: Final = 1
+VERDICTS: Final = "0001_verdicts"
+"""The migration that gave an archive's facts their verdicts."""
+MIGRATIONS: Final = (VERDICTS,)
+"""Every migration of archives, in order. An archive with another one is of a newer Esper, and is not read by guess."""
 MOST_FILES: Final = 15_000
 MOST_PARTITIONS: Final = 2_000
 """More are not read: merging keeps an archive of a hundred million events at a few hundred."""
@@ -206,12 +210,18 @@ def _names(folder: Path) -> list[str]:
 
 @lru_cache(maxsize=4)
 def parse(content: bytes, where: str) -> Manifest:
-    """A manifest's bytes; raises CorruptState, with the place `where`, for what is none.
+    """A manifest's bytes; raises CorruptState, with the place `where`, for what is none or is of a newer Esper.
 
     A reader looks at each query and mostly finds the same: the last ones are remembered, which saves 3 ms at 200 files.
     """
     try:
-        return _from_json(parsed(content, MOST_BYTES))
+        value = parsed(content, MOST_BYTES)
+        if newer := _newer(value):
+            raise CorruptState(
+                f"the archive's manifest {where} is of a newer Esper ({newer}): read it with that one, or what was "
+                "copied before it was upgraded with this one (docs/releases.md)"
+            )
+        return _from_json(value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptState(
             f"the archive's manifest {where} cannot be read ({type(error).__name__}: {error}): "
@@ -328,6 +338,14 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
             [each.topic, each.partition, each.first, each.next, each.why, each.file] for each in manifest.unreadable
         ],
     }
+
+
+def _newer(value: Mapping[str, Any]) -> str:
+    """What a later version did to an archive that this one cannot know; empty where nothing is."""
+    if _number(value["format"]) > FORMAT:
+        return f"format {value['format']}; this one reads {FORMAT}"
+    unknown = [_name(name, "migration") for name in value.get("migrations", ()) if name not in MIGRATIONS]
+    return f"migration {unknown[0]}, which this one does not know" if unknown else ""
 
 
 def _from_json(value: Mapping[str, Any]) -> Manifest:

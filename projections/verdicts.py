@@ -23,17 +23,11 @@ from esper.record.accept import SPECIAL, Fact, Tally, Verdict
 from esper.record.run_status import RunState
 from projections.columns import duckdb_columns, quoted, shape_of
 from projections.lineage import placed_facts
-from projections.manifest import FILES, FileEntry
+from projections.manifest import FILES, VERDICTS, FileEntry
 from projections.verify import damaged
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
-
-VERDICTS: Final = "0001_verdicts"
-"""The migration that gave an archive's facts their verdicts."""
-
-MIGRATIONS: Final = (VERDICTS,)
-"""Every migration of archives, in order."""
 
 REMEMBERED_BYTES: Final = 32 * 2**20
 """What the tallies hold together that are kept between two flushes; a run that has none is counted again when a fact of

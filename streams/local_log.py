@@ -83,7 +83,9 @@ class LocalLog:
         name = body_name(event)
         self._run_id = event.run_id
         self._waiting.append(event)
-        answers = name == "command_rejected" or (name == "command_applied" and bool(event.command_applied.told))
+        answers = name in ("command_rejected", "breaker_changed") or (
+            name == "command_applied" and bool(event.command_applied.told)
+        )
         self._due = self._due or answers or name in KEEPS or len(self._waiting) > _MOST
         if name == "epoch_completed":
             self._packet = event

@@ -28,7 +28,8 @@ class Settings(BaseModel):
 
     `brokers` is a comma-separated list of HOST:PORT; unset means the embedded log of the data folder. Keys are hex
     text of 32 bytes or more. `key` signs, `key_previous` is still accepted during a rotation, and `keys_retired`
-    (`HEX@UNIX_SECONDS`, comma-separated) verify only what was recorded before they were retired.
+    (`HEX@UNIX_SECONDS`, comma-separated) verify only what was recorded before they were retired. These two may be set
+    to nothing, as compose sets them while no key is rotated.
 
     What begins with `security_`, `sasl_` and `ssl_` is named as Kafka's clients name it and says how the log at
     `brokers` is entered (`docs/kafka.md`); the embedded log asks for none of it. `sasl_token_provider` is
@@ -107,6 +108,11 @@ class Settings(BaseModel):
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ValueError(f"{names.shown(address.strip())} is no HOST:PORT with a port of 1 to 65535")
         return value
+
+    @field_validator("key_previous", "keys_retired")
+    @classmethod
+    def _none_yet(cls, value: SecretStr | None) -> SecretStr | None:
+        return value or None
 
     @field_validator("serve_token")
     @classmethod

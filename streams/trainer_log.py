@@ -2,7 +2,8 @@
 
 Facts and telemetry go out through a `LogWriter`. On the same background thread a consumer of its own reads
 `esper.commands`: one partition, no group, from where the log ends at the start, so that no join and no other topic
-stands between a decision and the trainer. `Answers` pairs what arrives with the packets that were published. A second
+stands between a decision and the trainer; and what there is of emergencies for this run or for all, which is rare.
+`Answers` pairs what arrives with the packets that were published. A second
 consumer reads `esper.runs` in the same way, for the claims to this run alone: whoever starts or resumes it first owns
 it, and in any other process every call here raises Superseded. (With one consumer for both a fetch that waits for facts
 was measured to hold decisions up by its 100 ms.)
@@ -16,6 +17,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Final, Self
@@ -23,13 +25,14 @@ from typing import Final, Self
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from contracts.topics import COMMANDS, RUNS, Topic
+from contracts.leyline.v1.leyline_pb2 import EMERGENCY_LEVEL_CONSERVATIVE
+from contracts.topics import COMMANDS, EMERGENCY, RUNS, Topic
 from esper.errors import ContractViolation, EsperError, LogUnavailable
 from esper.leyline import envelope
-from esper.leyline.envelope import Event, body_name
+from esper.leyline.envelope import Event, body_name, tag_of
 from esper.leyline.signing import KeyRing, Signed
 from esper.record.accept import CLAIMS
-from esper.tolaria.outside import Answer
+from esper.tolaria.outside import Answer, Heard
 from projections.manifest import Place
 from streams.claims import Claims
 from streams.consumer import LogConsumer
@@ -46,6 +49,9 @@ SUMMARY_S: Final = 10.0
 RETRY_S: Final = 0.1
 CATCH_UP_S: Final = 25.0
 """Longer than what the log has deleted is looked for in the archive (`weatherlight.beginning`)."""
+OWN: Final = ("tolaria", "tamiyo", "weatherlight", "nissa")
+"""Whose emergencies ask nothing of a trainer: Esper's own processes decide by decisions, guards and rollbacks."""
+_SIGNAL: Final = tag_of("emergency_signal")
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +70,7 @@ class Answers:
         self._complete: dict[bytes, Answer] = {}
         self._loose: list[Signed] = []
         self._seen: set[bytes] = set()
-        self._given_up = False
+        self._given_up = self._roused = False
 
     def expect(self, packet_id: bytes) -> None:
         """A packet goes out now; call it before the packet can be answered."""
@@ -99,9 +105,16 @@ class Answers:
             return loose
 
     def wait_loose(self, timeout_s: float) -> None:
-        """Wait until there is a loose command, at most so long."""
+        """Wait until there is a loose command or `rouse` is called, at most so long."""
         with self._changed:
-            self._changed.wait_for(lambda: self._loose or self._given_up, timeout_s)
+            self._changed.wait_for(lambda: self._loose or self._given_up or self._roused, timeout_s)
+            self._roused = False
+
+    def rouse(self) -> None:
+        """Something else has come: whoever waits for a loose command is to look."""
+        with self._changed:
+            self._roused = True
+            self._changed.notify_all()
 
     def arrived(self, event: Event, signed: Signed) -> None:
         """A decision or command of this run whose signature holds."""
@@ -176,6 +189,7 @@ class KafkaLog:
         self._answers = Answers()
         self._claims = Claims(run_id)
         self._refusals, self._refused_commands = Refusals(), Refusals()
+        self._signals: deque[Heard] = deque()
         self.ends: dict[Place, int] = {}
         self._archived = archived
         self._gone = gone
@@ -261,6 +275,13 @@ class KafkaLog:
         self._answers.wait_loose(timeout_s)
         self._claims.check()
 
+    def take_signals(self) -> list[Heard]:
+        """The emergencies of others than Esper's own processes, for this run or for all, since the last call."""
+        heard = []
+        while self._signals:
+            heard.append(self._signals.popleft())
+        return heard
+
     def shed(self) -> int:
         """How many telemetry events were shed so far."""
         return self.writer.shed()
@@ -307,12 +328,20 @@ class KafkaLog:
             if topic is RUNS:
                 self._runs_end, self._partition = begin, place.partition
                 begin = self._log_begins = await self._begin(consumer, place, begin)
-            consumer.assign([place])
-            consumer.seek(place, begin)  # at once: an assignment without a position would begin a reset
+            starts = {place: begin}
+            if topic is COMMANDS:
+                starts |= await self._emergencies(consumer)
+            consumer.assign(list(starts))
+            for each, offset in starts.items():
+                consumer.seek(each, offset)  # at once: an assignment without a position would begin a reset
         except BaseException:
             await consumer.stop()
             raise
         return consumer
+
+    async def _emergencies(self, consumer: LogConsumer) -> dict[TopicPartition, int]:
+        """The ends of all that emergencies are written to: one to all runs lies where its writer's do."""
+        return await consumer.end_offsets(await consumer.places(EMERGENCY))
 
     async def _begin(self, consumer: LogConsumer, place: TopicPartition, end: int) -> int:
         """Where to begin to look for claims: where the archive ends that has none, or the log, which `end`s there."""
@@ -343,7 +372,9 @@ class KafkaLog:
                 continue
             if message.topic == RUNS.name and message.offset > self._next:
                 await self._look_back(message.offset)
-            if message.topic == COMMANDS.name or message.key == self._key:
+            if message.topic == EMERGENCY.name:
+                self._emergency(record_of(message))
+            elif message.topic == COMMANDS.name or message.key == self._key:
                 take(record_of(message))
             if message.topic == RUNS.name:
                 self._next = message.offset + 1
@@ -374,6 +405,20 @@ class KafkaLog:
         event = verified(record, self._ring, since_ns=self._since_ns)
         if not isinstance(event, Refused) and body_name(event) in CLAIMS and self._claims.seen(event):
             self._answers.give_up()
+
+    def _emergency(self, record: Record) -> None:
+        """Somebody's emergency: one that this run is to heed is kept until the trainer asks, before its next step."""
+        if _SIGNAL not in record.signed.payload:
+            return  # an alert, or telemetry of high priority
+        event = verified(record, self._ring, since_ns=self._since_ns)
+        if isinstance(event, Refused):
+            self._metrics.count("esper_security_signature_fail_total", topic=record.topic, reason=event.reason)
+            return
+        signal = event.emergency_signal
+        if event.run_id not in ("", self.run_id) or signal.level < EMERGENCY_LEVEL_CONSERVATIVE or signal.origin in OWN:
+            return
+        self._signals.append(Heard(signal.level, signal.reason, event.event_id))
+        self._answers.rouse()
 
     def _arrived(self, record: Record) -> None:
         event = verified(record, self._ring, since_ns=self._since_ns)

@@ -11,12 +11,18 @@ import typer
 
 from esper import __version__
 from esper.cli import WRONG_INPUT
-from esper.cli.command_groups import alerts_app, archive_app, blueprints_app, projections_app
-from esper.cli.commands import Group
-from esper.cli.commands import app as single_commands
-from esper.cli.learn_group import learn_app
+from esper.cli.commands.alerts import alerts_app
+from esper.cli.commands.archive import archive_app, projections_app
+from esper.cli.commands.blueprints import blueprints_app
+from esper.cli.commands.fleet import fleet_app
+from esper.cli.commands.history import history_app
+from esper.cli.commands.learn import learn_app
+from esper.cli.commands.operations import operations_app
+from esper.cli.commands.options import Group
+from esper.cli.commands.policy import policy_app
+from esper.cli.commands.sharing import sharing_app
+from esper.cli.commands.training import training_app
 from esper.cli.output import complain, complain_of
-from esper.cli.policy_group import policy_app
 from esper.errors import EsperError
 
 HELP: Final = """Neural networks that grow while they train, on a log of everything that happened.
@@ -57,7 +63,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
-app.add_typer(single_commands)
+for single in (training_app, fleet_app, history_app, sharing_app, operations_app):
+    app.add_typer(single)
 app.add_typer(alerts_app, name="alerts")
 app.add_typer(archive_app, name="archive")
 app.add_typer(blueprints_app, name="blueprints")

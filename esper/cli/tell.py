@@ -19,7 +19,7 @@ from esper.cli.output import complain, say, say_hanging, say_json
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.envelope import Event, body_name, body_of
 from esper.leyline.ids import text
-from esper.tolaria.told import read_told, told_event
+from esper.tolaria.told import read_signal, read_told, told_event
 from esper.weatherlight import client
 from esper.weatherlight.alive import lives
 from projections.history import History
@@ -78,6 +78,10 @@ class Told:
 
 def tell_command(data_dir: Path, word: str, words: str, *, as_json: bool) -> int:
     """Tell a run something, wait for what it makes of it, and print that; 1 where it is refused or nothing answers."""
+    if (signal := read_signal(words)) is not None:
+        from esper.cli.alarm import alarm_command  # noqa: PLC0415 - it needs this module
+
+        return alarm_command(data_dir, word, signal, as_json=as_json)
     told = tell_run(data_dir, word, words)
     if as_json:
         say_json(told.to_json())
@@ -96,7 +100,7 @@ def tell_run(data_dir: Path, word: str, words: str) -> Told:
     with history_of(data_dir) as history:
         run_id = find_run(history, word)
         reader = EventReader(history, run_id, ("command_applied", "command_rejected", "run_finished", *EFFECTS))
-        _check_trained(history, run_id)
+        check_trained(history, run_id)
         send = _way_to(history, run_id, data_dir, settings)
         for _ in reader.new():
             pass  # what was there before answers nothing
@@ -123,7 +127,7 @@ def _show(told: Told) -> None:
         say_hanging(f"  {styled_name(body_name(effect))}  ", headline(effect))
 
 
-def _check_trained(history: History, run_id: str) -> None:
+def check_trained(history: History, run_id: str) -> None:
     """Raise InvalidInput for a run that is over or whose trainer is gone."""
     if EventReader(history, run_id).finished():
         ends = [each.run_finished.status for each in EventReader(history, run_id, ("run_finished",)).new()]

@@ -232,7 +232,10 @@ def _processes(data_dir: Path) -> tuple[Verdict, str]:
     if status is None:
         return "ok", "none running; `esper run` and `esper up` start them"
     services = ", ".join(f"{service.name} {service.state}" for service in status.services)
-    return ("note" if status.degraded else "ok"), f"supervisor pid {status.pid}, {status.state}: {services}"
+    told = f"supervisor pid {status.pid}, {status.state}: {services}"
+    if status.emergency:
+        told += f"; its last emergency: {status.emergency}"
+    return ("note" if status.degraded or status.emergency else "ok"), told
 
 
 def _address(data_dir: Path) -> tuple[Verdict, str]:

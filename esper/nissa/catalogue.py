@@ -42,6 +42,9 @@ OONA: Final = (
     Metric("esper_oona_queue_depth", "gauge", "Events waiting for an acknowledgement", ("writer",)),
     Metric("esper_oona_queue_depth_max", "gauge", "The deepest that queue ever was"),
     Metric("esper_oona_emergency_published_total", "counter", "Events acknowledged on the emergency topic"),
+    Metric("esper_oona_emergency_queued_total", "counter", "Emergencies above 60 a minute, which overtook nothing"),
+    Metric("esper_oona_conservative_mode", "gauge", "1 while a writer sheds normal telemetry, else 0", ("writer",)),
+    Metric("esper_oona_breaker_state", "gauge", STATE_NUMBERS, ("breaker",)),
     Metric("esper_oona_consume_total", "counter", "Records handled to the end", ("topic",)),
     Metric("esper_oona_consume_latency_seconds", "histogram", "From written to handled", ("topic",), SLOW),
     Metric("esper_oona_retry_total", "counter", "Attempts repeated after a handler failed", ("handler",)),
@@ -50,6 +53,19 @@ OONA: Final = (
     Metric("esper_security_signature_fail_total", "counter", "Records with a bad signature", ("topic", "reason")),
 )
 """Of every process that talks to the log."""
+
+WEATHERLIGHT: Final = (
+    Metric(
+        "esper_weatherlight_emergency_detections_total",
+        "counter",
+        "Emergencies of level 3 or higher that the supervisor saw, by the flag or by the log",
+        ("way",),
+    ),
+    Metric("esper_weatherlight_emergency_last_level", "gauge", "Level of the last of them"),
+    Metric("esper_weatherlight_emergency_latency_seconds", "histogram", "From raised to seen", (), FAST),
+    Metric("esper_weatherlight_deadlines_missed_total", "counter", "Rollbacks that went on beyond their deadline"),
+)
+"""Of the supervisor."""
 
 TAMIYO: Final = (
     Metric("esper_tamiyo_inference_latency_seconds", "histogram", "Time to decide, without the log", (), FAST),
@@ -210,7 +226,7 @@ SERVE: Final = (
 )
 """Of `esper serve`."""
 
-METRICS: Final = (*OONA, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER, *SERVE)
+METRICS: Final = (*OONA, *WEATHERLIGHT, *TAMIYO, *TEZZERET, *URZA, *NISSA, *ARCHIVE, *BROKER, *SERVE)
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 _BASE_UNITS: Final = {
@@ -244,6 +260,7 @@ def prometheus_form(name: str, value: float) -> tuple[str, float]:
 
 WHOSE: Final = (
     ("Every process that talks to the log", OONA),
+    ("Supervisor", WEATHERLIGHT),
     ("Decider", TAMIYO),
     ("Forge", TEZZERET),
     ("Worker, by the library of kernels", URZA),

@@ -180,6 +180,10 @@ class RunConfig:
     max_rollbacks: PositiveInt = 3
     """Failures without a completed epoch in between after which the run halts (R-TOL-30)."""
 
+    halt_at_missed_deadline: bool = False
+    """Halt when a rollback took longer than its deadline, 0.5 s the fast way and 12 s the full one. Otherwise nothing
+    grows until the next completed epoch."""
+
     seeds: SeedSettings = field(default_factory=SeedSettings)
 
     def __post_init__(self) -> None:

@@ -239,11 +239,12 @@ class Session:
             self._tell_figures()
         if self._ending is not None:
             return
-        if run.rollback_asked is not None:
-            roll_back_as_asked(run)
-        elif self._trouble:
+        if run.rollback_asked is not None or self._trouble:
             try:
-                recover(run, self._trouble)
+                if run.rollback_asked is not None:
+                    roll_back_as_asked(run)
+                else:
+                    recover(run, self._trouble)
             except Halt as halt:
                 self._ending = ("failed", str(halt))
         elif not self._steps:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from contracts.leyline.v1.event_pb2 import TrainerProcess
+from contracts.leyline.v1.leyline_pb2 import EmergencySignal
 from esper.leyline.envelope import Event
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import Signed
@@ -79,6 +80,31 @@ class KernelSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """An emergency that somebody else has signalled: its level, why, and the event where it came over the log."""
+
+    level: int
+    reason: str
+    event_id: bytes = b""
+
+
+class Alarms(Protocol):
+    """The way of emergencies between this run and other processes, beside the log and faster than it."""
+
+    def told(self, signal: EmergencySignal) -> None:
+        """The run signals an emergency: whoever watches on this machine sees it at once, with the log or without."""
+
+    def heard(self) -> Sequence[Heard]:
+        """The signals of others since the last call."""
+
+    def begins(self, within_s: float) -> None:
+        """A rollback begins, which must end within so many seconds."""
+
+    def ends(self) -> None:
+        """It has ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clock:
     """Two clocks: `monotonic` in seconds for every duration, `wall_ns` in nanoseconds for time stamps alone.
 
@@ -117,7 +143,7 @@ class Outside:
     `should_stop` is asked before every step: True ends the run as interrupted, and its last completed epoch is kept.
     Seeds germinate with the kernels of `library` as far as it has them by then; the run waits for none. Without a
     `verifier` every command is accepted, which is for tests alone. `process` is this one, for those who ask whether the
-    run's trainer lives. `span` is entered around what a profile shows.
+    run's trainer lives. `span` is entered around what a profile shows. Without `alarms` the run hears of no emergency.
     """
 
     log: Log
@@ -128,3 +154,4 @@ class Outside:
     should_stop: Callable[[], bool] = never
     process: TrainerProcess | None = None
     span: Spans = unwatched
+    alarms: Alarms | None = None

@@ -18,7 +18,7 @@ from contracts.leyline.v1.event_pb2 import (
     KernelAttached,
     LearningRateChanged,
 )
-from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_OPEN, EMERGENCY_LEVEL_CONSERVATIVE
 from contracts.topics import RUNS
 from esper.errors import InvalidInput
 from esper.kasmina.commands import CommandRefused
@@ -27,11 +27,11 @@ from esper.leyline.envelope import Event, body_name, topic_of
 from esper.leyline.signing import Signed
 from esper.tolaria.divergence import Diverged, Divergence, Place, RecordEnded, difference_of, tampered
 from esper.tolaria.fork_change import Fork, ForkPlace
-from esper.tolaria.guard import ISOLATION, TrainerBreaker
+from esper.tolaria.guard import ALARM, ISOLATION, TrainerBreaker
 from esper.tolaria.kept import GERMINATION
 from esper.tolaria.kernels import recalled
 from esper.tolaria.learning_rate import UNDONE
-from esper.tolaria.outside import Answer, KernelSource, Outside
+from esper.tolaria.outside import Answer, Heard, KernelSource, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Position, Snapshot
 from esper.tolaria.world import LiveWorld, NewFork, RecordedFork, Request, StartingPoint
 
@@ -272,6 +272,13 @@ class RecordedWorld:
         if self.over:
             yield from self._live.commands()
 
+    def emergencies(self) -> Sequence[Heard]:
+        """The one on record that comes next; after the last fact also what is heard now."""
+        if self.over:
+            return self._live.emergencies()
+        fact = self._here("breaker_changed")
+        return [] if fact is None or not _is_emergency(fact) else [_heard(fact)]
+
     def await_command(self, timeout_s: float) -> None:
         """Wait for nothing while a record is followed: it has what came."""
         if self.over:
@@ -288,6 +295,8 @@ class RecordedWorld:
             end_of_epoch = fact.HasField("state_digested") and fact.state_digested.occasion == "epoch"
             if fact.global_step != self._step() or body_name(fact) in _BOUNDARIES or end_of_epoch:
                 break
+            if _is_emergency(fact):
+                break  # heard while the run stood still: it comes between the commands
             if fact.HasField("command_applied"):
                 found.append(Request(self._command(fact.command_applied.command_id), settled=True))
             elif fact.HasField("command_rejected"):
@@ -442,6 +451,16 @@ class RecordedWorld:
         if back.to_sequence not in self._kept:
             raise self._diverged(f"the record rolls back to sequence {back.to_sequence}, which lies before its start")
         return back.level, self._kept[back.to_sequence]
+
+
+def _is_emergency(fact: Event) -> bool:
+    """Whether a fact says that an emergency of somebody else was heard."""
+    change = fact.breaker_changed
+    return change.breaker == ALARM and change.to_state == CIRCUIT_BREAKER_STATE_OPEN
+
+
+def _heard(fact: Event) -> Heard:
+    return Heard(EMERGENCY_LEVEL_CONSERVATIVE, fact.breaker_changed.reason, fact.causation_id)
 
 
 def _position(fact: Event) -> Position:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from contracts.leyline.v1.event_pb2 import LastDecision, RolledBack
 from contracts.leyline.v1.leyline_pb2 import (
     EMERGENCY_LEVEL_CONSERVATIVE,
+    EMERGENCY_LEVEL_ELEVATED,
     EMERGENCY_LEVEL_HALT,
     MESSAGE_PRIORITY_CRITICAL,
     EmergencyLevel,
@@ -33,7 +35,7 @@ CAUTION: Final = "rollback"
 LEVELS: Final = ("fast", "full")
 REWIND: Final = "rewind"
 DEADLINE_MS: Final = {"fast": 500.0, "full": 12_000.0, REWIND: math.inf}
-"""A rewind has none: nothing has failed, and nobody waits for it."""
+"""A rewind has none: nothing has failed, and nobody waits for it. The supervisor watches the others (R-OPS-12)."""
 
 
 # ---------------------------------------------------------------------------------------------------------- going back
@@ -54,7 +56,22 @@ def roll_back(run: Run, reason: str, level: str) -> RolledBack:
     body = _tell(run, back, RolledBack(reason=reason, from_step=from_step))
     if body.deadline_exceeded:
         publish(run, run.mode.enter(CAUTION))
+        _too_late(run, body)
     return body
+
+
+def _too_late(run: Run, body: RolledBack) -> None:
+    """Signal that a rollback has missed its deadline; raise Halt where the run is to halt then (R-TOL-30).
+
+    Whether it was missed is in the fact, so a replay halts where the run did. Nothing halts by default: a busy machine
+    would (ruling 29).
+    """
+    halts = run.config.halt_at_missed_deadline
+    took_ms = body.prepare_ms + body.commit_ms + body.confirm_ms
+    late = f"the {body.level} rollback took {took_ms:.0f} ms, {DEADLINE_MS[body.level]:.0f} are allowed"
+    _signal(run, EMERGENCY_LEVEL_HALT if halts else EMERGENCY_LEVEL_ELEVATED, late)
+    if halts:
+        raise Halt(f"{late}, at step {body.from_step} (halt_at_missed_deadline)")
 
 
 def rewind(run: Run, seed_id: str) -> bool:
@@ -149,10 +166,25 @@ def _fast(run: Run) -> _Restored | None:
     if snapshot is None:
         return None
     try:
-        phases_ms = _bring_back(run, snapshot, started)
+        with _within(run, "fast"):
+            phases_ms = _bring_back(run, snapshot, started)
     except (EsperError, RuntimeError, LookupError, ValueError):
         return None
     return _Restored("fast", snapshot.position, snapshot.root, phases_ms)
+
+
+@contextlib.contextmanager
+def _within(run: Run, level: str) -> Iterator[None]:
+    """Have it watched from outside that this ends by its deadline, for a restoration that hangs tells nothing."""
+    alarms = run.outside.alarms
+    if alarms is None:
+        yield
+        return
+    alarms.begins(DEADLINE_MS[level] / 1e3)
+    try:
+        yield
+    finally:
+        alarms.ends()
 
 
 def _to_pinned(run: Run, snapshot: Snapshot | None) -> _Restored:
@@ -167,8 +199,9 @@ def _full(run: Run) -> _Restored:
     for saved in reversed(run.checkpoints):
         started = run.clock.monotonic()
         try:
-            snapshot = Snapshot(*load_checkpoint(run.objects, saved.ref))
-            phases_ms = _bring_back(run, snapshot, started)
+            with _within(run, "full"):
+                snapshot = Snapshot(*load_checkpoint(run.objects, saved.ref))
+                phases_ms = _bring_back(run, snapshot, started)
         except EsperError as error:
             broken.append(str(error))
         else:

@@ -27,7 +27,7 @@ from esper.kasmina.kernels import Unusable, Verified
 from esper.leyline.envelope import Event, topic_of
 from esper.tolaria.fork_change import ForkPlace
 from esper.tolaria.guard import TrainerBreaker
-from esper.tolaria.outside import Answer, Outside
+from esper.tolaria.outside import Answer, Heard, Outside
 from esper.tolaria.rank_streams import of_rank, streams_of, with_ranks
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot, digest
 from esper.tolaria.world import NewFork, RecordedFork, Request, StartingPoint, World
@@ -171,6 +171,10 @@ class SharedWorld:
     def commands(self) -> Iterable[Request]:
         """Those that reached rank 0."""
         return self._shared(lambda: list(self._world.commands())) or ()
+
+    def emergencies(self) -> Sequence[Heard]:
+        """Those that rank 0 heard."""
+        return self._shared(lambda: list(self._world.emergencies())) or ()
 
     def await_command(self, timeout_s: float) -> None:
         """By rank 0; the others wait for it."""

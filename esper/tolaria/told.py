@@ -20,6 +20,9 @@ from contracts.leyline.v1.leyline_pb2 import (
     COMMAND_TYPE_PAUSE,
     COMMAND_TYPE_ROLLBACK,
     COMMAND_TYPE_SEED,
+    EMERGENCY_LEVEL_CONSERVATIVE,
+    EMERGENCY_LEVEL_HALT,
+    MESSAGE_PRIORITY_CRITICAL,
     SEED_OPERATION_ADVANCE,
     SEED_OPERATION_HOLD,
     AdaptationCommand,
@@ -27,6 +30,8 @@ from contracts.leyline.v1.leyline_pb2 import (
     CommandOptimizerAdjustment,
     CommandSeedOperation,
     CommandTraining,
+    EmergencyLevel,
+    EmergencySignal,
     SeedOperation,
 )
 from esper.errors import InvalidInput
@@ -38,8 +43,10 @@ PERSON: Final = "person"
 """Who has issued such a command."""
 TOLD_FORMS: Final = (
     '"cull s1", "fossilize s1", "hold s1", "advance s1", "germinate s1 residual_block" (or its id), "rate 0.5", '
-    '"rollback", "rollback full", "breaker open", "breaker close", "pause" or "resume"'
+    '"rollback", "rollback full", "breaker open", "breaker close", "pause", "resume", or in an emergency "halt" and '
+    '"caution", with why behind it'
 )
+_LEVELS: Final[dict[str, EmergencyLevel]] = {"halt": EMERGENCY_LEVEL_HALT, "caution": EMERGENCY_LEVEL_CONSERVATIVE}
 _OWN: Final[dict[str, SeedOperation]] = {"hold": SEED_OPERATION_HOLD, "advance": SEED_OPERATION_ADVANCE}
 
 
@@ -76,6 +83,34 @@ def read_told(text: str) -> AdaptationCommand:
             raise InvalidInput(f"{text!r} is nothing that a run can be told; write {TOLD_FORMS}")
     command.annotations["told"] = " ".join(words)
     return command
+
+
+def read_signal(text: str) -> EmergencySignal | None:
+    """The emergency that "halt" or "caution" means, with why behind it; None for any other text.
+
+    It is no command: the trainer heeds it before all others, also where the log is away. A `halt` ends the run before
+    its next step, as interrupted, until a person resumes it; in `caution` nothing grows for 30 s and the epoch after.
+    """
+    word, _, reason = text.strip().partition(" ")
+    if word not in _LEVELS:
+        return None
+    return EmergencySignal(
+        version=1, level=_LEVELS[word], reason=reason.strip() or f"a person said {word}", origin=PERSON
+    )
+
+
+def signal_event(run_id: str, signal: EmergencySignal, *, now_ns: int, random_bytes: bytes) -> Event:
+    """The event to sign and publish: this signal to one run, raised now."""
+    signal.run_id = run_id
+    signal.triggered_at.FromNanoseconds(now_ns)
+    return new_event(
+        signal,
+        event_id=ids.uuid7(now_ns, random_bytes),
+        run_id=run_id,
+        producer=PERSON,
+        recorded_at_ns=now_ns,
+        priority=MESSAGE_PRIORITY_CRITICAL,
+    )
 
 
 def told_event(run_id: str, command: AdaptationCommand, *, now_ns: int, random_bytes: bytes) -> Event:

@@ -21,7 +21,12 @@ from contracts.leyline.v1.event_pb2 import (
     GateEvaluated,
     LearningRateChanged,
 )
-from contracts.leyline.v1.leyline_pb2 import MESSAGE_PRIORITY_CRITICAL, MESSAGE_PRIORITY_HIGH
+from contracts.leyline.v1.leyline_pb2 import (
+    EMERGENCY_LEVEL_CONSERVATIVE,
+    EMERGENCY_LEVEL_HALT,
+    MESSAGE_PRIORITY_CRITICAL,
+    MESSAGE_PRIORITY_HIGH,
+)
 from contracts.topics import EMERGENCY, RUNS
 from esper.kasmina.commands import CommandRefused
 from esper.kasmina.kernels import Unusable, Verified
@@ -31,7 +36,7 @@ from esper.leyline.signing import Signed
 from esper.leyline.verifier import Verdict
 from esper.record.run_status import RunState
 from esper.tolaria.fork_change import Fork, ForkPlace
-from esper.tolaria.outside import Answer, KernelSource, Outside
+from esper.tolaria.outside import Answer, Heard, KernelSource, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot, delete_checkpoint, store_checkpoint
 
 if TYPE_CHECKING:
@@ -153,6 +158,9 @@ class World(Protocol):
     def commands(self) -> Iterable[Request]:
         """The commands that arrived since the last step."""
 
+    def emergencies(self) -> Sequence[Heard]:
+        """The conservative emergencies that were heard since the last step; those that halt are an `ending`."""
+
     def await_command(self, timeout_s: float) -> None:
         """Wait until a command has arrived, at most so long."""
 
@@ -231,6 +239,8 @@ class LiveWorld:
         """Commands that the log has given and nobody has judged yet."""
         self._stop: bool | None = None
         """What `eventful` was told just now, so that each step asks once."""
+        self._heard: list[Heard] = []
+        """Emergencies that nobody has heeded yet."""
 
     def track(self, step: Callable[[], int]) -> None:
         """Nothing: what happens now happens at whatever step the run is."""
@@ -244,8 +254,11 @@ class LiveWorld:
         if topic is RUNS:
             self.sequence += 1
             event.sequence = self.sequence
-        elif topic is EMERGENCY and event.priority < MESSAGE_PRIORITY_HIGH:
-            event.priority = MESSAGE_PRIORITY_CRITICAL
+        elif topic is EMERGENCY:
+            if event.priority < MESSAGE_PRIORITY_HIGH:
+                event.priority = MESSAGE_PRIORITY_CRITICAL
+            if self.outside.alarms is not None and event.HasField("emergency_signal"):
+                self.outside.alarms.told(event.emergency_signal)  # first: the log may be what has failed
         if event.HasField("run_started"):
             self.outside.log.claim(event)
         else:
@@ -268,16 +281,26 @@ class LiveWorld:
         """Nothing: there is no record."""
 
     def eventful(self) -> bool:
-        """Whether the process was asked to stop, or a command has arrived."""
+        """Whether the process was asked to stop, a command has arrived, or an emergency was heard."""
         self._stop = self.outside.should_stop()
         if not self._stop:
             self._taken += self.outside.log.take_commands()
-        return self._stop or bool(self._taken)
+            self._hear()
+        return self._stop or bool(self._taken) or bool(self._heard)
 
     def ending(self) -> tuple[str, str] | None:
-        """An interruption where the process was asked to stop."""
+        """An interruption where the process was asked to stop, or an emergency halts the run."""
         asked, self._stop = self._stop, None
-        return INTERRUPTED if (self.outside.should_stop() if asked is None else asked) else None
+        if self.outside.should_stop() if asked is None else asked:
+            return INTERRUPTED
+        if asked is None:
+            self._hear()
+        halts = (heard.reason for heard in self._heard if heard.level >= EMERGENCY_LEVEL_HALT)
+        return next((("interrupted", f"emergency: {reason}") for reason in halts), None)
+
+    def _hear(self) -> None:
+        if self.outside.alarms is not None and (heard := self.outside.alarms.heard()):
+            self._heard += [each for each in heard if each.level >= EMERGENCY_LEVEL_CONSERVATIVE]
 
     def at_target_step(self) -> bool:
         """Never."""
@@ -293,6 +316,13 @@ class LiveWorld:
             self._taken += self.outside.log.take_commands()
         while self._taken:
             yield from self._judge(self._taken.pop(0), self.outside.clock.wall_ns())
+
+    def emergencies(self) -> Sequence[Heard]:
+        """As `outside.alarms` has them."""
+        if not self._heard:
+            return ()
+        heard, self._heard = self._heard, []
+        return heard
 
     def await_command(self, timeout_s: float) -> None:
         """On the log."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Final
@@ -11,11 +11,13 @@ from typing import Final
 from esper.errors import InvalidInput
 from esper.leyline.objects import ObjectStore
 from esper.leyline.verifier import CommandVerifier
-from esper.tolaria.outside import Clock, Outside
+from esper.tolaria.outside import Clock, Heard, Outside
 from esper.urza.cache import KernelCache
+from esper.weatherlight.alarms import RunAlarms
 from esper.weatherlight.alive import this_process
 from esper.weatherlight.beginning import archived_claims, claimed, served
 from esper.weatherlight.contention import contended_s
+from esper.weatherlight.flag import flag_of
 from projections.manifest import Place
 from streams.access import know_own
 from streams.entry import scraped
@@ -62,18 +64,27 @@ def connected(
     kernels = KernelCache(object_store(settings.data), time.monotonic, limit_bytes=KERNEL_BYTES)
     library = stack.enter_context(closing(Prefetch(log.writer, ring, kernels, run_id=run_id, metrics=metrics)))
     verifier = CommandVerifier(ring)
-    return Outside(log, REAL_CLOCK, objects, verifier, library, stop, this_process()), log, verifier
+    alarms = alarms_of(stack, settings, run_id, log.take_signals)
+    return Outside(log, REAL_CLOCK, objects, verifier, library, stop, this_process(), alarms=alarms), log, verifier
+
+
+def alarms_of(
+    stack: ExitStack, settings: Settings, run_id: str, arrived: Callable[[], Sequence[Heard]] = tuple
+) -> RunAlarms:
+    """The alarms of a run until `stack` is closed; `arrived` gives what came over its log."""
+    return stack.enter_context(closing(RunAlarms(flag_of(settings.run_folder, run_id), arrived)))
 
 
 def connected_locally(
-    stack: ExitStack, settings: Settings, *, stop: Callable[[], bool]
+    stack: ExitStack, settings: Settings, run_id: str, *, stop: Callable[[], bool]
 ) -> tuple[Outside, LocalLog, CommandVerifier]:
     """The outside of a run without a log, until `stack` is closed; and what it writes to, and its verifier."""
     objects = object_store(settings.data)
     log = local_log(settings, objects)
     stack.callback(log.close)
     verifier = CommandVerifier(load_key_ring(settings, NOWHERE))
-    return Outside(log, REAL_CLOCK, objects, verifier, None, stop, this_process()), log, verifier
+    alarms = alarms_of(stack, settings, run_id)
+    return Outside(log, REAL_CLOCK, objects, verifier, None, stop, this_process(), alarms=alarms), log, verifier
 
 
 def local_log(settings: Settings, objects: ObjectStore) -> LocalLog:

@@ -117,7 +117,8 @@ class Status:
 
     `degraded` holds while a process that was ready is down or coming back (R-OPS-6). `error` is one line for a person,
     set where the state is `failed`. `brokers` is the address that every client of the log uses, `secret` the file with
-    what the embedded one asks them for, and `anonymous` says that it lets in anyone.
+    what the embedded one asks them for, and `anonymous` says that it lets in anyone. `emergency` is one line on the
+    last grave emergency that the supervisor saw, empty where there was none.
     """
 
     state: State
@@ -132,6 +133,7 @@ class Status:
     health_port: int | None = None
     services: tuple[ServiceStatus, ...] = ()
     clients: tuple[str, ...] = field(default=())
+    emergency: str = ""
 
     @property
     def unwritable(self) -> str:

@@ -27,6 +27,7 @@ from esper.weatherlight.endpoint import State, Status
 from esper.weatherlight.forkserver import FIRST_INHERITED, Order
 from esper.weatherlight.reporting import keep_house, report, serve_health
 from esper.weatherlight.service import Service
+from esper.weatherlight.watch import Emergencies
 from streams.access import know_own
 from streams.broker.secret import NAME as SECRET
 from streams.keys import load_key_ring
@@ -84,6 +85,7 @@ class Supervisor:
         self._bringing_up: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._metrics = Metrics()
+        self._emergencies = Emergencies(self.run_folder, self._metrics)
         self._health_port: int | None = None
 
     # ------------------------------------------------------------------------------------------------------- serving
@@ -96,6 +98,7 @@ class Supervisor:
         server = await asyncio.start_unix_server(self._serve_client, sock=endpoint.bind(self.data_dir))
         loop.call_later(FIRST_LEASE_S, self._end_if_unused)
         self._runners.append(asyncio.create_task(keep_house(self.run_folder)))
+        self._runners.append(asyncio.create_task(self._emergencies.watch_flags()))
         logger.info("supervising %s as pid %d", self.data_dir, os.getpid())
         with serve_health(self.status, self._metrics) as health:
             self._health_port = health.port
@@ -241,6 +244,7 @@ class Supervisor:
             if agents:
                 ring = load_key_ring(settings, self.brokers)
                 self._runners.append(asyncio.create_task(report(self.status, self.brokers, ring, self._metrics)))
+                self._runners.append(asyncio.create_task(self._emergencies.watch_log(self.brokers, ring)))
         except EsperError as error:
             logger.error("%s", error)  # noqa: TRY400 - foreseen, and the child's own log has its traceback
             self._error = str(error)
@@ -300,6 +304,7 @@ class Supervisor:
             health_port=self._health_port,
             services=services,
             clients=tuple(self._leases.values()),
+            emergency=self._emergencies.last,
         )
 
     def _set_state(self, state: State) -> None:

@@ -182,7 +182,7 @@ def _joined(
 ) -> tuple[Outside, KafkaLog | LocalLog, CommandVerifier]:
     """The run's outside, its log and its verifier, once the log is there where it has one."""
     if plan.local:
-        return connected_locally(stack, settings, stop=stop)
+        return connected_locally(stack, settings, run_id, stop=stop)
     brokers, archive = brokers_of(), settings.data / "archive"
     if not brokers:
         raise InvalidInput("nobody waits for this run any more")

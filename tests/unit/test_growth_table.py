@@ -316,6 +316,25 @@ def test_the_page_of_a_few_rows_says_what_is_missing(tmp_path: Path):
     assert "nan" not in text
 
 
+def test_the_page_compares_the_defaults_seed_by_seed(tmp_path: Path):
+    """What is worse than noise is named, with its measure; what was not run is an empty cell."""
+    ledger = Ledger(tmp_path / "rows.jsonl", CODE)
+    better = {"wsd": 0.05, "cosine": 0.0}
+    scope = Scope(arms={"tab": ("control",)}, seeds=3)
+    fill(
+        ledger,
+        scope,
+        lambda job: {"accuracy": 0.5 + better[job.schedule] + job.seed / 1e4, "loss": 1 + better[job.schedule]},
+    )
+    row = next(line for line in page(ledger, make_plan(ledger, scope)).splitlines() if "cosine, control" in line)
+    assert row.split("|")[1:-1] == [
+        " wsd against cosine, control ",
+        " **+5.00 ± 0.00** / **-0.050 ± 0.000** ",
+        *["  "] * (len(FAMILIES) - 1),
+        " tab (loss) ",
+    ]
+
+
 def test_an_empty_page_is_a_page(tmp_path: Path):
     ledger = Ledger(tmp_path / "rows.jsonl", CODE)
     plan = make_plan(ledger, Scope())

@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 
 import yaml
 
+from esper.cli.commands.options import random_seeds
 from esper.cli.run import RunRequest, check_names, check_pool
 from esper.errors import EsperError, InvalidInput
 from esper.kasmina.settings import Lifecycle
@@ -250,8 +251,6 @@ def _whole(text: str) -> int | None:
 
 def seeds_of(text: str, place: str) -> tuple[int, ...]:
     """The random seeds that `0..4` or `0,3,7` means, or one."""
-    from esper.cli.commands import random_seeds  # noqa: PLC0415 - which imports this for its command
-
     try:
         return random_seeds(text) or (0,)
     except EsperError as error:

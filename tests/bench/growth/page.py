@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from tests.bench.growth import defaults
 from tests.bench.growth.jobs import FAMILIES
 from tests.bench.growth.ledger import Ledger, Row
 from tests.bench.growth.paired import mean, paired
@@ -66,7 +67,7 @@ PURPOSES: Final = ("training", "side_pass", "probe", "evidence")
 def page(ledger: Ledger, plan: Plan) -> str:
     """The whole page as Markdown."""
     rows = list(ledger.rows.values())
-    lines = [*_head(), *_missing(ledger, plan), *_summary(rows)]
+    lines = [*_head(), *_missing(ledger, plan), *_summary(rows), *defaults.lines(rows)]
     for task in FAMILIES:
         lines += _task(rows, task, ledger.code)
     return "\n".join(lines).rstrip() + "\n"

@@ -14,7 +14,7 @@ import pytest
 from contracts.leyline.v1.event_pb2 import BlueprintApproved
 from contracts.topics import BLUEPRINTS
 from esper.cli.app import dispatch
-from esper.cli.commands import random_seeds
+from esper.cli.commands.options import random_seeds
 from esper.cli.run import TASKS, RunRequest
 from esper.errors import InvalidInput
 from esper.karn.approval import Approval

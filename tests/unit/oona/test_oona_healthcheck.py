@@ -25,8 +25,9 @@ def test_it_says_who_is_not_well(tmp_path, monkeypatch, said, found):
         HealthServer("worker", Metrics(), checks={"log": lambda: said}) as health,
         scraped(tmp_path / "worker.json", "worker", health.port),
     ):
-        lines = troubles(tmp_path)
+        lines, dead = troubles(tmp_path), troubles(tmp_path, alive=True)
 
+    assert dead == []  # whoever waits for the log is not to be started anew
     assert [line.partition(":")[0] for line in lines] == found
     assert said is None or said in lines[0]
 
@@ -34,7 +35,7 @@ def test_it_says_who_is_not_well(tmp_path, monkeypatch, said, found):
 def test_one_that_has_died_and_none_at_all_are_told(tmp_path):
     assert troubles(tmp_path) == [f"no process of {tmp_path.parent} runs; start them with `esper up`"]
     (tmp_path / "worker.json").write_text(json.dumps([{"targets": ["127.0.0.1:9"]}]))
-    (line,) = troubles(tmp_path)
+    (line,) = troubles(tmp_path, alive=True)
 
     assert line.startswith("worker does not answer at 127.0.0.1:9")
 
@@ -43,5 +44,5 @@ def test_the_image_has_it_a_compiler_and_another_user_than_root():
     lines = DOCKERFILE.read_text("utf-8").splitlines()
 
     assert any(line.startswith("HEALTHCHECK") and "streams.healthcheck" in line for line in lines)
-    assert lines.index("USER esper") < lines.index('CMD ["esper", "up"]')
+    assert lines.index("USER 1000") < lines.index('CMD ["esper", "up"]')
     assert any("g++" in line for line in lines)

@@ -120,6 +120,17 @@ def test_a_retired_key_without_its_time_is_refused(monkeypatch):
     assert OLD not in str(refused.value)
 
 
+def test_before_the_first_rotation_the_keys_before_it_may_be_set_to_nothing(monkeypatch):
+    """As compose does with variables that nobody has set."""
+    monkeypatch.setenv("ESPER_KEY", NEW)
+    for name in ("ESPER_KEY_PREVIOUS", "ESPER_KEYS_RETIRED"):
+        monkeypatch.setenv(name, "")
+
+    ring = load_key_ring(Settings.load(), "redpanda:9092")
+
+    assert (ring.secrets, ring.retired) == ((bytes.fromhex(NEW),), {})
+
+
 def test_a_key_file_that_others_can_read_is_refused_with_the_way_out():
     load_key_ring(Settings.load(), EMBEDDED)
     key_file().chmod(0o644)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from esper.errors import CorruptState
 from esper.record.accept import Verdict
 from projections import open_history, questions
 from projections.archive_writer import Archive
 from projections.history import History
-from projections.verdicts import VERDICTS
+from projections.manifest import VERDICTS
 from tests.unit.projections.keep_log import KEPT, plain
 
 OLD = KEPT / "archive_v1"
@@ -111,6 +112,26 @@ def test_every_fact_gets_the_verdict_that_the_archiver_gives_today(old, tmp_path
 
     assert found == migrated
     assert {verdict for *_, verdict in found} >= {Verdict.ACCEPTED, Verdict.VOID}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"format": 2}, "format 2"), ({"migrations": [VERDICTS, "0002_later"]}, "migration 0002_later")],
+    ids=["format", "migration"],
+)
+def test_what_a_newer_esper_made_of_an_archive_is_named_and_left_as_it_is(old, changed, named):
+    """Nobody who goes back to this version is told to move a sound archive away."""
+    path = old / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changed), "utf-8")
+    before = {each: each.stat().st_mtime_ns for each in old.rglob("*")}
+
+    for opened in (open_history, Archive):
+        with pytest.raises(CorruptState, match=rf"newer Esper \({named}.*copied before it was upgraded") as refused:
+            opened(old)
+        assert "move it away" not in str(refused.value)
+    assert {each: at for each, at in before.items() if each.name != "lock"} == {
+        each: each.stat().st_mtime_ns for each in old.rglob("*") if each.name != "lock"
+    }
 
 
 def test_a_migration_that_is_broken_off_leaves_the_old_archive(old, monkeypatch):

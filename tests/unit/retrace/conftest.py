@@ -19,7 +19,7 @@ from esper.tamiyo.serving import Serving
 from esper.testing import KEYS, REAL_CLOCK, command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import read_change
-from esper.tolaria.outside import Clock, Outside
+from esper.tolaria.outside import Alarms, Clock, Outside
 from esper.tolaria.replay import Replayed, replay_run
 from esper.tolaria.resume import fork_run, resume_run
 from esper.tolaria.session import RunResult
@@ -77,6 +77,7 @@ class Lived:
         told: bool = True,
         clock: Clock = REAL_CLOCK,
         serving: Serving | None = None,
+        alarms: Alarms | None = None,
         **config: Any,
     ) -> Lived:
         """Live it, up to its end or its death."""
@@ -95,7 +96,9 @@ class Lived:
             self.result = train(
                 self.config,
                 task or tiny(per_sample_loss=Fault(faults)),
-                LiveWorld(Outside(self.log, clock, self.objects, CommandVerifier(KEYS), None, should_stop)),
+                LiveWorld(
+                    Outside(self.log, clock, self.objects, CommandVerifier(KEYS), None, should_stop, alarms=alarms)
+                ),
                 run_id="run",
             )
         return self

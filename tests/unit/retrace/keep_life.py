@@ -1,8 +1,9 @@
 """A life that is kept: a tiny run that an earlier Esper trained, as its log had it, without telemetry.
 
-`python -m tests.unit.retrace.keep_life FILE` writes one. `kept/life_0_1_0.gz` was written so in the tree of commit
-c4e31d1, of version 0.1.0. It grows two seeds, loses a step to a loss that is no number, goes back at a person's command
-and takes another learning rate.
+`python -m tests.unit.retrace.keep_life` writes that of this version, once: `kept/life_<version>.gz`. It belongs to
+every release (docs/releases.md), and no later one may change it. `kept/life_0_1_0.gz` was written in the tree of
+commit c4e31d1, of version 0.1.0. It grows two seeds, loses a step to a loss that is no number, goes back at a person's
+command and takes another learning rate.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from esper import __version__
 from esper.leyline.envelope import Event
 
 KEPT = Path(__file__).parent / "kept"
 LEFT_OUT = ("step_sampled", "telemetry_packet")
+
+
+def life_of(version: str) -> Path:
+    """Where the life of a release is kept."""
+    return KEPT / f"life_{version.replace('.', '_')}.gz"
 
 
 def keep(file: Path) -> None:
@@ -42,5 +49,13 @@ def kept(name: str) -> tuple[list[Event], list[Event]]:
     return found["event"], found["request"]
 
 
+def main() -> None:
+    """Keep the life of this version."""
+    file = life_of(__version__)
+    if file.exists():
+        sys.exit(f"{file.name} is kept already")
+    keep(file)
+
+
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]))
+    main()

@@ -15,7 +15,7 @@ from esper.testing import command_event, seed_command, signed
 from esper.tolaria.config import RunConfig
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.new_run import make_run
-from esper.tolaria.rollback import roll_back
+from esper.tolaria.rollback import Halt, roll_back
 from esper.tolaria.run_state import capture
 from esper.tolaria.session import publish_start
 from esper.tolaria.state import digest, tensors_of_checkpoint
@@ -64,12 +64,23 @@ def test_a_rollback_restores_the_state_bit_for_bit(bench, tiny_task, level: str)
 @pytest.mark.requirement("R-TOL-19", "R-OPS-8")
 def test_every_phase_is_timed_and_a_missed_deadline_is_told(bench, tiny_task) -> None:
     run = started_run(bench, tiny_task())
-    readings = iter([0.0, 0.1, 0.35, 0.55])
+    readings = iter([0.0, 0.1, 0.35, 0.55, 0.6])
     run.clock = type(run.clock)(lambda: next(readings), run.clock.wall_ns)
     body = roll_back(run, "test", "fast")
     assert (body.prepare_ms, body.commit_ms, body.confirm_ms) == pytest.approx((100.0, 250.0, 200.0))
     assert body.deadline_exceeded
     assert [change.reason for change in bench.log.bodies("conservative_mode_changed")] == ["rollback"]
+
+
+@pytest.mark.requirement("R-TOL-30")
+def test_where_a_missed_deadline_halts_the_run_ends_and_goes_on_only_as_a_person_says(bench, tiny_task) -> None:
+    run = started_run(bench, tiny_task(), halt_at_missed_deadline=True)
+    readings = iter([0.0, 0.1, 0.35, 0.55, 0.6])
+    run.clock = type(run.clock)(lambda: next(readings), run.clock.wall_ns)
+    with pytest.raises(Halt, match=r"the fast rollback took 550 ms, 500 are allowed, at step 0 \(halt_at_missed"):
+        roll_back(run, "test", "fast")
+    assert [signal.level for signal in bench.log.bodies("emergency_signal")] == [leyline.EMERGENCY_LEVEL_HALT]
+    assert bench.log.bodies("rolled_back")[0].deadline_exceeded
 
 
 @pytest.mark.requirement("R-TOL-22")

@@ -10,7 +10,7 @@ import pytest
 
 from esper.cli.app import dispatch
 from esper.cli.blueprints.catalogue import parse_shape
-from esper.cli.command_groups import blueprints_app as app
+from esper.cli.commands.blueprints import blueprints_app as app
 from esper.errors import InvalidInput
 
 COMMANDS = ("list", "show", "compile", "approve", "history")

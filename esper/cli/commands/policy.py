@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from esper.cli.commands import DATA_DIR, Archive, AsJson, DataDir, Group
+from esper.cli.commands.options import DATA_DIR, Archive, AsJson, DataDir, Group
 
 policy_app = typer.Typer(
     cls=Group, help="The policies that Simic trained: what their gates found, which one decides, and going back."

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from esper.cli.commands import DATA_DIR, AsJson, DataDir, Group
+from esper.cli.commands.options import DATA_DIR, AsJson, DataDir, Group
 from esper.errors import InvalidInput
 
 HELP: Final = """Whether growing can be decided better than by the heuristic, and a policy that learns to.
