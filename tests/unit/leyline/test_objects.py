@@ -43,7 +43,7 @@ def test_the_name_of_a_new_folder_reaches_the_disk_beside_what_is_in_it(store, m
     store.put(b"another")  # the root is there
 
     def seen(descriptor):
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path == store.root:
             root_begun.set()
         assert root_begun.wait(5), "the root is synced only after what is in it"
@@ -64,7 +64,7 @@ def test_a_new_folder_that_does_not_reach_the_disk_is_an_error(store, monkeypatc
     fsync = os.fsync
 
     def failing(descriptor):
-        if Path(os.readlink(f"/proc/self/fd/{descriptor}")) == store.root:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == store.root:
             raise OSError(errno.EIO, "a broken disk")
         fsync(descriptor)
 
