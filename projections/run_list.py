@@ -25,6 +25,10 @@ DIED: Final = "died"
 """No status of the view: a run whose trainer said nothing more and is gone. Only its machine knows."""
 BATCH: Final = 500
 """Rows that are objects at once."""
+_UNENDED: Final = (
+    "(run_id not in (select run_id from log.run_finished) or run_id in (select run_id from log.run_resumed))"
+)
+"""Runs that may go on: of a hundred thousand the view would read and fold every one to say which."""
 _TASK_FILE: Final = r"""regexp_extract(config_json, '"task": "([^"\\]*\.py:[^"\\]*)"', 1)"""
 _STATIC_OF: Final = r"""regexp_extract(config_json, '"static_of": "([^"\\]*)"', 1)"""
 
@@ -58,6 +62,8 @@ def found_runs(
     ids, left_out = sought.cut(_run_ids(history, sought, lives))
     if sought == Sought(most=sought.most) and not left_out:
         return _rows(history, "from runs order by started_at desc", {}, lives), 0
+    if not ids:
+        return iter(()), left_out
     query = (
         f"select run_id from log.run_started where list_contains($ids, control_of) or list_contains($ids, {_STATIC_OF})"  # noqa: S608
     )
@@ -68,16 +74,17 @@ def found_runs(
 
 def _run_ids(history: History, sought: Sought, lives: Callable[[Event], bool | None]) -> list[str]:
     """The ids of runs that stand by themselves, the latest first."""
-    by_status = bool(sought.statuses)
     wanted = sought.statuses | ({RUNNING} if DIED in sought.statuses else frozenset())
+    only_running = wanted == {RUNNING}
+    of_status = [] if not wanted or only_running else [list(wanted)]
     own = f"coalesce(nullif(control_of, ''), nullif({_STATIC_OF}, ''), run_id)"
     alone = f"{own} = run_id or {own} not in (select run_id from log.run_started)"  # noqa: S608  names of ours
-    conditions = [f"({alone})"]
+    conditions = [f"({alone})", *([_UNENDED] if only_running else [])]
     parameters: list[Any] = []
     for condition, value in (
         (f"(task = ? or {_TASK_FILE} = ?)", [sought.task] * 2 if sought.task else []),
         ("moment(recorded_at_ns) >= ?", [sought.since] if sought.since else []),
-        ("run_id in (select run_id from runs where list_contains(?, status))", [list(wanted)] if by_status else []),
+        ("run_id in (select run_id from runs where list_contains(?, status))", of_status),
     ):
         if value:
             conditions.append(condition)
@@ -87,12 +94,15 @@ def _run_ids(history: History, sought: Sought, lives: Callable[[Event], bool | N
         f"where {' and '.join(conditions)} order by recorded_at_ns desc"
     )
     ids = [run_id for (run_id,) in history.execute(query, parameters).fetchall()]
-    if not by_status or (DIED in wanted) == (RUNNING in sought.statuses):
+    both = {RUNNING, DIED} <= sought.statuses
+    if not ids or RUNNING not in wanted or (both and not only_running):
         return ids
     query = f"select run_id from ({views.runs_of()}) where status = 'running'"  # noqa: S608  of ours
-    running = [run_id for (run_id,) in history.cursor(query, {"ids": ids}).fetchall()]
-    dead = {run_id for run_id, claim in claims_of(history, running).items() if lives(claim) is False}
-    out = dead if RUNNING in sought.statuses else set(running) - dead
+    running = {run_id for (run_id,) in history.cursor(query, {"ids": ids}).fetchall()}
+    out = set(ids) - running if only_running else set()
+    if not both:
+        dead = {run_id for run_id, claim in claims_of(history, list(running)).items() if lives(claim) is False}
+        out |= dead if RUNNING in sought.statuses else running - dead
     return [run_id for run_id in ids if run_id not in out]
 
 

@@ -1,10 +1,10 @@
 """Writes events from synchronous code: enqueue and go on; one background thread signs, sends and counts.
 
 Emergency events and facts are *kept*: they go out before all else, emergencies first. `publish` waits while too many
-are unacknowledged, and after 30 s without the log it raises LogUnavailable. Telemetry is *sheddable*: into a full queue
-it is dropped and counted, and a TelemetryShed event says so. An event takes up room until the log has acknowledged it,
-not only until it was sent. Source: rulings 1, 2 and 23.
-
+are unacknowledged, and after 30 s without the log it raises LogUnavailable. Telemetry is *sheddable*: from a full queue
+on (`streams.pressure`) it is dropped and counted, and a TelemetryShed event says so; so is telemetry that cannot be
+written at all. An event takes up room until the log has acknowledged it, not only until it was sent. Source: rulings 1,
+2, 23 and 33.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
-from contracts.leyline.v1 import event_pb2
+from contracts.leyline.v1 import event_pb2, leyline_pb2
 from contracts.topics import BY_NAME, EMERGENCY
 from esper.errors import LogUnavailable
 from esper.leyline import ids
@@ -32,12 +32,14 @@ from esper.leyline.signing import KeyRing
 from streams.background import LoopThread
 from streams.metrics import Metrics
 from streams.not_let_in import unavailable
+from streams.pressure import Bypass, Conservative, Writing
 from streams.producer import LogProducer, close_producer, send
 from streams.records import Outgoing, outgoing
 
 KEPT_LIMIT: Final = 10_000
 SHEDDABLE_LIMIT: Final = 4_000
-"""With `KEPT_LIMIT` these are the depths at which the original system rerouted and stopped."""
+"""With `KEPT_LIMIT` these are the depths at which the original system rerouted and stopped. This many begin a writer's
+conservative mode."""
 UNAVAILABLE_AFTER_S: Final = 30.0
 """Without the log for this long, whoever writes facts stops (ruling 23)."""
 EXPIRE_S: Final = 40.0
@@ -69,18 +71,21 @@ def lane_of(topic: str) -> Lane:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event on its way, and when it was enqueued (seconds of a monotonic clock)."""
+    """One event on its way, and when it was enqueued (seconds of a monotonic clock); `halts` is of an emergency."""
 
     outgoing: Outgoing
     lane: Lane
     enqueued_at: float
+    halts: bool = False
 
 
 class Backlog:
-    """Safe for several threads. Emergencies have no bound: nothing may drop or delay them at any depth."""
+    """Safe for several threads. Emergencies have no bound: nothing drops one at any depth, or lets it wait for room."""
 
     def __init__(self, kept_limit: int = KEPT_LIMIT, sheddable_limit: int = SHEDDABLE_LIMIT) -> None:
-        self._limits = {Lane.FACTS: kept_limit, Lane.TELEMETRY: sheddable_limit}
+        self._kept_limit = kept_limit
+        self._bypass = Bypass()
+        self.pressure = Conservative(sheddable_limit)
         self._waiting: dict[Lane, deque[Entry]] = {lane: deque() for lane in Lane}
         self._outstanding = dict.fromkeys(Lane, 0)
         self._changed = threading.Condition()
@@ -112,13 +117,15 @@ class Backlog:
         """
         lane = entry.lane
         with self._changed:
-            if lane is Lane.TELEMETRY and sheddable and self._outstanding[lane] >= self._limits[lane]:
+            if lane is Lane.TELEMETRY and sheddable and self.pressure.sheds(self._outstanding[lane], entry.enqueued_at):
                 self.shed += 1
                 return False
-            if lane is Lane.FACTS and not self._changed.wait_for(self._has_room, timeout_s):
+            if lane is Lane.EMERGENCY and not self._bypass.allows(entry.enqueued_at, halts=entry.halts):
+                entry = replace(entry, lane=Lane.FACTS)  # in line with the facts, but without waiting for room
+            elif lane is Lane.FACTS and not self._changed.wait_for(self._has_room, timeout_s):
                 raise TimeoutError
-            self._waiting[lane].append(entry)
-            self._outstanding[lane] += 1
+            self._waiting[entry.lane].append(entry)
+            self._outstanding[entry.lane] += 1
             self.deepest = max(self.deepest, self.depth)
             return True
 
@@ -144,7 +151,26 @@ class Backlog:
             self._outstanding[entry.lane] -= 1
             if failure is not None and entry.lane is not Lane.TELEMETRY:
                 self._failure = failure
+            elif entry.lane is Lane.TELEMETRY:
+                self._judge(failure)
             self._changed.notify_all()
+
+    @property
+    def queued(self) -> int:
+        """Emergencies that overtook nothing, because too many had within a minute."""
+        return self._bypass.queued
+
+    def relax(self, now: float) -> None:
+        """Let time pass: without telemetry nothing else ends a conservative mode."""
+        with self._changed:
+            self.pressure.relax(self._outstanding[Lane.TELEMETRY], now)
+
+    def _judge(self, failure: BaseException | None) -> None:
+        """A telemetry event was acknowledged or given up."""
+        if failure is not None:
+            self.pressure.failed(str(failure) or type(failure).__name__, time.monotonic())
+        elif self.pressure.troubled:
+            self.pressure.succeeded(time.monotonic())
 
     def fail(self, failure: BaseException) -> None:
         """Nothing will be sent any more: wake everyone who waits."""
@@ -158,7 +184,7 @@ class Backlog:
             return self._changed.wait_for(lambda: self.kept == 0 or self._failure is not None, timeout_s)
 
     def _has_room(self) -> bool:
-        return self._outstanding[Lane.FACTS] < self._limits[Lane.FACTS] or self._failure is not None
+        return self._outstanding[Lane.FACTS] < self._kept_limit or self._failure is not None
 
 
 class LogWriter:
@@ -183,7 +209,9 @@ class LogWriter:
         self._ring = ring
         self._name = producer
         self._backlog = Backlog(kept_limit, sheddable_limit)
-        self._shed_reported = 0
+        self._shed_reported = self._queued_reported = 0
+        self._mode_reported = ""
+        self._writing = Writing()
         self._last_run_id = ""
         self._place: tuple[bytes, int] | None = None
         self._log_answered_at = 0.0
@@ -202,15 +230,19 @@ class LogWriter:
         Raises LogUnavailable where the log took nothing for 30 s or gave a fact up, and ContractViolation for an event
         that is too large.
         """
-        record = outgoing(event)
+        record = self._writing.record(event, time.monotonic())
+        if record is None:
+            self.metrics.count("esper_oona_publish_dropped_total")
+            return
         lane = lane_of(record.topic)
         if lane is not Lane.TELEMETRY and self._backlog.failure is not None:
             raise unavailable(self.brokers, "take a fact", self._backlog.failure)
         self._last_run_id = event.run_id
         if lane is Lane.EMERGENCY or self._backlog.kept >= NUDGE_AT:
             self.nudge()
+        halts = lane is Lane.EMERGENCY and event.emergency_signal.level >= leyline_pb2.EMERGENCY_LEVEL_HALT
         try:
-            added = self._backlog.put(Entry(record, lane, time.monotonic()), UNAVAILABLE_AFTER_S)
+            added = self._backlog.put(Entry(record, lane, time.monotonic(), halts), UNAVAILABLE_AFTER_S)
         except TimeoutError:
             raise self._not_acknowledged(UNAVAILABLE_AFTER_S) from None
         if not added:
@@ -238,7 +270,7 @@ class LogWriter:
 
     def shed(self) -> int:
         """How many telemetry events were shed so far."""
-        return self._backlog.shed
+        return self._backlog.shed + self._writing.unwritten
 
     @property
     def depth(self) -> int:
@@ -302,6 +334,7 @@ class LogWriter:
         return producer
 
     async def _stop(self, timeout_s: float) -> None:
+        self._report_pressure()
         self._report_shed()
         await asyncio.sleep(2 * TICK_S)  # the pumps hand over what still waits
         for task in self._tasks:
@@ -362,6 +395,7 @@ class LogWriter:
             while True:
                 self.metrics.set("esper_oona_queue_depth", self.depth, writer=self._name)
                 self.metrics.set("esper_oona_queue_depth_max", self.deepest)
+                self._report_pressure()
                 self._report_shed()
                 if asking is not None and asking.done():
                     if not asking.cancelled() and asking.exception() is None and asking.result():
@@ -375,9 +409,42 @@ class LogWriter:
             if asking is not None:
                 asking.cancel()
 
+    def _report_pressure(self) -> None:
+        """Keep the gauges of what gives way, and say when the conservative mode begins and ends."""
+        self._backlog.relax(time.monotonic())
+        pressure, queued = self._backlog.pressure, self._backlog.queued
+        self.metrics.set("esper_oona_conservative_mode", float(pressure.on), writer=self._name)
+        for breaker in (pressure.breaker, self._writing.breaker):
+            self.metrics.set("esper_oona_breaker_state", breaker.state, breaker=breaker.name)
+        if queued > self._queued_reported:
+            self.metrics.count("esper_oona_emergency_queued_total", queued - self._queued_reported)
+            self._queued_reported = queued
+        reason = pressure.reason
+        if reason == self._mode_reported:
+            return
+        self._mode_reported = reason
+        entered = bool(reason)
+        level = leyline_pb2.TELEMETRY_LEVEL_WARNING if entered else leyline_pb2.TELEMETRY_LEVEL_INFO
+        told = leyline_pb2.TelemetryEvent(
+            event_id=f"oona.conservative_{'entered' if entered else 'exited'}",
+            description=f"{reason}: no telemetry of normal priority is written" if entered else "telemetry is written",
+            level=level,
+            attributes={"writer": self._name},
+        )
+        event_id, now_ns = ids.uuid7(time.time_ns(), os.urandom(10)), time.time_ns()
+        packet = leyline_pb2.TelemetryPacket(
+            packet_id=ids.text(event_id), source_subsystem="oona", level=level, events=[told]
+        )
+        packet.timestamp.FromNanoseconds(now_ns)
+        event = new_event(
+            packet, event_id=event_id, run_id=self._last_run_id, producer=self._name, recorded_at_ns=now_ns
+        )
+        record = outgoing(event)
+        self._backlog.put(Entry(record, lane_of(record.topic), time.monotonic()), 0.0, sheddable=False)
+
     def _report_shed(self) -> None:
         """Say how much telemetry was shed since the last report; the report itself is never shed."""
-        total = self._backlog.shed
+        total = self.shed()
         if total == self._shed_reported:
             return
         event = new_event(
@@ -388,6 +455,7 @@ class LogWriter:
             run_id=self._last_run_id,
             producer=self._name,
             recorded_at_ns=time.time_ns(),
+            priority=leyline_pb2.MESSAGE_PRIORITY_HIGH,
         )
         self._shed_reported = total
         self._backlog.put(Entry(outgoing(event), Lane.TELEMETRY, time.monotonic()), 0.0, sheddable=False)

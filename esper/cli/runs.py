@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SHOWN: Final = 30
 """Rows of the table where nothing else is asked for: what was run lately, on one screen or two."""
 STATUSES: Final = (QUEUED, RUNNING, DIED, COMPLETED, FAILED, INTERRUPTED, "stopped", "superseded", WITHDRAWN)
-EVERYTHING: Final = Sought()
 _UNITS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 SILENT_AFTER: Final = timedelta(minutes=10)
 """Longer than most epochs take: of a running run that has completed none for so long it is said when it was heard."""
@@ -98,15 +97,23 @@ def runs_command(data_dir: Path, sought: Sought, *, as_json: bool) -> None:
         complain(told) if as_json else say(styled(told, DIM))
 
 
-def runs_now(history: History, sought: Sought = EVERYTHING) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What was asked for and has not begun, and the rows of `runs`, of what is sought, the latest first.
+def runs_now(history: History, most: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+    """The newest `most` that wait to begin, the newest `most` runs and all that go on, and how many are left out.
 
-    Each row says besides whether its trainer lives, where that can be told (a run whose trainer is gone has died), and
-    what the fleet has of it.
+    Runs are rows of `runs`, those that stand beside them, too; only older runs are counted as left out. Each row says
+    besides whether its trainer lives, where that can be told (a run whose trainer is gone has died), and what the fleet
+    has of it.
     """
-    wait, _ = waiting(history, sought)
-    rows, _ = found_runs(history, sought, _lives)
-    return [work_row(run) for run in wait], _with_work(history, rows)
+    wait, _ = waiting(history, Sought(most=most))
+    rows, older = found_runs(history, Sought(most=most), _lives)
+    found = list(rows)
+    if older:
+        known = {row["run_id"] for row in found}
+        going, _ = found_runs(history, Sought(statuses=frozenset({RUNNING}), most=most), _lives)
+        more = [row for row in going if row["run_id"] not in known]
+        older -= sum(not (row["control_of"] or row["static_of"]) for row in more)
+        found += more
+    return [work_row(run) for run in wait], _with_work(history, found), older
 
 
 def _with_work(history: History, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

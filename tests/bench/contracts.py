@@ -24,6 +24,8 @@ from tests.bench.table import Row
 NOW_NS = 1_750_000_000_123_456_789
 UUID = "0197a3f0-5c1e-7d2a-9b4f-3c2d1e0f9a8b"
 CALLS, WARM_UP = 2_000, 200
+WRAP_US, CHECK_US = 20.0, 20.0
+"""R-LEY-10 and R-LEY-13."""
 
 
 def state_packet(seeds: int) -> leyline_pb2.SystemStatePacket:
@@ -131,6 +133,7 @@ def wrap(body: Any) -> event_pb2.Event:
     )
 
 
+BLOB = event_pb2.DeadLettered(record=bytes(200))
 BODIES: dict[str, Callable[[], Any]] = {
     "state packet, one seed": lambda: state_packet(1),
     "state packet, ten seeds": lambda: state_packet(10),
@@ -174,8 +177,12 @@ def allocations(call: Callable[[], object]) -> float:
 
 
 def rows(*, full: bool = False) -> list[Row]:  # as quick as it can be
-    """The architecture's rows: 95th percentiles, of the slowest of the events and of the command."""
+    """The rows of ruling 22's messages: 95th percentiles of writing, of wrapping, and of the slowest to check."""
     took = {name: percentiles_us(wrap(make()).SerializeToString)[1] for name, make in BODIES.items()}
+    read = {
+        name: percentiles_us(partial(envelope.parse, wrap(make()).SerializeToString()))[1]
+        for name, make in BODIES.items()
+    }
     command_us = took.pop("adaptation command")
     slowest = max(took, key=lambda name: took[name])
     fixture = f"{CALLS:,} calls, p95"
@@ -185,6 +192,8 @@ def rows(*, full: bool = False) -> list[Row]:  # as quick as it can be
             "serialise an event", took[slowest], "µs", f"{slowest}, the slowest of {len(took)}; {fixture}", event_limit
         ),
         Row("serialise a command", command_us, "µs", fixture, float(limits.SERIALIZE_COMMAND_US)),
+        Row("wrap 200 B in an envelope", percentiles_us(partial(wrap, BLOB))[1], "µs", fixture, WRAP_US),
+        Row("read and check an event", max(read.values()), "µs", f"the slowest of {len(read)}; {fixture}", CHECK_US),
     ]
 
 
@@ -199,8 +208,7 @@ def main() -> None:
         limit_us = limits.SERIALIZE_COMMAND_US if "command" in name else limits.PERFORMANCE["protobuf_serialization_us"]
         sizes = payload_bytes(name), limits.PAYLOAD_BYTES[name], envelope_bytes(name)
         row(f"encode {name}", *sizes, *encode, limit_us, decode, allocations(read))
-    blob = event_pb2.DeadLettered(record=bytes(200))
-    row("wrap a body of 200 B", "", "", "", *percentiles_us(partial(wrap, blob)), 20, "", "")
+    row("wrap a body of 200 B", "", "", "", *percentiles_us(partial(wrap, BLOB)), WRAP_US, "", "")
     ring = KeyRing((bytes(32),))
     verifier = CommandVerifier(ring)
     signed = iter([ring.sign(_with_id(number)) for number in range(WARM_UP + CALLS)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from importlib.resources import files
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+COMPILE_S = 2.0
 GENERATE = "python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. contracts/leyline/v1/*.proto"
 
 
@@ -21,15 +23,18 @@ def generate(root, target) -> None:
     subprocess.run([*command, *protos], cwd=root, check=True, timeout=60)
 
 
-@pytest.mark.requirement("R-LEY-1")
+@pytest.mark.requirement("R-LEY-1", "R-LEY-21")
 def test_the_committed_code_is_what_the_contracts_generate(root, tmp_path):
-    """R-LEY-1."""
+    """R-LEY-1, and R-LEY-21 in processor time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     generate(root, tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     generated = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*_pb2.py*")}
     stale = [str(path) for path, content in generated.items() if (root / path).read_bytes() != content]
 
     assert len(generated) == 4
     assert stale == [], f"run: {GENERATE}"
+    assert after.ru_utime - before.ru_utime < COMPILE_S
 
 
 def test_the_frozen_descriptors_are_of_these_contracts(root, tmp_path, freeze):

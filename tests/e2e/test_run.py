@@ -107,6 +107,20 @@ def test_archive_holds_every_fact_once(result, shared_esper):
     assert sum(counts.values()) - late <= result["events"] <= sum(counts.values())
 
 
+@pytest.mark.requirement("R-OPS-16")
+def test_no_seed_reached_what_is_not_its_own_and_nothing_was_shed(result, shared_esper):
+    query = (
+        f"select count(*) as epochs, "
+        f"sum(list_sum(list_transform(seeds, lambda s: s.isolation_violations))) as violations "
+        f"from log.epoch_completed where run_id = '{result['run_id']}'"
+    )
+    (seen,) = shared_esper.json("sql", query)
+    (run,) = shared_esper.json("sql", f"select telemetry_shed from runs where run_id = '{result['run_id']}'")
+
+    assert (seen["epochs"], seen["violations"]) == (EPOCHS, 0)
+    assert (run["telemetry_shed"], result["records_lost"]) == (0, 0)
+
+
 def test_runs_lists_the_run_and_its_control(result, shared_esper):
     runs = {run["run_id"]: run for run in shared_esper.json("runs")}
     grown, control = runs[result["run_id"]], runs[result["run_id"] + "-control"]

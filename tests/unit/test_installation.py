@@ -57,6 +57,7 @@ def test_every_entry_point_refuses_a_package_of_somebody_else_and_names_both_pla
     assert str(ROOT / "contracts") in said
 
 
+@pytest.mark.requirement("R-OPS-14")
 @pytest.mark.parametrize("name", ["contracts", "projections", "streams"])
 def test_the_command_refuses_each_of_the_three(tmp_path, name):
     theirs = shadow(tmp_path, name)

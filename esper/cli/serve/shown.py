@@ -28,7 +28,8 @@ from projections.run_queries import EventReader
 if TYPE_CHECKING:
     from projections.history import History
 
-RUNS_SHOWN: Final = 100
+RUNS_SHOWN: Final = 60
+"""The newest so many, with the runs beside them; those that go on are shown besides."""
 ALERTS_SHOWN: Final = 50
 FOLDED: Final = 8
 """Runs that go on whose breakers and mode stand in the overview; of each other one they stand on its own view."""
@@ -41,7 +42,7 @@ FOLLOWED: Final = 8
 NARROWEST, WIDEST, WIDTH_STEP = 300, 1_200, 20
 NOTHING: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("runs", "waiting", "alerts", "breakers", "budgets"), ()),
-    **dict.fromkeys(("runs_in_all", "alert_count"), 0),
+    **dict.fromkeys(("runs_left_out", "alert_count"), 0),
     "conservative_mode": False,
     "generation": -1,
 }
@@ -54,14 +55,14 @@ _RUN: Final = (
 
 
 def overview(history: History) -> dict[str, Any]:
-    """All runs, what waits to be one, the alerts, and of runs that go on their breakers, mode and seeds."""
-    waiting, found = runs_now(history)
+    """The newest runs, what waits to be one, the alerts, and of runs that go on their breakers, mode and seeds."""
+    waiting, found, older = runs_now(history, RUNS_SHOWN)
     fired = alerts(history)
     states = _states(history, [run["run_id"] for run in found if run["status"] == "running"][:FOLDED])
     return {
-        "runs": [_run(run, states.get(run["run_id"])) for run in found[:RUNS_SHOWN]],
-        "runs_in_all": len(found),
-        "waiting": waiting[:RUNS_SHOWN],
+        "runs": [_run(run, states.get(run["run_id"])) for run in found],
+        "runs_left_out": older,
+        "waiting": waiting,
         "alerts": [_alert(each) for each in fired[:ALERTS_SHOWN]],
         "alert_count": sum(each["cleared_at"] is None for each in fired),
         "breakers": [

@@ -11,8 +11,8 @@ import pytest
 from esper.errors import CorruptState, Interrupted, InvalidInput, LogUnavailable
 from esper.leyline.objects import ObjectStore
 from projections import shared_objects
+from projections.addresses import Folder
 from projections.shared_objects import SharedObjects
-from projections.transfer import Folder
 from streams.objects import object_store
 
 CONTENT = b"weights" * 1_000
@@ -83,6 +83,7 @@ def test_copies_stay_within_their_budget_and_the_oldest_go_first(address, tmp_pa
     assert [each in here for each in references] == [True, False, False, True, True]
 
 
+@pytest.mark.requirement("R-OPS-14")
 def test_a_store_that_does_not_answer_is_one_line(store, address, tmp_path):
     shared = object_store(tmp_path)
     reference = shared.put(CONTENT)

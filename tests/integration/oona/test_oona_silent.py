@@ -102,6 +102,7 @@ def start(address, ring, metrics):
     return said
 
 
+@pytest.mark.requirement("R-OPS-14")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_log_that_falls_silent_while_a_run_starts_is_one_error_and_no_more(
     log, ring, metrics, monkeypatch, caplog, capfd, moment

@@ -122,6 +122,11 @@ def test_telemetry_is_shed_while_the_log_stalls_and_an_event_says_how_much(own_l
     assert reports[-1].total == 150
     assert sum(body_name(event) == "step_sampled" for event in found) == 50
     assert metrics.value("esper_oona_publish_dropped_total") == 150
+    told = [
+        each for event in read(address=own_log.address, topics=(EMERGENCY,)) for each in event.telemetry_packet.events
+    ]
+    assert [(each.event_id, each.attributes["writer"]) for each in told] == [("oona.conservative_entered", "trainer")]
+    assert "50 telemetry events waited" in told[0].description
 
 
 @pytest.mark.requirement("R-TOL-28", "R-OONA-4")

@@ -82,6 +82,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, 
     assert captured.out == ""
 
 
+@pytest.mark.requirement("R-OPS-14")
 def test_outside_broker_without_a_key_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ESPER_BROKERS", "redpanda.example:9092")
     monkeypatch.delenv("ESPER_KEY", raising=False)

@@ -10,9 +10,11 @@ import pytest
 from contracts.leyline.v1 import event_pb2 as e
 from esper.cli.app import dispatch
 from esper.cli.runs import sought
+from esper.cli.serve import shown
 from esper.errors import InvalidInput
 from esper.leyline.envelope import new_event
 from esper.weatherlight.alive import this_process
+from projections import open_history
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords
 
@@ -176,3 +178,55 @@ def test_who_died_is_told_from_who_runs(folder, capsys):
         ["bbbbbbbb"],
         "left out: 1 older run; `esper runs --limit 0` shows all",
     )
+
+
+@pytest.fixture(scope="module")
+def old_ones_go_on(tmp_path_factory):
+    """Two runs that go on, one of which had ended before; one whose process is gone; then three that completed."""
+    here, gone = e.Machine(process=this_process()), e.Machine(process=this_process())
+    gone.process.started_ticks += 1
+    resumed = fact(e.RunResumed(accepted_sequence=2, machine=here), "resumed", 3, 3)
+    resumed.incarnation = 2
+    events = [
+        fact(e.RunStarted(task="digits", machine=here), "resumed", 1, 0),
+        fact(e.RunFinished(status="interrupted"), "resumed", 2, 1),
+        resumed,
+        fact(e.RunStarted(task="digits", machine=here), "goes-on", 1, 4),
+        fact(e.RunStarted(task="digits", control_of="goes-on", machine=here), "goes-on-control", 1, 5),
+        fact(e.RunStarted(task="digits", machine=gone), "gone", 1, 6),
+    ]
+    for number in range(3):
+        run_id = f"done-{number}"
+        events += [
+            fact(e.RunStarted(task="digits"), run_id, 1, 10 + number),
+            fact(e.RunFinished(status="completed"), run_id, 2, 20 + number),
+        ]
+    folder = tmp_path_factory.mktemp("old")
+    with Archive(folder / "archive") as archive:
+        archive.append(LogOfRecords().place(events))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["running"], ["goes-on", "resumed"]),
+        (["died"], ["gone"]),
+        (["running", "died"], ["gone", "goes-on", "resumed"]),
+        (["running", "died", "completed"], ["done-2", "done-1", "done-0", "gone", "goes-on", "resumed"]),
+        (["running", "completed"], ["done-2", "done-1", "done-0", "goes-on", "resumed"]),
+    ],
+)
+def test_what_goes_on_is_found_without_reading_what_is_over(old_ones_go_on, capsys, statuses, expected):
+    options = [word for status in statuses for word in ("--status", status)]
+
+    assert listed(old_ones_go_on, capsys, *options)[0] == expected
+
+
+def test_mission_control_shows_the_newest_and_all_that_goes_on(old_ones_go_on, monkeypatch):
+    monkeypatch.setattr(shown, "RUNS_SHOWN", 2)
+    with open_history(old_ones_go_on / "archive") as history:
+        told = shown.overview(history)
+
+    assert [run["run_id"] for run in told["runs"]] == ["done-2", "done-1", "goes-on-control", "goes-on", "resumed"]
+    assert told["runs_left_out"] == 2  # done-0, and gone

@@ -39,3 +39,21 @@ def test_a_log_of_every_schema_version_and_an_archive_of_every_format_are_kept(v
     """The tests of projections and of old archives read them."""
     assert (KEPT_LOGS / f"v{version}.jsonl").exists()
     assert (KEPT_LOGS / f"archive_v{manifest.FORMAT}" / "archive").is_dir()
+
+
+@pytest.mark.requirement("R-OPS-10")
+def test_the_runbook_says_how_to_start_stop_look_and_go_back():
+    """Its commands are those that there are (test_docs), its alerts and drills too (test_alert_drills)."""
+    page = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (\w.* .*)$", page, re.MULTILINE)
+
+    assert sections == ["Start and stop", "How it is", "Going back", "What the alerts mean"]
+    for told in (
+        "esper up",
+        "Ctrl-C",
+        "esper doctor",
+        "streams.healthcheck",
+        "esper policy rollback",
+        "releases.md#roll-back",
+    ):
+        assert told in page

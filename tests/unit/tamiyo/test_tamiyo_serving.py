@@ -129,7 +129,7 @@ def told_otherwise(content, **fields):
     return safetensors.torch.save(safetensors.torch.load(content), metadata={"policy": json.dumps(told)})
 
 
-@pytest.mark.requirement("R-TAM-53", "R-TAM-54", "R-TAM-55")
+@pytest.mark.requirement("R-TAM-53", "R-TAM-54", "R-TAM-55", "R-SEC-16")
 @pytest.mark.parametrize(
     ("content", "fields", "reason"),
     [

@@ -147,7 +147,7 @@ function showRuns() {
         + (each.probe_loss === null ? "" : ` · loss ${figure(each.probe_loss)}`) + (each.metric && !each.metric.startsWith("loss ") ? ` · ${each.metric}` : "")),
       each.seeds.map((seed) => h("span", { class: "chip" }, h("span", { class: `stage ${seed.stage.toLowerCase()}` }, `${seed.seed_id} ${named(seed.stage)}`)))))),
     ...overview.waiting.map((each) => h("li", {}, h("div", { class: "note" }, `${each.run_id} · ${each.task || ""} · ${each.told}`))),
-    ...(overview.runs_in_all > overview.runs.length ? nothing(`The newest ${overview.runs.length} of ${overview.runs_in_all}; esper runs lists all.`) : []),
+    ...(overview.runs_left_out ? nothing(`${overview.runs_left_out} older ${overview.runs_left_out === 1 ? "run is" : "runs are"} left out; esper runs --limit 0 lists all.`) : []),
   ]);
 }
 
