@@ -18,11 +18,11 @@ from esper.errors import CorruptState, InvalidInput
 from esper.leyline.folders import Folder as HeldFolder
 from esper.leyline.signing import KeyRing
 from projections import manifest
+from projections.addresses import Folder
 from projections.archive_writer import Archive
 from projections.decode import decode
 from projections.manifest import FILES, FileEntry, Manifest, Place
 from projections.records import Batch, Unreadable
-from projections.transfer import Folder
 from projections.verdicts import Verdicts
 from projections.verify import damaged
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from esper.errors import CorruptState, Interrupted, InvalidInput, LogUnavailable
 from esper.leyline.objects import MOST_BYTES, PACKED, ObjectStore
-from projections.transfer import Folder
+from projections.addresses import Folder
 
 LOOK_EVERY: Final = 16
 """The folder is looked through when so many objects came, as it is asked for its size."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from projections.addresses import Folder
 from projections.columns import INVALID, TABLES
 from projections.cross_checks import (
     Beside,
@@ -22,7 +23,7 @@ from projections.cross_checks import (
 from projections.history import History
 from projections.manifest import FILES, Gap, Manifest
 from projections.records import Unreadable
-from projections.transfer import Folder, damaged_at
+from projections.transfer import damaged_at
 from projections.verify import Finding, damaged
 
 NOTHING: Final = Beside()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import sys
 import time
@@ -94,7 +95,8 @@ async def _serve(place: Place, messages: TextIO) -> None:
         log = place.settings.data / "log" if place.settings.brokers is None else None
         pump = ArchiveLoop(archive, consumer, metrics, stop, log)
         try:
-            with HealthServer("archiver", metrics, checks={"archive": pump.trouble}) as health:
+            room = {"free_bytes": lambda: float(shutil.disk_usage(archive.folder).free)}
+            with HealthServer("archiver", metrics, checks={"archive": pump.trouble}, figures=room) as health:
                 announce("archiver", place.settings.run_folder, health.port, messages)
                 await pump.run()
         finally:

@@ -27,13 +27,24 @@ HOST: Final = "127.0.0.1"
 REQUEST_S: Final = 5.0
 MAX_REQUEST_BYTES: Final = 8 * 1024
 LOG_ANSWER_S: Final = 2.0
+IN_HEALTH: Final = (
+    "esper_oona_queue_depth",
+    "esper_oona_breaker_state",
+    "esper_tezzeret_breaker_state",
+    "esper_urza_breaker_state",
+    "esper_tolaria_breaker_state",
+    "esper_archive_lag_seconds",
+    "esper_nissa_alerts_active",
+)
+"""Gauges that `/health` shows beside the checks, where the process has them: depth, breakers, lag and alerts."""
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class HealthPages:
     """The two pages of `process`, served in the loop that `start` runs in; `port` says where.
 
-    `figures` are numbers shown beside the checks, such as the queue's depth; `render` is the text of `/metrics`.
+    `figures` are numbers shown beside the checks, such as the queue's depth, and so are `gauges`, of which there are as
+    many as there are series by then; `render` is the text of `/metrics`.
     """
 
     def __init__(
@@ -43,11 +54,13 @@ class HealthPages:
         *,
         checks: Mapping[str, Check],
         figures: Mapping[str, Callable[[], float]] | None = None,
+        gauges: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._process = process
         self._render = render
         self._checks = dict(checks)
         self._figures = dict(figures or {})
+        self._gauges = gauges
         self._began = time.monotonic()
         self._server: asyncio.Server | None = None
         self.socket = socket.create_server((HOST, 0))
@@ -87,7 +100,7 @@ class HealthPages:
             "process": self._process,
             "status": "ok" if well else "unhealthy",
             "checks": {name: trouble or "ok" for name, trouble in troubles.items()},
-            "figures": {name: figure() for name, figure in self._figures.items()},
+            "figures": {name: figure() for name, figure in self._figures.items()} | dict(self._gauges()),
             "uptime_s": round(time.monotonic() - self._began, 3),
         }
         return "200 OK" if well else "503 Service Unavailable", "application/json", json.dumps(page).encode()
@@ -104,7 +117,9 @@ class HealthServer:
         checks: Mapping[str, Check],
         figures: Mapping[str, Callable[[], float]] | None = None,
     ) -> None:
-        self._pages = HealthPages(process, metrics.render, checks=checks, figures=figures)
+        self._pages = HealthPages(
+            process, metrics.render, checks=checks, figures=figures, gauges=lambda: metrics.gauges(*IN_HEALTH)
+        )
         self.port = self._pages.port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"health-{process}", daemon=True)

@@ -49,6 +49,12 @@ class Metrics:
         """The present value of a counter or gauge, 0 where it has none."""
         return self.registry.get_sample_value(name, labels) or 0.0
 
+    def gauges(self, *names: str) -> dict[str, float]:
+        """The present value of every series of these gauges, by its name and the values of its labels."""
+        found = [self._collectors[name] for name in names if name in self._collectors]
+        samples = [sample for each in found for metric in each.collect() for sample in metric.samples]
+        return {" ".join((sample.name, *sample.labels.values())): sample.value for sample in samples}
+
     def render(self) -> bytes:
         """All of it in the text format that Prometheus scrapes."""
         return generate_latest(self.registry)

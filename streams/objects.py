@@ -14,7 +14,7 @@ def object_store(data_dir: Path) -> ObjectStore:
     if settings.objects_url is None:
         return ObjectStore(folder)
     # Late, as it brings the clients of object stores, and most have none.
+    from projections.addresses import Folder  # noqa: PLC0415
     from projections.shared_objects import SharedObjects  # noqa: PLC0415
-    from projections.transfer import Folder  # noqa: PLC0415
 
     return SharedObjects(folder, Folder.at(settings.objects_url), int(settings.objects_cache_gb * 2**30))

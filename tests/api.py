@@ -42,7 +42,7 @@ _ENGINE = ("step", "batches", "log", "before_batch", "after_backward", "before_s
 
 PUBLIC = (
     Shown("esper.grow", "esper/weatherlight/grow.py", "grow"),
-    Shown(GROWTH, "esper/weatherlight/grow.py", "Growth", ("run_id", "epochs", "report", "stop", *_ENGINE)),
+    Shown(GROWTH, "esper/weatherlight/growth.py", "Growth", ("run_id", "epochs", "report", "stop", *_ENGINE)),
     Shown("esper.Metric", "esper/metric.py", "Metric"),
     Shown("esper.load", "esper/cli/load.py", "load"),
     Shown("esper.grown_source", "esper/cli/load.py", "grown_source"),

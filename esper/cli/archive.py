@@ -92,7 +92,8 @@ def verify_command(data_dir: Path, address: str | None, *, as_json: bool) -> int
 def found(data_dir: Path, address: str | None) -> tuple[Any, Manifest]:
     """The archive of a data folder or at an address; raises InvalidInput where there is none."""
     from projections import manifest  # noqa: PLC0415
-    from projections.transfer import Folder, manifest_at  # noqa: PLC0415
+    from projections.addresses import Folder  # noqa: PLC0415
+    from projections.transfer import manifest_at  # noqa: PLC0415
 
     folder = Folder.at(address if address is not None else data_dir / "archive")
     try:
@@ -176,7 +177,8 @@ def compact_command(data_dir: Path, *, as_json: bool) -> None:
 
 def copy_command(data_dir: Path, address: str | None, to: str, *, as_json: bool) -> int:
     """Bring the copy at `to` up to date."""
-    from projections.transfer import Folder, transfer  # noqa: PLC0415
+    from projections.addresses import Folder  # noqa: PLC0415
+    from projections.transfer import transfer  # noqa: PLC0415
 
     source, _ = found(data_dir, address)
     target = Folder.at(to)
@@ -221,7 +223,7 @@ def ducklake_command(data_dir: Path, to: Path, *, as_sql: bool, as_json: bool) -
 def repair_command(data_dir: Path, name: str, copy: str | None, *, as_json: bool) -> None:
     """Make a damaged file again."""
     from projections import repair  # noqa: PLC0415
-    from projections.transfer import Folder  # noqa: PLC0415
+    from projections.addresses import Folder  # noqa: PLC0415
 
     archive = data_dir / "archive"
     found(data_dir, None)

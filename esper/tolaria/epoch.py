@@ -131,8 +131,9 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     span = run.outside.span
     started, contended = run.clock.monotonic(), run.clock.contended()
     publish(run, run.decider_breaker.poll())
-    if run.alarm_breaker.state != CIRCUIT_BREAKER_STATE_CLOSED:
-        publish(run, run.alarm_breaker.poll())
+    for breaker in (run.alarm_breaker, run.security_breaker, run.memory_breaker):
+        if breaker.state != CIRCUIT_BREAKER_STATE_CLOSED:
+            publish(run, breaker.poll())
     packet_id = run.recorder.new_id()
     with span("packet built"):
         body = epoch_packet(run, packet_id, trained, evaluation, evidence)
@@ -234,13 +235,14 @@ def _tell_of_timeout(run: Run, waited_ms: float) -> None:
 def _look_at_breakers(run: Run) -> None:
     """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback.
 
-    It is the trial of an emergency's breaker, too.
+    It is a trial of the breakers of emergencies and of memory, too.
 
     A pause ends with the epoch after the one in which it was commanded.
     """
     publish(run, run.rate_breaker.succeeded())
-    if run.alarm_breaker.state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
-        publish(run, run.alarm_breaker.succeeded())
+    for breaker in (run.alarm_breaker, run.memory_breaker):
+        if breaker.state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
+            publish(run, breaker.succeeded())
     run.failures_in_a_row = 0
     run.pauses.clear()
     publish(run, run.mode.clear(CAUTION))

@@ -29,7 +29,7 @@ from esper.metric import Figure
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import Change, ForkPlace, order_of
-from esper.tolaria.guard import ISOLATION
+from esper.tolaria.guard import FALLS_BACK, ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
@@ -65,7 +65,8 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
             breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
     for name, state in before.run_status.breakers.items():
         if state == CIRCUIT_BREAKER_STATE_OPEN:
-            run.mode.enter(name)
+            if name not in FALLS_BACK:
+                run.mode.enter(name)
             if name.startswith(ISOLATION):
                 run.kasmina.reopen(name.removeprefix(ISOLATION))
     if run.paused_until > where.epoch:

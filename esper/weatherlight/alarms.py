@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from contracts.leyline.v1.leyline_pb2 import EMERGENCY_LEVEL_CONSERVATIVE, EmergencySignal
-from esper.tolaria.outside import Alarms, Heard
+from esper.tolaria.outside import Heard
 from esper.weatherlight.flag import FROM_TRAINER, TO_TRAINER, Flag
 
 
@@ -47,32 +47,6 @@ class RunAlarms:
         self._flag.close()
         if self._flag.shared:
             self._path.unlink(missing_ok=True)
-
-
-class LateAlarms:
-    """The alarms of a run that begins later: before `real` is there, nothing is told and nothing heard."""
-
-    def __init__(self) -> None:
-        self.real: Alarms | None = None
-
-    def told(self, signal: EmergencySignal) -> None:
-        """Tell it."""
-        if self.real is not None:
-            self.real.told(signal)
-
-    def heard(self) -> Sequence[Heard]:
-        """What was heard."""
-        return () if self.real is None else self.real.heard()
-
-    def begins(self, within_s: float) -> None:
-        """A rollback begins."""
-        if self.real is not None:
-            self.real.begins(within_s)
-
-    def ends(self) -> None:
-        """It has ended."""
-        if self.real is not None:
-            self.real.ends()
 
 
 def raise_flag(path: Path, level: int, reason: str) -> bool:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from esper.errors import InvalidInput
 from esper.tolaria.script_work import Probe
-from esper.weatherlight.grow import Growth, grow
+from esper.weatherlight.grow import grow
+from esper.weatherlight.growth import Growth
 
 RULE: Final = "straight_through"
 """How a seed learns in TRAINING where nobody can run the batch again."""

@@ -61,7 +61,9 @@ def test_it_says_where_it_can_be_asked(desk):
     process = desk.start()
     (target,) = json.loads((desk.data_dir / "run" / "archiver.json").read_text())[0]["targets"]
 
-    assert httpx.get(f"http://{target}/health").status_code == 200
+    health = httpx.get(f"http://{target}/health")
+    assert health.status_code == 200
+    assert health.json()["figures"]["free_bytes"] > 0
     desk.publish(made(500))
     desk.wait_for(lambda: "esper_archive_records_total" in httpx.get(f"http://{target}/metrics").text)
     assert process.poll() is None

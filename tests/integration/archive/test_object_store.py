@@ -8,9 +8,10 @@ import pytest
 
 from esper.errors import InvalidInput
 from projections import open_history
+from projections.addresses import Folder
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
-from projections.transfer import Folder, Mirror, transfer
+from projections.transfer import Mirror, transfer
 from projections.wholeness import examine
 
 COUNT = "SELECT count(*) FROM log.every"

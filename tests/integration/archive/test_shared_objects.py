@@ -11,8 +11,8 @@ import pytest
 from esper.errors import CorruptState, Interrupted, InvalidInput, LogUnavailable
 from esper.leyline.objects import ObjectStore
 from projections import shared_objects
+from projections.addresses import Folder
 from projections.shared_objects import SharedObjects
-from projections.transfer import Folder
 from streams.objects import object_store
 
 CONTENT = b"weights" * 1_000

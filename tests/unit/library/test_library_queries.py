@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 
 import duckdb
 import pytest
@@ -83,6 +84,26 @@ def test_queries_by_id_tier_stage_and_tag(news, fold):
     assert found(library, tags=("wide", "mlp"), match_tags="any") == ["BP002-1", "BP000-1"]
     assert found(library, limit=1) == ["BP001-1"]
     assert library.reader().count() == 3
+
+
+@pytest.mark.requirement("R-URZA-8")
+def test_a_query_is_answered_in_time(news, fold):
+    """In this thread's processor time, which does not depend on who else is at work; the bench has 10,000 versions."""
+    for number in range(1, 11):
+        news.registered(f"BP{number:03}", risk=number / 100)
+        for version in range(1, 11):
+            news.stored(version, f"BP{number:03}", width=version % 4 + 1)
+    reader, took = fold(news.records).reader(), []
+    for number in range(50):
+        before = time.thread_time()
+        answer = reader.find(Query(blueprint_id=f"BP{number % 10 + 1:03}"))
+        took.append((time.thread_time() - before) * 1_000)
+        assert len(answer) == 4
+    took.sort()
+
+    assert took[25] < 10
+    assert took[47] < 200
+    assert took[-1] < 500
 
 
 @pytest.mark.requirement("R-URZA-14")

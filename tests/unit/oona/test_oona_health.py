@@ -8,7 +8,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.health import HealthServer
+from esper.nissa.catalogue import BY_NAME
+from streams.health import IN_HEALTH, HealthServer
 from streams.metrics import Metrics
 
 
@@ -35,6 +36,29 @@ def test_health_is_200_while_every_check_passes_and_503_with_the_reason_otherwis
     assert well.json()["figures"] == {"queue_depth": 7.0}
     assert ill.status_code == 503
     assert ill.json()["checks"] == {"log": "the log is silent for 9 s", "disk": "ok"}
+
+
+@pytest.mark.requirement("R-OONA-23", "R-NIS-25")
+def test_health_shows_depth_breakers_lag_and_alerts_as_they_are_then(metrics):
+    with HealthServer("worker", metrics, checks={}) as server:
+        url = f"http://127.0.0.1:{server.port}/health"
+        before = httpx.get(url).json()["figures"]
+        metrics.set("esper_oona_queue_depth", 5, writer="trainer")
+        metrics.set("esper_urza_breaker_state", 2.0)
+        metrics.set("esper_archive_lag_seconds", 0.5)
+        metrics.set("esper_nissa_alerts_active", 1.0, rule="log_down")
+        metrics.set("esper_urza_library_versions", 3.0)  # is no matter of health
+        after = httpx.get(url).json()["figures"]
+
+    assert before == {}
+    assert after == {
+        "esper_oona_queue_depth trainer": 5.0,
+        "esper_urza_breaker_state": 2.0,
+        "esper_archive_lag_seconds": 0.5,
+        "esper_nissa_alerts_active log_down": 1.0,
+    }
+    assert set(IN_HEALTH) >= {name for name in BY_NAME if name.endswith("_breaker_state")}
+    assert set(IN_HEALTH) <= set(BY_NAME)
 
 
 @pytest.mark.requirement("R-OONA-23")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from projections import manifest
+from projections.addresses import Folder
 from projections.archive_writer import Archive, Flushed
 from projections.manifest import Gap
 from projections.records import Batch, Unreadable, batches_of
-from projections.transfer import Folder
 from projections.wholeness import survey
 
 

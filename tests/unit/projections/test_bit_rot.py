@@ -14,11 +14,12 @@ import pytest
 from esper.errors import CorruptState, InvalidInput
 from projections import history as history_module
 from projections import open_history, repair, verify
+from projections.addresses import Folder
 from projections.archive_writer import Archive
 from projections.compaction import merge_all
 from projections.generated import history, records
 from projections.records import StoredRecord, batches_of
-from projections.transfer import Folder, transfer
+from projections.transfer import transfer
 
 FLIPS = 60
 QUESTIONS = (

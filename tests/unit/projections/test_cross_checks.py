@@ -11,13 +11,13 @@ from contracts.leyline.v1 import event_pb2 as pb
 from esper.leyline.objects import ObjectStore
 from esper.leyline.signing import HEADER_KEY_ID, HEADER_SIGNATURE, KeyRing, key_id
 from projections import manifest, open_history
+from projections.addresses import Folder
 from projections.archive_writer import Archive
 from projections.cross_checks import Beside, unverified
 from projections.export import export
 from projections.records import StoredRecord
 from projections.shared_objects import SharedObjects
 from projections.testing import LogOfRecords, Trainers, story
-from projections.transfer import Folder
 from projections.wholeness import examine, survey
 
 NOTHING = Beside()

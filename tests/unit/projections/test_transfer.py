@@ -18,9 +18,10 @@ import pytest
 
 from esper.errors import CorruptState, InvalidInput
 from projections import manifest, open_history, repair
+from projections.addresses import Folder
 from projections.archive_writer import Archive
 from projections.compaction import merge_all
-from projections.transfer import KEEP_REPLACED_S, Folder, Mirror, damaged_at, manifest_at, transfer
+from projections.transfer import KEEP_REPLACED_S, Mirror, damaged_at, manifest_at, transfer
 from projections.wholeness import examine
 
 COUNT = "SELECT count(*) FROM log.every"
@@ -324,7 +325,7 @@ def test_a_linked_folder_of_a_copy_is_refused(archive, tmp_path):
 def test_a_file_on_its_way_is_in_memory_by_pieces(way, archive, memory, tmp_path, monkeypatch):
     """One was held whole, up to 512 MiB of it; an HTTP server of Python knows no ranges and gives it all."""
     largest, entry = 3_000, manifest.load(archive).files[0]
-    monkeypatch.setattr("projections.transfer.PIECE_BYTES", largest)
+    monkeypatch.setattr("projections.addresses.PIECE_BYTES", largest)
     name = f"files/{entry.name}"
     whole = (archive / name).read_bytes()
     assert len(whole) > 2 * largest
@@ -394,7 +395,7 @@ def test_pieces_are_the_whole_whatever_the_size(size, memory, monkeypatch):
         return answer(path, start=start, end=end)
 
     monkeypatch.setattr(store, "cat_file", strict, raising=False)
-    monkeypatch.setattr("projections.transfer.PIECE_BYTES", 3_000)
+    monkeypatch.setattr("projections.addresses.PIECE_BYTES", 3_000)
     folder, content = Folder.at(memory), bytes(range(250)) * 60
     folder.write("some", content[:size])
 

@@ -10,9 +10,9 @@ import pytest
 
 from contracts.leyline.v1 import event_pb2
 from projections import manifest, open_history
+from projections.addresses import Folder
 from projections.archive_writer import Archive
 from projections.testing import LogOfRecords, Trainers
-from projections.transfer import Folder
 from projections.verify import Finding
 from projections.wholeness import Coverage, coverage, examine, survey
 

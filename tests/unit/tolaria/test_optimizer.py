@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from esper.kasmina.absorb import Part
 from esper.testing import FakeClock
+from esper.tolaria.learning_rate import LearningRates
 from esper.tolaria.optimizer import GroupedOptimizer
 from esper.tolaria.state import flatten, unflatten
 
@@ -96,6 +99,29 @@ def test_a_new_life_in_the_same_slot_starts_without_the_old_state() -> None:
     changes = optimizer.sync({"s1": held(second)}, {"s1": second})
     assert [each.change for each in changes] == ["group_removed", "group_added"]
     assert second.weight not in optimizer.torch.state
+
+
+@pytest.mark.requirement("R-TOL-18")
+def test_rates_and_new_parameters_are_set_in_time() -> None:
+    """Of 32 seeds, in this thread's processor time, which does not depend on who else is at work."""
+    host, seeds = nn.Linear(3, 3), {f"s{number}": nn.Linear(64, 64) for number in range(32)}
+    optimizer = make(host)
+    warm_up = {"warmup_steps": 10, "new_parameter_rate": 0.1, "new_parameter_warmup_steps": 10}
+    rates = LearningRates("wsd", base_rate=0.1, total_steps=100, decay_share=0.8, **warm_up)
+
+    def took(call: Callable[[], object]) -> float:
+        before = time.thread_time()
+        call()
+        return (time.thread_time() - before) * 1_000
+
+    added = [took(lambda n=n: optimizer.sync({s: held(seeds[s]) for s in list(seeds)[:n]}, seeds)) for n in range(33)]
+    for name in seeds:
+        rates.add(name, 1.0, 0)
+    set_and_checked = [took(lambda step=step: rates.begin_step(optimizer.groups, step)) for step in range(10, 40)]
+
+    assert len(optimizer.names) == 33
+    assert sorted(added)[-2] < 20
+    assert sorted(set_and_checked)[-2] < 2  # setting alone may take 5
 
 
 @pytest.mark.requirement("R-TOL-17")

@@ -18,7 +18,7 @@ from esper.testing import seed_command
 from esper.tolaria.encoded import decode, encode
 from esper.tolaria.engine import Session
 from esper.tolaria.own_optimizer import OwnOptimizer
-from esper.weatherlight.grow import wait_a_while
+from esper.weatherlight.growth import wait_a_while
 from projections import open_history
 from streams.records import outgoing
 
