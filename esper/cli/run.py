@@ -20,7 +20,7 @@ from contracts.leyline.v1.leyline_pb2 import (
     AdaptationCommand,
     CommandSeedOperation,
 )
-from esper.cli import RUN_FAILED
+from esper.cli import INTERRUPTED, RUN_FAILED
 from esper.cli.history import check_writable
 from esper.cli.output import complain, say, say_json, visible
 from esper.cli.trainers import PREPARE_S, Trainers
@@ -167,7 +167,8 @@ def run_command(request: RunRequest) -> int:
         return RUN_FAILED
     # The object is the last line of stdout, and the last thing that happens: the processes have ended by now.
     say_json(summary.to_json()) if request.as_json else say(summary.text())
-    return 0
+    end = summary.grown.finished
+    return INTERRUPTED if end is not None and end.status == "interrupted" else 0
 
 
 def _in_this_process(request: RunRequest) -> int:

@@ -346,6 +346,10 @@ class Kasmina:
         """The host is compiled: the hooks of seeds are no part of its graphs."""
         self._grafts.compiled = True
 
+    def ask_library_while(self, allowed: Callable[[], bool]) -> None:
+        """Ask the library for the kernels of new seeds only while this is so; otherwise modules are built here."""
+        self._moves.ask_library_while(allowed)
+
     def set_steps_per_epoch(self, steps: int) -> None:
         """A ramp that begins from now on is as long as its epochs of so many steps are."""
         self._progress.set_steps_per_epoch(steps)

@@ -54,7 +54,12 @@ class Moves:
         self._outbox = grafts.outbox
         self._build = build
         self._kernels = kernels
+        self._ask: Callable[[], bool] = lambda: True
         self._seed = seed
+
+    def ask_library_while(self, allowed: Callable[[], bool]) -> None:
+        """Ask the library only while this is so."""
+        self._ask = allowed
 
     def move(self, slot: Slot, target: Stage, reason: str, command_id: bytes = b"") -> SeedTransitioned:
         """Take the slot to `target` and return the fact; raises IllegalTransition and changes nothing if it cannot."""
@@ -120,7 +125,8 @@ class Moves:
         Where the library has a kernel that cannot be used, the identity stands in its place until G0 has failed.
         """
         started = self._grafts.monotonic()
-        kernel = self._kernels.find(request.blueprint_id, slot.description, request.parameters)
+        here = not self._ask()
+        kernel = None if here else self._kernels.find(request.blueprint_id, slot.description, request.parameters)
         seed = self._new_seed(slot, request, kernel)
         seed.before = before
         slot.life += 1

@@ -23,6 +23,7 @@ from esper.kasmina.moves import Moves
 from esper.kasmina.passes import Probing
 from esper.kasmina.seed import Slot, ramp
 from esper.kasmina.sites import Stream, device_of, drawing_from, evaluating
+from esper.kasmina.telemetry import MEMORY_DENIED
 
 _HURRY: Final = {
     lifecycle.TRAINING: lifecycle.BLENDING,
@@ -102,7 +103,7 @@ class Progress:
         if kept <= limit:
             return []
         reason = f"memory limit: {slot.seed.blueprint_id} keeps {kept:g} MiB beside its parameters, not <= {limit:g}"
-        self._outbox.tell(slot.seed_id, "memory_allocation_denied", TELEMETRY_LEVEL_CRITICAL, reason=reason)
+        self._outbox.tell(slot.seed_id, MEMORY_DENIED, TELEMETRY_LEVEL_CRITICAL, reason=reason)
         self._outbox.quarantined(slot.seed_id, reason)
         return self._moves.cull(slot, reason)
 

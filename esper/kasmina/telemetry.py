@@ -25,6 +25,8 @@ from esper.kasmina import lifecycle
 from esper.kasmina.seed import Seed, Slot
 
 MAX_PENDING: Final = 64
+MEMORY_DENIED: Final = "memory_allocation_denied"
+"""The event that the trainer's breaker `memory_bounds` counts."""
 """Events of one seed that wait to be drained."""
 LEARNING: Final = frozenset({lifecycle.TRAINING, lifecycle.BLENDING, lifecycle.PROBATIONARY, lifecycle.FOSSILIZED})
 """Stages in which an optimiser holds the seed's parameters."""

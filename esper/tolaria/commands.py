@@ -16,10 +16,13 @@ from contracts.leyline.v1.event_pb2 import (
     BreakerChanged,
     CommandApplied,
     CommandRejected,
+    KernelAttached,
     SecurityViolation,
     SeedTransitioned,
 )
 from contracts.leyline.v1.leyline_pb2 import (
+    CIRCUIT_BREAKER_STATE_CLOSED,
+    CIRCUIT_BREAKER_STATE_HALF_OPEN,
     CIRCUIT_BREAKER_STATE_OPEN,
     COMMAND_TYPE_CIRCUIT_BREAKER,
     COMMAND_TYPE_OPTIMIZER,
@@ -41,9 +44,11 @@ from contracts.leyline.v1.leyline_pb2 import (
 from contracts.topics import COMMANDS
 from esper.errors import InvalidInput
 from esper.kasmina.commands import CommandRefused
+from esper.kasmina.telemetry import MEMORY_DENIED
 from esper.leyline import ids
 from esper.leyline.envelope import Event, priority_of
-from esper.tolaria.guard import ALARM
+from esper.tolaria import memory
+from esper.tolaria.guard import ALARM, FALLS_BACK, TrainerBreaker
 from esper.tolaria.kept import before_germination, pin, seed_ended
 from esper.tolaria.optimizer import HOST
 from esper.tolaria.run import Chain, Run
@@ -101,6 +106,8 @@ def apply_command(run: Run, request: Request, decision: Event | None = None) -> 
     applied when this was recorded is refused now.
     """
     event = request.event
+    if decision is None:
+        publish(run, waited(run.security_breaker))
     if event is None or request.rejected is not None:
         _reject(run, request)
         return request.rejected
@@ -109,6 +116,8 @@ def apply_command(run: Run, request: Request, decision: Event | None = None) -> 
         if not request.settled:
             _check(run, event, decision)
         carry_out(run, event, decision)
+        if decision is None and run.security_breaker.state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
+            publish(run, run.security_breaker.succeeded())
     except CommandRefused as refusal:
         rejected = run.world.refused(event, refusal)
         _reject(run, Request(event, rejected))
@@ -123,6 +132,8 @@ def carry_out(run: Run, event: Event, decision: Event | None) -> None:
     command = event.adaptation_command
     blueprint_id, params = _blueprint(run, command), run.params
     started = run.clock.monotonic()
+    if command.command_type == COMMAND_TYPE_SEED:
+        publish(run, waited(run.kernel_breaker))
     to_be_proven = run.config.seeds.swift and command.seed_operation.operation == SEED_OPERATION_GERMINATE
     before = before_germination(run) if to_be_proven else None
     facts = run.kasmina.apply(command) if command.command_type == COMMAND_TYPE_SEED else _apply_other(run, command)
@@ -133,8 +144,25 @@ def carry_out(run: Run, event: Event, decision: Event | None) -> None:
         run.chains[command.target_seed_id] = chain
         _watch(run, command, decision, blueprint_id=blueprint_id, parameters_added=run.params - params)
     take_effect(run, facts, chain)
+    _judge_kernels(run, facts)
     if "told" in command.annotations and not facts:
         run.world.flush()  # a hold or a pause has no fact but that it was applied, and holds only once the log has it
+
+
+def waited(breaker: TrainerBreaker) -> list[BreakerChanged]:
+    """What the time that has passed makes of a breaker; one that is closed is not asked."""
+    return [] if breaker.state == CIRCUIT_BREAKER_STATE_CLOSED else breaker.poll()
+
+
+def _judge_kernels(run: Run, facts: Sequence[Message]) -> None:
+    """A kernel of the library that a seed could not use is a failure of loading them; one that it uses, a success."""
+    for fact in facts:
+        if not isinstance(fact, KernelAttached):
+            continue
+        if fact.trouble:
+            publish(run, run.kernel_breaker.failed(fact.trouble))
+        elif fact.artifact_ref and run.kernel_breaker.state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
+            publish(run, run.kernel_breaker.succeeded())
 
 
 def _check(run: Run, event: Event, decision: Event | None) -> None:
@@ -144,9 +172,16 @@ def _check(run: Run, event: Event, decision: Event | None) -> None:
         raise CommandRefused("wrong_run", f"the command is for run {event.run_id}", critical=True)
     if decision is None and event.correlation_id:
         raise CommandRefused("late", "the epoch that this answers went on without it")
+    closes = command.command_type == COMMAND_TYPE_CIRCUIT_BREAKER
+    if decision is None and not closes and not run.security_breaker.allows:
+        raise CommandRefused(
+            "security_breaker", "no command is taken for 30 s: a live key has signed what no honest holder sends"
+        )
     grows = command.command_type == COMMAND_TYPE_SEED and command.seed_operation.operation not in _NEVER_GROWS
     if run.mode.on and grows:
         raise CommandRefused("conservative_mode", "nothing grows or fossilizes in conservative mode; a cull is allowed")
+    if command.command_type == COMMAND_TYPE_SEED:
+        memory.check(run, command)
     if command.command_type == COMMAND_TYPE_OPTIMIZER:
         _check_rate(run, command)
     if command.command_type == COMMAND_TYPE_PAUSE and not _resumes(command):
@@ -357,6 +392,13 @@ def _reject(run: Run, request: Request) -> None:
             reason=body.reason, topic=COMMANDS.name, detail=body.detail, subject_id=body.command_id
         )
         run.recorder.publish(violation, priority=MESSAGE_PRIORITY_CRITICAL)
+    if body.critical and body.reason in _OF_A_HOLDER:
+        publish(run, run.security_breaker.failed(f"{body.reason}, signed by a live key"))
+
+
+_OF_A_HOLDER: Final = ("nonce_replayed", "issued_in_future", "malformed", "missing_timestamp", "wrong_run")
+"""Rejections of what a live key has signed, which no delay explains. Whoever has no key of ours can cause none of them,
+and so open no breaker (ruling 39)."""
 
 
 def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -> None:
@@ -373,6 +415,8 @@ def publish(run: Run, messages: Iterable[Message], chain: Chain | None = None) -
             priority=priority_of(message),
         )
         if isinstance(message, BreakerChanged):
+            if message.breaker in FALLS_BACK:
+                continue
             opened = message.to_state == CIRCUIT_BREAKER_STATE_OPEN
             publish(run, run.mode.enter(message.breaker) if opened else run.mode.clear(message.breaker), chain)
 
@@ -413,6 +457,8 @@ def drain(run: Run) -> None:
         if isinstance(message, TelemetryPacket) and message.level == TELEMETRY_LEVEL_CRITICAL:
             for event in message.events:
                 run.windows.critical(event.attributes.get("seed_id", ""))
+                if event.event_id == MEMORY_DENIED:
+                    publish(run, run.memory_breaker.failed(event.attributes.get("reason", "")))
 
 
 def _seed_moved(run: Run, transition: SeedTransitioned) -> None:

@@ -41,6 +41,7 @@ from esper.tolaria.commands import ACTION_SET, PAUSE, apply_command, drain, publ
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
 from esper.tolaria.measuring import tries_candidates
+from esper.tolaria.memory import relieve
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run
@@ -84,6 +85,7 @@ def finish_epoch(run: Run, trained: Trained) -> None:
         snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
     if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:
         save_checkpoint(run, snapshot, "final" if last else "epoch")
+    relieve(run)
     report_epoch(run, trained, evaluation)
     run.world.flush()
 
@@ -131,8 +133,9 @@ def _decide(run: Run, trained: Trained, evaluation: Evaluation, evidence: Sequen
     span = run.outside.span
     started, contended = run.clock.monotonic(), run.clock.contended()
     publish(run, run.decider_breaker.poll())
-    if run.alarm_breaker.state != CIRCUIT_BREAKER_STATE_CLOSED:
-        publish(run, run.alarm_breaker.poll())
+    for breaker in (run.alarm_breaker, run.security_breaker, run.memory_breaker):
+        if breaker.state != CIRCUIT_BREAKER_STATE_CLOSED:
+            publish(run, breaker.poll())
     packet_id = run.recorder.new_id()
     with span("packet built"):
         body = epoch_packet(run, packet_id, trained, evaluation, evidence)
@@ -234,13 +237,14 @@ def _tell_of_timeout(run: Run, waited_ms: float) -> None:
 def _look_at_breakers(run: Run) -> None:
     """A completed epoch is a success of the learning rates, and the end of the caution that follows a rollback.
 
-    It is the trial of an emergency's breaker, too.
+    It is a trial of the breakers of emergencies and of memory, too.
 
     A pause ends with the epoch after the one in which it was commanded.
     """
     publish(run, run.rate_breaker.succeeded())
-    if run.alarm_breaker.state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
-        publish(run, run.alarm_breaker.succeeded())
+    for breaker in (run.alarm_breaker, run.memory_breaker):
+        if breaker.state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
+            publish(run, breaker.succeeded())
     run.failures_in_a_row = 0
     run.pauses.clear()
     publish(run, run.mode.clear(CAUTION))

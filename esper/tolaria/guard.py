@@ -100,8 +100,24 @@ ALARM: Final = "emergency"
 """The breaker that opens at an emergency which somebody else has signalled."""
 
 
+SECURITY: Final = "security"
+"""... that opens at commands which the holder of a live key has signed and which no honest one sends (R-SEC-15)."""
+
+KERNELS: Final = "kernel_loading"
+"""... that opens where the library's kernels cannot be used; modules are built here then, and nothing else changes."""
+
+MEMORY: Final = "memory_bounds"
+"""... that opens where seeds keep more memory than they may."""
+
+SWAPS: Final = "recompilation"
+"""... that opens where compiled kernels cannot take the place of eager ones; the eager ones serve on then."""
+
+FALLS_BACK: Final = frozenset({KERNELS, SWAPS})
+"""Breakers that have something else to do instead: the run is in no conservative mode while one is open."""
+
+
 class TrainerBreaker(CircuitBreaker):
-    """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32).
+    """Opens after 3 failures, is tried again after 30 s, closes after 1 success (R-TOL-32), or as it is told.
 
     When it changes depends on a clock, so its changes come from the world. A command forces it directly.
     """
@@ -114,8 +130,11 @@ class TrainerBreaker(CircuitBreaker):
         *,
         failures: int = 3,
         window_s: float = 600.0,
+        successes: int = 1,
     ) -> None:
-        super().__init__(name, failures=failures, window_s=window_s, reset_s=30.0, successes=1, monotonic=monotonic)
+        super().__init__(
+            name, failures=failures, window_s=window_s, reset_s=30.0, successes=successes, monotonic=monotonic
+        )
         self._world = world
 
     def poll(self) -> list[BreakerChanged]:

@@ -26,7 +26,7 @@ from esper.tolaria.config import RunConfig
 from esper.tolaria.data import RandomStreams
 from esper.tolaria.flops import FlopMeter
 from esper.tolaria.gradients import Learners
-from esper.tolaria.guard import ALARM, ConservativeMode, Guard, TrainerBreaker
+from esper.tolaria.guard import ALARM, KERNELS, MEMORY, SECURITY, SWAPS, ConservativeMode, Guard, TrainerBreaker
 from esper.tolaria.kernels import LibraryKernels, WorldKernels
 from esper.tolaria.learning_rate import LearningRates, warmup_steps
 from esper.tolaria.measuring import chosen, costs_of, plan
@@ -194,6 +194,8 @@ def assembled(
     """
     assert config.epochs is not None and config.batch_size is not None  # noqa: PT018
     clock = world.outside.clock
+    kernel_breaker = TrainerBreaker(KERNELS, world, clock.monotonic, failures=10, window_s=30.0, successes=3)
+    kasmina.ask_library_while(lambda: kernel_breaker.allows)
     return Run(
         config=config,
         work=work,
@@ -213,6 +215,10 @@ def assembled(
         rate_breaker=TrainerBreaker("learning_rate", world, clock.monotonic),
         growth_breaker=TrainerBreaker("growth", world, clock.monotonic),
         alarm_breaker=TrainerBreaker(ALARM, world, clock.monotonic, failures=1),
+        security_breaker=TrainerBreaker(SECURITY, world, clock.monotonic, window_s=60.0),
+        kernel_breaker=kernel_breaker,
+        memory_breaker=TrainerBreaker(MEMORY, world, clock.monotonic, failures=5, window_s=60.0, successes=3),
+        swap_breaker=TrainerBreaker(SWAPS, world, clock.monotonic, window_s=120.0),
         random=random,
         guard=Guard(config.divergence_factor, gradient_factor=config.gradient_factor, clip_norm=config.clip_norm),
         flops=FlopMeter(attention=config.count_attention),

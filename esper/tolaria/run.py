@@ -78,6 +78,13 @@ class Run:
     """A policy or a person opens it, and nothing grows until one of them closes it; nothing else moves it."""
     alarm_breaker: TrainerBreaker
     """An emergency that somebody else has signalled opens it, and nothing grows until it has been tried again."""
+    security_breaker: TrainerBreaker
+    """While it is open, no command is taken but those of decisions that were waited for."""
+    kernel_breaker: TrainerBreaker
+    """While it is open, the library is asked for no kernel."""
+    memory_breaker: TrainerBreaker
+    swap_breaker: TrainerBreaker
+    """While it is open, no compiled kernel is tried."""
     random: RandomStreams
     guard: Guard
     flops: FlopMeter
@@ -119,6 +126,8 @@ class Run:
     """The decision whose report is due with the next packet; a rollback does not take it back."""
     pauses: dict[str, int] = field(default_factory=dict)
     """How often each of its masters has paused it within this epoch."""
+    memory_told: set[str] = field(default_factory=set)
+    """Shares of memory that are nearly full, which was told."""
     swaps_tried: set[tuple[str, str]] = field(default_factory=set)
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None
@@ -170,7 +179,16 @@ class Run:
     @property
     def breakers(self) -> dict[str, TrainerBreaker]:
         """The trainer's own breakers by their names; Kasmina has one more for each seed's isolation."""
-        every = (self.decider_breaker, self.rate_breaker, self.growth_breaker, self.alarm_breaker)
+        every = (
+            self.decider_breaker,
+            self.rate_breaker,
+            self.growth_breaker,
+            self.alarm_breaker,
+            self.security_breaker,
+            self.kernel_breaker,
+            self.memory_breaker,
+            self.swap_breaker,
+        )
         return {breaker.name: breaker for breaker in every}
 
     @property

@@ -29,7 +29,7 @@ from esper.metric import Figure
 from esper.tolaria.commands import PAUSE, apply_command, carry_out
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import Change, ForkPlace, order_of
-from esper.tolaria.guard import ISOLATION
+from esper.tolaria.guard import FALLS_BACK, ISOLATION
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.kernels import likely
 from esper.tolaria.machine import this_machine
@@ -52,8 +52,9 @@ def begin(run: Run) -> None:
 
 def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     """Restore the state of a checkpoint and all else that was so at its place in the run."""
-    snapshot, before = start.snapshot, start.before
-    where = snapshot.position
+    # A claim that follows it at once is part of its place, as it is for whoever comes there step by step.
+    where = replace(start.snapshot.position, sequence=run.world.sequence)
+    snapshot, before = replace(start.snapshot, position=where), start.before
     restore(run, snapshot.flat)
     flat = capture(run)
     run.world.compare_start(digest(flat), flat)
@@ -65,7 +66,8 @@ def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
             breaker.force(cast("CircuitBreakerState", before.run_status.breakers[breaker.name]), "as it was left")
     for name, state in before.run_status.breakers.items():
         if state == CIRCUIT_BREAKER_STATE_OPEN:
-            run.mode.enter(name)
+            if name not in FALLS_BACK:
+                run.mode.enter(name)
             if name.startswith(ISOLATION):
                 run.kasmina.reopen(name.removeprefix(ISOLATION))
     if run.paused_until > where.epoch:

@@ -13,11 +13,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from contracts.leyline.v1.event_pb2 import KernelSwapped
+from contracts.leyline.v1.leyline_pb2 import CIRCUIT_BREAKER_STATE_HALF_OPEN
 from esper.errors import CorruptState
 from esper.kasmina.seed import Form, Seed
 from esper.tezzeret.compiled import fits_here, restore
 from esper.tezzeret.results import COMPILED
-from esper.tolaria.commands import drain, publish
+from esper.tolaria.commands import drain, publish, waited
 from esper.tolaria.divergence import Diverged, Divergence, Place
 from esper.tolaria.kernels import wanted_at
 from esper.tolaria.outside import KernelSource
@@ -46,7 +47,10 @@ def swap_kernels(run: Run, forward: Callable[[], object]) -> None:
     """Replace eager forms with compiled ones where the library has one that was measured as faster; wait for the log.
 
     A restored seed gets its compiled form back first: its state says that it serves. `forward` runs the host once.
+    Where kernels cannot take a place, the breaker `recompilation` opens, and none is tried for 30 s.
     """
+    if run.config.compiled_kernels:
+        publish(run, waited(run.swap_breaker))
     for seed_id, seed in run.kasmina.swappable().items():
         if seed.compiled_ref:
             _swap(run, seed_id, _again(run, seed), forward)
@@ -56,13 +60,26 @@ def swap_kernels(run: Run, forward: Callable[[], object]) -> None:
             raise Diverged(Divergence(Place.of(fact), what))
     library = run.world.library()
     if library is None or not run.config.compiled_kernels or run.device.type != "cpu":
+        if run.config.compiled_kernels:
+            publish(run, run.swap_breaker.poll())  # as on record: what was tried in vain then is not tried again
         return
+    _swap_to_offered(run, library, forward)
+
+
+def _swap_to_offered(run: Run, library: KernelSource, forward: Callable[[], object]) -> None:
+    """Try each compiled kernel that the library has by now, once; the breaker counts those that could not serve."""
+    swapped = False
     for seed_id, seed in run.kasmina.swappable().items():
-        kernel = _offered(run, library, seed_id, seed)
-        if kernel is not None and (seed_id, kernel.artifact_ref) not in run.swaps_tried:
-            _swap(run, seed_id, kernel, forward)
-            if seed.compiled is None:
-                run.swaps_tried.add((seed_id, kernel.artifact_ref))
+        kernel = _offered(run, library, seed_id, seed) if run.swap_breaker.allows else None
+        if kernel is None or (seed_id, kernel.artifact_ref) in run.swaps_tried:
+            continue
+        _swap(run, seed_id, kernel, forward)
+        swapped = swapped or seed.compiled is not None
+        if seed.compiled is None:
+            run.swaps_tried.add((seed_id, kernel.artifact_ref))
+            publish(run, run.swap_breaker.failed(f"{seed_id}: {kernel.artifact_ref}"))
+    if swapped and run.swap_breaker.state == CIRCUIT_BREAKER_STATE_HALF_OPEN:
+        publish(run, run.swap_breaker.succeeded())
 
 
 def swap_as_recorded(run: Run, fact: KernelSwapped, forward: Callable[[], object]) -> bool:

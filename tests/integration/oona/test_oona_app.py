@@ -7,13 +7,13 @@ import contextlib
 import threading
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
 
 from contracts.topics import PARTITIONS, RUNS
 from streams.app import FaustConsumer, add_agent, make_app
 from streams.producer import Publisher
 from streams.records import partition_of
+from tests.integration.oona.oona_processes import committed
 
 
 class LosingCommits:
@@ -55,23 +55,6 @@ async def until(condition, timeout_s=20.0):
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - no event says so
             await asyncio.sleep(0.02)
-
-
-async def committed(log, group, partition, wanted, timeout_s=10.0):
-    """What the log has of the group, once it is `wanted` or the time is over."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=log.address, group_id=group, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        place = TopicPartition(RUNS.name, partition)
-        found = await consumer.committed(place)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while found != wanted:
-                    await asyncio.sleep(0.1)
-                    found = await consumer.committed(place)
-        return found
-    finally:
-        await consumer.stop()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from esper.leyline.envelope import Event, body_name
 from esper.leyline.signing import KeyRing, Signed
 from esper.testing import command_event, seed_command, signed
 
+BREAKERS = "tamiyo, learning_rate, growth, emergency, security, kernel_loading, memory_bounds, recompilation"
 STRANGER = KeyRing((b"a key that this installation never saw",))
 
 
@@ -221,7 +222,7 @@ def test_a_breaker_that_does_not_exist_is_named(bench) -> None:
     (body,) = bench.log.bodies("command_rejected")
     assert (body.reason, body.detail) == (
         "unknown_breaker",
-        "annotation breaker='fuse' names none of tamiyo, learning_rate, growth, emergency",
+        f"annotation breaker='fuse' names none of {BREAKERS}",
     )
 
 
