@@ -65,7 +65,7 @@ def test_what_is_given_up_is_said_and_the_exit_code_is_1(esper):
     assert esper.processes() == []
 
 
-@pytest.mark.parametrize("when", ["compiling", "starting"])
+@pytest.mark.parametrize("when", ["compiling", pytest.param("starting", marks=pytest.mark.soak)])
 def test_ctrl_c_leaves_nothing_running(esper, when):
     process = esper.start("blueprints", "compile", "BP009", "--shape", "4x8x8")
     seen = ""
