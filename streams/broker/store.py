@@ -74,7 +74,8 @@ class Store:
     `written` is set whenever a partition has something that the disk lacks.
 
     Layout: `lock`, `owner`, `boot` (the machine's boot, and whether the last stop was clean), `cluster` (the log's id),
-    `meta.db`, `producer-ids`, `trial` (for a moment), `topics/NAME/topic.json`, `topics/NAME/NUMBER/`, `deleted/` (topics being deleted).
+    `meta.db`, `producer-ids`, `trial` (for a moment), `topics/NAME/topic.json`, `topics/NAME/NUMBER/`, `deleted/`
+    (topics being deleted).
     """
 
     def __init__(self, folder: Path) -> None:

@@ -70,21 +70,21 @@ async def test_people_are_told_before_the_log_is_asked_to_take_it():
     """A log that hangs holds up the record of an alert, and not the alert."""
 
     class Hangs(Publisher):
-        async def publish(self, events, partition=None):
+        async def publish(self, *_):
             order.append("written")
+            asked.set()
             await asyncio.Event().wait()
 
     class Tells(Notifier):
         def take(self, event):
             order.append(event.alert_fired.rule)
 
-    order = []
+    order, asked = [], asyncio.Event()
     metrics = Metrics()
     publisher = Hangs("127.0.0.1:1", KEYS, metrics)
     nissa = Nissa(publisher, metrics, Tells({}, publisher, metrics))
     looking = asyncio.create_task(nissa.look([Sample("esper_broker_unwritable", 1.0, "broker")], 0.0, {"broker"}))
-    while "written" not in order:
-        await asyncio.sleep(0)
+    await asked.wait()
     assert order == ["log_disk_full", "written"]
     looking.cancel()
 
