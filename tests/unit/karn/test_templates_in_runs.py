@@ -36,7 +36,7 @@ APPROVED = Dossier(
     {blueprint.blueprint_id: Approval("a tester", "tests") for blueprint in HARMLESS if blueprint.approval_required}
 )
 TURNS = (0, 1, 0, 1, 0, 2)
-"""Which kind of its sites each template is tried on; the third is tokens, whose run takes as long as four of vectors."""
+"""Which of its kinds of site each template is tried on; the third is tokens, whose run takes as long as four others."""
 CASES = [
     pytest.param(
         b.blueprint_id,
