@@ -58,6 +58,8 @@ def read_told(text: str) -> AdaptationCommand:
     Its annotation `told` has the words, a blueprint by its id.
     """
     words = text.split()
+    if read_signal(text) is not None:
+        raise InvalidInput(f"{words[0]} is an emergency and no command; signal it by `esper tell RUN {text.strip()}`")
     match words:
         case ["pause" | "resume" as word]:
             command = AdaptationCommand(
