@@ -32,7 +32,7 @@ LONG_WAIT_MS: Final = 1_000
 SHORT_WAIT_MS: Final = 20
 """The same for a fetch that leaves a partition out, which has to wait until this one is back."""
 LOOK_AGAIN_MS: Final = 1_000
-"""aiokafka's fetcher looks around every 200 ms. All that it waits for wakes it anyway."""
+"""aiokafka's fetcher looks around every 200 ms. All that it waits for wakes it anyway (`PatientFetcher`)."""
 URGENT_BYTES: Final = 1
 GATHERING_BYTES: Final = 2
 """`fetch_min_bytes` of those who can wait. A Kafka broker makes no difference, because no batch is as small; the
@@ -51,13 +51,19 @@ class PatientFetcher(SoundFetcher):
 
     aiokafka has one fetch under way per broker. Where records of a partition were not consumed within 0.1 s it fetches
     the others alone, and the busy partition has to wait until that fetch comes back, however soon it was drained.
+
+    A request that ends just as something else wakes the fetcher still counts as under way when it looks what to do, and
+    nothing says later that it is over: aiokafka then fetches nothing until it looks around again. That was seen as a
+    consumer began, in one of ten: it was deaf for a second, and the first decision of a run waited for that.
     """
 
     def _get_actions_per_node(self, assignment: Any) -> Any:
         paused = any(assignment.state_value(place).paused for place in assignment.tps)
         whole = not self._records and not paused
         self._fetch_max_wait_ms = LONG_WAIT_MS if whole else SHORT_WAIT_MS
-        return super()._get_actions_per_node(assignment)
+        *actions, timeout_s, invalid, resumed = super()._get_actions_per_node(assignment)
+        over = len(self._in_flight) > len(self._pending_tasks)  # one node for each request that is not over
+        return *actions, 0.0 if over else timeout_s, invalid, resumed
 
 
 def _fetcher(client: Any, *rest: Any, **settings: Any) -> fetcher.Fetcher:

@@ -73,6 +73,7 @@ def replay_command(
             from_step=from_step,
             to_step=to_step,
             watch=watch,
+            before=lambda part: trained_in(part, objects, beside),
         )
     live = _live_steps_per_s(recorded)
     if replayed.diverged is not None and (unknown := unrecorded(recorded.facts)):

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def write_weights(data_dir: Path, recorded: Recorded, mark: Mark, target: Path) 
     From the nearest checkpoint that is kept, the rest is trained again from the record, with every digest compared.
     """
     objects = object_store(data_dir)
-    task = trained_in(recorded, objects, beside)
+    task = trained_in(replace(recorded, facts=recorded.facts[: mark.sequence]), objects, beside)  # as it was then
     flat = trained_again(recorded, mark, task, objects)
     metadata = {
         "run_id": recorded.run_id,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -57,13 +58,11 @@ class ObjectStore:
         if name is None or not self._holds(digest, name, content):
             with Folder.open(self.root, make=True) as root:
                 new = not (self.root / digest[:2]).exists()
-                with root.inside(digest[:2], make=True) as folder:
+                with root.inside(digest[:2], make=True) as folder, _meanwhile(root.sync if new else None):
                     if name is None:
                         name = digest[2:] + PACKED * compress
                     packed = name.endswith(PACKED)
                     folder.write(name, zstandard.ZstdCompressor(level=_LEVEL).compress(content) if packed else content)
-                if new:
-                    root.sync()
 
     def _holds(self, digest: str, name: str, content: bytes) -> bool:
         """Whether the file of an object has these very bytes."""
@@ -167,6 +166,21 @@ class ObjectStore:
         if len(digest) != 64 or digest.strip("0123456789abcdef"):
             raise InvalidInput(f"{reference!r} is not a reference of the form sha256:<64 hex digits>")
         return digest
+
+
+@contextlib.contextmanager
+def _meanwhile(work: Callable[[], None] | None) -> Iterator[None]:
+    """Do `work` in a thread beside the body; both are done afterwards. Raises what it raised.
+
+    A disk takes as long for two syncs at once as for one, and a run's next step waits for them.
+    """
+    if work is None:
+        yield
+        return
+    with ThreadPoolExecutor(1, "esper-sync") as pool:
+        done = pool.submit(work)
+        yield
+    done.result()
 
 
 def _inflated(stored: bytes, reference: str) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -131,17 +132,31 @@ class Recorded:
         return source
 
     def last_accepted(self) -> int:
-        """The last sequence from which the run can be gone on with; raises InvalidInput for one that is over."""
+        """The last sequence from which the run can be gone on with; raises InvalidInput for one that is over.
+
+        A person mends what a run failed over, and goes on with it from before that: of one that was rolled back in vain
+        from the state that its rollbacks went back to, because a run that follows its record over them halts again.
+        """
         last = self.facts[-1]
         if not last.HasField("run_finished"):
             return last.sequence
         end = last.run_finished
-        if end.status in ("interrupted", "failed"):  # a person mends what a run failed over, and goes on with it
+        if end.status == "interrupted":
             return last.sequence - 1
+        if end.status == "failed":
+            return min([last.sequence - 1, *(fact.rolled_back.to_sequence for fact in self._in_vain())])
         raise InvalidInput(
             f"run {self.run_id} is over ({last.run_finished.status}): there is nothing to resume; to try it otherwise, "
             f"leave it at a step: `esper fork {self.run_id} --at STEP --do nothing`"
         )
+
+    def _in_vain(self) -> Iterator[Event]:
+        """The rollbacks since the last completed epoch that were for trouble, or that came too late for the run."""
+        for fact in itertools.takewhile(lambda each: not each.HasField("epoch_completed"), reversed(self.facts)):
+            back = fact.rolled_back
+            for_trouble = back.reason != "command" and not back.seed_id
+            if fact.HasField("rolled_back") and (for_trouble or back.deadline_exceeded):
+                yield fact
 
     def begun(self, sequence: int) -> Event:
         """The first fact of the run that this was after the fact `sequence`: an ancestor's, before a fork."""

@@ -438,6 +438,16 @@ class RecordedWorld:
         if snapshot.position.sequence in self._wanted:
             self._kept[snapshot.position.sequence] = snapshot
 
+    def keep(self, sequence: int) -> None:
+        """Keep the state after this fact, which whoever goes on from there asks for with `kept`."""
+        self._wanted.add(sequence)
+
+    def kept(self, sequence: int) -> Snapshot:
+        """The state that was come to after this fact; raises Diverged where it was not."""
+        if sequence not in self._kept:
+            raise self._diverged(f"the run did not come to the state after fact {sequence}, which it was resumed from")
+        return self._kept[sequence]
+
     def rewinds(self, found: bool) -> bool:  # noqa: FBT001
         """Whether it did on record."""
         return found if self.over else self._coming("rolled_back") is not None

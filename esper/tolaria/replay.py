@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from esper.errors import CorruptState, EsperError, InvalidInput
@@ -78,17 +79,20 @@ def recorded_world(
     `claim` is the RunResumed that follows it, published when the world comes there: the record was followed until then.
     Raises CorruptState where the checkpoint is not what was recorded, and InvalidInput where it is missing.
     """
-    objects = live.outside.objects
     first = 0 if start is None else start.checkpoint_saved.upto_sequence
     facts = [*recorded.facts[first:upto], *([claim] if claim is not None else [])]
-    record = Record(
+    begin = None if start is None else _starting_point(recorded.facts[:first], start, live.outside.objects)
+    record = _record(recorded, live.outside.objects)
+    return RecordedWorld(facts, record, live, start=begin, claim=claim, fork=fork, watch=watch, target_step=target_step)
+
+
+def _record(recorded: Recorded, objects: ObjectStore) -> Record:
+    return Record(
         decisions=recorded.decisions,
         commands=recorded.commands,
         tensor_digests=lambda reference: tensor_digests(objects, reference),
         state_after=lambda sequence: _state_after(recorded.facts, objects, sequence),
     )
-    begin = None if start is None else _starting_point(recorded.facts[:first], start, objects)
-    return RecordedWorld(facts, record, live, start=begin, claim=claim, fork=fork, watch=watch, target_step=target_step)
 
 
 def recorded_snapshot(fact: Event, objects: ObjectStore) -> Snapshot:
@@ -103,8 +107,11 @@ def recorded_snapshot(fact: Event, objects: ObjectStore) -> Snapshot:
 def _starting_point(before: Sequence[Event], start: Event, objects: ObjectStore) -> StartingPoint:
     saved = start.checkpoint_saved
     snapshot = recorded_snapshot(start, objects)
-    digest = next((fact for fact in reversed(before) if fact.HasField("state_digested")), None)
-    return StartingPoint(snapshot, replay(before), digest, _kept(before), saved.reason)
+    return StartingPoint(snapshot, replay(before), _last_digest(before), _kept(before), saved.reason)
+
+
+def _last_digest(facts: Sequence[Event]) -> Event | None:
+    return next((fact for fact in reversed(facts) if fact.HasField("state_digested")), None)
 
 
 def _kept(facts: Sequence[Event]) -> list[Checkpoint]:
@@ -203,19 +210,27 @@ def replay_run(
     from_step: int = 0,
     to_step: int | None = None,
     watch: Callable[[Replayed], None] = lambda _progress: None,
+    before: Callable[[Recorded], Trainable] | None = None,
 ) -> Replayed:
     """Train `recorded` again from the nearest kept checkpoint at or before `from_step`, up to `to_step` or its end.
 
-    Nothing is written anywhere. Ends at the first divergence. `watch` is shown the progress after every fact. Raises
-    InvalidInput where the record lacks what it takes, and whatever the model raises where it did not raise that before.
+    Nothing is written anywhere. Ends at the first divergence. `watch` is shown the progress after every fact. Where a
+    person went on with mended files, `before` gives what the record up to there was trained with; `task` is the last.
+    Raises InvalidInput where the record lacks what it takes, and whatever the model raises where it did not raise that
+    before.
     """
     last = recorded.facts[-1].sequence if to_step is None else sequence_at_step(recorded.state, to_step)
     start = latest_checkpoint(recorded, objects, step=from_step, sequence=last)
     began = clock.monotonic()
     progress = Replayed(from_step=0 if start is None else start.checkpoint_saved.step)
     progress.digests_checked = int(start is not None)  # the one of the state that it begins with
+    done = 0
 
     def followed(fact: Event) -> None:
+        nonlocal done
+        if fact.sequence <= done:
+            return  # one that whoever went on with other files followed as well
+        done = fact.sequence
         progress.facts += 1
         progress.digests_checked += fact.HasField("state_digested")
         progress.steps += max(0, fact.global_step - progress.step) if progress.facts > 1 else 0
@@ -225,10 +240,78 @@ def replay_run(
             _check_decision(recorded.decisions[fact.event_id], fact, objects, progress)
         watch(progress)
 
-    # Behind the last recorded fact lies a world in which the run is asked to stop at once.
-    live = LiveWorld(Outside(NullLog(), clock, objects, should_stop=lambda: True))
-    world = recorded_world(recorded, live, start=start, upto=last, watch=followed)
-    begun = recorded.begun(0 if start is None else start.sequence)
+    first = 0 if start is None else start.checkpoint_saved.upto_sequence
+    mends = [] if before is None else [each for each in _mends(recorded) if first <= each[0] and each[1] < last]
+    begin = None if start is None else _starting_point(recorded.facts[:first], start, objects)
+    for place, accepted in mends:
+        assert before is not None
+        part = replace(recorded, facts=recorded.facts[:accepted])
+        world = _world(part, begin, accepted, _stopped(clock, objects), followed)
+        world.keep(place)
+        _follow(part, before(part), world, progress, followed)
+        if progress.diverged is not None:
+            break
+        begin = _begin_again(recorded.facts, place, world.kept(place))
+    else:
+        world = _world(recorded, begin, last, _stopped(clock, objects), followed)
+        _follow(recorded, task, world, progress, followed)
+    progress.wall_s = clock.monotonic() - began
+    return progress
+
+
+def _stopped(clock: Clock, objects: ObjectStore) -> LiveWorld:
+    """What lies behind the last recorded fact: a world in which the run is asked to stop at once."""
+    return LiveWorld(Outside(NullLog(), clock, objects, should_stop=lambda: True))
+
+
+def _world(
+    recorded: Recorded, begin: StartingPoint | None, upto: int, live: LiveWorld, followed: Callable[[Event], None]
+) -> RecordedWorld:
+    """The world of a run from `begin` on, up to the sequence `upto`."""
+    first = 0 if begin is None else begin.before.sequence
+    record = _record(recorded, live.outside.objects)
+    return RecordedWorld(recorded.facts[first:upto], record, live, start=begin, watch=followed)
+
+
+def _mends(recorded: Recorded) -> list[tuple[int, int]]:
+    """Where a person went on with mended files: the state that they began with, and the last fact before that counts.
+
+    None where they began at the run's first step: then the files as they were last come to the whole record.
+    """
+    found = []
+    for claim in recorded.facts:
+        body = claim.run_resumed
+        if not body.HasField("script") or not body.checkpoint_ref:
+            continue
+        before = recorded.facts[: body.accepted_sequence]
+        kept = (fact.sequence for fact in reversed(before) if _is_kept_at(fact, body.from_step))
+        if place := next(kept, 0):
+            claims = itertools.takewhile(lambda each: each.HasField("run_resumed"), before[place:])
+            found.append((place + len(list(claims)), body.accepted_sequence))  # they belong to the place
+    return found
+
+
+def _is_kept_at(fact: Event, step: int) -> bool:
+    is_kept = fact.HasField("state_digested") and fact.state_digested.occasion != GERMINATION
+    return is_kept and fact.global_step == step
+
+
+def _begin_again(facts: Sequence[Event], sequence: int, snapshot: Snapshot) -> StartingPoint:
+    """A run's place after the fact `sequence`, with the state that a replay came to there."""
+    reason = next(fact.checkpoint_saved.reason for fact in facts[sequence:] if fact.HasField("checkpoint_saved"))
+    before = facts[:sequence]
+    return StartingPoint(snapshot, replay(before), _last_digest(before), _kept(before), reason)
+
+
+def _follow(
+    recorded: Recorded,
+    task: Trainable,
+    world: RecordedWorld,
+    progress: Replayed,
+    followed: Callable[[Event], None],
+) -> None:
+    """Train in a recorded world up to its end or the first difference, which `progress` has then."""
+    begun = recorded.begun(0 if world.start is None else world.start.snapshot.position.sequence)
     try:
         train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)
         progress.diverged = world.first_difference
@@ -245,8 +328,6 @@ def replay_run(
             followed(world.end)
         elif not world.over:
             raise
-    progress.wall_s = clock.monotonic() - began
-    return progress
 
 
 def _check_decision(signed: Signed, packet: Event, objects: ObjectStore, progress: Replayed) -> None:

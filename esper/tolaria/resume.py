@@ -44,18 +44,25 @@ def resume_run(
     `log` and `verifier` are those of `outside`. `script` are the files that `task` is from, where those are not the
     ones on record.
 
+    A run that halted goes on from before what it halted over: from the state that its rollbacks went back to. What came
+    after that is void, for on following it the run would halt again.
+
     Where the run does not come to its record again, it goes on from that checkpoint, and the claim makes the record
     void from there on. Where it does not even begin as it did, as with another processor's arithmetic, it goes on from
     the weights that were stored at step 0. Nothing is claimed, and so nothing is void, before the place that the claim
     goes back to was restored and compared. Raises Superseded where another process claimed the run first, InvalidInput
     where the run is over, and Diverged where no place can be restored; then the record is as it was.
     """
-    upto = recorded.last_accepted()
+    upto, last = recorded.last_accepted(), recorded.facts[-1]
+    answered = last.sequence - last.HasField("run_finished")
     torch.set_num_threads(RunConfig.from_json(recorded.root.config_json).threads)
     check_data(recorded.root, task.fingerprint())
-    start = latest_checkpoint(recorded, outside.objects, step=_EVER, sequence=upto)
-    _catch_up(log, verifier, recorded, upto, outside.clock)
-    reason, superseded = "; ".join(["resumed", *differences(recorded.facts, task.fingerprint())]), False
+    start = latest_checkpoint(recorded, outside.objects, step=_EVER, sequence=answered)
+    _catch_up(log, verifier, recorded, answered, outside.clock)
+    halted = upto < answered
+    how = f"resumed from before it failed: {last.run_finished.reason}" if halted else "resumed"
+    reason, superseded = "; ".join([how, *differences(recorded.facts, task.fingerprint())]), halted
+    settles = False
     incarnation = recorded.state.incarnation + 1
     while True:
         claim = _claim(recorded, upto, incarnation, start, outside, reason=reason, superseded=superseded)
@@ -67,13 +74,13 @@ def resume_run(
         try:
             return train(RunConfig.from_json(begun.run_started.config_json), task, world, run_id=begun.run_id)
         except Diverged as error:
-            if superseded:
+            if settles:
                 start = first_checkpoint(recorded, outside.objects) if start is None else None
                 if start is None:
                     raise
             else:
                 reason = f"the record could not be followed: {error}"
-            upto, superseded = settled(recorded, start), True
+            upto, superseded, settles = settled(recorded, start), True, True
 
 
 def settled(recorded: Recorded, start: Event | None) -> int:

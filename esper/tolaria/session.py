@@ -52,8 +52,9 @@ def begin(run: Run) -> None:
 
 def _begin_at_checkpoint(run: Run, start: StartingPoint) -> None:
     """Restore the state of a checkpoint and all else that was so at its place in the run."""
-    snapshot, before = start.snapshot, start.before
-    where = snapshot.position
+    # A claim that follows it at once is part of its place, as it is for whoever comes there step by step.
+    where = replace(start.snapshot.position, sequence=run.world.sequence)
+    snapshot, before = replace(start.snapshot, position=where), start.before
     restore(run, snapshot.flat)
     flat = capture(run)
     run.world.compare_start(digest(flat), flat)

@@ -261,6 +261,14 @@ class Partition:
             wake()
         return base_offset
 
+    def make_ready(self) -> None:
+        """Have the disk know now what the next record needs of it, so that no record waits for that.
+
+        A partition's first record reserves offsets, which is a sync of some milliseconds.
+        """
+        with suppress(OSError):  # the record will say so
+            self._tail.reserve(self.next_offset + 1)
+
     def _roll(self, base_offset: int) -> None:
         after = Segment(segment_path(self.folder, base_offset), Index(base_offset), verified=True, active=True)
         folder = os.open(self.folder, os.O_RDONLY)  # a new file is on the disk when its folder is

@@ -117,7 +117,9 @@ def restore(cursors: Iterable[PartitionCursor], shard: Shard, state: Mapping[str
             f"the feed's state is of reader {state['shard'] + 1} of {state['shards']} and this is reader "
             f"{shard.number + 1} of {shard.count}: go on with as many ranks and workers as before"
         )
-    new = {cursor.name for cursor in cursors if cursor.partition == LOCAL} - set(state["lanes"])
+    known = {int(name.split("/")[1]) for name in state["lanes"]} - {LOCAL}
+    newer = {cursor.name for cursor in cursors if cursor.partition > max(known, default=-1)}  # also LOCAL, of no log
+    new = newer - set(state["lanes"])
     names = {cursor.name for cursor in cursors} - new
     if names != set(state["lanes"]):
         raise InvalidInput(
@@ -125,7 +127,7 @@ def restore(cursors: Iterable[PartitionCursor], shard: Shard, state: Mapping[str
             "give the feed the schemas that it had, or start without the state"
         )
     for cursor in cursors:
-        if cursor.name in new:  # a run without a log was archived since: all of it is to come
+        if cursor.name in new:  # a run without a log was archived since, or a partition added: all of it is to come
             continue
         kept = state["lanes"][cursor.name]
         cursor.start, cursor.next, cursor.end = kept["start"], kept["next"], kept["end"]

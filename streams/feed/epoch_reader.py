@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from esper.errors import LogUnavailable
 from projections.manifest import Place
+from streams.consumer import LOOK_FOR_MORE_S
 from streams.feed.batch import Batch, decode
 from streams.feed.cursor import PartitionCursor, Shard, restore, to_state
 from streams.feed.log_reader import LATEST
@@ -79,12 +80,19 @@ class EpochReader:
     """One pass of one reader: its cursors, and the batches that come of them."""
 
     def __init__(
-        self, schemas: Mapping[str, Schema], source: Source, cursors: list[PartitionCursor], shard: Shard
+        self,
+        schemas: Mapping[str, Schema],
+        source: Source,
+        cursors: Sequence[PartitionCursor],
+        shard: Shard,
+        partitions: int,
     ) -> None:
         self._schemas = schemas
         self._source = source
-        self._cursors = cursors
+        self._cursors = list(cursors)
         self._shard = shard
+        self._partitions = partitions
+        self._ask_at = 0.0
         self._pending = {body: Pending(body) for body in sorted(schemas)}
         self._follows = False
         self._empty: Batch | None = None
@@ -161,6 +169,7 @@ class EpochReader:
         try:
             wait_s = TURN_S if self._gives_way else WAIT_S
             self._source.more(list(dict.fromkeys(cursor.place for cursor in needed)), wait_s)
+            self._take_in_added()
         except LogUnavailable as error:
             now = time.monotonic()
             if self._away_since is None:
@@ -171,6 +180,22 @@ class EpochReader:
             time.sleep(AGAIN_S)
         else:
             self._away_since = None
+
+    def _take_in_added(self) -> None:
+        """Follow what somebody has added of partitions, too, from its beginning on; the log is asked every so often."""
+        now = time.monotonic()
+        if not self._follows or now < self._ask_at:
+            return
+        self._ask_at = now + LOOK_FOR_MORE_S
+        count = self._source.partitions()
+        if count <= self._partitions:
+            return
+        added = self._shard.cursors(self._schemas, range(self._partitions, count))
+        _log.info("partitions were added: a topic has %d now, and had %d", count, self._partitions)
+        self._partitions = count
+        if added:
+            self._cursors += added
+            self._source.add(added)
 
     def _full(self, size: int) -> Iterator[Batch]:
         """The batches that are due."""

@@ -82,7 +82,8 @@ class EventFeed(IterableDataset[Batch]):
         partitions = self._partitions()
         shard = shard_of(*self._ranks(), partitions)
         cursors = shard.cursors(self.schemas, [*range(partitions), *self._without_a_log()])
-        self._pass = EpochReader(self.schemas, Source(self.data_dir, self.brokers, selections, cursors), cursors, shard)
+        source = Source(self.data_dir, self.brokers, selections, cursors)
+        self._pass = EpochReader(self.schemas, source, cursors, shard, partitions)
         self._pass.begin(self.start, self.end, loaded)
         batches = self._pass.batches(self.batch_size)
         next(batches)  # from here on it disconnects from the log when it is dropped

@@ -99,6 +99,10 @@ class LogReader:
         """Where each partition begins (`EARLIEST`), ends (`LATEST`), or was at a Unix time in milliseconds."""
         return self._do(self._offsets(places, at))
 
+    def partitions(self, topics: Collection[str]) -> int:
+        """How many partitions each of `topics` has now; the log is asked."""
+        return self._do(self._partitions(topics))
+
     def seek(self, place: Place, offset: int) -> None:
         """Read a partition from `offset`."""
         if self._coming is not None:  # what comes may be of the offset before
@@ -161,6 +165,12 @@ class LogReader:
                 # There is no public way to wait for one topic.
                 found = await client._wait_on_metadata(self._prefix + topic)  # noqa: SLF001
         return len(found)
+
+    async def _partitions(self, topics: Collection[str]) -> int:
+        assert self._client is not None
+        await self._client.force_metadata_update()
+        cluster = self._client.cluster
+        return min(len(cluster.partitions_for_topic(self._prefix + topic) or ()) for topic in topics)
 
     def _leader(self, place: Place) -> int:
         assert self._client is not None

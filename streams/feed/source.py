@@ -58,6 +58,7 @@ class Source:
         for cursor in cursors:
             self._cursors.setdefault(cursor.place, []).append(cursor)
         self._logged = [place for place in self._cursors if place[1] != LOCAL]
+        self._read = cursors
         self._live: dict[Place, Live] = {}
         self._reader: LogReader | None = None
         self.refused = 0
@@ -79,6 +80,21 @@ class Source:
             return unlogged
         with self._connected() as reader:
             return reader.offsets(self._logged, at) | unlogged
+
+    def partitions(self) -> int:
+        """How many partitions a topic has on the log now; 0 where it is not read. Raises LogUnavailable."""
+        topics = {topic for topic, _ in self._logged}
+        return self._reader.partitions(topics) if self._reader is not None and topics else 0
+
+    def add(self, cursors: Sequence[PartitionCursor]) -> None:
+        """Read these as well, of partitions that nobody knew; the log is connected anew."""
+        self.close()
+        self._read = [*self._read, *cursors]
+        for cursor in cursors:
+            self._cursors.setdefault(cursor.place, []).append(cursor)
+        self._logged = [place for place in self._cursors if place[1] != LOCAL]
+        self.archive = Archived(self._data_dir / "archive", self._selections, self._read)
+        self.archive.refresh()
 
     def limit(self, cursor: PartitionCursor) -> int:
         """Up to which offset the cursor can be read at once."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 
 import pytest
-import torch
-from torch import nn
 
-import esper
 from esper.cli.history import history_of
 from esper.leyline.envelope import new_event
 from esper.weatherlight import client
@@ -19,6 +15,7 @@ from streams.keys import load_key_ring
 from streams.metrics import Metrics
 from streams.producer import publish_once
 from streams.settings import Settings
+from tests.endless import endless_run
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
@@ -30,43 +27,11 @@ from esper.cli.serve.site import Site  # noqa: E402
 TOKEN = "the-token-of-this-page"
 
 
-class Training(threading.Thread):
-    """A run on the embedded log that takes one endless epoch, until it is stopped."""
-
-    def __init__(self, folder):
-        super().__init__(daemon=True)
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        self.x, self.y = torch.randn(32, 4), torch.randint(2, (32,))
-        self.growth = esper.grow(
-            self.model,
-            torch.optim.SGD(self.model.parameters(), lr=0.01),
-            probe=lambda model: nn.functional.cross_entropy(model(self.x), self.y, reduction="none"),
-            epochs=1,
-            data_dir=folder,
-            run_id="told",
-            policy="none",
-        )
-
-    def run(self):
-        with self.growth as run:
-            for _ in run.epochs():
-                for _ in run.batches(range(1_000_000)):
-                    run.step(lambda: nn.functional.cross_entropy(self.model(self.x), self.y))
-                    time.sleep(0.005)
-
-
 @pytest.fixture
-def training(tmp_path, monkeypatch):
+def _training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    training = Training(tmp_path / "data")
-    training.start()
-    while not (tmp_path / "data" / "archive" / "manifest.json").exists():
-        assert training.is_alive()
-        time.sleep(0.05)
-    yield training
-    training.growth.stop()
-    training.join(60)
+    with endless_run(tmp_path / "data", pause_s=0.005, policy="none"):
+        yield
 
 
 def fire(data_dir):
@@ -100,7 +65,8 @@ async def act(data_dir):
 
 
 @pytest.mark.requirement("R-NIS-18")
-def test_what_a_person_does_on_the_page_is_on_the_log(training, tmp_path):
+@pytest.mark.usefixtures("_training")
+def test_what_a_person_does_on_the_page_is_on_the_log(tmp_path):
     data_dir = tmp_path / "data"
     fire(data_dir)
     paused, known, shown = asyncio.run(act(data_dir))

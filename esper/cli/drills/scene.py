@@ -29,8 +29,6 @@ PACE_S: Final = 0.2
 PATIENCE_S: Final = 90.0
 """What a busy machine may take for anything that has no time of its own."""
 EPOCHS: Final = 120
-STEPS_AN_EPOCH: Final = 7
-"""Of the drills' task."""
 
 
 class Failed(EsperError):
@@ -124,10 +122,9 @@ class Scene:
         """`esper tell last WORDS`, in an environment that may be another; its exit code."""
         return self.run("tell", "last", words, "--json", **environment)
 
-    def fork_from_last_step(self) -> int:
-        """`esper fork last` before the last step of its last whole epoch, to the end; its exit code."""
-        at = str(STEPS_AN_EPOCH * self._epoch() - 1)
-        return self.run("fork", "last", "--at", at, "--do", "nothing", "--trust", "--json")
+    def resume(self) -> int:
+        """`esper resume last`, to the end; its exit code."""
+        return self.run("resume", "last", "--json")
 
     def interrupt(self) -> int:
         """Ctrl-C for the run; its exit code."""

@@ -42,8 +42,8 @@ class Drill:
 
 def _goes_on(scene: Scene) -> None:
     scene.mend()
-    if scene.fork_from_last_step() != 0:
-        raise Failed(f"after its cause was taken away a fork of the run did not come to its end: {scene.said}")
+    if scene.resume() != 0:
+        raise Failed(f"after its cause was taken away the run did not come to its end: {scene.said}")
 
 
 def _whole(scene: Scene) -> None:
@@ -66,7 +66,7 @@ DRILLS: Final = (
     Drill("nan-seed", "a seed gives NaN at one step", "emergency_signal", breaks.seed_without_numbers, SWIFT),
     Drill(
         "emergency",
-        "the network gives NaN at every step: the run halts, and a fork of it goes on once that is mended",
+        "the network gives NaN at every step: the run halts, and goes on once that is mended",
         "emergency_signal",
         breaks.host_without_numbers,
         QUIET,

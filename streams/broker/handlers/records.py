@@ -2,7 +2,8 @@
 
 Fetches that wait are served in order of urgency. One with `min_bytes` 1 is answered as soon as a record comes. One that
 asks for more leaves the broker's one thread, and the machine's cores, to those: it is answered `GATHER_S` after the
-first record that it could have, with all that came meanwhile, or at once where `GATHER_BYTES` are there.
+first record that it could have, with all that came meanwhile, or at once where `GATHER_BYTES` are there. Where one with
+`min_bytes` 1 waits for a single partition, the disk is made ready for the record that it waits for.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ def _produced(core: Core, request: Any, topic: str, data: Any, unsynced: list[Pa
     except Refused as refused:
         core.complain(refused)
         return answer | _refusal(refused)
-    core.unwritable = False
     if core.store.topics[topic].config.sync_always:
         unsynced.append(partition)
     return answer | {"base_offset": base_offset, "log_append_time": appended_ms, "log_start_offset": partition.start}
@@ -157,6 +157,8 @@ class LongPoll:
         ]
         for partition in self._partitions:
             partition.waiters[self._written] = None
+        if self._urgent and len(self._partitions) == 1:
+            self._partitions[0].make_ready()  # a trainer, whose run's answers and facts come here
         if anything:
             self._written()
 

@@ -69,6 +69,7 @@ def test_it_says_where_it_can_be_asked(desk):
     assert process.poll() is None
 
 
+@pytest.mark.serial
 def test_a_record_is_readable_within_a_second(desk):
     """From its acknowledgement to a reader's answer, ten times; at 10,000 events/s it is measured in the benchmark."""
     desk.start()

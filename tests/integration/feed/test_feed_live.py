@@ -15,12 +15,14 @@ from aiokafka.structs import TopicPartition
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from contracts.leyline.v1 import event_pb2
-from contracts.topics import LOCAL
+from contracts.topics import LOCAL, PARTITIONS
 from esper.errors import InvalidInput, LogUnavailable
 from esper.leyline.signing import KeyRing
 from projections.records import StoredRecord
+from projections.testing import LogOfRecords
 from streams.feed import EventFeed, Field, Schema
 from streams.feed.log_reader import LogReader
+from tests.integration.oona.oona_processes import add_partitions
 
 
 def rows_of(batches, count):
@@ -209,6 +211,29 @@ def test_only_new_is_what_is_logged_from_now_on(desk, packets):
     desk.publish(desk.place(packets[40:60]))
 
     assert sorted(rows_of(batches, 20)) == sorted(event.event_id for event in packets[40:60])
+
+
+def test_partitions_that_somebody_adds_are_read_from_their_beginning_also_with_a_state_from_before(
+    desk, packets, monkeypatch
+):
+    monkeypatch.setattr("streams.feed.epoch_reader.LOOK_FOR_MORE_S", 0.05)
+    known, added = packets[:40], packets[40:60]
+    desk.publish(desk.place(known))
+    feed = desk.feed(end="never", batch_size=8)
+    batches = iter(feed)
+    seen = rows_of(batches, 40)
+    state = feed.state_dict()
+
+    asyncio.run(add_partitions(desk.broker.address, PARTITIONS + 2))
+    places = zip(itertools.count(), LogOfRecords().place(added), strict=False)
+    desk.publish([replace(record, partition=PARTITIONS + 1, offset=number) for number, record in places])
+    seen += rows_of(batches, 20)
+    going_on = desk.feed(end="never", batch_size=8)
+    going_on.load_state_dict(state)
+
+    assert sorted(seen) == sorted(event.event_id for event in packets[:60])
+    assert sorted(rows_of(iter(going_on), 20)) == sorted(event.event_id for event in added)
+    assert f"esper.runs/{PARTITIONS + 1}/epoch_completed" in feed.state_dict()["lanes"]
 
 
 def test_a_follower_goes_on_when_the_broker_was_killed_and_comes_back_elsewhere(desk, packets):

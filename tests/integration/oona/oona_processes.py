@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,10 +12,11 @@ import time
 from pathlib import Path
 
 import httpx
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from prometheus_client.parser import text_string_to_metric_families
 
+from contracts.topics import RUNS, TOPICS
 from streams.broker.launch import start_broker
 
 KEY = "5e" * 32
@@ -113,5 +115,32 @@ async def delete_before(brokers, ends):
     await admin.start()
     try:
         await admin.delete_records({TopicPartition(*place): RecordsToDelete(end) for place, end in ends.items()})
+    finally:
+        await admin.close()
+
+
+async def committed(log, group, partition, wanted, timeout_s=10.0):
+    """What the log has of the group on a partition of runs, once it is `wanted` or the time is over."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=log.address, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        place = TopicPartition(RUNS.name, partition)
+        found = await consumer.committed(place)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while found != wanted:
+                    await asyncio.sleep(0.1)
+                    found = await consumer.committed(place)
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def add_partitions(address, count):
+    """Have so many partitions of every topic."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.create_partitions({topic.name: NewPartitions(count) for topic in TOPICS})
     finally:
         await admin.close()

@@ -7,13 +7,14 @@ import contextlib
 import threading
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
+from faust.tables.manager import TableManager
 
 from contracts.topics import PARTITIONS, RUNS
 from streams.app import FaustConsumer, add_agent, make_app
 from streams.producer import Publisher
 from streams.records import partition_of
+from tests.integration.oona.oona_processes import committed
 
 
 class LosingCommits:
@@ -55,23 +56,6 @@ async def until(condition, timeout_s=20.0):
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - no event says so
             await asyncio.sleep(0.02)
-
-
-async def committed(log, group, partition, wanted, timeout_s=10.0):
-    """What the log has of the group, once it is `wanted` or the time is over."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=log.address, group_id=group, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        place = TopicPartition(RUNS.name, partition)
-        found = await consumer.committed(place)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while found != wanted:
-                    await asyncio.sleep(0.1)
-                    found = await consumer.committed(place)
-        return found
-    finally:
-        await consumer.stop()
 
 
 @pytest.fixture
@@ -158,3 +142,21 @@ def test_a_process_that_ends_after_a_lost_commit_leaves_its_records_to_the_next(
 
     assert first == second
     assert position == 3
+
+
+def test_an_app_asks_for_its_partitions_at_once(monkeypatch, own_log, tmp_path):
+    """Faust waits a second first, for tables to be declared; a run's first step waits for decider and worker."""
+    waits = []
+
+    async def wait(_manager, seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr(TableManager, "sleep", wait)
+
+    async def scenario():
+        async with agent_of_runs("quick", own_log, tmp_path) as (app, _):
+            await until(lambda: app.consumer.assignment() and not app.rebalancing)
+            return len(app.consumer.assignment())
+
+    assert asyncio.run(scenario()) == PARTITIONS
+    assert waits == []

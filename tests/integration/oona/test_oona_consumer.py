@@ -46,6 +46,34 @@ def test_a_partition_that_was_busy_is_not_held_up_by_a_fetch_of_an_idle_one(monk
     assert waited_s < LONG_S / 2
 
 
+def test_a_request_that_ends_as_the_fetcher_wakes_is_not_taken_for_one_under_way(monkeypatch, own_log):
+    """A group's consumer begins so: it is put in its place while aiokafka still asks where that is."""
+    monkeypatch.setattr(reading, "LOOK_AGAIN_MS", int(1_000 * LONG_S))
+
+    async def scenario():
+        producer = AIOKafkaProducer(bootstrap_servers=own_log.address)
+        consumer = LogConsumer(bootstrap_servers=own_log.address, urgent=True, auto_offset_reset="earliest")
+        await producer.start()
+        await consumer.start()
+        asked = consumer._fetcher._update_fetch_positions
+
+        async def and_then_sought(*about):
+            await asked(*about)
+            consumer.seek(PLACES[0], 0)  # wakes the fetcher, which comes to look just when this has ended
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(consumer._fetcher, "_update_fetch_positions", and_then_sought)
+        try:
+            await producer.send_and_wait(RUNS.name, b"first", partition=0)
+            consumer.assign(PLACES[:1])
+            return (await asyncio.wait_for(consumer.getone(), LONG_S / 2)).value
+        finally:
+            await consumer.stop()
+            await producer.stop()
+
+    assert asyncio.run(scenario()) == b"first"
+
+
 def test_a_question_is_answered_while_a_fetch_waits(monkeypatch, own_log):
     """As when a run ends and asks where the log does."""
     monkeypatch.setattr(reading, "LONG_WAIT_MS", int(1_000 * LONG_S))

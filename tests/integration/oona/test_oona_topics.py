@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.leyline.v1.event_pb2 import RunResumed, RunStarted, StateDigested
@@ -29,6 +29,7 @@ from streams.records import partition_of
 from streams.topics import ensure_topics
 from streams.trainer_log import KafkaLog
 from tests.integration.oona.oona_events import Events
+from tests.integration.oona.oona_processes import add_partitions
 
 RING = KeyRing((b"k" * 32,))
 
@@ -204,15 +205,6 @@ async def test_a_topic_that_comes_late_is_waited_for_and_one_that_never_comes_is
     await publisher.stop()
 
     assert "\n" not in str(refused.value)
-
-
-async def add_partitions(address, count):
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        await admin.create_partitions({topic.name: NewPartitions(count) for topic in TOPICS})
-    finally:
-        await admin.close()
 
 
 @pytest.mark.asyncio

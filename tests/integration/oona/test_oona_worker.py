@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
 from contracts.leyline.v1 import event_pb2, leyline_pb2
-from contracts.topics import EMERGENCY
+from contracts.topics import EMERGENCY, PARTITIONS
 from esper.leyline import ids
 from esper.leyline.envelope import body_name
 from esper.nissa.catalogue import BY_NAME
 from streams.metrics import Metrics
+from streams.records import partition_of
 from streams.writer import LogWriter
+from tests.integration.oona.oona_processes import committed
 
 PARTS = ("_bucket", "_count", "_sum")
 
@@ -137,7 +140,8 @@ def test_what_an_alert_counts_and_how_a_run_goes_outlive_a_kill(own_log, ring, e
             writer.publish(slow_epoch(events))
         writer.flush()
         wait_for(lambda: f'run="{events.run_id}"' in scrape.text(worker))
-        time.sleep(1.0)  # Faust commits twice a second
+        place = partition_of(events.run_id.encode(), PARTITIONS)
+        assert asyncio.run(committed(own_log, "esper-worker", place, 2, 30.0)) == 2  # so that neither comes again
         worker.kill()
         worker.start()
         writer.publish(slow_epoch(events))

@@ -6,11 +6,15 @@ import asyncio
 import errno
 import os
 import threading
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 
 from streams.broker.batch import checked
+from streams.broker.core import Caller, Core
+from streams.broker.handlers.records import LongPoll, fetch
 from streams.broker.protocol import Refused
 from streams.broker.registry import TopicRow
 from streams.broker.server import FLUSH_AFTER_S, Flusher
@@ -29,7 +33,7 @@ async def flusher():
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path / "log")
-    store.create(TopicRow("t", 1, {}))
+    store.create(TopicRow("t", 2, {}))
     yield store
     store.close()
 
@@ -113,3 +117,35 @@ async def test_after_a_failed_sync_nothing_more_is_taken(flusher, store, monkeyp
         append(partition, batch_of(b"v"))
     assert "restart the broker" in caplog.text
     assert partition.end == 1
+
+
+async def test_the_first_record_that_a_trainer_waits_for_waits_for_no_disk(flusher, store, syncs, batch_of):
+    """It waits for one partition alone, with `min_bytes` 1; whoever gathers, or reads several, changes nothing."""
+    core, done = Core(store, flusher.sync), syncs[0]
+    for partitions, min_bytes in ((1, 2), (2, 1)):
+        wait_for(core, range(partitions), min_bytes).cancel()
+    assert done == []
+
+    poll = wait_for(core, [0], 1)
+    poll.deliver = lambda: None
+    before = len(done)
+    append(store.partition("t", 0), batch_of(b"v"))
+
+    assert (before, len(done)) == (1, 1), "its offsets are reserved while nobody waits for a record"
+    append(store.partition("t", 1), batch_of(b"v"))
+    assert len(done) == 2, "no one waited for the first record of the other"
+
+
+def wait_for(core, partitions, min_bytes):
+    """A fetch that waits."""
+    places = [SimpleNamespace(partition=each, fetch_offset=0, partition_max_bytes=1 << 20) for each in partitions]
+    request = SimpleNamespace(
+        session_id=0,
+        min_bytes=min_bytes,
+        max_bytes=1 << 20,
+        max_wait=timedelta(seconds=30),
+        topics=[SimpleNamespace(topic="t", partitions=places)],
+    )
+    poll = fetch(core, Caller("c", "127.0.0.1", ("127.0.0.1", 1), 4), request)
+    assert isinstance(poll, LongPoll)
+    return poll

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 
 import duckdb
 import pytest
@@ -15,6 +13,7 @@ from esper.cli.app import dispatch
 from projections.archive_writer import Archive
 from projections.registry import PROJECTIONS, file_of
 from projections.testing import LogOfRecords, story
+from tests.listening import Answers, listening
 
 
 @pytest.fixture
@@ -91,27 +90,15 @@ def test_one_that_is_kept_is_asked_of_its_keeper(ask, data_dir, keeper):
     keeper("urza")
     unknown = {each["projection"]: each for each in ask("lag")}["urza"]
 
-    class Metrics(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'# TYPE x gauge\nesper_projection_lag_records{projection="urza"} 42.0\n')
+    class Metrics(Answers):
+        def respond(self):
+            self.reply(200, b'# TYPE x gauge\nesper_projection_lag_records{projection="urza"} 42.0\n')
 
-        def log_message(self, *_arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Metrics)
-    serving = Thread(target=server.serve_forever, daemon=True)
-    serving.start()
-    targets = [{"targets": [f"127.0.0.1:{server.server_port}"], "labels": {"process": "worker"}}]
-    (data_dir / "run").mkdir()
-    (data_dir / "run" / "worker.json").write_text(json.dumps(targets))
-    try:
+    with listening(Metrics) as address:
+        targets = [{"targets": [address.removeprefix("http://")], "labels": {"process": "worker"}}]
+        (data_dir / "run").mkdir()
+        (data_dir / "run" / "worker.json").write_text(json.dumps(targets))
         told = {each["projection"]: each for each in ask("lag")}["urza"]
-    finally:
-        server.shutdown()
-        serving.join()
-        server.server_close()
 
     assert (unknown["state"], unknown["behind"]) == ("kept", None)
     assert (told["state"], told["behind"]) == ("kept", 42)

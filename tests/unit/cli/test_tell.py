@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 
 import pytest
-import torch
-from torch import nn
 
-import esper
 from esper.cli.app import dispatch
-
-STEPS = 1_000_000
-
-
-class Training(threading.Thread):
-    """A run without a log that takes one endless epoch, until it is stopped."""
-
-    def __init__(self, folder) -> None:
-        super().__init__(daemon=True)
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-        self.x, self.y = torch.randn(32, 4), torch.randint(2, (32,))
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01)
-        self.growth = esper.grow(
-            self.model,
-            optimizer,
-            probe=lambda model: nn.functional.cross_entropy(model(self.x), self.y, reduction="none"),
-            epochs=1,
-            log=None,
-            data_dir=folder,
-            run_id="told",
-            policy="heuristic",
-        )
-
-    def run(self) -> None:
-        with self.growth as run:
-            for _ in run.epochs():
-                for _ in run.batches(range(STEPS)):
-                    run.step(lambda: nn.functional.cross_entropy(self.model(self.x), self.y))
+from esper.cli.tell import tell_run
+from esper.errors import InvalidInput
+from tests.endless import endless_run
 
 
 @pytest.fixture
 def training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    training = Training(tmp_path / "data")
-    training.start()
-    while not (tmp_path / "data" / "archive" / "manifest.json").exists():
-        assert training.is_alive()
-        time.sleep(0.05)
-    yield training
-    training.growth.stop()
-    training.join(60)
+    with endless_run(tmp_path / "data", log=None, policy="heuristic") as training:
+        yield training
 
 
 def test_a_run_is_told_and_answers(training, tmp_path, capsys):
@@ -81,6 +44,8 @@ def test_a_run_is_told_and_answers(training, tmp_path, capsys):
     assert dispatch(["tell", "told", "grow bigger", *data]) == 2
     assert "nothing that a run can be told" in capsys.readouterr().err
 
+    with pytest.raises(InvalidInput, match="an emergency and no command; signal it by `esper tell RUN halt now`"):
+        tell_run(tmp_path / "data", "told", "halt now")
     code, heeded = tell("caution smoke in the room")
     assert (code, heeded["outcome"], heeded["ways"]) == (0, "heeded", ["the flag"])
     assert heeded["effect"]["body"]["reason"] == "smoke in the room"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,6 +35,42 @@ def test_it_leaves_no_temporary_file(store):
 
     assert [path.name[:1] for path in store.root.rglob("*") if path.is_file()] != ["."]
     assert len([path for path in store.root.rglob("*") if path.is_file()]) == 1
+
+
+def test_the_name_of_a_new_folder_reaches_the_disk_beside_what_is_in_it(store, monkeypatch):
+    """A step of a run waits for that: three syncs in a row took half as long again as two."""
+    root_begun, synced, fsync = threading.Event(), [], os.fsync
+    store.put(b"another")  # the root is there
+
+    def seen(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path == store.root:
+            root_begun.set()
+        assert root_begun.wait(5), "the root is synced only after what is in it"
+        fsync(descriptor)
+        synced.append(path)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    reference = store.put(b"x")
+
+    (made,) = {path for path in synced if path.parent == store.root}
+    assert store.root in synced, "it is on the disk when `put` returns"
+    assert [path for path in synced if path != store.root][-1] == made, "a name comes after what it names"
+    assert store.get(reference) == b"x"
+
+
+def test_a_new_folder_that_does_not_reach_the_disk_is_an_error(store, monkeypatch):
+    store.put(b"another")
+    fsync = os.fsync
+
+    def failing(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == store.root:
+            raise OSError(errno.EIO, "a broken disk")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="a broken disk"):
+        store.put(b"x")
 
 
 def test_a_missing_object_is_named(store):

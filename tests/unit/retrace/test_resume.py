@@ -16,7 +16,7 @@ from esper.tolaria.outside import Outside
 from esper.tolaria.resume import resume_run
 from esper.tolaria.train import train
 from esper.tolaria.world import LiveWorld
-from tests.unit.retrace.lives import tiny
+from tests.unit.retrace.lives import Fault, tiny
 
 
 def check_same(resumed, whole) -> None:
@@ -201,4 +201,24 @@ def test_a_run_that_is_asked_to_stop_while_it_catches_up_loses_nothing_of_its_re
     assert not claim.superseded
     assert claim.accepted_sequence == facts
     assert lived.result.status == "interrupted"
+    assert lived.replay().diverged is None
+
+
+@pytest.mark.parametrize(
+    ("call", "every", "why"),
+    [(1, 1, "non_finite_loss at step 0"), (18, 2, "non_finite_loss at step 6"), (12, 1, "the fast rollback took")],
+)
+def test_a_run_that_halted_goes_on_from_before_that_once_it_is_mended(lived, other, call, every, why):
+    """Its rollbacks, lowered rates and culls are void: it ends as the run that nothing was wrong with."""
+    late = {"halt_at_missed_deadline": True, "clock": lived.slow_clock(1.0)} if "took" in why else {}
+    asked = {"seed": 3, "epochs": 4, "checkpoint_every_epochs": every}
+    other.train(**asked)
+    lived.train(faults=range(call, 99), **asked, **late)
+    assert lived.log.bodies("run_finished")[0].reason.startswith(why)
+    lived.resume(task=tiny(per_sample_loss=Fault([])))
+
+    assert lived.digests() == other.digests()
+    (claim,) = lived.log.bodies("run_resumed")
+    assert claim.superseded
+    assert claim.reason.startswith(f"resumed from before it failed: {why}")
     assert lived.replay().diverged is None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,13 @@ for number in range(int(sys.argv[1])):
         config=config,
     ) as run:
         for epoch in run.epochs():
-            assert epoch < int(sys.argv[2]), "too far"
+            scale = 1.0
+            if epoch >= int(sys.argv[2]):
+                assert "halts" in sys.argv, "too far"
+                scale = float("nan")
             order = torch.randperm(60).split(10)
             for rows in run.batches(order):
-                run.step(lambda: functional.cross_entropy(model(X[rows]), Y[rows]))
+                run.step(lambda: scale * functional.cross_entropy(model(X[rows]), Y[rows]))
                 schedule.step()
         run.report(probe)
 """
@@ -167,7 +171,8 @@ def recorded(run_id: str) -> Recorded:
 
 def replayed(found: Recorded) -> Replayed:
     objects = object_store(Path("esper-data"))
-    return replay_run(found, trained_in(found, objects), objects=objects, clock=REAL_CLOCK)
+    before = partial(trained_in, objects=objects)
+    return replay_run(found, trained_in(found, objects), objects=objects, clock=REAL_CLOCK, before=before)
 
 
 def test_each_run_of_a_script_that_grew_two_is_trained_again(ran, monkeypatch) -> None:
@@ -263,21 +268,29 @@ def resumed(found: Recorded, *, with_my_file: bool) -> Recorded:
     return record_of(found.run_id, log.events, found)
 
 
-def test_a_run_that_failed_goes_on_once_its_script_is_mended(ran) -> None:
-    (run_id,) = ran(1, 2)
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("raises", "AssertionError: too far"), ("halts", "non_finite_loss at step 12, for the 3. time")],
+)
+def test_a_run_that_failed_goes_on_once_its_script_is_mended(ran, how, reason) -> None:
+    """Mended files come to other figures from there on, and what was before is trained again with what it was then."""
+    (run_id,) = ran(1, 2, how)
     failed = recorded(run_id)
-    assert failed.facts[-1].run_finished.reason == "AssertionError: too far"
+    assert failed.facts[-1].run_finished.reason.startswith(reason)
 
     again = resumed(failed, with_my_file=False)
     assert (again.facts[-1].run_finished.status, again.facts[-1].epoch) == ("failed", 2)
+    assert [fact.global_step for fact in again.facts if fact.HasField("rolled_back")] == [12, 12, 12] * (how == "halts")
 
-    Path("two.py").write_text(SCRIPT.replace("epoch < int(sys.argv[2])", "epoch < 9"))
+    Path("two.py").write_text(SCRIPT.replace("int(sys.argv[2])", "9").replace("scale = 1.0", "scale = 0.7"))
     assert changed_files(failed) == ["two.py"]
-    again = resumed(failed, with_my_file=True)
+    again = resumed(again, with_my_file=True)
     assert (again.facts[-1].run_finished.status, again.facts[-1].epoch) == ("completed", 4)
     assert again.script.sources != again.root.script.sources
     assert changed_files(again) == []
-    assert replayed(again).diverged is None
+    found = replayed(again)
+    claims = sum(fact.HasField("run_resumed") for fact in again.facts)
+    assert (found.diverged, found.facts, found.step) == (None, len(again.facts) - claims, 24)
 
 
 def test_a_script_is_run_again_with_what_grew_from_its_first_step_for_as_many_flops(ran) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 
 from esper.errors import InvalidInput
 from projections import open_sample
 from projections.run_queries import EventReader
+from tests.listening import Answers, listening
 
 pytest.importorskip("elasticsearch")
 
@@ -51,32 +50,15 @@ class Elastic:
 def elastic() -> Iterator[tuple[str, Elastic]]:
     state = Elastic()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    class Handler(Answers):
+        def respond(self):
             state.given.add(self.headers.get("Authorization") or "")
-            status, said = state.answer(self.command, self.path, body)
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("X-Elastic-Product", "Elasticsearch")
-            self.send_header("Content-Type", "application/vnd.elasticsearch+json;compatible-with=9")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
+            status, said = state.answer(self.command, self.path, self.body())
+            of_json = "application/vnd.elasticsearch+json;compatible-with=9"
+            self.reply(status, json.dumps(said).encode(), X_Elastic_Product="Elasticsearch", Content_Type=of_json)
 
-        do_HEAD = do_PUT = do_POST = do  # noqa: N815 - what the library calls
-
-        def log_message(self, *_):
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", state
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Handler) as address:
+        yield address, state
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 
 from esper.cli.app import dispatch
 from esper.errors import InvalidInput
 from projections import open_sample, questions
+from tests.listening import Answers, listening
 
 
 def of(run, name: str) -> list[tuple[int, float]]:
@@ -139,23 +138,14 @@ def collector():
     """An OTLP/HTTP receiver: what came, by its path, as bytes."""
     came: list[tuple[str, bytes]] = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+    class Receiver(Answers):
+        def respond(self):
+            body = self.body()
             came.append((self.path, gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body))
-            self.send_response(200)
-            self.end_headers()
+            self.reply(200)
 
-        def log_message(self, *_):
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", came
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Receiver) as address:
+        yield address, came
 
 
 def test_a_collector_that_is_not_there_is_told_in_one_line(run, capsys, caplog, monkeypatch):
