@@ -8,6 +8,8 @@ What is patched in faust-streaming 0.15.3 and aiokafka 0.14.0, and which upstrea
   mends the mark and not the acknowledgements, which are dropped before the commit; ours keeps both.
 - `LoopConsumer`: no issue known. Faust gives its consumer a thread and an event loop of its own, so that agents which
   block do not hold up its heartbeats. Ours never block for long, and each record then crossed between two loops twice.
+- `NoTables`: no issue known. Faust waits a second before it asks for its partitions, for modules that declare tables
+  meanwhile. We have none, and a run's first step waits for the processes.
 - `credentials_to_aiokafka_auth` is replaced, so that Faust's clients are let in as all others are, by `streams.access`.
 - `aiokafka.AIOKafkaConsumer` is replaced because Faust sets its `fetch_max_wait_ms` to 1,500 and offers no setting (no
   issue known). `streams.consumer` says why that matters.
@@ -27,6 +29,7 @@ from typing import Any, Final
 
 import aiokafka
 import faust
+from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from mode.utils.futures import maybe_async
@@ -190,6 +193,16 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         await self._default_stop_exit_stacks()
 
 
+class NoTables(TableManager):
+    """Faust's tables, of which there are none: nobody waits for any to be declared."""
+
+    async def on_start(self) -> None:
+        """As Faust's, without its wait."""
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+
 class App(faust.App):
     """Faust's, which knows what stands before the names of our topics and groups on its log."""
 
@@ -230,6 +243,7 @@ def make_app(name: str, brokers: str, data_dir: Path, *, embedded: bool, urgent:
         consumer_auto_offset_reset="earliest",
         producer_linger=0.0,
         processing_guarantee="at_least_once",
+        TableManager=NoTables,
     )
     app.prefix = prefix
     return app

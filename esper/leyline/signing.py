@@ -166,16 +166,6 @@ class KeyRing:
             return "invalid_signature"
         return None
 
-    def signed_late(self, signed: Signed, recorded_at_ns: int, stamp_ms: int) -> bool:
-        """Whether a record of history is well signed, by a key that was retired when it arrived: somebody has that key.
-
-        `esper archive verify` names such records; everybody else leaves them out like any other bad signature.
-        """
-        mac, retired_at = self._by_id.get(signed.key_id or "", (None, None))
-        if mac is None or retired_at is None or history_ns(recorded_at_ns, stamp_ms) < retired_at:
-            return False
-        return hmac.compare_digest(mac.of(signed.payload), signed.signature or b"")
-
     def refused(
         self,
         payloads: Iterable[bytes | None],

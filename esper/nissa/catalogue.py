@@ -204,7 +204,7 @@ BROKER: Final = (
     Metric("esper_broker_requests_total", "counter", "Requests read"),
     Metric("esper_broker_malformed_total", "counter", "Connections closed because they sent no request"),
     Metric("esper_broker_refused_total", "counter", "Batches and commits refused, a full disk among the reasons"),
-    Metric("esper_broker_unwritable", "gauge", "1 from a write that the disk refused to the next one, else 0"),
+    Metric("esper_broker_unwritable", "gauge", "1 while the disk takes no batch: tried whenever this is asked for"),
     Metric("esper_broker_records_total", "counter", "Records stored"),
     Metric("esper_broker_duplicates_total", "counter", "Batches that came again and were not stored again"),
     Metric("esper_broker_received_bytes_total", "counter", "Bytes of the batches stored"),

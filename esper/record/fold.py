@@ -333,4 +333,3 @@ TO_STATUS: Final[dict[str, Callable[[RunStatus, Event], RunStatus]]] = {
 NOTED: Final = frozenset({"decision_timed_out", "command_rejected", "gate_evaluated", "state_digested"})
 """By the body's name: what a fact does to the model, what to the run's status, and which only move the run's clock.
 `run_started`, `run_resumed`, `rolled_back` change where the path goes on."""
-KNOWN: Final = NOTED | TO_MODEL.keys() | TO_STATUS.keys()

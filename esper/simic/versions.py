@@ -28,10 +28,9 @@ BODIES: Final = (
     "policy_promoted",
     "policy_loaded",
 )
-STAGED_SHARE: Final = 0.1
 STAGED_RUNS: Final = 20
 STAGED_SUCCESS: Final = 0.8
-"""R-SIM-40 by runs: a tenth of new runs first; below this share of success among the first twenty it goes back."""
+"""R-SIM-40 by runs: below this share of success among the first twenty a staged version goes back."""
 _NUMBERS: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 State = Literal["trained", "passed", "rejected", "offered", "staged", "live", "retired"]

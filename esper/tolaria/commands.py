@@ -47,6 +47,7 @@ from esper.kasmina.commands import CommandRefused
 from esper.kasmina.telemetry import MEMORY_DENIED
 from esper.leyline import ids
 from esper.leyline.envelope import Event, priority_of
+from esper.tolaria import memory
 from esper.tolaria.guard import ALARM, FALLS_BACK, TrainerBreaker
 from esper.tolaria.kept import before_germination, pin, seed_ended
 from esper.tolaria.optimizer import HOST
@@ -179,6 +180,8 @@ def _check(run: Run, event: Event, decision: Event | None) -> None:
     grows = command.command_type == COMMAND_TYPE_SEED and command.seed_operation.operation not in _NEVER_GROWS
     if run.mode.on and grows:
         raise CommandRefused("conservative_mode", "nothing grows or fossilizes in conservative mode; a cull is allowed")
+    if command.command_type == COMMAND_TYPE_SEED:
+        memory.check(run, command)
     if command.command_type == COMMAND_TYPE_OPTIMIZER:
         _check_rate(run, command)
     if command.command_type == COMMAND_TYPE_PAUSE and not _resumes(command):

@@ -184,6 +184,10 @@ class RunConfig:
     """Halt when a rollback took longer than its deadline, 0.5 s the fast way and 12 s the full one. Otherwise nothing
     grows until the next completed epoch."""
 
+    memory_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """MiB that the run may keep, in the published shares: a germination beyond one is refused. Nothing is said by
+    default, and nothing is counted."""
+
     seeds: SeedSettings = field(default_factory=SeedSettings)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ from esper.tolaria.commands import ACTION_SET, PAUSE, apply_command, drain, publ
 from esper.tolaria.kept import keep, save_checkpoint
 from esper.tolaria.learning_rate import decay_from_epoch
 from esper.tolaria.measuring import tries_candidates
+from esper.tolaria.memory import relieve
 from esper.tolaria.outside import Answer
 from esper.tolaria.rollback import CAUTION, rewind
 from esper.tolaria.run import Run
@@ -84,6 +85,7 @@ def finish_epoch(run: Run, trained: Trained) -> None:
         snapshot = keep(run, flat, publish_digest(run, flat, "epoch"))
     if last or run.recorder.epoch % run.config.checkpoint_every_epochs == 0:
         save_checkpoint(run, snapshot, "final" if last else "epoch")
+    relieve(run)
     report_epoch(run, trained, evaluation)
     run.world.flush()
 

@@ -126,6 +126,8 @@ class Run:
     """The decision whose report is due with the next packet; a rollback does not take it back."""
     pauses: dict[str, int] = field(default_factory=dict)
     """How often each of its masters has paused it within this epoch."""
+    memory_told: set[str] = field(default_factory=set)
+    """Shares of memory that are nearly full, which was told."""
     swaps_tried: set[tuple[str, str]] = field(default_factory=set)
     """Compiled kernels, by seed id and reference, that could not take the place of the eager one."""
     rollback_asked: AdaptationCommand | None = None

@@ -259,6 +259,14 @@ class SnapshotCache:
             self._snapshots.popleft()
             self.evictions += 1
 
+    def shrink(self, limit_bytes: int) -> int:
+        """Drop the oldest snapshots until the others have so few bytes, but never the newest; how many went."""
+        before = len(self._snapshots)
+        while len(self._snapshots) > 1 and self.nbytes > limit_bytes:
+            self._snapshots.popleft()
+            self.evictions += 1
+        return before - len(self._snapshots)
+
     def newest(self) -> Snapshot | None:
         """The latest snapshot, None where there is none."""
         return self._snapshots[-1] if self._snapshots else None

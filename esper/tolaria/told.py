@@ -41,6 +41,8 @@ from esper.tolaria.fork_change import read_change
 
 PERSON: Final = "person"
 """Who has issued such a command."""
+HALTED: Final = "emergency: "
+"""How the reason begins for which a run has ended that an emergency halted."""
 TOLD_FORMS: Final = (
     '"cull s1", "fossilize s1", "hold s1", "advance s1", "germinate s1 residual_block" (or its id), "rate 0.5", '
     '"rollback", "rollback full", "breaker open", "breaker close", "pause", "resume", or in an emergency "halt" and '
@@ -56,6 +58,8 @@ def read_told(text: str) -> AdaptationCommand:
     Its annotation `told` has the words, a blueprint by its id.
     """
     words = text.split()
+    if read_signal(text) is not None:
+        raise InvalidInput(f"{words[0]} is an emergency and no command; signal it by `esper tell RUN {text.strip()}`")
     match words:
         case ["pause" | "resume" as word]:
             command = AdaptationCommand(

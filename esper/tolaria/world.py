@@ -38,6 +38,7 @@ from esper.record.run_status import RunState
 from esper.tolaria.fork_change import Fork, ForkPlace
 from esper.tolaria.outside import Answer, Heard, KernelSource, Outside
 from esper.tolaria.state import Checkpoint, Digest, FlatState, Snapshot, delete_checkpoint, store_checkpoint
+from esper.tolaria.told import HALTED
 
 if TYPE_CHECKING:
     from esper.tolaria.guard import TrainerBreaker
@@ -296,7 +297,7 @@ class LiveWorld:
         if asked is None:
             self._hear()
         halts = (heard.reason for heard in self._heard if heard.level >= EMERGENCY_LEVEL_HALT)
-        return next((("interrupted", f"emergency: {reason}") for reason in halts), None)
+        return next((("interrupted", f"{HALTED}{reason}") for reason in halts), None)
 
     def _hear(self) -> None:
         if self.outside.alarms is not None and (heard := self.outside.alarms.heard()):

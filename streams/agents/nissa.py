@@ -13,6 +13,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 from contracts.topics import BLUEPRINTS, COMMANDS, DEADLETTER, EMERGENCY, REPORTS, RUNS, TELEMETRY
@@ -50,13 +51,14 @@ RUNS_SHOWN: Final = 50
 RECALLED_S: Final = 3_600.0
 """How far back the facts are folded again that a process before this one has handled."""
 LOOK_S: Final = 1.0
-"""How often, while a run trains or something bad lasts, processes are asked and time is folded."""
+"""How often, while a run trains or something bad lasts, processes are asked and time is folded; and how often an idle
+worker looks whether that is so now."""
 IDLE_LOOK_S: Final = 30.0
 """The same while nothing of the kind is so. R-NIS-10."""
 LEAST_LAG_SCALE: Final = 1 / 3
 """A drill waits for ten seconds of lag at least: on a busy machine the archiver may be some behind."""
 TELL_S: Final = 1.0
-"""How long what was found by looking waits for the log; after that people are told without it."""
+"""How long a look waits for the log to take what it found; the next one writes it again."""
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +118,8 @@ class Nissa:
     async def look(self, samples: Iterable[Sample], now_s: float, present: Collection[str]) -> None:
         """Fold what processes say of themselves now, which of them are `present` at all, and the time.
 
-        What that makes is written to the log. While it takes nothing, people are told all the same, and the next look
-        writes what is missing, as it was.
+        People are told of what that makes, and then it is written to the log: nobody waits for one that takes nothing.
+        The next look writes what is missing, as it was.
         """
         watches, alerts = self._watches, list[Alert]()
         for sample in samples:
@@ -126,19 +128,19 @@ class Nissa:
         watches, gone = evolve_absent(watches, METRICS, present)
         self._watches, lasted = evolve_time(watches, self._clock(now_s))
         lasted = gone + lasted
-        self._unsaid += [_alert_event(None, alert) for alert in alerts + lasted]
+        found = [_alert_event(None, alert) for alert in alerts + lasted]
+        self._unsaid += found
         for alert in alerts + lasted:
             self._tell(alert)
+        self._notify(found)
         if not self._unsaid:
             return
         try:
             await asyncio.wait_for(self._publisher.publish(self._unsaid), TELL_S)
         except (LogUnavailable, TimeoutError) as error:
-            logger.warning("alerts wait for the log: %s", error or f"it took nothing for {TELL_S:g} s")
-            self._notify(self._unsaid)
+            logger.warning("alerts wait for the log: %s", str(error) or f"it took nothing for {TELL_S:g} s")
         else:
-            told, self._unsaid = self._unsaid, []
-            self._notify(told)
+            self._unsaid = []
 
     def lag(self, archived: Mapping[manifest.Place, int], now_s: float) -> Sample:
         """How long the newest record that was handled when the archive last had all that was waits to be archived."""
@@ -291,11 +293,19 @@ async def setup(context: AgentContext) -> None:
 _tasks: Final[set[asyncio.Task[None]]] = set()
 
 
+async def until_due(nissa: Nissa, run_folder: Path) -> None:
+    """Wait until it is time to look: after `IDLE_LOOK_S`, or sooner where a run has begun meanwhile."""
+    idle_until = time.monotonic() + IDLE_LOOK_S
+    await asyncio.sleep(LOOK_S)
+    while not (nissa.waits or trains(run_folder)) and time.monotonic() < idle_until:  # noqa: ASYNC110 - no event says so
+        await asyncio.sleep(LOOK_S)
+
+
 async def _look(nissa: Nissa, settings: Settings) -> None:
     """Ask the data folder's processes, read how far its archive is, and fold the time, for ever."""
     run_folder, archive = settings.run_folder, settings.data / "archive"
     while True:
-        await asyncio.sleep(LOOK_S if nissa.waits or trains(run_folder) else IDLE_LOOK_S)
+        await until_due(nissa, run_folder)
         samples = await asyncio.to_thread(lambda: list(scraped(run_folder)))
         try:
             archived = await asyncio.to_thread(manifest.covered, archive)

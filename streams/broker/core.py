@@ -75,8 +75,6 @@ class Core:
     peers: Peers = field(default_factory=Peers)
     secret: str | None = None
     """What clients have to name; None lets anyone in."""
-    unwritable: bool = False
-    """The last write was refused by the disk."""
     _complained: float = float("-inf")
     _turned_away: float = float("-inf")
 
@@ -116,10 +114,21 @@ class Core:
         self.counters.refused += 1
         if refused.code is not ErrorCode.kafka_storage_error:
             return
-        self.unwritable = True
+        self._say(refused.why)
+
+    def _say(self, why: str) -> None:
         if time.monotonic() - self._complained > _COMPLAIN_EVERY_S:
             self._complained = time.monotonic()
-            _LOG.error("%s", refused.why)
+            _LOG.error("%s", why)
+
+    def unwritable(self) -> bool:
+        """Whether the disk refuses what producers write: found out now, also where none of them writes."""
+        try:
+            self.store.try_disk()
+        except OSError as error:
+            self._say(f"the disk takes nothing: {error}")
+            return True
+        return any(partition.failure for _, _, partition in self.store.partitions())
 
     def refuse_stranger(self, caller: Caller, why: str) -> None:
         """Tells the operator who was not let in; at most every ten seconds, as anyone can knock."""

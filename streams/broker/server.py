@@ -51,7 +51,7 @@ def metrics(core: Core) -> Metrics:
     found.count("esper_broker_requests_total", totals.requests)
     found.count("esper_broker_malformed_total", totals.malformed)
     found.count("esper_broker_refused_total", totals.refused)
-    found.set("esper_broker_unwritable", float(core.unwritable))
+    found.set("esper_broker_unwritable", float(core.unwritable()))
     found.count("esper_broker_records_total", totals.records)
     found.count("esper_broker_duplicates_total", totals.duplicates)
     found.count("esper_broker_received_bytes_total", totals.bytes_in)

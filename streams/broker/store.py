@@ -49,6 +49,7 @@ from streams.broker.registry import (
 
 _LOG: Final = logging.getLogger(__name__)
 SEGMENTS_IN_RETENTION: Final = 4
+TRIAL_BYTES: Final = 64 * 1024
 """A segment spans at most this part of its topic's retention, so records leave at most so much too late."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -73,7 +74,8 @@ class Store:
     `written` is set whenever a partition has something that the disk lacks.
 
     Layout: `lock`, `owner`, `boot` (the machine's boot, and whether the last stop was clean), `cluster` (the log's id),
-    `meta.db`, `producer-ids`, `topics/NAME/topic.json`, `topics/NAME/NUMBER/`, `deleted/` (topics being deleted).
+    `meta.db`, `producer-ids`, `trial` (for a moment), `topics/NAME/topic.json`, `topics/NAME/NUMBER/`, `deleted/`
+    (topics being deleted).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -289,6 +291,18 @@ class Store:
             offset = min(partition.expired_before(at_ms - topic.config.retention_ms), position.next_offset)
             if offset > partition.start:
                 self.delete_before(topic.row.name, number, offset)
+
+    def try_disk(self) -> None:
+        """Writes as much as a producer's batch beside the topics, and takes it away again.
+
+        Raises:
+            OSError: the disk takes no batch now.
+        """
+        path = self._folder / "trial"
+        try:
+            path.write_bytes(bytes(TRIAL_BYTES))
+        finally:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Puts everything on the disk, notes a clean stop and lets go of the folder."""

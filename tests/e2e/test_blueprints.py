@@ -50,6 +50,7 @@ def test_kernels_are_made_once_and_shown_with_what_they_cost(shared_esper):
     assert shared_esper.processes() == []
 
 
+@pytest.mark.soak  # ten processor seconds; that it fails, is tried again and parked: integration/forge/test_forge.py
 @pytest.mark.cold  # a fork has torch already, and more than this memory
 def test_what_is_given_up_is_said_and_the_exit_code_is_1(esper):
     process = esper.start("blueprints", "compile", "BP009", "--shape", "8")
@@ -64,7 +65,7 @@ def test_what_is_given_up_is_said_and_the_exit_code_is_1(esper):
     assert esper.processes() == []
 
 
-@pytest.mark.parametrize("when", ["compiling", "starting"])
+@pytest.mark.parametrize("when", ["compiling", pytest.param("starting", marks=pytest.mark.soak)])
 def test_ctrl_c_leaves_nothing_running(esper, when):
     process = esper.start("blueprints", "compile", "BP009", "--shape", "4x8x8")
     seen = ""

@@ -105,12 +105,12 @@ def vision(shared_esper) -> str:
     return ran(shared_esper, "vision", "--epochs", 14, kind=COLD)
 
 
-def test_a_plain_script_grows_and_replays(shared_esper, vision):
+def test_a_plain_script_grows(shared_esper, vision):
+    """It replays, too: `test_a_script_that_was_killed...` has the same digests, and is replayed."""
     (row,) = [each for each in shared_esper.json("runs") if each["run_id"] == vision]
     assert (row["status"], row["task"], row["epochs_done"]) == ("completed", "vision", 14)
     assert shared_esper.json("sql", "select count(*) as n from seeds")[0]["n"] >= 1
     assert "epoch" in shared_esper("why", vision, "s1").stdout
-    replays(shared_esper, vision)
 
 
 def test_a_script_that_was_killed_goes_on_to_the_same_digests(shared_esper, vision, go_on):
@@ -142,15 +142,17 @@ def test_its_network_is_the_one_that_was_trained(shared_esper, vision, monkeypat
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("tabular", ("--epochs", 5, "--rows", 16384)),
-        ("language", ("--epochs", 5, "--steps", 10, "--backend", "eager")),
+        ("tabular", ("--epochs", 3, "--rows", 16384)),
+        ("language", ("--epochs", 3, "--steps", 10, "--backend", "eager")),
         ("with_lightning", ("--epochs", 5)),
         ("with_transformers", ("--epochs", 3)),
     ],
 )
-def test_the_others_run_and_replay(shared_esper, name, arguments):
+def test_the_others_run(shared_esper, name, arguments):
+    """One of them is replayed here, because a framework has the loop; all of them after a kill, under `-m soak`."""
     run_id = ran(shared_esper, name, *arguments)
-    replays(shared_esper, run_id)
+    if name == "with_lightning":
+        replays(shared_esper, run_id)
 
 
 @pytest.mark.soak

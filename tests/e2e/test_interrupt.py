@@ -22,7 +22,9 @@ def _interrupt(esper, process) -> str:
 
 
 @pytest.mark.cold
-@pytest.mark.parametrize("after_s", [0.3, 1.5, 3.0])
+@pytest.mark.parametrize(
+    "after_s", [pytest.param(0.3, marks=pytest.mark.soak), 1.5, pytest.param(3.0, marks=pytest.mark.soak)]
+)
 def test_while_it_starts(esper, after_s):
     process = esper.start("run", "--task", "spirals", "--epochs", "50", "--no-static")
     time.sleep(after_s)

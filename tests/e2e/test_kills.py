@@ -26,8 +26,9 @@ EPOCHS = 40
 """Of a task that gets ever slower until all that is to be killed was (`go_on`)."""
 SUPERVISED = ("broker", "decider", "worker", "archiver", "forge")
 KILLS = 2
-SOAKS = [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 25)]
-"""With the one that always runs, 25 runs of two kills each: fifty of every process."""
+"""Of each process in a run of the soak; without it each dies once."""
+SOAKS = [pytest.param(n, marks=pytest.mark.soak) for n in range(1, 26)]
+"""25 runs of two kills each: fifty of every process."""
 
 
 class Running:
@@ -59,9 +60,9 @@ class Running:
         return code
 
 
-def _kill_at_random(esper, running: Running, chooser: random.Random) -> None:
-    """Kill each of the supervised processes twice, in any order and at any moment, down or coming up."""
-    victims = [name for name in SUPERVISED for _ in range(KILLS)]
+def _kill_at_random(esper, running: Running, chooser: random.Random, kills: int) -> None:
+    """Kill each of the supervised processes so often, in any order and at any moment, down or coming up."""
+    victims = [name for name in SUPERVISED for _ in range(kills)]
     chooser.shuffle(victims)
     for victim in victims:
         time.sleep(chooser.uniform(0.0, 0.6))
@@ -116,7 +117,7 @@ def test_a_run_survives_the_death_of_every_supervised_process(esper, soak, go_on
     chooser = random.Random(f"{random.random()} {soak}")
     running = Running(esper, "--task", SLOW, "--epochs", str(EPOCHS))
     esper.wait_until(lambda: running.said("epoch 1/"), 60.0)
-    _kill_at_random(esper, running, chooser)
+    _kill_at_random(esper, running, chooser, KILLS if soak else 1)
     go_on.touch()
     assert running.end(400.0) == 0, (running.lines, esper.logs())
     (run,) = esper.json("runs")
@@ -130,7 +131,7 @@ def test_a_dead_trainers_history_is_readable(esper, soak):
     chooser = random.Random(f"{random.random()} {soak}")
     up = esper.start("up", "--json")  # spares every run the start of the log
     up.stdout.readline()
-    for _ in range(KILLS):
+    for _ in range(KILLS if soak else 1):
         running = Running(esper, "--task", "spirals", "--epochs", "2000")
         esper.wait_until(lambda running=running: running.said("epoch 1/"), 60.0)
         time.sleep(chooser.uniform(0.0, 1.0))

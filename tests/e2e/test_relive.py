@@ -29,7 +29,7 @@ CUT = 12
 """Epochs, each of twelve steps. What is to be stopped half-way gets ever slower until it has been (`go_on`)."""
 SOURCE = "file:" + hashlib.sha256(Path(SLOW.rpartition(":")[0]).read_bytes()).hexdigest()
 CONFIG = RunConfig(task=SLOW, seed=5, epochs=EPOCHS, decision_timeout_s=None)
-DEATHS = 3
+DEATHS = 2
 SOAK = pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])
 
 
@@ -204,7 +204,6 @@ def test_a_persons_way_from_ctrl_c_to_a_fork(esper, go_on):
         assert (same["same_as_parent"], same["parts_at_step"]) == (True, None)
     other = esper.json("fork", run_id, "--at", "0", "--do", "germinate s3 BP009")
     assert (other["same_as_parent"], other["parts_at_step"]) == (False, 0)
-    assert esper.json("replay", other["run_id"])["diverged"] is False
     chain = esper("why", other["run_id"], "s3").stdout
     assert "adaptation_command" in chain
     refused = esper("fork", run_id, "--at", "60", "--do", "cull s9", code=2)

@@ -244,5 +244,4 @@ def test_what_grew_is_trained_from_its_first_step_for_as_many_flops(esper):
     assert (static["test_accuracy"], static["flops"]) == (told["static_val_accuracy"], told["static_flops"])
     assert static["params_host"] == static["params_final"] == grown["params_final"] > grown["params_host"]
     (line,) = [line for line in esper("runs").stdout.splitlines() if grown["run_id"] in line]
-    assert f"{static['test_metric']:.2f}" in line
-    assert esper.json("replay", static["run_id"])["diverged"] is False
+    assert f"{static['test_metric']:.2f}" in line  # that it replays: unit/tolaria/test_static.py

@@ -17,7 +17,7 @@ from esper.karn.table import CATALOGUE
 from esper.tezzeret.pipelines import pipeline
 
 if TYPE_CHECKING:
-    from esper.cli.blueprints.compile import Conversation
+    from esper.cli.blueprints.conversation import Conversation
 
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from esper.record.recorded import lacked
 from esper.record.work import COMPLETED, DIED, FAILED, INTERRUPTED, Asked
 from esper.tolaria.config import RunConfig
 from esper.tolaria.fork_change import place_of, read_change
+from esper.tolaria.told import HALTED
 from esper.weatherlight.beginning import Plan
 from projections.history import History
 from projections.run_queries import run_ids
@@ -176,12 +177,15 @@ def ending_of(outcome: Outcome, *, stopped: bool) -> Ending:
     """What a trainer's end means for the run: over, or to be gone on with, and whether that counts against it.
 
     What a run records of its own failure is final, as it is for `esper resume`. A trainer that died or lost the log is
-    no verdict on the run, but one that dies each time is given up.
+    no verdict on the run, but one that dies each time is given up. A run that an emergency halted is over for the
+    workers: a person goes on with it.
     """
     if outcome.result is not None:
         status, reason = outcome.result["status"], outcome.result["reason"]
         if status in {COMPLETED, FAILED}:
             return Ending(status, reason)
+        if reason.startswith(HALTED):
+            return Ending(FAILED, reason)
         return Ending(INTERRUPTED if stopped or status == "superseded" else DIED, reason)
     if outcome.wrong_input:
         return Ending(FAILED, outcome.error)

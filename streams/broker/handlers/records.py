@@ -58,7 +58,6 @@ def _produced(core: Core, request: Any, topic: str, data: Any, unsynced: list[Pa
     except Refused as refused:
         core.complain(refused)
         return answer | _refusal(refused)
-    core.unwritable = False
     if core.store.topics[topic].config.sync_always:
         unsynced.append(partition)
     return answer | {"base_offset": base_offset, "log_append_time": appended_ms, "log_start_offset": partition.start}

@@ -84,6 +84,9 @@ def task_of(family: str, size: str) -> Task:
     return FAMILIES[family].make(size)
 
 
+_DIGESTS: Final[dict[str, str]] = {}
+"""Of the jobs of this process, by what they say of themselves: a plan asks for each again and again."""
+
 Germination = tuple[int, Piece]
 """The epoch after which a seed germinates, 0 for before the first step, and what it is."""
 
@@ -147,8 +150,11 @@ class Job:
 
     def digest(self) -> str:
         """Of all that decides the result, with every default of the configuration: equal for equal runs of one code."""
-        settled = [asdict(self), json.loads(self.config().to_json())]
-        return digest_of([*settled, self.shape()] if self.steps else settled)
+        said = repr(self)
+        if said not in _DIGESTS:
+            settled = [asdict(self), json.loads(self.config().to_json())]
+            _DIGESTS[said] = digest_of([*settled, self.shape()] if self.steps else settled)
+        return _DIGESTS[said]
 
     def shape(self) -> tuple[int, int] | None:
         """Epochs, and steps of each, of a job that has so many steps."""

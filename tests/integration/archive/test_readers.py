@@ -50,8 +50,8 @@ def ask_while_writing(desk, processes: int, threads: int, seconds: float) -> Non
     desk.wait_for(lambda: any(entry.level for entry in manifest.load(desk.archive).files), 60.0)
 
 
-def test_eight_readers_while_a_run_writes(desk):
-    ask_while_writing(desk, processes=2, threads=4, seconds=7.0)
+def test_four_readers_while_a_run_writes(desk):
+    ask_while_writing(desk, processes=2, threads=2, seconds=7.0)
 
 
 @pytest.mark.soak

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import urllib.error
 import urllib.request
@@ -51,6 +52,18 @@ def test_metrics_are_those_of_the_catalogue(get, raw, batch_of):
     assert samples["esper_broker_log_end_offset"].value == 2
     assert samples["esper_broker_log_bytes"].labels == {"topic": "t", "partition": "0"}
     assert samples["esper_broker_sent_bytes_total"].value == samples["esper_broker_log_bytes"].value > 0
+
+
+def test_a_full_disk_is_known_when_somebody_asks_though_nobody_writes(get, broker):
+    def unwritable():
+        return [line.split()[1] for line in get("/metrics").splitlines() if line.startswith("esper_broker_unwritable")]
+
+    assert unwritable() == ["0.0"]
+    soft, hard = resource.prlimit(broker.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (0, hard))
+    assert unwritable() == ["1.0"]
+    resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (soft, hard))
+    assert unwritable() == ["0.0"]
 
 
 def test_other_paths_are_404_and_nonsense_is_harmless(get, raw):

@@ -124,8 +124,9 @@ def test_what_is_not_permitted_is_refused(tmp_path, order):
     assert outcome == Failure(REFUSED, "BP009 depth = 1.5 must be a whole number")
 
 
+@pytest.mark.soak
 def test_both_forms_are_measured_and_the_faster_serves(tmp_path, order):
-    """The one test that really compiles: forward and backward of a small kernel."""
+    """Really compiled: forward and backward of a small kernel. Without `-m soak`, test_compiled_swap.py alone does."""
     outcome, _ = carried_out(tmp_path / "a", replace(order, pipeline="fast"))
 
     assert not outcome.eager_fallback, outcome.reason

@@ -29,7 +29,7 @@ def process(tmp_path, monkeypatch):
 def test_a_compiled_kernel_takes_over_in_another_process_and_the_same_run_comes_again(process, tmp_path):
     ref = process("forge", name="forge")["ref"]
 
-    first, second = (process("trainer", ref, "compiled", name=f"trainer {n}") for n in (1, 2))
+    first = process("trainer", ref, "compiled", name="trainer")
     record = first["record"][0]
     again = process("trainer", ref, "recorded", *record, name="replay")
     eager = process("trainer", ref, "eager", name="eager")
@@ -37,8 +37,8 @@ def test_a_compiled_kernel_takes_over_in_another_process_and_the_same_run_comes_
     ((before, after, from_ref, size),) = first["swaps"]
     assert (before, after, from_ref) == ("eager", "compiled", ref)
     assert size <= 1e-5
-    assert first["roots"] == second["roots"] == again["roots"] != eager["roots"]
+    assert first["roots"] == again["roots"] != eager["roots"]
     assert first["loss"] == pytest.approx(eager["loss"], abs=1e-4)
     assert eager["swaps"] == []
-    assert list((tmp_path / "trainer 1").rglob("*.main.so")) != []
+    assert list((tmp_path / "trainer").rglob("*.main.so")) != []
     assert first["others_s"] < 1.0, "a compiler ran"

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from aiokafka.errors import CommitFailedError
+from faust.tables.manager import TableManager
 
 from contracts.topics import PARTITIONS, RUNS
 from streams.app import FaustConsumer, add_agent, make_app
@@ -141,3 +142,21 @@ def test_a_process_that_ends_after_a_lost_commit_leaves_its_records_to_the_next(
 
     assert first == second
     assert position == 3
+
+
+def test_an_app_asks_for_its_partitions_at_once(monkeypatch, own_log, tmp_path):
+    """Faust waits a second first, for tables to be declared; a run's first step waits for decider and worker."""
+    waits = []
+
+    async def wait(_manager, seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr(TableManager, "sleep", wait)
+
+    async def scenario():
+        async with agent_of_runs("quick", own_log, tmp_path) as (app, _):
+            await until(lambda: app.consumer.assignment() and not app.rebalancing)
+            return len(app.consumer.assignment())
+
+    assert asyncio.run(scenario()) == PARTITIONS
+    assert waits == []

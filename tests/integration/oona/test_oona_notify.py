@@ -83,8 +83,11 @@ def mail():
 def test_everybody_who_is_configured_is_told_once_and_what_fails_is_on_record(
     own_log, ring, events, processes, read_until, web, mail
 ):
-    """Slack refuses twice and takes the third; nobody listens at the webhook; a restart tells nobody again."""
-    slack, pages = web(refuse=2), web()
+    """Slack refuses twice and takes the third; the webhook refuses thrice, and has it when a person asks again.
+
+    A restart tells nobody again.
+    """
+    slack, pages, hook = web(refuse=2), web(), web(refuse=3)
     worker = processes(
         "worker",
         own_log.data_dir,
@@ -93,7 +96,7 @@ def test_everybody_who_is_configured_is_told_once_and_what_fails_is_on_record(
             "ESPER_ALERT_SLACK_URL": f"{slack.address}/services/T0/secret-of-slack",
             "ESPER_ALERT_PAGERDUTY_KEY": "secret-routing-key",
             "ESPER_ALERT_PAGERDUTY_URL": f"{pages.address}/v2/enqueue",
-            "ESPER_ALERT_WEBHOOK_URL": "http://127.0.0.1:9/secret-of-the-hook",
+            "ESPER_ALERT_WEBHOOK_URL": f"{hook.address}/secret-of-the-hook",
             "ESPER_ALERT_SMTP_URL": f"smtp://127.0.0.1:{mail.port}",
             "ESPER_ALERT_EMAIL_TO": "ada@example.org",
         },
@@ -106,19 +109,26 @@ def test_everybody_who_is_configured_is_told_once_and_what_fails_is_on_record(
         found = read_until(lambda found: len(notified(found)) == 3, topics=(EMERGENCY,), address=own_log.address)
         worker.kill()
         worker.start()
+        fired = next(each.alert_id for each in notified(found) if each.channel == "webhook")
+        writer.publish(events.fact(event_pb2.AlertResendRequested(alert_id=fired, channel="webhook", by="ada")))
+        writer.flush()
+        found = read_until(lambda found: len(notified(found)) == 4, topics=(EMERGENCY,), address=own_log.address)
+        sent_again = notified(found)[3]
         writer.publish(events.fact(event_pb2.EpochCompleted(hook_ms_before=5.0)))
         writer.flush()
-        found = read_until(lambda found: len(notified(found)) == 6, topics=(EMERGENCY,), address=own_log.address)
+        found = read_until(lambda found: len(notified(found)) == 7, topics=(EMERGENCY,), address=own_log.address)
 
     told = {(each.channel, each.delivered, each.attempts) for each in notified(found)[:3]}
     assert told == {("slack", True, 3), ("pagerduty", True, 1), ("webhook", False, 3)}
+    assert (sent_again.channel, sent_again.delivered, sent_again.attempts) == ("webhook", True, 1)
+    assert [body["state"] for _, body in hook.got] == ["fired", "cleared"]
     assert [body["event_action"] for _, body in pages.got] == ["trigger", "resolve"]
     assert len({body["dedup_key"] for _, body in pages.got}) == 1
     assert ["training_latency_high" in body["text"] for _, body in slack.got] == [True, True]
     assert not mail.got  # this alert is not one for mail
     said = worker.stderr_path.read_text()
     assert "secret" not in said + repr(found)
-    assert "127.0.0.1: ConnectError" in repr(found)
+    assert "127.0.0.1 answers 503" in repr(found)
 
 
 def own_log_writer(own_log, ring):

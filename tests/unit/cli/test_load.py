@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ RUNS: dict[str, dict[str, Any]] = {
 MISFIT = "BlocklessResNet: stem.weight has shape (4, 1, 3, 3) in the run and shape (5, 1, 3, 3) in the model"
 
 
-@dataclass
+@dataclass(eq=False)
 class Ran:
     """A data folder with a run of each task, and how each came out."""
 
@@ -69,6 +70,10 @@ class Ran:
 
     def load(self, run: str = "last", **asked: Any) -> nn.Module:
         return esper.load(run, data_dir=self.folder, **asked)
+
+    @cache  # noqa: B019 - one of a module; tracing the network takes seconds
+    def source(self, run: str) -> str:
+        return esper.grown_source(run, data_dir=self.folder)
 
     def recorded(self, run: str) -> tuple[Recorded, FlatState]:
         with history_of(self.folder) as history:
@@ -197,7 +202,7 @@ def test_its_source_needs_torch_alone_and_computes_the_same(ran: Ran, tmp_path: 
         "digits": "class ResidualBlockAtS1",
     }
     for name, line in said.items():
-        source, network = esper.grown_source(name, data_dir=ran.folder), ran.load(name)
+        source, network = ran.source(name), ran.load(name)
         inputs = load_task(name).test.inputs[:3]
         torch.save((network.state_dict(), inputs, network(inputs)), tmp_path / f"{name}.pt")
         (tmp_path / f"{name}.py").write_text(source + CHECK.format(name=name))
@@ -227,7 +232,7 @@ def test_a_model_of_ones_own_needs_inputs_for_its_source(ran: Ran) -> None:
         esper.grown_source("digits", data_dir=ran.folder, model=made())
 
     given = esper.grown_source("digits", data_dir=ran.folder, model=made(), inputs=torch.rand(5, 1, 8, 8))
-    assert given == esper.grown_source("digits", data_dir=ran.folder)
+    assert given == ran.source("digits")
 
 
 def written(ran: Ran, out: Path, run: str = "digits", at: str | None = None) -> None:
@@ -255,7 +260,7 @@ def test_on_the_command_line_the_name_of_the_file_says_what_it_holds(ran: Ran, t
     assert torch.equal(torch.export.load(tmp_path / "net.pt2").module()(inputs), network(inputs))
 
 
-@pytest.mark.parametrize("name", ["chars", "digits"])
+@pytest.mark.parametrize("name", [pytest.param("chars", marks=pytest.mark.soak), "digits"])
 def test_as_onnx_it_computes_the_same_within_1e_5(ran: Ran, tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnxscript", reason="the extra esper-lite[onnx] is not installed")
     onnx = pytest.importorskip("onnx", reason="the extra esper-lite[onnx] is not installed")

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from esper.cli.app import dispatch
+from esper.cli.tell import tell_run
+from esper.errors import InvalidInput
 from tests.endless import endless_run
 
 
@@ -42,6 +44,8 @@ def test_a_run_is_told_and_answers(training, tmp_path, capsys):
     assert dispatch(["tell", "told", "grow bigger", *data]) == 2
     assert "nothing that a run can be told" in capsys.readouterr().err
 
+    with pytest.raises(InvalidInput, match="an emergency and no command; signal it by `esper tell RUN halt now`"):
+        tell_run(tmp_path / "data", "told", "halt now")
     code, heeded = tell("caution smoke in the room")
     assert (code, heeded["outcome"], heeded["ways"]) == (0, "heeded", ["the flag"])
     assert heeded["effect"]["body"]["reason"] == "smoke in the room"

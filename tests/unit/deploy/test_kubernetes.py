@@ -98,6 +98,7 @@ def test_each_container_is_held_to_little():
 
         assert held["runAsNonRoot"], name
         assert held["runAsUser"] > 0, name
+        assert held["fsGroupChangePolicy"] == "OnRootMismatch", name  # else a file that only its owner reads is opened
         assert held["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod["automountServiceAccountToken"] is False, name
     for name, each in containers():

@@ -26,21 +26,11 @@ BLUEPRINTS = ("BP001", "BP009", "BP036")
 
 # Folds the records of argv[2] into argv[1] in batches of three and dies at the argv[3]-th statement.
 FOLD = """
-import os, pickle, signal, sys
+import pickle, sys
 from pathlib import Path
 from esper.leyline.signing import KeyRing
 from projections.library import Library
-
-class Mortal:
-    def __init__(self, connection, left):
-        self.connection, self.left = connection, left
-    def execute(self, *arguments):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.connection.execute(*arguments)
-    def __getattr__(self, name):
-        return getattr(self.connection, name)
+from tests.mortal import Mortal
 
 path, records, left = Path(sys.argv[1]), pickle.loads(Path(sys.argv[2]).read_bytes()), int(sys.argv[3])
 library = Library(path, KeyRing((b"k" * 32,)))

@@ -13,7 +13,7 @@ from esper.leyline.envelope import new_event
 from esper.leyline.signing import Signed
 from esper.nissa.measure import Sample
 from esper.testing import KEYS
-from streams.agents.nissa import Nissa
+from streams.agents.nissa import IDLE_LOOK_S, Nissa, until_due
 from streams.agents.notify import Notifier, channels_of
 from streams.metrics import Metrics
 from streams.producer import Publisher
@@ -62,6 +62,44 @@ async def test_while_the_log_takes_nothing_people_are_told_all_the_same():
         assert nissa.waits
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+
+
+@pytest.mark.requirement("R-NIS-10")
+@pytest.mark.asyncio
+async def test_people_are_told_before_the_log_is_asked_to_take_it():
+    """A log that hangs holds up the record of an alert, and not the alert."""
+
+    class Hangs(Publisher):
+        async def publish(self, *_):
+            order.append("written")
+            asked.set()
+            await asyncio.Event().wait()
+
+    class Tells(Notifier):
+        def take(self, event):
+            order.append(event.alert_fired.rule)
+
+    order, asked = [], asyncio.Event()
+    metrics = Metrics()
+    publisher = Hangs("127.0.0.1:1", KEYS, metrics)
+    nissa = Nissa(publisher, metrics, Tells({}, publisher, metrics))
+    looking = asyncio.create_task(nissa.look([Sample("esper_broker_unwritable", 1.0, "broker")], 0.0, {"broker"}))
+    await asked.wait()
+    assert order == ["log_disk_full", "written"]
+    looking.cancel()
+
+
+@pytest.mark.requirement("R-NIS-10")
+@pytest.mark.asyncio
+async def test_an_idle_worker_sees_soon_that_a_run_has_begun(tmp_path, monkeypatch):
+    """It slept for half a minute over the first that went wrong in a run."""
+    monkeypatch.setattr("streams.agents.nissa.LOOK_S", 0.01)
+    nissa = Nissa(None, Metrics())
+    waiting = asyncio.create_task(until_due(nissa, tmp_path))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    (tmp_path / "trainer-a.json").write_text("[]")
+    await asyncio.wait_for(waiting, IDLE_LOOK_S / 2)
 
 
 @pytest.mark.asyncio

@@ -167,25 +167,25 @@ OUTSIDE = [
 ]
 
 
-@pytest.mark.parametrize("query", [*OUTSIDE, *ELSEWHERE])
-def test_the_settings_alone_let_no_query_out_of_the_archive(history: History, place: Path, query: str) -> None:
+def test_the_settings_alone_let_no_query_out_of_the_archive(history: History, place: Path) -> None:
     """The second barrier: as if the query had passed the first."""
     before = state_of(place.parents[1])
-    with pytest.raises(duckdb.Error) as refused:
-        answer_of(history, filled(query, place))
+    for query in [*OUTSIDE, *ELSEWHERE]:
+        with pytest.raises(duckdb.Error) as refused:
+            answer_of(history, filled(query, place))
 
-    assert "the secret" not in str(refused.value)
-    assert state_of(place.parents[1]) == before
+        assert "the secret" not in str(refused.value), query
+        assert state_of(place.parents[1]) == before, query
 
 
-@pytest.mark.parametrize("query", [*WRITING, *OUTSIDE, *ELSEWHERE])
-def test_both_together_answer_nothing_that_writes_or_reads_elsewhere(history: History, place: Path, query: str) -> None:
-    before, query = state_of(place.parents[1]), filled(query, place)
-    with pytest.raises(InvalidInput) as refused:
-        answer_as_asked(history, query)
+def test_both_together_answer_nothing_that_writes_or_reads_elsewhere(history: History, place: Path) -> None:
+    before = state_of(place.parents[1])
+    for query in [*WRITING, *OUTSIDE, *ELSEWHERE]:
+        with pytest.raises(InvalidInput) as refused:
+            answer_as_asked(history, filled(query, place))
 
-    assert "the secret" not in str(refused.value)
-    assert state_of(place.parents[1]) == before
+        assert "the secret" not in str(refused.value), query
+        assert state_of(place.parents[1]) == before, query
 
 
 def answer_of(history: History, query: str) -> list[tuple[object, ...]]:

@@ -120,8 +120,8 @@ def test_rates_and_new_parameters_are_set_in_time() -> None:
     set_and_checked = [took(lambda step=step: rates.begin_step(optimizer.groups, step)) for step in range(10, 40)]
 
     assert len(optimizer.names) == 33
-    assert sorted(added)[-2] < 20
-    assert sorted(set_and_checked)[-2] < 2  # setting alone may take 5
+    assert sorted(added)[len(added) // 2] < 20
+    assert sorted(set_and_checked)[len(set_and_checked) // 2] < 2  # setting alone may take 5
 
 
 @pytest.mark.requirement("R-TOL-17")

@@ -23,21 +23,11 @@ ROOT = Path(__file__).parents[4]
 
 # Folds the records of argv[3] into the projection argv[1] at argv[2] in batches of 9; dies at the argv[4]-th statement.
 FOLD = """
-import os, pickle, signal, sys
+import pickle, sys
 from pathlib import Path
 from projections.registry import PROJECTIONS
 from projections.store import Store
-
-class Mortal:
-    def __init__(self, connection, left):
-        self.connection, self.left = connection, left
-    def execute(self, *arguments):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.connection.execute(*arguments)
-    def __getattr__(self, name):
-        return getattr(self.connection, name)
+from tests.mortal import Mortal
 
 projection, path, records = PROJECTIONS[sys.argv[1]], Path(sys.argv[2]), pickle.loads(Path(sys.argv[3]).read_bytes())
 with Store(projection, path, None) as store:
