@@ -33,6 +33,12 @@ def observations(history: History, objects: ObjectStore, most: int) -> Iterator[
         yield bytes(observation or b"") or objects.get(reference)
 
 
+def reports_on(history: History, policy_version: str, since_ns: int) -> list[Event]:
+    """The field reports on decisions of one version since a time (Unix ns), each event as often as the log has it."""
+    query = "SELECT log_raw FROM log.field_report WHERE tamiyo_policy_version = ? AND recorded_at_ns >= ?"
+    return [envelope.parse(raw) for (raw,) in history.cursor(query, [policy_version, since_ns]).fetchall()]
+
+
 def decided_by(history: History) -> list[dict[str, Any]]:
     """How many decisions each version of each policy has made, in how many runs, the most first."""
     return rows(

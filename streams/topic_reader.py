@@ -1,4 +1,4 @@
-"""Reads a topic from its beginning: first all that is there, then what comes."""
+"""Reads a topic from its beginning, or from a time on: first all that is there, then what comes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ Handler = Callable[[Record], Awaitable[None]]
 class TopicReader:
     """A reader without a group: what is read is folded anew at every start, so there is no position to keep."""
 
-    def __init__(self, brokers: str, topic: Topic) -> None:
+    def __init__(self, brokers: str, topic: Topic, *, since_s: float = 0.0) -> None:
+        """`since_s` (Unix seconds) leaves out what came before; 0 leaves out nothing."""
         self._brokers = brokers
+        self._since_s = since_s
         self._topic = topic
         self._consumer = LogConsumer(bootstrap_servers=brokers, auto_offset_reset="earliest")
 
@@ -38,6 +40,10 @@ class TopicReader:
         places = await self._consumer.places(self._topic)
         self._consumer.assign(places)
         ends = await self._consumer.end_offsets(places)
+        if self._since_s > 0.0:
+            begins = await self._consumer.offsets_since(places, int(1e3 * self._since_s))
+            for place in places:
+                self._consumer.seek(place, begins.get(place, ends[place]))
         while [each for each in places if await self._consumer.position(each) < ends[each]]:
             await self._hand_over(handler)
 
@@ -48,8 +54,12 @@ class TopicReader:
     async def follow(self, handler: Handler) -> None:
         """Hand over what comes, on partitions that are added too, until cancelled."""
         while True:
-            await self._consumer.take_in_added()
-            await self._hand_over(handler)
+            await self.next(handler)
+
+    async def next(self, handler: Handler) -> None:
+        """Hand over what comes next, or nothing where nothing comes for some time."""
+        await self._consumer.take_in_added()
+        await self._hand_over(handler)
 
     async def stop(self) -> None:
         """Disconnect."""

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from streams.agents import karn, nissa, urza
+from streams.agents import karn, nissa, stages, urza
 from streams.entry import by_hand
 from streams.process import AgentContext, run_agents
 
-DESCRIPTION = "Tells of the catalogue, keeps the library of kernels, turns events into metrics and alerts."
+DESCRIPTION = "Tells the catalogue, keeps kernels, turns events into metrics and alerts, judges staged policies."
 
 
 async def setup(context: AgentContext) -> None:
@@ -18,6 +18,7 @@ async def setup(context: AgentContext) -> None:
     library = await urza.setup(context)
     await karn.setup(context, library)
     await nissa.setup(context)
+    await stages.setup(context)
 
 
 def run(arguments: Sequence[str], messages: TextIO) -> None:

@@ -61,7 +61,6 @@ LONG = (
     "tests/e2e/test_kafka.py",
     "tests/checker/",
     "tests/e2e/test_examples.py",
-    "tests/unit/test_quality.py",
     "tests/e2e/",
     "tests/integration/",
 )

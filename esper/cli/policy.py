@@ -13,13 +13,15 @@ from esper.cli.output import DIM, GREEN, RED, say, say_json, styled, table
 from esper.errors import InvalidInput
 from esper.leyline import ids
 from esper.simic.versions import Version, Versions, fold
-from projections.policy_queries import decided_by, observations, policy_events
+from projections.policy_queries import decided_by, observations, policy_events, reports_on
 from streams.objects import object_store
 
 if TYPE_CHECKING:
     from esper.leyline.envelope import Event
     from esper.leyline.objects import ObjectStore
+    from esper.simic.staged import Stage
     from esper.tamiyo.policy import Policy
+    from projections.history import History
 
 _COLOURS: Final = {"live": GREEN, "staged": GREEN, "rejected": RED}
 
@@ -58,21 +60,17 @@ def show_command(data_dir: Path, archive: str | None, word: str, *, as_json: boo
     """One version in full."""
     with history_of(data_dir, archive) as history:
         versions = fold(policy_events(history))
-    version = versions.find(word)
+        version = versions.find(word)
+        stage = _staged(history, versions, version)
     if as_json:
-        say_json(_described(version))
+        said = None if stage is None else {"runs": stage.runs, "successes": stage.successes, "verdict": stage.verdict}
+        say_json(_described(version) | {"staged": said})
         return
     state = styled(version.state, *_colours(version))
     say(f"policy {version.version}: {state}  {styled(version.weights_ref, DIM)}")
     event_id = ids.text(version.trained_id)
     say(f"trained {_at(version.trained_at_ns)} on {version.experiences} experiences, event {event_id}")
-    if version.promotions:
-        often = "once" if version.promotions == 1 else f"{version.promotions} times"
-        say(f"promoted {often}, last {_at(version.promoted_at_ns)} by {version.by}: {version.reason}")
-    elif version.reason:
-        say(f"why: {version.reason}")
-    if version.rollbacks:
-        say(f"left {version.rollbacks} times for an earlier version")
+    _say_promotions(version, stage)
     for process in version.loaded_by:
         say(f"{process} decides with it")
     for process, why in version.refused_by.items():
@@ -86,6 +84,29 @@ def show_command(data_dir: Path, archive: str | None, word: str, *, as_json: boo
     for title, content in (("made of", version.provenance), ("training", version.training)):
         if content:
             say(table((title, ""), sorted(content.items())))
+
+
+def _staged(history: History, versions: Versions, version: Version) -> Stage | None:
+    """What the runs of a staged version came to by now; None of one that is not staged."""
+    from esper.simic.staged import Stage  # noqa: PLC0415
+
+    stage = Stage.of(versions) if version.version == versions.staged else None
+    if stage is not None:
+        for event in reports_on(history, stage.version, stage.since_ns):
+            stage.take(event)
+    return stage
+
+
+def _say_promotions(version: Version, stage: Stage | None) -> None:
+    if version.promotions:
+        often = "once" if version.promotions == 1 else f"{version.promotions} times"
+        say(f"promoted {often}, last {_at(version.promoted_at_ns)} by {version.by}: {version.reason}")
+    elif version.reason:
+        say(f"why: {version.reason}")
+    if stage is not None:
+        say(f"{stage.verdict}: {stage}")
+    if version.rollbacks:
+        say(f"left {version.rollbacks} times for an earlier version")
 
 
 def diff_command(data_dir: Path, archive: str | None, old: str, new: str, states: int, *, as_json: bool) -> int:

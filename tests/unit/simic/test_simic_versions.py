@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 
 import pytest
 
 from contracts.leyline.v1.event_pb2 import PolicyLoaded, PolicyRejected
+from contracts.leyline.v1.leyline_pb2 import (
+    FIELD_REPORT_OUTCOME_ABORTED,
+    FIELD_REPORT_OUTCOME_NEUTRAL,
+    FIELD_REPORT_OUTCOME_REGRESSION,
+    FIELD_REPORT_OUTCOME_SUCCESS,
+    FieldReport,
+)
 from esper.cli.app import dispatch
 from esper.errors import InvalidInput
 from esper.leyline.envelope import new_event
 from esper.leyline.objects import ObjectStore
 from esper.simic import publication, versions
 from esper.simic.publication import NotValidated
-from esper.simic.versions import POLICY, Gate, fold, next_version, staged_verdict
+from esper.simic.staged import Stage, decided
+from esper.simic.versions import POLICY, Gate, fold, next_version
 from esper.tamiyo import weights
 from esper.tamiyo.network import make
 from esper.tamiyo.staging import serves
@@ -236,8 +245,32 @@ def test_nothing_to_go_back_to_is_said(story):
         story.go_back()
 
 
+def reports(version: str, since_ns: int, share: float, well: int, badly: int) -> list:
+    """Reports on so many runs of a staged version that went well and badly, and all that must not count."""
+    served = (f"run{number}" for number in itertools.count() if serves(f"run{number}", version, share))
+    others = (f"run{number}" for number in itertools.count() if not serves(f"run{number}", version, share))
+    made = []
+
+    def tell(run_id, outcome, *, by=version, notes="", at_ns=since_ns) -> None:
+        body = FieldReport(tamiyo_policy_version=by, training_run_id=run_id, outcome=outcome, notes=notes)
+        event_id = len(made).to_bytes(16, "big")
+        made.append(new_event(body, event_id=event_id, run_id=run_id, producer="tamiyo", recorded_at_ns=at_ns))
+
+    for number in range(well + badly):
+        run_id = next(served)
+        tell(run_id, FIELD_REPORT_OUTCOME_SUCCESS)
+        for _ in range(1 if number < well else 2):
+            tell(run_id, FIELD_REPORT_OUTCOME_REGRESSION)
+        tell(run_id, FIELD_REPORT_OUTCOME_NEUTRAL, notes="run_ended")
+    tell(next(served), FIELD_REPORT_OUTCOME_ABORTED)  # it has not ended
+    tell(next(served), FIELD_REPORT_OUTCOME_ABORTED, notes="run_ended", at_ns=since_ns - 1)
+    tell(next(served), FIELD_REPORT_OUTCOME_ABORTED, notes="run_ended", by="1.0.0")
+    tell(next(others), FIELD_REPORT_OUTCOME_ABORTED, notes="run_ended")
+    return made
+
+
 @pytest.mark.requirement("R-SIM-40")
-def test_a_staged_version_serves_its_share_of_runs_and_goes_back_where_it_does_badly(whole):
+def test_a_staged_version_serves_its_share_of_runs(whole):
     runs = [f"run{number}" for number in range(4000)]
     served = [whole.folded.serving(run) for run in runs]
 
@@ -245,7 +278,44 @@ def test_a_staged_version_serves_its_share_of_runs_and_goes_back_where_it_does_b
     assert set(served) == {"1.0.0", "1.2.1"}
     assert all(serves(run, "1.2.1", 0.1) is (version == "1.2.1") for run, version in zip(runs, served, strict=True))
     assert serves("run0", "1.2.1", 0.0)  # all runs
-    assert [staged_verdict(*each) for each in ((0, 19), (15, 20), (16, 20))] == ["waits", "goes back", "stays"]
+
+
+@pytest.mark.requirement("R-SIM-40")
+@pytest.mark.parametrize(
+    ("well", "badly", "verdict", "live"),
+    [(0, 19, "waits", "1.0.0"), (15, 5, "goes back", "1.0.0"), (16, 4, "stays", "1.2.1")],
+)
+def test_a_staged_version_goes_back_or_decides_for_all_by_what_its_runs_reported(whole, well, badly, verdict, live):
+    stage = Stage.of(whole.folded)
+    told = reports("1.2.1", stage.since_ns, 0.1, well, badly)
+    for event in random.Random(well).sample(told, len(told)) + told[:7]:  # in any order, and some of them again
+        stage.take(event)
+    assert (stage.successes, stage.runs, stage.verdict) == (well, well + badly, verdict)
+
+    said = decided(stage, whole.events, whole.folded, NOW)
+    assert (said is None) is (verdict == "waits")
+    after = fold([*whole.events, *([] if said is None else [said, said])])
+    assert (after.live, after.staged) == (live, "1.2.1" if verdict == "waits" else "")
+    if said is not None:
+        assert after.by_name["1.2.1"].rollbacks == (verdict == "goes back")
+        assert (
+            after.by_name[live].reason == f"{well} of 20 staged runs that ended did well; 80% of at least 20 are asked"
+        )
+        assert said.policy_promoted.architecture == "tamiyo_gnn_v1"
+        assert decided(stage, whole.events, after, NOW) is None  # somebody has spoken
+
+
+def test_what_nobody_stages_any_more_is_not_judged(whole):
+    stage = Stage.of(whole.folded)
+    for event in reports("1.2.1", stage.since_ns, 0.1, 0, 20):
+        stage.take(event)
+    whole.promote("1.1.0")
+    whole.promote("1.2.1", share=0.1)
+
+    assert decided(stage, whole.events, whole.folded, NOW) is None  # it is staged anew
+    whole.go_back()
+    assert decided(stage, whole.events, whole.folded, NOW) is None
+    assert Stage.of(whole.folded) is None
 
 
 def test_names_follow_each_other_by_what_changed(story):
@@ -292,6 +362,8 @@ def test_they_are_listed_and_shown(whole, data_dir, capsys):
     assert [each["rollbacks"] for each in listed] == [0, 0, 1, 0]
     shown = json.loads(ask("show", "live", "--json"))
     assert (shown["version"], shown["state"], len(shown["gates"])) == ("1.0.0", "live", 6)
+    assert shown["staged"] is None
+    assert "0 of 0 staged runs that ended did well" in ask("show", "staged")
     text = ask("show", "1.2.0")
     for word in ("rejected", "performance", "not above 0", "simic.training.loss"):
         assert word in text
