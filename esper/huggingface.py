@@ -9,6 +9,7 @@ gives a callback no loss: it is taken from what the model returns.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ class GrowthCallback(TrainerCallback):
         self._epochs = epochs
         self._hook: Any = None
         self._accumulated = 1
+        self._now = _Now()
 
     @property
     def run(self) -> Any:
@@ -56,8 +58,8 @@ class GrowthCallback(TrainerCallback):
             scheduler=parts.get("lr_scheduler"),
             accumulate=args.gradient_accumulation_steps,
         )
-        if first:
-            _count_from(first, parts.get("train_dataloader"))
+        self._now.epoch = first
+        _count_as(self._now, parts.get("train_dataloader"))
 
     def _note_loss(self, model: nn.Module, _inputs: Any, named: Mapping[str, Any], outputs: Any) -> None:
         """The batch's mean loss: a model that was told how many items make the step has returned its part of theirs."""
@@ -93,6 +95,7 @@ class GrowthCallback(TrainerCallback):
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Probe, decide, keep."""
         self._parts.end_epoch()
+        self._now.epoch = self._parts.epoch
         if self._parts.over:
             control.should_training_stop = True
 
@@ -114,22 +117,30 @@ class GrowthCallback(TrainerCallback):
             control.should_epoch_stop = True
 
 
-def _count_from(first: int, loader: Any) -> None:
-    """Let a loader's epochs have the numbers that the run's have: of a run that goes on, Trainer counts from 0 again.
+@dataclass(slots=True)
+class _Now:
+    """The number of the run's epoch."""
 
-    accelerate's samplers draw an epoch's order from its number, which the loader tells them (`set_epoch`).
+    epoch: int = 0
+
+
+def _count_as(now: _Now, loader: Any) -> None:
+    """Let a loader's epochs have the numbers that the run's have: Trainer counts on where an epoch was taken back.
+
+    It also counts from 0 again in a run that goes on. accelerate's samplers draw an epoch's order from its number,
+    which the loader tells them (`set_epoch`).
     """
     batches = getattr(loader, "batch_sampler", None)
     inner = getattr(batches, "batch_sampler", None)  # of a loader that is shared among processes
     samplers: list[Any] = [getattr(batches, "sampler", None), getattr(inner, "sampler", None)]
     others: list[Any] = [batches, getattr(loader, "dataset", None)]
     for each in [*filter(_counts, samplers)] or [*filter(_counts, others)]:
-        each.set_epoch = partial(_set_epoch, each.set_epoch, first)
+        each.set_epoch = partial(_set_epoch, each.set_epoch, now)
 
 
 def _counts(part: Any) -> bool:
     return hasattr(part, "set_epoch")
 
 
-def _set_epoch(set_epoch: Callable[[int], Any], first: int, epoch: int) -> None:
-    set_epoch(first + epoch)
+def _set_epoch(set_epoch: Callable[[int], Any], now: _Now, _epoch: int) -> None:
+    set_epoch(now.epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,8 @@ from projections.views import AT_STEP
 if TYPE_CHECKING:
     from projections.history import History
 
+_OWN: Final = re.compile(r'"decided\.(\w+)"')
+"""A table that a view is made of, which DuckDB offers for a name that is none: the view has the same name."""
 BLOCK: Final = 2_000
 """Rows of an answer that are held, aligned and shown at once."""
 _SELECT, _EXPLAIN = duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN
@@ -182,6 +185,7 @@ def wrong_query() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         first, *more = str(error).split("\n\n")
+        first = _OWN.sub(r'"\1"', first)
         where = next((each for each in more if each.startswith("LINE ") and each.rstrip().endswith("^")), "")
         raise WrongQuery(f"the query is wrong: {first}", where) from None
 

@@ -39,8 +39,12 @@ def sql_command(
 
             shell(history)
         else:
+            asked = sys.stdin.read() if query is None else query
+            if asked.lstrip().startswith("\\d"):
+                say_schema(history, asked.strip()[2:].strip(" ;+") or None, as_json=as_json)
+                return
             with _ended_by_signals():
-                _answer(history, sys.stdin.read() if query is None else query, as_json=as_json)
+                _answer(history, asked, as_json=as_json)
 
 
 def _put_beside(history: History, places: Sequence[str]) -> None:

@@ -271,6 +271,10 @@ def replica_of(model: nn.Module) -> DistributedDataParallel | None:
     return next((each for each in model.modules() if isinstance(each, DistributedDataParallel)), None)
 
 
+_SHARDED: Final = {"FullyShardedDataParallel", "FSDPModule"}
+"""What FSDP makes of a model, or mixes into its class or a part's: by name, because their module is slow to import."""
+
+
 def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
     """The module behind a compiled or otherwise wrapped model, and whether a compiler looks at it or at a part of it.
 
@@ -284,7 +288,7 @@ def plain_model(model: nn.Module) -> tuple[nn.Module, bool]:
             f"the model is compiled by torch.compile's inductor, which needs a C++ compiler on a CPU, and there is no "
             f"{cxx}: install one, name yours in CXX, or compile with backend='eager'"
         )
-    if type(model).__name__ == "FullyShardedDataParallel" or type(model).__name__.startswith("FSDP"):
+    if any(base.__name__ in _SHARDED for each in model.modules() for base in type(each).__mro__):
         raise InvalidInput(
             "the model is sharded by FSDP, whose parameters no seed can follow: use DistributedDataParallel, or no "
             "sharding"

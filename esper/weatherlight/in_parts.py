@@ -39,6 +39,11 @@ class InParts:
             raise InvalidInput("the run begins with the training; before that there is none")
         return self._run
 
+    @property
+    def epoch(self) -> int:
+        """The number of the run's epoch, which is one that it had before where a rollback took it back."""
+        return self._epoch
+
     def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, epochs: int, **given: Any) -> int:
         """Begin the run and its first epoch, whose number is returned: not 0 where a run goes on.
 

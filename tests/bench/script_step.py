@@ -1,22 +1,29 @@
 """What Esper adds to a step of a person's own script, growth off: `python -m tests.bench.script_step`.
 
-Blocks of 50 steps alternate in one process on one thread: the plain loop, the same under `esper.grow` with
-`policy="none"`, and that with ten figures of one's own recorded in every step, as people do with a logger. Loggers that
-are installed (`tests.bench.loggers`) record ten figures a step in the same run; the others are named. All of it is
+Three loops take turns in one process on one thread, in blocks of 50 steps: the plain loop, the same under `esper.grow`
+with `policy="none"`, and that with ten figures of one's own recorded in every step, as people do with a logger. A round
+is plain, Esper, telling, telling, Esper, plain, so that whatever drifts strikes all three alike. Loggers that are
+installed (`tests.bench.loggers`) record ten figures a step in the same run; the others are named. All of it is
 processor time of the one thread, which neighbours on the machine disturb the least; what a logger does on another
-thread or in another process is not in its figure. The slowdown is the geometric mean of the pairs' ratios, its bound
-the upper end of the two-sided 95 % interval; what is added to a step is the difference of the medians of a step's time.
-The nets end with the same weights to the bit.
+thread or in another process is not in its figure.
+
+The slowdown is that of a step of a millisecond and a half: the geometric mean of the rounds' ratios, its bound the
+upper end of the two-sided 95 % interval. What is added is told of a step of a quarter of one, because a long step
+varies by more than that from run to run: a round's figure is the difference of the medians of its blocks' steps, the
+row is the upper end of the 95 % interval of the rounds' median, by the order of the rounds. The nets end with the same
+weights to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +38,34 @@ from tests.bench.table import HEADER, Row, failed, line
 
 BLOCK = 50
 RECORDED = 5
-"""Times in a block that each logger records ten figures: the slowest takes milliseconds."""
-BATCH, FEATURES, WIDTH = 64, 64, 256
+"""Times in a round that each logger records ten figures: the slowest takes milliseconds."""
+BATCH, FEATURES = 64, 64
+LONG, SHORT = 256, 16
+"""Widths of the nets whose steps take a millisecond and a half, and a quarter of one."""
 TEN = {f"figure {number}": 0.5 * number for number in range(10)}
 QUICKEST_US = 47.0
 """Trackio's median for ten scalars a step, the quickest of the loggers that people use, on a machine of this kind."""
 
 
 class Loop:
-    """A net and its optimiser, and how long its steps and blocks took."""
+    """A net and its optimiser, the median of each block's steps, and how long each block took."""
 
-    def __init__(self) -> None:
-        self.model = net()
+    def __init__(self, width: int) -> None:
+        self.model = net(width)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
-        self.step_s: list[float] = []
+        self.step_us: list[float] = []
         self.block_s: list[float] = []
 
     def block(self, step: Callable[[Tensor, Tensor], object], batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         """Take and time a block of steps."""
+        steps: list[float] = []
         began = last = time.thread_time()
         for _ in range(BLOCK):
             step(*next(batches))
             now = time.thread_time()
-            self.step_s.append(now - last)
+            steps.append(now - last)
             last = now
+        self.step_us.append(1e6 * statistics.median(steps))
         self.block_s.append(last - began)
 
     def plain(self, inputs: Tensor, targets: Tensor) -> None:
@@ -64,73 +75,130 @@ class Loop:
         self.optimizer.step()
 
 
-def net() -> nn.Module:
+def net(width: int) -> nn.Module:
     """The net, always with the same weights."""
     torch.manual_seed(0)
-    middle = [layer for _ in range(3) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
-    return nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.ReLU(), *middle, nn.Linear(WIDTH, 10))
+    middle = [layer for _ in range(3) for layer in (nn.Linear(width, width), nn.ReLU())]
+    return nn.Sequential(nn.Linear(FEATURES, width), nn.ReLU(), *middle, nn.Linear(width, 10))
 
 
-def rows(*, full: bool = False) -> list[Row]:
-    """The slowdown, what ten figures a step add, and the same of the loggers that are installed."""
-    torch.set_num_threads(1)
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a loop adds to the plain one's step, in microseconds: the rounds' median and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, loop: Loop, plain: Loop) -> Added:
+        """Of two loops that took turns, without their first round; infinite bounds where there are too few rounds."""
+        pairs = zip(loop.step_us[2:], plain.step_us[2:], strict=True)
+        blocks = [here - there for here, there in pairs]
+        rounds = sorted((first + second) / 2 for first, second in zip(blocks[::2], blocks[1::2], strict=True))
+        n = len(rounds)
+        place = math.floor(n / 2 - 0.98 * math.sqrt(n))  # of the sign test's interval
+        bounds = (rounds[place], rounds[n - 1 - place]) if place >= 0 else (-math.inf, math.inf)
+        return cls(statistics.median(rounds), *bounds)
+
+
+def race(width: int, rounds: int, folder: Path, others: Callable[[int], None]) -> tuple[Loop, Loop, Loop]:
+    """So many rounds of the plain loop, Esper's and the one that tells ten figures; `others` is called after each."""
     torch.manual_seed(1)
     inputs, targets = torch.randn(64 * BATCH, FEATURES), torch.randint(10, (64 * BATCH,))
     data = [*zip(inputs.split(BATCH), targets.split(BATCH), strict=True)]
-    pairs = 200 if full else 40
-    plain, esperal, telling = Loop(), Loop(), Loop()
-    others: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    plain, esperal, telling = Loop(width), Loop(width), Loop(width)
 
-        def session(loop: Loop, name: str) -> Any:
-            def probe(model: nn.Module) -> Tensor:
-                return functional.cross_entropy(model(inputs[:BATCH]), targets[:BATCH], reduction="none")
+    def session(loop: Loop, name: str) -> Any:
+        def probe(model: nn.Module) -> Tensor:
+            return functional.cross_entropy(model(inputs[:BATCH]), targets[:BATCH], reduction="none")
 
-            return esper.grow(
-                loop.model, loop.optimizer, probe=probe, epochs=1, policy="none", log=None, data_dir=Path(folder) / name
-            )
+        return esper.grow(
+            loop.model, loop.optimizer, probe=probe, epochs=1, policy="none", log=None, data_dir=folder / name
+        )
 
-        known, missing = loggers(Path(folder), TEN)
-        with session(esperal, "one") as run, session(telling, "two") as told:
-            endless = [data[number % len(data)] for number in range((pairs + 2) * BLOCK)]
-            first, second, third = iter(endless), iter(run_batches(run, endless)), iter(run_batches(told, endless))
+    with session(esperal, f"one {width}") as run, session(telling, f"two {width}") as told:
+        endless = [data[number % len(data)] for number in range(2 * (rounds + 2) * BLOCK)]
+        first, second, third = iter(endless), iter(run_batches(run, endless)), iter(run_batches(told, endless))
 
-            def step(inputs: Tensor, targets: Tensor) -> None:
-                run.step(lambda: functional.cross_entropy(esperal.model(inputs), targets))
+        def step(inputs: Tensor, targets: Tensor) -> None:
+            run.step(lambda: functional.cross_entropy(esperal.model(inputs), targets))
 
-            def step_and_tell(inputs: Tensor, targets: Tensor) -> None:
-                told.step(lambda: functional.cross_entropy(telling.model(inputs), targets))
-                told.log(TEN)
+        def step_and_tell(inputs: Tensor, targets: Tensor) -> None:
+            told.step(lambda: functional.cross_entropy(telling.model(inputs), targets))
+            told.log(TEN)
 
-            for number in range(pairs + 1):
-                plain.block(plain.plain, first)
-                esperal.block(step, second)
-                telling.block(step_and_tell, third)
-                for name, record in known.items():
-                    for place in range(RECORDED):
-                        began = time.thread_time()
-                        record(1 + number * RECORDED + place)
-                        others.setdefault(name, []).append(time.thread_time() - began)
+        turns = [(plain, plain.plain, first), (esperal, step, second), (telling, step_and_tell, third)]
+        for number in range(rounds + 1):
+            for loop, takes, batches in [*turns, *reversed(turns)]:
+                loop.block(takes, batches)
+            others(number)
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(esperal.model.state_dict()[name], tensor), f"the two loops learnt a different {name}"
-    slowed = ratio(esperal.block_s[1:], plain.block_s[1:])
-    mean, bound = (100 * (each - 1) for each in (slowed.mean, slowed.high))
-    median = {
-        name: 1e6 * statistics.median(loop.step_s[BLOCK:])
-        for name, loop in (("plain", plain), ("esper", esperal), ("told", telling))
-    }
+    return plain, esperal, telling
+
+
+def rows(*, full: bool = False, rounds: tuple[int, int] | None = None) -> list[Row]:
+    """The slowdown, what ten figures a step add, and the same of the loggers that are installed.
+
+    `rounds` are those of the long step and of the short one.
+    """
+    torch.set_num_threads(1)
+    long, short = rounds or ((100, 400) if full else (20, 60))
+    others: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        plain, esperal, _ = race(LONG, long, Path(folder), lambda _round: None)
+        slowed = ratio(_rounds(esperal), _rounds(plain))
+        mean, bound = (100 * (each - 1) for each in (slowed.mean, slowed.high))
+        slow_us = statistics.median(plain.step_us)
+        known, missing = loggers(Path(folder), TEN)
+
+        def record(number: int) -> None:
+            for name, log in known.items():
+                for place in range(RECORDED):
+                    began = time.thread_time()
+                    log(1 + number * RECORDED + place)
+                    others.setdefault(name, []).append(time.thread_time() - began)
+
+        plain, esperal, telling = race(SHORT, short, Path(folder), record)
     logged = {name: 1e6 * statistics.median(took) for name, took in others.items()}
     limit = min(QUICKEST_US, *logged.values()) if logged else QUICKEST_US
     beside = "".join(f"; {name} {why}" for name, why in missing.items())
-    fixture = f"{WIDTH} wide, batch {BATCH}, plain step {median['plain']:,.0f} µs, {pairs} pairs of {BLOCK} steps"
+
+    def fixture(width: int, step_us: float, count: int) -> str:
+        return f"{width} wide, batch {BATCH}, plain step {step_us:,.0f} µs, {count} rounds of 6 x {BLOCK} steps"
+
+    brief = fixture(SHORT, statistics.median(plain.step_us), short)
+    alone, told = Added.of(esperal, plain), Added.of(telling, plain)
     return [
-        Row("a script's step slowed, growth off (upper 95 %)", bound, "%", f"{fixture}, mean {mean:+.2f} %", 3.0),
-        Row("added to a script's step, growth off (p50)", median["esper"] - median["plain"], "µs", fixture, limit),
         Row(
-            "the same with ten figures recorded (p50)", median["told"] - median["plain"], "µs", fixture + beside, limit
+            "a script's step slowed, growth off (upper 95 %)",
+            bound,
+            "%",
+            f"{fixture(LONG, slow_us, long)}, mean {mean:+.2f} %",
+            3.0,
+        ),
+        Row(
+            "added to a script's step, growth off (p50, upper 95 %)",
+            alone.high,
+            "µs",
+            f"{brief}, median {alone.median:.1f} µs",
+            limit,
+        ),
+        Row(
+            "the same with ten figures recorded (p50, upper 95 %)",
+            told.high,
+            "µs",
+            f"{brief}, median {told.median:.1f} µs{beside}",
+            limit,
         ),
         *(Row(f"ten figures recorded by {name} (p50)", each, "µs", "in the same run") for name, each in logged.items()),
     ]
+
+
+def _rounds(loop: Loop) -> list[float]:
+    """How long a loop's two blocks of each round took, without the first."""
+    return [first + second for first, second in zip(loop.block_s[2::2], loop.block_s[3::2], strict=True)]
 
 
 def run_batches(run: Any, batches: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from esper.testing import MemoryLog
 from projections import questions
-from tests.bench import against, archive_history, overhead
+from tests.bench import against, archive_history, overhead, script_step
 from tests.bench.ratio import Ratio, ratio
 from tests.bench.table import Row, failed, line
 
@@ -113,3 +113,22 @@ def test_a_figure_is_judged_where_its_whole_interval_lies_on_one_side_of_the_lim
 
     assert row.verdict == verdict
     assert ("is open" in row.fixture) == (not verdict)
+
+
+def test_three_loops_take_turns_and_learn_the_same(tmp_path):
+    rounds: list[int] = []
+    plain, esperal, telling = script_step.race(script_step.SHORT, 2, tmp_path, rounds.append)
+
+    assert rounds == [0, 1, 2]
+    assert [len(each.step_us) for each in (plain, esperal, telling)] == [6, 6, 6]
+    assert script_step.Added.of(esperal, plain).low == -math.inf  # two rounds have no interval
+
+
+def test_what_is_added_is_free_of_what_drifts_over_the_rounds():
+    plain, other = script_step.Loop(2), script_step.Loop(2)
+    plain.step_us = [200.0 + number for number in range(42)]
+    other.step_us = [each + 8.0 + number % 4 for number, each in enumerate(plain.step_us)]
+    added = script_step.Added.of(other, plain)
+
+    assert (added.low, added.high) == (8.5, 10.5)
+    assert added.low <= added.median <= added.high

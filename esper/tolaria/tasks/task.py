@@ -189,6 +189,15 @@ class Task:
                     f"Site({site!r}, 'vector'), or 'image' or 'token'"
                 )
 
+        for name, function in (
+            ("per_sample_loss", self.per_sample_loss),
+            ("per_sample_accuracy", self.per_sample_accuracy),
+        ):
+            if not callable(function):
+                raise InvalidInput(
+                    f"{self.at(name)}{name} is {function!r}; give a function f(outputs, targets) with a number for "
+                    "each sample, or leave it out"
+                )
         for name, value in (
             ("make_loader", self.make_loader),
             ("make_optimizer", self.make_optimizer),

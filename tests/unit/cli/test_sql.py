@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -42,6 +43,7 @@ def sql(tmp_path):
         ("drop view epochs", "`esper sql` only reads, and DROP does more"),
         ("selec", "the query is wrong: Parser Error"),
         ("from nowhere", "the query is wrong: Catalog Error"),
+        ("from seedz", 'Did you mean "seeds"?'),
         ("select cast(if(range = 5000, 'x', '1') as int) from range(9000)", "the query is wrong: Conversion Error"),
     ],
 )
@@ -52,6 +54,14 @@ def test_refuses_in_one_line(sql, tmp_path, capsys, query, says):
     assert said.startswith("esper: ")
     assert said.count("\n") == 1 or "\nLINE 1: " in said
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+@pytest.mark.parametrize(("asked", "shown"), [("\\d\n", "one row per run"), ("\\d seeds;", "one row per seed slot")])
+def test_what_the_shell_shows_is_shown_to_a_pipe_too(sql, capsys, monkeypatch, asked, shown):
+    monkeypatch.setattr("sys.stdin", io.StringIO(asked))
+
+    assert sql() == 0
+    assert shown in capsys.readouterr().out.lower()
 
 
 def test_the_place_of_a_mistake_is_shown(sql, capsys):

@@ -147,7 +147,7 @@ def task():
         scheduled={scheduled},
         probe={probe},
         test=Samples(X, Y),
-        per_sample_loss=lambda outputs, targets: (outputs - targets).abs().flatten(),
+        per_sample_loss={loss},
     )
 """
 HEALTHY = {
@@ -156,6 +156,7 @@ HEALTHY = {
     "scheduler": "None",
     "scheduled": "'step'",
     "probe": "Samples(X, Y)",
+    "loss": "lambda outputs, targets: (outputs - targets).abs().flatten()",
 }
 
 
@@ -184,6 +185,7 @@ HEALTHY = {
             14,
             "make_scheduler gives a ReduceLROnPlateau, which waits for a loss",
         ),
+        ({"loss": "None"}, 18, "per_sample_loss is None; give a function f(outputs, targets) with a number for each"),
         ({"scheduled": "'batch'"}, 15, "scheduled is 'batch'; it is 'step' or 'epoch'"),
     ],
 )

@@ -7,7 +7,9 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed import fsdp
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -235,6 +237,26 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path, change, 
     given = {"model": script.model, "optimizer": script.optimizer, "probe": probe, "epochs": 1, "log": None} | change
     with pytest.raises(InvalidInput, match=re.compile(said)):
         esper.grow(given.pop("model"), given.pop("optimizer"), data_dir=tmp_path / "d", **given)
+
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use")
+@pytest.mark.parametrize("how", ["FSDP", "FSDP2", "FSDP2 of a part"])
+def test_a_model_that_is_sharded_is_refused_by_name(tmp_path, how) -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = Net()
+        if how == "FSDP":
+            model = fsdp.FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+        else:
+            part = model if how == "FSDP2" else model.part
+            fsdp.fully_shard(part, mesh=init_device_mesh("cpu", (1,)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with pytest.raises(InvalidInput, match=r"sharded by FSDP.*: use DistributedDataParallel, or no sharding"):
+            esper.grow(model, optimizer, probe=probe, epochs=1, log=None, data_dir=tmp_path / "d")
+    finally:
+        distributed.destroy_process_group()
 
     assert not (tmp_path / "d").exists()
 
