@@ -155,10 +155,10 @@ class Headroom:
         place = Key("run", task, seed)
         config = self.plan.config(task, seed).to_json()
         told = {**asdict(lived.ending), "wall_s": self.clock.monotonic() - began, "config": config}
-        self.ledger.append(place, told)
         decisions = {each.packet.epoch: each for each in lived.decisions}
         if not known:
             states = [self._state(task, seed, each) for each in self._chosen(task, seed, lived)]
+        self.ledger.append(place, told)  # after its states: killed between them, a run would be over with none
         for state, tried, order in list(self._missing(states)):
             if self.stop():
                 return False

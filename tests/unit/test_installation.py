@@ -95,6 +95,7 @@ def test_entry_points_are_all_those_that_the_tree_has():
     writes_our_files = {
         "esper.karn.table",
         "esper.nissa.catalogue",
+        "esper.nissa.dashboard",
         "esper.nissa.slos",
         "esper.urza.lifecycle",
         "projections.pages",

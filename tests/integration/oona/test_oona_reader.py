@@ -136,7 +136,7 @@ async def test_a_handler_that_fails_twice_is_tried_a_third_time(log, ring, event
     assert metrics.value("esper_oona_dead_letter_total", topic="esper.telemetry") == 0
 
 
-@pytest.mark.requirement("R-OONA-7")
+@pytest.mark.requirement("R-OONA-7", "R-NIS-3")
 @pytest.mark.asyncio
 async def test_after_three_attempts_a_record_is_a_dead_letter_with_its_cause_and_its_bytes(
     log, ring, events, take, metrics, whole_topic

@@ -12,6 +12,7 @@ import yaml
 
 from contracts.topics import TOPICS
 from esper.leyline.breaker import STATE_NAMES
+from esper.nissa import dashboard
 from esper.nissa.alerts import RULES
 from esper.nissa.catalogue import BY_NAME, prometheus_form
 
@@ -110,6 +111,20 @@ def test_the_readme_lists_the_panels_that_the_dashboard_has():
 
     assert [title for title, _ in listed] == [panel["title"] for panel in panels()]
     assert processes <= {"worker", "decider", "trainer", "forge", "every process"}
+
+
+def test_every_metric_has_a_panel_and_nothing_is_listed_that_no_code_emits():
+    """By hand where people look first, and by the catalogue for the rest: those files are as the code makes them."""
+    made = json.loads(dashboard.as_json())["panels"]
+    drawn = {each["title"]: each["targets"][0]["expr"] for each in made if each["type"] != "row"}
+    places = {(each["gridPos"]["x"], each["gridPos"]["y"]) for each in made}
+
+    assert (DEPLOY / dashboard.FILE).read_text("utf-8") == dashboard.as_json(), "python -m esper.nissa.dashboard deploy"
+    assert drawn.keys() == BY_NAME.keys()
+    named_by_part = "esper_tolaria_epoch_hook_"
+    assert {name for name in BY_NAME if not name.startswith(named_by_part)} <= emitted()
+    assert [{metric(found) for found in NAME.findall(drawn[name])} for name in drawn] == [{name} for name in drawn]
+    assert len(places) == len(made)
 
 
 def test_a_panel_of_breakers_names_each_state_by_its_number():

@@ -54,7 +54,7 @@ def test_telemetry_is_shed_into_a_full_queue_and_counted_until_something_is_ackn
     assert backlog.shed == 3
 
 
-@pytest.mark.requirement("R-OONA-15", "R-OONA-16")
+@pytest.mark.requirement("R-OONA-15", "R-OONA-16", "R-NIS-4")
 def test_a_conservative_mode_lasts_a_minute_and_until_few_wait_and_sheds_nothing_but_telemetry():
     backlog = Backlog(sheddable_limit=8)
     waiting = [entry(Lane.TELEMETRY) for _ in range(8)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
+import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -51,9 +54,30 @@ def test_the_newest_checkpoint_is_there_whole_or_none_is(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["training"]
 
 
-def roll_out(task, folder) -> None:
+def dies_at(row: int, moment: str) -> None:
+    """Have this process end as by kill -9 when it writes that many rows: before, in the middle of the line, after."""
+    written, append = itertools.count(1), Ledger.append
+
+    def killed(ledger, key, values):
+        is_it = next(written) == row
+        if is_it and moment == "in it":
+            with ledger.path.open("a") as file:
+                file.write(json.dumps({"format": 1, "what_of": ledger.what, **key._asdict(), **values})[:-9])
+        if is_it and moment != "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        made = append(ledger, key, values)
+        if is_it:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made
+
+    Ledger.append = killed
+
+
+def roll_out(task, folder, *dies) -> None:
     """Measure to the end, from the rows that there are."""
     torch.set_num_threads(1)
+    if dies:
+        dies_at(*dies)
     plan = Plan(tasks=(task,), states=4, states_a_run=2, actions=3, first_seed=4)
     assert Headroom(plan, folder, REAL_CLOCK).work()
 
@@ -74,22 +98,22 @@ def test_fifty_kills_of_a_trainer_of_rollouts_lose_nothing_and_double_nothing(tm
     path = tmp_path / "small.py"
     path.write_text(TASK)
     task, fork, draw, kills, last = f"{path}:small", multiprocessing.get_context("fork"), random.Random(5), 0, 0
-    started = time.monotonic()
     roll_out(task, tmp_path / "whole")
-    took_s, expected = time.monotonic() - started, measured(tmp_path / "whole")
+    expected = measured(tmp_path / "whole")
     rollouts = sum(key.kind == "rollout" for key in expected)
 
     while kills < 50:
         folder = tmp_path / str(last)
         last += 1
-        while sum(key.kind == "rollout" for key in (measured(folder) if folder.is_dir() else {})) < rollouts:
-            process = fork.Process(target=roll_out, args=(task, folder))
+        is_over = False
+        while not is_over:
+            dies = (draw.randint(2, 5), draw.choice(("before", "in it", "after")))  # at 1 it might never get on
+            process = fork.Process(target=roll_out, args=(task, folder, *dies))
             process.start()
-            process.join(draw.uniform(0.05, 0.5) * took_s)
-            if process.is_alive():
-                process.kill()
-                process.join()
-                kills += 1
+            process.join()
+            is_over = process.exitcode == 0
+            kills += process.exitcode == -signal.SIGKILL
+            assert process.exitcode in {0, -signal.SIGKILL}
         lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines() if line.endswith("}")]
         trained = Counter(_key_of(row) for row in lines if row["kind"] == "rollout")
         assert measured(folder) == expected
