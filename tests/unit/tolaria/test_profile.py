@@ -89,7 +89,7 @@ def test_nothing_of_it_is_imported_without_the_option():
         if "esper.tolaria.profile " in file.read_text("utf-8")
     }
 
-    assert set(importing) >= {"trainer.py", "grow.py"}
+    assert set(importing) >= {"trainer.py", "growth.py"}
     assert all(column > 0 for columns in importing.values() for column in columns)
 
 
