@@ -40,6 +40,8 @@ from streams.records import Refused, verified
 
 LOOK_S: Final = 0.05
 """How often the flags are looked at: half of the time in which an emergency must be known."""
+IDLE_LOOK_S: Final = 0.25
+"""The same while there is none: a run's flag is there long before the run can raise it."""
 AGAIN_S: Final = 0.5
 """A missed deadline is told at most so often."""
 RETRY_S: Final = 1.0
@@ -78,6 +80,11 @@ class Watch:
         for run_id, flag in self._mapped():
             raised = flag.raised(FROM_TRAINER)
             self._signals[run_id] = 0 if raised is None else raised.sequence
+
+    @property
+    def sees_any(self) -> bool:
+        """Whether there was a flag at the last look."""
+        return bool(self._flags)
 
     def look(self, now_ns: int) -> Iterator[Seen]:
         """What is new; `now_ns` is the monotonic clock, which is one for all processes of a machine."""
@@ -133,7 +140,7 @@ class Emergencies:
         """Look at the flags until cancelled."""
         while True:
             self.look(time.monotonic_ns(), time.time_ns())
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._watch.sees_any else IDLE_LOOK_S)
 
     def look(self, now_ns: int, wall_ns: int) -> None:
         """Look at the flags once."""
